@@ -31,7 +31,7 @@ from workloads import Callers
 
 from sage_deploy_testing.chaos.actions import ACTIONS, World
 from sage_deploy_testing.chaos.probe import Probe
-from sage_deploy_testing.chaos.witness import Witness, machine
+from sage_deploy_testing.chaos.run_log import RunLog, machine
 from sage_plugins import Environment, ServiceDeploymentConfig
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ class _Service:
     """
 
     def __init__(self, stack: ExitStack, folder: Path, **config: Any) -> None:
-        self.witness = Witness(folder / "calls")
+        self.run_log = RunLog(folder / "calls")
         self.told: list[tuple[float, str, str]] = []
         self.env = stack.enter_context(Environment("accidents", on_event=self._note))
         settings = ServiceDeploymentConfig(
@@ -79,7 +79,7 @@ class _Service:
             thread_pool_size=_SLOTS,
             **config,
         )
-        arguments = (self.witness.path, self.witness.token, (machine(), os.getpid()))
+        arguments = (self.run_log.path, self.run_log.token, (machine(), os.getpid()))
         self.env.register_service_with_config("svc", Probe, *arguments, deployment_config=settings)
         self.env.deploy()
         # So that a number tells the kind of its call.
@@ -123,7 +123,7 @@ class _Service:
             most = worst[math.ceil(0.99 * reached) - 1]
             print(f"  99 % of these within {most:.0f} ms of it, half within {worst[reached // 2]:.0f}")
         print(f"  99.9 % of all calls within {late[math.ceil(0.999 * len(late)) - 1]:.0f} ms of their deadline")
-        ran = Counter(each.call for each in self.witness.ran())
+        ran = Counter(each.call for each in self.run_log.ran())
         twice = Counter(number % 2 for number, times in ran.items() if times > 1)
         print(f"  run more than once: {twice[0]} idempotent calls, and {twice[1]} others (goal 0)")
 

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from sage_deploy_testing.simulating.results.charts import Chart, Line, picture
+from sage_deploy_testing.load_simulation.results.charts import Chart, Line, picture
 from sage_deploy_testing.simulation import exponential, lognormal, simulate, uniform, zipf
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sage_deploy_testing.simulating.results.charts import Chart, Line, picture
+from sage_deploy_testing.load_simulation.results.charts import Chart, Line, picture
 from sage_deploy_testing.simulation import exponential, lognormal, simulate
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from private_ray import private_ray
 from rounds import interleave, per_call
 from workloads import from_threads
 
-from sage_deploy_testing.simulating.results.charts import Chart, Line, picture
+from sage_deploy_testing.load_simulation.results.charts import Chart, Line, picture
 from sage_plugins import Environment, ServiceDeploymentConfig
 
 if TYPE_CHECKING:

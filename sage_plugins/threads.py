@@ -91,9 +91,9 @@ class ThreadsAside:
     def __init__(self, name: str) -> None:
         """Start no thread yet; *name* is what the threads are called."""
         self._name = name
-        self._start_anew()
+        self._restart()
 
-    def _start_anew(self) -> None:
+    def _restart(self) -> None:
         self._changed = threading.Condition(threading.RLock())  # guards all below
         self._handed_over: deque[Callable[[], None]] = deque()
         self._threads: set[threading.Thread] = set()
@@ -130,7 +130,7 @@ class ThreadsAside:
 
     def after_fork(self) -> None:
         """In a forked child: there are no threads, and one that is not here may have held the lock."""
-        self._start_anew()
+        self._restart()
 
     def _call_one(self) -> None:
         if self._called:

@@ -41,13 +41,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
     from sage_deploy_ray.detached.services import DetachedServices
-    from sage_deploy_remote.reach.directory import Directory, Entrance
+    from sage_deploy_remote.reach.directory import Directory, ServiceAccess
     from sage_deploy_remote.reach.publishing import Publication, PublishingTarget
     from sage_deploy_remote.reach.snapshot import ServiceSnapshot
     from sage_plugins import Environment
     from sage_plugins.call.owner import CallOwner
     from sage_plugins.clock import Clock
-    from sage_plugins.deployment.reach import OwnProcess, Reachable
+    from sage_plugins.deployment.reach import InProcessReach, Reachable
     from sage_plugins.deployment.replicas.member import Member
     from sage_plugins.host.host import Host
     from sage_plugins.interfaces import (
@@ -175,7 +175,9 @@ def ray_target(replica: RemoteReplica) -> tuple[Target, Replica]:
     return target, replica
 
 
-def ray_target_for_other_processes() -> tuple[ReachableTarget, DetachingTarget, PublishingTarget, Directory, Entrance]:
+def ray_target_for_other_processes() -> tuple[
+    ReachableTarget, DetachingTarget, PublishingTarget, Directory, ServiceAccess
+]:
     """The same as one that declares `reachable` and `detaches`, and what it brings for the library."""
     target = RayTarget("remote_any", None, RayOptions())
     directory = target.directory("env")
@@ -187,7 +189,7 @@ def what_outlives_a_process(kept: DetachedServices, snapshot: ServiceSnapshot) -
     return kept, snapshot
 
 
-def reaches(published: Publication, own: OwnProcess, service: Reachable) -> tuple[Reach, Reach, ReachableService]:
+def reaches(published: Publication, own: InProcessReach, service: Reachable) -> tuple[Reach, Reach, ReachableService]:
     """Those that there are, and the service that they speak of."""
     return published, own, service
 

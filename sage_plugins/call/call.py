@@ -106,7 +106,7 @@ class Call(LazyFuture):
     outer: Call | None = None  # the call by whose method this one was made
     inner: WeakValueDictionary[int, Call] | None = None  # the calls that its method has made
     prepares: bool = False  # whether it stands for the start hooks of a replica, see `host.lifecycle.StartHooks`
-    driver: int | None = None  # the thread that waits for it and will read what `exchange` brings
+    reader_thread: int | None = None  # the thread that waits for it and will read what `exchange` brings
     # The router, which may have to make room for it, move it, or start it again.
     _admission: threading.Lock | None = None  # while a submitter waits for room in the queue
     parked: bool = False  # waits for room in the queue
@@ -119,14 +119,14 @@ class Call(LazyFuture):
     pauses: bool = False  # whether it waits for its next attempt
     tried: frozenset[Any] = frozenset()  # lanes whose replicas have failed it
     batch: Any = None  # the `batch.Batch` that it runs in
-    bundle: Any = None  # the `ahead.Bundle` in which it was sent ahead
+    bundle: Any = None  # the `prefetch.Bundle` in which it was sent ahead
     # The host that runs it. `deadlock` and `aio` ask whether a method that waits keeps a loop from going on.
     task: asyncio.Task[Any] | None = None  # what runs it, while it is a coroutine
     on_loop: bool = False  # whether that task shares its loop with the replica's other calls
     off_loop: bool = False  # whether such a loop has left the call to a thread
     # Replicas in other processes, and callers there.
     chain: tuple[Any, ...] = ()  # the slots held until it is answered, in all processes
-    exchange: Any = None  # what brings its answer, see `hold_driving`
+    exchange: Any = None  # what brings its answer, see `hold_reading`
     packed: Any = None  # its arguments, ready to travel, until it is sent
     waits: bool = False  # whether the method that made it waits for it, or is about to
     answered: bool = False  # whether a replica in another process has answered it
@@ -201,7 +201,7 @@ class Call(LazyFuture):
             return False
         return True
 
-    def rearm(self) -> bool:
+    def allow_second_start(self) -> bool:
         """
         Let a started call whose replica died be claimed again; False if it was given up meanwhile.
 
@@ -216,7 +216,7 @@ class Call(LazyFuture):
             self._unstarted = True
             return True
 
-    def unstart(self) -> bool:
+    def mark_unstarted(self) -> bool:
         """Let a call be claimed again that was sent and has not started after all; False if it was given up since."""
         with _GIVING_UP:
             if self.settled():
@@ -398,12 +398,12 @@ class Call(LazyFuture):
             if "granted" in self.__dict__ and self.take_grant():
                 self.lane.run_here(self.batch or self)
 
-    def hold_driving(self) -> None:
+    def hold_reading(self) -> None:
         """
         `hold` for a call whose replica is in another process: this thread reads what comes from there, while it waits.
 
-        Whoever sends the call in the thread `driver` leaves an `exchange` for it. Reading that may end other calls too,
-        and may leave another exchange if this one is not over.
+        Code that sends the call in the thread `reader_thread` leaves an `exchange` for it. Reading that may end other
+        calls too, and may leave another exchange if this one is not over.
         """
         try:
             while (exchange := self.exchange) is not None and not self._over:
@@ -414,7 +414,7 @@ class Call(LazyFuture):
             self.interrupted()
             raise
         finally:
-            self.driver = None
+            self.reader_thread = None
             exchange, self.exchange = self.exchange, None
             if exchange is not None:
                 exchange.leave()

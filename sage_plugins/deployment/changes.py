@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sage_plugins.deployment.replicas.member import Member
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
     from sage_plugins.deployment.replicas.starting import Launcher
-    from sage_plugins.deployment.replicas.succession import Succession
+    from sage_plugins.deployment.replicas.supervision import ReplicaSupervisor
     from sage_plugins.deployment.replicas.waiting import Readiness
     from sage_plugins.deployment.updating.rolling import Rolling
     from sage_plugins.planning.composition import Composition
@@ -45,7 +45,7 @@ class Changes:
         replicas: ReplicaSet,
         launcher: Launcher,
         departure: Departure,
-        succession: Succession,
+        supervisor: ReplicaSupervisor,
         balancing: Balancing,
         readiness: Readiness,
     ) -> None:
@@ -56,7 +56,7 @@ class Changes:
             replicas: The service's.
             launcher: Starts them.
             departure: Stops them.
-            succession: Is responsible for those that run.
+            supervisor: Is responsible for those that run.
             balancing: Has their balancer.
             readiness: Waits for them.
 
@@ -66,7 +66,7 @@ class Changes:
         self._replicas = replicas
         self._launcher = launcher
         self._departure = departure
-        self._succession = succession
+        self._supervisor = supervisor
         self._balancing = balancing
         self._readiness = readiness
         self._service = replicas.name
@@ -81,7 +81,7 @@ class Changes:
             from sage_plugins.deployment.replicas.recycling import Recycler  # most let replicas live
 
             policy = RecyclePolicy(**self._config.recycle)
-            replicas.recycler = Recycler(policy, replicas, launcher, departure, succession, self._changing)
+            replicas.recycler = Recycler(policy, replicas, launcher, departure, supervisor, self._changing)
 
     @property
     def _config(self) -> ServiceDeploymentConfig:
@@ -147,7 +147,7 @@ class Changes:
             reason = f"scaled from {before} to {counted(replicas, 'replica')}{why and f': {why}'}"
             if replicas > before:
                 self._grow(replicas)
-            finish = self._departure.leave(self._succession.retire(keep=replicas), reason)
+            finish = self._departure.leave(self._supervisor.retire(keep=replicas), reason)
             self._wait_seen()
         finally:
             self._changing.release()
@@ -168,7 +168,7 @@ class Changes:
         if default is not None:
             balancing.use(default)
             self._tell("balancing_enabled", f"'{default.choice.id}', because there is more than one replica now")
-        self._succession.admit(added)
+        self._supervisor.admit(added)
 
     def restart(self, replica: str | None = None) -> None:
         """As `ServiceTask.restart`."""
@@ -204,7 +204,7 @@ class Changes:
     def _rolling(self, to: Composition, places: Sequence[int], settings: RolloutSettings, *, updates: bool) -> Rolling:
         from sage_plugins.deployment.updating.rolling import Rolling  # as above
 
-        parts = self._replicas, self._launcher, self._departure, self._succession, self._readiness
+        parts = self._replicas, self._launcher, self._departure, self._supervisor, self._readiness
         return Rolling(*parts, to=to, places=places, settings=settings, updates=updates)
 
     def follow(self, new: Composition, timeout: float | None, *, rolls: bool) -> None:
@@ -227,7 +227,7 @@ class Changes:
         elif new.config.user_config != old.config.user_config:
             self._reconfigure(attrs.evolve(old.config, user_config=new.config.user_config))
         if new.balancer is not None:
-            self._balance_as(new, anew=rolls and new.key_of is not None)
+            self._balance_as(new, recreate=rolls and new.key_of is not None)
         if self._replicas.elastic is None:
             self.scale(new.config.replicas)
         if new.balancer is None and (new.config.replicas > 1 or self._replicas.elastic is not None):
@@ -253,11 +253,11 @@ class Changes:
         if waits:
             rolling.wait_left()
 
-    def _balance_as(self, new: Composition, *, anew: bool = False) -> None:
+    def _balance_as(self, new: Composition, *, recreate: bool = False) -> None:
         """Have the balancer that *new* has, if it is another one; with *anew* also if it is not."""
         present = self._balancing.choice
         same = present is new.balancer or (present and new.balancer and present[:2] == new.balancer[:2])
-        if same and not anew:
+        if same and not recreate:
             return
         self._begin("given another load balancer")
         try:

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
     from sage_plugins.service.call_key import KeyOf
     from sage_plugins.values import Choice, ReplicaSpec
 
-__all__ = ["OwnProcess", "Reachable"]
+__all__ = ["InProcessReach", "Reachable"]
 
 
-class OwnProcess:
+class InProcessReach:
     """
     The `interfaces.Reach` of a service whose replicas are in this process: they end with it, and ask for others in it.
 

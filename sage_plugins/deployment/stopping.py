@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sage_plugins.deployment.replicas.departure import Departure
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
     from sage_plugins.deployment.replicas.starting import Launcher
-    from sage_plugins.deployment.replicas.succession import Succession
+    from sage_plugins.deployment.replicas.supervision import ReplicaSupervisor
 
 __all__ = ["Stopping"]
 
@@ -27,7 +27,7 @@ class Stopping:
         replicas: ReplicaSet,
         launcher: Launcher,
         departure: Departure,
-        succession: Succession,
+        supervisor: ReplicaSupervisor,
     ) -> None:
         """
         End nothing yet.
@@ -36,7 +36,7 @@ class Stopping:
             replicas: The service's.
             launcher: Has the target, which is closed at the end.
             departure: Stops the replicas.
-            succession: Starts no replicas any more from then on.
+            supervisor: Starts no replicas any more from then on.
         """
         self._replicas = replicas
         self._router = replicas.router
@@ -44,7 +44,7 @@ class Stopping:
         self._clock = replicas.clock
         self._launcher = launcher
         self._departure = departure
-        self._succession = succession
+        self._supervisor = supervisor
 
     def end(self, limit: float, *, background: bool, leaves: bool = False) -> None:
         """
@@ -64,7 +64,7 @@ class Stopping:
             if elastic is not None:
                 elastic.close()
             first = self._life.begin_end()
-            self._succession.close()
+            self._supervisor.close()
         if not first:
             if not background:
                 self._life.wait_stopped()

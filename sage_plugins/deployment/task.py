@@ -13,11 +13,11 @@ from sage_plugins.deployment.first_calls import FirstCalls
 from sage_plugins.deployment.life import ServiceLife
 from sage_plugins.deployment.measuring import Measuring
 from sage_plugins.deployment.monitors import Watched, Watchers
-from sage_plugins.deployment.reach import OwnProcess, Reachable
+from sage_plugins.deployment.reach import InProcessReach, Reachable
 from sage_plugins.deployment.replicas.departure import Departure
 from sage_plugins.deployment.replicas.replica_set import ReplicaSet
 from sage_plugins.deployment.replicas.starting import Launcher
-from sage_plugins.deployment.replicas.succession import Succession
+from sage_plugins.deployment.replicas.supervision import ReplicaSupervisor
 from sage_plugins.deployment.replicas.waiting import Readiness
 from sage_plugins.deployment.status import Instances, Status
 from sage_plugins.deployment.stopping import Stopping
@@ -56,7 +56,7 @@ class ServiceTask:
         reach: How other processes call it.
         handle: Calls it; the first call starts the task if need be.
         measuring: Measures it when asked.
-        looking: Shows how it is.
+        status_view: Shows how it is.
         instances: Asks its instances.
         changes: Changes it while it runs.
         replicas: Its replicas.
@@ -114,18 +114,18 @@ class ServiceTask:
         departure = Departure(replicas)
         launcher = self.launcher = Launcher(replicas, departure, self._readiness, find_service)
         self.reach: Reach = (
-            OwnProcess() if reach is None else reach(launcher.target, Reachable(replicas, self._balancing))
+            InProcessReach() if reach is None else reach(launcher.target, Reachable(replicas, self._balancing))
         )
         replicas.reach = self.reach
         self._router.on_change = self.reach.changed
-        succession = self._succession = Succession(
+        supervisor = self._supervisor = ReplicaSupervisor(
             replicas, launcher, departure, self._readiness, self._life.in_background
         )
-        self.changes = Changes(replicas, launcher, departure, succession, self._balancing, self._readiness)
-        self._stopping = Stopping(replicas, launcher, departure, succession)
+        self.changes = Changes(replicas, launcher, departure, supervisor, self._balancing, self._readiness)
+        self._stopping = Stopping(replicas, launcher, departure, supervisor)
         undo = lambda: self._stopping.end(0, background=True, leaves=self._has_left)  # noqa: E731 - no method for one line
         self._first_calls = FirstCalls(replicas, self.begin, self.wait_ready, undo)
-        self.looking = Status(replicas, self._balancing)
+        self.status_view = Status(replicas, self._balancing)
         self.measuring = Measuring(replicas)
         self.instances = Instances(replicas)
         self._binding = Binding(
@@ -133,7 +133,7 @@ class ServiceTask:
             composition.methods,
             queue_timeout=self._config.queue_timeout,
             runs_here="in_callers_thread" in composition.strategy.registration.capabilities,
-            driven="in_process" not in composition.target.registration.capabilities,
+            caller_reads="in_process" not in composition.target.registration.capabilities,
             seconds_to_start=self._first_calls.seconds_to_start,
         )
         self.handle = ServiceHandle(
@@ -188,7 +188,7 @@ class ServiceTask:
                     self.composition.environment,
                     lambda: self._router.waiting,
                 ),
-                self.looking.counts,
+                self.status_view.counts,
             )
             try:
                 earlier = self.reach.take_over()
@@ -432,15 +432,15 @@ class ServiceTask:
     @property
     def drift(self) -> dict[str, Any]:
         """The settings that were changed while it runs: its number of replicas, its load balancer."""
-        return self.looking.drift()
+        return self.status_view.drift()
 
     def status(self) -> dict[str, Any]:
         """The service at a glance; see `Environment.get_service_status`."""
-        return self.looking.as_dict()
+        return self.status_view.as_dict()
 
     def get_statistics(self) -> dict[str, Any]:
         """The service by the keys that SAGE's tasks have, see `Status.statistics`; it asks as `status` does."""
-        return self.looking.statistics(type(self).__name__)
+        return self.status_view.statistics(type(self).__name__)
 
     # -- calling -----------------------------------------------------------------------------------------------------
 

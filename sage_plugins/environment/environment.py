@@ -10,9 +10,9 @@ from sage_plugins.clock import SYSTEM
 from sage_plugins.environment.deploying import Deploying
 from sage_plugins.environment.detached import Elsewhere
 from sage_plugins.environment.logs import Logs
-from sage_plugins.environment.looking import Looking
 from sage_plugins.environment.registering import Registering
 from sage_plugins.environment.services import AT_REST, Services
+from sage_plugins.environment.views import Views
 from sage_plugins.process_end import forget
 from sage_plugins.texts import counted
 
@@ -35,7 +35,7 @@ __all__ = ["Environment"]
 _Service = TypeVar("_Service")
 
 
-class Environment(Registering, Looking):
+class Environment(Registering, Views):
     """
     A set of services: registered, deployed, called and stopped together.
 
@@ -80,7 +80,7 @@ class Environment(Registering, Looking):
         """
         self.name = name
         self.id = os.urandom(16).hex()
-        Looking.__init__(self, on_event)
+        Views.__init__(self, on_event)
         self._services = Services(self, name, registry, clock, self._events.tell, options)
         self._logs = Logs(self._services)
         self._elsewhere = Elsewhere(self._services)

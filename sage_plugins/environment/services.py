@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 from weakref import WeakSet
 
-from sage_plugins.deployment.reach import OwnProcess
+from sage_plugins.deployment.reach import InProcessReach
 from sage_plugins.deployment.task import ServiceTask
 from sage_plugins.errors import (
     CallError,
@@ -91,7 +91,7 @@ class Services:
         self.on_event = on_event
         self._retired: dict[str, list[ServiceTask]] = {}  # that left the table, by name; guarded by lock, as the next
         # Of services whose replicas are in this process; and who has announced where others are found, by place.
-        self._own: WeakSet[OwnProcess] = WeakSet()  # guarded by lock, as the next two
+        self._own: WeakSet[InProcessReach] = WeakSet()  # guarded by lock, as the next two
         self._places: dict[Hashable, Reach] = {}
         self._past: dict[str, Families] = {}  # what those counted that left and have stopped
         self._environment = environment
@@ -170,7 +170,7 @@ class Services:
 
     def _own_reach(self, _: Callable[[], Any], service: ReachableService) -> Reach:
         """The reach of a service whose replicas are in this process."""
-        own = OwnProcess(service)
+        own = InProcessReach(service)
         with self.lock:
             self._own.add(own)
             places = tuple(self._places.values())

@@ -218,6 +218,6 @@ class Canary(Call):
         answer_canary(self)
         return True
 
-    def unstart(self) -> bool:
+    def mark_unstarted(self) -> bool:
         """It goes to no other replica."""
         return False

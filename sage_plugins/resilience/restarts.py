@@ -2,7 +2,7 @@
 When a replica that ended is started again, and when no more.
 
 A state machine without threads, timers or a clock of its own: it is told what became of the replica at each position of
-a service, and when, and says what is to be done. `deployment.succession` does it.
+a service, and when, and says what is to be done. `deployment.replicas.supervision` does it.
 
 * A replica that had been ready is replaced at once. If its successors end as well, each next start waits longer: 1 s,
   then twice as long each time, up to 60 s. Of each wait a random part, at most half, is left out, so that the replicas

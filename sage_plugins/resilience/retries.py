@@ -73,7 +73,7 @@ class Retries:
     counted makes the budget smaller, never larger. All times are readings of one clock, in seconds, and never go back.
 
     Attributes:
-        calls: Calls that were made since `count_anew`.
+        calls: Calls that were made since `restart_count`.
         counts_until: When that is due again.
     """
 
@@ -96,7 +96,7 @@ class Retries:
     def called(self, now: float) -> None:
         """A call was made."""
         if now >= self.counts_until:
-            self.count_anew(now)
+            self.restart_count(now)
         self.calls += 1
 
     def failed(self, now: float, remaining: float, attempts: int) -> Again | NotAgain:
@@ -138,7 +138,7 @@ class Retries:
         self._spent.append(now)
         return Again(0.0, f"retry {spent + 1}, {allowed:.4g} allowed, {numbers}")
 
-    def count_anew(self, now: float) -> None:
+    def restart_count(self, now: float) -> None:
         """Count calls together that are made within a second from *now* on."""
         self._slots.append((self._began, self.calls))
         self._began, self.calls, self.counts_until = now, 0, now + _SLOT_S

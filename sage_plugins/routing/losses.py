@@ -11,8 +11,8 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from sage_plugins.errors import ReentrantCallError, ReplicaDiedError
-from sage_plugins.routing.ahead import may_run_twice
 from sage_plugins.routing.guarding.unguarded import NO_RETRIES
+from sage_plugins.routing.prefetch import may_run_twice
 from sage_plugins.values import Outcome
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class Losses:
             lane.withdrawn = lane.slots - len(lane.free)
         sent = [0, 0]
         for call in reversed(again):
-            if call.unstarted() or call.rearm():
+            if call.unstarted() or call.allow_second_start():
                 self.put_back(call)
                 sent[call in twice] += 1
         with self._lanes.lock:
@@ -214,7 +214,7 @@ class Losses:
     def take_back(self, calls: Sequence[Call]) -> None:
         """Queue calls again that were sent and did not start."""
         for call in reversed(calls):
-            if not call.unstart():
+            if not call.mark_unstarted():
                 call.owner.abandoned_ended(call)
                 continue
             self.leave_bundle(call)

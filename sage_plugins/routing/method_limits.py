@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call.batch import Batch
 from sage_plugins.call.call import Call
-from sage_plugins.routing.ahead import Ahead
 from sage_plugins.routing.lane import remove
 from sage_plugins.routing.open_batch import OpenBatch
+from sage_plugins.routing.prefetch import Prefetch
 from sage_plugins.routing.router import Router
 
 if TYPE_CHECKING:
@@ -223,8 +223,8 @@ class MethodRouter(Router):
 
     # -- calls that are sent ahead -----------------------------------------------------------------------------------
 
-    def _make_ahead(self) -> Ahead:
-        return _UnlimitedAhead(self._lanes, self._queue, self._match)
+    def _make_prefetch(self) -> Prefetch:
+        return _UnlimitedPrefetch(self._lanes, self._queue, self._match)
 
     # -- replicas that leave -----------------------------------------------------------------------------------------
 
@@ -269,7 +269,7 @@ class MethodRouter(Router):
             self._send_open(batch, lane)
 
 
-class _UnlimitedAhead(Ahead):
+class _UnlimitedPrefetch(Prefetch):
     """Sends calls ahead only of methods without limits: the others take turns of their method, which `_next` counts."""
 
     def may_go(self, call: Call, *, told: bool) -> bool:

@@ -1,18 +1,16 @@
 """
-Who takes a call: the way to a free slot, or to a place in the queue.
+Sends each call to a free slot, or puts it into the queue.
 
-The router is a state machine without threads: callers, workers and timers drive it. `docs/design/who-waits-where.md`
-has the picture, `docs/design/parts-of-the-router.md` the parts. In short:
+The router is a state machine that callers, workers and timers run. `docs/design/who-waits-where.md` has a picture:
 
-* Each replica is a *lane* with one token for each free slot. A caller who takes a token sends its call there.
-* Without a free slot a call joins the *backlog*, if it can take one of the `queue_size` tokens of *room*; whoever frees
-  a slot hands it to the oldest call of the backlog.
-* Without room a call is refused (`reject`), or (`block`) it is *parked*: it stands in the backlog without a token of
-  room, its caller waits, and whoever frees room gives it to the parked call that came first.
+* Each replica is a *lane* with one token for each free slot. A caller takes a token and sends its call there.
+* Without a free slot, a call takes one of the `queue_size` tokens of *room* and joins the *backlog*. A freed slot goes
+  to the oldest call of the backlog.
+* Without room, a call is refused (`reject`), or (`block`) it is *parked*: it stands in the backlog without a token, and
+  its caller waits. Freed room goes to the oldest parked call.
 
-Tokens are items of lists: `pop` and `append` are one step of the interpreter each, so taking a slot or a place in the
-queue needs no lock and the bounds are exact. Every pair "make room, then look for who waits" / "wait, then look for
-room" is done in these two orders, so that of two threads at least one sees the other.
+Tokens are items of lists: `pop` and `append` are one step of the interpreter, so the bounds are exact without a lock.
+A thread that makes room then looks for waiters, and one that waits then looks for room: at least one sees the other.
 """
 
 from __future__ import annotations
@@ -22,13 +20,13 @@ from functools import partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any
 
-from sage_plugins.routing.ahead import Ahead
 from sage_plugins.routing.draining import Closing, waking
 from sage_plugins.routing.guarding.unguarded import UNGUARDED, GuardedOwner
-from sage_plugins.routing.healing.healing import Healing
 from sage_plugins.routing.lane import Lane, Lanes, compose_follow
 from sage_plugins.routing.losses import Losses
+from sage_plugins.routing.prefetch import Prefetch
 from sage_plugins.routing.queue import LOWEST, Queue
+from sage_plugins.routing.slot_recovery.recovery import SlotRecovery
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -139,16 +137,18 @@ class Router(GuardedOwner):
         self._guards = guards
         self.on_result = self.on_error = None  # found faster than the class's
         guards.join(*self._parts(refused))
-        self._healing = Healing(self._lanes, self._queue, clock, again=self._losses.again, match=self._slot_is_free)
-        self.suspect, self.suspect_loss_of = self._healing.suspect, self._healing.suspect_loss_of
-        self._ahead = self._make_ahead()
+        self._recovery = SlotRecovery(
+            self._lanes, self._queue, clock, again=self._losses.again, match=self._slot_is_free
+        )
+        self.suspect, self.suspect_loss_of = self._recovery.suspect, self._recovery.suspect_loss_of
+        self._prefetch = self._make_prefetch()
         self._follow = compose_follow(self._queue, self._closing, self._slot_is_free)
         self._refuses_all = False  # whether calls are turned away that are on their way into the queue
         self._superseded: list[None] = []  # no longer empty once the route that knows it is out of date
         self._rebind()
 
-    def _make_ahead(self) -> Ahead:
-        return Ahead(self._lanes, self._queue, self._match)
+    def _make_prefetch(self) -> Prefetch:
+        return Prefetch(self._lanes, self._queue, self._match)
 
     # -- the way of a call -------------------------------------------------------------------------------------------
 
@@ -374,7 +374,7 @@ class Router(GuardedOwner):
         lane = Lane(id, index, seniority)
         lane.follow = self._guards.follow(lane, self._compose_follow(lane))
         lane.refused = partial(self.refused, lane)
-        lane.ahead, lane.returned = partial(self._ahead.take, lane), self._losses.returned
+        lane.ahead, lane.returned = partial(self._prefetch.take, lane), self._losses.returned
         return lane
 
     def open(self, lane: Lane, replica: Replica) -> None:
@@ -462,7 +462,7 @@ class Router(GuardedOwner):
         """As `Closing.end`."""
         self._closing.end()
         self._guards.end()
-        self._healing.close()
+        self._recovery.close()
 
     def after_fork(self, error: Callable[[], Exception]) -> None:
         """In a forked child: refuse every call with a new *error*; threads that are not here may hold its locks."""

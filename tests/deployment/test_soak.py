@@ -19,7 +19,7 @@ from sage_deploy_testing.chaos.checker import check
 from sage_deploy_testing.chaos.history import History
 from sage_deploy_testing.chaos.load import Load, Served
 from sage_deploy_testing.chaos.probe import Probe
-from sage_deploy_testing.chaos.witness import Witness
+from sage_deploy_testing.chaos.run_log import RunLog
 from sage_plugins import Environment, ServiceDeploymentConfig
 
 PATIENCE = 50
@@ -67,9 +67,9 @@ def _switching_often():
 def soak(setting, calls, folder):
     """What the callers saw, after it was compared with what was counted."""
     config = ServiceDeploymentConfig(timeout=TIMEOUT, **SETTINGS[setting])
-    history, witness = History(), Witness(folder / "witness")
+    history, run_log = History(), RunLog(folder / "run_log")
     with Environment("soak") as env:
-        env.register_service_with_config("busy", Probe, witness.path, witness.token, ("", 0), deployment_config=config)
+        env.register_service_with_config("busy", Probe, run_log.path, run_log.token, ("", 0), deployment_config=config)
         load = Load(
             history,
             {"busy": Served(env.service("busy"), TIMEOUT)},
@@ -92,7 +92,7 @@ def soak(setting, calls, folder):
         router.drain("has been soaked", lambda: None)  # abandoned methods end before the slots are looked at
         env.close()
         metrics = env.get_service_status("busy")["metrics"]
-    history.add_witness(witness.ran())
+    history.add_run_log(run_log.ran())
     history.note("end")
     facts = {"strategy": config.threading_strategy}
     start = {"t": 0.0, "event": "start", "slack": PATIENCE, "services": {"busy": facts}}

@@ -17,7 +17,7 @@ import sage_deploy_threading
 from sage_deploy_local.target import LocalTarget
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins import ServiceDeploymentConfig, errors
-from sage_plugins.deployment.replicas.member import Care
+from sage_plugins.deployment.replicas.member import ManagedBy
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins.registry import Registry
 from sage_plugins.resilience.restarts import LONGEST_WAIT_S, MOST_STARTS, STEADY_S
@@ -565,7 +565,7 @@ def test_change_while_a_replacement_is_placed_leaves_one_replica(stage, gate, in
     stage.target.on_place = lambda: None
     changing = in_thread(stage.env.scale, "svc", 1) if change == "scale" else in_thread(stage.env.restart, "svc")
     (dead,) = [member for member in stage.task.replicas.members if member.id == "svc#0"]
-    stage.until(lambda: dead.care is Care.NOBODY or dead.heir is not None)
+    stage.until(lambda: dead.managed_by is ManagedBy.NOBODY or dead.replacement is not None)
     gate.open()
     changing.result(20)
     if change == "scale":
@@ -700,7 +700,7 @@ def test_unhealthy_replica_is_replaced_by_one_that_is_started_first(stage, gate)
 
 
 def test_unhealthy_replica_that_is_well_in_time_stays(stage):
-    """A second one in a short while has to wait for its heir, and needs none if it recovers."""
+    """A second one in a short while has to wait for its replacement, and needs none if it recovers."""
     stage = stage("replaces_unhealthy")
     mark(stage)
     stage.ready("svc#0.1")

@@ -399,7 +399,7 @@ def test_a_handle_of_a_service_that_is_gone_says_so(env, load):
         handle.who()
 
 
-def test_a_handle_whose_verb_another_thread_has_taken_away_composes_it_anew(env, load):
+def test_a_handle_whose_verb_another_thread_has_taken_away_composes_it_again(env, load):
     """What remains if one thread binds a handle anew while another one finds that it must be."""
     load("services:\n" + entry("one"))
     handle = env.service("one")

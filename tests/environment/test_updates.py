@@ -168,7 +168,7 @@ def test_a_balancer_that_is_configured_chooses_from_then_on(env):
     env.deploy()
     update(env, replicas=2, failover_enabled=True, load_balancer="round_robin")
     env.apply()
-    assert env.task("svc").looking.drift() == {}
+    assert env.task("svc").status_view.drift() == {}
     assert env.task("svc")._balancing.choice.id == "round_robin"
     update(env, replicas=2, failover_enabled=True, load_balancing=False)
     env.apply()

@@ -16,7 +16,7 @@ from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.interfaces import QuietMonitor
 from sage_plugins.plugins.registry import Registry
-from sage_plugins.routing.healing.healing import Healing
+from sage_plugins.routing.slot_recovery.recovery import SlotRecovery
 from sage_plugins.values import Registration
 
 PATIENCE = 20.0
@@ -430,7 +430,7 @@ def test_replica_whose_slots_are_all_abandoned_is_unhealthy(ward, gates, threade
 
 def test_replica_whose_slots_are_taken_and_that_runs_nothing_is_unhealthy(ward, monkeypatch):
     """Whatever has lost the work: its calls end at their timeouts, and nobody would notice."""
-    monkeypatch.setattr(Healing, "look", lambda _: None)
+    monkeypatch.setattr(SlotRecovery, "look", lambda _: None)
     service = ward(Patient, timeout=1.0)
     (lane,) = service.env.task("svc")._router.lanes
     lane.free.clear()
@@ -450,7 +450,7 @@ def test_replica_whose_slots_are_taken_and_that_runs_nothing_is_unhealthy(ward, 
 
 def test_replica_that_is_seen_between_two_calls_is_well(ward, monkeypatch):
     """All its slots are always taken and its methods are short, so that a look seldom meets one that runs."""
-    monkeypatch.setattr(Healing, "look", lambda _: None)
+    monkeypatch.setattr(SlotRecovery, "look", lambda _: None)
     service = ward(Patient, timeout=1.0)
     handle, (lane,) = service.env.service("svc"), service.env.task("svc")._router.lanes
     lane.free.clear()

@@ -12,7 +12,7 @@ from sage_plugins import Environment, ServiceDeploymentConfig, errors
 pytestmark = pytest.mark.timeout(120)
 
 
-class Ledger:
+class Allocations:
     """Takes no time, and must not run twice."""
 
     def enter(self, path, number):
@@ -35,7 +35,7 @@ def test_a_killed_replica_takes_no_answer_and_no_other_call_along(tmp_path):
     path = str(tmp_path / "ledger")
     with Environment("ledgers") as env:
         config = ServiceDeploymentConfig(target="process", threading_strategy="single", queue_size=1000)
-        env.register_service_with_config("ledger", Ledger, deployment_config=config)
+        env.register_service_with_config("ledger", Allocations, deployment_config=config)
         ledger = env.service("ledger")
         for call in [ledger.submit("enter", os.devnull, number) for number in range(200)]:
             call.result(60)  # their method is known to take no time from now on

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from calling_home import HomeCases
+from driver_service_cases import DriverServiceCases
 from travelling import BoundCases, CallCases, ChangeCases, HandleCases, OwnerCases, Travelling
 
 pytestmark = pytest.mark.timeout(180)
@@ -52,5 +52,5 @@ class TestOwners(OwnerCases, OverSockets):
     pass
 
 
-class TestHome(HomeCases, OverSockets):
+class TestDriverServices(DriverServiceCases, OverSockets):
     pass

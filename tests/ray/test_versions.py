@@ -15,11 +15,11 @@ from sage_deploy_remote.shipping import versions
 def test_a_caller_of_another_version_is_told_so_whatever_else_it_sends(monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # an actor sets it in its process, and here that is ours
     theirs = versions.NUMBER + 1, "9.9.9"
-    assert ReplicaActor(1).start(theirs, "of", "a", "later", "kind") == (None, versions.spoken())
+    assert ReplicaActor(1).start(theirs, "of", "a", "later", "kind") == (None, versions.own_version())
 
 
 def test_a_difference_names_both_versions_and_the_cure():
-    number, version = versions.spoken()
+    number, version = versions.own_version()
     assert versions.difference("it", (number, "9.9.9")) is None  # what is said is the same
     assert versions.difference("it", (number + 1, "9.9.9")) == (
         f"it has sage-deploy-remote 9.9.9, which speaks protocol {number + 1}, and this process has sage-deploy-remote "
@@ -32,7 +32,7 @@ def test_a_directory_that_travels_is_revived_at_the_same_place_in_all_versions()
     data = pickle.dumps(RayDirectory("environment", RayOptions(), "process"), 5)
     function = next(arg for code, arg, _ in pickletools.genops(data) if code.name == "SHORT_BINUNICODE")
     assert function == "sage_deploy_ray.directory"
-    assert pickle.loads(data).spoken == versions.spoken()  # noqa: S301 - our own
+    assert pickle.loads(data).version == versions.own_version()  # noqa: S301 - our own
 
 
 def test_the_registry_of_each_protocol_has_its_own_name():

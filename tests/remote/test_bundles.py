@@ -14,7 +14,7 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from sage_deploy_remote.link import protocol
 from sage_deploy_remote.link.protocol import CallItem, Frame, Unit
-from sage_deploy_remote.link.serving.units import Together
+from sage_deploy_remote.link.serving.units import CallGroup
 from sage_deploy_remote.payloads.packing import write
 from sage_plugins import Environment, ServiceDeploymentConfig, idempotent
 from sage_plugins.plugins.registry import Registry
@@ -262,7 +262,7 @@ def test_method_that_takes_no_time_is_remembered(monkeypatch):
         assert svc.server.quick == set()
 
 
-class Box:
+class Mailbox:
     """Whoever is told things at once."""
 
     sends_at_once = True
@@ -280,7 +280,7 @@ QUICK, SLOW = 0, 1
 
 @pytest.fixture
 def unit():
-    unit = Together(Box(), 0, 3)
+    unit = CallGroup(Mailbox(), 0, 3)
     unit.waiting.extend([ran(QUICK, 0, 0), ran(SLOW, 0, 0)])
     return unit
 

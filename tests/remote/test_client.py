@@ -107,9 +107,9 @@ def test_call_that_came_before_the_last_replica_went_wakes_the_service(env, regi
     env.deploy()
     handle = visit()
     assert handle.echo(1) == 1
-    entrance = handle._bound.binding.router.on_unserved.__self__._entrance
+    access = handle._bound.binding.router.on_unserved.__self__._access
     woken = []
-    entrance.wake = woken.append
+    access.wake = woken.append
     gate = threading.Event()
     calls = [handle.submit("hold", _Stay(gate)), handle.submit("echo", 2)]
     until(calls[0].running)
@@ -153,7 +153,7 @@ def test_listing_that_is_late_changes_nothing(env, register, plugin, visit):
     assert handle.echo(2) == 2
 
 
-def test_service_that_is_deployed_anew_is_followed(env, register, plugin, visit):
+def test_service_that_is_deployed_again_is_followed(env, register, plugin, visit):
     """With the methods that it has now; handles stay valid."""
     register()
     env.deploy()
@@ -320,13 +320,13 @@ def test_service_that_is_known_is_found_without_the_directory(env, register, plu
     register(name="caller")
     env.deploy()
     looking = []
-    look_up = memory_directory.Entrance.look_up
+    look_up = memory_directory.ServiceAccess.look_up
 
-    def noting_look_up(entrance, *how):
-        looking.append((entrance.service, threading.get_ident()))
-        return look_up(entrance, *how)
+    def noting_look_up(access, *how):
+        looking.append((access.service, threading.get_ident()))
+        return look_up(access, *how)
 
-    monkeypatch.setattr(memory_directory.Entrance, "look_up", noting_look_up)
+    monkeypatch.setattr(memory_directory.ServiceAccess, "look_up", noting_look_up)
     find = pickle.loads(pickle.dumps(env.task("caller").reach.find_service))  # noqa: S301 - our own
 
     async def use():

@@ -125,7 +125,7 @@ class Events:
 
     def refused(self, call, *, stuck):
         assert not stuck
-        assert call.unstart()
+        assert call.mark_unstarted()
         self.replica.send(call)
 
     def changed(self, _state, _cause=None):
@@ -187,7 +187,7 @@ def test_caller_whose_call_is_sent_twice_waits_for_the_first_response_and_leaves
     )
     spec = SimpleNamespace(id="svc#0", index=0, service="svc")
     events.replica = RemoteReplica(spec, None, events, SYSTEM, transport)
-    call.driver = threading.get_ident()
+    call.reader_thread = threading.get_ident()
 
     events.replica.send(call)
 

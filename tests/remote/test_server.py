@@ -91,7 +91,7 @@ class Deployed:
 
     def callers(self):
         """Those that the replica knows."""
-        return list(self.server.callers._boxes)
+        return list(self.server.callers._mailboxes)
 
     @property
     def held(self):
@@ -188,8 +188,8 @@ def test_callback_of_a_call_that_the_replica_gave_up_holds_up_no_answer(deployed
     """It runs aside: the thread that reads responses reads those of all callers."""
     holding = deployed.handle.submit("hold")
     holding.add_done_callback(slow_callback)
-    until(lambda: [call for box in deployed.server.callers._boxes.values() for call in box.calls.values()])
-    (call,) = [call for box in deployed.server.callers._boxes.values() for call in box.calls.values()]
+    until(lambda: [call for mailbox in deployed.server.callers._mailboxes.values() for call in mailbox.calls.values()])
+    (call,) = [call for mailbox in deployed.server.callers._mailboxes.values() for call in mailbox.calls.values()]
 
     call.give_up(CallError("the replica has had enough"), Outcome.ERROR)
 
@@ -232,7 +232,7 @@ def test_callers_that_are_gone_are_forgotten(deployed):
 def test_caller_for_which_something_runs_is_not_forgotten(deployed, until):
     with ThreadPoolExecutor(1) as pool:
         holding = pool.submit(deployed.exchange, 0, "hold", caller="patient")
-        until(lambda: "patient" in deployed.callers() and deployed.server.callers._boxes["patient"].calls)
+        until(lambda: "patient" in deployed.callers() and deployed.server.callers._mailboxes["patient"].calls)
         deployed.exchange(0, "echo", 1, caller="a third")
         assert deployed.callers() == ["patient", "a third"]
         OPEN.set()
@@ -326,8 +326,8 @@ def test_exchange_that_came_a_moment_ago_is_not_answered_for_its_age(deployed, c
         waiting = pool.submit(deployed.exchange, 0, "hold")
         assert ENTERED.wait(20)
         clock.advance(callers.LOOK_AFTER_S)
-        box = deployed.server.callers._boxes[deployed.callers()[-1]]
-        assert box._answered < 0
+        mailbox = deployed.server.callers._mailboxes[deployed.callers()[-1]]
+        assert mailbox._answered < 0
         OPEN.set()
         assert [reply[:2] for reply in waiting.result(20).replies] == [(protocol.DONE, 0)]
 
@@ -395,8 +395,8 @@ def test_handle_whose_process_stood_still_for_long_gets_a_typed_answer(deployed,
     holding = deployed.handle.submit("hold")
     assert ENTERED.wait(20)
     clock.advance(2 * callers.LOOK_AFTER_S)
-    box = deployed.server.callers._boxes[deployed.callers()[-1]]
-    until(lambda: not box._exchanges)
+    mailbox = deployed.server.callers._mailboxes[deployed.callers()[-1]]
+    until(lambda: not mailbox._exchanges)
     clock.advance(callers.GONE_AFTER_S + callers.LOOK_AFTER_S)
     thawed.set()
     with pytest.raises(ReplicaDiedError, match="The process stood still, or was cut off") as caught:

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from sage_deploy_remote.link import protocol
 from sage_deploy_remote.link.serving.pushing import PushedReplies
+from sage_deploy_remote.link.sockets.attachments import Attachments
 from sage_deploy_remote.link.sockets.channel import Channel
 from sage_deploy_remote.link.sockets.journal import Journal
-from sage_deploy_remote.link.sockets.luggage import Luggage
 from sage_deploy_remote.link.sockets.messages import MessageError, Messages, join, pickled
 from sage_deploy_remote.link.sockets.stream import Stream
 from sage_plugins.clock import SYSTEM
@@ -194,7 +194,7 @@ class Server:
 def test_no_call_starts_whose_caller_cannot_be_told(ends):
     """A caller takes a call of which it was told nothing for one that has not started, and has it run elsewhere."""
     stream, theirs = ends
-    told = PushedReplies(Server(), stream, Luggage(), "caller")
+    told = PushedReplies(Server(), stream, Attachments(), "caller")
     assert told.tell_start(1)
     theirs.close()
     assert not told.tell_start(2), "the connection has ended"
@@ -210,7 +210,7 @@ def journals(ends):
     (left, right) = socket.socketpair()
     with left, right:
         ours, replicas = Journal.offer(left), Journal.take(right)
-    told = PushedReplies(Server(), stream, Luggage(), "caller", replicas)
+    told = PushedReplies(Server(), stream, Attachments(), "caller", replicas)
     yield ours, told, theirs
     ours.free()
     told._journal.free()
@@ -242,7 +242,7 @@ def test_what_was_sent_is_not_found_again_as_another_response(journals):
     assert ours.close()[0] == 0
 
 
-def test_journal_begins_anew_after_a_message(journals):
+def test_journal_begins_again_after_a_message(journals):
     """What is found is what followed the last one."""
     ours, told, _ = journals
     told.keep(DONE)
@@ -285,7 +285,7 @@ def test_answer_that_is_large_is_sent_at_once(journals):
 def test_answer_that_is_held_back_leaves_when_its_bundle_is_due(ends):
     """The next call was to take no time, and takes long: whoever waits for the answer does not wait for that."""
     stream, theirs = ends
-    told = PushedReplies(Server(), stream, Luggage(), "caller")
+    told = PushedReplies(Server(), stream, Attachments(), "caller")
     told.post((protocol.ENDED, 1, 0.0), wakes=False)
     told.watch(SimpleNamespace(due=SYSTEM.monotonic(), waiting=(), give_back=lambda: None))
     theirs.settimeout(20)

@@ -49,7 +49,7 @@ def test_a_call_that_has_waited_less_than_half_of_its_time_is_never_too_late():
     assert admission.is_too_late(0, 0.0, 1.0, 0.51)
 
 
-def test_estimates_are_forgotten_and_made_anew():
+def test_estimates_are_forgotten_and_made_again():
     admission = seen(0.125)
     assert admission.is_too_late(0, 0.0, 1.0, 0.9)
     assert not admission.is_too_late(0, 1.1, 2.1, 2.0)

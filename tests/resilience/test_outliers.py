@@ -143,7 +143,7 @@ def test_durations_of_an_interval_are_forgotten_with_it():
     assert machine.look(20.0) == []
 
 
-def test_replica_that_was_well_for_long_begins_anew():
+def test_replica_that_was_well_for_long_begins_again():
     """It is out for the shortest time, however long it once was."""
     machine = Outliers(OutlierPolicy(consecutive=1), 0.0)
     machine.replicas_are("abcd")
@@ -248,7 +248,7 @@ def test_decisions_name_the_replica_and_the_numbers():
     )
 
 
-def test_a_replica_begins_anew_after_its_probe():
+def test_a_replica_begins_again_after_its_probe():
     """What failed before it was out does not count once it is back; it has to fail as often again."""
     machine = outliers.Outliers(OutlierPolicy(2, 10.0, 5.0, 300.0, 50), 0.0)
     machine.replicas_are(["a", "b"])

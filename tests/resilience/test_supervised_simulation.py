@@ -147,7 +147,7 @@ class RetriesAll(Router):
 
     def lost(self, lane, not_started, maybe, cause):
         for call in maybe:
-            call.rearm()
+            call.allow_second_start()
         super().lost(lane, (*not_started, *maybe), (), cause)
 
 

@@ -153,7 +153,7 @@ def test_shape_is_known_before_the_service_is_deployed(env, strategy):
         assert found == expected
 
 
-def test_shape_follows_the_class_that_is_deployed_anew(env):
+def test_shape_follows_the_class_that_is_deployed_again(env):
     """After a service was registered and deployed again, its handles have the methods of the new class."""
 
     class Newer:

@@ -38,15 +38,15 @@ import pytest
 import sage_plugins.call.batch
 import sage_plugins.call.call
 import sage_plugins.call.lazy_future
-import sage_plugins.routing.ahead
 import sage_plugins.routing.draining
-import sage_plugins.routing.healing.census
-import sage_plugins.routing.healing.healing
 import sage_plugins.routing.lane
 import sage_plugins.routing.losses
 import sage_plugins.routing.method_limits
+import sage_plugins.routing.prefetch
 import sage_plugins.routing.queue
 import sage_plugins.routing.router
+import sage_plugins.routing.slot_recovery.inventory
+import sage_plugins.routing.slot_recovery.recovery
 from sage_deploy_testing.doubles.bundling_replica import PATIENCE_S, BundlingReplica
 from sage_deploy_testing.doubles.fake_replica import Act, Behaviour
 from sage_deploy_testing.doubles.virtual_clock import VirtualClock
@@ -332,7 +332,7 @@ class World:
         """The router looks whether something was lost. Nothing was, but much may be on its way."""
         for call in self.accepted:
             self.router.suspect_loss_of(call)
-        self.router._healing.look()
+        self.router._recovery.look()
 
     @operation
     def take_turns(self, *calls):
@@ -705,10 +705,10 @@ class Switch:
             sage_plugins.call.batch,
             sage_plugins.call.call,
             sage_plugins.call.lazy_future,
-            sage_plugins.routing.ahead,
+            sage_plugins.routing.prefetch,
             sage_plugins.routing.draining,
-            sage_plugins.routing.healing.census,
-            sage_plugins.routing.healing.healing,
+            sage_plugins.routing.slot_recovery.inventory,
+            sage_plugins.routing.slot_recovery.recovery,
             sage_plugins.routing.lane,
             sage_plugins.routing.losses,
             sage_plugins.routing.method_limits,
@@ -921,7 +921,7 @@ class LooksOnlyOnce(Router):
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
-        self._healing._looks_needed = 1
+        self._recovery._looks_needed = 1
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from sage_plugins.config.nested_keys import Policies, RetryPolicy
 from sage_plugins.errors import CallError
 from sage_plugins.routing.guarding import retrying
 from sage_plugins.routing.guarding.guards import Guards
-from sage_plugins.routing.guarding.parts import Rarely
+from sage_plugins.routing.guarding.parts import RateLimitedTell
 from sage_plugins.routing.guarding.retrying import Retrying
 from sage_plugins.routing.router import Router
 from sage_plugins.values import CallOptions, MethodKind, MethodPlan, Outcome
@@ -237,7 +237,7 @@ def test_decisions_are_told_with_their_numbers():
 def test_what_is_decided_often_is_told_with_the_number_left_out():
     """At most once a second of each kind."""
     told, clock = [], VirtualClock()
-    rarely = Rarely(clock, lambda kind, reason, _: told.append((kind, reason)))
+    rarely = RateLimitedTell(clock, lambda kind, reason, _: told.append((kind, reason)))
     for reason in ("first", "second", "third"):
         rarely("retried", reason)
     rarely("retry_refused", "refused")

@@ -107,7 +107,7 @@ class After:
         return "new"
 
 
-def test_a_service_that_is_deployed_anew_has_the_methods_of_its_new_class(env, post):
+def test_a_service_that_is_deployed_again_has_the_methods_of_its_new_class(env, post):
     env.register_service("changing", Before)
     env.deploy()
     assert post("/services/changing/answer", [1])[:2] == (200, 1)

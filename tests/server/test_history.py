@@ -211,7 +211,7 @@ def test_calls_are_read_again_only_if_one_has_ended():
     assert sampler.take({"kv": measured.overview()}, {"kv": measured.families()})["kv"].counted.calls == 1
 
 
-def test_counts_that_begin_anew_are_no_negative_rate(measured):
+def test_counts_that_begin_again_are_no_negative_rate(measured):
     measured.call(0.1, 50)
     measured.record()
     measured.calls, measured.buckets = {"ok": 1, "error": 0}, [0] * len(measured.buckets)

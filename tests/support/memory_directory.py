@@ -7,8 +7,8 @@ import weakref
 from math import inf
 
 from loop_target import Line, LoopTarget, LoopTransport
-from sage_deploy_remote.home.address import HomeAddress
-from sage_deploy_remote.home.transport import HomeTransport
+from sage_deploy_remote.driver.address import DriverAddress
+from sage_deploy_remote.driver.transport import DriverTransport
 from sage_deploy_remote.link.dispatcher import Dispatcher
 from sage_deploy_remote.link.replica import RemoteReplica
 from sage_deploy_remote.reach.listing import Found
@@ -94,7 +94,7 @@ class MemoryDirectory:
         return ()
 
     def open(self, service):
-        return Entrance(self.book, service)
+        return ServiceAccess(self.book, service)
 
     def __eq__(self, other):
         return isinstance(other, MemoryDirectory) and other.environment == self.environment
@@ -110,7 +110,7 @@ def _unpickled(book, environment):
     return MemoryDirectory(Book.books[book], environment)
 
 
-class Entrance:
+class ServiceAccess:
     def __init__(self, book, service):
         self.book = book
         self.service = service
@@ -142,8 +142,8 @@ class Entrance:
             self.changes.put(lambda: tell(woken))
 
     def attach(self, replica, events, clock):
-        if isinstance(replica.address, HomeAddress):
-            transport = HomeTransport(self.dispatcher, lambda: self.book.certificates)
+        if isinstance(replica.address, DriverAddress):
+            transport = DriverTransport(self.dispatcher, lambda: self.book.certificates)
         else:
             transport = Attached(replica.address, self.responses)
         found = RemoteReplica(replica, replica.node, events, clock, transport)
@@ -193,10 +193,10 @@ class Transport(LoopTransport):
 
     def end_threads(self):
         """End those that wait for something to say, as the end of a process does."""
-        for box in self.server.callers.boxes:
-            with box._mutex:
-                box._answered = inf
-                box._condition.notify_all()
+        for mailbox in self.server.callers.mailboxes:
+            with mailbox._mutex:
+                mailbox._answered = inf
+                mailbox._condition.notify_all()
 
     def die(self):
         """End as if by a signal."""

@@ -1,5 +1,5 @@
 """
-Calls that a test makes one by one, with the witness, the history and the checker of `sage_deploy_testing.chaos`.
+Calls that a test makes one by one, with the run log, the history and the checker of `sage_deploy_testing.chaos`.
 
 `chaos` makes calls at random. Here a test decides which call is where when a replica dies.
 """
@@ -13,7 +13,7 @@ from concurrent.futures import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sage_deploy_testing.chaos import history, witness
+from sage_deploy_testing.chaos import history, run_log
 from sage_deploy_testing.chaos.checker import check
 from sage_plugins.errors import ReplicaDiedError
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def calls_in(path: Path) -> list[int]:
     """The numbers of the calls that have run, by the file of their service."""
-    return [each.call for each in witness.calls_in(path)]
+    return [each.call for each in run_log.calls_in(path)]
 
 
 class Witness:
@@ -36,7 +36,7 @@ class Witness:
         self._path = path
 
     def _note(self, call: int) -> None:
-        witness.note(self._path, witness.ran_line(call))
+        run_log.note(self._path, run_log.ran_line(call))
 
     def run(self, call: int, seconds: float = 0.0) -> int:
         """Take *seconds*."""
@@ -96,8 +96,8 @@ class History:
 
     def __init__(self, path: Path) -> None:
         """*path* is where the service writes."""
-        self._witness = witness.Witness(path)
-        self.file = self._witness.path
+        self._run_log = run_log.RunLog(path)
+        self.file = self._run_log.path
         self._history = history.History()
         self._made: dict[int, Future[Any]] = {}
 
@@ -132,8 +132,8 @@ class History:
                 self._history.answered(number, self._made[number].result())
             else:
                 self._history.failed(number, error)
-        ran = self._witness.ran()
-        self._history.add_witness(ran)
+        ran = self._run_log.ran()
+        self._history.add_run_log(ran)
         for _ in range(deaths):
             self._history.note("told", kind="replica_failed", service="svc", replica=None, reason="")
         self._history.note("end")

@@ -18,8 +18,8 @@ import sage_deploy_threading
 from sage_deploy_local.target import LocalTarget
 from sage_deploy_testing.chaos import actions
 from sage_deploy_testing.chaos.run import Setting, run
+from sage_deploy_testing.chaos.run_log import RunLog, Up, is_alive, machine, note, started_at, up_line, up_path
 from sage_deploy_testing.chaos.verdict import Verdict
-from sage_deploy_testing.chaos.witness import Up, Witness, is_alive, machine, note, started_at, up_line, up_path
 from sage_plugins import ServiceDeploymentConfig, hookimpl
 from sage_plugins.errors import CallError
 from sage_plugins.plugins.registry import Registry
@@ -259,7 +259,7 @@ class Ready:
 
 def test_only_processes_of_replicas_are_signalled(tmp_path, monkeypatch):
     """Not this process, none on another machine, and none that has the number of a replica that is gone."""
-    witness = Witness(tmp_path / "witness")
+    witness = RunLog(tmp_path / "witness")
     file = up_path(witness.path)
     note(file, up_line("svc", 0))  # in this process
     parent, started = os.getppid(), started_at(os.getppid())

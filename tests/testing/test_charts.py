@@ -8,7 +8,7 @@ from math import nan
 
 import pytest
 
-from sage_deploy_testing.simulating.results.charts import Chart, Line, picture
+from sage_deploy_testing.load_simulation.results.charts import Chart, Line, picture
 
 HOSTILE = "<img src=x onerror=alert(1)>"
 

@@ -18,7 +18,7 @@ from hypothesis.stateful import run_state_machine_as_test
 from local_machine.machine import LocalMachine
 from sage_plugins.call.call import Call
 from sage_plugins.deployment.replicas.member import Member
-from sage_plugins.deployment.replicas.succession import Succession
+from sage_plugins.deployment.replicas.supervision import ReplicaSupervisor
 from sage_plugins.routing.router import Router
 
 #: The first failure will do: neither shrunk nor explained.
@@ -163,7 +163,7 @@ def waits_for_nobody(patch):
 
 def keeps_slots_closed(patch):
     """Replicas that are added get no calls."""
-    patch.setattr(Succession, "admit", lambda succession, added: None)
+    patch.setattr(ReplicaSupervisor, "admit", lambda supervisor, added: None)
 
 
 #: Each with what the machine must say of it. Those that show only by something that does not happen cost its patience.

@@ -21,8 +21,8 @@ import sage_deploy_monitors
 import sage_deploy_threading
 from chromium import Watched, chromium
 from sage_deploy_testing.commands.simulate import command
-from sage_deploy_testing.simulating.results.tally import Durations
-from sage_deploy_testing.simulating.scenario.spelling import faults_of, load_of, time_of_method
+from sage_deploy_testing.load_simulation.results.tally import Durations
+from sage_deploy_testing.load_simulation.scenario.spelling import faults_of, load_of, time_of_method
 from sage_deploy_testing.simulation import (
     Phase,
     Report,

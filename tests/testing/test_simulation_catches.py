@@ -100,7 +100,7 @@ class RunsTwice(Router):
 
     def lost(self, lane, not_started, maybe, cause):
         for call in maybe:
-            call.rearm()
+            call.allow_second_start()
         super().lost(lane, (*not_started, *maybe), (), cause)
 
 
@@ -184,15 +184,15 @@ class GivesWhatIsHeld(Router):
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
-        missing = self._healing._missing_slots
+        missing = self._recovery._missing_slots
 
-        def forget_what_is_held(census):
-            held, census.held = census.held, dict.fromkeys(census.held, 0)
-            found = missing(census)
-            census.held = held
+        def forget_what_is_held(inventory):
+            held, inventory.held = inventory.held, dict.fromkeys(inventory.held, 0)
+            found = missing(inventory)
+            inventory.held = held
             return found
 
-        self._healing._missing_slots = forget_what_is_held
+        self._recovery._missing_slots = forget_what_is_held
 
 
 class GivesTwice(Router):
@@ -200,13 +200,13 @@ class GivesTwice(Router):
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
-        give_back = self._healing._give_back
+        give_back = self._recovery._give_back
 
         def give_twice(amounts, calls):
             give_back(amounts, calls)
             give_back(amounts, calls)
 
-        self._healing._give_back = give_twice
+        self._recovery._give_back = give_twice
 
 
 class GivesWhatIsGranted(Router):
@@ -228,13 +228,13 @@ class GivesRoomOfWaitingCalls(Router):
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
-        missing = self._healing._missing_slots
+        missing = self._recovery._missing_slots
 
-        def forget_who_waits(census):
-            census.waiting = census.parked = []
-            return missing(census)
+        def forget_who_waits(inventory):
+            inventory.waiting = inventory.parked = []
+            return missing(inventory)
 
-        self._healing._missing_slots = forget_who_waits
+        self._recovery._missing_slots = forget_who_waits
 
 
 class QueuesAgainWhatIsThere(Router):
@@ -242,8 +242,8 @@ class QueuesAgainWhatIsThere(Router):
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
-        healing = self._healing
-        healing._lost_calls = lambda _: {("lost", call) for call in healing._asked if not call.over()}
+        recovery = self._recovery
+        recovery._lost_calls = lambda _: {("lost", call) for call in recovery._asked if not call.over()}
 
 
 # -- replicas ----------------------------------------------------------------------------------------------------------

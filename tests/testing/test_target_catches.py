@@ -27,7 +27,7 @@ from sage_plugins.call.call import Call
 from sage_plugins.errors import DeployError
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.plugins.registry import Registry
-from sage_plugins.routing.healing.healing import Healing
+from sage_plugins.routing.slot_recovery.recovery import SlotRecovery
 from sage_plugins.service.factory import ServiceContext
 from sage_plugins.values import Registration, ReplicaState
 
@@ -434,7 +434,7 @@ def _end_what_faults_leave():
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.target.__name__}-{fault.case[5:]}")
 def test_fault_is_caught(fault, tmp_path, monkeypatch):
     """The case fails for the faulty target, as long as the router does not heal what that has lost."""
-    monkeypatch.setattr(Healing, "look", lambda _: None)
+    monkeypatch.setattr(SlotRecovery, "look", lambda _: None)
     suite = Suite(fault.target, fault.strategy, patience=1.0)
     suite.config = {"startup_timeout": 1.0, "timeout": 60.0}
     with pytest.raises((Exception, pytest.fail.Exception)):

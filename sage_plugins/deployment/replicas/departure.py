@@ -80,9 +80,9 @@ class Departure:
         self._replicas.router.retire({member.lane: idle.set})
         idle.wait(limit)
         self._vacate([member], until - self._clock.monotonic())
-        self.bury(member)
+        self.clean_up(member)
 
-    def bury(self, member: Member) -> None:
+    def clean_up(self, member: Member) -> None:
         """Have the target let go of a replica that ended: if its constructor failed, its workers may live on."""
         if member.replica is not None:
             _begin_stop(member.replica)

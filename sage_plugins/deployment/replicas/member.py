@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sage_plugins.routing.lane import Lane
     from sage_plugins.values import ReplicaSpec
 
-__all__ = ["ANSWER_S", "Care", "Member", "MemberOwner", "Report"]
+__all__ = ["ANSWER_S", "ManagedBy", "Member", "MemberOwner", "Report"]
 
 #: Seconds that a replica gets to say how it is; a status waits no longer for all of them together.
 ANSWER_S: Final = 1.0
@@ -50,7 +50,7 @@ Turn: TypeAlias = tuple[float, str, str]
 _TURNS: Final = 20
 
 
-class Care(Enum):
+class ManagedBy(Enum):
     """Who sees to it that a replica which ends is replaced."""
 
     STARTER = "starter"
@@ -87,7 +87,7 @@ class Member(LaneEvents):
     One replica of a service.
 
     To its target it is `interfaces.ReplicaEvents`, to monitors `interfaces.WatchedReplica`. Its state changes by the
-    methods under "transitions" only, and only `Succession` gives it into other care.
+    methods under "transitions" only, and only `ReplicaSupervisor` gives it into other care.
     """
 
     def __init__(
@@ -108,8 +108,8 @@ class Member(LaneEvents):
         self.state = ReplicaState.PENDING
         self.since = time()
         self.past: list[Turn] = [(self.since, str(self.state), "")]
-        self.care = Care.STARTER
-        self.heir: object = None  # what is about to take its place, beside it; nothing else may then
+        self.managed_by = ManagedBy.STARTER
+        self.replacement: object = None  # what is about to take its place, beside it; nothing else may then
         self.died = False  # whether its process or node went away
         self.ready_at: float | None = None  # the clock's `monotonic()` when it was ready first
         self.cause: BaseException | None = None
@@ -206,7 +206,7 @@ class Member(LaneEvents):
 
     def leave(self) -> bool:
         """It gets no more calls and nothing takes its place; False if it has ended by itself."""
-        self.care = Care.NOBODY
+        self.managed_by = ManagedBy.NOBODY
         if self.ended:
             return False
         self._turn(ReplicaState.DRAINING)
@@ -263,14 +263,14 @@ class Member(LaneEvents):
     @property
     def is_leaving(self) -> bool:
         """Whether it is on its way out."""
-        return self.state is ReplicaState.DRAINING or (self.ended and self.care is Care.NOBODY)
+        return self.state is ReplicaState.DRAINING or (self.ended and self.managed_by is ManagedBy.NOBODY)
 
     @property
     def is_coming(self) -> bool:
         """Whether calls may wait for it, or for what takes its place."""
-        if self.care is Care.NOBODY:
+        if self.managed_by is ManagedBy.NOBODY:
             return False
-        replaced = self.state is ReplicaState.FAILED and self.care is Care.SUPERVISOR
+        replaced = self.state is ReplicaState.FAILED and self.managed_by is ManagedBy.SUPERVISOR
         return replaced or self.up or self.state in {ReplicaState.PENDING, ReplicaState.STARTING}
 
     def progress(self) -> str:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sage_plugins.deployment.replicas.member import Member
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
     from sage_plugins.deployment.replicas.starting import Launcher
-    from sage_plugins.deployment.replicas.succession import Succession
+    from sage_plugins.deployment.replicas.supervision import ReplicaSupervisor
     from sage_plugins.resilience.recycling import Due
 
 __all__ = ["Recycler"]
@@ -46,7 +46,7 @@ class Recycler:
         replicas: ReplicaSet,
         launcher: Launcher,
         departure: Departure,
-        succession: Succession,
+        supervisor: ReplicaSupervisor,
         changing: threading.Lock,
     ) -> None:
         """
@@ -57,13 +57,13 @@ class Recycler:
             replicas: The service's.
             launcher: Starts them.
             departure: Stops them.
-            succession: Is responsible for those that run.
+            supervisor: Is responsible for those that run.
             changing: Held while the service is being changed.
         """
         self._replicas = replicas
         self._launcher = launcher
         self._departure = departure
-        self._succession = succession
+        self._supervisor = supervisor
         self._changing = changing
         self._clock = replicas.clock
         self._asks = policy.max_calls is not None or policy.max_memory_mb is not None
@@ -117,7 +117,7 @@ class Recycler:
         return [
             each
             for each in self._replicas.places
-            if each.up and each.state is not ReplicaState.UNHEALTHY and each.heir is None
+            if each.up and each.state is not ReplicaState.UNHEALTHY and each.replacement is None
         ]
 
     def _is_old(self, members: Sequence[Member]) -> bool:
@@ -161,20 +161,20 @@ class Recycler:
             if isinstance(place, Refused):
                 why = f"{due.reason}, and no other can be placed beside it: {place}"
                 watchers.tell("recycling", f"{why}; it stops first, and a fresh one follows", member.id)
-                self._succession.make_room(member, why)
+                self._supervisor.make_room(member, why)
                 return None
-            claim = self._succession.claim(index)
+            claim = self._supervisor.claim(index)
             if claim is None:
                 return None
-            old, heir = claim
+            old, replacement = claim
             watchers.tell("recycling", due.reason, old.id)
             try:
                 (fresh,) = self._launcher.start_ready([index])
             except BaseException:
-                self._succession.disinherit(old, heir)
+                self._supervisor.cancel_replacement(old, replacement)
                 raise
-            self._succession.admit([fresh])
-            self._succession.replacements["recycled"] += 1
+            self._supervisor.admit([fresh])
+            self._supervisor.replacements["recycled"] += 1
             finish = self._departure.leave([old], f"recycled ({due.reason}), replaced by {fresh.id}")
         finish(self._replicas.composition.config.drain_timeout)
         return fresh

@@ -6,7 +6,7 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sage_plugins.deployment.replicas.member import Care
+from sage_plugins.deployment.replicas.member import ManagedBy
 from sage_plugins.errors import DeployError, NoReplicaError
 from sage_plugins.values import ReplicaState
 
@@ -30,7 +30,7 @@ __all__ = ["ReplicaSet", "Supervision"]
 
 
 class Supervision(Protocol):
-    """Who decides what becomes of a replica: `Succession`."""
+    """Who decides what becomes of a replica: `ReplicaSupervisor`."""
 
     @property
     def replaced(self) -> int:
@@ -134,7 +134,7 @@ class ReplicaSet:
         """
         The service's replicas, one for each place: those that are up by index, then those that are not.
         """
-        mine = [each for each in self.members if each.care is Care.SUPERVISOR]
+        mine = [each for each in self.members if each.managed_by is ManagedBy.SUPERVISOR]
         return tuple(sorted(mine, key=lambda each: not each.up))
 
     def version(self, *, newer: bool) -> Composition:

@@ -8,7 +8,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.deployment.replicas.member import Care
+from sage_plugins.deployment.replicas.member import ManagedBy
 from sage_plugins.deployment.replicas.starting import NoRoomError
 from sage_plugins.errors import DeployError, text_of
 from sage_plugins.interfaces import ControlOp
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sage_plugins.deployment.replicas.member import Member
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
     from sage_plugins.deployment.replicas.starting import Launcher
-    from sage_plugins.deployment.replicas.succession import Succession
+    from sage_plugins.deployment.replicas.supervision import ReplicaSupervisor
     from sage_plugins.deployment.replicas.waiting import Readiness
     from sage_plugins.planning.composition import Composition
     from sage_plugins.resilience.rollout import RolloutSettings, Step
@@ -48,7 +48,7 @@ class Rolling:
         replicas: ReplicaSet,
         launcher: Launcher,
         departure: Departure,
-        succession: Succession,
+        supervisor: ReplicaSupervisor,
         readiness: Readiness,
         *,
         to: Composition,
@@ -63,7 +63,7 @@ class Rolling:
             replicas: The service's.
             launcher: Starts them.
             departure: Stops them.
-            succession: Is responsible for those whose places are their own.
+            supervisor: Is responsible for those whose places are their own.
             readiness: Says why one is not ready.
             to: What the new replicas are made of.
             places: The indexes of those that are replaced.
@@ -74,7 +74,7 @@ class Rolling:
         self._replicas = replicas
         self._launcher = launcher
         self._departure = departure
-        self._succession = succession
+        self._supervisor = supervisor
         self._readiness = readiness
         self._clock = replicas.clock
         self._tell = replicas.watchers.tell if updates else _tell_nobody
@@ -202,15 +202,15 @@ class Rolling:
                 id=each.id,
                 index=each.spec.index,
                 new=each.newer,
-                alive=not each.ended or (each.state is ReplicaState.FAILED and each.heir is None),
+                alive=not each.ended or (each.state is ReplicaState.FAILED and each.replacement is None),
                 ready=each.state is ReplicaState.READY and each.in_service and self._may_count(each),
-                kept=each.care is Care.SUPERVISOR,
+                kept=each.managed_by is ManagedBy.SUPERVISOR,
                 ended=each.ended,
                 hopeless=each.missing or "it is in a crash loop" if each.state is ReplicaState.CRASH_LOOP else "",
             )
             for each in self._replicas.members
             if each.spec.index in self._rollout.places
-            and (each.care is Care.SUPERVISOR or each.id in self._trials)
+            and (each.managed_by is ManagedBy.SUPERVISOR or each.id in self._trials)
             and not each.is_leaving
             and each.state is not ReplicaState.STOPPED
         ]
@@ -230,13 +230,13 @@ class Rolling:
     def _start(self, step: Start) -> None:
         replicas, index = self._replicas, step.index
         if step.new:
-            claim = self._succession.claim(index)
+            claim = self._supervisor.claim(index)
             if claim is not None:
                 self._claims[index] = claim
         try:
             (member,) = self._launcher.start([index], held=True, newer=step.new)
         except Exception as error:  # noqa: BLE001 - whatever the target raises, the service goes on
-            self._disinherit(index)
+            self._cancel_replacement(index)
             with replicas.condition:
                 replicas.check_wanted()
                 if isinstance(error, NoRoomError):
@@ -293,7 +293,7 @@ class Rolling:
             self._error = self._readiness.why_failed(member)
         self._forget_trial(member)
         self._departure.discard([member])
-        self._disinherit(member.spec.index)
+        self._cancel_replacement(member.spec.index)
         self._rollout.ended(member.id, str(self._error), died=died)
 
     def _forget_trial(self, member: Member) -> None:
@@ -308,7 +308,7 @@ class Rolling:
         with self._replicas.condition:
             self._trials.pop(member.id, None)
             self._passed.discard(member.id)
-            reports = self._succession.supervise([member])
+            reports = self._supervisor.supervise([member])
         self._replicas.tell(reports)
         if member.newer:
             self._taken += 1
@@ -322,7 +322,7 @@ class Rolling:
     def _retire(self, member: Member, reason: str) -> None:
         """Have a replica leave."""
         self._claims.pop(member.spec.index, None)
-        self._succession.let_go(member)
+        self._supervisor.let_go(member)
         trial = member.id in self._trials
         self._forget_trial(member)
         if trial and not member.slots:  # it has never had a call
@@ -352,17 +352,17 @@ class Rolling:
     def _member(self, id: str) -> Member:
         return next(each for each in self._replicas.members if each.id == id)
 
-    def _disinherit(self, index: int) -> None:
+    def _cancel_replacement(self, index: int) -> None:
         claim = self._claims.pop(index, None)
         if claim is not None:
-            self._succession.disinherit(*claim)
+            self._supervisor.cancel_replacement(*claim)
 
     # -- when it goes wrong --------------------------------------------------------------------------------------------
 
     def _roll_back(self, step: RollBack) -> None:
         error = self._why(step.why, step.id)
         for index in list(self._claims):
-            self._disinherit(index)
+            self._cancel_replacement(index)
         msg = f"service '{self._replicas.name}' was rolled back, and goes on as it was before the update: {error}"
         self._fail(msg, error, step.id)
         self._tell("rolled_back", f"{error}; {self._taken} of {self._number} had been replaced", step.id or "")
@@ -388,14 +388,14 @@ class Rolling:
         for member in list(self._trials.values()):
             self._retire(member, "the update has ended")
         for index in list(self._claims):
-            self._disinherit(index)
+            self._cancel_replacement(index)
         with self._replicas.condition:
             if not self._replicas.wanted:
                 return
             empty = set(self._rollout.places) - {each.spec.index for each in self._replicas.places}
         for index in sorted(empty):
             try:
-                self._succession.admit(self._launcher.start([index], held=True))
+                self._supervisor.admit(self._launcher.start([index], held=True))
             except Exception:
                 log = logging.getLogger("sage_plugins")
                 log.exception("replica %d of service '%s' was not started again", index, self._replicas.name)

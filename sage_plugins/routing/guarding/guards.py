@@ -10,7 +10,7 @@ from sage_plugins.routing.guarding.breaking import Breaking
 from sage_plugins.routing.guarding.ejecting import Ejecting
 from sage_plugins.routing.guarding.hedging import Hedge, Hedging
 from sage_plugins.routing.guarding.killing import Killing
-from sage_plugins.routing.guarding.parts import Parts, Rarely
+from sage_plugins.routing.guarding.parts import Parts, RateLimitedTell
 from sage_plugins.routing.guarding.retrying import Budget, Retrying
 from sage_plugins.routing.guarding.unguarded import NO_RETRIES, Unguarded
 
@@ -62,7 +62,7 @@ class Guards(Unguarded):
     def join(self, *parts_of_router: Any) -> None:
         """Guard the router with these `Parts`; once."""
         parts = Parts(*parts_of_router)
-        rarely = Rarely(parts.clock, self._tell)
+        rarely = RateLimitedTell(parts.clock, self._tell)
         retry, hedge = self._policies.retry, self._policies.hedge
         if retry is not None or hedge is not None:
             self._budget = Budget(retry or RetryPolicy(), self._random)

@@ -21,7 +21,7 @@ from sage_plugins.call.owner import CallOwner
 from sage_plugins.event_kinds import EventKind
 from sage_plugins.resilience.hedges import Delays
 from sage_plugins.resilience.retries import NotAgain
-from sage_plugins.routing.ahead import may_run_twice
+from sage_plugins.routing.prefetch import may_run_twice
 from sage_plugins.values import GENERATORS, Outcome
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.clock import Timer
     from sage_plugins.config.nested_keys import HedgePolicy
-    from sage_plugins.routing.guarding.parts import Parts, Rarely
+    from sage_plugins.routing.guarding.parts import Parts, RateLimitedTell
     from sage_plugins.routing.guarding.retrying import Budget
 
 __all__ = ["Hedge", "Hedging"]
@@ -74,12 +74,12 @@ class Hedge(Call):
         """As `Call.unstarted`; False, for it waits nowhere."""
         return False
 
-    def rearm(self) -> bool:
-        """As `Call.rearm`: it is not sent again."""
+    def allow_second_start(self) -> bool:
+        """As `Call.allow_second_start`: it is not sent again."""
         return False
 
-    def unstart(self) -> bool:
-        """As `Call.unstart`: it is not sent again."""
+    def mark_unstarted(self) -> bool:
+        """As `Call.mark_unstarted`: it is not sent again."""
         return False
 
 
@@ -123,7 +123,7 @@ class Hedging:
         policy: HedgePolicy,
         parts: Parts,
         budget: Budget,
-        tell: Rarely,
+        tell: RateLimitedTell,
     ) -> None:
         """
         Know of no call.

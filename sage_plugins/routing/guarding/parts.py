@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sage_plugins.routing.losses import Losses
     from sage_plugins.routing.queue import Queue
 
-__all__ = ["Parts", "Rarely", "Tell"]
+__all__ = ["Parts", "RateLimitedTell", "Tell"]
 
 #: `tell(kind, reason, replica)`: something was decided.
 Tell: TypeAlias = "Callable[[str, str, str | None], None]"
@@ -57,7 +57,7 @@ class Parts(NamedTuple):
     owner: CallOwner
 
 
-class Rarely:
+class RateLimitedTell:
     """Tells of what is decided very often: the first time, then at most once a second, with the number since."""
 
     def __init__(self, clock: Clock, tell: Tell) -> None:

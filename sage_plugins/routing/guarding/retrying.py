@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from sage_plugins.event_kinds import EventKind
 from sage_plugins.resilience.retries import NotAgain, Retries
-from sage_plugins.routing.ahead import may_run_twice
 from sage_plugins.routing.lane import remove
+from sage_plugins.routing.prefetch import may_run_twice
 from sage_plugins.values import GENERATORS
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Timer
     from sage_plugins.config.nested_keys import RetryPolicy
     from sage_plugins.resilience.retries import Again
-    from sage_plugins.routing.guarding.parts import Parts, Rarely
+    from sage_plugins.routing.guarding.parts import Parts, RateLimitedTell
     from sage_plugins.routing.guarding.unguarded import Follow
     from sage_plugins.routing.lane import Lane
 
@@ -48,7 +48,7 @@ class Budget:
 
         def counted(call: Call) -> bool:
             if call.since >= machine.counts_until:  # `Retries.called` written out
-                machine.count_anew(call.since)
+                machine.restart_count(call.since)
             machine.calls += 1
             return route(call)
 
@@ -58,7 +58,7 @@ class Budget:
 class Retrying:
     """Tries calls of one service again. From any thread."""
 
-    def __init__(self, policy: RetryPolicy, parts: Parts, budget: Budget, tell: Rarely) -> None:
+    def __init__(self, policy: RetryPolicy, parts: Parts, budget: Budget, tell: RateLimitedTell) -> None:
         """
         No call has failed.
 
@@ -101,7 +101,7 @@ class Retrying:
             self._parts.queue.returning += 1
         call.pauses = True
         call.expires = call.deadline  # it has started once
-        if not call.unstart():  # given up meanwhile
+        if not call.mark_unstarted():  # given up meanwhile
             self._arrived(call)
             return None
         call.attempts += 1

@@ -47,11 +47,11 @@ class Binding:
         methods: The served methods by name.
         queue_timeout: Seconds that a call may wait for its start, None for no limit.
         runs_here: Whether calls run in the calling thread.
-        driven: Whether replicas are in other processes, and a waiting caller reads what comes from there.
+        caller_reads: Whether replicas are in other processes, and a waiting caller reads what comes from there.
         seconds_to_start: How much longer a call of a replica's start hooks may take, because the service is starting.
     """
 
-    __slots__ = ("driven", "methods", "queue_timeout", "router", "runs_here", "seconds_to_start")
+    __slots__ = ("caller_reads", "methods", "queue_timeout", "router", "runs_here", "seconds_to_start")
 
     def __init__(  # noqa: PLR0913 - all are for keeping
         self,
@@ -60,14 +60,14 @@ class Binding:
         *,
         queue_timeout: float | None,
         runs_here: bool,
-        driven: bool = False,
+        caller_reads: bool = False,
         seconds_to_start: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self.router = router
         self.methods: Mapping[str, MethodPlan] = {method.name: method for method in methods}
         self.queue_timeout = queue_timeout
         self.runs_here = runs_here
-        self.driven = driven
+        self.caller_reads = caller_reads
         self.seconds_to_start = seconds_to_start
 
 
@@ -99,7 +99,7 @@ class Caller(NamedTuple):
         options: For all calls of the handle.
         timeout: Seconds from call to answer for all methods; None for no limit, `UNSET` for what the plans say.
         latest: `expires` and `deadline` of a call that is made once more; None for calls that are new.
-        bound_anew: Gives the handle to repeat a call with that found its service deployed anew, or raises the error.
+        rebound: Gives the handle to repeat a call with that found its service deployed anew, or raises the error.
         moved: The same for a call that was turned away while it waited for room.
         blocks: Told of a call of a method that waits in a thread with a running event loop.
     """
@@ -108,7 +108,7 @@ class Caller(NamedTuple):
     options: CallOptions
     timeout: Any
     latest: tuple[float, float] | None
-    bound_anew: Callable[[Router, CallError], ServiceHandle]
+    rebound: Callable[[Router, CallError], ServiceHandle]
     moved: Callable[[Call, ServiceStoppedError], ServiceHandle]
     blocks: Callable[[str], None]
 
@@ -120,7 +120,7 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
     Raises:
         ConfigError: The handle's calls have a priority, and the service minds none.
     """
-    router, bound_anew, moved, blocks = binding.router, caller.bound_anew, caller.moved, caller.blocks
+    router, rebound, moved, blocks = binding.router, caller.rebound, caller.moved, caller.blocks
     if caller.options.priority and not router.minds_priority:
         raise no_effect(caller.service, caller.options.priority)
     make, make_stream = _compose_make(binding, caller)
@@ -136,7 +136,7 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             else:
                 route_inside(made)
         except ANEW as error:
-            return bound_anew(router, error).call(method, *args, **kwargs)
+            return rebound(router, error).call(method, *args, **kwargs)
         except BaseException as error:
             look_what_is_lost(router, error)
             raise
@@ -164,7 +164,7 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
                 longest = 0 if longest <= 0 else WONDERS_AFTER_S
             router.route(made)
         except ANEW as error:
-            return bound_anew(router, error).call(method, *args, **kwargs)
+            return rebound(router, error).call(method, *args, **kwargs)
         except BaseException as error:
             look_what_is_lost(router, error)
             raise
@@ -180,25 +180,25 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
         except ServiceStoppedError as error:
             return moved(made, error).call(method, *args, **kwargs)
 
-    def call_driving(method: str, /, *args: Any, **kwargs: Any) -> Any:
+    def call_reading(method: str, /, *args: Any, **kwargs: Any) -> Any:
         if running_loop() is not None:
             blocks(method)
         try:
             made = make(method, args, kwargs)
             if made.outer is None:  # one that waits inside another call leaves reading to others
-                made.driver = get_ident()
+                made.reader_thread = get_ident()
             else:
                 made.waits = True
             router.route(made)
         except ANEW as error:
-            return bound_anew(router, error).call(method, *args, **kwargs)
+            return rebound(router, error).call(method, *args, **kwargs)
         except BaseException as error:
             look_what_is_lost(router, error)
             raise
         try:
             if made.outer is not None:
                 return made.wait_inside()
-            made.hold_driving()
+            made.hold_reading()
             return made.wait_alone()
         except ServiceStoppedError as error:
             return moved(made, error).call(method, *args, **kwargs)
@@ -208,7 +208,7 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             made = make(method, args, kwargs)
             accepted = router.route(made)
         except ANEW as error:
-            return bound_anew(router, error).submit(method, *args, **kwargs)
+            return rebound(router, error).submit(method, *args, **kwargs)
         except BaseException as error:
             look_what_is_lost(router, error)
             raise
@@ -242,7 +242,7 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             else:
                 route_inside(made)
         except ANEW as error:
-            return bound_anew(router, error).submit(method, *args, **kwargs)
+            return rebound(router, error).submit(method, *args, **kwargs)
         except BaseException as error:
             look_what_is_lost(router, error)
             raise
@@ -277,7 +277,7 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
         binding,
         make,
         make_stream,
-        call_here if binding.runs_here else call_driving if binding.driven else call,
+        call_here if binding.runs_here else call_reading if binding.caller_reads else call,
         submit_here if binding.runs_here else submit,
     )
 

@@ -152,7 +152,7 @@ class ServiceHandle:
             call = bound.make(method, args, kwargs)
             binding.router.route(call)
         except ANEW as error:
-            return self._bound_anew(binding.router, error).start(method, args, kwargs)
+            return self._rebound(binding.router, error).start(method, args, kwargs)
         except BaseException as error:
             look_what_is_lost(binding.router, error)
             raise
@@ -187,7 +187,7 @@ class ServiceHandle:
         try:
             call = bound.make_stream(method, args, kwargs)
         except MethodNotFoundError as error:
-            return self._bound_anew(binding.router, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - self
+            return self._rebound(binding.router, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - self
         if binding.runs_here:
             from sage_plugins.call import aio
 
@@ -197,7 +197,7 @@ class ServiceHandle:
         try:
             accepted = binding.router.route(call)
         except ServiceStoppedError as error:
-            return self._bound_anew(binding.router, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - self
+            return self._rebound(binding.router, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - self
         if not accepted:
             try:
                 call.wait_admitted()
@@ -227,7 +227,7 @@ class ServiceHandle:
         try:
             call = bound.make_stream(method, args, kwargs)
         except MethodNotFoundError as error:
-            await self._abound_anew(binding.router, error)
+            await self._arebound(binding.router, error)
             return await self._astart_stream(method, args, kwargs)
         _tell_listener(call)
         if binding.runs_here:
@@ -236,7 +236,7 @@ class ServiceHandle:
         try:
             binding.router.route(call)
         except ServiceStoppedError as error:
-            await self._abound_anew(binding.router, error)
+            await self._arebound(binding.router, error)
             return await self._astart_stream(method, args, kwargs)
         return call
 
@@ -256,7 +256,7 @@ class ServiceHandle:
         try:
             call = self._send(bound, method, args, kwargs)
         except ANEW as error:
-            await self._abound_anew(bound.binding.router, error)
+            await self._arebound(bound.binding.router, error)
             return await self.acall(method, *args, **kwargs)
         try:
             return await aio.outcome(call)
@@ -287,7 +287,7 @@ class ServiceHandle:
         try:
             return self._send(bound, method, args, kwargs)
         except ANEW as error:
-            return self._bound_anew(bound.binding.router, error)._begin(method, args, kwargs)  # noqa: SLF001 - self
+            return self._rebound(bound.binding.router, error)._begin(method, args, kwargs)  # noqa: SLF001 - self
 
     @cached_property
     def aio(self) -> AioMethods:
@@ -408,7 +408,7 @@ class ServiceHandle:
     def _bind_to(self, binding: Binding) -> Bound:
         """Compose the verbs for *binding*."""
         caller = Caller(
-            self._name, self._options, self._timeout, self._latest, self._bound_anew, self._moved, self._blocks
+            self._name, self._options, self._timeout, self._latest, self._rebound, self._moved, self._blocks
         )
         bound = compose(binding, caller)
         self._set(_bound=bound, call=bound.call, submit=bound.submit)
@@ -422,7 +422,7 @@ class ServiceHandle:
         self._set(_warned=True)
         warn_of_blocking(self._name, method)
 
-    def _bound_anew(self, router: CallOwner, error: CallError) -> ServiceHandle:
+    def _rebound(self, router: CallOwner, error: CallError) -> ServiceHandle:
         """This handle, unbound from *router*, if the service was deployed again since; else raises *error*."""
         if self._origin.bind().router is router:
             raise error
@@ -440,16 +440,16 @@ class ServiceHandle:
         """
         if not call.was_turned_away():
             raise error
-        self._bound_anew(call.owner, error)
+        self._rebound(call.owner, error)
         moved = self._again(self._options, self._timeout)
         moved._set(_latest=(call.expires, call.deadline), _warned=self._warned)  # noqa: SLF001 - as self
         return moved
 
-    async def _abound_anew(self, router: Router, error: CallError) -> None:
-        """`_bound_anew` for coroutines: the service may be starting, and the loop must not wait for that."""
+    async def _arebound(self, router: Router, error: CallError) -> None:
+        """`_rebound` for coroutines: the service may be starting, and the loop must not wait for that."""
         from sage_plugins.call import aio
 
-        await aio.in_thread(lambda: self._bound_anew(router, error), name=f"{self._name}-bind")
+        await aio.in_thread(lambda: self._rebound(router, error), name=f"{self._name}-bind")
 
     async def _amoved(self, call: Call, error: ServiceStoppedError) -> ServiceHandle:
         """`_moved` for coroutines."""

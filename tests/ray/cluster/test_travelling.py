@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import pytest
 import ray
 
-from calling_home import HomeCases
+from driver_service_cases import DriverServiceCases
 from sage_deploy_remote.shipping import versions
 from sage_plugins import errors
 from travelling import BoundCases, CallCases, ChangeCases, HandleCases, OwnerCases, Program, Relay, Travelling
@@ -123,7 +123,7 @@ class TestServicesThatCall(CallCases, OnRay):
     pass
 
 
-class TestHome(HomeCases, OnRay):
+class TestDriverServices(DriverServiceCases, OnRay):
     pass
 
 

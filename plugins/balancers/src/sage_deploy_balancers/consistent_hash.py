@@ -66,7 +66,7 @@ class ConsistentHash:
         step = -(-count // LOOKS)
         # For calls without a key: each begins to look at another one, so that equals take turns.
         starts, twice = cycle(range(count)).__next__, candidates * 2
-        counts_anew, limit = cycle((True, *[False] * (step - 1))).__next__, 0.0
+        counts_again, limit = cycle((True, *[False] * (step - 1))).__next__, 0.0
 
         def pick(key: Hashable | None, _method: str) -> Candidate:
             nonlocal limit
@@ -77,7 +77,7 @@ class ConsistentHash:
             owner = owners[start]
             if bound is None or not _load(owner):
                 return owner
-            if counts_anew():
+            if counts_again():
                 # Below this a replica has room for one more.
                 limit = bound * (sum(map(_load, candidates)) + 1) / count
             for point in range(start, start + len(places)):

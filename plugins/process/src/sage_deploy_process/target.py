@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from sage_deploy_process import machine
-from sage_deploy_process.ledger import LEDGER
+from sage_deploy_process.allocations import ALLOCATIONS
 from sage_deploy_remote.placement.decision import Running, Spot, place
 from sage_deploy_remote.placement.selection import AnyNode
 from sage_deploy_remote.reach.target import DirectoryTarget
@@ -53,7 +53,7 @@ class ProcessTarget(DirectoryTarget):
         with self._lock:
             self._replicas = [each for each in self._replicas if not each.gone]
             running = [Running(machine.NAME, each.index) for each in self._replicas]
-        found = place(specs, [LEDGER.node()], AnyNode(), running, cores=0.0)
+        found = place(specs, [ALLOCATIONS.node()], AnyNode(), running, cores=0.0)
         return [
             each.placed._replace(reason="a child process of this one") if isinstance(each, Spot) else each
             for each in found
@@ -61,7 +61,7 @@ class ProcessTarget(DirectoryTarget):
 
     def nodes(self) -> list[NodeView]:
         """As `ListingTarget.nodes`: this machine, less what the services of this process reserve."""
-        node = LEDGER.node()
+        node = ALLOCATIONS.node()
         free, total = node.free, node.total
         cpu, gpu, memory = (free.cpu, total.cpu), (free.gpu, total.gpu), (free.memory, total.memory)
         return [NodeView(node.name, cpu, gpu, memory, node.labels)]
@@ -73,12 +73,14 @@ class ProcessTarget(DirectoryTarget):
         from sage_deploy_remote.link.dispatcher import Dispatcher
         from sage_deploy_remote.link.replica import RemoteReplica
 
-        share = LEDGER.take(spec, self._options)
-        settings = Settings(sys.path, list(share.cores), (spec.config.memory_mb or 0) * _MIB)
+        allocation = ALLOCATIONS.take(spec, self._options)
+        settings = Settings(sys.path, list(allocation.cores), (spec.config.memory_mb or 0) * _MIB)
         with self._lock:
             if self._dispatcher is None:
                 self._dispatcher = Dispatcher(spec.service)
-            transport = ProcessTransport(self._dispatcher, settings, share.env, partial(LEDGER.give_back, share))
+            transport = ProcessTransport(
+                self._dispatcher, settings, allocation.env, partial(ALLOCATIONS.give_back, allocation)
+            )
         replica = RemoteReplica(spec, at.node, events, clock, transport)
         with self._lock:
             self._replicas.append(replica)

@@ -25,21 +25,21 @@ _HOMES: Final = {"Server": "running.serving", "asgi": "running.app", "serve": "r
 
 #: By name: the module that has it, and what `sage-deploy --help` says of it.
 _COMMANDS: Final = {
-    "apply": ("changing", "Read the file of a running environment again and apply its changes."),
-    "balancer": ("changing", "Change the load balancer of a running service."),
+    "apply": ("change", "Read the file of a running environment again and apply its changes."),
+    "balancer": ("change", "Change the load balancer of a running service."),
     "call": ("calling", "Call a method of a running service."),
     "dashboard": ("login", "Open the dashboard of a running environment in a browser."),
-    "describe": ("looking", "Show everything about one running service."),
-    "down": ("changing", "Stop a running environment after it has answered its accepted calls."),
-    "drain": ("changing", "Stop a running service after it has answered its accepted calls."),
-    "events": ("following", "Show the events of running services."),
+    "describe": ("show", "Show everything about one running service."),
+    "down": ("change", "Stop a running environment after it has answered its accepted calls."),
+    "drain": ("change", "Stop a running service after it has answered its accepted calls."),
+    "events": ("follow", "Show the events of running services."),
     "login": ("login", "Print a link that logs a browser in to the dashboard."),
-    "logs": ("following", "Show the logs of running services."),
+    "logs": ("follow", "Show the logs of running services."),
     "report": ("reporting", "Save the current dashboard of a running environment as one HTML file."),
-    "restart": ("changing", "Replace the replicas of a running service."),
-    "scale": ("changing", "Change the number of replicas of a running service."),
+    "restart": ("change", "Replace the replicas of a running service."),
+    "scale": ("change", "Change the number of replicas of a running service."),
     "top": ("live", "Show running services live."),
-    "status": ("looking", "Show running services and whether they are ready."),
+    "status": ("show", "Show running services and whether they are ready."),
 }
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from sage_deploy_threading.bell import Bell
+from sage_deploy_threading.loop_waker import LoopWaker
 from sage_deploy_threading.workers import DEFAULT_MOST, Workers, join_all
 from sage_plugins.values import RunnerStats
 
@@ -51,7 +51,7 @@ class _LoopRunner:
         self._loop = asyncio.new_event_loop()
         self._end = self._loop.create_future()
         self._start: Callable[[Work], bool]
-        self._bell = Bell(self._loop, self._fetch)
+        self._bell = LoopWaker(self._loop, self._fetch)
         seat.on_ready(self._bell.ring)
         self._thread = seat.spawn(self._serve, "loop")
 

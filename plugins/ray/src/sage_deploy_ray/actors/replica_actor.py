@@ -1,8 +1,8 @@
 """
 The Ray actor in which a replica runs: it unpacks what to run, and hands everything to the replica's server.
 
-In all versions `start` and `wait_started` have `spoken()` as their first argument, and answer `(None, spoken())` if
-they speak another protocol; `describe` answers `(spoken(), ...)`.
+In all versions the first argument of `start` and `wait_started` is the caller's `own_version()`. If the actor speaks
+another protocol, they answer `(None, own_version())`. `describe` answers `(own_version(), ...)`.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any, Final
 import ray
 
 from sage_deploy_ray.actors import arguments, wire
-from sage_deploy_ray.actors.ferry import ActorFerry
+from sage_deploy_ray.actors.carriers import ActorCarrier
 from sage_deploy_ray.actors.references import RAY
 from sage_deploy_ray.cluster.certificates import certificates_here
 from sage_deploy_remote.link.serving.endpoint import ReplicaEndpoint
 from sage_deploy_remote.payloads.errors import pack_error
-from sage_deploy_remote.rpc.doors import Doors
+from sage_deploy_remote.rpc.listeners import Listeners
 from sage_deploy_remote.shipping import versions
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sage_deploy_remote.link.protocol import Notice
     from sage_deploy_remote.rpc.address import Address
     from sage_deploy_remote.rpc.certificates import Certificates
-    from sage_deploy_remote.shipping.versions import Spoken
+    from sage_deploy_remote.shipping.versions import ProtocolVersion
     from sage_plugins.interfaces import ControlOp
 
 __all__ = ["GROUPS", "ReplicaActor"]
@@ -57,10 +57,10 @@ class ReplicaActor:
         """
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
         self._replica = ReplicaEndpoint(arguments, RAY)
-        self._ferry = ActorFerry()
-        self._doors = Doors(
+        self._carrier = ActorCarrier()
+        self._listeners = Listeners(
             ray.util.get_node_ip_address,
-            lambda end: self._replica.carry_calls(end, self._ferry),
+            lambda end: self._replica.carry_calls(end, self._carrier),
             lambda: certificates_here(tls),
         )
         self._made_of: tuple[bytes | None, str | None] = None, None  # what is to run, if others may ask, and the node
@@ -68,26 +68,26 @@ class ReplicaActor:
         self._over = threading.Event()
 
     @ray.method(concurrency_group="start")
-    def start(self, theirs: Spoken, *what: Any, **how: Any) -> tuple[int | None, Any]:
+    def start(self, theirs: ProtocolVersion, *what: Any, **how: Any) -> tuple[int | None, Any]:
         """
         Build the replica; gives its slots, and what its constructor raised.
 
         Args:
-            theirs: What the caller speaks. If that is not what is spoken here, the answer is `(None, spoken())`.
+            theirs: What the caller speaks. If that is not what is spoken here, the answer is `(None, own_version())`.
             what: The replica, packed, and the name of its node.
             how: `remember`, whether `describe` is to tell of it.
         """
-        return (None, versions.spoken()) if theirs[0] != versions.NUMBER else self._start(*what, **how)
+        return (None, versions.own_version()) if theirs[0] != versions.NUMBER else self._start(*what, **how)
 
     @ray.method(concurrency_group="start")
-    def wait_started(self, theirs: Spoken) -> tuple[int | None, Any]:
+    def wait_started(self, theirs: ProtocolVersion) -> tuple[int | None, Any]:
         """What `start` gave to another process, once that is over."""
-        return (None, versions.spoken()) if theirs[0] != versions.NUMBER else self._outcome
+        return (None, versions.own_version()) if theirs[0] != versions.NUMBER else self._outcome
 
     @ray.method(concurrency_group="control")
-    def describe(self) -> tuple[Spoken, bytes | None, str | None, str]:
+    def describe(self) -> tuple[ProtocolVersion, bytes | None, str | None, str]:
         """What is spoken here, what `start` was told to run, None before that; the node's name and its ID."""
-        return versions.spoken(), *self._made_of, ray.get_runtime_context().get_node_id()
+        return versions.own_version(), *self._made_of, ray.get_runtime_context().get_node_id()
 
     def _start(self, packed: bytes, node: str | None, *, remember: bool = False) -> tuple[int, Any]:
         self._made_of = packed if remember else None, node
@@ -104,19 +104,19 @@ class ReplicaActor:
         return wire.write_response(self._replica.exchange(wire.read_frame(frame)))
 
     @ray.method(concurrency_group="reach")
-    def door(self, machine: str) -> Address:
-        """As `Doors.find`."""
-        return self._doors.find(machine)
+    def listener(self, machine: str) -> Address:
+        """As `Listeners.find`."""
+        return self._listeners.find(machine)
 
     @ray.method(concurrency_group="reach")
     def bring(self, mark: str, references: Sequence[Reference]) -> None:
-        """As `ActorFerry.bring`."""
-        self._ferry.bring(mark, references)
+        """As `ActorCarrier.bring`."""
+        self._carrier.bring(mark, references)
 
     @ray.method(concurrency_group="reach")
     def fetch(self, mark: str) -> Sequence[Reference]:
-        """As `ActorFerry.fetch`."""
-        return self._ferry.fetch(mark)
+        """As `ActorCarrier.fetch`."""
+        return self._carrier.fetch(mark)
 
     @ray.method(concurrency_group="control")
     def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]]) -> tuple[Any, Any]:
@@ -132,8 +132,8 @@ class ReplicaActor:
     def stop(self, grace: float) -> tuple[int, Mapping[str, Any] | None]:
         """As `ReplicaEndpoint.stop`."""
         stopped = self._replica.stop(grace)
-        self._doors.hide()
-        self._doors.deliver()
+        self._listeners.hide()
+        self._listeners.deliver()
         self._over.set()
         return stopped
 

@@ -11,7 +11,7 @@ import ray
 from ray.exceptions import ActorUnavailableError, RayActorError, RayTaskError
 
 from sage_deploy_ray.actors import wire
-from sage_deploy_ray.actors.ferry import CallerFerry
+from sage_deploy_ray.actors.carriers import CallerCarrier
 from sage_deploy_ray.actors.references import RAY
 from sage_deploy_ray.actors.requests import request
 from sage_deploy_ray.cluster.certificates import certificates_here
@@ -19,7 +19,7 @@ from sage_deploy_ray.cluster.connection import check_not_shut_down
 from sage_deploy_ray.cluster.death_reasons import why_gone
 from sage_deploy_remote.link.rpc_transport import RpcExchange
 from sage_deploy_remote.link.sockets.transport import SocketTransport
-from sage_deploy_remote.rpc.doors import this_machine
+from sage_deploy_remote.rpc.listeners import this_machine
 from sage_deploy_remote.shipping import versions
 from sage_deploy_remote.shipping.specs import pack_spec
 from sage_plugins.errors import DeployError, ReplicaDiedError, text_of
@@ -81,7 +81,7 @@ class RayTransport(SocketTransport):
         self._make_actor = make_actor
         self._node = node
         self._options = options
-        self._door: Address | None = None
+        self._listener: Address | None = None
         self._told = threading.Event()  # that Ray has said why the actor is gone
         self._on_gone = on_gone
         self._waits_for = waits_for
@@ -97,7 +97,7 @@ class RayTransport(SocketTransport):
     def begin(self, spec: ReplicaSpec) -> Answer:
         """As `RpcTransport.begin`."""
         self.reach(spec.id)
-        return self.request("start", versions.spoken(), pack_spec(spec, RAY), self._node)
+        return self.request("start", versions.own_version(), pack_spec(spec, RAY), self._node)
 
     def started(self, slots: int | None, error: Any) -> None:
         """As `RpcTransport.started`; no slots are those of an actor that speaks another protocol."""
@@ -128,8 +128,8 @@ class RayTransport(SocketTransport):
 
     def _connect(self, ready: Callable[[], None], failed: Callable[[BaseException], None]) -> None:
         try:
-            self._door = self.request("door", this_machine()).result(_SAYS_WITHIN_S)
-            end = self._door.connect_socket(certificates_here(self._options.tls))
+            self._listener = self.request("listener", this_machine()).result(_SAYS_WITHIN_S)
+            end = self._listener.connect_socket(certificates_here(self._options.tls))
         except RayActorError:  # it is gone, which is told by who watches it
             ready()
         except Exception as error:  # noqa: BLE001 - nobody listens, or something is in between
@@ -141,12 +141,14 @@ class RayTransport(SocketTransport):
             self.receiver.remark(f"its calls are tasks of Ray, which are slower: {why}")
             ready()
         else:
-            self.carry_over(end, self._id, CallerFerry(self), exact=self._door.exact)
+            self.carry_over(end, self._id, CallerCarrier(self), exact=self._listener.exact)
             ready()
 
     def _place(self) -> str:
-        door = None if self._door is None else self._door.place
-        place = "the replica" if door is None else door if isinstance(door, str) else "{}:{}".format(*door)
+        listener = None if self._listener is None else self._listener.place
+        place = (
+            "the replica" if listener is None else listener if isinstance(listener, str) else "{}:{}".format(*listener)
+        )
         return f"{place} on {self._node}" if self._node else place
 
     def progress(self, timeout: float) -> str:
@@ -202,6 +204,6 @@ class RayTransport(SocketTransport):
                 check_not_shut_down()
                 ray.kill(self._actor, no_restart=True)
         self.end_calls()
-        if self._door is not None:
-            self._door.remove()  # it may have been killed before it could
+        if self._listener is not None:
+            self._listener.remove()  # it may have been killed before it could
         self._on_gone(False)  # noqa: FBT003 - see the parameter

@@ -20,7 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from sage_deploy_ray.cluster import exposure, sigterm
-from sage_deploy_ray.cluster.inquirer import Inquirer, TooManyUnansweredError
+from sage_deploy_ray.cluster.blocking_questions import BlockingQuestions, TooManyUnansweredError
 from sage_deploy_ray.cluster.runtime_thread import RuntimeThread
 from sage_deploy_remote.placement.nodes import Node, Resources
 from sage_plugins.errors import ClusterUnavailableError, ForkedRuntimeError, line_of
@@ -60,7 +60,7 @@ class _Runtime:
         self.address = address
         self.ours = ours
         self.users = 0
-        self.inquirer = Inquirer("sage-ray-control")
+        self.questions = BlockingQuestions("sage-ray-control")
 
 
 _lock = threading.RLock()
@@ -119,7 +119,7 @@ class Connection:
             )
         limit = self.control_timeout if timeout is None else timeout
         try:
-            return self._runtime.inquirer.ask(question, limit)
+            return self._runtime.questions.ask(question, limit)
         except TooManyUnansweredError as error:
             raise self._unavailable(f"was not asked for {what}, because {error}") from error
         except (TimeoutError, GetTimeoutError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from sage_deploy_remote.rpc.doors import Doors, this_machine
+from sage_deploy_remote.rpc.listeners import Listeners, this_machine
 from sage_plugins.errors import text_of
 from sage_plugins.findings import Finding
 
@@ -25,18 +25,18 @@ def check_links() -> Iterator[Finding]:
     import ray
 
     host = ray.util.get_node_ip_address()
-    doors = Doors(lambda: host, _end)
+    listeners = Listeners(lambda: host, _end)
     try:
-        yield _try(doors, this_machine, "a Unix socket", "set TMPDIR to a folder that this user may write")
+        yield _try(listeners, this_machine, "a Unix socket", "set TMPDIR to a folder that this user may write")
         fix = "open the machine's own ports for itself, or set options.ray.calls to tasks"
-        yield _try(doors, lambda: _ANOTHER, f"TCP at {host}", fix)
+        yield _try(listeners, lambda: _ANOTHER, f"TCP at {host}", fix)
     finally:
-        doors.close()
+        listeners.close()
 
 
-def _try(doors: Doors, machine: Callable[[], str], how: str, fix: str) -> Finding:
+def _try(listeners: Listeners, machine: Callable[[], str], how: str, fix: str) -> Finding:
     try:
-        doors.find(machine()).connect_socket().close()
+        listeners.find(machine()).connect_socket().close()
     except Exception as error:  # noqa: BLE001 - whatever this machine has against it
         found = f"calls cannot go over {how}, and would be tasks of Ray, which are slower: {text_of(error)}"
         return Finding(_NAME, "warning", found, fix)

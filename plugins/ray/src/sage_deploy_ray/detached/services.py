@@ -319,10 +319,10 @@ def _answer(ref: Any) -> tuple[bytes | None, str | None, str]:
     import ray
 
     try:
-        spoken, spec, node, node_id = ray.get(ref, timeout=0)
+        version, spec, node, node_id = ray.get(ref, timeout=0)
     except Exception:  # noqa: BLE001 - whatever Ray says, it does not answer
         return None, None, ""
-    problem = versions.difference(f"a replica on {node}", spoken)
+    problem = versions.difference(f"a replica on {node}", version)
     if problem:
         raise DeployError(f"the detached services cannot be taken over: {problem}")
     return spec, node, node_id

@@ -34,7 +34,7 @@ class DetachedTransport(RayTransport):
         self.reach(spec.id)
         packed = pack_spec(spec, RAY)
         self._detached.remember(spec.service, packed)
-        return request(lambda: self._actor.start.remote(versions.spoken(), packed, self._node, remember=True))
+        return request(lambda: self._actor.start.remote(versions.own_version(), packed, self._node, remember=True))
 
     def let_go(self) -> None:
         """As `RayTransport.let_go`."""
@@ -61,7 +61,7 @@ class AdoptedTransport(DetachedTransport):
     def begin(self, spec: ReplicaSpec) -> Answer:
         """As `RpcTransport.begin`: the actor knows what to run."""
         self.reach(spec.id)
-        return self.request("wait_started", versions.spoken())
+        return self.request("wait_started", versions.own_version())
 
 
 def _go_on(limit: float) -> None:

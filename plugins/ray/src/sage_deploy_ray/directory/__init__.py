@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sage_deploy_ray.directory.ray_directory import RayDirectory
     from sage_deploy_ray.options import RayOptions
-    from sage_deploy_remote.shipping.versions import Spoken
+    from sage_deploy_remote.shipping.versions import ProtocolVersion
 
 __all__ = ["revive"]
 
 
-def revive(spoken: Spoken, environment: str, options: RayOptions, process: str | None, *_: Any) -> RayDirectory:
+def revive(
+    version: ProtocolVersion, environment: str, options: RayOptions, process: str | None, *_: Any
+) -> RayDirectory:
     """
     The directory that was pickled, here or by another version.
 
@@ -25,11 +27,11 @@ def revive(spoken: Spoken, environment: str, options: RayOptions, process: str |
     differ.
 
     Args:
-        spoken: What the process speaks that deploys the environment.
+        version: What the process speaks that deploys the environment.
         environment: ID of the environment.
         options: Which cluster, and which namespace there.
         process: Who deploys the environment; None if its services are detached.
     """
     from sage_deploy_ray.directory.ray_directory import RayDirectory
 
-    return RayDirectory(environment, options, process, spoken=spoken)
+    return RayDirectory(environment, options, process, version=version)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from sage_deploy_remote.link.rpc_transport import Answer
     from sage_deploy_remote.reach.listing import ListedReplica, Listing
     from sage_deploy_remote.rpc.certificates import Certificates
-    from sage_deploy_remote.shipping.versions import Spoken
+    from sage_deploy_remote.shipping.versions import ProtocolVersion
     from sage_plugins.interfaces import KnownService
 
 __all__ = ["RayDirectory"]
@@ -47,7 +47,7 @@ class RayDirectory(RpcDirectory):
     `Directory` of one environment. Equal ones say and look up the same.
 
     Attributes:
-        spoken: What the process speaks that deploys it.
+        version: What the process speaks that deploys it.
     """
 
     substrate = RAY
@@ -58,7 +58,7 @@ class RayDirectory(RpcDirectory):
         options: RayOptions,
         process: str | None = _PROCESS,
         connect: Callable[[], cluster.Connection] | None = None,
-        spoken: Spoken | None = None,
+        version: ProtocolVersion | None = None,
     ) -> None:
         """
         Prepare; connects to nothing.
@@ -68,10 +68,10 @@ class RayDirectory(RpcDirectory):
             options: Which cluster, and which namespace there.
             process: Who deploys the environment; None if its services are detached.
             connect: Gives that process's connection; None in others.
-            spoken: What that process speaks; None if it is this one.
+            version: What that process speaks; None if it is this one.
         """
         super().__init__(environment)
-        self.spoken = versions.spoken() if spoken is None else spoken
+        self.version = versions.own_version() if version is None else version
         self.answers_within_s = options.control_timeout
         self._options = options
         self._process = process
@@ -139,7 +139,7 @@ class RayDirectory(RpcDirectory):
 
     def connect(self, service: str) -> Callable[..., Answer] | None:
         """As `RpcDirectory.connect`."""
-        problem = versions.difference("the process that deployed it", self.spoken)
+        problem = versions.difference("the process that deployed it", self.version)
         if problem is not None:
             msg = f"service '{service}' cannot be called from this process: {problem}"
             raise CallError(msg, service=service)
@@ -201,4 +201,4 @@ class RayDirectory(RpcDirectory):
 
     def __reduce__(self) -> Any:
         """Without this process's connection."""
-        return revive, (self.spoken, self.environment, self._options, self._process)
+        return revive, (self.version, self.environment, self._options, self._process)

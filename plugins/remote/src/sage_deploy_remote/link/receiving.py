@@ -6,8 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_remote.link import protocol
-from sage_deploy_remote.link.shield import Shield
-from sage_deploy_remote.link.turns import Turns
+from sage_deploy_remote.link.deferred_signals import DeferredSignals
+from sage_deploy_remote.link.drain_queue import DrainQueue
 from sage_deploy_remote.payloads.errors import unpack_error
 from sage_deploy_remote.payloads.payload import is_quick
 from sage_deploy_remote.payloads.reading import read
@@ -52,7 +52,7 @@ class Receiving:
         self._transport = transport
         self._outstanding = outstanding
         self._sending = sending
-        self._turns = Turns()
+        self._queue = DrainQueue()
         self._early: dict[int, Response] = {}  # that overtook others; used by one thread at a time, as the next
         self._expected = 0
         self._answers: list[tuple[Call, Any, BaseException | None]] = []  # that were read, and are to be published
@@ -60,26 +60,26 @@ class Receiving:
         # abandoned, if its caller gave it up meanwhile.
         self._unpacking: dict[Call, None] = {}
 
-    def arrived(self, response: Response, driver: Call | None = None) -> None:
+    def arrived(self, response: Response, reader: Call | None = None) -> None:
         """As `Receiver.arrived`. In the main thread signal handlers wait until everything is read."""
-        if driver is not None:  # its waiting caller holds them back already
-            self._take(response, driver)
+        if reader is not None:  # its waiting caller holds them back already
+            self._take(response, reader)
             return
-        with Shield():
+        with DeferredSignals():
             self._take(response, None)
 
-    def _take(self, response: Response, driver: Call | None) -> None:
-        turns = self._turns
-        turns.items.append(response)
-        while turns.items and turns.take():
+    def _take(self, response: Response, reader: Call | None) -> None:
+        queue = self._queue
+        queue.items.append(response)
+        while queue.items and queue.take():
             try:
-                self._read(driver)
+                self._read(reader)
             finally:
-                turns.leave()
+                queue.leave()
 
-    def _read(self, driver: Call | None) -> None:
+    def _read(self, reader: Call | None) -> None:
         """Read all responses that have come; for one thread at a time."""
-        items, outstanding, sending = self._turns.items, self._outstanding, self._sending
+        items, outstanding, sending = self._queue.items, self._outstanding, self._sending
         sending.corked = True
         sending.released = 0
         try:
@@ -101,7 +101,7 @@ class Receiving:
             answers, self._answers = self._answers, []
             for call, result, error in answers:
                 call.publish(result, error)
-        sending.keep_exchange(driver)
+        sending.keep_exchange(reader)
 
     def _read_done(self, number: int, packed: Any, timing: tuple[float, float] | None = None) -> None:
         call = self._outstanding.calls.get(number)

@@ -111,9 +111,9 @@ class RemoteReplica:
         """As `Receiver.unarrived`."""
         self._outstanding.unstarted.update(item.id for unit in frame.units for item in unit.items)
 
-    def arrived(self, response: Response, driver: Call | None = None) -> None:
+    def arrived(self, response: Response, reader: Call | None = None) -> None:
         """As `Receiver.arrived`."""
-        self._receiving.arrived(response, driver)
+        self._receiving.arrived(response, reader)
 
     def _report_lost(self) -> None:
         """Tell what the process had, and what was to go there."""

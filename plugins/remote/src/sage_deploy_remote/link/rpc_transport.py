@@ -8,7 +8,7 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
-from sage_deploy_remote.link.shield import Shield
+from sage_deploy_remote.link.deferred_signals import DeferredSignals
 from sage_deploy_remote.link.transport import Stopped
 from sage_deploy_remote.payloads.errors import unpack_error
 from sage_deploy_remote.payloads.payload import unpack
@@ -72,24 +72,24 @@ class RpcExchange:
         try:
             while not read:
                 # A wait ends well for KeyboardInterrupt only: some substrates wait on for any other exception.
-                with Shield(waits=True) as shield:
-                    self._read_here(call, until, shield)
+                with DeferredSignals(waits=True) as signals:
+                    self._read_here(call, until, signals)
                     read = True
         except BaseException:  # a signal handler's, whose business the replica is not
             if not read:
                 self.leave()
             raise
 
-    def _read_here(self, call: Call, until: float | None, shield: Shield) -> None:
+    def _read_here(self, call: Call, until: float | None, signals: DeferredSignals) -> None:
         """Wait for the response; what is done then is done to its end."""
         transport = self._transport
         try:
             error = self._answer.exception(None if until is None else max(0.0, until - time.monotonic()))
         except TimeoutError:
-            shield.waited()
+            signals.waited()
             self.leave()
             return
-        shield.waited()
+        signals.waited()
         if error is None:
             transport.receiver.arrived(transport.read(self._answer.result()), call)
         else:  # whatever the substrate says, the frame will not be answered

@@ -10,11 +10,11 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
+from sage_deploy_remote.link.deferred_signals import DeferredSignals
+from sage_deploy_remote.link.drain_queue import DrainQueue
 from sage_deploy_remote.link.outstanding import SentUnit, remember
 from sage_deploy_remote.link.protocol import CallItem, Frame, Unit
-from sage_deploy_remote.link.shield import Shield
 from sage_deploy_remote.link.stream_reading import StreamReading
-from sage_deploy_remote.link.turns import Turns
 from sage_deploy_remote.payloads.packing import is_plain, pack_arguments
 from sage_deploy_remote.payloads.payload import is_quick
 from sage_plugins.call.batch import Batch
@@ -102,12 +102,12 @@ class Sending:
         self._numbers = count()  # of calls and units; used by one thread at a time, as the next
         self._frames = count()
         self._ahead: dict[int, int] = {}  # calls to a bundle, by method of the first; used by one thread at a time
-        self._turns = Turns()
+        self._queue = DrainQueue()
         self._notices: deque[Notice] = deque()
 
     def take_unsent(self) -> list[Work]:
         """What was to leave with the next frame; it leaves no more."""
-        items, found = self._turns.items, []
+        items, found = self._queue.items, []
         try:
             while items:
                 work = items.popleft()
@@ -121,7 +121,7 @@ class Sending:
         """Have a call or a batch leave with the next frame, which is now unless one is being made."""
         calls = work.calls if isinstance(work, Batch) else (work,)
         slow = [call for call in calls if call.packed is None and not is_plain(call.args, call.kwargs)]
-        if slow and not (isinstance(work, Call) and work.driver == threading.get_ident()):
+        if slow and not (isinstance(work, Call) and work.reader_thread == threading.get_ident()):
             CALLBACKS.run(partial(self._send_slow, work, slow))
             return
         if isinstance(work, Batch) and not self.corked:
@@ -131,7 +131,7 @@ class Sending:
         try:
             for call in slow:
                 self._pack(call)
-            with Shield():
+            with DeferredSignals():
                 self._put(work)
         except BaseException:  # a signal handler's, as soon as the work had left
             self._leave(work)
@@ -167,30 +167,30 @@ class Sending:
         work.abandon()
 
     def _put(self, item: Any) -> None:
-        self._turns.items.append(item)
+        self._queue.items.append(item)
         if not self.corked:
-            self.flush(waits=isinstance(item, Call) and item.driver == threading.get_ident())
+            self.flush(waits=isinstance(item, Call) and item.reader_thread == threading.get_ident())
 
-    def flush(self, driver: Call | None = None, *, waits: bool) -> None:
+    def flush(self, reader: Call | None = None, *, waits: bool) -> None:
         """Send what is to be sent; *waits*: whether this thread has nothing better to do than to wait for an answer."""
-        turns, outstanding = self._turns, self._outstanding
-        while turns.items and outstanding.dead is None and turns.take():
+        queue, outstanding = self._queue, self._outstanding
+        while queue.items and outstanding.dead is None and queue.take():
             try:
                 if waits and self.released > 1:
                     self._wait_for_callers()
-                self._send_frame(driver)
+                self._send_frame(reader)
             finally:
-                turns.leave()
-        if self._outstanding.dead is not None and (self._turns.items or self._outstanding.units):
+                queue.leave()
+        if self._outstanding.dead is not None and (self._queue.items or self._outstanding.units):
             self._too_late()  # it was on its way when the loss was told
 
     def _wait_for_callers(self) -> None:
         """Give callers who were released together a moment to call again: then their calls leave together."""
         released, self.released = self.released, 0
-        if len(self._turns.items) < released:
+        if len(self._queue.items) < released:
             time.sleep(min(released * _CALLS_AGAIN_S, _LONGEST_NAP_S))
 
-    def _send_frame(self, driver: Call | None) -> None:
+    def _send_frame(self, reader: Call | None) -> None:
         """Send all that is to be sent, in one frame; for one thread at a time."""
         outstanding = self._outstanding
         if outstanding.dead is not None:
@@ -202,7 +202,7 @@ class Sending:
             unit = self._unit(work)
             if unit is not None:
                 units.append(unit)
-                if isinstance(work, Call) and work.driver == threading.get_ident():
+                if isinstance(work, Call) and work.reader_thread == threading.get_ident():
                     # Its caller waits in this very thread, and reads the answer here: that saves waking another.
                     own = work
         notices = []
@@ -216,7 +216,7 @@ class Sending:
             outstanding.exchanges += not self._transport.pushes
         number, fresh = next(self._frames), idle and alone
         exchange = self._transport.exchange(Frame(self.caller, number, tuple(units), tuple(notices), fresh))
-        own = own or (driver if alone and not self._transport.pushes else None)
+        own = own or (reader if alone and not self._transport.pushes else None)
         if own is None or own.exchange is not None:  # one thread waits for one response
             exchange.leave()
         else:
@@ -320,7 +320,7 @@ class Sending:
 
     def notify(self, notice: Notice) -> None:
         """Have *notice* leave now."""
-        with Shield():
+        with DeferredSignals():
             self._notices.append(notice)
             self._put(_POLL)
 
@@ -332,24 +332,24 @@ class Sending:
         """Send what waits, unless callers who were released together are about to add to it."""
         # A batch that got the slot leaves before anybody is woken: all want to go on, and only one at a time can.
         # Others who are released together call again first, see `_wait_for_callers`.
-        items = self._turns.items
+        items = self._queue.items
         if items and (self.released <= 1 or any(isinstance(item, Batch) for item in items)):
-            self._turns.drain(lambda: self._send_frame(None), self._outstanding.is_dead)
+            self._queue.drain(lambda: self._send_frame(None), self._outstanding.is_dead)
 
-    def keep_exchange(self, driver: Call | None) -> None:
+    def keep_exchange(self, reader: Call | None) -> None:
         """
         Send what waits after a response; if the replica has more to say, an exchange goes there in any case.
 
         Args:
-            driver: The call whose caller's thread this is, and may wait for the next response; None for any other.
+            reader: The call whose caller's thread this is, and may wait for the next response; None for any other.
         """
         if self._outstanding.idle:
-            if not (self._turns.items or self._notices):  # there is nothing to be said, and nothing to be heard
+            if not (self._queue.items or self._notices):  # there is nothing to be said, and nothing to be heard
                 return
         elif not self._transport.pushes:
-            self._turns.items.append(_POLL)  # the replica says nothing unless there is an exchange
-        over = driver is not None and (driver.over() or driver.answered)
-        self.flush(None if over else driver, waits=not over)
+            self._queue.items.append(_POLL)  # the replica says nothing unless there is an exchange
+        over = reader is not None and (reader.over() or reader.answered)
+        self.flush(None if over else reader, waits=not over)
 
 
 def _chain(call: Call) -> tuple[tuple[str, int], ...]:

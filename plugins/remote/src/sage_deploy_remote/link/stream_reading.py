@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sage_deploy_remote.link import protocol
-from sage_deploy_remote.link.turns import Turns
+from sage_deploy_remote.link.drain_queue import DrainQueue
 from sage_deploy_remote.payloads.payload import is_quick
 from sage_deploy_remote.payloads.reading import read
 from sage_plugins.threads import CALLBACKS
@@ -55,7 +55,9 @@ class StreamReading:
         self._acknowledged = 0  # guarded by _lock
         self._lock = threading.Lock()
         self._listening = False
-        self._arrivals = Turns()  # what is to be done with items that are not plain data, and with what came after them
+        self._arrivals = (
+            DrainQueue()
+        )  # what is to be done with items that are not plain data, and with what came after them
         self._listen()
 
     def _listen(self) -> None:

@@ -189,13 +189,13 @@ class Receiver(Protocol):
     def failed(self, cause: BaseException) -> None:
         """The constructor or a start hook raised *cause*; the process lives."""
 
-    def arrived(self, response: Response, driver: Call | None = None) -> None:
+    def arrived(self, response: Response, reader: Call | None = None) -> None:
         """
         A response has come.
 
         Args:
             response: What the replica says.
-            driver: The call whose caller's thread this is, see `Exchange.wait`; None in any other thread.
+            reader: The call whose caller's thread this is, see `Exchange.wait`; None in any other thread.
         """
 
     def hold(self) -> None:

@@ -30,7 +30,7 @@ from sage_plugins.routing.router_choice import router_class, when_full
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from sage_deploy_remote.reach.directory import Directory, Entrance
+    from sage_deploy_remote.reach.directory import Directory, ServiceAccess
     from sage_deploy_remote.reach.listing import Found, ListedReplica, Listing
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Timer
@@ -132,7 +132,7 @@ class ServiceClient:
         self._directory = directory
         self._environment = environment
         self._service = service
-        self._entrance: Entrance = directory.open(service)
+        self._access: ServiceAccess = directory.open(service)
         self._lock = threading.RLock()  # what it learns is taken in by one thread at a time
         self._binding: Binding | None = None  # guarded by _lock, as all that follows
         self._methods: Mapping[str, MethodPlan] | None = None
@@ -153,9 +153,7 @@ class ServiceClient:
         self._reported = 0
         self._forked = False  # whether this is a copy in a forked child
         # Nobody keeps a client that is not used: not the directory, nor what waits for its next word.
-        self._finalizer = weakref.finalize(
-            self, _let_go, self._entrance, self._timers, self._returning, self._reporting
-        )
+        self._finalizer = weakref.finalize(self, _let_go, self._access, self._timers, self._returning, self._reporting)
         self._finalizer.atexit = False
 
     @property
@@ -180,7 +178,7 @@ class ServiceClient:
         """
         self._refuse_forked()
         if self._binding is None:
-            found = self._check_found(self._entrance.look_up(self._seen, 0.0), caller)
+            found = self._check_found(self._access.look_up(self._seen, 0.0), caller)
             if found.listing is not None:
                 self._know_methods(found.listing)
 
@@ -210,7 +208,7 @@ class ServiceClient:
             outer = current_call()
             starting = caller if caller is not None and outer is not None and outer.prepares else ""
             while self._binding is None:
-                found = self._check_found(self._entrance.look_up(seen, limit, starting), None)
+                found = self._check_found(self._access.look_up(seen, limit, starting), None)
                 refusals.check_no_circle(found, self._service)
                 if found.listing is not None:
                     self._take_in(found.listing)
@@ -243,7 +241,7 @@ class ServiceClient:
 
     def _listen(self) -> None:
         """Be told of the next change."""
-        self._entrance.watch(self._seen, _Listener(self))
+        self._access.watch(self._seen, _Listener(self))
 
     def told(self, found: Found | None) -> None:
         """The directory has something to say, or is gone."""
@@ -296,7 +294,7 @@ class ServiceClient:
         router = None if self._binding is None else self._binding.router
         waiting = 0 if router is None or self._gone else router.waiting + router.parked
         if waiting or self._reported:
-            self._entrance.report(waiting)
+            self._access.report(waiting)
         self._reported = waiting
         if self._finalizer.alive:
             due = SYSTEM.monotonic() + _REPORT_EVERY_S
@@ -304,7 +302,7 @@ class ServiceClient:
 
     def _wake(self) -> None:
         """Calls wait, and there is no replica: whoever deploys the service may start one."""
-        self._entrance.wake(self._seen)
+        self._access.wake(self._seen)
 
     def _begin(self, listing: Listing) -> None:
         """Make a new way for a new deployment of the service; calls that were accepted take the old one to its end."""
@@ -330,7 +328,7 @@ class ServiceClient:
         )
         router.count_failed = _count_there  # type: ignore[method-assign] # monitors are there
         self._binding = Binding(
-            router, listing.methods, queue_timeout=listing.queue_timeout, runs_here=False, driven=True
+            router, listing.methods, queue_timeout=listing.queue_timeout, runs_here=False, caller_reads=True
         )
         if before is not None:
             before.router.drain("was deployed anew", _nothing)
@@ -342,7 +340,7 @@ class ServiceClient:
             attached = self._attached.get(key)
             if attached is None and key not in self._lost:
                 attached = self._attached[key] = _Attached(self, router, replica)
-                router.open(attached.lane, self._entrance.attach(replica, attached, SYSTEM))
+                router.open(attached.lane, self._access.attach(replica, attached, SYSTEM))
             if attached is not None and attached.avoided != replica.avoided:
                 attached.avoided = replica.avoided
                 router.avoid(attached.lane, avoided=replica.avoided)
@@ -420,10 +418,10 @@ class _Listener:
             client.told(found)
 
 
-def _let_go(entrance: Entrance, *timers: list[Timer]) -> None:
+def _let_go(access: ServiceAccess, *timers: list[Timer]) -> None:
     for timer in chain(*timers):
         timer.cancel()
-    entrance.close()
+    access.close()
 
 
 def _key(listed: ListedReplica) -> tuple[str, int]:

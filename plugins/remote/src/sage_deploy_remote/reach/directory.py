@@ -1,7 +1,7 @@
 """
 Where processes find each other's services: what a target brings so that `publishing`, `finder` and `client` work.
 
-A `Directory` is what the process that deploys an environment writes to. An `Entrance` is how another process reads
+A `Directory` is what the process that deploys an environment writes to. A `ServiceAccess` is how another process reads
 about one service there.
 """
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import KnownService, Replica, ReplicaEvents
 
-__all__ = ["Directory", "Entrance"]
+__all__ = ["Directory", "ServiceAccess"]
 
 
 class Directory(Protocol):
@@ -95,14 +95,14 @@ class Directory(Protocol):
     def awaited(self, service: str, timeout: float) -> Sequence[str]:
         """Services for which the start hooks of *service* wait; empty if unknown in *timeout* seconds."""
 
-    def open(self, service: str) -> Entrance:
+    def open(self, service: str) -> ServiceAccess:
         """This process's way to a service that another one has deployed; starts nothing."""
 
     def __hash__(self) -> int:
         """As equality."""
 
 
-class Entrance(Protocol):
+class ServiceAccess(Protocol):
     """One process's way to one service that another process has deployed."""
 
     def look_up(self, seen: int, timeout: float, starting: str = "") -> Found | None:

@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
 
-from sage_deploy_remote.home.address import HomeAddress
+from sage_deploy_remote.driver.address import DriverAddress
 from sage_deploy_remote.payloads.packing import pack
 from sage_deploy_remote.payloads.payload import unpack
 from sage_deploy_remote.payloads.substrate import PLAIN
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import KnownService, ReplicaEvents
 
-__all__ = ["RpcDirectory", "RpcEntrance"]
+__all__ = ["RpcDirectory", "RpcServiceAccess"]
 
 #: Seconds after which one who waits for a change asks again, in case it is forgotten that it waits.
 _ASK_AGAIN_S: Final = 60.0
@@ -157,9 +157,9 @@ class RpcDirectory:
 
     # -- other processes ---------------------------------------------------------------------------------------------
 
-    def open(self, service: str) -> RpcEntrance:
+    def open(self, service: str) -> RpcServiceAccess:
         """As `Directory.open`."""
-        return RpcEntrance(self, service)
+        return RpcServiceAccess(self, service)
 
     def __eq__(self, other: object) -> bool:
         """Whether they are of the same environment."""
@@ -170,8 +170,8 @@ class RpcDirectory:
         return hash(self.environment)
 
 
-class RpcEntrance:
-    """`Entrance` of one service."""
+class RpcServiceAccess:
+    """`ServiceAccess` of one service."""
 
     def __init__(self, directory: RpcDirectory, service: str) -> None:
         """Prepare; connects to nothing."""
@@ -193,7 +193,7 @@ class RpcEntrance:
         return request("ask", self._directory.environment, self._service, seen, wait_s, follower, starting)
 
     def look_up(self, seen: int, timeout: float, starting: str = "") -> Found | None:
-        """As `Entrance.look_up`."""
+        """As `ServiceAccess.look_up`."""
         if starting:  # one that has died meanwhile, and waits no more, must not stand in the way of another for long
             timeout = min(timeout, _STARTING_ASKS_AGAIN_S)
         asked = self._ask(seen, timeout, starting=starting)
@@ -228,7 +228,7 @@ class RpcEntrance:
         return Found(listing, known, answer.circle)
 
     def watch(self, seen: int, tell: Callable[[Found | None], None]) -> None:
-        """As `Entrance.watch`."""
+        """As `ServiceAccess.watch`."""
         self._dispatcher.apart(lambda: self._watch(seen, tell))
 
     def _watch(self, seen: int, tell: Callable[[Found | None], None]) -> None:
@@ -251,7 +251,7 @@ class RpcEntrance:
             tell(self._read(answer))
 
     def wake(self, seen: int) -> None:
-        """As `Entrance.wake`."""
+        """As `ServiceAccess.wake`."""
         self._dispatcher.apart(lambda: self._wake(seen))
 
     def _wake(self, seen: int) -> None:
@@ -260,7 +260,7 @@ class RpcEntrance:
             request("wake", self._directory.environment, self._service, seen)
 
     def report(self, waiting: int) -> None:
-        """As `Entrance.report`."""
+        """As `ServiceAccess.report`."""
         self._dispatcher.apart(lambda: self._report(waiting))
 
     def _report(self, waiting: int) -> None:
@@ -269,14 +269,14 @@ class RpcEntrance:
             request("report", self._directory.environment, self._service, self._follower, waiting)
 
     def attach(self, replica: ListedReplica, events: ReplicaEvents, clock: Clock) -> RemoteReplica:
-        """As `Entrance.attach`."""
+        """As `ServiceAccess.attach`."""
         from sage_deploy_remote.link.replica import RemoteReplica  # as above
 
         transport: Transport
-        if isinstance(replica.address, HomeAddress):
-            from sage_deploy_remote.home.transport import HomeTransport  # as above
+        if isinstance(replica.address, DriverAddress):
+            from sage_deploy_remote.driver.transport import DriverTransport  # as above
 
-            transport = HomeTransport(self._dispatcher, self._directory.certificates)
+            transport = DriverTransport(self._dispatcher, self._directory.certificates)
         else:
             transport = self._directory.transport(replica, self._dispatcher)
         attached = RemoteReplica(replica, replica.node, events, clock, transport)
@@ -284,7 +284,7 @@ class RpcEntrance:
         return attached
 
     def close(self) -> None:
-        """As `Entrance.close`."""
+        """As `ServiceAccess.close`."""
         self._request = None
         self._dispatcher.close()
 

@@ -51,9 +51,9 @@ class DirectoryTarget:
         self, service: ReachableService, environment: EnvironmentView, beside: Callable[[], Sequence[Reach]]
     ) -> Reach:
         """As `PublishingTarget.beside`: the service is published in the directory, and called in this process."""
-        from sage_deploy_remote.home.publishing import HomePublication  # many environments have no such service
+        from sage_deploy_remote.driver.publishing import DriverPublication  # many environments have no such service
 
-        return HomePublication(self, service, environment, beside)
+        return DriverPublication(self, service, environment, beside)
 
     def finder(self, environment: str, name: str) -> Callable[[str], Any]:
         """As `ReachableTarget.finder`: services are looked up in the directory."""

@@ -46,7 +46,7 @@ def pack_spec(spec: ReplicaSpec, substrate: Substrate = PLAIN) -> bytes:
         reasons = "; ".join(problem.message for problem in problems(spec, substrate)) or line_of(error)
         msg = f"replica {spec.id} cannot be sent to another process: {reasons} ({_FIX})"
         raise DeployError(msg, service=spec.service, replica=spec.id) from error
-    return pickle.dumps((versions.spoken(), spec.service, spec.id, modules.gather(), payload), 5)
+    return pickle.dumps((versions.own_version(), spec.service, spec.id, modules.gather(), payload), 5)
 
 
 def unpack_spec(data: bytes) -> ReplicaSpec:

@@ -1,8 +1,8 @@
 """
 Which protocol a process speaks: said before anything else, so that two versions which differ say so and no more.
 
-What a replica is made of is packed as `(spoken(), service, ...)` in all versions. A substrate has more that stays the
-same: its first message to a process says `spoken()`, and so does the first answer.
+What a replica is made of is packed as `(own_version(), service, ...)` in all versions. A substrate has more that stays
+the same: its first message to a process says `own_version()`, and so does the first answer.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from typing import TypeAlias
 
-__all__ = ["NUMBER", "Spoken", "difference", "spoken"]
+__all__ = ["NUMBER", "ProtocolVersion", "difference", "own_version"]
 
 #: Goes up with each change in what processes say to each other: frames, responses, payloads, errors, listings, what a
 #: replica is made of, the modules of all these, and what the processes of a substrate can be asked.
-NUMBER: Final = 9
+NUMBER: Final = 10
 
 _DISTRIBUTION: Final = "sage-deploy-remote"
 
 #: The protocol's number, and the version of this distribution.
-Spoken: TypeAlias = "tuple[int, str]"
+ProtocolVersion: TypeAlias = "tuple[int, str]"
 
 
 @cache  # that opens whatever is on `sys.path`, and leaves archives open
@@ -35,12 +35,12 @@ def _version() -> str:
         return "of unknown version"
 
 
-def spoken() -> Spoken:
+def own_version() -> ProtocolVersion:
     """What this process speaks."""
     return NUMBER, _version()
 
 
-def difference(who: str, theirs: Spoken) -> str | None:
+def difference(who: str, theirs: ProtocolVersion) -> str | None:
     """
     Why this process cannot talk to another one, and what to do; None if it can.
 

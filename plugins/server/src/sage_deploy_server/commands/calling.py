@@ -12,8 +12,8 @@ from urllib.parse import quote
 import click
 
 from sage_deploy_cli.output import progress, write_result
-from sage_deploy_server.commands.choosing import METHOD, environment_options
 from sage_deploy_server.commands.client import RefusedError, Running
+from sage_deploy_server.commands.environment_options import METHOD, environment_options
 
 __all__ = ["arguments_of", "call"]
 

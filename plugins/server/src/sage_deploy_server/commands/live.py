@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sage_deploy_cli.output import duration, printable, table, write
-from sage_deploy_server.commands.choosing import environment_options
+from sage_deploy_server.commands.environment_options import environment_options
 
 if TYPE_CHECKING:
     from sage_deploy_server.commands.client import Running

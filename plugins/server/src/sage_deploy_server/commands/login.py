@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sage_deploy_cli.output import progress, write
-from sage_deploy_server.commands.choosing import environment_options
+from sage_deploy_server.commands.environment_options import environment_options
 
 if TYPE_CHECKING:
     from sage_deploy_server.commands.client import Running

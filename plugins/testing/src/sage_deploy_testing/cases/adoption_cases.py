@@ -62,9 +62,9 @@ class AdoptionCases(ServiceConformance):
         finally:
             for env in self._environments:
                 env.close(drain_timeout=0)
-            heir = environment()
-            for each in heir.adopt():
-                heir.drain(each, 0)
+            successor = environment()
+            for each in successor.adopt():
+                successor.drain(each, 0)
 
     @needs("detaches")
     def test_closing_leaves_a_service_to_the_next_environment(self) -> None:

@@ -1,7 +1,7 @@
 """
 What the nemesis does to a service: one function an action, and why some cannot be done here.
 
-Only processes are signalled of which the witness knows that they are replicas of the service, on this machine, and that
+Only processes are signalled of which the run_log knows that they are replicas of the service, on this machine, and that
 are not this process.
 """
 
@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import attrs
 
-from sage_deploy_testing.chaos.guest import CALLS, call_and_die
-from sage_deploy_testing.chaos.witness import is_alive, machine
+from sage_deploy_testing.chaos.killed_caller import CALLS, call_and_die
+from sage_deploy_testing.chaos.run_log import is_alive, machine
 from sage_plugins.errors import CallError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from random import Random
 
     from sage_deploy_testing.chaos.load import Load
-    from sage_deploy_testing.chaos.witness import Up, Witness
+    from sage_deploy_testing.chaos.run_log import RunLog, Up
     from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.environment.environment import Environment
 
@@ -50,7 +50,7 @@ class World(NamedTuple):
         env: The environment.
         configs: Its services, as they are configured.
         load: Makes calls that go to the history.
-        witness: Knows the replicas.
+        run_log: Knows the replicas.
         redeploy: Registers a service with another configuration.
         over: Set when the run ends; whoever waits goes on.
         kill_node: Ends a node of a test's cluster and says which; None where there is none.
@@ -59,7 +59,7 @@ class World(NamedTuple):
     env: Environment
     configs: Mapping[str, ServiceDeploymentConfig]
     load: Load
-    witness: Witness
+    run_log: RunLog
     redeploy: Callable[[str, ServiceDeploymentConfig], None]
     over: threading.Event
     kill_node: Callable[[Random], str] | None = None
@@ -72,7 +72,7 @@ class World(NamedTuple):
     def processes(self, service: str) -> list[Up]:
         """The processes of the replicas that get calls, as far as they may be signalled."""
         ready = self.ready(service)
-        latest = {up.position: up for up in self.witness.replicas() if up.service == service}
+        latest = {up.position: up for up in self.run_log.replicas() if up.service == service}
         return [up for position, up in latest.items() if position in ready and up.pid != os.getpid() and is_alive(up)]
 
 
@@ -102,7 +102,7 @@ def _needs_process(world: World, service: str) -> str:
         return "this system does not say which process a replica is"
     if world.processes(service):
         return ""
-    pids = {up.pid for up in world.witness.replicas() if up.service == service}
+    pids = {up.pid for up in world.run_log.replicas() if up.service == service}
     if os.getpid() in pids:
         return "its replicas are in this process"
     return "its replicas are on other machines"

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from sage_deploy_testing.chaos.witness import Ran
+    from sage_deploy_testing.chaos.run_log import Ran
 
 __all__ = ["VERSION", "Event", "History", "Service", "read", "write"]
 
@@ -179,7 +179,7 @@ class History:
         """The nemesis has done something."""
         self.note("nemesis", action=action, service=service, what=what, **({} if error is None else _error(error)))
 
-    def add_witness(self, ran: Iterable[Ran]) -> None:
+    def add_run_log(self, ran: Iterable[Ran]) -> None:
         """Add what replicas have noted; their clock is taken for that of this machine."""
         self.events += [
             {"t": round(each.time_s - self._wall, 6), "event": "ran", "call": each.call, "pid": each.pid}

@@ -9,7 +9,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from sage_deploy_testing.chaos.witness import is_alive, machine
+from sage_deploy_testing.chaos.run_log import is_alive, machine
 from sage_deploy_testing.tools.leak_guard import GRACE_S, Resources
 from sage_plugins.clock import SYSTEM
 from sage_plugins.threads import CALLBACKS, HOOKS
@@ -17,7 +17,7 @@ from sage_plugins.threads import CALLBACKS, HOOKS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sage_deploy_testing.chaos.witness import Up
+    from sage_deploy_testing.chaos.run_log import Up
 
 __all__ = ["Leaks"]
 

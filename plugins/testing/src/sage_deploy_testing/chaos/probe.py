@@ -8,7 +8,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from sage_deploy_testing.chaos.witness import is_there, machine, note, ran_line, up_line, up_path
+from sage_deploy_testing.chaos.run_log import is_there, machine, note, ran_line, up_line, up_path
 from sage_plugins.service.methods import batch_of
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ class ProbeError(Exception):
 
 class Probe:
     """
-    A service whose calls have a witness, and whose methods do what their arguments say.
+    A service whose calls have a run_log, and whose methods do what their arguments say.
 
     The first argument of each is the call's number. The answer is that number, and whether the call was noted.
     """
@@ -33,7 +33,7 @@ class Probe:
         Note that there is a replica.
 
         Args:
-            path: The file of the witness.
+            path: The file of the run_log.
             token: Its first line.
             deployer: Machine and process of who deploys: that process is never ended.
             ctx: The replica's context.

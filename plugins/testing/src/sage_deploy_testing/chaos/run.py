@@ -18,7 +18,7 @@ from sage_deploy_testing.chaos.leaks import Leaks
 from sage_deploy_testing.chaos.load import SHAPES, Load, Served
 from sage_deploy_testing.chaos.nemesis import Nemesis, Pairs
 from sage_deploy_testing.chaos.probe import Probe
-from sage_deploy_testing.chaos.witness import Witness, machine
+from sage_deploy_testing.chaos.run_log import RunLog, machine
 from sage_plugins.config.nested_keys import retry_policy
 from sage_plugins.environment.environment import Environment
 
@@ -105,11 +105,11 @@ def run(
     """
     leaks, history = Leaks(), History()
     with tempfile.TemporaryDirectory(prefix="sage-chaos-") as folder:
-        witness = Witness(Path(folder) / "witness")
+        run_log = RunLog(Path(folder) / "run_log")
         over = over or threading.Event()
-        _Run(setting, history, witness, registry=registry, over=over, progress=progress).go(kill_node)
-        ran, replicas = witness.ran(), witness.replicas()
-    history.add_witness(ran)
+        _Run(setting, history, run_log, registry=registry, over=over, progress=progress).go(kill_node)
+        ran, replicas = run_log.ran(), run_log.replicas()
+    history.add_run_log(ran)
     progress("looking for what is left ...")
     left, unchecked = leaks.left(replicas)
     for text in left:
@@ -129,7 +129,7 @@ class _Run:
         self,
         setting: Setting,
         history: History,
-        witness: Witness,
+        run_log: RunLog,
         *,
         registry: Registry | None,
         over: threading.Event,
@@ -137,7 +137,7 @@ class _Run:
     ) -> None:
         self._setting = setting
         self._history = history
-        self._witness = witness
+        self._run_log = run_log
         self._over = over
         self._progress = progress
         self._configs = {name: _for_probe(config) for name, config in setting.services.items()}
@@ -148,7 +148,7 @@ class _Run:
     def _register(self, name: str, config: ServiceDeploymentConfig) -> None:
         deployer = (machine(), os.getpid())
         self._env.register_service_with_config(
-            name, Probe, self._witness.path, self._witness.token, deployer, deployment_config=config
+            name, Probe, self._run_log.path, self._run_log.token, deployer, deployment_config=config
         )
 
     def _told(self, event: Any) -> None:
@@ -172,7 +172,7 @@ class _Run:
                 patience=setting.slack + max(timeout or 0.0 for timeout in timeouts.values()),
                 shapes=setting.shapes,
             )
-            world = World(self._env, self._configs, load, self._witness, self._register, self._over, kill_node)
+            world = World(self._env, self._configs, load, self._run_log, self._register, self._over, kill_node)
             nemesis = (Pairs if setting.pairs else Nemesis)(history, world, setting)
             history.events.insert(0, self._start(nemesis.seconds))
             load.start()

@@ -85,10 +85,10 @@ def command(  # noqa: PLR0913, PLR0917 - a parameter for each option
     result.
     """
     # The library is imported here: `simulate --help` does without.
-    from sage_deploy_testing.simulating.composed import composition_in
-    from sage_deploy_testing.simulating.scenario.spelling import faults_of, load_of, seconds_of, time_of_method
-    from sage_deploy_testing.simulating.scenario.times import constant
-    from sage_deploy_testing.simulating.simulated import Simulated
+    from sage_deploy_testing.load_simulation.composed import composition_in
+    from sage_deploy_testing.load_simulation.scenario.spelling import faults_of, load_of, seconds_of, time_of_method
+    from sage_deploy_testing.load_simulation.scenario.times import constant
+    from sage_deploy_testing.load_simulation.simulated import Simulated
     from sage_plugins.errors import ServiceNotFoundError
 
     # What a module prints when it is imported is no data.

@@ -4,11 +4,11 @@ A router with replicas, callers and accidents in virtual time, all from one seed
 Imports `doubles`, `tools` and the core.
 """
 
-from sage_deploy_testing.simulating.results.report import Report
-from sage_deploy_testing.simulating.scenario.faults import Fault, FaultKind
-from sage_deploy_testing.simulating.scenario.loads import Phase, uniform, zipf
-from sage_deploy_testing.simulating.scenario.times import constant, exponential, lognormal, recorded
-from sage_deploy_testing.simulating.simulated import Simulated, simulate
+from sage_deploy_testing.load_simulation.results.report import Report
+from sage_deploy_testing.load_simulation.scenario.faults import Fault, FaultKind
+from sage_deploy_testing.load_simulation.scenario.loads import Phase, uniform, zipf
+from sage_deploy_testing.load_simulation.scenario.times import constant, exponential, lognormal, recorded
+from sage_deploy_testing.load_simulation.simulated import Simulated, simulate
 
 __all__ = [
     "Fault",

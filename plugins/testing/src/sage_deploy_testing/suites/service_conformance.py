@@ -60,7 +60,7 @@ def _losses() -> Iterator[list[str]]:
     found: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
-    logger = logging.getLogger("sage_plugins.healing")
+    logger = logging.getLogger("sage_plugins.slot_recovery")
     logger.addHandler(handler)
     try:
         yield found

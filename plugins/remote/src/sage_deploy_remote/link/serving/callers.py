@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock, Timer
 
-__all__ = ["GONE_AFTER_S", "LOOK_AFTER_S", "Box", "Callers"]
+__all__ = ["GONE_AFTER_S", "LOOK_AFTER_S", "Callers", "Mailbox"]
 
 #: Seconds after which a replica looks whether its callers are there. An exchange that has been waiting since the last
 #: time is answered with an empty response: a caller that lives comes back at once.
@@ -26,7 +26,7 @@ LOOK_AFTER_S: Final = 15.0
 GONE_AFTER_S: Final = 60.0
 
 
-class Box(Protocol):
+class Mailbox(Protocol):
     """
     What one caller is to be told: an `outbox.Outbox` or a `pushing.PushedReplies`.
 
@@ -101,47 +101,47 @@ class Callers:
         self._works = works
         self._give_up = give_up
         self._lock = threading.Lock()
-        self._boxes: dict[str, Box] = {}  # by caller; guarded by _lock, as the next two
+        self._mailboxes: dict[str, Mailbox] = {}  # by caller; guarded by _lock, as the next two
         self._looking: Timer | None = None  # what looks after callers next
         self._ended = False
 
     @property
-    def boxes(self) -> Collection[Box]:
+    def mailboxes(self) -> Collection[Mailbox]:
         """What all callers are to be told."""
-        return tuple(self._boxes.values())
+        return tuple(self._mailboxes.values())
 
-    def find(self, caller: str) -> Box | None:
+    def find(self, caller: str) -> Mailbox | None:
         """What *caller* is to be told; None if it has called nothing."""
-        return self._boxes.get(caller)
+        return self._mailboxes.get(caller)
 
-    def box(self, caller: str) -> Outbox:
+    def mailbox(self, caller: str) -> Outbox:
         """The same for one that asks for its answers."""
-        box = self._boxes.get(caller)
-        if box is None:
+        mailbox = self._mailboxes.get(caller)
+        if mailbox is None:
             with self._lock:
                 self._forget_silent()
-                box = self._boxes.setdefault(caller, Outbox(self._server, caller))
-        assert isinstance(box, Outbox)  # noqa: S101 - for the type checker: a caller has one kind of transport
-        return box
+                mailbox = self._mailboxes.setdefault(caller, Outbox(self._server, caller))
+        assert isinstance(mailbox, Outbox)  # noqa: S101 - for the type checker: a caller has one kind of transport
+        return mailbox
 
-    def add(self, box: PushedReplies) -> None:
+    def add(self, mailbox: PushedReplies) -> None:
         """A caller has connected."""
         with self._lock:
-            self._boxes[box.caller] = box
+            self._mailboxes[mailbox.caller] = mailbox
 
-    def leave(self, box: PushedReplies) -> None:
+    def leave(self, mailbox: PushedReplies) -> None:
         """Its connection has ended: give up what it has here."""
         with self._lock:
-            self._boxes.pop(box.caller, None)
-        for call in tuple(box.calls.values()):
+            self._mailboxes.pop(mailbox.caller, None)
+        for call in tuple(mailbox.calls.values()):
             self._give_up(call, "whose connection with this process has ended")
 
     def _forget_silent(self) -> None:
         """Forget callers that are gone, or quiet; under `_lock`. Others come only then, so they are never many."""
         before = self._server.clock.monotonic() - FORGOTTEN_AFTER_S
-        for caller, box in tuple(self._boxes.items()):
-            if box.close_if_silent(before):
-                del self._boxes[caller]
+        for caller, mailbox in tuple(self._mailboxes.items()):
+            if mailbox.close_if_silent(before):
+                del self._mailboxes[caller]
 
     def look_later(self) -> None:
         """See in a while whether those who have something here are still there."""
@@ -163,15 +163,15 @@ class Callers:
         before = self._server.clock.monotonic() - GONE_AFTER_S
         why = f"which has heard nothing of this process for {GONE_AFTER_S:g} s"
         try:
-            for box in self.boxes:
-                if box.is_gone(before):
-                    for call in tuple(box.calls.values()):
+            for mailbox in self.mailboxes:
+                if mailbox.is_gone(before):
+                    for call in tuple(mailbox.calls.values()):
                         self._give_up(call, why)
         finally:
             with self._lock:
                 self._looking = None
                 self._forget_silent()
-                if self._works() or any(box.has_replies for box in self._boxes.values()):
+                if self._works() or any(mailbox.has_replies for mailbox in self._mailboxes.values()):
                     self._look_later()
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from sage_deploy_remote.link.serving.callers import Callers
 from sage_deploy_remote.link.serving.late_calls import LateCalls, NoReferences
 from sage_deploy_remote.link.serving.outbox import ForgottenError
 from sage_deploy_remote.link.serving.report import Report, ServedCall, ServedStream, report_of
-from sage_deploy_remote.link.serving.units import BatchUnit, Outlet, Together
+from sage_deploy_remote.link.serving.units import BatchUnit, CallGroup, StreamProducer
 from sage_deploy_remote.payloads.payload import is_quick
 from sage_deploy_remote.payloads.reading import read
 from sage_deploy_remote.payloads.substrate import PLAIN
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from sage_deploy_remote.link.protocol import CallItem, Frame, Notice, Response, Unit
-    from sage_deploy_remote.link.serving.callers import Box
+    from sage_deploy_remote.link.serving.callers import Mailbox
     from sage_deploy_remote.link.serving.late_calls import ArgumentSource
-    from sage_deploy_remote.link.sockets.reception import Reception
+    from sage_deploy_remote.link.sockets.socket_inbox import SocketInbox
     from sage_deploy_remote.payloads.payload import Payload
     from sage_deploy_remote.payloads.substrate import Substrate
     from sage_plugins.clock import Clock
@@ -64,10 +64,10 @@ class CallServer(CallOwner):
         answers: Packs what methods give.
         late: Calls whose arguments are not here yet.
         quick: Indices of methods that took no time when they ran last; changed in single steps.
-        reception: Whose workers read connections; None if none do.
+        socket_inbox: Whose workers read connections; None if none do.
     """
 
-    reception: Reception | None = None
+    socket_inbox: SocketInbox | None = None
 
     def __init__(  # noqa: PLR0913 - what there is to know of it
         self,
@@ -101,7 +101,7 @@ class CallServer(CallOwner):
         self._answered = threading.Condition(self._lock)  # told of every answer, once nothing more is accepted
         self._vacating = False  # guarded by _lock, as the next two
         self._holders: set[tuple[str, int]] = set()  # who holds a slot: the caller, and its unit
-        self._refused: list[Box] = []  # whose units found no slot, one entry each, oldest first
+        self._refused: list[Mailbox] = []  # whose units found no slot, one entry each, oldest first
         self.callers = Callers(self, lambda: bool(self._holders or self._refused), self._give_up_gone)
         self.quick: set[int] = set()
         self._batches: dict[Any, BatchUnit] = {}  # of those that run
@@ -153,10 +153,10 @@ class CallServer(CallOwner):
             self._answered.wait_for(self._all_read, _READ_WITHIN_S)
 
     def _all_answered(self) -> bool:
-        return all(call.settled() for box in self.callers.boxes for call in tuple(box.calls.values()))
+        return all(call.settled() for mailbox in self.callers.mailboxes for call in tuple(mailbox.calls.values()))
 
     def _all_read(self) -> bool:
-        return not any(box.has_replies for box in self.callers.boxes)
+        return not any(mailbox.has_replies for mailbox in self.callers.mailboxes)
 
     def looked(self) -> None:
         """A call was answered, or a response has been taken away."""
@@ -174,23 +174,23 @@ class CallServer(CallOwner):
             RuntimeError: The sender expects something, and was forgotten.
         """
         while True:
-            box = self.callers.box(frame.caller)
+            mailbox = self.callers.mailbox(frame.caller)
             try:
-                box.enter(frame.number, fresh=frame.fresh)
+                mailbox.enter(frame.number, fresh=frame.fresh)
             except ForgottenError:  # this very moment
                 continue
             try:
-                self.take(box, frame)
+                self.take(mailbox, frame)
             finally:
-                box.taken()
-            return box.collect(frame.number)
+                mailbox.taken()
+            return mailbox.collect(frame.number)
 
-    def take(self, box: Box, frame: Frame) -> None:
-        """Take the next frame of a caller; what there is to say goes to *box*. For one thread at a time, by caller."""
+    def take(self, mailbox: Mailbox, frame: Frame) -> None:
+        """Take the next frame of a caller; replies go to *mailbox*. One thread at a time for each caller."""
         for unit in frame.units:
-            self._admit(box, unit)
+            self._admit(mailbox, unit)
         for notice in frame.notices:
-            self.take_notice(box, notice)
+            self.take_notice(mailbox, notice)
 
     def note_quick(self, method: int, seconds: float) -> None:
         """A call of *method* has run so long."""
@@ -217,44 +217,46 @@ class CallServer(CallOwner):
 
     # -- what frames bring -------------------------------------------------------------------------------------------
 
-    def _admit(self, box: Box, unit: Unit) -> None:
-        holder, chain = (box.caller, unit.id), unit.items[0].chain
+    def _admit(self, mailbox: Mailbox, unit: Unit) -> None:
+        holder, chain = (mailbox.caller, unit.id), unit.items[0].chain
         self.callers.look_later()
         with self._lock:
             accepted = len(self._holders) < self.slots and not self._vacating
             if accepted:
                 self._holders.add(holder)
             else:
-                self._refused.append(box)
+                self._refused.append(mailbox)
                 stuck = bool(chain) and not self._vacating and self._holders.issubset(chain)
         if not accepted:
-            box.post((protocol.REFUSED, unit.id, stuck))
+            mailbox.post((protocol.REFUSED, unit.id, stuck))
             return
-        box.begin()
+        mailbox.begin()
         alone = len(unit.items) == 1 and not unit.batch
         if alone and is_quick(unit.items[0].payload):
-            self._begin_alone(box, unit, holder)
+            self._begin_alone(mailbox, unit, holder)
             return
         together = (
-            None if alone else (BatchUnit if unit.batch else Together)(box, unit.id, len(unit.items), told=unit.told)
+            None
+            if alone
+            else (BatchUnit if unit.batch else CallGroup)(mailbox, unit.id, len(unit.items), told=unit.told)
         )
-        calls = [self._call(box, item, together, holder) for item in unit.items]
-        begin = partial(self._begin, box, unit, together, calls)
+        calls = [self._call(mailbox, item, together, holder) for item in unit.items]
+        begin = partial(self._begin, mailbox, unit, together, calls)
         if all(is_quick(item.payload) for item in unit.items):
             begin()
         else:
             CALLBACKS.run(begin)  # the code of an argument's class may take long; no other call waits for it
 
-    def _begin_alone(self, box: Box, unit: Unit, holder: tuple[str, int]) -> None:
+    def _begin_alone(self, mailbox: Mailbox, unit: Unit, holder: tuple[str, int]) -> None:
         """As `_begin`, for most calls."""
         item = unit.items[0]
-        call = self._call(box, item, None, holder)
+        call = self._call(mailbox, item, None, holder)
         if self._read_arguments(call, item.payload) is None:
             self._put(call)
         else:
-            self._begin(box, unit, None, [call])
+            self._begin(mailbox, unit, None, [call])
 
-    def _begin(self, box: Box, unit: Unit, together: Together | None, calls: Sequence[Call]) -> None:
+    def _begin(self, mailbox: Mailbox, unit: Unit, together: CallGroup | None, calls: Sequence[Call]) -> None:
         """Run the calls of *unit* in the slot that it has; those whose arguments cannot be read fail."""
         able: list[Call] = []
         failed: list[tuple[Call, BaseException]] = []
@@ -269,7 +271,7 @@ class CallServer(CallOwner):
         elif able:
             if together is not None:
                 together.waiting.extend(able[1:])
-                box.watch(together)
+                mailbox.watch(together)
             self._put(able[0])
         else:
             self._put(self.work_ended(calls[0]))
@@ -354,7 +356,7 @@ class CallServer(CallOwner):
         self.count_unread(call)
         return True
 
-    def _call(self, box: Box, item: CallItem, unit: Together | None, holder: tuple[str, int]) -> Call:
+    def _call(self, mailbox: Mailbox, item: CallItem, unit: CallGroup | None, holder: tuple[str, int]) -> Call:
         """The call of *item*, which has no arguments yet."""
         method = self._methods[item.method]
         now = self.clock.monotonic()
@@ -366,32 +368,32 @@ class CallServer(CallOwner):
         call: ServedCall | ServedStream
         if item.streams:
             call = ServedStream(*fields, item_timeout=inf)
-            call.channel = Outlet(box, item.id, lambda value: self.answers.result(value, method.name))
+            call.channel = StreamProducer(mailbox, item.id, lambda value: self.answers.result(value, method.name))
         else:
             call = ServedCall(*fields)
-        report = call.report = Report(self, box, item.id, call, unit)
+        report = call.report = Report(self, mailbox, item.id, call, unit)
         call.on_settled(report.send)
         call.chain = (*item.chain, holder)
         if item.waits:
             call.waits = True
-        box.calls[item.id] = call
+        mailbox.calls[item.id] = call
         return call
 
-    def take_notice(self, box: Box, notice: Notice) -> None:
+    def take_notice(self, mailbox: Mailbox, notice: Notice) -> None:
         """Take what a caller says of an earlier call."""
         kind, id, *rest = notice
         if kind == protocol.COUNT:
             method, wait_s, run_s = rest
             self.count(method, Outcome.ERROR, wait_s, run_s)
             return
-        call = box.calls.get(id)
+        call = mailbox.calls.get(id)
         if call is None:  # it has been answered meanwhile
             return
         if kind == protocol.ACK:
             channel: Any = call.channel  # type: ignore[attr-defined] # only streams are acknowledged
             channel.acknowledge(*rest)
         elif kind == protocol.TAKEN_BACK:
-            box.forget(id)
+            mailbox.forget(id)
         elif kind == protocol.WAITS:
             self.waited_for(call)
         elif kind == protocol.CLOSE:
@@ -407,7 +409,7 @@ class CallServer(CallOwner):
             call.deadline = min(call.deadline, self.clock.monotonic())
             if not call.give_up(CallError("its caller gave it up"), outcome) and report.returned:
                 self.gave_up(call, outcome, started=False)
-                box.forget(id)
+                mailbox.forget(id)
 
     # -- slots -----------------------------------------------------------------------------------------
 
@@ -431,19 +433,19 @@ class CallServer(CallOwner):
             return following
         self.slot_free(holder)
         if report.outcome is not None:  # it was given up: only now its slot is free
-            report.box.forget(report.id)
-            report.box.end((protocol.ENDED, report.id, 0.0))
+            report.mailbox.forget(report.id)
+            report.mailbox.end((protocol.ENDED, report.id, 0.0))
         return None
 
     def slot_free(self, holder: tuple[str, int]) -> None:
         """*holder* has given up its slot: every caller with refused units may try one again, for some may be gone."""
         with self._lock:
             self._holders.discard(holder)
-            boxes = list(dict.fromkeys(self._refused)) if self._refused else []
-            for box in boxes:
-                self._refused.remove(box)
-        for box in boxes:
-            box.post((protocol.ROOM, 1))
+            mailboxes = list(dict.fromkeys(self._refused)) if self._refused else []
+            for mailbox in mailboxes:
+                self._refused.remove(mailbox)
+        for mailbox in mailboxes:
+            mailbox.post((protocol.ROOM, 1))
 
     # -- what a call needs of its owner, see `call.CallOwner` --------------------------------------------------------
 

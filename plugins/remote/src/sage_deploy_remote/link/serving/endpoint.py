@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sage_deploy_remote.link.protocol import Frame, Notice, Response
     from sage_deploy_remote.link.serving.late_calls import ArgumentSource
-    from sage_deploy_remote.link.serving.pushing import CallersFerry
+    from sage_deploy_remote.link.serving.pushing import CallersCarrier
     from sage_deploy_remote.payloads.errors import PackedError
     from sage_deploy_remote.payloads.substrate import Substrate
 
@@ -68,9 +68,9 @@ class ReplicaEndpoint:
         """As `ReplicaServer.exchange`."""
         return self._started().exchange(frame)
 
-    def carry_calls(self, end: socket, ferry: CallersFerry | None = None) -> None:
+    def carry_calls(self, end: socket, carrier: CallersCarrier | None = None) -> None:
         """As `pushing.carry_calls`, for a caller that has connected."""
-        carry_calls(self._started, end, ferry)
+        carry_calls(self._started, end, carrier)
 
     def _started(self) -> ReplicaServer:
         assert self._server is not None  # noqa: S101 - callers wait for `start`

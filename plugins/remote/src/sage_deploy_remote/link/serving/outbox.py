@@ -57,7 +57,7 @@ class _Owner(Protocol):
 
 
 class ForgottenError(Exception):
-    """The box is not its caller's any more."""
+    """The mailbox is not its caller's any more."""
 
 
 class Outbox:
@@ -121,7 +121,7 @@ class Outbox:
         exchange: its caller may be waiting for nothing else.
 
         Raises:
-            ForgottenError: There is, or has to be, another box for the caller.
+            ForgottenError: There is, or has to be, another mailbox for the caller.
             RuntimeError: As `ReplicaServer.exchange`.
         """
         with self._mutex:
@@ -174,12 +174,12 @@ class Outbox:
                 self._condition.notify_all()
 
     def tell_start(self, id: int) -> bool:
-        """As `callers.Box.tell_start`: what waits to be asked for is lost with this process."""
+        """As `callers.Mailbox.tell_start`: what waits to be asked for is lost with this process."""
         self.post((protocol.STARTING, id), wakes=False)
         return False
 
     def keep(self, reply: Reply) -> None:
-        """As `callers.Box.keep`: no caller is told of starts here, so none asks for it."""
+        """As `callers.Mailbox.keep`: no caller is told of starts here, so none asks for it."""
         self.post(reply)
 
     def end(self, reply: Reply | None = None) -> None:

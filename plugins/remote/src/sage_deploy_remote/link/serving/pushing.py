@@ -8,8 +8,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
 from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.sockets.attachments import Attachments, Carrier
 from sage_deploy_remote.link.sockets.journal import Journal
-from sage_deploy_remote.link.sockets.luggage import Ferry, Luggage
 from sage_deploy_remote.link.sockets.messages import MessageError, pickled
 from sage_deploy_remote.link.sockets.stream import Stream
 from sage_plugins.clock import SYSTEM
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Timer
 
-__all__ = ["CallersFerry", "PushedReplies", "carry_calls"]
+__all__ = ["CallersCarrier", "PushedReplies", "carry_calls"]
 
 _ANSWERS: Final = frozenset({protocol.DONE, protocol.FAILED})
 
@@ -33,8 +33,8 @@ _ANSWERS: Final = frozenset({protocol.DONE, protocol.FAILED})
 _LIGHT: Final = 2**12
 
 
-class CallersFerry(Ferry, Protocol):
-    """A `Ferry` that all callers of a replica share."""
+class CallersCarrier(Carrier, Protocol):
+    """A `Carrier` that all callers of a replica share."""
 
     def end(self, mark: str) -> None:
         """The call is over in whose arguments *mark* stood, and uses them no more; never blocks."""
@@ -57,7 +57,7 @@ class PushedReplies:
     sends_at_once = True
 
     def __init__(
-        self, server: CallServer, stream: Stream, luggage: Luggage, caller: str, journal: Journal | None = None
+        self, server: CallServer, stream: Stream, attachments: Attachments, caller: str, journal: Journal | None = None
     ) -> None:
         """
         Say nothing yet.
@@ -65,7 +65,7 @@ class PushedReplies:
         Args:
             server: Runs the calls.
             stream: The connection with the caller.
-            luggage: Says how replies are written.
+            attachments: Says how replies are written.
             caller: Who it is.
             journal: Where it finds what was not sent; None if there is none.
         """
@@ -73,7 +73,7 @@ class PushedReplies:
         self.calls: dict[int, Call] = {}
         self._server = server
         self._stream = stream
-        self._luggage = luggage
+        self._attachments = attachments
         self._replies: deque[Reply] = deque()
         self._turn = threading.Lock()  # whose holder sends
         self._number = 0  # of the next response; for the holder, as the next
@@ -112,7 +112,7 @@ class PushedReplies:
             self._started.pop(reply[1], None)
 
     def tell_start(self, id: int) -> bool:
-        """As `callers.Box.tell_start`: what the system has taken is delivered."""
+        """As `callers.Mailbox.tell_start`: what the system has taken is delivered."""
         reply = protocol.STARTING, id
         with self._turn:  # others keep it for a moment only
             if self._in_journal(reply):
@@ -124,7 +124,7 @@ class PushedReplies:
         return self._stream.taken
 
     def keep(self, reply: Reply) -> None:
-        """As `callers.Box.keep`: a small result, if a journal has room for it; else it is sent now."""
+        """As `callers.Mailbox.keep`: a small result, if a journal has room for it; else it is sent now."""
         with self._turn:
             self._say(reply)
             if reply[0] == protocol.DONE and _is_light(reply[2]) and self._in_journal(reply):
@@ -151,7 +151,7 @@ class PushedReplies:
     def forget(self, id: int) -> None:
         """A call is over, and no notice about it is awaited."""
         self.calls.pop(id, None)
-        self._luggage.over(id)
+        self._attachments.over(id)
 
     def _send(self) -> None:
         while self._replies and self._turn.acquire(blocking=False):
@@ -170,7 +170,7 @@ class PushedReplies:
             replies.append(waiting.popleft())
         if replies:
             number, self._number = self._number, self._number + 1
-            self._stream.send(*pickled(self._luggage.of_replies(self.caller, number, replies)))
+            self._stream.send(*pickled(self._attachments.of_replies(self.caller, number, replies)))
             self._behind = True
 
     @property
@@ -222,25 +222,27 @@ def _is_light(payload: Payload) -> bool:
 class _Connection:
     """The calls of one caller, as they come."""
 
-    def __init__(self, find_server: Callable[[], CallServer], end: socket, ferry: CallersFerry | None) -> None:
+    def __init__(self, find_server: Callable[[], CallServer], end: socket, carrier: CallersCarrier | None) -> None:
         self._find_server = find_server
-        self._ferry = ferry
-        self._stream, self._luggage = Stream(end), Luggage(ferry)
+        self._carrier = carrier
+        self._stream, self._attachments = Stream(end), Attachments(carrier)
         self._journal = Journal.take(end)
         self._over = threading.Event()
         self._error: BaseException = EOFError()
         self.fileno = end.fileno
-        self.box: PushedReplies | None = None
+        self.mailbox: PushedReplies | None = None
 
     def read(self) -> None:
         """As `Incoming.read`."""
         for body, buffers in self._stream.receive():
-            frame = self._luggage.to_frame(pickle.loads(body, buffers=buffers))  # noqa: S301 - from a process of ours
-            box = self.box
-            if box is None:
+            frame = self._attachments.to_frame(pickle.loads(body, buffers=buffers))  # noqa: S301 - from a process of ours
+            mailbox = self.mailbox
+            if mailbox is None:
                 server = self._find_server()
-                box = self.box = PushedReplies(server, self._stream, self._luggage, frame.caller, self._journal)
-            box.take(frame)
+                mailbox = self.mailbox = PushedReplies(
+                    server, self._stream, self._attachments, frame.caller, self._journal
+                )
+            mailbox.take(frame)
 
     def ended(self, error: BaseException) -> None:
         """As `Incoming.ended`."""
@@ -255,31 +257,31 @@ class _Connection:
     def close(self) -> None:
         """It has ended: give up what the caller has here."""
         self._stream.close()
-        if self.box is not None:
-            self.box.leave()
-            if self._ferry is not None:
-                self._ferry.leave(self.box.caller)
+        if self.mailbox is not None:
+            self.mailbox.leave()
+            if self._carrier is not None:
+                self._carrier.leave(self.mailbox.caller)
 
 
-def carry_calls(find_server: Callable[[], CallServer], end: socket, ferry: CallersFerry | None = None) -> None:
+def carry_calls(find_server: Callable[[], CallServer], end: socket, carrier: CallersCarrier | None = None) -> None:
     """
     Take the frames of one caller, and answer them, until the connection ends; then give up what that caller has here.
 
     Args:
         find_server: Gives the replica when the first frame has come.
         end: This side of the connection; at the other side is a `sockets.transport.SocketTransport`.
-        ferry: Carries references; None if there are none.
+        carrier: Carries references; None if there are none.
     """
     try:
-        connection = _Connection(find_server, end, ferry)
+        connection = _Connection(find_server, end, carrier)
     except (EOFError, OSError):
         end.close()
         return
     try:
-        while connection.box is None:
+        while connection.mailbox is None:
             connection.read()
-        reception = find_server().reception
-        if reception is not None and reception.attend(connection):
+        socket_inbox = find_server().socket_inbox
+        if socket_inbox is not None and socket_inbox.attend(connection):
             connection.wait()
         while True:
             connection.read()

@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from sage_deploy_remote.link.protocol import Reply
-    from sage_deploy_remote.link.serving.callers import Box
+    from sage_deploy_remote.link.serving.callers import Mailbox
     from sage_deploy_remote.link.serving.calls import CallServer
     from sage_deploy_remote.link.serving.server import ReplicaServer
-    from sage_deploy_remote.link.serving.units import Together
+    from sage_deploy_remote.link.serving.units import CallGroup
     from sage_plugins.values import ReplicaState
 
 __all__ = ["HostEvents", "Report", "ServedCall", "ServedStream", "report_of"]
@@ -52,7 +52,7 @@ class Report:
     returned.
 
     Attributes:
-        box: Where the answer goes.
+        mailbox: Where the answer goes.
         id: The caller's number for the call.
         outcome: As what it was given up; None while it was not.
         told: Whether its caller knows of that.
@@ -63,10 +63,22 @@ class Report:
         uncounted: Whether its caller may try it again, or counts it.
     """
 
-    __slots__ = ("_call", "_server", "box", "id", "late", "outcome", "returned", "spent", "told", "uncounted", "unit")
+    __slots__ = (
+        "_call",
+        "_server",
+        "id",
+        "late",
+        "mailbox",
+        "outcome",
+        "returned",
+        "spent",
+        "told",
+        "uncounted",
+        "unit",
+    )
 
-    def __init__(self, server: CallServer, box: Box, id: int, call: Call, unit: Together | None) -> None:
-        self.box = box
+    def __init__(self, server: CallServer, mailbox: Mailbox, id: int, call: Call, unit: CallGroup | None) -> None:
+        self.mailbox = mailbox
         self.id = id
         self.outcome: int | None = None
         self.told = False
@@ -96,9 +108,9 @@ class Report:
         if self.outcome is not None:
             if not self.told:
                 assert error is not None  # noqa: S101 - for the type checker: who gives up says why
-                self.box.post((protocol.GAVE_UP, self.id, self._server.answers.error(error, name), self.outcome))
+                self.mailbox.post((protocol.GAVE_UP, self.id, self._server.answers.error(error, name), self.outcome))
             if self.unit is not None:
-                self.box.forget(self.id)
+                self.mailbox.forget(self.id)
                 self.unit.one_over()
             return
         reply: Reply
@@ -118,19 +130,19 @@ class Report:
             reply = (protocol.FAILED, self.id, self._server.answers.error(error, name), *timing)
             if self.uncounted:
                 reply += (True,)
-        self.box.forget(self.id)
+        self.mailbox.forget(self.id)
         if self.unit is None:  # its slot is free with its answer
-            self.box.end(reply)
+            self.mailbox.end(reply)
         else:
             self._answer_in(self.unit, reply, call if timing else None)
 
-    def _answer_in(self, unit: Together, reply: Reply, ran: Call | None) -> None:
+    def _answer_in(self, unit: CallGroup, reply: Reply, ran: Call | None) -> None:
         """Answer a call of *unit*, *ran* if its method has started: at once, or with what comes next."""
         waits = unit.ends or (ran is not None and unit.holds_back(ran, self._server.quick))
         if waits and unit.told:  # else the next call might lose it, with the process
-            self.box.keep(reply)
+            self.mailbox.keep(reply)
         else:
-            self.box.post(reply, wakes=not waits)
+            self.mailbox.post(reply, wakes=not waits)
         unit.one_over()
 
 

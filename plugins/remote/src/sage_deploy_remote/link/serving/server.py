@@ -11,7 +11,7 @@ from sage_deploy_remote.link.serving.calls import CallServer
 from sage_deploy_remote.link.serving.log_lines import LogLines
 from sage_deploy_remote.link.serving.report import HostEvents
 from sage_deploy_remote.link.serving.units import end_slots
-from sage_deploy_remote.link.sockets.reception import Reception
+from sage_deploy_remote.link.sockets.socket_inbox import SocketInbox
 from sage_deploy_remote.payloads.substrate import PLAIN
 from sage_plugins.clock import SYSTEM
 from sage_plugins.host.host import Host
@@ -59,8 +59,8 @@ class ReplicaServer(CallServer):
         methods = (*spec.methods, CANARY)  # at the index -1, as its plan says
         super().__init__(spec.service, spec.id, node, methods, SYSTEM, source=source, substrate=substrate)
         self.spec = spec
-        self.reception = Reception(self.quick) if Reception.possible() else None
-        self.host = Host(spec, HostEvents(self, find_service), SYSTEM, node=node, inbox=self.reception)
+        self.socket_inbox = SocketInbox(self.quick) if SocketInbox.possible() else None
+        self.host = Host(spec, HostEvents(self, find_service), SYSTEM, node=node, inbox=self.socket_inbox)
         self._start_over = threading.Event()
         self._start_error: BaseException | None = None
         self._ready = False
@@ -98,9 +98,9 @@ class ReplicaServer(CallServer):
     def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]]) -> Any:
         """Answer a question beside the calls, after *notices* that may not have arrived yet, each with its caller."""
         for caller, notice in notices:
-            box = self.callers.find(caller)
-            if box is not None:  # else it has no call here
-                self.take_notice(box, notice)
+            mailbox = self.callers.find(caller)
+            if mailbox is not None:  # else it has no call here
+                self.take_notice(mailbox, notice)
         return self._logs.after(*arg) if op is ControlOp.LOGS else self.host.control(op, arg)
 
     def begin_stop(self) -> None:

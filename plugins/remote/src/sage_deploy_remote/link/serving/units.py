@@ -16,13 +16,13 @@ from sage_plugins.values import Outcome
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from sage_deploy_remote.link.serving.callers import Box
+    from sage_deploy_remote.link.serving.callers import Mailbox
     from sage_deploy_remote.link.serving.server import ReplicaServer
     from sage_deploy_remote.payloads.payload import Payload
     from sage_plugins.call.call import Call
     from sage_plugins.interfaces import Work
 
-__all__ = ["BatchUnit", "Outlet", "Together", "end_slots"]
+__all__ = ["BatchUnit", "CallGroup", "StreamProducer", "end_slots"]
 
 #: Seconds after which what was sent ahead and has not started goes back: the call before it takes long.
 _GIVE_BACK_AFTER_S: Final = 0.01
@@ -31,7 +31,7 @@ _GIVE_BACK_AFTER_S: Final = 0.01
 _LINGER_S: Final = 0.0005
 
 
-class Together:
+class CallGroup:
     """
     The calls of a unit that are answered together, or that run one after the other.
 
@@ -45,14 +45,14 @@ class Together:
         told: As `protocol.Unit.told`.
     """
 
-    def __init__(self, box: Box, id: int, calls: int, *, told: bool = False) -> None:
+    def __init__(self, mailbox: Mailbox, id: int, calls: int, *, told: bool = False) -> None:
         self.told = told
         self.open = calls + 1
         self.waiting: deque[Call] = deque()
         self.ends = False
         self._begun = self._said = time.monotonic()
         self.due = self._begun + _GIVE_BACK_AFTER_S
-        self._box = box
+        self._mailbox = mailbox
         self._id = id
         self._lock = threading.Lock()
 
@@ -62,7 +62,7 @@ class Together:
             self.open -= 1
             last = self.open == 0
         if last:
-            self._box.end((protocol.ENDED, self._id, time.monotonic() - self._begun))
+            self._mailbox.end((protocol.ENDED, self._id, time.monotonic() - self._begun))
 
     def next(self) -> Call | None:
         """The call that runs next, None if none is left. Its caller knows that it starts, if that is to be told."""
@@ -72,7 +72,7 @@ class Together:
             return None
         if self.told:
             report: Any = call.report  # type: ignore[attr-defined] # a `report.ServedCall`
-            if not self._box.tell_start(report.id):  # else it could run twice
+            if not self._mailbox.tell_start(report.id):  # else it could run twice
                 self.waiting.appendleft(call)
                 self.give_back()
                 return None
@@ -88,7 +88,7 @@ class Together:
             call: Has run.
             quick: Indices of the methods that took no time when they ran last.
         """
-        if not self._box.sends_at_once:
+        if not self._mailbox.sends_at_once:
             return False
         try:
             following = self.waiting[0]
@@ -114,12 +114,12 @@ class Together:
             else:
                 report.returned = False
         if returned:
-            self._box.post((protocol.RETURNED, self._id, returned[::-1]))
+            self._mailbox.post((protocol.RETURNED, self._id, returned[::-1]))
         for _ in returned:
             self.one_over()
 
 
-class BatchUnit(Together):
+class BatchUnit(CallGroup):
     """
     The calls of a batch; those whose arguments come later run after the others, with whatever has come by then.
 
@@ -128,8 +128,8 @@ class BatchUnit(Together):
         late: How many cannot yet.
     """
 
-    def __init__(self, box: Box, id: int, calls: int, *, told: bool = False) -> None:
-        super().__init__(box, id, calls, told=told)
+    def __init__(self, mailbox: Mailbox, id: int, calls: int, *, told: bool = False) -> None:
+        super().__init__(mailbox, id, calls, told=told)
         self.present: list[Call] = []  # guarded by _lock, as the next
         self.late = 0
         self._runs = False
@@ -164,15 +164,15 @@ class BatchUnit(Together):
             return None if self._free else []
 
 
-class Outlet(Channel):
+class StreamProducer(Channel):
     """The producer's end of a stream whose consumer is elsewhere; what it holds are items not yet acknowledged."""
 
-    __slots__ = ("_box", "_first", "_id", "_pack")
+    __slots__ = ("_first", "_id", "_mailbox", "_pack")
 
-    def __init__(self, box: Box, id: int, pack: Callable[[Any], Payload]) -> None:
+    def __init__(self, mailbox: Mailbox, id: int, pack: Callable[[Any], Payload]) -> None:
         super().__init__()
         self._pack = pack
-        self._box = box
+        self._mailbox = mailbox
         self._id = id
         self._first = True
 
@@ -182,7 +182,7 @@ class Outlet(Channel):
         super().deliver(None)  # first: once it is posted it may be acknowledged at any moment
         call = current_call() if self._first else None  # the one whose generator gives the item
         self._first = False
-        self._box.post((protocol.ITEM, self._id, packed, *(() if call is None else (call.began - call.since,))))
+        self._mailbox.post((protocol.ITEM, self._id, packed, *(() if call is None else (call.began - call.since,))))
 
     def acknowledge(self, number: int) -> None:
         """So many more have been read: there is room for others."""

@@ -6,7 +6,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from sage_deploy_remote.link.shield import Shield
+from sage_deploy_remote.link.deferred_signals import DeferredSignals
 from sage_plugins.threads import start_thread
 
 if TYPE_CHECKING:
@@ -74,9 +74,9 @@ class Channel:
         try:
             until = None if seconds is None else time.monotonic() + seconds
             while not (self._over or call.over() or call.answered):
-                with Shield(waits=True) as shield:
+                with DeferredSignals(waits=True) as signals:
                     ready = self._stream.wait(None if until is None else until - time.monotonic())
-                    shield.waited()
+                    signals.waited()
                     if not ready:
                         break
                     self._read(call)

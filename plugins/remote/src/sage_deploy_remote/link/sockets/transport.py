@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from sage_deploy_remote.link.protocol import Response
 from sage_deploy_remote.link.rpc_transport import RpcTransport
+from sage_deploy_remote.link.sockets.attachments import Attachments
 from sage_deploy_remote.link.sockets.channel import Channel
 from sage_deploy_remote.link.sockets.journal import Journal
-from sage_deploy_remote.link.sockets.luggage import Luggage
 from sage_deploy_remote.link.sockets.messages import pickled
 from sage_deploy_remote.link.sockets.stream import Stream
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sage_deploy_remote.link.dispatcher import Dispatcher
     from sage_deploy_remote.link.protocol import Frame
-    from sage_deploy_remote.link.sockets.luggage import Ferry
+    from sage_deploy_remote.link.sockets.attachments import Carrier
     from sage_deploy_remote.link.sockets.messages import Message
     from sage_deploy_remote.link.transport import Exchange
     from sage_plugins.call.call import Call
@@ -42,19 +42,19 @@ class SocketTransport(RpcTransport):
         self._ended_calls = False
         self._deciding = threading.Lock()  # guards the two above
 
-    def carry_over(self, end: socket, replica: str, ferry: Ferry | None = None, *, exact: bool) -> None:
+    def carry_over(self, end: socket, replica: str, carrier: Carrier | None = None, *, exact: bool) -> None:
         """
         Have calls go over a connection.
 
         Args:
             end: This side of it; at the other side is `serving.pushing.carry_calls`.
             replica: Its ID.
-            ferry: Carries references; None if there are none.
+            carrier: Carries references; None if there are none.
             exact: As `Transport.exact`; `Address.exact` of where the connection leads to.
         """
         self._journal = Journal.offer(end) if exact else Journal.refuse(end)
         self._stream = Stream(end)
-        self._luggage = Luggage(ferry)
+        self._attachments = Attachments(carrier)
         self._why: BaseException | None = None
         channel = Channel(self._stream, f"{replica}-reader", self._arrived, self._over, self._awaited)
         weakref.finalize(self, _free, self._stream, self._journal).atexit = False
@@ -69,10 +69,10 @@ class SocketTransport(RpcTransport):
     def _awaited(self) -> int:
         return self.receiver.awaited
 
-    def _arrived(self, message: Message, driver: Call | None) -> None:
+    def _arrived(self, message: Message, reader: Call | None) -> None:
         body, buffers = message
         response = pickle.loads(body, buffers=buffers)  # noqa: S301 - from a replica
-        self.receiver.arrived(self._luggage.to_response(response), driver)
+        self.receiver.arrived(self._attachments.to_response(response), reader)
 
     def _over(self, error: BaseException) -> None:
         try:
@@ -101,7 +101,7 @@ class SocketTransport(RpcTransport):
         channel = self._channel
         if channel is None:
             return super().exchange(frame)
-        if not self._stream.send(*pickled(self._luggage.of_frame(frame))):
+        if not self._stream.send(*pickled(self._attachments.of_frame(frame))):
             self.receiver.unarrived(frame)
             channel.finish()
         return channel

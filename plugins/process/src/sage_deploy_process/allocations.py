@@ -1,0 +1,123 @@
+"""What the replicas of this process hold of this machine; two services get no core or GPU twice."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from collections import Counter
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from sage_deploy_process import machine
+from sage_deploy_remote.placement.decision import needs
+from sage_deploy_remote.placement.nodes import Resources
+from sage_plugins.errors import DeployError
+
+if TYPE_CHECKING:
+    from sage_deploy_process.options import ProcessOptions
+    from sage_deploy_remote.placement.nodes import Node
+    from sage_plugins.values import ReplicaSpec
+
+__all__ = ["ALLOCATIONS", "NUMERIC", "Allocation", "need_of"]
+
+#: How many threads numeric libraries start, unless the environment says it.
+NUMERIC: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+#: Rounding errors of fractions of a GPU.
+_SMALL: Final = 1e-6
+
+
+def need_of(config: object) -> Resources:
+    """What a replica reserves; without `cpu_cores` no core."""
+    return needs(config, 0.0)  # type: ignore[arg-type] # a ServiceDeploymentConfig
+
+
+class Allocation(NamedTuple):
+    """
+    What one replica holds of this machine.
+
+    Attributes:
+        need: How much.
+        cores: The cores that it runs on; empty for all.
+        gpus: The GPUs that it sees; None for all.
+        env: Environment variables for its process.
+    """
+
+    need: Resources
+    cores: tuple[int, ...]
+    gpus: tuple[str, ...] | None
+    env: dict[str, str]
+
+
+class Allocations:
+    """The shares of all replicas that this process has started and that have not ended. Safe from any thread."""
+
+    def __init__(self) -> None:
+        """Nothing is held yet."""
+        self._lock = threading.Lock()
+        self._held: dict[int, Allocation] = {}  # by identity; guarded by _lock
+
+    def node(self) -> Node:
+        """This machine, with what is free."""
+        node = machine.node()
+        with self._lock:
+            held = [each.need for each in self._held.values()]
+        taken = [sum(amounts) for amounts in zip(*held, strict=True)] or [0, 0, 0]
+        return node._replace(free=Resources(*(has - ours for has, ours in zip(node.total, taken, strict=True))))
+
+    def take(self, spec: ReplicaSpec, options: ProcessOptions) -> Allocation:
+        """
+        Hold what a replica needs.
+
+        Raises:
+            DeployError: No GPU is free that it could have.
+        """
+        need = need_of(spec.config)
+        with self._lock:
+            gpus = self._gpus(need.gpu, spec)
+            cores = self._cores(math.ceil(need.cpu)) if options.affinity else ()
+            allocation = Allocation(need, cores, gpus, _environment(spec, options, gpus))
+            self._held[id(allocation)] = allocation
+        return allocation
+
+    def give_back(self, allocation: Allocation) -> None:
+        """The replica has ended. Idempotent."""
+        with self._lock:
+            self._held.pop(id(allocation), None)
+
+    def _cores(self, count: int) -> tuple[int, ...]:
+        """The cores that the fewest replicas run on."""
+        used = Counter(core for each in self._held.values() for core in each.cores)
+        return tuple(sorted(sorted(machine.cores(), key=lambda core: (used[core], core))[:count]))
+
+    def _gpus(self, amount: float, spec: ReplicaSpec) -> tuple[str, ...] | None:
+        """The GPUs for a replica that needs *amount*: whole ones, or a share of the fullest one that has room."""
+        if not amount:
+            return None
+        used: Counter[str] = Counter()
+        for each in self._held.values():
+            for gpu in each.gpus or ():
+                used[gpu] += min(1.0, each.need.gpu)  # type: ignore[assignment] # fractions
+        share = min(1.0, amount)
+        able = [gpu for gpu in machine.gpus() if used[gpu] + share <= 1 + _SMALL]
+        count = max(1, round(amount))
+        if len(able) < count:
+            msg = f"replica {spec.id} needs {amount:g} GPUs, and {machine.NAME} has not so many free"
+            raise DeployError(msg, service=spec.service, replica=spec.id)
+        return tuple(sorted(able, key=lambda gpu: -used[gpu])[:count])
+
+
+def _environment(spec: ReplicaSpec, options: ProcessOptions, gpus: tuple[str, ...] | None) -> dict[str, str]:
+    """The variables of a replica; what the user has set goes before what we would."""
+    ours: dict[str, str] = {}
+    if spec.config.cpu_cores is not None:
+        ours = dict.fromkeys(NUMERIC, str(max(1, math.ceil(spec.config.cpu_cores))))
+    if spec.config.memory_mb is not None:
+        ours["MALLOC_ARENA_MAX"] = "2"  # each arena takes 64 MiB of address space, which counts
+    whole = {**ours, **os.environ, **options.env}
+    if gpus is not None:
+        whole["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    return whole
+
+
+ALLOCATIONS: Final = Allocations()

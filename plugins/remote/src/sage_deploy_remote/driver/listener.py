@@ -1,0 +1,106 @@
+"""Where other processes come in that call services of this one."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from contextlib import suppress
+from socket import SHUT_RDWR
+from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
+
+from sage_deploy_remote.driver.address import KEY_BYTES, DriverAddress, receive_key
+from sage_deploy_remote.link.serving.pushing import carry_calls
+from sage_deploy_remote.rpc.listeners import Listeners, this_machine
+
+if TYPE_CHECKING:
+    from socket import socket
+
+    from sage_deploy_remote.link.serving.calls import CallServer
+    from sage_deploy_remote.reach.directory import Directory
+
+__all__ = ["DriverListener", "listener_for"]
+
+#: No machine is called so.
+_ANOTHER: Final = ""
+
+_listeners: WeakValueDictionary[Directory, DriverListener] = WeakValueDictionary()  # guarded by _lock
+_lock = threading.Lock()
+
+
+def listener_for(directory: Directory) -> DriverListener:
+    """The listener of all services that are found in *directory*."""
+    with _lock:
+        listener = _listeners.get(directory)
+        if listener is None:
+            listener = _listeners[directory] = DriverListener(directory)
+        return listener
+
+
+class DriverListener:
+    """
+    A Unix socket for callers on this machine, and a port for others if there are such. From any thread.
+
+    It is opened for the first service, and closed after the last.
+    """
+
+    def __init__(self, directory: Directory) -> None:
+        """Listen nowhere yet; *directory* says who is to come in."""
+        self._directory = directory
+        self._lock = threading.Lock()
+        self._servers: dict[bytes, CallServer] = {}  # by key; guarded by _lock, as the next two
+        self._callers: dict[bytes, set[socket]] = {}  # likewise: those who are connected
+        self._listeners: Listeners | None = None
+
+    def admit(self, server: CallServer) -> DriverAddress:
+        """
+        Let callers in to *server*, which takes their calls.
+
+        Raises:
+            OSError: Nothing can listen here, or the certificates for that cannot be read.
+        """
+        host = self._directory.host()
+        with self._lock:
+            if self._listeners is None:
+                self._listeners = Listeners(lambda: host or "", self._carry, self._directory.certificates)
+            near = self._listeners.find(this_machine())
+            far = None if host is None else self._listeners.find(_ANOTHER)
+            key = secrets.token_bytes(KEY_BYTES)
+            self._servers[key] = server
+            self._callers[key] = set()
+            return DriverAddress(key, this_machine(), near, far)
+
+    def dismiss(self, key: bytes) -> None:
+        """Let nobody in any more to the service *key*, and end the connections of who came."""
+        with self._lock:
+            del self._servers[key]
+            callers = self._callers.pop(key)
+            listeners = self._listeners
+            if not self._servers:
+                self._listeners = None
+        if listeners is not None:
+            listeners.deliver()
+        for end in callers:
+            with suppress(OSError):  # it has just ended by itself
+                end.shutdown(SHUT_RDWR)
+        if listeners is not None and self._listeners is not listeners:
+            listeners.close()
+
+    def _carry(self, end: socket) -> None:
+        """Take the calls of one caller, in a thread of its own, until the connection ends."""
+        try:
+            key = receive_key(end)
+        except OSError:
+            key = b""
+        with self._lock:
+            server = self._servers.get(key)
+            if server is not None:
+                self._callers[key].add(end)
+        if server is None:
+            end.close()
+            return
+        try:
+            carry_calls(lambda: server, end)
+        finally:
+            with self._lock:
+                self._callers.get(key, set()).discard(end)

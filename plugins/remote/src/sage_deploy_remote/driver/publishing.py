@@ -1,0 +1,108 @@
+"""What other processes are told of a service whose replicas are in the process that deploys."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from sage_deploy_remote.driver.listener import DriverListener, listener_for
+from sage_deploy_remote.driver.server import DriverServer
+from sage_deploy_remote.reach.client import revive
+from sage_deploy_remote.reach.listing import ListedReplica
+from sage_deploy_remote.reach.publishing import Publication
+from sage_plugins.config.nested_keys import Policies
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from sage_deploy_remote.driver.address import DriverAddress
+    from sage_deploy_remote.reach.directory import Directory
+    from sage_deploy_remote.reach.listing import Listing
+    from sage_deploy_remote.reach.publishing import PublishingTarget
+    from sage_plugins.interfaces import EnvironmentView, Reach, ReachableService
+    from sage_plugins.routing.handles.handle import ServiceHandle
+
+__all__ = ["DriverPublication", "revive_near"]
+
+#: Where a service is that has its replicas in the process that deployed it; in place of a replica's number.
+_DRIVER: Final = "driver"
+
+
+class DriverPublication(Publication):
+    """
+    Has other processes find a service in the directory of another one; what they call comes to its router.
+
+    They see one replica, with the slots of all. What is done about calls that fail, and which replica gets which call,
+    is the router's to decide.
+    """
+
+    def __init__(
+        self,
+        target: PublishingTarget,
+        service: ReachableService,
+        environment: EnvironmentView,
+        beside: Callable[[], Sequence[Reach]],
+    ) -> None:
+        """
+        Prepare; says nothing yet.
+
+        Args:
+            target: That of the other service.
+            service: What is said.
+            environment: The environment of both.
+            beside: Gives the reaches of the same service in all directories.
+        """
+        super().__init__(target, service, environment)
+        self._beside = beside
+        self._listener: DriverListener | None = (
+            None  # guarded by _lock, as the next two; None before it is first needed
+        )
+        self._server: DriverServer | None = None
+        self._address: DriverAddress | None = None
+
+    def announce(self, after: int = 0) -> None:
+        """Say which services there are, if anybody listens; another service has announced them there before."""
+        directory = self.directory
+        if directory.repeat(self._known_now()):
+            self._begin(directory, after)
+
+    def _listing(self) -> Listing:
+        said = super()._listing()
+        methods = tuple(method._replace(max_concurrency=None) for method in said.methods)
+        return said._replace(methods=methods, policies=Policies(), balancer=None, key_of=None, places=1)
+
+    def _replicas(self, lanes: Sequence[Any]) -> tuple[ListedReplica, ...]:
+        slots = sum(lane.slots for lane in lanes)
+        if not slots:
+            return ()
+        name = self._composition.name
+        return (ListedReplica(name, f"{name}#{_DRIVER}", 0, None, slots, self._reached_at(), returns=True),)
+
+    def _reached_at(self) -> DriverAddress:
+        """The address, where this listens from now on."""
+        if self._address is None:
+            self._listener = listener_for(self.directory)
+            self._server = DriverServer(self._service, f"{self._composition.name}#{_DRIVER}")
+            self._address = self._listener.admit(self._server)
+        return self._address
+
+    def ended(self) -> None:
+        """Listen no more: all calls have been answered."""
+        with self._lock:
+            listener, server, address = self._listener, self._server, self._address
+            self._listener = self._server = None
+        if listener is not None and server is not None and address is not None:
+            server.callers.close()
+            listener.dismiss(address.key)
+
+    def handle_parts(self) -> tuple[Callable[..., ServiceHandle], tuple[Any, ...]]:
+        """As `Reach.handle_parts`: the handle may go to wherever the service is found."""
+        directories = tuple(each.directory for each in self._beside() if isinstance(each, DriverPublication))
+        return revive_near, (directories or (self.directory,), self._environment.name, self._composition.name)
+
+
+def revive_near(
+    directories: Sequence[Directory], environment: str, service: str, given: Mapping[str, Any]
+) -> ServiceHandle:
+    """As `client.revive`, by the first of several directories that this process reaches."""
+    near = (each for each in directories if each.within_reach()) if len(directories) > 1 else iter(directories)
+    return revive(next(near, directories[0]), environment, service, given)

@@ -1,0 +1,60 @@
+"""What everybody holds at one instant, and what is missing then."""
+
+from __future__ import annotations
+
+from functools import partial
+from operator import call as call_it
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from sage_plugins.call.call import Call
+    from sage_plugins.routing.lane import Lane
+
+__all__ = ["Inventory"]
+
+
+class Inventory:
+    """
+    All that is held at one instant.
+
+    Python lets no other thread run inside one call of a built-in function, so all numbers are of the same moment. What
+    a thread is passing on at that moment is in none of them.
+
+    Attributes:
+        parked: Calls that wait for room.
+        waiting: Calls that wait for a slot, those included.
+        room: Tokens of room.
+        held: For each lane whose replica tells it, the slots that are used there.
+        free: For each lane its tokens.
+        left: Calls that were given a slot and whose callers, who were to run them, are gone.
+    """
+
+    def __init__(
+        self, lanes: Sequence[Lane], room: list[None], parked: Iterable[Call], backlogs: Iterable[Iterable[Call]]
+    ) -> None:
+        """Count; under the lock of the lanes."""
+        counts = [() if lane.holds is None else lane.holds.counts() for lane in lanes]
+        found: list[Callable[[], Any]] = [
+            room.__len__,
+            *(lane.free.__len__ for lane in lanes),
+            *(partial(list, lane.granted) for lane in lanes),
+            *(count for each in counts for count in each),
+            partial(list, parked),
+            *(partial(list, backlog) for backlog in backlogs),
+        ]
+        numbers = map(call_it, found)
+        taken = iter(list(numbers))
+        self.room: int = next(taken)
+        self.free: dict[Lane, int] = {lane: next(taken) for lane in lanes}
+        granted: list[list[Call]] = [next(taken) for _ in lanes]
+        sums = [sum(next(taken) for _ in each) for each in counts]
+        self.parked: list[Call] = next(taken)
+        self.waiting: list[Call] = [call for backlog in taken for call in backlog]
+        self.left: list[Call] = []
+        self.held: dict[Lane, int] = {}
+        for lane, calls, number in zip(lanes, granted, sums, strict=True):
+            self.left += [call for call in calls if call.left]
+            if lane.holds is not None:
+                self.held[lane] = number + sum("granted" in call.__dict__ and not call.left for call in calls)

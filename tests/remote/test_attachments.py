@@ -1,0 +1,157 @@
+"""References that do not go over a socket: they travel beside the message, and meet it."""
+
+from __future__ import annotations
+
+import gc
+import pickle
+from itertools import count
+from pickle import PickleBuffer
+
+import pytest
+
+from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.protocol import CallItem, Frame, Response, Unit
+from sage_deploy_remote.link.sockets.attachments import Attachments
+from sage_deploy_remote.link.sockets.messages import pickled
+from sage_deploy_remote.payloads.errors import pack_error, unpack_error
+from sage_deploy_remote.payloads.packing import write
+from sage_deploy_remote.payloads.payload import unpack
+from sage_deploy_remote.payloads.substrate import Substrate
+
+
+class Reference:
+    """Must not be pickled: it leads nowhere elsewhere."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __reduce__(self):
+        raise TypeError("a reference was pickled")
+
+
+STORE = Substrate((Reference,))
+
+
+class FailureError(Exception):
+    """Has a reference in it."""
+
+
+class Carrier:
+    """Both ends of one."""
+
+    large = 1000
+
+    def __init__(self):
+        self._numbers = count()
+        self.carried = {}
+        self.ended = []
+
+    def send(self, caller, references):
+        mark = f"{caller}:{next(self._numbers)}"
+        self.carried[mark] = references
+        return mark
+
+    def send_buffers(self, caller, buffers):
+        return self.send(caller, [bytes(each) for each in buffers])
+
+    def receive(self, mark):
+        return self.carried.pop(mark)
+
+    def drop(self, mark):
+        del self.carried[mark]
+
+    def end(self, mark):
+        self.ended.append(mark)
+
+
+@pytest.fixture
+def attachments():
+    return Attachments(Carrier())
+
+
+def over(plain):
+    """What arrives of plain data."""
+    body, buffers = pickled(plain)
+    return pickle.loads(body, buffers=[bytes(each) for each in buffers])  # noqa: S301 - our own
+
+
+def frame_of(*payloads):
+    items = tuple(CallItem(number, 0, payload, 0.0, 1.0) for number, payload in enumerate(payloads))
+    return Frame("caller", 7, (Unit(0, items),), ((protocol.CLOSE, 3),), fresh=True)
+
+
+def test_frame_arrives_with_its_references(attachments):
+    """They are the same as before, in the arguments to which they belong; all else is as it was sent."""
+    first, second = Reference("a"), Reference("b")
+    sent = frame_of(write([first, second, first], STORE), write("plain", STORE))
+    came = attachments.to_frame(over(attachments.of_frame(sent)))
+    with_references, plain = (item.payload for item in came.units[0].items)
+    assert unpack(with_references) == [first, second, first]
+    assert unpack(plain) == "plain"
+    assert (came.caller, came.number, came.notices, came.fresh) == (sent.caller, sent.number, sent.notices, sent.fresh)
+
+
+def test_replies_arrive_with_their_references(attachments):
+    """In results, in items and in errors."""
+    result, item, inside = Reference("result"), Reference("item"), Reference("inside")
+    error = pack_error(FailureError(inside), service="svc", method="fail", replica=None, node=None, substrate=STORE)
+    sent = [
+        (protocol.DONE, 1, write(result, STORE), (0.5, 1.5)),
+        (protocol.ITEM, 2, write(item, STORE)),
+        (protocol.FAILED, 3, error),
+        (protocol.ENDED, 4, 0.25),
+    ]
+    came = attachments.to_response(over(attachments.of_replies("caller", 5, sent)))
+    assert came.number == 5
+    done, streamed, failed, ended = came.replies
+    assert (unpack(done[2]), done[3]) == (result, (0.5, 1.5))
+    assert unpack(streamed[2]) is item
+    assert unpack_error(failed[2]).args == (inside,)
+    assert ended == sent[3]
+
+
+def test_message_without_references_takes_nothing_along(attachments):
+    """It is the same as where there is no carrier."""
+    sent = frame_of(write([1, 2], STORE))
+    assert attachments.of_frame(sent) == Attachments().of_frame(sent)
+    replies = [(protocol.DONE, 1, write("one", STORE)), (protocol.STARTING, 2)]
+    assert attachments.of_replies("caller", 0, replies) == Attachments().of_replies("caller", 0, replies)
+    assert Attachments().to_response(over(attachments.of_replies("caller", 0, replies))) == Response(0, replies)
+
+
+def test_references_that_nobody_wants_are_dropped():
+    """A call that was given up before its payload was read keeps nothing in the store."""
+    carrier = Carrier()
+    attachments = Attachments(carrier)
+    came = attachments.to_frame(over(attachments.of_frame(frame_of(write([Reference("a")], STORE)))))
+    assert carrier.carried
+    del came
+    gc.collect()
+    assert not carrier.carried
+
+
+@pytest.mark.parametrize("size", [999, 1000])
+def test_large_buffers_go_by_the_ferry(attachments, size):
+    """Small ones go with the message; either way the value is the same."""
+    value = [PickleBuffer(bytearray(b"a" * size)), Reference("a")]
+    came = attachments.to_frame(over(attachments.of_frame(frame_of(write(value, STORE)))))
+    assert len(attachments._carrier.carried) == (1 if size < Carrier.large else 2)
+    buffer, reference = unpack(came.units[0].items[0].payload)
+    assert bytes(buffer) == b"a" * size
+    assert reference is value[1]
+    attachments.over(0)
+    assert len(attachments._carrier.ended) == (1 if size < Carrier.large else 2)
+
+
+def test_end_of_a_call_lets_go_of_its_references():
+    """Once, and only of those of that call."""
+    carrier = Carrier()
+    attachments = Attachments(carrier)
+    came = attachments.to_frame(over(attachments.of_frame(frame_of(write([Reference("a")], STORE), write(1, STORE)))))
+    (mark,) = carrier.carried
+    attachments.over(1)
+    assert carrier.ended == []
+    attachments.over(0)
+    attachments.over(0)
+    assert carrier.ended == [mark]
+    assert unpack(came.units[0].items[1].payload) == 1

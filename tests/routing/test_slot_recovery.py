@@ -1,0 +1,66 @@
+"""Looking for lost slots while threads call; what becomes of lost ones is seen in the simulation and in the suites."""
+
+import sys
+import threading
+
+import pytest
+
+from sage_plugins import Environment, ServiceDeploymentConfig
+
+CALLERS = 6
+LOOKS = 25
+
+
+class Crowd:
+    """Counts how many of its calls run at once."""
+
+    def __init__(self, seen):
+        self.inside = []
+        self.seen = seen
+
+    def meet(self):
+        self.inside.append(None)
+        self.seen.add(len(self.inside))
+        self.inside.pop()
+
+
+@pytest.fixture
+def threads_that_stop_anywhere():
+    """The interpreter goes on to another thread after every few steps."""
+    every = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(every)
+
+
+@pytest.mark.usefixtures("threads_that_stop_anywhere")
+@pytest.mark.parametrize("strategy", ["inline", "single", "multi", "pool", "async"])
+def test_what_threads_have_in_their_hands_is_not_taken_for_lost(strategy):
+    """However often the router looks for lost slots while threads call, it gives back none and the limits hold."""
+    seen = set()
+    config = ServiceDeploymentConfig(threading_strategy=strategy, timeout=60.0, queue_size=50)
+    with Environment("crowded") as env:
+        env.register_service_with_config("crowd", Crowd, seen, deployment_config=config)
+        env.deploy()
+        handle, router = env.service("crowd"), env.task("crowd")._router
+        (lane,) = router.lanes
+        room = len(router._queue.room)
+        recovery = router._recovery
+        looks, look = [], recovery.look
+        recovery.look = lambda: (looks.append(None), look())
+        given, give_back = [], recovery._give_back
+        recovery._give_back = lambda amounts, calls: (given.extend((*amounts, *calls)), give_back(amounts, calls))
+
+        def call():
+            while len(looks) < LOOKS:
+                handle.meet()
+                router.suspect()
+
+        callers = [threading.Thread(target=call) for _ in range(CALLERS)]
+        for thread in callers:
+            thread.start()
+        for thread in callers:
+            thread.join()
+        assert not given
+        assert max(seen) <= lane.slots
+        assert (len(lane.free), len(router._queue.room)) == (lane.slots, room)
