@@ -21,7 +21,7 @@ class MethodMetrics:
     Durations are in seconds. The mean and the percentiles of the queue are over the calls of which it is known how long
     they waited, those of the run over the calls that ended where they ran: a call that its caller gave up while it ran
     is in neither, one that was given up in the queue is in the first. Percentiles are 0 if there were no calls.
-    Else they are read from a histogram: at most a fifth too high or too low, and never outside of what was measured.
+    Else they are read from a histogram: at most 22 % too high or too low, and never outside of what was measured.
 
     Attributes:
         request_count: Accepted calls that have ended, each once; counted before its caller is released.

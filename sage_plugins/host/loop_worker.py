@@ -216,7 +216,7 @@ class _Deadlines:
         self._timer = None
         self.due = inf
         now = self._execution.clock.monotonic()
-        for call in tuple(self._execution.tasks):
+        for call in list(self._execution.tasks):
             if not call.unstarted() and not call.settled() and not call.expire() and call.deadline < self.due:
                 self.due = call.deadline
         if self.due < inf:

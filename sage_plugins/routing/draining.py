@@ -166,14 +166,14 @@ class Closing:
 
     def _turn_away_parked(self, which: Callable[[Call], bool]) -> None:
         """Refuse parked calls: they were not accepted, their callers are still waiting for that."""
-        for call in tuple(self._queue.parked):
+        for call in list(self._queue.parked):
             if call.parked and not call.returned and which(call):
                 self.turn_away(call)
 
     def _end_waiting(self, error: Callable[[], Exception] | None) -> None:
         """End the waiting calls with a new *error* each; None for the reason why calls are refused."""
         for backlog in self._queue.backlogs():
-            for call in tuple(backlog):
+            for call in list(backlog):
                 # A service that is stopped says that, whatever has become of its replicas.
                 reason = self.refusal(call) if error is None or self.stopped is not None else error()
                 call.give_up(reason, Outcome.STOPPED, only_unstarted=True)

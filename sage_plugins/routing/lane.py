@@ -347,7 +347,7 @@ class Lanes:
         with self.lock:
             lanes: Sequence[Lane] = self.serving
             if self.is_bound(call):
-                lanes = [lane for lane in lanes if call in tuple(lane.backlog)] or lanes
+                lanes = [lane for lane in lanes if call in list(lane.backlog)] or lanes
             return not (lanes or coming) or any(
                 has_way(call, lane, [holder for holder in holders if holder.lane is lane])
                 for lane in lanes

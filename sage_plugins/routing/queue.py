@@ -157,7 +157,7 @@ class Queue:
         if now < self._sweep_at:
             return False
         self._sweep_at = now + _SWEEP_EVERY_S
-        expired = [call for backlog in self.backlogs() for call in tuple(backlog) if call.expire()]
+        expired = [call for backlog in self.backlogs() for call in list(backlog) if call.expire()]
         return bool(expired)
 
     def overload(self, call: Call) -> OverloadedError:
@@ -324,7 +324,7 @@ class Queue:
         with lanes.lock:  # for the reason given in `move_unserved`
             return any(
                 could_start(call, lane) and self._move(call, lane)
-                for call in (sorted(self.unbound, key=rank_of) if self.ordered else tuple(self.unbound))
+                for call in (sorted(self.unbound, key=rank_of) if self.ordered else list(self.unbound))
                 for lane in lanes.serving
             )
 
@@ -369,7 +369,7 @@ class Queue:
     def oldest_wait(self) -> float:
         """Seconds for which the oldest call has waited that is in a backlog; 0 if there is none."""
         oldest = None if self.ordered else 1
-        since = [call.since for backlog in self.backlogs() for call in tuple(backlog)[:oldest]]
+        since = [call.since for backlog in self.backlogs() for call in list(backlog)[:oldest]]
         return max(0.0, self._clock.monotonic() - min(since)) if since else 0.0
 
     # -- when the lanes change ---------------------------------------------------------------------------------------
@@ -453,5 +453,5 @@ def _first(backlog: deque[Call] | tuple[()], *, backwards: bool = False) -> Call
         return None
     if not call.attempts:
         return call
-    calls = tuple(backlog)
+    calls = list(backlog)
     return next((call for call in (calls[::-1] if backwards else calls) if not call.attempts), None)

@@ -95,7 +95,7 @@ class Killing:
         """End the calls whose time is over: most have a caller who waits and did that, the others nobody."""
         with self._lock:
             self._due = inf
-        calls = tuple(self._open)
+        calls = list(self._open)
         now = self._parts.clock.monotonic()
         for call in calls:
             if call.deadline <= now:

@@ -110,7 +110,7 @@ class Retrying:
 
     def end(self) -> None:
         """The calls that wait for their next attempt wait no longer."""
-        for call in tuple(self._pausing):
+        for call in list(self._pausing):
             self._due(call)
         self.lanes_changed()
 
@@ -186,7 +186,7 @@ class Retrying:
 
     def lanes_changed(self) -> None:
         """Other replicas serve: what waits for one that has not failed it may wait in vain."""
-        for call in tuple(self._elsewhere):
+        for call in list(self._elsewhere):
             if not self._others(call) and remove(self._elsewhere, call):
                 self._parts.losses.put_back(call)
                 self._arrived(call)
@@ -214,7 +214,7 @@ class Retrying:
     def _take(self, lane: Lane) -> Call | None:
         """The first call that waits for another replica than those that failed it, if *lane* has such."""
         if lane.slots and lane.methods is None:  # it may end a canary before it is open
-            for call in tuple(self._elsewhere):
+            for call in list(self._elsewhere):
                 if lane not in call.tried and remove(self._elsewhere, call):
                     self._arrived(call)
                     return call
@@ -222,7 +222,7 @@ class Retrying:
 
     def _fill(self, lane: Lane) -> None:
         """Have a free slot of *lane* go to a call that waits for it."""
-        if any(lane not in call.tried for call in tuple(self._elsewhere)):
+        if any(lane not in call.tried for call in list(self._elsewhere)):
             try:
                 lane.free.pop()
             except IndexError:

@@ -10,6 +10,7 @@ import threading
 import weakref
 from bisect import bisect_left
 from collections import defaultdict
+from functools import cache
 from math import inf
 from operator import is_
 from types import MethodType
@@ -25,10 +26,10 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces.families import Family
     from sage_plugins.values import ReplicaInfo
 
-__all__ = ["EDGES_S", "Cells", "Metrics", "MetricsRecorder", "counted_in"]
+__all__ = ["EDGES_S", "MOST_PAIRS", "Cells", "Metrics", "MetricsRecorder"]
 
 #: Upper edges of the histogram's buckets in seconds: from 1 us, each a fifth above the one before, to some 1,000 s. A
-#: percentile read from them is therefore at most 20 % off, or 1 us.
+#: percentile read from them is at most 20 % off, or 1 us; where calls are folded, 22 %.
 EDGES_S: Final[tuple[float, ...]] = tuple(1e-6 * 1.2**power for power in range(115))
 _SHORTEST_S: Final = EDGES_S[0]
 
@@ -39,6 +40,10 @@ _NONE: Final = len(EDGES_S) + 1
 _WIDTH: Final = _NONE + 1
 _UPPER_S: Final = (*EDGES_S, inf, 0.0)
 _LOWER_S: Final = (0.0, *EDGES_S, 0.0)
+
+#: Pairs of a wait and a run that are kept apart for a method, of the 13,689 that there may be. More are folded into
+#: three histograms of one dimension, so that memory does not grow with the time that a service runs.
+MOST_PAIRS: Final = 512
 
 #: Upper and lower edge of a bucket in seconds.
 _Range: TypeAlias = tuple[float, float]
@@ -51,27 +56,97 @@ _GIVEN_UP: Final = 2
 _OUTCOME: Final = 3
 _SUMS: Final = _OUTCOME + len(Outcome.NAMES)
 
+#: Which of `Cells.folded` has every folded call.
+_TOTALS: Final = 2
+
+
+class _Pairs(dict[int, int]):
+    """Calls of one worker by bucket of waiting and of running; folds itself when it has a new bucket too many."""
+
+    __slots__ = ("fold",)
+
+    fold: Callable[[], None]
+
+    def __missing__(self, bucket: int) -> int:
+        if len(self) >= MOST_PAIRS:
+            self.fold()
+        return 0
+
 
 class Cells(NamedTuple):
     """
     What was counted of one method.
 
     Attributes:
-        histogram: Calls by bucket of waiting and of running: `wait * width + run`.
+        pairs: Calls by bucket of waiting and of running: `wait * width + run`.
         sums: Seconds waited, run and given up, then calls by outcome.
+        folded: Further calls: by bucket of waiting, by bucket of running, and by bucket of both together.
     """
 
-    histogram: dict[int, int]
+    pairs: dict[int, int]
     sums: list[float]
+    folded: tuple[dict[int, int], dict[int, int], dict[int, int]]
+
+    @classmethod
+    def empty(cls, pairs: dict[int, int] | None = None) -> Cells:
+        """No calls."""
+        return cls({} if pairs is None else pairs, [0.0] * _SUMS, ({}, {}, {}))
 
     def copied(self) -> Cells:
         """The same counts, which change no more."""
-        return Cells(self.histogram.copy(), self.sums.copy())
+        waits, runs, totals = self.folded
+        return Cells(self.pairs.copy(), self.sums.copy(), (waits.copy(), runs.copy(), totals.copy()))
+
+    def calls(self) -> int:
+        """How many were counted."""
+        return sum(self.pairs.values()) + sum(self.folded[_TOTALS].values())
+
+    def add(self, other: Cells) -> None:
+        """Add the counts of *other*; a worker may be counting into that."""
+        for mine, theirs in ((self.pairs, other.pairs), *zip(self.folded, other.folded, strict=True)):
+            for bucket, number in theirs.copy().items():  # in one step of the interpreter
+                mine[bucket] = mine.get(bucket, 0) + number
+        for at, amount in enumerate(other.sums):
+            self.sums[at] += amount
+        if len(self.pairs) > MOST_PAIRS:
+            self.fold()
+
+    def fold(self) -> None:
+        """Keep waits, runs and their sums from now on, but not which belong together."""
+        edges = _sum_edges_s()
+        waits, runs, totals = self.folded
+        for bucket, number in self.pairs.items():
+            wait, run = divmod(bucket, _WIDTH)
+            total = bisect_left(edges, _UPPER_S[wait] + _UPPER_S[run])
+            totals[total] = totals.get(total, 0) + number
+            if wait != _NONE:
+                waits[wait] = waits.get(wait, 0) + number
+                if run != _NONE:
+                    runs[run] = runs.get(run, 0) + number
+        self.pairs.clear()
+
+    def ranges(self) -> Iterable[tuple[int, _Range | None, _Range | None, _Range | None]]:
+        """
+        How long calls took.
+
+        Yields:
+            How many calls, and the edges of their time from call to answer, of waiting and of running; None for what
+            they did not do, for what nobody knows, and for what another item says of the same calls.
+        """
+        for bucket, number in self.pairs.items():
+            yield (number, *_of_pair(bucket))
+        waits, runs, totals = self.folded
+        for total, number in totals.items():
+            yield number, _of_sum(total), None, None
+        for wait, number in waits.items():
+            yield number, None, (_UPPER_S[wait], _LOWER_S[wait]), None
+        for run, number in runs.items():
+            yield number, None, None, (_UPPER_S[run], _LOWER_S[run])
 
     def outcomes(self) -> list[int]:
         """Calls by outcome."""
         outcomes = [int(number) for number in self.sums[_OUTCOME:]]
-        outcomes[Outcome.OK] = sum(self.histogram.values()) - sum(outcomes[Outcome.OK + 1 :])
+        outcomes[Outcome.OK] = self.calls() - sum(outcomes[Outcome.OK + 1 :])
         return outcomes
 
     def seconds(self) -> float:
@@ -83,8 +158,20 @@ class Cells(NamedTuple):
         return self.sums[_WAIT]
 
 
-def counted_in(bucket: int) -> tuple[_Range, _Range | None, _Range | None]:
-    """How long calls of a bucket took from call to answer, waited and ran; None if they did not or nobody knows."""
+@cache  # few methods need it
+def _sum_edges_s() -> Sequence[float]:
+    """
+    Upper edges for the sum of a folded wait and run, which gets at most 2 % longer by that.
+
+    The edges of reports and scrapes are among them: no bucket's count may fall when its calls are folded.
+    """
+    from sage_plugins.metrics import HISTOGRAM_EDGES_S  # made of attrs, and only a status needs it
+
+    return sorted({*(1e-6 * 1.02**power for power in range(1090)), *HISTOGRAM_EDGES_S})
+
+
+@cache
+def _of_pair(bucket: int) -> tuple[_Range, _Range | None, _Range | None]:
     wait, run = divmod(bucket, _WIDTH)
     return (
         (_UPPER_S[wait] + _UPPER_S[run], _LOWER_S[wait] + _LOWER_S[run]),
@@ -93,16 +180,13 @@ def counted_in(bucket: int) -> tuple[_Range, _Range | None, _Range | None]:
     )
 
 
-def _cells() -> Cells:
-    return Cells(defaultdict(int), [0.0] * _SUMS)
-
-
-def _add(cells: Cells, other: Cells) -> None:
-    # Copied in one step of the interpreter: a worker may be counting into it.
-    for bucket, number in dict(other.histogram).items():
-        cells.histogram[bucket] += number
-    for at, amount in enumerate(other.sums):
-        cells.sums[at] += amount
+def _of_sum(bucket: int) -> _Range:
+    """The edges of what was folded into a bucket; either part of the sum is a fifth or 1 us below its edge at most."""
+    edges = _sum_edges_s()
+    if bucket == len(edges):
+        return inf, EDGES_S[-1]
+    below = edges[bucket - 1] if bucket else 0.0
+    return edges[bucket], max(0.0, below - 2 * _SHORTEST_S) / 1.2
 
 
 def _sum(parts: Sequence[Cells]) -> Cells:
@@ -110,7 +194,7 @@ def _sum(parts: Sequence[Cells]) -> Cells:
         return parts[0]
     total = parts[0].copied()
     for cells in parts[1:]:
-        _add(total, cells)
+        total.add(cells)
     return total
 
 
@@ -131,25 +215,37 @@ class MetricsRecorder:
         self._usage = usage
         self._lock = threading.RLock()  # guards the next three; re-entrant, because a signal handler may look
         self._live: dict[weakref.ref[Callable[[int, int, float, float], None]], list[Cells]] = {}
-        self._past = [_cells() for _ in methods]  # of workers that have ended
+        self._past = [Cells.empty() for _ in methods]  # of workers that have ended
         self._ended: list[weakref.ref[Callable[[int, int, float, float], None]]] = []
         self._counted: tuple[int, dict[str, Cells]] = 0, {}  # calls, and their sum by method; guarded by _lock
 
     def writer(self) -> Callable[[int, int, float, float], None]:
         """A function that counts one call, into cells of its own; what it counted stays when it is dropped."""
-        cells = [_cells() for _ in self._methods]
+        cells = [self._of_worker() for _ in self._methods]
         record = MethodType(_record_caller_side if self._who.replica is None else _record_replica_side, cells)
         with self._lock:
-            self._fold()
+            self._collect()
             # Whoever drops a function at whatever moment only leaves a note here.
             self._live[weakref.ref(record, self._ended.append)] = cells
         return record
 
-    def _fold(self) -> None:
+    def _of_worker(self) -> Cells:
+        """Cells for the calls of one method, for one worker: the fold is the only moment at which readers must wait."""
+        pairs = _Pairs()
+        cells = Cells.empty(pairs)
+
+        def fold() -> None:
+            with self._lock:
+                cells.fold()
+
+        pairs.fold = fold
+        return cells
+
+    def _collect(self) -> None:
         """Add up what workers counted that have ended, so that a pool which comes and goes needs no more memory."""
         while self._ended:
             for past, cells in zip(self._past, self._live.pop(self._ended.pop()), strict=True):
-                _add(past, cells)
+                past.add(cells)
 
     def snapshot(self) -> Mapping[str, Any]:
         """What was counted by method, over all workers, and what the replica's process uses."""
@@ -161,24 +257,24 @@ class MetricsRecorder:
         """Of all methods: how many calls ended, and how many of them did not end well."""
         total = self._total().values()
         return {
-            "request_count": sum(sum(cells.histogram.values()) for cells in total),
+            "request_count": sum(cells.calls() for cells in total),
             "error_count": int(sum(sum(cells.sums[_OUTCOME + Outcome.OK + 1 :]) for cells in total)),
         }
 
     def _total(self) -> dict[str, Cells]:
         """By method, of those that were called; the same object as long as no call ends."""
         with self._lock:
-            self._fold()
+            self._collect()
             parts = (self._past, *self._live.values())
-            calls = sum([sum(each.histogram.values()) for cells in parts for each in cells if each.histogram])
+            calls = sum([each.calls() for cells in parts for each in cells])
             if calls != self._counted[0]:
                 total: dict[str, Cells] = {}
                 for cells in parts:
                     for name, each in zip(self._methods, cells, strict=True):
-                        if not each.histogram:
+                        if not each.calls():
                             continue
                         if name in total:
-                            _add(total[name], each)
+                            total[name].add(each)
                         else:
                             total[name] = each.copied()
                 self._counted = calls, total
@@ -189,7 +285,7 @@ class MetricsRecorder:
 
 
 def _record_replica_side(cells: Sequence[Cells], method: int, outcome: int, wait_s: float, run_s: float) -> None:
-    histogram, sums = cells[method]
+    pairs, sums, _ = cells[method]
     if outcome:
         sums[_OUTCOME + outcome] += 1
     sums[_WAIT] += wait_s
@@ -198,7 +294,7 @@ def _record_replica_side(cells: Sequence[Cells], method: int, outcome: int, wait
     bucket = 0 if run_s <= _SHORTEST_S else bisect_left(EDGES_S, run_s)
     if wait_s > _SHORTEST_S:
         bucket += bisect_left(EDGES_S, wait_s) * _WIDTH
-    histogram[bucket] += 1
+    pairs[bucket] += 1
 
 
 def _record_caller_side(cells: Sequence[Cells], method: int, outcome: int, wait_s: float, run_s: float) -> None:
@@ -208,14 +304,14 @@ def _record_caller_side(cells: Sequence[Cells], method: int, outcome: int, wait_
     One that never started has waited and not run. Of one that had started nobody here knows how long it had waited, so
     it counts in neither, only in the time from call to answer.
     """
-    histogram, sums = cells[method]
+    pairs, sums, _ = cells[method]
     sums[_OUTCOME + outcome] += 1
     if run_s:
         sums[_GIVEN_UP] += run_s
-        histogram[_NONE * _WIDTH + bisect_left(EDGES_S, run_s)] += 1
+        pairs[_NONE * _WIDTH + bisect_left(EDGES_S, run_s)] += 1
     else:
         sums[_WAIT] += wait_s
-        histogram[bisect_left(EDGES_S, wait_s) * _WIDTH + _NONE] += 1
+        pairs[bisect_left(EDGES_S, wait_s) * _WIDTH + _NONE] += 1
 
 
 class Metrics(QuietMonitor):
@@ -254,16 +350,17 @@ class Metrics(QuietMonitor):
             for (index, reason), number in self._refused.items():
                 refused[self._methods[index]][reason] = number
                 refused_in_all[reason] += number
-        service = _cells()
+        service = Cells.empty()
         for cells in methods.values():
-            _add(service, cells)
+            service.add(cells)
         processes = _processes(snapshots)
-        from sage_plugins.metrics import MethodMetrics  # made of attrs, and only a status needs it
+        from sage_plugins.metrics import MethodMetrics  # as in `_sum_edges_s`
 
         return {
             **_measured(service, refused_in_all),
             "methods": {
-                name: MethodMetrics(**_measured(methods.get(name, _cells()), refused[name])) for name in self._methods
+                name: MethodMetrics(**_measured(methods.get(name, Cells.empty()), refused[name]))
+                for name in self._methods
             },
             "cpu_usage": sum(process["cpu_percent"] for process in processes),
             "memory_usage": sum(process["memory_bytes"] for process in processes),
@@ -299,14 +396,11 @@ def _measured(cells: Cells, refused: Mapping[str, int]) -> dict[str, Any]:
     by_wait: dict[_Range, int] = defaultdict(int)
     by_run: dict[_Range, int] = defaultdict(int)
     by_total: dict[_Range, int] = defaultdict(int)
-    for bucket, number in cells.histogram.items():
-        total, waited, run = counted_in(bucket)
-        if waited is not None:
-            by_wait[waited] += number
-        if run is not None:
-            by_run[run] += number
-        by_total[total] += number
-    count = sum(cells.histogram.values())
+    for number, *ranges in cells.ranges():
+        for histogram, found in zip((by_total, by_wait, by_run), ranges, strict=True):
+            if found is not None:
+                histogram[found] += number
+    count = cells.calls()
     outcomes, total_s = cells.outcomes(), cells.seconds()
     errors = count - outcomes[Outcome.OK]
     return {
@@ -333,7 +427,7 @@ def _measured(cells: Cells, refused: Mapping[str, int]) -> dict[str, Any]:
 
 def _histogram(ranges: Mapping[_Range, int], seconds: float) -> dict[str, Any]:
     """What `MethodMetrics.histograms` has; *seconds* is the sum of all durations."""
-    from sage_plugins.metrics import HISTOGRAM_EDGES_S  # as in `summary`
+    from sage_plugins.metrics import HISTOGRAM_EDGES_S  # as in `_sum_edges_s`
 
     buckets: dict[float, int] = defaultdict(int)
     for (upper, _), number in sorted(ranges.items()):

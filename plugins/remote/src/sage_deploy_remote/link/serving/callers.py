@@ -133,7 +133,7 @@ class Callers:
         """Its connection has ended: give up what it has here."""
         with self._lock:
             self._mailboxes.pop(mailbox.caller, None)
-        for call in tuple(mailbox.calls.values()):
+        for call in list(mailbox.calls.values()):
             self._give_up(call, "whose connection with this process has ended")
 
     def _forget_silent(self) -> None:
@@ -165,7 +165,7 @@ class Callers:
         try:
             for mailbox in self.mailboxes:
                 if mailbox.is_gone(before):
-                    for call in tuple(mailbox.calls.values()):
+                    for call in list(mailbox.calls.values()):
                         self._give_up(call, why)
         finally:
             with self._lock:
