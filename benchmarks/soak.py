@@ -25,6 +25,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from private_ray import private_ray
+from soak_bare import BareHandle
 from soak_services import Coroutines, Failed, Plain, Reading, read
 
 from sage_plugins import Environment, ServiceDeploymentConfig
@@ -53,6 +54,7 @@ _STRATEGIES: Final[dict[str, dict[str, Any]]] = {
     "keyed": {"threading_strategy": "single", "replicas": 2, "load_balancer": "consistent_hash"},
 }
 _TARGETS: Final[dict[str, dict[str, Any]]] = {
+    "bare": {},  # no sage-deploy: pools of threads
     "local": {},
     "process": {"target": "process"},
     "ray": {"target": "remote_any", "cpu_cores": 0.1},
@@ -296,23 +298,31 @@ def _replicas(name: str, handle: ServiceHandle, *, trim: bool) -> Iterator[Watch
         yield Watched(f"{name}#{number}", ask)
 
 
+def deployed(env: Environment, names: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+    """Deploy the services of *names*: name, where, strategy. Gives what calls each, by name."""
+    bare = {name: BareHandle(Plain()) for name, where, _ in names if where == "bare"}
+    for name, where, strategy in names:
+        if name not in bare:
+            config = ServiceDeploymentConfig(**{"timeout": 30.0, **_STRATEGIES[strategy], **_TARGETS[where]})
+            cls = Coroutines if strategy == "async" else Plain
+            env.register_service_with_config(name, cls, deployment_config=config)
+    env.deploy()
+    return {name: bare.get(name) or env.service(name) for name, *_ in names}
+
+
 def soak(stack: ExitStack, asked: argparse.Namespace) -> bool:
     """Call and read until the time is over; whether all was as it should be."""
     env = stack.enter_context(Environment("soak"))
     names = [(f"{where}-{strategy}", where, strategy) for where in asked.where for strategy in _STRATEGIES]
-    for name, where, strategy in names:
-        config = ServiceDeploymentConfig(**{"timeout": 30.0, **_STRATEGIES[strategy], **_TARGETS[where]})
-        cls = Coroutines if strategy == "async" else Plain
-        env.register_service_with_config(name, cls, deployment_config=config)
-    env.deploy()
+    handles = deployed(env, names)
     loop = asyncio.new_event_loop()
     threading.Thread(target=loop.run_forever, name="loop", daemon=True).start()
     watched = [Watched("this process", lambda types: read(types=types, trim=asked.trim))]
     for name, where, _ in names:
-        if where != "local":
-            watched += _replicas(name, env.service(name), trim=asked.trim)
+        if where not in {"bare", "local"}:
+            watched += _replicas(name, handles[name], trim=asked.trim)
     rate = asked.rate / len(names)
-    callers = [Caller(name, env.service(name), loop, rate) for name, _, _ in names]
+    callers = [Caller(name, handles[name], loop, rate) for name, _, _ in names]
     began = time.monotonic()
     _PAUSE.wait(60 * asked.warm_up)
     until = began + 60 * asked.minutes
