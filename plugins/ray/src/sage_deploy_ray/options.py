@@ -1,4 +1,4 @@
-"""What can be set for the Ray targets beside the fields of a service's configuration."""
+"""Options of the Ray targets, in addition to the fields of a service's configuration."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class GroupOptions:
 
     def __attrs_post_init__(self) -> None:
         """
-        See that it limits something.
+        Check that the group excludes some nodes.
 
         Raises:
-            ValueError: It would have all nodes.
+            ValueError: The group would contain all nodes.
         """
         if self.nodes is None and not self.labels:
             raise ValueError("must have nodes or labels; for all nodes there is target 'remote_any'")
