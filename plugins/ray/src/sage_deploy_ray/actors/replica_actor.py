@@ -86,7 +86,7 @@ class ReplicaActor:
 
     @ray.method(concurrency_group="control")
     def describe(self) -> tuple[ProtocolVersion, bytes | None, str | None, str]:
-        """Return the version, the packed replica (None before `start` or without `remember`), and the node's name and ID."""
+        """Return the version, the packed replica (None if not started or remembered), and the node's name and ID."""
         return versions.own_version(), *self._made_of, ray.get_runtime_context().get_node_id()
 
     def _start(self, packed: bytes, node: str | None, *, remember: bool = False) -> tuple[int, Any]:
