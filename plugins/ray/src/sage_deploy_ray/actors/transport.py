@@ -76,8 +76,7 @@ class RayTransport(SocketTransport):
             dispatcher: Provides the threads that read responses.
             on_gone: Called when the actor is gone. Its argument is true if the actor is only unreachable.
             waits_for: Says what the actor waits for before its process runs. Its second argument is a timeout in
-                seconds.
-                None for an actor that already runs.
+                seconds. None for an actor that already runs.
         """
         super().__init__(dispatcher)
         self._make_actor = make_actor

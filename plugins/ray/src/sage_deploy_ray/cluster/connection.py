@@ -143,8 +143,7 @@ class Connection:
         Release the share. Idempotent, thread-safe, and safe while the interpreter exits.
 
         If Ray was started here, the last release ends it, with every actor that is not detached. That takes 1 s, or 8 s
-        if
-        the head is gone.
+        if the head is gone.
         """
         global _runtime  # noqa: PLW0603 - Ray has one connection per process
         with _lock:
@@ -182,12 +181,10 @@ def connect(
 
     Args:
         address: Address of the cluster: `host:port`, `auto` for the one on this machine, or `local` for a private
-            runtime.
-            None uses an existing connection, else the variable `RAY_ADDRESS`, else a private runtime.
+            runtime. None uses an existing connection, else the variable `RAY_ADDRESS`, else a private runtime.
         namespace: Ray's namespace for the names of actors.
         control_timeout: Timeout for connecting and for answers of the cluster, in seconds. Starting a private runtime
-            may
-            take up to 60 s.
+            may take up to 60 s.
         auth: `token` or `disabled` sets the variable `RAY_AUTH_MODE` of this process; `inherit` leaves it alone.
         warn: Whether to log security warnings about the cluster. Callers that do not deploy set it to False.
 
@@ -196,8 +193,7 @@ def connect(
 
     Raises:
         ClusterUnavailableError: There is no such cluster, it rejected this process, its version differs, or this
-            process
-            is connected to another cluster. The message says what to do.
+            process is connected to another cluster. The message says what to do.
         ForkedRuntimeError: This process was forked from one that is connected.
     """
     global _runtime  # noqa: PLW0603 - Ray has one connection per process
