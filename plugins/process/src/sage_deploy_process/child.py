@@ -148,7 +148,7 @@ def _interpreter(name: str) -> str:
 
 def _flags() -> list[str]:
     """Return this interpreter's options, such as `-O` and `-X utf8`, as `multiprocessing` does."""
-    return subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined,no-any-return] # noqa: SLF001 - as said
+    return subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined,no-any-return] # noqa: SLF001 - see above
 
 
 def start_error(name: str, error: OSError) -> DeployError:

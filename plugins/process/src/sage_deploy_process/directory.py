@@ -17,7 +17,7 @@ __all__ = ["ProcessDirectory"]
 class ProcessDirectory(DriverDirectory):
     """The directory of services whose replicas are child processes of the deploying process."""
 
-    def transport(self, replica: ListedReplica, dispatcher: Dispatcher) -> AttachedTransport:  # noqa: ARG002 - as above
+    def transport(self, replica: ListedReplica, dispatcher: Dispatcher) -> AttachedTransport:  # noqa: ARG002 - interface
         """As `RpcDirectory.transport`."""
         from sage_deploy_process.transport import AttachedTransport  # most processes call no services
 

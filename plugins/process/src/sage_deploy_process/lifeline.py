@@ -67,7 +67,9 @@ def write(descriptor: int, settings: Settings) -> None:
 
 def follow(descriptor: int) -> Settings:
     """
-    Read the parent's settings, and end with the parent from now on. Ends at once if the parent is gone. For the child.
+    Read the parent's settings, and tie this process to the parent. For the child.
+
+    Ends the process at once if the parent is gone.
     """
     said = b""
     while not said.endswith(b"\n"):

@@ -105,9 +105,7 @@ class ProcessTransport(_ReplicaTransport):
         return child
 
     def death(self, error: BaseException) -> BaseException:  # noqa: ARG002 - the exit status says more
-        """
-        As `RpcTransport.death`. Also ends a process that has only closed its connection, because nobody can use it.
-        """
+        """As `RpcTransport.death`. Also ends a process that has only closed its connection: it is of no use."""
         ended = self._child.ended()
         self._gone()
         return ReplicaDiedError(f"replica {self._replica} is gone: {ended}", replica=self._replica)

@@ -33,7 +33,7 @@ class ClusterGroupOptions:
 @attrs.frozen
 class GroupOptions:
     """
-    A group of nodes; a node belongs to it that fits both.
+    A group of nodes. A node belongs to it if it matches both fields.
 
     Attributes:
         nodes: Names, IDs, host names or IP addresses of the nodes; null for all.
@@ -59,7 +59,7 @@ class GroupOptions:
 @attrs.frozen
 class RayOptions:
     """
-    Options of the whole environment for the targets of a Ray cluster.
+    Options of the Ray targets for the whole environment.
 
     Attributes:
         address: Address of the cluster, such as `10.0.0.1:6379`, or `auto` for the one on this machine; null for what

@@ -155,7 +155,7 @@ class RayTarget(DirectoryTarget):
                 )
             return self._connection
 
-    # -- where -------------------------------------------------------------------------------------------------------
+    # -- placement ---------------------------------------------------------------------------------------------------
 
     def place(self, specs: Sequence[ReplicaSpec]) -> Sequence[Placed | Refused]:
         """

@@ -23,7 +23,7 @@ __all__ = ["Server", "asgi", "serve"]
 
 _HOMES: Final = {"Server": "running.serving", "asgi": "running.app", "serve": "running.serving"}
 
-#: Command name to its module and its summary in `sage-deploy --help`.
+#: Maps each command to its module and its summary in `sage-deploy --help`.
 _COMMANDS: Final = {
     "apply": ("change", "Read the file of a running environment again and apply its changes."),
     "balancer": ("change", "Change the load balancer of a running service."),

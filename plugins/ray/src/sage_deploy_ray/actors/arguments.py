@@ -61,8 +61,8 @@ def fetch(
         None if the values are no longer wanted.
 
     Raises:
-        BaseException: A value cannot be had: the exception of the failed task, or Ray's error for a lost object. A note
-            names the argument.
+        BaseException: A value does not exist. This is the exception of the failed task, or Ray's error for a lost
+            object. A note names the argument.
     """
     named = _references(args, kwargs)
     references = list(named.values())

@@ -51,8 +51,8 @@ class RayTransport(SocketTransport):
     """
     Transport to one actor, which is its `address`. References to objects in Ray's store travel with the calls.
 
-    Ray starts, watches and ends the actor, and carries all requests except calls. Calls go over a socket if one can be
-    opened, and otherwise as Ray tasks.
+    Ray starts, watches and ends the actor, and carries the requests that are no calls. Calls go over a socket if one
+    can be opened, and otherwise as Ray tasks.
     """
 
     substrate = RAY

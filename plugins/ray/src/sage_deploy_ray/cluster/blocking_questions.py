@@ -14,7 +14,7 @@ __all__ = ["BlockingQuestions", "TooManyUnansweredError"]
 
 _T = TypeVar("_T")
 
-#: Most questions without an answer at a time. A runtime without a head answers none, or some after minutes.
+#: Maximum number of unanswered questions. A runtime without a head answers none, or some after minutes.
 _MOST_UNANSWERED: Final = 8
 
 

@@ -42,7 +42,9 @@ def certificates_here(option: Certificates | None) -> Certificates | None:
 
 def check_certificates(option: Certificates | None) -> None:
     """
-    Check the paths in `RayOptions.tls` before replicas start. Without certificates, their calls would be Ray tasks.
+    Check the paths in `RayOptions.tls` before replicas start.
+
+    With wrong paths no connection could be opened, so calls would be slow Ray tasks.
 
     Raises:
         DeployError: The files cannot be used on this node.

@@ -21,7 +21,7 @@ __all__ = ["Lease"]
 #: Seconds between two renewals. The registry considers this process dead after five missed renewals.
 _EVERY_S: Final = 2.0
 
-#: Seconds for which a renewal certainly keeps other processes from taking over.
+#: Until this many seconds after a renewal, no other process can have taken over.
 _SURE_FOR_S: Final = 9.0
 
 #: Seconds to wait for a holder that may have died: slightly longer than the registry's lease.

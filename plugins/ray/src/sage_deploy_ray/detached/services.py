@@ -68,7 +68,7 @@ class _Named(NamedTuple):
     name: str
     service: str
     deployment: str
-    index: int  # type: ignore[assignment] # hides tuple.index, which nobody needs of it
+    index: int  # type: ignore[assignment] # hides tuple.index, which is not needed
     generation: int
 
 
@@ -165,7 +165,7 @@ class DetachedServices:
                 self.forget(service)
             self._lease.release()
 
-    # -- what runs -----------------------------------------------------------------------------------------------------
+    # -- running services ---------------------------------------------------------------------------------------------
 
     def deployed(self) -> Mapping[str, ReplicaSpec]:
         """As `Keeper.deployed`."""
@@ -274,7 +274,7 @@ class DetachedServices:
                 ray.get(found.actor.stop.remote(_LAST_GRACE_S), timeout=2 * _LAST_GRACE_S)
         self._connect().ask("an end of a replica", lambda: ray.kill(found.actor, no_restart=True))
 
-    # -- what is started -----------------------------------------------------------------------------------------------
+    # -- new replicas --------------------------------------------------------------------------------------------------
 
     def remember(self, service: str, spec: bytes) -> None:
         """Tell the registry what *service* is made from."""

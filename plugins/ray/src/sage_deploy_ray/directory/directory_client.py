@@ -44,7 +44,11 @@ def client_for(name: str, namespace: str) -> DirectoryClient:
 
 
 class DirectoryClient:
-    """Sends statements to the actor, and repeats them to its successor if it dies. Thread-safe."""
+    """
+    Makes statements to the actor with `say`, and repeats them to its successor if it dies. Thread-safe.
+
+    A statement is a method call with a subject. Only the latest one about a subject is kept.
+    """
 
     def __init__(self, name: str, namespace: str) -> None:
         self._name = name
@@ -67,7 +71,7 @@ class DirectoryClient:
         return self._actor is not None and is_connected()
 
     def say(self, about: Hashable, method: str, *args: Any, **kwargs: Any) -> None:
-        """Call a method of the actor. Replaces the earlier statement about the same thing. Never blocks."""
+        """Make a statement: call a method of the actor, and keep the call in place of the last one about *about*."""
         with self._lock:
             self._said[about] = method, args, kwargs
             self._call(method, *args, **kwargs)
@@ -87,7 +91,7 @@ class DirectoryClient:
             return None
 
     def forget(self, about: Hashable) -> None:
-        """Do not repeat the statement about this to another actor."""
+        """Do not repeat the statement about *about* to another actor."""
         with self._lock:
             self._said.pop(about, None)
 

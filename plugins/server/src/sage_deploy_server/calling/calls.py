@@ -51,7 +51,7 @@ class Calls:
 
         Args:
             operations: The environment.
-            max_body: Most bytes of a request's body.
+            max_body: Size limit of a request's body, in bytes.
         """
         self._operations = operations
         self._max_body = max_body

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LONGEST_S", "Shape", "encode", "headers_of"]
 
-#: Most seconds for `X-Timeout`, the same as for a handle.
+#: Maximum of `X-Timeout` in seconds, the same as for a handle.
 LONGEST_S: Final = 1e9
 
 #: Annotations of generators. Their first type argument is the type of the items.

@@ -15,7 +15,7 @@ __all__ = ["BALANCER", "METHOD", "REPLICA", "SERVICE", "environment_options"]
 
 
 class _Running(click.ParamType):  # type: ignore[type-arg] # only the latest click is generic
-    """Text that the shell completes with running names. If anything goes wrong, nothing is completed."""
+    """A text that the shell completes with names from the running environment. On an error it completes nothing."""
 
     name = "text"
 

@@ -1,6 +1,6 @@
 """
-Descriptions of an environment: `openapi` describes its API, with the JSON Schemas of `schemas`; `metrics` exports
-metrics.
+Descriptions of an environment.
 
-Imports `web`, `calling`, and `Operations` of the core.
+`openapi` describes its API, with the JSON Schemas of `schemas`. `metrics` exports its metrics. Imports `web`,
+`calling`, and `Operations` of the core.
 """

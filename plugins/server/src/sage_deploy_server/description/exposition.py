@@ -34,7 +34,7 @@ class _Templates(NamedTuple):
     Attributes:
         labels: Names of the labels.
         edges: Edges of the histogram.
-        by_values: Label values to a text with a placeholder for each number.
+        by_values: Maps label values to a text with a placeholder for each number.
     """
 
     labels: tuple[str, ...]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_SERIES", "Metrics"]
 
-#: Most series in one answer. Services beyond that are summed as the service `other`.
+#: Maximum number of series in one answer. Services beyond that are summed as the service `other`.
 MAX_SERIES: Final = 20_000
 
 #: Name of the service that sums all services without series of their own.

@@ -74,7 +74,7 @@ class Management:
 
         Args:
             operations: The environment.
-            max_body: Most bytes of a request's body.
+            max_body: Size limit of a request's body, in bytes.
             logins: Creates login links for browsers.
             recorder: Provides the recorded metrics.
         """

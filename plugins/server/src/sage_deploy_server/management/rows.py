@@ -1,4 +1,4 @@
-"""Builds the rows of `/api/v1/services` and of the stream. Each row summarizes one service."""
+"""Builds the rows of `/api/v1/services` and of the stream. Each row shows one service."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _REASONS: Final = {
     "stopped": ("replica_stopped", "replica_left"),
 }
 
-#: Most replicas of a service that a row shows.
+#: Maximum number of replicas in a row.
 _STRIPES: Final = 64
 
 
 class Rows:
-    """The summary of each service, and its generation. Thread-safe."""
+    """The row of each service, and its generation. Thread-safe."""
 
     def __init__(self, operations: Operations, recorder: Recorder) -> None:
-        """Summarize the services of *operations*, with the rates from *recorder*."""
+        """Show the services of *operations*, with the rates from *recorder*."""
         self._operations = operations
         self._recorder = recorder
         self._lock = threading.Lock()  # guards all fields below
@@ -142,7 +142,5 @@ def _threads(families: Families) -> int:
 
 
 def _why(reasons: Sequence[str]) -> str:
-    """
-    Return the first of the replicas' *reasons* and the number of others. A thousand replicas may have similar ones.
-    """
+    """Return the first of *reasons* and the number of others, because many replicas may have similar reasons."""
     return "; and ".join([*map(str, reasons[:1]), *([f"{len(reasons) - 1} more"] if len(reasons) > 1 else [])])

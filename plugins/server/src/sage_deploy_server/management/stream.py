@@ -22,10 +22,10 @@ __all__ = ["Stream"]
 #: Seconds between two snapshots.
 _EVERY_S: Final = 1.0
 
-#: Most viewers at a time.
+#: Maximum number of viewers at a time.
 _VIEWERS: Final = 64
 
-#: Most snapshots that wait for a slow viewer. It misses any others.
+#: Maximum number of snapshots that wait for a slow viewer. It misses any others.
 _WAITING: Final = 2
 
 

@@ -48,7 +48,7 @@ class Sample(NamedTuple):
         counted: Counts of its calls. The same object as in the previous sample if no call has ended since.
         queue: Calls that wait.
         inflight: Calls that hold a slot.
-        slots: Most calls that the replicas run at once.
+        slots: Maximum number of calls that the replicas run at once.
         abandoned: Calls that hold a slot although their caller has given up.
     """
 
@@ -78,8 +78,9 @@ class Sampler:
         self, overview: Mapping[str, Mapping[str, Any]], counts: Mapping[str, Families]
     ) -> dict[str | None, Sample]:
         """
-        Return a sample of each service in *overview*, and of all together under None. `Operations` provides both
-        arguments.
+        Return a sample of each service in *overview*, and of all together under None.
+
+        `Operations` provides both arguments.
         """
         for name in self._read.keys() - overview.keys():
             del self._read[name]
@@ -104,7 +105,7 @@ class Sampler:
         if before is not None and before[0] is requests and before[1] is durations and before[2] == rejected:
             return before[3]
         counted = _counted(requests, durations, rejected)
-        if before is not None and counted == before[3]:  # a replaced service has new sums each time
+        if before is not None and counted == before[3]:  # the sums of a replaced service are new objects each time
             counted = before[3]
         self._read[name] = requests, durations, rejected, counted
         return counted

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["record"]
 
-#: Most services with charts, and most services with details. More would make the file too large to send.
+#: Maximum numbers of services with charts and with details. More would make the file too large to send.
 _MOST_CHARTS: Final = 50
 _MOST_SERVICES: Final = 500
 
-#: Most log lines: as many as the pages keep.
+#: Maximum number of log lines: as many as the pages keep.
 _MOST_LINES: Final = 2000
 
 #: Time spans of a service's charts, in seconds.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_BODY", "Application", "asgi"]
 
-#: Default for the most bytes of a request's body.
+#: Default size limit of a request's body, in bytes.
 MAX_BODY: Final = 2**20
 
 #: States of a service that has ready replicas.
@@ -43,7 +43,7 @@ class Application:
     The ASGI application that answers all requests.
 
     Attributes:
-        asgi: The application of Starlette inside it, which answers everything except calls.
+        asgi: The Starlette application inside it. It answers the same requests, but is slower for calls.
     """
 
     def __init__(self, operations: Operations, *, max_body: int = MAX_BODY, logins: Logins | None = None) -> None:
@@ -110,7 +110,7 @@ def asgi(operations: Operations, *, max_body: int = MAX_BODY) -> Starlette:
 
     Args:
         operations: The environment.
-        max_body: Most bytes of a request's body.
+        max_body: Size limit of a request's body, in bytes.
     """
     calls = Calls(operations, max_body=max_body)
     return Starlette(routes=[_route_of(calls, "")], exception_handlers={HTTPException: _problem})

@@ -33,7 +33,7 @@ def _check_http(_self: ServerOptions, _attribute: attrs.Attribute[str | None], v
 @attrs.frozen
 class ServerOptions:
     """
-    Where the server listens, and what it takes. The user's own commands reach it in any case, by a socket.
+    Options of the server. The user's own commands always reach it, over a socket.
 
     Attributes:
         http: `HOST:PORT`, or a port at the loopback interface; port 0 takes a free one. None for no HTTP.

@@ -111,9 +111,7 @@ def connect(path: Path, timeout: float) -> socket.socket:
 
 @contextmanager
 def _address(path: Path) -> Iterator[str]:
-    """
-    Yield the address of the socket at *path*. If the path is too long for an address, it goes through an open folder.
-    """
+    """Yield the address of the socket at *path*. A path that is too long goes through its open folder."""
     if len(os.fsencode(path)) <= _LONGEST:
         yield str(path)
         return

@@ -28,7 +28,8 @@ __all__ = ["Server", "serve"]
 #: Seconds for accepted requests to finish when the server closes.
 _GRACE_S: Final = 30
 
-#: At close, a client is dropped after this many seconds without a byte from or to it; and seconds between two checks.
+#: At close, seconds until a client is dropped that does not complete its request or does not read its answer, and
+#: seconds between two checks.
 _SILENT_S: Final = 1.0
 _LOOK_S: Final = 0.1
 
@@ -57,7 +58,7 @@ class Server:
             token: Token for full access over HTTP. Must not be empty if *http* is given.
             read_token: Token for read-only access; None for none.
             hosts: Further host names under which clients reach this server.
-            max_body: Most bytes of a request's body.
+            max_body: Size limit of a request's body, in bytes.
 
         Raises:
             OSError: The port is taken, or the address does not belong to this machine.
@@ -118,7 +119,7 @@ class Server:
         """
         Report not ready, answer accepted requests, then end. Idempotent.
 
-        It does not wait for clients that have stopped sending their request or reading their answer.
+        Clients that do not complete their request, or stop reading their answer, are dropped after 1 s.
         """
         self._application.close()
         with suppress(RuntimeError):  # the loop has ended
@@ -134,7 +135,7 @@ class Server:
             self._ending = self._loop.create_task(self._end_silent())
 
     async def _end_silent(self) -> None:
-        """Break connections whose client has neither sent nor read anything for `_SILENT_S` seconds."""
+        """Break connections whose client leaves its request incomplete, or reads nothing, for `_SILENT_S` seconds."""
         before: dict[Any, tuple[int, int]] = {}  # unsent bytes, and how often the number was the same
         while True:
             await asyncio.sleep(_LOOK_S)

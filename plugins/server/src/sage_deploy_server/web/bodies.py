@@ -47,7 +47,7 @@ async def read(headers: Mapping[str, str], receive: Receive, most: int) -> Any:
 
 async def read_as(kind: type[_Body], request: Request, most: int) -> _Body:
     """
-    Read the body as an object of the msgspec class *kind*. Without a body, create the object without fields.
+    Read the body as an object of the msgspec class *kind*. Without a body, all fields have their defaults.
 
     Raises:
         Problem: 413 if the body is larger than *most* bytes; 400 if it does not fit.

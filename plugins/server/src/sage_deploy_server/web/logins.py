@@ -23,7 +23,7 @@ LOGIN: Final = "/login"
 #: Seconds until an unused link expires.
 LINK_LIFE_S: Final = 3600.0
 
-#: Most unused links, and most sessions, for each access level. The oldest are dropped.
+#: Maximum numbers of unused links and of sessions, for each access level. The oldest are dropped.
 _MOST: Final = 64
 
 
@@ -35,9 +35,7 @@ class Access(StrEnum):
 
 
 def cookie_name(scope: Mapping[str, Any]) -> str:
-    """
-    Return the name of the session cookie. It contains the port, because browsers send cookies to all ports of a host.
-    """
+    """Return the session cookie's name, with the port in it: browsers send cookies to all ports of a host."""
     server = scope.get("server")
     return f"sage_deploy_{server[1] if server else 0}"
 
