@@ -70,7 +70,7 @@ class RayTransport(SocketTransport):
         Prepare the transport. Nothing happens before `start`.
 
         Args:
-            make_actor: Starts the actor and returns its handle.
+            make_actor: Returns the actor's handle, and starts the actor if it does not run.
             node: Name of the node, for messages about the replica.
             options: Decide how calls are sent.
             dispatcher: Provides the threads that read responses.
@@ -90,7 +90,7 @@ class RayTransport(SocketTransport):
         self._killed = False
 
     def reach(self, id: str) -> None:
-        """Create the actor of replica *id*."""
+        """Get the actor of replica *id* from `make_actor`, which may start it."""
         self._id = id
         self._actor = self.address = self._make_actor()
         self._exchange = self._actor.exchange.remote
