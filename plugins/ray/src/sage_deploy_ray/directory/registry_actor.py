@@ -98,8 +98,8 @@ class RegistryActor(DirectoryActor):
     """
     A directory for all environments of its namespace. It lives as long as the cluster.
 
-    If it dies, Ray restarts it without its memory. Each holder then repeats all it has said. Where there is no holder,
-    the replicas know what they are. Only the holders themselves are stored, so nobody can take over from a live holder.
+    If it dies, Ray restarts it without its memory. Each holder then repeats all it has said. Without a holder, the
+    replicas still have their specs. Only the holders themselves are stored, so nobody can take over from a live holder.
     """
 
     def __init__(self, namespace: str) -> None:

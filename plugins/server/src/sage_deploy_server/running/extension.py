@@ -48,7 +48,7 @@ class ServerOptions:
     login_link: bool = False
 
     def __attrs_post_init__(self) -> None:
-        """Check that other machines can reach the server only if `allow_hosts` says so too."""
+        """Refuse a host that other machines can reach unless `allow_hosts` is set."""
         if self.http is None:
             return
         host, _ = parse(self.http)
