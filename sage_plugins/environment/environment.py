@@ -155,10 +155,14 @@ class Environment(Registering, Views):
 
         with self._services.lock:
             tasks = {name: task for name, task in self._services.tasks.items() if task.state not in AT_REST}
-        return {
+        found = {
             name: comparable(describe(task.composition, lambda _: ARGUMENT)) | task.drift
             for name, task in tasks.items()
         }
+        for name, factory in self.service_factories.items():
+            if name in found and _is_redefined(tasks[name].composition.factory.service_class, factory.service_class):
+                found[name]["class"] += " as it was defined before"
+        return found
 
     def deploy(self, timeout: float | None = None) -> None:
         """
@@ -401,3 +405,11 @@ class Environment(Registering, Views):
     def __repr__(self) -> str:
         """Name and number of services."""
         return f"<Environment {self.name!r} with {counted(len(self._services.catalogue.names), 'service')}>"
+
+
+def _is_redefined(runs: type, registered: type) -> bool:
+    """Whether a class has a new definition under its old name, as after a cell of a notebook was run again."""
+    return runs is not registered and (runs.__module__, runs.__qualname__) == (
+        registered.__module__,
+        registered.__qualname__,
+    )
