@@ -76,7 +76,7 @@ class CallGroup:
             return None
         if self.told:
             report: Any = call.report  # type: ignore[attr-defined] # a `report.ServedCall`
-            if not self._mailbox.tell_start(report.id):  # the caller would not learn of the start, and could run the call again
+            if not self._mailbox.tell_start(report.id):  # the caller might then run it again
                 self.waiting.appendleft(call)
                 self.give_back()
                 return None
