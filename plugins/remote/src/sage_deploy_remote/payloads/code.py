@@ -80,8 +80,7 @@ class DefinitionPickler(cloudpickle.Pickler):
     def reducer_override(self, obj: Any) -> Any:
         """Return how to write *obj*; called for everything but Python's simplest values."""
         reduced = super().reducer_override(obj)  # type: ignore[no-untyped-call] # it has no types
-        # cloudpickle's form for code is (make, arguments, state, None, None, set_state). References to modules are
-        # shorter.
+        # With code, it is (make, arguments, state, None, None, set_state). A reference by name is shorter.
         if not isinstance(reduced, tuple) or len(reduced) != 6:  # noqa: PLR2004 - a reduced value has at most 6 parts
             return reduced
         make, arguments, state, _, _, set_state = reduced
@@ -141,7 +140,7 @@ def _identity(arguments: tuple[Any, ...]) -> str:
 
 
 @lru_cache(_KEPT)
-def _read(identity: str, code: bytes) -> Any:  # noqa: ARG001 - part of the cache's key: equal code under another identity is another class
+def _read(identity: str, code: bytes) -> Any:  # noqa: ARG001 - the cache needs it: equal code may be another class
     return pickle.loads(code)  # noqa: S301 - from a process of this deployment
 
 

@@ -288,7 +288,7 @@ def _unpack_one(one: _One, where: _Where, members: Sequence[BaseException]) -> B
     if one.payload is not None:
         try:
             error = _open(one.payload, members)
-        except BaseException as raised:  # noqa: BLE001 - it could be unpacked where it was packed; here something is missing
+        except BaseException as raised:  # noqa: BLE001 - unpacking worked where it was packed
             why = f"unpacking it here raised {text_of(raised)}"
     if error is None:
         error = _remote_error(one, where, why)
