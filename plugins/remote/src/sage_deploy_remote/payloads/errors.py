@@ -1,7 +1,7 @@
 """
 Packs exceptions that leave a process, and unpacks them.
 
-An exception travels as itself if a test copy, made where it is packed, equals it. Otherwise its caller gets a
+An exception travels as itself if a test copy, made where it is packed, matches it. Otherwise its caller gets a
 `RemoteError` with the type's name, the message and the traceback. The same holds for each cause, context and group
 member. `pack_error` and `unpack_error` never raise, whatever the exception does. Any thread may call them.
 """
@@ -74,7 +74,7 @@ PackedError: TypeAlias = "tuple[_Where, tuple[_One, ...]]"
 
 
 class _Unlike(Exception):  # noqa: N818 - a reason, caught in this module
-    """The copy does not equal the exception."""
+    """The copy does not match the exception."""
 
 
 def pack_error(  # noqa: PLR0913 - the names are for the message
@@ -179,7 +179,7 @@ def _payload_of(error: BaseException, substrate: Substrate) -> Payload:
     Return the exception as its class pickles it, or else as its parts. Members of a group are left out.
 
     Raises:
-        BaseException: Neither way gives an equal copy.
+        BaseException: Neither way gives a matching copy.
     """
     cls = type(error)
     if isinstance(error, _ENDS_THE_CALLER):

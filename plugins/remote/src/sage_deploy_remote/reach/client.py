@@ -147,7 +147,7 @@ class ServiceClient:
         self._look_again_after = _LOOK_AGAIN_S[0]
         self._binding_now = threading.Lock()  # held by the thread that waits for the service
         self._timers: list[Timer] = []  # to look for a missing directory; at most one timer, as in the next two
-        self._returning: list[Timer] = []  # to attach lost replicas again that return
+        self._returning: list[Timer] = []  # to attach lost replicas again
         self._attach_again_after = _LOOK_AGAIN_S[0]
         self._reporting: list[Timer] = []  # to report the number of waiting calls, if the service scales
         self._reported = 0
@@ -189,8 +189,8 @@ class ServiceClient:
         """
         Return the binding to the replicas, for a handle's first call. Waits if the service is not deployed yet.
 
-        It waits at most for the service's startup timeout, and until the deadline of the call that this process
-        answers.
+        It waits at most for the service's startup timeout, and until the deadline of the call that is being
+        answered.
 
         Args:
             caller: The service whose replica asks; None if it is another program.
@@ -392,14 +392,14 @@ class ServiceClient:
                 router.end()
 
     def _attach_later(self) -> None:
-        """Schedule `attach_again` for lost replicas that return."""
+        """Schedule `attach_again`."""
         wait = self._attach_again_after
         self._attach_again_after = min(2 * wait, _LOOK_AGAIN_S[1])
         due = SYSTEM.monotonic() + wait
         self._returning[:] = [SYSTEM.call_at(due, partial(_attach_again, weakref.ref(self)))]
 
     def attach_again(self) -> None:
-        """Attach lost replicas that return, if they are still listed."""
+        """Attach replicas again that were lost but are still listed with `returns`."""
         with self._lock:
             if self._binding is None:
                 return

@@ -30,7 +30,7 @@ class ListedReplica(NamedTuple):
         address: The address by which its target's plugin reaches it from another process.
         seniority: Without a balancer, the replica with the lowest number serves, and the others stand by.
         avoided: Whether it gets calls only if there is no other replica.
-        returns: Whether it comes back while it is listed, so that a client that has lost it connects again.
+        returns: Whether it exists as long as it is listed, so that a client that has lost it connects again.
     """
 
     service: str

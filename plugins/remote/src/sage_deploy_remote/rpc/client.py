@@ -152,4 +152,4 @@ class _Channel:
             self._answers.clear()
         for answer in (*answers, self.ended):
             answer.set_exception(cause)
-        self.let_go.detach()  # it refers to this object, which its errors would otherwise keep alive
+        self.let_go.detach()  # it keeps this object alive, whose errors keep their waiters alive

@@ -1,4 +1,4 @@
-"""Listens for socket callers in a replica that was started without a socket, as on Ray."""
+"""Listening sockets that open on request, in replicas that were started without a socket, and in the driver."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def this_machine() -> str:
 
 class Listeners:
     """
-    Listening sockets of one replica: a Unix socket for callers on its machine, a TCP port for others.
+    Listening sockets of one replica or of the driver: a Unix socket for its machine, a TCP port for others.
 
     Each is opened when the first caller asks for it. Methods may be called from any thread.
     """

@@ -84,7 +84,7 @@ class Outbox:
         self._bundles: list[Bundle] = []  # that may have calls to return
         self._units = 0  # units that have not ended
         self._owed = 0  # refused units whose callers wait for room
-        self._latest = -1  # number of the frame that came last
+        self._latest = -1  # latest frame
         self._number = 0  # number of the next response
         self._next_frame = -1  # number of the next frame; known once a fresh one has come
         self._exchanges = 0  # exchanges that are open

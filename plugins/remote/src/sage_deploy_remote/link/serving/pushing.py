@@ -76,9 +76,9 @@ class PushedReplies:
         self._attachments = attachments
         self._replies: deque[Reply] = deque()
         self._turn = threading.Lock()  # its holder sends
-        self._number = 0  # of the next response; for the holder of the turn, as the next three
+        self._number = 0  # of the next response; for the holder of the turn, as the next
         self._journal = journal
-        self._started: dict[int, Reply] = {}  # starts that are only there; of unanswered calls
+        self._started: dict[int, Reply] = {}  # starts of unanswered calls, only in the journal
         self._behind = False  # whether the journal still has replies that were sent
         self._bundles: list[Bundle] = []  # that may have calls to return; guarded by _watching, as the next
         self._timer: Timer | None = None
