@@ -53,9 +53,7 @@ class DriverPublication(Publication):
         """
         super().__init__(target, service, environment)
         self._beside = beside
-        self._listener: DriverListener | None = (
-            None  # guarded by _lock, as the next two; None until needed
-        )
+        self._listener: DriverListener | None = None  # guarded by _lock, as the next two; None until needed
         self._server: DriverServer | None = None
         self._address: DriverAddress | None = None
 

@@ -10,8 +10,8 @@ says after a frame has arrived never travels with the response to an earlier fra
 response to its own frame misses nothing.
 
 The replica ends an exchange that has waited long with an empty response, and a living caller sends another. A caller
-that has work in a replica but keeps no exchange open for a minute counts as gone, for example because it was killed
-in the middle of a stream. The replica gives up its calls. If that caller was only suspended or cut off, it gets this as
+that has work in a replica but keeps no exchange open for a minute counts as gone: it may have been killed in the middle
+of a stream. The replica gives up its calls. If that caller was only suspended or cut off, it gets this as
 the answer to each of its calls when it comes back. So nothing runs twice.
 
 A replica forgets callers that were silent for long and for which it runs nothing; most of them are gone. A silent but

@@ -128,8 +128,8 @@ class ServiceAccess(Protocol):
         """
         Call *tell* once when there is another version than *seen*, or after a while; never blocks.
 
-        This also reports that this process has taken in *seen*. *tell* runs in a thread that reads no responses. It gets
-        None if there is no directory.
+        This also reports that this process has taken in *seen*. *tell* runs in a thread that reads no responses. It
+        gets None if there is no directory.
         """
 
     def wake(self, seen: int) -> None:

@@ -55,8 +55,8 @@ class Tunnel(NamedTuple):
             bytes sent before.
         ready: Gives bytes that both sides of this connection share and no other connection has; an OSError if the TLS
             handshake failed.
-        delivered: Returns True once TCP has accepted all bytes of the user, so that they arrive even if this process is
-            killed, or if TCP never will.
+        delivered: Returns True once TCP has accepted all bytes of the user: then they arrive even if this process is
+            killed. Also True if the connection has ended, so that TCP never will.
     """
 
     end: socket

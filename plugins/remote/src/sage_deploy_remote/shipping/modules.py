@@ -67,11 +67,10 @@ _last = _Gathered({}, {}, b"")
 
 def gather() -> bytes:
     """
-    Return the packed modules that this process has imported and that were not installed; packages with all their
-    modules.
+    Return the modules that this process has imported and that were not installed, packed.
 
-    Left out are the interpreter's modules, the plugins of this deployment, and packages with C extension modules, which
-    must be installed where they run. Files are read again after they have changed.
+    Of a package, all modules are included. Left out are the interpreter's modules, the plugins of this deployment, and
+    packages with C extension modules, which must be installed where they run. Changed files are read again.
     """
     global _last  # noqa: PLW0603 - a cache of one
     found = dict(_found())

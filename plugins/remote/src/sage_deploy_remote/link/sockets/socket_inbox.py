@@ -52,6 +52,7 @@ class SocketInbox(Inbox):
     to other workers, and the standby thread reads. That thread also checks whether a quick call takes long after all.
     It leaves the reading to the workers again when it has read only quick calls.
     """
+
     def __init__(self, quick: Collection[int]) -> None:
         """Start without connections; *quick* has the indices of methods that took no time when they last ran."""
         super().__init__()
@@ -150,8 +151,7 @@ class SocketInbox(Inbox):
 
     def _read_and_fetch(self, seconds: float | None) -> tuple[Work | None, bool]:
         """
-        Read until there is work. Return the first item, and whether all that was read is quick. For a worker that
-        leads.
+        Read until there is work; return the first item, and whether all that was read is quick. For the leader.
 
         Raises:
             Empty: There was none within *seconds*.

@@ -30,11 +30,10 @@ __all__ = ["SocketTransport"]
 
 class SocketTransport(RpcTransport):
     """
-    A base for transports. A subclass adds what a subclass of `RpcTransport` adds, and may call `carry_over` before a
-    call is sent.
+    A base for transports that may carry calls over a socket.
 
-    After `carry_over`, calls go over the socket, and requests still go the subclass's own way. Without it, calls are
-    requests too.
+    A subclass adds what `RpcTransport` requires, and may call `carry_over` before a call is sent. From then on, calls
+    go over the socket, and requests still go the subclass's own way. Without `carry_over`, calls are requests too.
     """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
