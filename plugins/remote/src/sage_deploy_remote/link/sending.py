@@ -65,7 +65,8 @@ class Sending:
 
     Attributes:
         caller: Random text that identifies this sender to the replica.
-        corked: Whether a response is being read. The work that results from it leaves in one frame.
+        corked: Whether work stays in the queue: while a response is read, so that its results leave in one frame, and
+            while `RemoteReplica.hold` applies.
         released: Number of waiting callers that the last response released.
     """
 
