@@ -97,7 +97,7 @@ class Transport(Protocol):
     """
     Whether everything that the replica has said arrives, even if its process is killed at that moment.
 
-    If true, it is known of each call whether it has started. Only for transports that `pushes` responses.
+    If true, it is known of each call whether it has started. Only for transports with `pushes`.
     """
 
     routes: bool

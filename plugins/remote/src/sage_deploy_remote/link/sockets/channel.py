@@ -29,8 +29,8 @@ class Channel:
     Reads one connection in a thread that waits for its responses anyway.
 
     One thread at a time reads: the *leader*. A caller that waits in `call` leads if it alone waits for anything; then
-    no thread need be woken for its answer. Otherwise the channel's own thread leads, which runs only while something is
-    awaited. A thread that stops leading checks whether something is still awaited, and a thread that sends checks
+    no thread has to be woken for its answer. Otherwise the channel's own thread leads, which runs only while something
+    is awaited. A thread that stops leading checks whether something is still awaited, and a thread that sends checks
     whether anybody leads. So nothing stays unread.
     """
 
