@@ -154,7 +154,7 @@ class Transport:
         self.exchanges = []
         self.frames = []
         self._script = list(script)
-        self.soon = lambda do: do()
+        self.run_quick = lambda do: do()
 
     def start(self, _spec, _receiver):
         pass

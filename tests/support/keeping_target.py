@@ -80,7 +80,7 @@ class Adopted(Transport):
     def start(self, spec, receiver):
         self.receiver = receiver
         self.world.running[spec.service][spec.index, spec.generation] = self
-        self.soon(lambda: receiver.started(self.server.host.slots))
+        self.run_quick(lambda: receiver.started(self.server.host.slots))
 
 
 class KeepingTarget(MemoryTarget):

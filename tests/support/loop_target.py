@@ -65,7 +65,7 @@ class LoopExchange:
         self._response.put(None)
 
     def _deliver(self):
-        self._transport.soon(lambda: self._transport.receiver.arrived(self._arrived))
+        self._transport.run_quick(lambda: self._transport.receiver.arrived(self._arrived))
 
     def wait(self, call, seconds):
         from queue import Empty
@@ -94,7 +94,7 @@ class LoopTransport:
 
     def __init__(self, responses, find_service):
         self._find_service = find_service
-        self.soon = responses.put
+        self.run_quick = responses.put
 
     def leave(self):
         """Nothing leads anywhere."""
@@ -113,10 +113,10 @@ class LoopTransport:
             slots = self.server.start()
         except BaseException as error:  # noqa: BLE001
             packed = self.server.answers.error(error, "")
-            self.soon(lambda: self.receiver.failed(unpack_error(packed)))
+            self.run_quick(lambda: self.receiver.failed(unpack_error(packed)))
         else:
             if slots:
-                self.soon(lambda: self.receiver.started(slots))
+                self.run_quick(lambda: self.receiver.started(slots))
 
     def exchange(self, frame):
         return LoopExchange(self, frame)

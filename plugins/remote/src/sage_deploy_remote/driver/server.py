@@ -6,7 +6,7 @@ from functools import partial
 from math import inf
 from typing import TYPE_CHECKING, Any
 
-from sage_deploy_remote.link.outstanding import sent_as
+from sage_deploy_remote.link.outstanding import call_holding
 from sage_deploy_remote.link.serving.calls import CallServer
 from sage_deploy_remote.link.serving.report import report_of
 from sage_plugins.call import deadlock
@@ -106,7 +106,7 @@ class DriverServer(CallServer):
 
         The waiting call was sent to the process in which *served* was made, or to one before it in the chain.
         """
-        waiter = next(filter(None, map(sent_as, reversed(served.chain[:-1]))), None)
+        waiter = next(filter(None, map(call_holding, reversed(served.chain[:-1]))), None)
         context, served.context = served.context, None  # avoids a cycle: the context will refer to *served*
         assert context is not None  # noqa: S101 - for the type checker: it was made with one
         if len(served.chain) > 1:  # a method of a service made it

@@ -31,11 +31,11 @@ class Dispatcher:
         self._threads: list[threading.Thread] = []
         self._closed = False
 
-    def soon(self, do: Callable[[], None]) -> None:
+    def run_quick(self, do: Callable[[], None]) -> None:
         """Run *do*, which must be quick, in the thread that reads responses."""
         self._queue("responses").put(do)
 
-    def apart(self, do: Callable[[], None]) -> None:
+    def run_slow(self, do: Callable[[], None]) -> None:
         """Run *do* in a thread that reads no responses, so that it may take long."""
         self._queue("changes").put(do)
 

@@ -20,21 +20,21 @@ class DrainQueue:
         self.items: deque[Any] = deque()
         self._busy = threading.Lock()
         # For code that inlines `drain` where an extra Python frame would slow each call.
-        self.take, self.leave = partial(self._busy.acquire, blocking=False), self._busy.release
+        self.try_acquire, self.release = partial(self._busy.acquire, blocking=False), self._busy.release
 
     @property
     def idle(self) -> bool:
         """Whether the queue is empty and no thread is emptying it."""
         return not (self.items or self._busy.locked())
 
-    def drain(self, take: Callable[[], None], over: Callable[[], bool] = lambda: False) -> None:
+    def drain(self, take_items: Callable[[], None], is_over: Callable[[], bool] = lambda: False) -> None:
         """
-        Call *take* to empty `items`, unless *over* returns True.
+        Call *take_items* to empty `items`, unless *is_over* returns True.
 
         If another thread is doing it, return at once: that thread checks `items` again before it stops.
         """
-        while self.items and not over() and self.take():
+        while self.items and not is_over() and self.try_acquire():
             try:
-                take()
+                take_items()
             finally:
-                self.leave()
+                self.release()

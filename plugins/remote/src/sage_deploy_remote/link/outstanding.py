@@ -9,30 +9,30 @@ from weakref import WeakValueDictionary
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
 
+    from sage_deploy_remote.link.incoming_stream import IncomingStream
     from sage_deploy_remote.link.protocol import Notice
-    from sage_deploy_remote.link.stream_reading import StreamReading
     from sage_plugins.call.call import Call
     from sage_plugins.interfaces import Work
 
-__all__ = ["Outstanding", "SentUnit", "remember", "sent_as"]
+__all__ = ["Outstanding", "SentUnit", "call_holding", "register_sender"]
 
 #: The records of all senders of this process, by sender name.
-_of_senders: WeakValueDictionary[str, Outstanding] = WeakValueDictionary()  # single operations, which need no lock
+_by_sender: WeakValueDictionary[str, Outstanding] = WeakValueDictionary()  # single operations, which need no lock
 
 
-def remember(sender: str, outstanding: Outstanding) -> None:
-    """Make the work of *sender* available to `sent_as`, as long as *outstanding* is in use."""
-    _of_senders[sender] = outstanding
+def register_sender(sender: str, outstanding: Outstanding) -> None:
+    """Make the work of *sender* available to `call_holding`, as long as *outstanding* is in use."""
+    _by_sender[sender] = outstanding
 
 
-def sent_as(holder: tuple[str, int]) -> Call | None:
+def call_holding(holder: tuple[str, int]) -> Call | None:
     """
     Return the call of this process that holds the slot *holder* in another process.
 
     *holder* has the form of `protocol.CallItem.chain`. Return None if another process sent the call, or if it is over.
     Of a bundle, return the call that runs; of a batch, the first call.
     """
-    outstanding = _of_senders.get(holder[0])
+    outstanding = _by_sender.get(holder[0])
     sent = None if outstanding is None else outstanding.units.get(holder[1])
     if sent is None:
         return None
@@ -57,7 +57,7 @@ class SentUnit(NamedTuple):
     numbers: Collection[int]
     bundle: dict[int, Call] | None = None
 
-    def works(self, unstarted: Collection[int]) -> tuple[Sequence[Work], Sequence[Work]]:
+    def split_unfinished(self, unstarted: Collection[int]) -> tuple[Sequence[Work], Sequence[Work]]:
         """
         Return the work without an outcome: first what may have started, then what is in *unstarted*.
 
@@ -77,11 +77,11 @@ class Outstanding:
         units: Units that hold a slot, by number.
         calls: Calls that were sent and not answered, by number.
         given_up: The notices about those of `calls` that were given up here, by number.
-        readings: The streams among `calls`, by number.
+        streams: The streams among `calls`, by number.
         unstarted: Numbers of those of `calls` that have certainly not started.
         lock: Guards the attributes below.
         exchanges: Number of open exchanges.
-        withheld: Number of slots whose units were refused.
+        refused_slots: Number of slots whose units were refused.
         dead: Why the replica's process is gone; None while it is not known to be.
     """
 
@@ -89,18 +89,18 @@ class Outstanding:
         self.units: dict[int, SentUnit] = {}
         self.calls: dict[int, Call] = {}
         self.given_up: dict[int, Notice] = {}
-        self.readings: dict[int, StreamReading] = {}
+        self.streams: dict[int, IncomingStream] = {}
         self.unstarted: set[int] = set()
         self._number_of: dict[Call, int] = {}  # the reverse of `calls`
         self.lock = threading.Lock()
         self.exchanges = 0
-        self.withheld = 0
+        self.refused_slots = 0
         self.dead: BaseException | None = None
 
     @property
     def idle(self) -> bool:
         """Whether the replica has nothing to say."""
-        return not (self.units or self.withheld)
+        return not (self.units or self.refused_slots)
 
     def is_dead(self) -> bool:
         """Whether the replica's process is gone."""
@@ -115,9 +115,9 @@ class Outstanding:
         """Return the number of *call*; None if it was not sent, or was answered."""
         return self._number_of.get(call)
 
-    def reading_of(self, call: Call) -> StreamReading | None:
-        """Return the reading of *call* if it is a stream that was sent and is not over, else None."""
-        return self.readings.get(self._number_of.get(call, -1))
+    def stream_of(self, call: Call) -> IncomingStream | None:
+        """Return the stream of items for *call* if it was sent and is not over, else None."""
+        return self.streams.get(self._number_of.get(call, -1))
 
     def forget(self, number: int) -> Call | None:
         """Forget the call *number*, which needs no more answer, and return it; None if it was forgotten already."""
@@ -126,9 +126,9 @@ class Outstanding:
             self._number_of.pop(call, None)
             self.given_up.pop(number, None)
             self.unstarted.discard(number)
-            reading = self.readings.pop(number, None)
-            if reading is not None:
-                reading.over = True
+            stream = self.streams.pop(number, None)
+            if stream is not None:
+                stream.has_ended = True
         return call
 
     def take_units(self) -> list[SentUnit]:
@@ -137,5 +137,5 @@ class Outstanding:
         self.calls.clear()
         self._number_of.clear()
         self.given_up.clear()
-        self.readings.clear()
+        self.streams.clear()
         return list(units.values())

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sage_deploy_remote.link import protocol
+from sage_deploy_remote.link.frame_sender import FrameSender
 from sage_deploy_remote.link.outstanding import Outstanding
-from sage_deploy_remote.link.receiving import Receiving
-from sage_deploy_remote.link.sending import Sending
+from sage_deploy_remote.link.response_reader import ResponseReader
 from sage_plugins.call.batch import Batch
 from sage_plugins.interfaces import ControlOp
 from sage_plugins.values import Outcome, ReplicaState, RunnerStats
@@ -58,16 +58,15 @@ class RemoteReplica:
         self.index = spec.index
         self.node = node
         self.slots = 0
-        self.soon = transport.soon
         self._events = events
         self._clock = clock
         self._transport = transport
         self._outstanding = Outstanding()
-        self._sending = Sending(spec.service, events, clock, transport, self._outstanding, self._report_lost)
-        self._receiving = Receiving(events, transport, self._outstanding, self._sending)
-        self.send: Callable[[Work], None] = self._sending.send
+        self._sender = FrameSender(spec.service, events, clock, transport, self._outstanding, self._report_lost)
+        self._response_reader = ResponseReader(events, transport, self._outstanding, self._sender)
+        self.send: Callable[[Work], None] = self._sender.send
         self.told_waits = self._tell_waits if transport.routes else None
-        self._asked = False  # whether this side has asked it to stop
+        self._stop_requested = False  # whether this side has asked it to stop
         self._ended = False  # whether this side has stopped it
         self._killed: BaseException | None = None  # why this side kills it
         self._last_stats: Mapping[str, Any] | None = None  # its statistics when it stopped
@@ -96,34 +95,34 @@ class RemoteReplica:
 
     def hold(self) -> None:
         """As `Receiver.hold`."""
-        self._sending.corked = True
+        self._sender.holds_work = True
 
     def release(self) -> None:
         """As `Receiver.release`."""
-        self._sending.corked = False
-        self._sending.flush(waits=False)
+        self._sender.holds_work = False
+        self._sender.flush(waits=False)
 
     def remark(self, text: str) -> None:
         """As `Receiver.remark`."""
         self._events.remark(text)
 
-    def unarrived(self, frame: Frame) -> None:
-        """As `Receiver.unarrived`."""
+    def frame_not_arrived(self, frame: Frame) -> None:
+        """As `Receiver.frame_not_arrived`."""
         self._outstanding.unstarted.update(item.id for unit in frame.units for item in unit.items)
 
     def arrived(self, response: Response, reader: Call | None = None) -> None:
         """As `Receiver.arrived`."""
-        self._receiving.arrived(response, reader)
+        self._response_reader.arrived(response, reader)
 
     def _report_lost(self) -> None:
         """Report the work that the process had, and the work that was not sent yet."""
         cause = self._outstanding.dead
         assert cause is not None  # noqa: S101 - for the type checker
-        unsent = self._sending.take_unsent()
+        unsent = self._sender.take_unsent()
         unstarted = frozenset(self._outstanding.unstarted)
         maybe: list[Work] = []
         for sent in self._outstanding.take_units():
-            may_have, have_not = sent.works(unstarted)
+            may_have, have_not = sent.split_unfinished(unstarted)
             maybe += may_have
             unsent += have_not
         self._events.lost(unsent, maybe, cause)
@@ -159,13 +158,13 @@ class RemoteReplica:
             return {**self._last_stats, "age": self._clock.monotonic() - self._stopped_at}
         if self._outstanding.dead is not None:
             raise self._outstanding.dead
-        notices = [(self._sending.caller, notice) for notice in tuple(self._outstanding.given_up.values())]
+        notices = [(self._sender.caller, notice) for notice in tuple(self._outstanding.given_up.values())]
         return self._transport.control(op, arg, notices, timeout)
 
     def begin_stop(self) -> None:
         """As `Replica.begin_stop`."""
         with self._outstanding.lock:
-            again, self._asked = self._asked or self._ended, True
+            again, self._stop_requested = self._stop_requested or self._ended, True
         if not again:
             self._transport.ask_to_stop()
 
@@ -201,7 +200,7 @@ class RemoteReplica:
             self._last_stats = {**stats, "runner": RunnerStats(0)}
         for call in tuple(self._outstanding.calls.values()):
             call.give_up(call.stopped_error(self.id, self.node), Outcome.STOPPED)
-        for work in self._sending.take_unsent():
+        for work in self._sender.take_unsent():
             for call in work.calls if isinstance(work, Batch) else (work,):
                 call.give_up(call.stopped_error(self.id, self.node), Outcome.STOPPED)
         self._outstanding.take_units()
@@ -211,26 +210,28 @@ class RemoteReplica:
     def give_up(self, call: Call, outcome: int, spent: float) -> bool:
         """As `Replica.give_up`: tell the replica to count the call, and to stop its coroutine."""
         if outcome == Outcome.OK:
-            reading = self._outstanding.reading_of(call)
-            if reading is not None and not call.settled():
-                reading.close()
+            stream = self._outstanding.stream_of(call)
+            if stream is not None and not call.settled():
+                stream.close()
             return True
-        if call is self._receiving.counted or call.answered:
-            self._receiving.let_go(call)
+        if call is self._response_reader.counted_by_replica or call.answered:
+            self._response_reader.drop_answer(call)
             return not call.uncounted
         number = self._outstanding.number_of(call)
         if number is None or self.gone:
             return False
         notice = self._outstanding.given_up[number] = (protocol.GIVE_UP, number, outcome, spent)
-        self._sending.notify(notice)
+        self._sender.notify_now(notice)
         return True
 
     def _tell_waits(self, call: Call) -> None:
         """Tell the replica that the method that made *call* now waits for it."""
         number = self._outstanding.number_of(call)
         if number is not None:
-            self._sending.notify((protocol.WAITS, number))
+            self._sender.notify_now((protocol.WAITS, number))
 
     def count_failed(self, call: Call) -> None:
         """Tell the replica to count *call*, which failed with its method's error and whose counting was left to us."""
-        self._sending.notify((protocol.COUNT, 0, call.method.index, call.began - call.since, call.ended - call.began))
+        self._sender.notify_now(
+            (protocol.COUNT, 0, call.method.index, call.began - call.since, call.ended - call.began)
+        )

@@ -101,7 +101,7 @@ class RpcExchange:
 
     def leave(self) -> None:
         """As `Exchange.leave`."""
-        self._answer.add_done_callback(lambda done: self._transport.soon(lambda: self._arrived(done)))
+        self._answer.add_done_callback(lambda done: self._transport.run_quick(lambda: self._arrived(done)))
 
     def _arrived(self, done: Answer) -> None:
         transport = self._transport
@@ -137,7 +137,7 @@ class RpcTransport:
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         """Prepare; *dispatcher* has the threads that read what arrives."""
-        self.soon = dispatcher.soon
+        self.run_quick = dispatcher.run_quick
         self._ends = False  # whether this side ends the process, so that its end is no loss
 
     # -- for subclasses ----------------------------------------------------------------------------------------------
@@ -168,7 +168,7 @@ class RpcTransport:
     def start(self, spec: ReplicaSpec, receiver: Receiver) -> None:
         """As `Transport.start`."""
         self.receiver = receiver
-        self.begin(spec).add_done_callback(lambda done: self.soon(lambda: self._started(done)))
+        self.begin(spec).add_done_callback(lambda done: self.run_quick(lambda: self._started(done)))
 
     def _started(self, done: Answer) -> None:
         try:
@@ -254,4 +254,4 @@ class RpcTransport:
 def _look(transport: weakref.ref[RpcTransport], done: Answer) -> None:
     found = transport()
     if found is not None:
-        found.soon(lambda: found._ended(done))  # noqa: SLF001 - a method would keep the transport alive
+        found.run_quick(lambda: found._ended(done))  # noqa: SLF001 - a method would keep the transport alive

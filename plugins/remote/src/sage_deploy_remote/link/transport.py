@@ -172,9 +172,9 @@ class Transport(Protocol):
     def kill(self) -> None:
         """End the process at once, even if it is busy; may block for a moment. Never raises."""
 
-    def soon(self, do: Callable[[], None]) -> None:
+    def run_quick(self, do: Callable[[], None]) -> None:
         """
-        Run *do*, which must be quick, in the thread that reads responses, as `Dispatcher.soon` does; never blocks.
+        Run *do*, which must be quick, in the thread that reads responses, as `Dispatcher.run_quick` does; never blocks.
         """
 
 
@@ -213,7 +213,7 @@ class Receiver(Protocol):
     def remark(self, text: str) -> None:
         """Report *text* to those who watch the service."""
 
-    def unarrived(self, frame: Frame) -> None:
+    def frame_not_arrived(self, frame: Frame) -> None:
         """
         Note that nothing of *frame* has arrived or will arrive.
 

@@ -229,7 +229,7 @@ class RpcServiceAccess:
 
     def watch(self, seen: int, tell: Callable[[Found | None], None]) -> None:
         """As `ServiceAccess.watch`."""
-        self._dispatcher.apart(lambda: self._watch(seen, tell))
+        self._dispatcher.run_slow(lambda: self._watch(seen, tell))
 
     def _watch(self, seen: int, tell: Callable[[Found | None], None]) -> None:
         try:
@@ -239,7 +239,7 @@ class RpcServiceAccess:
         if asked is None:
             tell(None)
         else:
-            asked.add_done_callback(lambda done: self._dispatcher.apart(lambda: self._tell(done, tell)))
+            asked.add_done_callback(lambda done: self._dispatcher.run_slow(lambda: self._tell(done, tell)))
 
     def _tell(self, done: Answer, tell: Callable[[Found | None], None]) -> None:
         try:
@@ -252,7 +252,7 @@ class RpcServiceAccess:
 
     def wake(self, seen: int) -> None:
         """As `ServiceAccess.wake`."""
-        self._dispatcher.apart(lambda: self._wake(seen))
+        self._dispatcher.run_slow(lambda: self._wake(seen))
 
     def _wake(self, seen: int) -> None:
         request = self._request
@@ -261,7 +261,7 @@ class RpcServiceAccess:
 
     def report(self, waiting: int) -> None:
         """As `ServiceAccess.report`."""
-        self._dispatcher.apart(lambda: self._report(waiting))
+        self._dispatcher.run_slow(lambda: self._report(waiting))
 
     def _report(self, waiting: int) -> None:
         request = self._request

@@ -103,7 +103,7 @@ class SocketTransport(RpcTransport):
         if channel is None:
             return super().exchange(frame)
         if not self._stream.send(*pickled(self._attachments.of_frame(frame))):
-            self.receiver.unarrived(frame)
+            self.receiver.frame_not_arrived(frame)
             channel.finish()
         return channel
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_remote.link.deferred_signals import DeferredSignals
 from sage_deploy_remote.link.drain_queue import DrainQueue
-from sage_deploy_remote.link.outstanding import SentUnit, remember
+from sage_deploy_remote.link.incoming_stream import IncomingStream
+from sage_deploy_remote.link.outstanding import SentUnit, register_sender
 from sage_deploy_remote.link.protocol import CallItem, Frame, Unit
-from sage_deploy_remote.link.stream_reading import StreamReading
 from sage_deploy_remote.payloads.packing import is_plain, pack_arguments
 from sage_deploy_remote.payloads.payload import is_quick
 from sage_plugins.call.batch import Batch
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.interfaces import ReplicaEvents, Work
 
-__all__ = ["Sending"]
+__all__ = ["FrameSender"]
 
 #: Largest bundle. With more calls, the frame's share of a call's cost hardly shrinks further.
-_LARGEST: Final = 256
+_LARGEST_BUNDLE: Final = 256
 #: Largest bundle for a method that is slow or not known yet. It is 2 because single calls would teach nothing.
-_FEWEST: Final = 2
+_SMALLEST_BUNDLE: Final = 2
 #: Target run time of a bundle, in seconds.
-_BUNDLE_S: Final = 0.005
+_BUNDLE_TARGET_S: Final = 0.005
 
 #: Seconds that an answered caller needs to call again, if it does so at once; and the longest wait for several callers.
 _CALLS_AGAIN_S: Final = 0.000025
@@ -54,7 +54,7 @@ _NO_OPTIONS: Final = CallOptions()
 _POLL: Final = object()
 
 
-class Sending:
+class FrameSender:
     """
     Sends frames to a replica, one at a time, in the thread that calls. Methods may be called from any thread.
 
@@ -65,9 +65,9 @@ class Sending:
 
     Attributes:
         caller: Random text that identifies this sender to the replica.
-        corked: Whether work stays in the queue: while a response is read, so that its results leave in one frame, and
-            while `RemoteReplica.hold` applies.
-        released: Number of waiting callers that the last response released.
+        holds_work: Whether work stays in the queue: while a response is read, so that what it leads to leaves in one
+            frame, and while `RemoteReplica.hold` applies.
+        callers_released: Number of waiting callers that the last response released.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what it takes to send
@@ -77,7 +77,7 @@ class Sending:
         clock: Clock,
         transport: Transport,
         outstanding: Outstanding,
-        too_late: Callable[[], None],
+        on_work_after_loss: Callable[[], None],
     ) -> None:
         """
         Send nothing yet.
@@ -88,21 +88,21 @@ class Sending:
             clock: For deadlines.
             transport: Carries frames to the process.
             outstanding: Records calls and units that were sent and are not over.
-            too_late: Called when there is work to send but the process has already gone.
+            on_work_after_loss: Called when there is work to send but the process has already gone.
         """
         self.caller = uuid.uuid4().hex
-        self.corked = False
-        self.released = 0
+        self.holds_work = False
+        self.callers_released = 0
         self._service = service
         self._events = events
         self._clock = clock
         self._transport = transport
         self._outstanding = outstanding
-        remember(self.caller, outstanding)
-        self._too_late = too_late
+        register_sender(self.caller, outstanding)
+        self._on_work_after_loss = on_work_after_loss
         self._numbers = count()  # IDs of calls and units; like `_frames`, used by one thread at a time
         self._frames = count()
-        self._ahead: dict[int, int] = {}  # bundle size by method of its first call; used by one thread at a time
+        self._bundle_sizes: dict[int, int] = {}  # bundle size by method of its first call; used by one thread at a time
         self._queue = DrainQueue()
         self._notices: deque[Notice] = deque()
 
@@ -125,9 +125,9 @@ class Sending:
         if slow and not (isinstance(work, Call) and work.reader_thread == threading.get_ident()):
             CALLBACKS.run(partial(self._send_slow, work, slow))
             return
-        if isinstance(work, Batch) and not self.corked:
+        if isinstance(work, Batch) and not self.holds_work:
             # The batch's waiting time has ended, so this is the clock's thread, which must not send.
-            self._transport.soon(lambda: self._put(work))
+            self._transport.run_quick(lambda: self._put(work))
             return
         try:
             for call in slow:
@@ -135,7 +135,7 @@ class Sending:
             with DeferredSignals():
                 self._put(work)
         except BaseException:  # raised by a signal handler right after the work left
-            self._leave(work)
+            self._abandon(work)
             raise
 
     def _send_slow(self, work: Work, slow: Sequence[Call]) -> None:
@@ -158,7 +158,7 @@ class Sending:
             return False
         return True
 
-    def _leave(self, work: Work) -> None:
+    def _abandon(self, work: Work) -> None:
         """Give up *work*: the thread of its caller was interrupted and no longer waits."""
         if isinstance(work, Batch):
             return
@@ -169,7 +169,7 @@ class Sending:
 
     def _put(self, item: Any) -> None:
         self._queue.items.append(item)
-        if not self.corked:
+        if not self.holds_work:
             self.flush(waits=isinstance(item, Call) and item.reader_thread == threading.get_ident())
 
     def flush(self, reader: Call | None = None, *, waits: bool) -> None:
@@ -181,19 +181,19 @@ class Sending:
             waits: Whether this thread would only wait for an answer now.
         """
         queue, outstanding = self._queue, self._outstanding
-        while queue.items and outstanding.dead is None and queue.take():
+        while queue.items and outstanding.dead is None and queue.try_acquire():
             try:
-                if waits and self.released > 1:
+                if waits and self.callers_released > 1:
                     self._wait_for_callers()
                 self._send_frame(reader)
             finally:
-                queue.leave()
+                queue.release()
         if self._outstanding.dead is not None and (self._queue.items or self._outstanding.units):
-            self._too_late()  # the work was on its way when the loss was reported
+            self._on_work_after_loss()  # the work was on its way when the loss was reported
 
     def _wait_for_callers(self) -> None:
         """Wait briefly until callers that were released together call again, so that their calls share a frame."""
-        released, self.released = self.released, 0
+        released, self.callers_released = self.callers_released, 0
         if len(self._queue.items) < released:
             time.sleep(min(released * _CALLS_AGAIN_S, _LONGEST_NAP_S))
 
@@ -247,25 +247,25 @@ class Sending:
         if not items:
             self._events.freed(work)
             return None
-        bundle = None if batch else self._send_ahead(work, items)
-        told = False
+        bundle = None if batch else self._fill_bundle(work, items)
+        reports_starts = False
         if bundle is not None:
             number = next(self._numbers)
-            told = self._transport.exact and not all(
+            reports_starts = self._transport.exact and not all(
                 each.options.may_run_twice(each.method) for each in bundle.values()
             )
-            if told:
+            if reports_starts:
                 self._outstanding.unstarted.update(item.id for item in items[1:])
         self._outstanding.units[number] = SentUnit(work, tuple(item.id for item in items), bundle)
-        return Unit(number, tuple(items), batch, told)
+        return Unit(number, tuple(items), batch, reports_starts)
 
-    def _send_ahead(self, call: Call, items: list[CallItem]) -> dict[int, Call] | None:
+    def _fill_bundle(self, call: Call, items: list[CallItem]) -> dict[int, Call] | None:
         """
         Add the calls to *items* that may run in the slot of *call* after it.
 
         Return all calls of this bundle by number, or None if no call was added.
         """
-        most = self._ahead.get(call.method.index, _FEWEST)
+        most = self._bundle_sizes.get(call.method.index, _SMALLEST_BUNDLE)
         bundle = {items[0].id: call}
         slow = []
         # If this payload must be packed in another thread, the next ones most likely must be too.
@@ -283,21 +283,21 @@ class Sending:
             self._events.returned(slow)
         return bundle if len(bundle) > 1 else None
 
-    def learn_one(self, method: int, seconds: float) -> None:
+    def note_run_time(self, method: int, seconds: float) -> None:
         """
         Note that a single call of *method* ran for *seconds*.
 
         If two such calls would exceed the bundle's target time, nothing is sent ahead behind them.
         """
-        if 2 * seconds > _BUNDLE_S:
-            self._ahead[method] = 1
-        elif self._ahead.get(method) == 1:
-            self._ahead[method] = _FEWEST
+        if 2 * seconds > _BUNDLE_TARGET_S:
+            self._bundle_sizes[method] = 1
+        elif self._bundle_sizes.get(method) == 1:
+            self._bundle_sizes[method] = _SMALLEST_BUNDLE
 
-    def learn(self, method: int, size: int, seconds: float) -> None:
+    def size_next_bundle(self, method: int, size: int, seconds: float) -> None:
         """Set the size of the next bundle to what fits the target time, at most twice this bundle's size."""
-        fit = int(_BUNDLE_S * size / seconds) if seconds > 0 else _LARGEST
-        self._ahead[method] = max(_FEWEST, min(fit, 2 * size, _LARGEST))
+        fit = int(_BUNDLE_TARGET_S * size / seconds) if seconds > 0 else _LARGEST_BUNDLE
+        self._bundle_sizes[method] = max(_SMALLEST_BUNDLE, min(fit, 2 * size, _LARGEST_BUNDLE))
 
     def _item(self, call: Call, number: int) -> CallItem | None:
         now = self._clock.monotonic()
@@ -318,8 +318,8 @@ class Sending:
         call.context = None  # nothing else of the context travels
         streams = isinstance(call, StreamCall)
         if isinstance(call, StreamCall):
-            reading = StreamReading(self.notify, self._transport.soon, call, number)
-            self._outstanding.readings[number] = reading
+            stream = IncomingStream(self.notify_now, self._transport.run_quick, call, number)
+            self._outstanding.streams[number] = stream
         since, left = now - call.since, call.deadline - now
         return CallItem(
             number, call.method.index, packed, since, left, streams, _chain(call), carried, call.waits, options
@@ -337,13 +337,13 @@ class Sending:
         call.give_up(InvalidKeyError(msg), Outcome.ERROR)
         return None
 
-    def notify(self, notice: Notice) -> None:
+    def notify_now(self, notice: Notice) -> None:
         """Send *notice* now."""
         with DeferredSignals():
             self._notices.append(notice)
             self._put(_POLL)
 
-    def say(self, notice: Notice) -> None:
+    def notify_later(self, notice: Notice) -> None:
         """Send *notice* with the next frame."""
         self._notices.append(notice)
 
@@ -352,7 +352,7 @@ class Sending:
         # A batch that got the slot leaves before any caller is woken: woken callers compete for the processor.
         # If there is no batch, several released callers get time to call again, see `_wait_for_callers`.
         items = self._queue.items
-        if items and (self.released <= 1 or any(isinstance(item, Batch) for item in items)):
+        if items and (self.callers_released <= 1 or any(isinstance(item, Batch) for item in items)):
             self._queue.drain(lambda: self._send_frame(None), self._outstanding.is_dead)
 
     def keep_exchange(self, reader: Call | None) -> None:

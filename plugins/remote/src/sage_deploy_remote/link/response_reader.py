@@ -16,17 +16,17 @@ from sage_plugins.threads import CALLBACKS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
+    from sage_deploy_remote.link.frame_sender import FrameSender
     from sage_deploy_remote.link.outstanding import Outstanding
     from sage_deploy_remote.link.protocol import Response
-    from sage_deploy_remote.link.sending import Sending
     from sage_deploy_remote.link.transport import Transport
     from sage_plugins.call.call import Call
     from sage_plugins.interfaces import ReplicaEvents
 
-__all__ = ["Receiving"]
+__all__ = ["ResponseReader"]
 
 
-class Receiving:
+class ResponseReader:
     """
     Reads responses, one at a time, in the thread that calls. Methods may be called from any thread.
 
@@ -34,10 +34,12 @@ class Receiving:
     is unpacked in a separate thread.
 
     Attributes:
-        counted: The call that is being given up here because the replica gave it up and counted it.
+        counted_by_replica: The call that is being given up here because the replica gave it up and counted it.
     """
 
-    def __init__(self, events: ReplicaEvents, transport: Transport, outstanding: Outstanding, sending: Sending) -> None:
+    def __init__(
+        self, events: ReplicaEvents, transport: Transport, outstanding: Outstanding, sender: FrameSender
+    ) -> None:
         """
         Read nothing yet.
 
@@ -45,13 +47,13 @@ class Receiving:
                 events: Gets notified of what happened to the work.
                 transport: Says whether it pushes responses.
                 outstanding: Records calls and units that were sent and are not over.
-                sending: Sends the work and notices that result from responses.
+                sender: Sends the work and notices that result from responses.
         """
-        self.counted: Call | None = None
+        self.counted_by_replica: Call | None = None
         self._events = events
         self._transport = transport
         self._outstanding = outstanding
-        self._sending = sending
+        self._sender = sender
         self._queue = DrainQueue()
         self._early: dict[int, Response] = {}  # that overtook others; as the next, for one thread at a time
         self._expected = 0
@@ -71,17 +73,17 @@ class Receiving:
     def _take(self, response: Response, reader: Call | None) -> None:
         queue = self._queue
         queue.items.append(response)
-        while queue.items and queue.take():
+        while queue.items and queue.try_acquire():
             try:
                 self._read(reader)
             finally:
-                queue.leave()
+                queue.release()
 
     def _read(self, reader: Call | None) -> None:
         """Read all queued responses; for one thread at a time."""
-        items, outstanding, sending = self._queue.items, self._outstanding, self._sending
-        sending.corked = True
-        sending.released = 0
+        items, outstanding, sender = self._queue.items, self._outstanding, self._sender
+        sender.holds_work = True
+        sender.callers_released = 0
         try:
             while items:
                 response = items.popleft()
@@ -95,23 +97,23 @@ class Receiving:
                 self._expected += 1
                 for reply in following.replies:
                     self._READ[reply[0]](self, *reply[1:])
-            sending.send_batches()
+            sender.send_batches()
         finally:
-            sending.corked = False
+            sender.holds_work = False
             answers, self._answers = self._answers, []
             for call, result, error in answers:
                 call.publish(result, error)
-        sending.keep_exchange(reader)
+        sender.keep_exchange(reader)
 
     def _read_done(self, number: int, packed: Any, timing: tuple[float, float] | None = None) -> None:
         call = self._outstanding.calls.get(number)
         if call is None:  # `stop` has ended it
             return
-        _note(call, timing)
+        _set_times(call, timing)
         if timing is not None and self._transport.pushes:
-            self._sending.learn_one(call.method.index, timing[1])
-        reading = self._outstanding.readings.get(number)
-        if (reading is None or reading.idle) and is_quick(packed):
+            self._sender.note_run_time(call.method.index, timing[1])
+        stream = self._outstanding.streams.get(number)
+        if (stream is None or stream.idle) and is_quick(packed):
             self._answer(number, call, *read(packed, call.owner.service, call.method.name))
         else:
             self._answer_later(number, call, partial(read, packed, call.owner.service, call.method.name))
@@ -125,7 +127,7 @@ class Receiving:
     ) -> None:
         call = self._outstanding.calls.get(number)
         if call is not None:
-            _note(call, timing)
+            _set_times(call, timing)
             if uncounted:
                 call.uncounted = True
             self._answer_later(number, call, lambda: (None, unpack_error(packed)))
@@ -141,7 +143,7 @@ class Receiving:
             self._events.freed(sent.work)
         if not wanted:
             return
-        self._sending.released += call.awaited
+        self._sender.callers_released += call.awaited
         self._answers.append((call, result, error))
 
     def _answer_later(self, number: int, call: Call, unpack: Callable[[], tuple[Any, BaseException | None]]) -> None:
@@ -150,13 +152,13 @@ class Receiving:
 
         Its deadline may pass before that.
         """
-        self._unpacking[call] = None  # before `answered`, so that `let_go` finds it
+        self._unpacking[call] = None  # before `answered`, so that `drop_answer` finds it
         call.answered = True
-        reading = self._outstanding.readings.get(number)
+        stream = self._outstanding.streams.get(number)
         self._outstanding.forget(number)
         sent = self._outstanding.units.pop(number, None)
         if call.settled():
-            self.let_go(call)
+            self.drop_answer(call)
         if sent is not None:
             self._events.freed(sent.work)
 
@@ -172,12 +174,12 @@ class Receiving:
                     call.owner.count_failed(call)
                 call.publish(result, error)
 
-        if reading is None:
+        if stream is None:
             CALLBACKS.run(end)
         else:
-            reading.then(end)
+            stream.run_after_items(end)
 
-    def let_go(self, call: Call) -> None:
+    def drop_answer(self, call: Call) -> None:
         """Note that nobody wants the answer of *call*; if it is being unpacked, report the call as abandoned."""
         try:
             del self._unpacking[call]
@@ -189,25 +191,25 @@ class Receiving:
         call = self._outstanding.calls.get(number)
         if call is not None and queue_s is not None:
             call.began = call.since + queue_s
-        reading = self._outstanding.readings.get(number)
-        if reading is not None:
-            reading.deliver(packed)
+        stream = self._outstanding.streams.get(number)
+        if stream is not None:
+            stream.deliver(packed)
 
     def _read_gave_up(self, number: int, packed: Any, outcome: int) -> None:
         call = self._outstanding.calls.get(number)
         if call is not None:
-            self.counted = call
+            self.counted_by_replica = call
             try:
                 call.give_up(unpack_error(packed), outcome)
             finally:
-                self.counted = None
+                self.counted_by_replica = None
 
     def _read_ended(self, number: int, seconds: float) -> None:
         sent = self._outstanding.units.pop(number, None)
         if sent is None:
             return
         if sent.bundle is not None:
-            self._sending.learn(sent.work.method.index, len(sent.bundle), seconds)
+            self._sender.size_next_bundle(sent.work.method.index, len(sent.bundle), seconds)
         for each in sent.numbers:
             call = self._outstanding.forget(each)
             if call is not None and call.settled():
@@ -220,7 +222,7 @@ class Receiving:
             return
         calls = [call for each in sent.numbers if (call := self._outstanding.forget(each)) is not None]
         with self._outstanding.lock:
-            self._outstanding.withheld += 1
+            self._outstanding.refused_slots += 1
         if sent.bundle is not None:  # first, so that the oldest call ends up at the head of the queue
             self._events.returned(calls[1:])
         self._events.refused(sent.work, stuck=stuck)
@@ -234,7 +236,7 @@ class Receiving:
         for number in numbers:
             del sent.bundle[number]
             if number not in self._outstanding.given_up:  # else the replica got GIVE_UP, and counts the call
-                self._sending.say((protocol.TAKEN_BACK, number))
+                self._sender.notify_later((protocol.TAKEN_BACK, number))
             call = self._outstanding.forget(number)
             if call is not None:
                 calls.append(call)
@@ -246,8 +248,8 @@ class Receiving:
 
     def _read_room(self, number: int) -> None:
         with self._outstanding.lock:
-            number = min(number, self._outstanding.withheld)
-            self._outstanding.withheld -= number
+            number = min(number, self._outstanding.refused_slots)
+            self._outstanding.refused_slots -= number
         for _ in range(number):
             self._events.freed(None)
 
@@ -264,7 +266,7 @@ class Receiving:
     }
 
 
-def _note(call: Call, timing: tuple[float, float] | None) -> None:
+def _set_times(call: Call, timing: tuple[float, float] | None) -> None:
     """Set the times of *call* on the clock of this process, from the durations that its replica measured."""
     if timing is not None:
         queue_s, run_s = timing

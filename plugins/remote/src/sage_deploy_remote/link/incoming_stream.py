@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from sage_deploy_remote.link.protocol import Notice
     from sage_plugins.call.stream import StreamCall
 
-__all__ = ["StreamReading"]
+__all__ = ["IncomingStream"]
 
 
-class StreamReading:
+class IncomingStream:
     """
     Reads a stream whose producer is in a replica. Items that came wait in the call's channel for the consumer.
 
     Attributes:
-        over: Whether the producer has ended, or was told to end.
+        has_ended: Whether the producer has ended, or was told to end.
     """
 
     def __init__(
         self,
         notify: Callable[[Notice], None],
-        soon: Callable[[Callable[[], None]], None],
+        run_quick: Callable[[Callable[[], None]], None],
         call: StreamCall,
         number: int,
     ) -> None:
@@ -42,22 +42,21 @@ class StreamReading:
 
         Args:
             notify: Sends a notice to the replica.
-            soon: Runs something quick in the thread that reads responses.
+            run_quick: Runs something quick in the thread that reads responses.
             call: The call whose answer is the stream.
             number: The number under which it was sent.
         """
-        self.over = False
+        self.has_ended = False
         self._notify = notify
-        self._soon = soon
+        self._run_quick = run_quick
         self._call = call
         self._number = number
         self._delivered = 0
         self._acknowledged = 0  # guarded by _lock
         self._lock = threading.Lock()
         self._listening = False
-        self._arrivals = (
-            DrainQueue()
-        )  # steps for items that are not plain data, and for everything that came after them
+        # Steps for items that are not plain data, and for everything that came after them.
+        self._arrivals = DrainQueue()
         self._listen()
 
     def _listen(self) -> None:
@@ -70,14 +69,14 @@ class StreamReading:
         if is_quick(packed) and self.idle:
             self._deliver(packed)
         else:
-            self.then(partial(self._deliver, packed))
+            self.run_after_items(partial(self._deliver, packed))
 
     @property
     def idle(self) -> bool:
         """Whether all items that came were delivered."""
         return self._arrivals.idle
 
-    def then(self, do: Callable[[], None]) -> None:
+    def run_after_items(self, do: Callable[[], None]) -> None:
         """Run *do* in a separate thread after everything that has come was delivered."""
         self._arrivals.items.append(do)
         CALLBACKS.run(partial(self._arrivals.drain, self._do_next))
@@ -99,10 +98,10 @@ class StreamReading:
         self._listening = False
         if self._call.channel.closed:
             self.close()
-        elif not self.over and not self._acknowledge():
+        elif not self.has_ended and not self._acknowledge():
             # More items came while this counted as listening. Listen again in another thread: the channel wakes
             # listeners in a loop until none is left, and that loop would not end.
-            self._soon(self._listen_again)
+            self._run_quick(self._listen_again)
 
     def _listen_again(self) -> None:
         self._listen()
@@ -124,6 +123,6 @@ class StreamReading:
 
     def close(self) -> None:
         """Tell the producer to end."""
-        if not self.over:
-            self.over = True
+        if not self.has_ended:
+            self.has_ended = True
             self._notify((protocol.CLOSE, self._number))
