@@ -417,7 +417,7 @@ class Call(LazyFuture):
             self.reader_thread = None
             exchange, self.exchange = self.exchange, None
             if exchange is not None:
-                exchange.leave()
+                exchange.read_elsewhere()
 
     def grant(self, lane: Any) -> bool:
         """Give the call, from another thread, the slot in which its caller's thread runs it; False if it is over."""

@@ -44,7 +44,7 @@ def test_what_was_brought_is_kept_until_the_call_is_over_and_a_moment_longer(car
     del thing
     clock.advance(10)
     assert found() is not None
-    carrier.end(MARK)
+    carrier.release(MARK)
     assert is_empty(carrier)
     clock.advance(module._KEPT_S[0] / 2)
     assert found() is not None
@@ -72,7 +72,7 @@ def test_what_is_sent_can_be_fetched_once(carrier):
 @pytest.mark.parametrize("first", ["end", "bring"])
 def test_what_nobody_has_read_is_not_kept(carrier, first):
     """A call may be given up before its arguments are read, and before they have come."""
-    steps = [lambda: carrier.end(MARK), lambda: carrier.bring(MARK, ["reference"])]
+    steps = [lambda: carrier.release(MARK), lambda: carrier.bring(MARK, ["reference"])]
     for step in steps if first == "end" else reversed(steps):
         step()
     assert is_empty(carrier)
@@ -84,7 +84,7 @@ def test_nothing_is_kept_of_a_caller_that_has_gone(carrier):
         carrier.bring(f"caller:{number}", ["reference"])
     carrier.receive("caller:0")
     carrier.send("caller", ["result"])
-    carrier.end("caller:2")
+    carrier.release("caller:2")
     with ThreadPoolExecutor() as pool:
         begun = threading.Event()
 
@@ -94,10 +94,10 @@ def test_nothing_is_kept_of_a_caller_that_has_gone(carrier):
 
         waiting = pool.submit(wait)
         assert begun.wait(20)
-        carrier.leave("caller")
+        carrier.forget_caller("caller")
         assert isinstance(waiting.exception(20), LookupError)
     carrier.bring("caller:4", ["late"])
-    carrier.end("caller:5")
+    carrier.release("caller:5")
     assert is_empty(carrier)
 
 
@@ -105,5 +105,5 @@ def test_callers_that_have_gone_are_not_remembered_for_ever(carrier, monkeypatch
     """As many come and go as want."""
     monkeypatch.setattr(module, "_GONE", 3)
     for number in range(10):
-        carrier.leave(f"caller {number}")
+        carrier.forget_caller(f"caller {number}")
     assert len(carrier._gone) == 3

@@ -60,7 +60,7 @@ class Carrier:
     def drop(self, mark):
         del self.carried[mark]
 
-    def end(self, mark):
+    def release(self, mark):
         self.ended.append(mark)
 
 
@@ -69,7 +69,7 @@ def attachments():
     return Attachments(Carrier())
 
 
-def over(plain):
+def sent_over(plain):
     """What arrives of plain data."""
     body, buffers = pickled(plain)
     return pickle.loads(body, buffers=[bytes(each) for each in buffers])  # noqa: S301 - our own
@@ -84,7 +84,7 @@ def test_frame_arrives_with_its_references(attachments):
     """They are the same as before, in the arguments to which they belong; all else is as it was sent."""
     first, second = Reference("a"), Reference("b")
     sent = frame_of(write([first, second, first], STORE), write("plain", STORE))
-    came = attachments.to_frame(over(attachments.of_frame(sent)))
+    came = attachments.frame_from_plain(sent_over(attachments.frame_to_plain(sent)))
     with_references, plain = (item.payload for item in came.units[0].items)
     assert unpack(with_references) == [first, second, first]
     assert unpack(plain) == "plain"
@@ -101,7 +101,7 @@ def test_replies_arrive_with_their_references(attachments):
         (protocol.FAILED, 3, error),
         (protocol.ENDED, 4, 0.25),
     ]
-    came = attachments.to_response(over(attachments.of_replies("caller", 5, sent)))
+    came = attachments.response_from_plain(sent_over(attachments.replies_to_plain("caller", 5, sent)))
     assert came.number == 5
     done, streamed, failed, ended = came.replies
     assert (unpack(done[2]), done[3]) == (result, (0.5, 1.5))
@@ -113,17 +113,19 @@ def test_replies_arrive_with_their_references(attachments):
 def test_message_without_references_takes_nothing_along(attachments):
     """It is the same as where there is no carrier."""
     sent = frame_of(write([1, 2], STORE))
-    assert attachments.of_frame(sent) == Attachments().of_frame(sent)
+    assert attachments.frame_to_plain(sent) == Attachments().frame_to_plain(sent)
     replies = [(protocol.DONE, 1, write("one", STORE)), (protocol.STARTING, 2)]
-    assert attachments.of_replies("caller", 0, replies) == Attachments().of_replies("caller", 0, replies)
-    assert Attachments().to_response(over(attachments.of_replies("caller", 0, replies))) == Response(0, replies)
+    assert attachments.replies_to_plain("caller", 0, replies) == Attachments().replies_to_plain("caller", 0, replies)
+    assert Attachments().response_from_plain(sent_over(attachments.replies_to_plain("caller", 0, replies))) == Response(
+        0, replies
+    )
 
 
 def test_references_that_nobody_wants_are_dropped():
     """A call that was given up before its payload was read keeps nothing in the store."""
     carrier = Carrier()
     attachments = Attachments(carrier)
-    came = attachments.to_frame(over(attachments.of_frame(frame_of(write([Reference("a")], STORE)))))
+    came = attachments.frame_from_plain(sent_over(attachments.frame_to_plain(frame_of(write([Reference("a")], STORE)))))
     assert carrier.carried
     del came
     gc.collect()
@@ -134,12 +136,12 @@ def test_references_that_nobody_wants_are_dropped():
 def test_large_buffers_go_by_the_ferry(attachments, size):
     """Small ones go with the message; either way the value is the same."""
     value = [PickleBuffer(bytearray(b"a" * size)), Reference("a")]
-    came = attachments.to_frame(over(attachments.of_frame(frame_of(write(value, STORE)))))
+    came = attachments.frame_from_plain(sent_over(attachments.frame_to_plain(frame_of(write(value, STORE)))))
     assert len(attachments._carrier.carried) == (1 if size < Carrier.large else 2)
     buffer, reference = unpack(came.units[0].items[0].payload)
     assert bytes(buffer) == b"a" * size
     assert reference is value[1]
-    attachments.over(0)
+    attachments.call_ended(0)
     assert len(attachments._carrier.ended) == (1 if size < Carrier.large else 2)
 
 
@@ -147,11 +149,13 @@ def test_end_of_a_call_lets_go_of_its_references():
     """Once, and only of those of that call."""
     carrier = Carrier()
     attachments = Attachments(carrier)
-    came = attachments.to_frame(over(attachments.of_frame(frame_of(write([Reference("a")], STORE), write(1, STORE)))))
+    came = attachments.frame_from_plain(
+        sent_over(attachments.frame_to_plain(frame_of(write([Reference("a")], STORE), write(1, STORE))))
+    )
     (mark,) = carrier.carried
-    attachments.over(1)
+    attachments.call_ended(1)
     assert carrier.ended == []
-    attachments.over(0)
-    attachments.over(0)
+    attachments.call_ended(0)
+    attachments.call_ended(0)
     assert carrier.ended == [mark]
     assert unpack(came.units[0].items[1].payload) == 1

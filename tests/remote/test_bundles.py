@@ -255,11 +255,11 @@ def test_a_call_that_is_given_up_on_its_way_back_is_counted_where_it_was(monkeyp
 def test_method_that_takes_no_time_is_remembered(monkeypatch):
     """Until it takes long; another one's calls may run before anybody looks for more."""
     with deployed(monkeypatch, threading_strategy="single") as svc:
-        while not svc.server.quick:  # the machine may have other things to do
+        while not svc.server.quick_methods:  # the machine may have other things to do
             svc.handle.once(1)
-        (once,) = svc.server.quick
+        (once,) = svc.server.quick_methods
         svc.server.note_quick(once, 0.5)
-        assert svc.server.quick == set()
+        assert svc.server.quick_methods == set()
 
 
 class Mailbox:
@@ -267,7 +267,7 @@ class Mailbox:
 
     sends_at_once = True
 
-    def end(self, reply=None):
+    def end_unit(self, reply=None):
         pass
 
 
@@ -287,18 +287,18 @@ def unit():
 
 def test_answer_waits_for_the_next_one_while_calls_take_no_time(unit):
     """Sending costs as much as a short method; after half a millisecond what has been held back leaves."""
-    begun, known = unit._said, {QUICK}
-    held = [unit.holds_back(ran(QUICK, begun + 0.00021 * number, 0.0001), known) for number in range(5)]
+    begun, known = unit._last_sent_at, {QUICK}
+    held = [unit.delays_answer(ran(QUICK, begun + 0.00021 * number, 0.0001), known) for number in range(5)]
     assert held == [True, True, False, True, True]
 
 
 def test_answer_waits_for_no_call_that_may_take_long(unit):
     """Nor for one of a method that has not run yet."""
     unit.waiting.rotate(1)
-    assert not unit.holds_back(ran(QUICK, unit._said, 0.0001), {QUICK})
+    assert not unit.delays_answer(ran(QUICK, unit._last_sent_at, 0.0001), {QUICK})
 
 
 def test_last_answer_waits_for_nothing(unit):
     """There is none with which it could leave."""
     unit.waiting.clear()
-    assert not unit.holds_back(ran(QUICK, unit._said, 0.0001), {QUICK, SLOW})
+    assert not unit.delays_answer(ran(QUICK, unit._last_sent_at, 0.0001), {QUICK, SLOW})

@@ -24,7 +24,7 @@ import pytest
 import memory_directory
 from sage_deploy_remote.driver import address
 from sage_deploy_remote.driver.publishing import revive_near
-from sage_deploy_remote.link.sockets import channel
+from sage_deploy_remote.link.sockets import connection_reader
 from sage_deploy_remote.reach.client import ServiceClient
 from sage_deploy_remote.rpc.address import Address
 from sage_plugins import ServiceDeploymentConfig, batch_of, errors
@@ -144,7 +144,7 @@ def gate():
 @pytest.fixture(autouse=True)
 def short_naps(monkeypatch):
     """What reads a connection ends soon when it has nothing to do, and no test waits for that."""
-    monkeypatch.setattr(channel, "_IDLE_S", 0.01)
+    monkeypatch.setattr(connection_reader, "_IDLE_S", 0.01)
 
 
 @pytest.fixture

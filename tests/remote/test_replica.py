@@ -140,7 +140,7 @@ class Events:
 class Exchange:
     left = False
 
-    def leave(self):
+    def read_elsewhere(self):
         self.left = True
 
 

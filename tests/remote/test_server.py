@@ -149,14 +149,14 @@ def test_an_answer_never_comes_with_a_response_to_an_earlier_frame(deployed):
 def test_answers_of_a_batch_come_with_its_end(deployed, monkeypatch):
     """In one response: else the slot would be free only with the second, a message there and one back later."""
     monkeypatch.setattr(outbox, "_LINGER_S", 0.0)
-    result = deployed.server.answers.result
+    result = deployed.server.packer.pack_result
 
     def packed_and_yielding(*what):
         for _ in range(100):  # whoever was woken gets its turn
             time.sleep(0)
         return result(*what)
 
-    monkeypatch.setattr(deployed.server.answers, "result", packed_and_yielding)
+    monkeypatch.setattr(deployed.server.packer, "pack_result", packed_and_yielding)
     for number in range(0, 200, 10):
         items = tuple(deployed.item(number + index, "double", index) for index in range(8))
         frame = Frame("another", number // 10, (Unit(number + 9, items, batch=True),), (), fresh=True)
@@ -303,7 +303,7 @@ def leave(deployed, clock):
             answer = pool.submit(deployed.server.exchange, frame)
             if not items[0].streams:  # else there is something to say at once
                 assert ENTERED.wait(20)
-                clock.advance(2 * callers.LOOK_AFTER_S)
+                clock.advance(2 * callers.CHECK_INTERVAL_S)
             return answer.result(20).replies
 
     return leave
@@ -314,7 +314,7 @@ def test_exchange_that_waits_long_is_answered_with_an_empty_response(deployed, c
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(deployed.exchange, 0, "hold")
         assert ENTERED.wait(20)
-        clock.advance(2 * callers.LOOK_AFTER_S)
+        clock.advance(2 * callers.CHECK_INTERVAL_S)
         assert waiting.result(20) == (0, [])
         waiting = pool.submit(deployed.exchange, 1)
         OPEN.set()
@@ -325,9 +325,9 @@ def test_exchange_that_came_a_moment_ago_is_not_answered_for_its_age(deployed, c
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(deployed.exchange, 0, "hold")
         assert ENTERED.wait(20)
-        clock.advance(callers.LOOK_AFTER_S)
+        clock.advance(callers.CHECK_INTERVAL_S)
         mailbox = deployed.server.callers._mailboxes[deployed.callers()[-1]]
-        assert mailbox._answered < 0
+        assert mailbox._answered_up_to < 0
         OPEN.set()
         assert [reply[:2] for reply in waiting.result(20).replies] == [(protocol.DONE, 0)]
 
@@ -335,9 +335,9 @@ def test_exchange_that_came_a_moment_ago_is_not_answered_for_its_age(deployed, c
 def test_slot_of_a_stream_is_free_when_its_consumer_was_gone_for_a_minute(deployed, clock, leave, until):
     """Its generator is closed, and the call is counted as cancelled."""
     assert {reply[0] for reply in leave(deployed.item(0, "count", streams=True))} == {protocol.ITEM}
-    clock.advance(callers.GONE_AFTER_S - callers.LOOK_AFTER_S)
+    clock.advance(callers.GONE_AFTER_S - callers.CHECK_INTERVAL_S)
     assert deployed.held == 1
-    clock.advance(2 * callers.LOOK_AFTER_S)
+    clock.advance(2 * callers.CHECK_INTERVAL_S)
     until(lambda: not deployed.held)
     assert deployed.handle.all_seen() == ["ended"]
     assert deployed.outcomes == {"cancelled": 1, "ok": 1}
@@ -345,7 +345,7 @@ def test_slot_of_a_stream_is_free_when_its_consumer_was_gone_for_a_minute(deploy
 
 def test_coroutine_of_a_caller_that_is_gone_is_cancelled(deployed, clock, leave, until):
     leave(deployed.item(0, "rest"))
-    clock.advance(callers.GONE_AFTER_S + callers.LOOK_AFTER_S)
+    clock.advance(callers.GONE_AFTER_S + callers.CHECK_INTERVAL_S)
     until(lambda: not deployed.held)
     assert deployed.handle.all_seen() == ["cancelled"]
 
@@ -361,7 +361,7 @@ def test_caller_that_comes_back_too_late_is_told_what_was_given_up(deployed, clo
     """What had started may have had its effect; what was sent ahead and had not never runs, and nothing runs twice."""
     items = (deployed.item(0, "hold"), deployed.item(1, "note", 1), deployed.item(2, "note", 2))
     replies = leave(*items, unit=3)
-    clock.advance(callers.GONE_AFTER_S + callers.LOOK_AFTER_S)
+    clock.advance(callers.GONE_AFTER_S + callers.CHECK_INTERVAL_S)
 
     replies += deployed.exchange(1, caller="gone").replies
     said = {reply[1]: unpack_error(reply[2]) for reply in replies if reply[0] == protocol.GAVE_UP}
@@ -383,7 +383,7 @@ def test_what_a_caller_that_is_gone_was_to_be_told_is_forgotten(deployed, clock,
     OPEN.set()
     until(lambda: not deployed.held)
     assert "gone" in deployed.callers()
-    clock.advance(callers.FORGOTTEN_AFTER_S + callers.LOOK_AFTER_S)
+    clock.advance(callers.FORGOTTEN_AFTER_S + callers.CHECK_INTERVAL_S)
     assert "gone" not in deployed.callers()
 
 
@@ -394,10 +394,10 @@ def test_handle_whose_process_stood_still_for_long_gets_a_typed_answer(deployed,
     monkeypatch.setattr(deployed.server, "exchange", lambda frame: (exchange(frame), thawed.wait(20))[0])
     holding = deployed.handle.submit("hold")
     assert ENTERED.wait(20)
-    clock.advance(2 * callers.LOOK_AFTER_S)
+    clock.advance(2 * callers.CHECK_INTERVAL_S)
     mailbox = deployed.server.callers._mailboxes[deployed.callers()[-1]]
     until(lambda: not mailbox._exchanges)
-    clock.advance(callers.GONE_AFTER_S + callers.LOOK_AFTER_S)
+    clock.advance(callers.GONE_AFTER_S + callers.CHECK_INTERVAL_S)
     thawed.set()
     with pytest.raises(ReplicaDiedError, match="The process stood still, or was cut off") as caught:
         holding.result(20)

@@ -61,7 +61,7 @@ def inbox():
 @pytest.fixture
 def line(inbox):
     line = Line(inbox)
-    assert inbox.attend(line)
+    assert inbox.read_connection(line)
     yield line
     if line.far.fileno() != -1:
         line.close()
@@ -75,7 +75,7 @@ class Workers:
 
     def __init__(self, inbox):
         self._inbox = inbox
-        self._fetched = SimpleQueue()
+        self._workers_fetch = SimpleQueue()
         self._goes_on = {}
         self.threads = []
 
@@ -87,12 +87,12 @@ class Workers:
 
     def _work(self, name):
         for call in iter(self._inbox.get, None):
-            self._fetched.put((name, call if isinstance(call, str) else call.method.index))
+            self._workers_fetch.put((name, call if isinstance(call, str) else call.method.index))
             self._goes_on[name].get(timeout=PATIENCE)
 
     def fetched(self):
         """Who has fetched what."""
-        return self._fetched.get(timeout=PATIENCE)
+        return self._workers_fetch.get(timeout=PATIENCE)
 
     def go_on(self, name):
         self._goes_on[name].put(None)
@@ -175,7 +175,7 @@ def test_one_connection_ends_and_the_others_go_on(inbox, line, workers):
     workers.start("one")
     for _ in range(3):
         other = Line(inbox)
-        assert inbox.attend(other)
+        assert inbox.read_connection(other)
         other.send(QUICK)
         assert workers.run() == QUICK
         assert isinstance(other.close(), EOFError)
@@ -188,7 +188,7 @@ def test_a_connection_comes_after_all_have_ended(inbox, line, workers):
     workers.start("one", "two")
     assert isinstance(line.close(), EOFError)
     again = Line(inbox)
-    assert inbox.attend(again)
+    assert inbox.read_connection(again)
     for _ in range(2):  # the second is read while the first takes long
         again.send(SLOW)
         assert workers.fetched()[1] == SLOW
@@ -202,7 +202,7 @@ def test_nobody_stands_by_without_a_connection(inbox, line, workers, until):
     workers.start("one")
     line.send(QUICK)
     workers.run()
-    until(lambda: inbox._sleeps)
+    until(lambda: inbox._standby_sleeps)
     line.close()
     until(lambda: not any(thread.name == "socket_inbox" for thread in threading.enumerate()))
 
@@ -218,6 +218,6 @@ def test_workers_of_an_event_loop_read_nothing(inbox):
     """The connection keeps its own thread."""
     inbox.notify(lambda: None)
     line = Line(inbox)
-    assert not inbox.attend(line)
+    assert not inbox.read_connection(line)
     line.far.close()
     line.ended(None)

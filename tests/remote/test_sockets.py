@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from sage_deploy_remote.link import protocol
 from sage_deploy_remote.link.serving.pushing import PushedReplies
 from sage_deploy_remote.link.sockets.attachments import Attachments
-from sage_deploy_remote.link.sockets.channel import Channel
+from sage_deploy_remote.link.sockets.connection_reader import ConnectionReader
 from sage_deploy_remote.link.sockets.journal import Journal
-from sage_deploy_remote.link.sockets.messages import MessageError, Messages, join, pickled
-from sage_deploy_remote.link.sockets.stream import Stream
+from sage_deploy_remote.link.sockets.message_socket import MessageSocket
+from sage_deploy_remote.link.sockets.messages import MessageAssembler, MessageError, join, pickled
 from sage_plugins.clock import SYSTEM
 
 BODIES = st.one_of(st.binary(max_size=40), st.integers(2**16 - 2, 2**18).map(bytes))
@@ -42,8 +42,8 @@ def fed(messages, data):
 
 
 def read_in_pieces(data, cuts):
-    """What `Messages` makes of *data*, which comes cut at *cuts*."""
-    messages, found, at = Messages(), [], 0
+    """What `MessageAssembler` makes of *data*, which comes cut at *cuts*."""
+    messages, found, at = MessageAssembler(), [], 0
     for end in [*sorted(cut % (len(data) + 1) for cut in cuts), len(data)]:
         found += fed(messages, data[at:end])
         at = end
@@ -92,7 +92,7 @@ def test_a_million_damaged_streams_break_nothing():
                 data.insert(damaged, chance.randrange(256))
             case _:
                 data[damaged:] = chance.randbytes(chance.randrange(40))
-        messages, found = Messages(), []
+        messages, found = MessageAssembler(), []
         cut = chance.randrange(len(data) + 1)
         with contextlib.suppress(MessageError):
             for piece in (data[:cut], data[cut:]):
@@ -108,7 +108,7 @@ def test_a_million_damaged_streams_break_nothing():
 def test_a_size_that_no_message_has_ends_the_connection(head):
     """A size beyond the limit is refused before memory is taken for it."""
     with pytest.raises(MessageError, match="more than any message has"):
-        list(Messages().take(head))
+        list(MessageAssembler().take(head))
 
 
 def test_large_buffers_are_left_out_of_the_pickle():
@@ -121,7 +121,7 @@ def test_large_buffers_are_left_out_of_the_pickle():
 @pytest.fixture
 def ends():
     ours, theirs = socket.socketpair()
-    stream = Stream(ours)
+    stream = MessageSocket(ours)
     yield stream, theirs
     stream.close()
     theirs.close()
@@ -141,7 +141,7 @@ def test_sending_to_a_process_that_stands_still_waits_for_nothing(ends):
     stream.send(b"first", [large])
     large[:] = b"b" * 2**23
     stream.send(b"second")
-    assert stream.unsent
+    assert stream.has_unsent
     expected = b"".join(bytes(part) for part in [*join(b"first", [b"a" * 2**23]), *join(b"second")])
     assert read_all(theirs, len(expected)) == expected
 
@@ -154,8 +154,8 @@ def test_a_connection_that_ends_frees_the_thread_that_sends(ends):
     stream.close()
     writer.join(10)
     assert not writer.is_alive()
-    assert not stream.unsent
-    assert not stream.taken, "nothing that is sent now arrives"
+    assert not stream.has_unsent
+    assert not stream.all_accepted, "nothing that is sent now arrives"
 
 
 def test_what_came_before_the_end_can_be_read_after_it(ends):
@@ -173,7 +173,7 @@ def test_what_came_before_a_channel_is_closed_is_read_first(ends):
     """A killed process may have said that a call starts: that is known before the channel is closed."""
     stream, theirs = ends
     heard = []
-    channel = Channel(
+    channel = ConnectionReader(
         stream, "reader", lambda message, _: heard.append(message), lambda error: heard.append(type(error)), lambda: 0
     )
     theirs.sendall(join(b"one")[0] + join(b"two")[0])
@@ -187,7 +187,7 @@ class Server:
     def __init__(self):
         self.callers = set()
 
-    def looked(self):
+    def wake_vacate(self):
         pass
 
 
@@ -195,9 +195,9 @@ def test_no_call_starts_whose_caller_cannot_be_told(ends):
     """A caller takes a call of which it was told nothing for one that has not started, and has it run elsewhere."""
     stream, theirs = ends
     told = PushedReplies(Server(), stream, Attachments(), "caller")
-    assert told.tell_start(1)
+    assert told.record_start(1)
     theirs.close()
-    assert not told.tell_start(2), "the connection has ended"
+    assert not told.record_start(2), "the connection has ended"
 
 
 DONE, LARGE = (protocol.DONE, 1, (b"answer", (), ())), (protocol.DONE, 2, (bytes(2**13), (), ()))
@@ -209,7 +209,7 @@ def journals(ends):
     stream, theirs = ends
     (left, right) = socket.socketpair()
     with left, right:
-        ours, replicas = Journal.offer(left), Journal.take(right)
+        ours, replicas = Journal.offer(left), Journal.accept(right)
     told = PushedReplies(Server(), stream, Attachments(), "caller", replicas)
     yield ours, told, theirs
     ours.free()
@@ -220,15 +220,15 @@ def sent(theirs):
     """The responses that have come."""
     theirs.settimeout(0)
     with contextlib.suppress(BlockingIOError):
-        return [pickle.loads(body) for body, _ in Messages().take(theirs.recv(2**16))]  # noqa: S301 - our own
+        return [pickle.loads(body) for body, _ in MessageAssembler().take(theirs.recv(2**16))]  # noqa: S301 - our own
     return []
 
 
 def test_caller_of_a_killed_replica_finds_what_was_not_sent(journals):
     """A start, and an answer that waits for the next one, cost no message, and are known all the same."""
     ours, told, theirs = journals
-    assert told.tell_start(2)
-    told.keep(DONE)
+    assert told.record_start(2)
+    told.journal_or_send(DONE)
     assert sent(theirs) == []
     assert ours.close() == (0, [(protocol.STARTING, 2), DONE])
 
@@ -236,7 +236,7 @@ def test_caller_of_a_killed_replica_finds_what_was_not_sent(journals):
 def test_what_was_sent_is_not_found_again_as_another_response(journals):
     """The number says which response it is, and the caller has read that one."""
     ours, told, theirs = journals
-    told.keep(DONE)
+    told.journal_or_send(DONE)
     told.post((protocol.ENDED, 1, 0.0))
     assert sent(theirs) == [(0, [DONE, (protocol.ENDED, 1, 0.0)])]
     assert ours.close()[0] == 0
@@ -245,9 +245,9 @@ def test_what_was_sent_is_not_found_again_as_another_response(journals):
 def test_journal_begins_again_after_a_message(journals):
     """What is found is what followed the last one."""
     ours, told, _ = journals
-    told.keep(DONE)
+    told.journal_or_send(DONE)
     told.post((protocol.ENDED, 1, 0.0))
-    told.tell_start(2)
+    told.record_start(2)
     assert ours.close() == (1, [(protocol.STARTING, 2)])
 
 
@@ -255,8 +255,8 @@ def test_a_message_tells_of_starts_that_no_answer_tells_of(journals):
     """After it the journal begins anew, so whatever still runs must be known from the message."""
     _, told, theirs = journals
     for id in (1, 2, 3):
-        told.tell_start(id)
-    told.keep(DONE)
+        told.record_start(id)
+    told.journal_or_send(DONE)
     told.post((protocol.FAILED, 3, None))
     assert sent(theirs) == [(0, [(protocol.STARTING, 2), DONE, (protocol.FAILED, 3, None)])]
 
@@ -266,19 +266,19 @@ def test_no_call_starts_after_its_caller_has_looked(journals):
     ours, told, theirs = journals
     theirs.close()
     assert ours.close() == (0, [])
-    assert told._stream.taken, "the connection has not said anything yet"
-    assert not told.tell_start(2)
+    assert told._socket.all_accepted, "the connection has not said anything yet"
+    assert not told.record_start(2)
 
 
 def test_answer_that_is_large_is_sent_at_once(journals):
     """As what no journal has room for."""
     _, told, theirs = journals
-    told.keep(LARGE)
+    told.journal_or_send(LARGE)
     assert sent(theirs) == [(0, [LARGE])]
     starts = 0
     while not sent(theirs):
         starts += 1
-        assert told.tell_start(starts)
+        assert told.record_start(starts)
     assert starts > 1000
 
 
@@ -289,5 +289,5 @@ def test_answer_that_is_held_back_leaves_when_its_bundle_is_due(ends):
     told.post((protocol.ENDED, 1, 0.0), wakes=False)
     told.watch(SimpleNamespace(due=SYSTEM.monotonic(), waiting=(), give_back=lambda: None))
     theirs.settimeout(20)
-    (message,) = Messages().take(theirs.recv(2**16))
+    (message,) = MessageAssembler().take(theirs.recv(2**16))
     assert pickle.loads(message[0]) == (0, [(protocol.ENDED, 1, 0.0)])  # noqa: S301 - our own

@@ -73,14 +73,14 @@ class LoopExchange:
         try:
             self._response.get(timeout=seconds)
         except Empty:
-            self.leave()
+            self.read_elsewhere()
         except BaseException:
-            self.leave()
+            self.read_elsewhere()
             raise
         else:
             self._transport.receiver.arrived(self._arrived, call)
 
-    def leave(self):
+    def read_elsewhere(self):
         with self._lock:
             self._left = True
             arrived = self._arrived is not None
@@ -112,7 +112,7 @@ class LoopTransport:
         try:
             slots = self.server.start()
         except BaseException as error:  # noqa: BLE001
-            packed = self.server.answers.error(error, "")
+            packed = self.server.packer.pack_error(error, "")
             self.run_quick(lambda: self.receiver.failed(unpack_error(packed)))
         else:
             if slots:

@@ -195,7 +195,7 @@ class Transport(LoopTransport):
         """End those that wait for something to say, as the end of a process does."""
         for mailbox in self.server.callers.mailboxes:
             with mailbox._mutex:
-                mailbox._answered = inf
+                mailbox._answered_up_to = inf
                 mailbox._condition.notify_all()
 
     def die(self):

@@ -96,7 +96,7 @@ class Impatient:
     """A service whose replica gives up at once what a caller has there that is gone."""
 
     def __init__(self) -> None:
-        callers.LOOK_AFTER_S, callers.GONE_AFTER_S = 0.05, 0.2  # type: ignore[misc] # constants, for everybody else
+        callers.CHECK_INTERVAL_S, callers.GONE_AFTER_S = 0.05, 0.2  # type: ignore[misc] # constants, for everybody else
         self._closed = 0
 
     def numbers(self) -> Iterator[int]:

@@ -100,7 +100,7 @@ class ProcessTransport(_ReplicaTransport):
             numbers = (answers.fileno(), replies.fileno())
             child = Child(_MODULE, name, descriptors=numbers, settings=self._settings, environment=self._environment)
             ours.pop_all()
-        self.carry_over(calls, name, exact=True)
+        self.use_connection(calls, name, exact=True)
         self._use(name, RpcClient(lambda: asks, name))
         return child
 
@@ -135,7 +135,7 @@ class AttachedTransport(_ReplicaTransport):
         except Exception as error:  # noqa: BLE001 - nobody listens, or another process does
             self.lost(error)
         else:
-            self.carry_over(end, self._replica, exact=address.exact)
+            self.use_connection(end, self._replica, exact=address.exact)
             self.receiver.release()
 
     def death(self, error: BaseException) -> BaseException:

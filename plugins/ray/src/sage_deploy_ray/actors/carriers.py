@@ -122,10 +122,10 @@ class ActorCarrier:
             return found
 
     def drop(self, mark: str) -> None:
-        """As `Carrier.drop`. Nothing to do: `end` follows."""
+        """As `Carrier.drop`. Nothing to do: `release` follows."""
 
-    def end(self, mark: str) -> None:
-        """As `CallersCarrier.end`."""
+    def release(self, mark: str) -> None:
+        """As `CallersCarrier.release`."""
         with self._brought:
             holder = self._used if mark in self._used else self._kept
             if mark in holder:
@@ -133,8 +133,8 @@ class ActorCarrier:
             elif _caller_of(mark) not in self._gone:
                 self._over.add(mark)
 
-    def leave(self, caller: str) -> None:
-        """As `CallersCarrier.leave`."""
+    def forget_caller(self, caller: str) -> None:
+        """As `CallersCarrier.forget_caller`."""
         with self._brought:
             self._gone[caller] = None
             if len(self._gone) > _GONE:

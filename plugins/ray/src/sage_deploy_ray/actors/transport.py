@@ -142,7 +142,7 @@ class RayTransport(SocketTransport):
             self.receiver.remark(f"its calls are tasks of Ray, which are slower: {why}")
             ready()
         else:
-            self.carry_over(end, self._id, CallerCarrier(self), exact=self._listener.exact)
+            self.use_connection(end, self._id, CallerCarrier(self), exact=self._listener.exact)
             ready()
 
     def _place(self) -> str:

@@ -32,12 +32,12 @@ _LARGE: Final = 2**14
 
 def write_frame(frame: Frame) -> Wire:
     """Encode *frame* for `read_frame`."""
-    return _write(frame.plain(), any(item.payload[2] for unit in frame.units for item in unit.items))
+    return _write(frame.to_plain(), any(item.payload[2] for unit in frame.units for item in unit.items))
 
 
 def read_frame(wire: Wire) -> Frame:
     """Decode what `write_frame` returned."""
-    return Frame.of(_read(wire))
+    return Frame.from_plain(_read(wire))
 
 
 def write_response(response: Response) -> Wire:

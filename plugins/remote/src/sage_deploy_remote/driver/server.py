@@ -85,7 +85,7 @@ class DriverServer(CallServer):
         else:
             context.run(self._route, made)
         if served.waits:
-            self.waited_for(served)
+            self.caller_waits(served)
         if made.expires < made.deadline and made.unstarted():  # its caller checks only the deadline
             self.clock.call_at(made.expires, partial(_expire, made))
         if served.settled():  # its caller gave it up before there was anything to cancel
@@ -151,8 +151,8 @@ class DriverServer(CallServer):
         if following is not None:
             self.put(following)
 
-    def waited_for(self, call: Call) -> None:
-        """As `CallServer.waited_for`: now the method that runs for `waiter` waits too, possibly for ever."""
+    def caller_waits(self, call: Call) -> None:
+        """As `CallServer.caller_waits`: now the method that runs for `waiter` waits too, possibly for ever."""
         call.waits = True  # first: if the call was not passed on yet, `_pass_on` checks this
         made, waiter = self._made.get(call, (None, None))
         if made is not None and waiter is not None:

@@ -46,7 +46,7 @@ class DriverTransport(SocketTransport):
             self.lost(error)
         else:
             self._connected = True
-            self.carry_over(end, self._listed.id, exact=exact)
+            self.use_connection(end, self._listed.id, exact=exact)
             self.receiver.release()
 
     def request(self, method: str, *arguments: Any) -> Future[Any]:  # noqa: ARG002 - as in the base

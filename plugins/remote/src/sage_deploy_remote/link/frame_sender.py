@@ -164,7 +164,7 @@ class FrameSender:
             return
         exchange, work.exchange = work.exchange, None
         if exchange is not None:
-            exchange.leave()
+            exchange.read_elsewhere()
         work.abandon()
 
     def _put(self, item: Any) -> None:
@@ -225,7 +225,7 @@ class FrameSender:
         exchange = self._transport.exchange(Frame(self.caller, number, tuple(units), tuple(notices), fresh))
         own = own or (reader if alone and not self._transport.pushes else None)
         if own is None or own.exchange is not None:  # a thread waits for one response only
-            exchange.leave()
+            exchange.read_elsewhere()
         else:
             own.exchange = exchange
 

@@ -91,13 +91,13 @@ class Unit(NamedTuple):
         id: The caller's number for the unit; for a single call, the call's number.
         items: The calls.
         batch: Whether the calls go to the method's batch method.
-        told: Whether the replica reports each start of a bundle's calls beforehand, except the first.
+        reports_starts: Whether the replica reports each start of a bundle's calls beforehand, except the first.
     """
 
     id: int
     items: tuple[CallItem, ...]
     batch: bool = False
-    told: bool = False
+    reports_starts: bool = False
 
 
 #: `(GIVE_UP, call, outcome, seconds since it was made)`, `(CLOSE, call)`, `(ACK, call, items)`, `(TAKEN_BACK, call)`,
@@ -137,25 +137,25 @@ class Frame(NamedTuple):
     notices: tuple[Notice, ...]
     fresh: bool
 
-    def plain(self, written: Callable[[Any], Any] | None = None) -> tuple[Any, ...]:
+    def to_plain(self, convert: Callable[[Any], Any] | None = None) -> tuple[Any, ...]:
         """
         Return the frame as plain tuples, which pickle in a sixth of the time of named tuples.
 
         Args:
-            written: Converts each payload; None leaves payloads unchanged.
+            convert: Converts each payload; None leaves payloads unchanged.
         """
-        if written is None:
+        if convert is None:
             units = [(id, [tuple(item) for item in items], *how) for id, items, *how in self.units]
         else:
             units = [
-                (id, [(number, method, written(payload), *rest) for number, method, payload, *rest in items], *how)
+                (id, [(number, method, convert(payload), *rest) for number, method, payload, *rest in items], *how)
                 for id, items, *how in self.units
             ]
         return self.caller, self.number, units, self.notices, self.fresh
 
     @classmethod
-    def of(cls, plain: tuple[Any, ...]) -> Frame:
-        """Return the frame that `plain` was made from."""
+    def from_plain(cls, plain: tuple[Any, ...]) -> Frame:
+        """Return the frame that `to_plain` converted."""
         caller, number, units, notices, fresh = plain
         made = [Unit(id, tuple(map(CallItem._make, items)), *how) for id, items, *how in units]
         return cls(caller, number, tuple(made), notices, fresh)
@@ -186,7 +186,10 @@ its own chain hold every slot, so none becomes free before it is answered.
 ROOM: Final = 6
 """`(ROOM, number)`: this many refused units may be sent again."""
 STARTING: Final = 8
-"""`(STARTING, call)`: a call of a told bundle is about to start. Calls without this reply have not started."""
+"""
+`(STARTING, call)`: a call of a unit with `reports_starts` is about to start. Calls without this reply have not
+started.
+"""
 RETURNED: Final = 7
 """`(RETURNED, unit, calls)`: calls of a bundle come back before they start, because the calls before them take long."""
 

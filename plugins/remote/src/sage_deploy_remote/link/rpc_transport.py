@@ -81,7 +81,7 @@ class RpcExchange:
                     read = True
         except BaseException:  # raised by a signal handler, which does not concern the replica
             if not read:
-                self.leave()
+                self.read_elsewhere()
             raise
 
     def _read_here(self, call: Call, until: float | None, signals: DeferredSignals) -> None:
@@ -91,7 +91,7 @@ class RpcExchange:
             error = self._answer.exception(None if until is None else max(0.0, until - time.monotonic()))
         except TimeoutError:
             signals.waited()
-            self.leave()
+            self.read_elsewhere()
             return
         signals.waited()
         if error is None:
@@ -99,8 +99,8 @@ class RpcExchange:
         else:  # whatever the substrate's error is, no answer to the frame will come
             transport.lost(error)
 
-    def leave(self) -> None:
-        """As `Exchange.leave`."""
+    def read_elsewhere(self) -> None:
+        """As `Exchange.read_elsewhere`."""
         self._answer.add_done_callback(lambda done: self._transport.run_quick(lambda: self._arrived(done)))
 
     def _arrived(self, done: Answer) -> None:

@@ -28,7 +28,7 @@ class Exchange(Protocol):
     """
     One frame on its way, and the response that will answer it.
 
-    `RemoteReplica` calls exactly one of `wait` and `leave`, once.
+    `RemoteReplica` calls exactly one of `wait` and `read_elsewhere`, once.
     """
 
     def wait(self, call: Call, seconds: float | None) -> None:
@@ -36,14 +36,14 @@ class Exchange(Protocol):
         Wait for the response in this thread, and pass it to `Receiver.arrived` here.
 
         This is the thread of *call*'s caller: reading the response here avoids waking another thread. After *seconds*,
-        or when an exception such as KeyboardInterrupt ends the wait, do what `leave` does.
+        or when an exception such as KeyboardInterrupt ends the wait, do what `read_elsewhere` does.
 
         Args:
             call: The call whose caller waits; pass it to `Receiver.arrived`.
             seconds: Longest wait; None for no limit.
         """
 
-    def leave(self) -> None:
+    def read_elsewhere(self) -> None:
         """Let another thread pass the response to `Receiver.arrived` when it comes; return at once."""
 
 
@@ -129,7 +129,7 @@ class Transport(Protocol):
         Send *frame*; never blocks.
 
         In the process, `ReplicaServer.exchange` takes the frame in a separate thread: it waits until there is something
-        to say. If the frame cannot be sent, call `Receiver.lost` from the exchange's `wait` or `leave`.
+        to say. If the frame cannot be sent, call `Receiver.lost` from the exchange's `wait` or `read_elsewhere`.
         """
 
     def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]], timeout: float) -> Any:

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock, Timer
 
-__all__ = ["GONE_AFTER_S", "LOOK_AFTER_S", "Callers", "Mailbox"]
+__all__ = ["CHECK_INTERVAL_S", "GONE_AFTER_S", "Callers", "Mailbox"]
 
 #: Interval in seconds at which a replica checks its callers. An exchange that has waited since the last check is
 #: answered with an empty response; a living caller then sends the next one at once.
-LOOK_AFTER_S: Final = 15.0
+CHECK_INTERVAL_S: Final = 15.0
 
 #: Seconds without an exchange after which a caller counts as gone if something runs for it: a living one keeps one
 #: open.
@@ -45,19 +45,19 @@ class Mailbox(Protocol):
     def has_replies(self) -> bool:
         """Whether there are replies that were not sent yet."""
 
-    def begin(self) -> None:
+    def begin_unit(self) -> None:
         """Note that a unit of this caller begins."""
 
     def post(self, reply: Reply, *, wakes: bool = True) -> None:
         """Say *reply* now; if not *wakes*, say it together with another reply that is about to come."""
 
-    def tell_start(self, id: int) -> bool:
+    def record_start(self, id: int) -> bool:
         """Say that a call starts; return whether its caller learns of it even if this process ends now."""
 
-    def keep(self, reply: Reply) -> object:
+    def journal_or_send(self, reply: Reply) -> object:
         """Say *reply* together with the next one. Its caller must learn of it even if this process ends before."""
 
-    def end(self, reply: Reply | None = None) -> None:
+    def end_unit(self, reply: Reply | None = None) -> None:
         """Note that a unit has ended, and say *reply*."""
 
     def forget(self, id: int) -> None:
@@ -82,7 +82,7 @@ class _Server(Protocol):
     def clock(self) -> Clock:
         """The clock for its deadlines."""
 
-    def looked(self) -> None:
+    def wake_vacate(self) -> None:
         """Note that a response was sent."""
 
 
@@ -93,21 +93,21 @@ class Callers:
     A caller that sends exchanges counts as gone after a long silence, and a caller with a connection when that ends.
     """
 
-    def __init__(self, server: _Server, works: Callable[[], bool], give_up: Callable[[Call, str], None]) -> None:
+    def __init__(self, server: _Server, has_work: Callable[[], bool], give_up: Callable[[Call, str], None]) -> None:
         """
         Start without callers.
 
         Args:
             server: The replica's server.
-            works: Returns whether any caller has a slot or waits for one.
+            has_work: Returns whether any caller has a slot or waits for one.
             give_up: Ends a call whose caller is gone; its second argument is the reason, for the error.
         """
         self._server = server
-        self._works = works
+        self._has_work = has_work
         self._give_up = give_up
         self._lock = threading.Lock()
         self._mailboxes: dict[str, Mailbox] = {}  # by caller; guarded by _lock, as the next two
-        self._looking: Timer | None = None  # timer of the next check
+        self._check_timer: Timer | None = None  # timer of the next check
         self._ended = False
 
     @property
@@ -134,7 +134,7 @@ class Callers:
         with self._lock:
             self._mailboxes[mailbox.caller] = mailbox
 
-    def leave(self, mailbox: PushedReplies) -> None:
+    def disconnected(self, mailbox: PushedReplies) -> None:
         """Give up the calls of a caller whose connection has ended."""
         with self._lock:
             self._mailboxes.pop(mailbox.caller, None)
@@ -152,18 +152,18 @@ class Callers:
             if mailbox.close_if_silent(before):
                 del self._mailboxes[caller]
 
-    def look_later(self) -> None:
+    def schedule_check(self) -> None:
         """Check after a while whether the callers with work here still live."""
-        if self._looking is None:
+        if self._check_timer is None:
             with self._lock:
-                self._look_later()
+                self._schedule_check()
 
-    def _look_later(self) -> None:
-        if self._looking is None and not self._ended:
+    def _schedule_check(self) -> None:
+        if self._check_timer is None and not self._ended:
             clock = self._server.clock
-            self._looking = clock.call_at(clock.monotonic() + LOOK_AFTER_S, self._look)
+            self._check_timer = clock.call_at(clock.monotonic() + CHECK_INTERVAL_S, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         """
         Make callers show that they live, and give up the calls of those that are gone.
 
@@ -178,14 +178,14 @@ class Callers:
                         self._give_up(call, why)
         finally:
             with self._lock:
-                self._looking = None
+                self._check_timer = None
                 self._forget_silent()
-                if self._works() or any(mailbox.has_replies for mailbox in self._mailboxes.values()):
-                    self._look_later()
+                if self._has_work() or any(mailbox.has_replies for mailbox in self._mailboxes.values()):
+                    self._schedule_check()
 
     def close(self) -> None:
         """Stop checking callers."""
         with self._lock:
             self._ended = True
-            if self._looking is not None:
-                self._looking.cancel()
+            if self._check_timer is not None:
+                self._check_timer.cancel()

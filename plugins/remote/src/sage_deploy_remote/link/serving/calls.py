@@ -9,11 +9,11 @@ from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_remote.link import protocol
-from sage_deploy_remote.link.serving.answers import Answers
 from sage_deploy_remote.link.serving.callers import Callers
 from sage_deploy_remote.link.serving.late_calls import LateCalls, NoReferences
 from sage_deploy_remote.link.serving.outbox import ForgottenError
 from sage_deploy_remote.link.serving.report import Report, ServedCall, ServedStream, report_of
+from sage_deploy_remote.link.serving.result_packer import ResultPacker
 from sage_deploy_remote.link.serving.units import BatchUnit, CallGroup, StreamProducer
 from sage_deploy_remote.payloads.payload import is_quick
 from sage_deploy_remote.payloads.reading import read
@@ -61,9 +61,9 @@ class CallServer(CallOwner):
         id: ID of the replica, for errors.
         node: Name of its node; None if it has none.
         callers: The callers that have calls here.
-        answers: Packs results and errors.
+        packer: Packs results and errors.
         late: Calls whose arguments have not arrived yet.
-        quick: Indices of methods that took no time when they last ran; changed by single operations.
+        quick_methods: Indices of methods that took no time when they last ran; changed by single operations.
         socket_inbox: The inbox whose workers read connections; None if there is none.
     """
 
@@ -103,10 +103,10 @@ class CallServer(CallOwner):
         self._holders: set[tuple[str, int]] = set()  # caller and unit of each taken slot
         self._refused: list[Mailbox] = []  # one entry for each unit that found no slot, oldest first
         self.callers = Callers(self, lambda: bool(self._holders or self._refused), self._give_up_gone)
-        self.quick: set[int] = set()
+        self.quick_methods: set[int] = set()
         self._batches: dict[Any, BatchUnit] = {}  # units of the batches that run
         self._source: ArgumentSource = NoReferences() if source is None else source
-        self.answers = Answers(service, id, node, substrate)
+        self.packer = ResultPacker(service, id, node, substrate)
         self.late = LateCalls(service, clock, self._source, self._arguments_arrived, self._arguments_failed)
 
     # -- for subclasses ----------------------------------------------------------------------------------------------
@@ -132,10 +132,10 @@ class CallServer(CallOwner):
         """Count *call* as failed because its arguments cannot be read."""
         self.count(call.method.index, Outcome.ERROR, self.clock.monotonic() - call.since, 0.0)
 
-    def waited_for(self, call: Call) -> None:
+    def caller_waits(self, call: Call) -> None:
         """Note that the method that made *call*, in another process, waits for it from now on."""
 
-    def overran(self, call: Call) -> None:
+    def deadline_passed(self, call: Call) -> None:
         """Note that the deadline of *call* has passed, although its method may still run."""
 
     # -- end ---------------------------------------------------------------------------------------------------------
@@ -158,7 +158,7 @@ class CallServer(CallOwner):
     def _all_read(self) -> bool:
         return not any(mailbox.has_replies for mailbox in self.callers.mailboxes)
 
-    def looked(self) -> None:
+    def wake_vacate(self) -> None:
         """Wake `vacate`, because a call was answered or a response was sent."""
         if self._vacating:
             with self._answered:
@@ -182,7 +182,7 @@ class CallServer(CallOwner):
             try:
                 self.take(mailbox, frame)
             finally:
-                mailbox.taken()
+                mailbox.frame_taken()
             return mailbox.collect(frame.number)
 
     def take(self, mailbox: Mailbox, frame: Frame) -> None:
@@ -195,9 +195,9 @@ class CallServer(CallOwner):
     def note_quick(self, method: int, seconds: float) -> None:
         """Note that a call of *method* ran for *seconds*."""
         if seconds < _QUICK_S:
-            self.quick.add(method)
+            self.quick_methods.add(method)
         else:
-            self.quick.discard(method)
+            self.quick_methods.discard(method)
 
     def _give_up_gone(self, call: Call, why: str) -> None:
         """End a call whose caller is gone. A caller that was only suspended gets this error when it comes back."""
@@ -219,7 +219,7 @@ class CallServer(CallOwner):
 
     def _admit(self, mailbox: Mailbox, unit: Unit) -> None:
         holder, chain = (mailbox.caller, unit.id), unit.items[0].chain
-        self.callers.look_later()
+        self.callers.schedule_check()
         with self._lock:
             accepted = len(self._holders) < self.slots and not self._vacating
             if accepted:
@@ -230,18 +230,20 @@ class CallServer(CallOwner):
         if not accepted:
             mailbox.post((protocol.REFUSED, unit.id, stuck))
             return
-        mailbox.begin()
+        mailbox.begin_unit()
         alone = len(unit.items) == 1 and not unit.batch
         if alone and is_quick(unit.items[0].payload):
             self._begin_alone(mailbox, unit, holder)
             return
-        together = (
+        group = (
             None
             if alone
-            else (BatchUnit if unit.batch else CallGroup)(mailbox, unit.id, len(unit.items), told=unit.told)
+            else (BatchUnit if unit.batch else CallGroup)(
+                mailbox, unit.id, len(unit.items), reports_starts=unit.reports_starts
+            )
         )
-        calls = [self._call(mailbox, item, together, holder) for item in unit.items]
-        begin = partial(self._begin, mailbox, unit, together, calls)
+        calls = [self._call(mailbox, item, group, holder) for item in unit.items]
+        begin = partial(self._begin, mailbox, unit, group, calls)
         if all(is_quick(item.payload) for item in unit.items):
             begin()
         else:
@@ -256,7 +258,7 @@ class CallServer(CallOwner):
         else:
             self._begin(mailbox, unit, None, [call])
 
-    def _begin(self, mailbox: Mailbox, unit: Unit, together: CallGroup | None, calls: Sequence[Call]) -> None:
+    def _begin(self, mailbox: Mailbox, unit: Unit, group: CallGroup | None, calls: Sequence[Call]) -> None:
         """Run the calls of *unit* in its slot; calls whose arguments cannot be read fail."""
         able: list[Call] = []
         failed: list[tuple[Call, BaseException]] = []
@@ -266,12 +268,12 @@ class CallServer(CallOwner):
                 failed.append((call, error))
             else:  # also a call that was given up meanwhile: its worker finds that, and frees its slot
                 able.append(call)
-        if isinstance(together, BatchUnit):
-            self._admit_batch(together, able, calls[0])
+        if isinstance(group, BatchUnit):
+            self._admit_batch(group, able, calls[0])
         elif able:
-            if together is not None:
-                together.waiting.extend(able[1:])
-                mailbox.watch(together)
+            if group is not None:
+                group.waiting.extend(able[1:])
+                mailbox.watch(group)
             self._put(able[0])
         else:
             self._put(self.work_ended(calls[0]))
@@ -321,8 +323,8 @@ class CallServer(CallOwner):
         """
         calls = unit.take()
         if calls is None:
-            self.slot_free(call.chain[-1])
-            unit.one_over()
+            self.free_slot(call.chain[-1])
+            unit.count_event()
         if not calls:
             return None
         batch = Batch(calls)
@@ -359,7 +361,7 @@ class CallServer(CallOwner):
         report = report_of(call)
         report.late = False
         if isinstance(report.unit, BatchUnit):
-            report.unit.late_over()
+            report.unit.late_call_ended()
             self._put(self._next_batch(report.unit, call))
         else:
             self._put(self.work_ended(call))
@@ -384,7 +386,7 @@ class CallServer(CallOwner):
         call: ServedCall | ServedStream
         if item.streams:
             call = ServedStream(*fields, item_timeout=inf)
-            call.channel = StreamProducer(mailbox, item.id, lambda value: self.answers.result(value, method.name))
+            call.channel = StreamProducer(mailbox, item.id, lambda value: self.packer.pack_result(value, method.name))
         else:
             call = ServedCall(*fields)
         report = call.report = Report(self, mailbox, item.id, call, unit)
@@ -411,16 +413,16 @@ class CallServer(CallOwner):
         elif kind == protocol.TAKEN_BACK:
             mailbox.forget(id)
         elif kind == protocol.WAITS:
-            self.waited_for(call)
+            self.caller_waits(call)
         elif kind == protocol.CLOSE:
             call.channel.close()  # type: ignore[attr-defined] # as above
-            self.late.let_go(call)
+            self.late.stop_waiting(call)
             self.cancel(call)
         else:
             outcome, spent = rest
             report = report_of(call)
-            report.told = True
-            report.spent = spent
+            report.caller_knows = True
+            report.seconds_since_made = spent
             # Its deadline has passed here too, even if this process's clock is a moment behind.
             call.deadline = min(call.deadline, self.clock.monotonic())
             if not call.give_up(CallError("its caller gave it up"), outcome) and report.returned:
@@ -437,7 +439,7 @@ class CallServer(CallOwner):
         """
         if isinstance(work, Batch):
             ended = self._batches.pop(work)
-            ended.run_over()
+            ended.run_ended()
             return self._next_batch(ended, work.calls[0])
         holder = work.chain[-1]
         report = report_of(work)
@@ -445,19 +447,19 @@ class CallServer(CallOwner):
         if unit is not None:
             following = unit.next()
             if following is None:
-                self.slot_free(holder)
-                unit.one_over()
+                self.free_slot(holder)
+                unit.count_event()
             elif report_of(following).late:
                 self.late.add(following)
                 return None
             return following
-        self.slot_free(holder)
+        self.free_slot(holder)
         if report.outcome is not None:  # a call that was given up frees its slot only now
             report.mailbox.forget(report.id)
-            report.mailbox.end((protocol.ENDED, report.id, 0.0))
+            report.mailbox.end_unit((protocol.ENDED, report.id, 0.0))
         return None
 
-    def slot_free(self, holder: tuple[str, int]) -> None:
+    def free_slot(self, holder: tuple[str, int]) -> None:
         """
         Free the slot of *holder*.
 
@@ -484,7 +486,7 @@ class CallServer(CallOwner):
         """Count a call that its caller, or a stop, ended before its method did."""
         report = report_of(call)
         report.outcome = outcome
-        spent = self.clock.monotonic() - call.since if report.spent is None else report.spent
+        spent = self.clock.monotonic() - call.since if report.seconds_since_made is None else report.seconds_since_made
         if started:
             self.cancel(call)
         if outcome != Outcome.DROPPED:

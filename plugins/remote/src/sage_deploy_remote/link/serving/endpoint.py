@@ -90,9 +90,9 @@ class ReplicaEndpoint:
         try:
             answer = server.control(op, arg, notices)
             # Values of the service travel like results: by value where necessary, and refused with the same error.
-            return server.answers.result(answer, str(arg)) if op is ControlOp.GET else answer, None
+            return server.packer.pack_result(answer, str(arg)) if op is ControlOp.GET else answer, None
         except BaseException as error:  # noqa: BLE001 - a check may raise anything
-            return None, server.answers.error(error, str(op))
+            return None, server.packer.pack_error(error, str(op))
 
     def vacate(self) -> None:
         """As `ReplicaServer.vacate`."""

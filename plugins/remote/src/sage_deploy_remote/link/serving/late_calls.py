@@ -88,8 +88,8 @@ class LateCalls:
     def add(self, call: Call) -> None:
         """Wait for the arguments of *call*; never blocks."""
         self._waiting[call] = None
-        if call.over():  # given up before `let_go` could find it here
-            self.let_go(call)
+        if call.over():  # given up before `stop_waiting` could find it here
+            self.stop_waiting(call)
             return
         thread = threading.Thread(target=self._wait, args=(call,), name=f"{self._service}-arguments", daemon=True)
         try:
@@ -97,7 +97,7 @@ class LateCalls:
         except RuntimeError as error:  # the system allows no more threads
             self._end(call, partial(self._failed, call, error))
 
-    def let_go(self, call: Call) -> None:
+    def stop_waiting(self, call: Call) -> None:
         """Stop waiting for *call*, which is over or whose answer nobody wants; do nothing if it does not wait."""
         self._end(call, partial(self._arrived, call))
 
@@ -106,12 +106,12 @@ class LateCalls:
         """The calls that wait now."""
         return list(self._waiting)
 
-    def _end(self, call: Call, say: Callable[[], None]) -> None:
+    def _end(self, call: Call, report: Callable[[], None]) -> None:
         try:
             del self._waiting[call]
         except KeyError:
             return
-        say()
+        report()
 
     def _wait(self, call: Call) -> None:
         def remaining() -> float:
@@ -126,7 +126,7 @@ class LateCalls:
             if found is not None:
                 self._end(call, partial(self._begin, call, found))
                 return
-        self.let_go(call)
+        self.stop_waiting(call)
 
     def _begin(self, call: Call, found: Arguments) -> None:
         call.args, call.kwargs = found

@@ -53,7 +53,7 @@ class _Owner(Protocol):
     def clock(self) -> Clock:
         """The clock for its deadlines."""
 
-    def looked(self) -> None:
+    def wake_vacate(self) -> None:
         """Note that a response was sent."""
 
 
@@ -83,14 +83,14 @@ class Outbox:
         self._asleep = 0  # exchanges that wait for the first reply; the one before may not have woken yet
         self._bundles: list[Bundle] = []  # that may have calls to return
         self._units = 0  # units that have not ended
-        self._owed = 0  # refused units whose callers wait for room
-        self._latest = -1  # latest frame
+        self._refused_units = 0  # refused units whose callers wait for room
+        self._latest_frame = -1  # latest frame
         self._number = 0  # number of the next response
         self._next_frame = -1  # number of the next frame; known once a fresh one has come
         self._exchanges = 0  # exchanges that are open
         self._left_at = server.clock.monotonic()  # when the last exchange left
         self._seen = -1  # latest frame at the last check of callers
-        self._answered = -1  # exchanges up to this frame stop waiting, even without replies
+        self._answered_up_to = -1  # exchanges up to this frame stop waiting, even without replies
         self._closed = False  # whether the caller was forgotten
 
     def close_if_silent(self, before: float) -> bool:
@@ -111,10 +111,10 @@ class Outbox:
         """
         with self._mutex:
             if self._exchanges:
-                if self._seen == self._latest:
-                    self._answered = self._latest
+                if self._seen == self._latest_frame:
+                    self._answered_up_to = self._latest_frame
                     self._condition.notify_all()
-                self._seen = self._latest
+                self._seen = self._latest_frame
                 return False
             return self._left_at <= before and bool(self._units)
 
@@ -122,8 +122,8 @@ class Outbox:
         """
         Wait until all frames before this one are taken: they come in order, but each has a separate thread.
 
-        After this, the thread takes the frame, and then calls `taken`. Replies from then on belong to this exchange,
-        because its caller may wait for no other.
+        After this, the thread takes the frame, and then calls `frame_taken`. Replies from then on belong to this
+        exchange, because its caller may wait for no other.
 
         Raises:
             ForgottenError: The caller has another mailbox, or needs one.
@@ -137,11 +137,11 @@ class Outbox:
             self._exchanges += 1
             if self._next_frame != number:
                 self._condition.wait_for(lambda: self._next_frame == number)
-            self._latest = number
+            self._latest_frame = number
             if self._exchanges > 1:  # answer the exchange before this one now
                 self._condition.notify_all()
 
-    def taken(self) -> None:
+    def frame_taken(self) -> None:
         """Let the next frame be taken."""
         with self._mutex:
             self._next_frame += 1
@@ -162,8 +162,8 @@ class Outbox:
         with self._mutex:
             self._bundles.append(bundle)
 
-    def begin(self) -> None:
-        """As `callers.Mailbox.begin`."""
+    def begin_unit(self) -> None:
+        """As `callers.Mailbox.begin_unit`."""
         with self._mutex:
             self._units += 1
 
@@ -172,23 +172,23 @@ class Outbox:
         with self._mutex:
             self._replies.append(reply)
             if reply[0] == protocol.REFUSED:
-                self._owed += 1
+                self._refused_units += 1
             elif reply[0] == protocol.ROOM:
-                self._owed -= 1
+                self._refused_units -= 1
             if self._asleep and wakes:
                 self._condition.notify_all()
 
-    def tell_start(self, id: int) -> bool:
-        """As `callers.Mailbox.tell_start`: always False, because queued replies are lost with this process."""
+    def record_start(self, id: int) -> bool:
+        """As `callers.Mailbox.record_start`: always False, because queued replies are lost with this process."""
         self.post((protocol.STARTING, id), wakes=False)
         return False
 
-    def keep(self, reply: Reply) -> None:
-        """As `callers.Mailbox.keep`. Not used here: without a connection, no caller asks to be told of starts."""
+    def journal_or_send(self, reply: Reply) -> None:
+        """As `callers.Mailbox.journal_or_send`. Not used: no caller without a connection asks for it."""
         self.post(reply)
 
-    def end(self, reply: Reply | None = None) -> None:
-        """As `callers.Mailbox.end`."""
+    def end_unit(self, reply: Reply | None = None) -> None:
+        """As `callers.Mailbox.end_unit`."""
         with self._mutex:
             self._units -= 1
             if reply is not None:
@@ -208,7 +208,7 @@ class Outbox:
         """
         with self._mutex:
             until = None
-            while self._latest == frame and (self._units or self._owed) and self._answered < frame:
+            while self._latest_frame == frame and (self._units or self._refused_units) and self._answered_up_to < frame:
                 if not self._replies:
                     self._sleep()
                     continue
@@ -219,13 +219,13 @@ class Outbox:
                     break
                 self._condition.wait(until - now)
             replies: list[Reply] = []
-            if self._latest == frame:
+            if self._latest_frame == frame:
                 replies, self._replies = self._replies, replies
             number = self._number
             self._number += 1
             self._exchanges -= 1
             self._left_at = self._server.clock.monotonic()
-        self._server.looked()
+        self._server.wake_vacate()
         return Response(number, replies)
 
     @property
@@ -240,9 +240,9 @@ class Outbox:
             self._bundles = [bundle for bundle in self._bundles if bundle.waiting]
             due = min((bundle.due for bundle in self._bundles), default=None)
         self._asleep += 1
-        told = self._condition.wait(None if due is None else max(0.0, due - time.monotonic()))
+        notified = self._condition.wait(None if due is None else max(0.0, due - time.monotonic()))
         self._asleep -= 1
-        if told or due is None:
+        if notified or due is None:
             return
         now = time.monotonic()
         overdue = [bundle for bundle in self._bundles if bundle.due <= now]

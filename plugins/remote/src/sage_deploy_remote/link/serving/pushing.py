@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final, Protocol
 from sage_deploy_remote.link import protocol
 from sage_deploy_remote.link.sockets.attachments import Attachments, Carrier
 from sage_deploy_remote.link.sockets.journal import Journal
+from sage_deploy_remote.link.sockets.message_socket import MessageSocket
 from sage_deploy_remote.link.sockets.messages import MessageError, pickled
-from sage_deploy_remote.link.sockets.stream import Stream
 from sage_plugins.clock import SYSTEM
 
 if TYPE_CHECKING:
@@ -30,16 +30,16 @@ __all__ = ["CallersCarrier", "PushedReplies", "carry_calls"]
 _ANSWERS: Final = frozenset({protocol.DONE, protocol.FAILED})
 
 #: Answers of at most this many bytes may wait in the journal.
-_LIGHT: Final = 2**12
+_SMALL_ANSWER: Final = 2**12
 
 
 class CallersCarrier(Carrier, Protocol):
     """A `Carrier` that all callers of a replica share."""
 
-    def end(self, mark: str) -> None:
+    def release(self, mark: str) -> None:
         """Note that the call with *mark* in its arguments is over and does not use them any more; never blocks."""
 
-    def leave(self, caller: str) -> None:
+    def forget_caller(self, caller: str) -> None:
         """Discard what was on its way for *caller*, whose connection has ended."""
 
 
@@ -57,14 +57,19 @@ class PushedReplies:
     sends_at_once = True
 
     def __init__(
-        self, server: CallServer, stream: Stream, attachments: Attachments, caller: str, journal: Journal | None = None
+        self,
+        server: CallServer,
+        message_socket: MessageSocket,
+        attachments: Attachments,
+        caller: str,
+        journal: Journal | None = None,
     ) -> None:
         """
         Send nothing yet.
 
         Args:
             server: Runs the calls.
-            stream: The connection to the caller.
+            message_socket: The connection to the caller.
             attachments: Converts replies to plain data.
             caller: The caller's name.
             journal: Where the caller finds replies that were not sent; None if there is no journal.
@@ -72,62 +77,62 @@ class PushedReplies:
         self.caller = caller
         self.calls: dict[int, Call] = {}
         self._server = server
-        self._stream = stream
+        self._socket = message_socket
         self._attachments = attachments
         self._replies: deque[Reply] = deque()
-        self._turn = threading.Lock()  # its holder sends
-        self._number = 0  # of the next response; for the holder of the turn, as the next
+        self._send_lock = threading.Lock()  # its holder sends
+        self._number = 0  # of the next response; for the holder of `_send_lock`, as the next
         self._journal = journal
         self._started: dict[int, Reply] = {}  # starts of unanswered calls, only in the journal
-        self._behind = False  # whether the journal still has replies that were sent
-        self._bundles: list[Bundle] = []  # that may have calls to return; guarded by _watching, as the next
+        self._journal_is_stale = False  # whether the journal still has replies that were sent
+        self._bundles: list[Bundle] = []  # that may have calls to return; guarded by _bundles_lock, as the next
         self._timer: Timer | None = None
-        self._watching = threading.Lock()
+        self._bundles_lock = threading.Lock()
         server.callers.add(self)
 
     def take(self, frame: Frame) -> None:
         """Take the caller's next frame."""
         self._server.take(self, frame)
 
-    def leave(self) -> None:
+    def disconnect(self) -> None:
         """Give up the caller's calls, because its connection has ended."""
-        with self._turn:
+        with self._send_lock:
             journal, self._journal = self._journal, None
         if journal is not None:
             journal.free()
-        self._server.callers.leave(self)
+        self._server.callers.disconnected(self)
 
-    def begin(self) -> None:
-        """As `callers.Mailbox.begin`."""
+    def begin_unit(self) -> None:
+        """As `callers.Mailbox.begin_unit`."""
 
     def post(self, reply: Reply, *, wakes: bool = True) -> None:
         """As `callers.Mailbox.post`."""
-        self._say(reply)
+        self._queue_reply(reply)
         if wakes:
             self._send()
 
-    def _say(self, reply: Reply) -> None:
+    def _queue_reply(self, reply: Reply) -> None:
         self._replies.append(reply)
         if reply[0] in _ANSWERS:  # after the append: until the answer is queued, the caller must learn of the start
             self._started.pop(reply[1], None)
 
-    def tell_start(self, id: int) -> bool:
-        """As `callers.Mailbox.tell_start`: data that the system has accepted will arrive."""
+    def record_start(self, id: int) -> bool:
+        """As `callers.Mailbox.record_start`: data that the system has accepted will arrive."""
         reply = protocol.STARTING, id
-        with self._turn:  # held only briefly
+        with self._send_lock:  # held only briefly
             if self._in_journal(reply):
                 self._started[id] = reply
                 return True
             self._replies.append(reply)
             self._send_all()
         self._send()
-        return self._stream.taken
+        return self._socket.all_accepted
 
-    def keep(self, reply: Reply) -> None:
-        """As `callers.Mailbox.keep`: write a small result into the journal, or send *reply* now."""
-        with self._turn:
-            self._say(reply)
-            if reply[0] == protocol.DONE and _is_light(reply[2]) and self._in_journal(reply):
+    def journal_or_send(self, reply: Reply) -> None:
+        """As `callers.Mailbox.journal_or_send`: write a small result into the journal, or send *reply* now."""
+        with self._send_lock:
+            self._queue_reply(reply)
+            if reply[0] == protocol.DONE and _is_small(reply[2]) and self._in_journal(reply):
                 return
             self._send_all()
         self._send()
@@ -136,18 +141,18 @@ class PushedReplies:
         """
         Write *reply* into the journal; return False if the caller may not find it there.
 
-        For the holder of the turn.
+        For the holder of `_send_lock`.
         """
         journal = self._journal
-        if journal is None or not self._stream.taken:
+        if journal is None or not self._socket.all_accepted:
             return False
-        if self._behind:
-            self._behind = False
-            journal.begin(self._number)
+        if self._journal_is_stale:
+            self._journal_is_stale = False
+            journal.begin_response(self._number)
         return journal.add(reply)
 
-    def end(self, reply: Reply | None = None) -> None:
-        """As `callers.Mailbox.end`."""
+    def end_unit(self, reply: Reply | None = None) -> None:
+        """As `callers.Mailbox.end_unit`."""
         if reply is not None:
             self._replies.append(reply)
         self._send()
@@ -155,53 +160,53 @@ class PushedReplies:
     def forget(self, id: int) -> None:
         """As `callers.Mailbox.forget`."""
         self.calls.pop(id, None)
-        self._attachments.over(id)
+        self._attachments.call_ended(id)
 
     def _send(self) -> None:
-        while self._replies and self._turn.acquire(blocking=False):
+        while self._replies and self._send_lock.acquire(blocking=False):
             try:
                 self._send_all()
             finally:
-                self._turn.release()
-        self._server.looked()
+                self._send_lock.release()
+        self._server.wake_vacate()
 
     def _send_all(self) -> None:
-        """Send all queued replies; for the holder of the turn."""
+        """Send all queued replies; for the holder of `_send_lock`."""
         waiting = self._replies
         replies = list(self._started.values())
         self._started.clear()
-        while waiting:  # the holder of the turn alone takes replies
+        while waiting:  # the holder of `_send_lock` alone takes replies
             replies.append(waiting.popleft())
         if replies:
             number, self._number = self._number, self._number + 1
-            self._stream.send(*pickled(self._attachments.of_replies(self.caller, number, replies)))
-            self._behind = True
+            self._socket.send(*pickled(self._attachments.replies_to_plain(self.caller, number, replies)))
+            self._journal_is_stale = True
 
     @property
     def has_replies(self) -> bool:
         """Whether there are replies that the connection has not accepted yet."""
-        return bool(self._replies) or self._stream.unsent
+        return bool(self._replies) or self._socket.has_unsent
 
     # -- calls that were sent ahead ----------------------------------------------------------------------------------
 
     def watch(self, bundle: Bundle) -> None:
         """As `callers.Mailbox.watch`."""
-        with self._watching:
+        with self._bundles_lock:
             self._bundles.append(bundle)
-            self._look_at(bundle.due)
+            self._schedule_check(bundle.due)
 
-    def _look_at(self, due: float) -> None:
+    def _schedule_check(self, due: float) -> None:
         if self._timer is None:
-            self._timer = SYSTEM.call_at(due, self._give_back)
+            self._timer = SYSTEM.call_at(due, self._return_overdue)
 
-    def _give_back(self) -> None:
-        with self._watching:
+    def _return_overdue(self) -> None:
+        with self._bundles_lock:
             self._timer = None
             now = SYSTEM.monotonic()
             overdue = [bundle for bundle in self._bundles if bundle.due <= now]
             self._bundles = [bundle for bundle in self._bundles if bundle.waiting and bundle.due > now]
             if self._bundles:
-                self._look_at(min(bundle.due for bundle in self._bundles))
+                self._schedule_check(min(bundle.due for bundle in self._bundles))
         for bundle in overdue:
             bundle.give_back()
         self._send()  # answers that were held back
@@ -217,10 +222,10 @@ class PushedReplies:
         return False
 
 
-def _is_light(payload: Payload) -> bool:
+def _is_small(payload: Payload) -> bool:
     """Whether copying *payload* costs next to nothing."""
     data, buffers, references = payload
-    return not (buffers or references) and len(data) <= _LIGHT
+    return not (buffers or references) and len(data) <= _SMALL_ANSWER
 
 
 class _Connection:
@@ -229,42 +234,42 @@ class _Connection:
     def __init__(self, find_server: Callable[[], CallServer], end: socket, carrier: CallersCarrier | None) -> None:
         self._find_server = find_server
         self._carrier = carrier
-        self._stream, self._attachments = Stream(end), Attachments(carrier)
-        self._journal = Journal.take(end)
-        self._over = threading.Event()
+        self._socket, self._attachments = MessageSocket(end), Attachments(carrier)
+        self._journal = Journal.accept(end)
+        self._has_ended = threading.Event()
         self._error: BaseException = EOFError()
         self.fileno = end.fileno
         self.mailbox: PushedReplies | None = None
 
     def read(self) -> None:
-        """As `Incoming.read`."""
-        for body, buffers in self._stream.receive():
-            frame = self._attachments.to_frame(pickle.loads(body, buffers=buffers))  # noqa: S301 - from our own process
+        """As `IncomingConnection.read`."""
+        for body, buffers in self._socket.receive():
+            frame = self._attachments.frame_from_plain(pickle.loads(body, buffers=buffers))  # noqa: S301 - from our own process
             mailbox = self.mailbox
             if mailbox is None:
                 server = self._find_server()
                 mailbox = self.mailbox = PushedReplies(
-                    server, self._stream, self._attachments, frame.caller, self._journal
+                    server, self._socket, self._attachments, frame.caller, self._journal
                 )
             mailbox.take(frame)
 
     def ended(self, error: BaseException) -> None:
-        """As `Incoming.ended`."""
+        """As `IncomingConnection.ended`."""
         self._error = error
-        self._over.set()
+        self._has_ended.set()
 
     def wait(self) -> None:
         """Wait until another thread has read the connection to its end; raises what ended it."""
-        self._over.wait()
+        self._has_ended.wait()
         raise self._error
 
     def close(self) -> None:
         """Free the connection, which has ended, and give up the caller's calls."""
-        self._stream.close()
+        self._socket.close()
         if self.mailbox is not None:
-            self.mailbox.leave()
+            self.mailbox.disconnect()
             if self._carrier is not None:
-                self._carrier.leave(self.mailbox.caller)
+                self._carrier.forget_caller(self.mailbox.caller)
 
 
 def carry_calls(find_server: Callable[[], CallServer], end: socket, carrier: CallersCarrier | None = None) -> None:
@@ -285,7 +290,7 @@ def carry_calls(find_server: Callable[[], CallServer], end: socket, carrier: Cal
         while connection.mailbox is None:
             connection.read()
         socket_inbox = find_server().socket_inbox
-        if socket_inbox is not None and socket_inbox.attend(connection):
+        if socket_inbox is not None and socket_inbox.read_connection(connection):
             connection.wait()
         while True:
             connection.read()

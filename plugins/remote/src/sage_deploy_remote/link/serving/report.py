@@ -57,8 +57,8 @@ class Report:
         mailbox: Where the answer goes.
         id: The caller's number for the call.
         outcome: The outcome with which the call was given up; None if it was not.
-        told: Whether the caller knows that, because it gave up the call itself.
-        spent: Seconds since the call was made, if its caller reported them.
+        caller_knows: Whether the caller knows that, because it gave up the call itself.
+        seconds_since_made: Seconds since the call was made, if its caller reported them.
         unit: The unit that has the call and others; None if the call is the only one.
         returned: Whether the call, which was sent ahead, went back to its caller unstarted.
         late: Whether its arguments have not arrived yet.
@@ -68,13 +68,13 @@ class Report:
     __slots__ = (
         "_call",
         "_server",
+        "caller_knows",
         "id",
         "late",
         "mailbox",
         "outcome",
         "returned",
-        "spent",
-        "told",
+        "seconds_since_made",
         "uncounted",
         "unit",
     )
@@ -83,8 +83,8 @@ class Report:
         self.mailbox = mailbox
         self.id = id
         self.outcome: int | None = None
-        self.told = False
-        self.spent: float | None = None
+        self.caller_knows = False
+        self.seconds_since_made: float | None = None
         self._server = server
         self._call: Call | None = call
         self.unit = unit
@@ -99,21 +99,23 @@ class Report:
         assert call is not None  # noqa: S101 - for the type checker: a call ends once
         self._report(call)
         if self.outcome == Outcome.TIMEOUT:
-            self._server.overran(call)
+            self._server.deadline_passed(call)
         if self.late:  # only its slot still waits for its arguments
-            self._server.late.let_go(call)
-        self._server.looked()
+            self._server.late.stop_waiting(call)
+        self._server.wake_vacate()
 
     def _report(self, call: Call) -> None:
         error = call.exception_now()
         name = call.method.name
         if self.outcome is not None:
-            if not self.told:
+            if not self.caller_knows:
                 assert error is not None  # noqa: S101 - for the type checker: giving up takes an error
-                self.mailbox.post((protocol.GAVE_UP, self.id, self._server.answers.error(error, name), self.outcome))
+                self.mailbox.post(
+                    (protocol.GAVE_UP, self.id, self._server.packer.pack_error(error, name), self.outcome)
+                )
             if self.unit is not None:
                 self.mailbox.forget(self.id)
-                self.unit.one_over()
+                self.unit.count_event()
             return
         reply: Reply
         timing: tuple[Any, ...]
@@ -125,16 +127,16 @@ class Report:
             timing = ()
         if error is None:
             try:
-                reply = (protocol.DONE, self.id, self._server.answers.result(call.result_now(), name), *timing)
+                reply = (protocol.DONE, self.id, self._server.packer.pack_result(call.result_now(), name), *timing)
             except BaseException as raised:  # noqa: BLE001 - a user's __reduce__ may raise anything
                 error = raised
         if error is not None:
-            reply = (protocol.FAILED, self.id, self._server.answers.error(error, name), *timing)
+            reply = (protocol.FAILED, self.id, self._server.packer.pack_error(error, name), *timing)
             if self.uncounted:
                 reply += (True,)
         self.mailbox.forget(self.id)
         if self.unit is None:  # the answer frees its slot
-            self.mailbox.end(reply)
+            self.mailbox.end_unit(reply)
         else:
             self._answer_in(self.unit, reply, call if timing else None)
 
@@ -147,12 +149,12 @@ class Report:
             reply: The answer.
             ran: The call if its method has started, else None.
         """
-        waits = unit.ends or (ran is not None and unit.holds_back(ran, self._server.quick))
-        if waits and unit.told:  # the next call could end the process before the answer is sent
-            self.mailbox.keep(reply)
+        waits = unit.is_ending or (ran is not None and unit.delays_answer(ran, self._server.quick_methods))
+        if waits and unit.reports_starts:  # the next call could end the process before the answer is sent
+            self.mailbox.journal_or_send(reply)
         else:
             self.mailbox.post(reply, wakes=not waits)
-        unit.one_over()
+        unit.count_event()
 
 
 class ServedCall(Call):

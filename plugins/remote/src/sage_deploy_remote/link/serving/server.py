@@ -59,12 +59,12 @@ class ReplicaServer(CallServer):
         methods = (*spec.methods, CANARY)  # CANARY has index -1, as its plan says
         super().__init__(spec.service, spec.id, node, methods, SYSTEM, source=source, substrate=substrate)
         self.spec = spec
-        self.socket_inbox = SocketInbox(self.quick) if SocketInbox.possible() else None
+        self.socket_inbox = SocketInbox(self.quick_methods) if SocketInbox.possible() else None
         self.host = Host(spec, HostEvents(self, find_service), SYSTEM, node=node, inbox=self.socket_inbox)
-        self._start_over = threading.Event()
+        self._start_ended = threading.Event()
         self._start_error: BaseException | None = None
         self._ready = False
-        self._stopped = self._is_over = False  # the first: guarded by _lock; the second: the host takes no more work
+        self._stopped = self._host_ended = False  # the first: guarded by _lock; the second: the host takes no more work
         self._counting = threading.Lock()
         self._logs = LogLines(spec.service, spec.id)
 
@@ -83,7 +83,7 @@ class ReplicaServer(CallServer):
             if self._stopped:
                 return 0
             self.host.start()
-        self._start_over.wait()
+        self._start_ended.wait()
         if self._start_error is not None:
             raise self._start_error
         return self.host.slots if self._ready else 0
@@ -93,7 +93,7 @@ class ReplicaServer(CallServer):
         if state is not ReplicaState.STARTING:
             self._ready = state is ReplicaState.READY
             self._start_error = cause
-            self._start_over.set()
+            self._start_ended.set()
 
     def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]]) -> Any:
         """
@@ -122,10 +122,10 @@ class ReplicaServer(CallServer):
         for call in self.late.waiting:  # first: no late call may begin after the stop hooks
             call.give_up(call.stopped_error(self.spec.id, self.node), Outcome.STOPPED)
         left = self.host.stop(grace)
-        self._is_over = True
+        self._host_ended = True
         end_slots(self, self.host.end_unfetched())
         self._logs.end()
-        self._start_over.set()
+        self._start_ended.set()
         return left
 
     # -- runs the calls, as `calls.CallServer` requires
@@ -139,7 +139,7 @@ class ReplicaServer(CallServer):
     def put(self, work: Work) -> None:
         """Give *work* to the host."""
         self.host.put(work)
-        if self._is_over:  # the work was on its way when the host ended
+        if self._host_ended:  # the work was on its way when the host ended
             end_slots(self, self.host.end_unfetched())
 
     def cancel(self, call: Call) -> None:
@@ -151,7 +151,7 @@ class ReplicaServer(CallServer):
         with self._counting:
             self._record(method, outcome, wait_s, run_s)
 
-    def overran(self, call: Call) -> None:
+    def deadline_passed(self, call: Call) -> None:
         """
         With `timeout_strength: kill`, end this process if *call* still has its slot after one second.
 

@@ -38,51 +38,51 @@ class CallGroup:
     Reports that the unit has ended when its slot is free and all its calls are answered, whichever comes last.
 
     Attributes:
-        open: Number of events still to come: the answers, and the free slot.
+        events_left: Number of events still to come: the answers, and the free slot.
         waiting: Calls that run after the current one. The thread that takes one out decides what happens to it.
         due: `monotonic()` after which waiting calls go back to their caller.
-        ends: Whether all answers are about to come, followed by the end of the unit.
-        told: As `protocol.Unit.told`.
+        is_ending: Whether all answers are about to come, followed by the end of the unit.
+        reports_starts: As `protocol.Unit.reports_starts`.
     """
 
-    def __init__(self, mailbox: Mailbox, id: int, calls: int, *, told: bool = False) -> None:
-        self.told = told
-        self.open = calls + 1
+    def __init__(self, mailbox: Mailbox, id: int, calls: int, *, reports_starts: bool = False) -> None:
+        self.reports_starts = reports_starts
+        self.events_left = calls + 1
         self.waiting: deque[Call] = deque()
-        self.ends = False
-        self._begun = self._said = time.monotonic()
+        self.is_ending = False
+        self._begun = self._last_sent_at = time.monotonic()
         self.due = self._begun + _GIVE_BACK_AFTER_S
         self._mailbox = mailbox
         self._id = id
         self._lock = threading.Lock()
 
-    def one_over(self) -> None:
+    def count_event(self) -> None:
         """Count one answer as given, or the slot as free."""
         with self._lock:
-            self.open -= 1
-            last = self.open == 0
+            self.events_left -= 1
+            last = self.events_left == 0
         if last:
-            self._mailbox.end((protocol.ENDED, self._id, time.monotonic() - self._begun))
+            self._mailbox.end_unit((protocol.ENDED, self._id, time.monotonic() - self._begun))
 
     def next(self) -> Call | None:
         """
         Return the call to run next, None if none is left.
 
-        If starts are to be told, the caller is certain to learn of this start.
+        If starts are reported, the caller is certain to learn of this start.
         """
         try:
             call = self.waiting.popleft()
         except IndexError:
             return None
-        if self.told:
+        if self.reports_starts:
             report: Any = call.report  # type: ignore[attr-defined] # a `report.ServedCall`
-            if not self._mailbox.tell_start(report.id):  # the caller might then run it again
+            if not self._mailbox.record_start(report.id):  # the caller might then run it again
                 self.waiting.appendleft(call)
                 self.give_back()
                 return None
         return call
 
-    def holds_back(self, call: Call, quick: set[int]) -> bool:
+    def delays_answer(self, call: Call, quick: set[int]) -> bool:
         """
         Return whether the answer to *call* waits for the next call's answer.
 
@@ -99,9 +99,9 @@ class CallGroup:
             following = self.waiting[0]
         except IndexError:
             return False
-        if call.ended - self._said < _LINGER_S and following.method.index in quick:
+        if call.ended - self._last_sent_at < _LINGER_S and following.method.index in quick:
             return True
-        self._said = call.ended
+        self._last_sent_at = call.ended
         return False
 
     def give_back(self) -> None:
@@ -121,7 +121,7 @@ class CallGroup:
         if returned:
             self._mailbox.post((protocol.RETURNED, self._id, returned[::-1]))
         for _ in returned:
-            self.one_over()
+            self.count_event()
 
 
 class BatchUnit(CallGroup):
@@ -133,12 +133,12 @@ class BatchUnit(CallGroup):
         late: Number of calls whose arguments have not arrived.
     """
 
-    def __init__(self, mailbox: Mailbox, id: int, calls: int, *, told: bool = False) -> None:
-        super().__init__(mailbox, id, calls, told=told)
+    def __init__(self, mailbox: Mailbox, id: int, calls: int, *, reports_starts: bool = False) -> None:
+        super().__init__(mailbox, id, calls, reports_starts=reports_starts)
         self.present: list[Call] = []  # like `late`, guarded by _lock
         self.late = 0
-        self._runs = False
-        self._free = False
+        self._is_running = False
+        self._slot_is_free = False
 
     def arrived(self, call: Call) -> None:
         """Note that the arguments of *call* have arrived, so that it can run."""
@@ -146,15 +146,15 @@ class BatchUnit(CallGroup):
             self.late -= 1
             self.present.append(call)
 
-    def late_over(self) -> None:
+    def late_call_ended(self) -> None:
         """Note that a late call will never run."""
         with self._lock:
             self.late -= 1
 
-    def run_over(self) -> None:
+    def run_ended(self) -> None:
         """Note that the calls that ran have ended."""
         with self._lock:
-            self._runs = False
+            self._is_running = False
 
     def take(self) -> list[Call] | None:
         """
@@ -163,14 +163,14 @@ class BatchUnit(CallGroup):
         Return None once, when no more calls will come.
         """
         with self._lock:
-            if self._runs or self._free:
+            if self._is_running or self._slot_is_free:
                 return []
             if self.present:
-                self._runs = True
+                self._is_running = True
                 calls, self.present = self.present, []
                 return calls
-            self._free = self.ends = not self.late
-            return None if self._free else []
+            self._slot_is_free = self.is_ending = not self.late
+            return None if self._slot_is_free else []
 
 
 class StreamProducer(Channel):

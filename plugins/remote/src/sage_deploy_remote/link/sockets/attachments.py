@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from sage_deploy_remote.link import protocol
 from sage_deploy_remote.link.protocol import Frame, Response
-from sage_deploy_remote.link.sockets.messages import apart
+from sage_deploy_remote.link.sockets.messages import with_separate_pickle
 from sage_deploy_remote.payloads.errors import with_payloads
 
 if TYPE_CHECKING:
@@ -66,53 +66,57 @@ class Attachments:
         self._carrier: Any = carrier
         self._marks: dict[int, list[str]] = {}  # marks in the arguments of calls that are not over, by number
 
-    def of_frame(self, frame: Frame) -> tuple[Any, ...]:
+    def frame_to_plain(self, frame: Frame) -> tuple[Any, ...]:
         """Return *frame* as plain data."""
         if self._carrier is None:
-            return frame.plain(apart)
+            return frame.to_plain(with_separate_pickle)
         marks: list[str] = []
-        plain = frame.plain(self._leaving(frame.caller, marks))
+        plain = frame.to_plain(self._payload_packer(frame.caller, marks))
         return (*plain, True) if marks else plain
 
-    def to_frame(self, plain: tuple[Any, ...]) -> Frame:
-        """Return the frame that `of_frame` converted."""
-        frame = Frame.of(plain[:5])
+    def frame_from_plain(self, plain: tuple[Any, ...]) -> Frame:
+        """Return the frame that `frame_to_plain` converted."""
+        frame = Frame.from_plain(plain[:5])
         if len(plain) == 5:  # noqa: PLR2004 - the length from `Frame.plain`
             return frame
-        units = (unit._replace(items=tuple(map(self._coming_item, unit.items))) for unit in frame.units)
+        units = (unit._replace(items=tuple(map(self._resolve_item, unit.items))) for unit in frame.units)
         return frame._replace(units=tuple(units))
 
-    def _coming_item(self, item: CallItem) -> CallItem:
+    def _resolve_item(self, item: CallItem) -> CallItem:
         marks = [part for part in item.payload[1:] if isinstance(part, str)]
         if not marks:
             return item
         self._marks[item.id] = marks
-        return item._replace(payload=self._coming(item.payload))
+        return item._replace(payload=self._resolve_marks(item.payload))
 
-    def over(self, id: int) -> None:
+    def call_ended(self, id: int) -> None:
         """Note that call *id* is over and no longer uses its arguments; for a frame's receiver."""
         if self._marks:
             for mark in self._marks.pop(id, ()):
-                self._carrier.end(mark)
+                self._carrier.release(mark)
 
-    def of_replies(self, caller: str, number: int, replies: Iterable[Reply]) -> tuple[Any, ...]:
+    def replies_to_plain(self, caller: str, number: int, replies: Iterable[Reply]) -> tuple[Any, ...]:
         """Return the response *number* to *caller* as plain data."""
         if self._carrier is None:
-            return number, [_with_payload(reply, apart) if reply[0] in _PAYLOADS else reply for reply in replies]
+            return number, [
+                _convert_payload(reply, with_separate_pickle) if reply[0] in _PAYLOADS else reply for reply in replies
+            ]
         marks: list[str] = []
-        plain = number, [_changed(reply, self._leaving(caller, marks)) for reply in replies]
+        plain = number, [_convert_payloads(reply, self._payload_packer(caller, marks)) for reply in replies]
         return (*plain, True) if marks else plain
 
-    def to_response(self, plain: tuple[Any, ...]) -> Response:
-        """Return the response that `of_replies` converted."""
+    def response_from_plain(self, plain: tuple[Any, ...]) -> Response:
+        """Return the response that `replies_to_plain` converted."""
         number, replies, *marked = plain
-        return Response(number, [_changed(reply, self._coming) for reply in replies] if marked else replies)
+        return Response(
+            number, [_convert_payloads(reply, self._resolve_marks) for reply in replies] if marked else replies
+        )
 
-    def _leaving(self, caller: str, marks: list[str]) -> Callable[[Any], Any]:
+    def _payload_packer(self, caller: str, marks: list[str]) -> Callable[[Any], Any]:
         """Return a function that converts a payload to plain data and adds the marks that it uses to *marks*."""
         carrier = self._carrier
 
-        def leave(payload: Any) -> Any:
+        def pack_payload(payload: Any) -> Any:
             data, buffers, references = payload
             if references:
                 references = carrier.send(caller, references)
@@ -120,16 +124,16 @@ class Attachments:
             if buffers and sum(memoryview(each).nbytes for each in buffers) >= carrier.large:
                 buffers = carrier.send_buffers(caller, buffers)
                 marks.append(buffers)
-            return apart((data, buffers, references))
+            return with_separate_pickle((data, buffers, references))
 
-        return leave
+        return pack_payload
 
-    def _coming(self, payload: Any) -> Any:
+    def _resolve_marks(self, payload: Any) -> Any:
         """Return *payload* with each mark replaced by data that is fetched when needed."""
-        return tuple(_Awaited(self._carrier, part) if isinstance(part, str) else part for part in payload)
+        return tuple(_AwaitedData(self._carrier, part) if isinstance(part, str) else part for part in payload)
 
 
-class _Awaited:
+class _AwaitedData:
     """The data of a mark, fetched on first use."""
 
     def __init__(self, carrier: Any, mark: str) -> None:
@@ -147,13 +151,13 @@ class _Awaited:
             self._carrier.drop(self._mark)
 
 
-def _with_payload(reply: Reply, change: Callable[[Any], Any]) -> Reply:
+def _convert_payload(reply: Reply, change: Callable[[Any], Any]) -> Reply:
     kind, number, payload, *rest = reply
     return (kind, number, change(payload), *rest)
 
 
-def _changed(reply: Reply, change: Callable[[Any], Any]) -> Reply:
+def _convert_payloads(reply: Reply, change: Callable[[Any], Any]) -> Reply:
     """Return *reply* with *change* applied to each of its payloads."""
     if reply[0] in _PAYLOADS:
-        return _with_payload(reply, change)
-    return _with_payload(reply, lambda error: with_payloads(error, change)) if reply[0] in _ERRORS else reply
+        return _convert_payload(reply, change)
+    return _convert_payload(reply, lambda error: with_payloads(error, change)) if reply[0] in _ERRORS else reply

@@ -53,7 +53,7 @@ class Journal:
         Return None if the system has no room for a journal.
         """
         try:
-            with _unnamed() if hasattr(os, "memfd_create") else TemporaryFile(buffering=0) as file:
+            with _memory_file() if hasattr(os, "memfd_create") else TemporaryFile(buffering=0) as file:
                 file.truncate(_SIZE)
                 journal = cls(mmap.mmap(file.fileno(), _SIZE))
                 send_fds(end, [_WITH], [file.fileno()])
@@ -68,7 +68,7 @@ class Journal:
         end.sendall(_WITHOUT)
 
     @classmethod
-    def take(cls, end: socket) -> Journal | None:
+    def accept(cls, end: socket) -> Journal | None:
         """
         Return the journal that the caller at the other side of *end* offers; None if it offers none.
 
@@ -105,7 +105,7 @@ class Journal:
         self._end = end
         return not self._head[_CLOSED]
 
-    def begin(self, number: int) -> None:
+    def begin_response(self, number: int) -> None:
         """Start with response *number*, because the earlier replies were sent."""
         self._head[_LENGTH] = 0  # first, so that the old replies do not count for the new number
         self._head[_RESPONSE] = number
@@ -129,7 +129,7 @@ class Journal:
                 return number, _replies(data)
 
 
-def _unnamed() -> Any:
+def _memory_file() -> Any:
     return os.fdopen(os.memfd_create("journal", os.MFD_CLOEXEC), "r+b", buffering=0)
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sage_deploy_remote.payloads.payload import Payload
 
-__all__ = ["Message", "MessageError", "Messages", "apart", "join", "memory", "pickled"]
+__all__ = ["Message", "MessageAssembler", "MessageError", "allocate", "join", "pickled", "with_separate_pickle"]
 
 #: A pickle and its out-of-band buffers.
 Message: TypeAlias = "tuple[bytes | bytearray | mmap.mmap, Sequence[Any]]"
@@ -27,11 +27,11 @@ _HEAD: Final = struct.Struct("<QI")
 _SIZE: Final = 8
 
 #: Limits of a message: its bytes (64 GiB) and its buffers. A larger number means that the other end is something else.
-_LARGEST: Final = 2**36
-_MOST: Final = 2**20
+_MOST_BYTES: Final = 2**36
+_MOST_BUFFERS: Final = 2**20
 
 #: Parts of at least this many bytes are sent and read without a copy.
-_APART: Final = 2**16
+_UNCOPIED: Final = 2**16
 #: Parts of at least this many bytes are mapped from the system, which provides pages as they are filled. So they need
 #: no zeroing, and a false size takes no memory.
 _HUGE: Final = 2**23
@@ -56,10 +56,10 @@ def pickled(value: Any) -> tuple[bytes, Sequence[PickleBuffer]]:
     return pickle.dumps(value, 5, buffer_callback=keep), large
 
 
-def apart(payload: Payload) -> Payload | tuple[PickleBuffer, Sequence[Any], Sequence[Any]]:
+def with_separate_pickle(payload: Payload) -> Payload | tuple[PickleBuffer, Sequence[Any], Sequence[Any]]:
     """Prepare *payload* for `pickled`, so that its own pickle is not copied if it is large."""
     data = payload[0]
-    return payload if len(data) < _APART else (PickleBuffer(data), *payload[1:])
+    return payload if len(data) < _UNCOPIED else (PickleBuffer(data), *payload[1:])
 
 
 def join(body: bytes, buffers: Sequence[Any] = ()) -> list[Any]:
@@ -72,13 +72,13 @@ def join(body: bytes, buffers: Sequence[Any] = ()) -> list[Any]:
     """
     if not buffers:
         head = _HEAD.pack(len(body), 0)
-        return [head + body] if len(body) < _APART else [head, body]
+        return [head + body] if len(body) < _UNCOPIED else [head, body]
     views = [memoryview(buffer).cast("B") for buffer in buffers]
     sizes = b"".join(view.nbytes.to_bytes(_SIZE, "little") for view in views)
     return [_HEAD.pack(len(body), len(views)) + sizes, body, *views]
 
 
-class Messages:
+class MessageAssembler:
     """
     Assembles messages from a stream. For one thread at a time.
 
@@ -115,7 +115,7 @@ class Messages:
         at, end = 0, len(data)
         while end - at >= _HEAD.size:
             size, number = _HEAD.unpack_from(data, at)
-            if size > _LARGEST or number > _MOST:
+            if size > _MOST_BYTES or number > _MOST_BUFFERS:
                 msg = f"{size} bytes and {number} buffers are more than any message has"
                 raise MessageError(msg)
             begin = at + _HEAD.size + _SIZE * number
@@ -129,7 +129,7 @@ class Messages:
                 continue
             else:
                 sizes = [size]
-            if number or begin + size - end > _APART:
+            if number or begin + size - end > _UNCOPIED:
                 at = self._begin(sizes, memoryview(data)[begin:]) + begin
                 yield from self._complete()
                 continue
@@ -141,7 +141,7 @@ class Messages:
         Allocate a message with parts of these sizes, copy its first bytes from *data*, and return how many they were.
         """
         try:
-            self._parts = [memory(size) for size in sizes]
+            self._parts = [allocate(size) for size in sizes]
         except (MemoryError, OSError) as error:
             msg = f"there is no memory for a message of {sum(sizes)} bytes"
             raise MessageError(msg) from error
@@ -164,7 +164,7 @@ class Messages:
         return [(body, buffers)]
 
 
-def memory(size: int) -> Any:
+def allocate(size: int) -> Any:
     """Return writable memory of *size* bytes."""
     if size < _HUGE:
         return bytearray(size)
@@ -177,7 +177,7 @@ def memory(size: int) -> Any:
 def _sizes(data: bytes, at: int, number: int) -> list[int]:
     """Return the sizes of *number* buffers, which begin at *at*."""
     sizes = [int.from_bytes(data[place : place + _SIZE], "little") for place in range(at, at + _SIZE * number, _SIZE)]
-    if sum(sizes) > _LARGEST:
+    if sum(sizes) > _MOST_BYTES:
         msg = f"buffers of {sum(sizes)} bytes are more than any message has"
         raise MessageError(msg)
     return sizes

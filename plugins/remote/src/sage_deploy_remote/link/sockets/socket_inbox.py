@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.interfaces import Work
 
-__all__ = ["Incoming", "SocketInbox"]
+__all__ = ["IncomingConnection", "SocketInbox"]
 
 #: Seconds that a worker's call may take before the standby thread reads instead of that worker.
 _TICK_S: Final = 0.001
@@ -30,7 +30,7 @@ _TICK_S: Final = 0.001
 _QUIET_TICKS: Final = 100
 
 
-class Incoming(Protocol):
+class IncomingConnection(Protocol):
     """A connection that brings work."""
 
     def fileno(self) -> int:
@@ -63,20 +63,20 @@ class SocketInbox(Inbox):
         self._idle: Sequence[object] = (None,)
         self._attend: Callable[[], None] = lambda: None
         self._on_loop = False
-        self._lead = threading.Lock()  # its holder is the leader, which reads
+        self._leader_lock = threading.Lock()  # its holder is the leader, which reads
         self._reader = 0  # ID of the thread that puts what it reads into `_read`
         self._read: deque[Work | None] = deque()
-        self._polls = False  # whether a worker waits for connections rather than for the queue
-        self._fetched = False  # whether workers fetch work here
-        self._left = 0  # how often a worker has left for a call
-        self._bell = closed_lock()  # wakes the standby thread
-        self._sleeps = False  # whether the standby thread waits for the bell only, without ticks
-        self._wanted = False  # whether the standby thread must read at once
+        self._worker_polls = False  # whether a worker waits for connections rather than for the queue
+        self._workers_fetch = False  # whether workers fetch work here
+        self._departures = 0  # how often a worker has left for a call
+        self._standby_wakeup = closed_lock()  # wakes the standby thread
+        self._standby_sleeps = False  # whether the standby thread waits to be woken, without ticks
+        self._must_read_now = False  # whether the standby thread must read at once
         self._changing = threading.Lock()  # guards the next two
-        self._incoming: dict[int, Incoming] = {}
-        self._attended = False  # whether there is a standby thread
+        self._incoming: dict[int, IncomingConnection] = {}
+        self._has_standby = False  # whether there is a standby thread
         self._epoll: Any = None
-        self._alarm = -1  # eventfd that is readable when there is work from elsewhere
+        self._work_eventfd = -1  # eventfd that is readable when there is work from elsewhere
 
     @staticmethod
     def possible() -> bool:
@@ -104,8 +104,8 @@ class SocketInbox(Inbox):
             self._read.append(work)
             return
         self._queue.put(work)
-        if self._polls:
-            os.eventfd_write(self._alarm, 1)
+        if self._worker_polls:
+            os.eventfd_write(self._work_eventfd, 1)
         if not self._idle:
             self._attend()
 
@@ -113,40 +113,40 @@ class SocketInbox(Inbox):
         if self._read:
             with suppress(IndexError):  # the standby thread gave it to others
                 return self._read.popleft()
-        self._fetched = True
-        if not (self._incoming and self._lead.acquire(blocking=False)):
+        self._workers_fetch = True
+        if not (self._incoming and self._leader_lock.acquire(blocking=False)):
             return self._queue.get(timeout=seconds)
         quick = False  # stays False if reading raises and this worker does not come back
         try:
             work, quick = self._read_and_fetch(seconds)
         finally:
-            self._left += 1
-            self._lead.release()
-            self._wanted |= not quick
-            if self._wanted or self._sleeps:
-                open_lock(self._bell)
+            self._departures += 1
+            self._leader_lock.release()
+            self._must_read_now |= not quick
+            if self._must_read_now or self._standby_sleeps:
+                open_lock(self._standby_wakeup)
         return work
 
     # -- reading -----------------------------------------------------------------------------------------------------
 
-    def attend(self, incoming: Incoming) -> bool:
+    def read_connection(self, incoming: IncomingConnection) -> bool:
         """Have *incoming* read from now on; return False if workers read no connections here."""
         if self._on_loop:
             return False
         with self._changing:
             if self._epoll is None:
-                self._alarm = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+                self._work_eventfd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
                 self._epoll = select.epoll()
-                self._epoll.register(self._alarm, select.EPOLLIN)
-                self._free = weakref.finalize(self, _close, self._epoll, self._alarm)
+                self._epoll.register(self._work_eventfd, select.EPOLLIN)
+                self._free = weakref.finalize(self, _close, self._epoll, self._work_eventfd)
                 self._free.atexit = False
-            starts, self._attended = not self._attended, True
+            starts, self._has_standby = not self._has_standby, True
             self._incoming[incoming.fileno()] = incoming
             self._epoll.register(incoming.fileno(), select.EPOLLIN)
             if starts:
                 start_thread(self._stand_by, "socket_inbox")
-        self._wanted = True
-        open_lock(self._bell)
+        self._must_read_now = True
+        open_lock(self._standby_wakeup)
         return True
 
     def _read_and_fetch(self, seconds: float | None) -> tuple[Work | None, bool]:
@@ -159,14 +159,14 @@ class SocketInbox(Inbox):
         until = None if seconds is None else monotonic() + seconds
         queue, read = self._queue, self._read
         while True:
-            self._polls = True
+            self._worker_polls = True
             try:
                 if not queue.empty():
                     with suppress(Empty):
                         return queue.get_nowait(), False
                 there = self._read_some(None if until is None else until - monotonic())
             finally:
-                self._polls = False
+                self._worker_polls = False
             if read:
                 first = read.popleft()
                 quick = self._is_quick(first) and (not read or all(map(self._is_quick, read)))
@@ -179,20 +179,20 @@ class SocketInbox(Inbox):
     def _read_some(self, seconds: float | None = None) -> bool:
         """Wait for something to read, and read it; return False if nothing came in time. For the leader."""
         found = self._epoll.poll(None if seconds is None else max(0.0, seconds))
-        self._polls = False
+        self._worker_polls = False
         self._reader = get_ident()
         try:
             for number, _ in found:
-                if number == self._alarm:
+                if number == self._work_eventfd:
                     with suppress(BlockingIOError):
-                        os.eventfd_read(self._alarm)
+                        os.eventfd_read(self._work_eventfd)
                 else:
                     self._read_from(self._incoming[number])
         finally:
             self._reader = 0
         return bool(found)
 
-    def _read_from(self, incoming: Incoming) -> None:
+    def _read_from(self, incoming: IncomingConnection) -> None:
         try:
             incoming.read()
         except BaseException as error:  # noqa: BLE001 - any error concerns that connection only
@@ -200,7 +200,9 @@ class SocketInbox(Inbox):
             with self._changing:
                 self._epoll.unregister(number)
                 del self._incoming[number]
-            open_lock(self._bell)  # the standby thread must see it, because this may have been the last connection
+            open_lock(
+                self._standby_wakeup
+            )  # the standby thread must see it, because this may have been the last connection
             incoming.ended(error)
 
     def _is_quick(self, work: Any) -> bool:
@@ -220,31 +222,33 @@ class SocketInbox(Inbox):
         """Read while no worker does, as long as there are connections."""
         seen, quiet = -1, 0
         while self._has_incoming():
-            rung = self._bell.acquire(timeout=-1 if self._sleeps else _TICK_S)
-            if rung:
-                self._sleeps, quiet = False, 0
-            if self._wanted:
-                self._wanted = False
-            elif self._lead.locked():
+            woken = self._standby_wakeup.acquire(timeout=-1 if self._standby_sleeps else _TICK_S)
+            if woken:
+                self._standby_sleeps, quiet = False, 0
+            if self._must_read_now:
+                self._must_read_now = False
+            elif self._leader_lock.locked():
                 quiet += 1
                 if quiet > _QUIET_TICKS:
-                    self._sleeps = True  # before the next check: from now on a worker that leaves rings the bell
-                    self._sleeps = self._lead.locked()
+                    self._standby_sleeps = (
+                        True  # before the next check: from now on a worker that leaves wakes this thread
+                    )
+                    self._standby_sleeps = self._leader_lock.locked()
                 continue
-            elif seen != self._left:  # the worker left within the last tick: give its call one more
-                seen, quiet = self._left, 0
+            elif seen != self._departures:  # the worker left within the last tick: give its call one more
+                seen, quiet = self._departures, 0
                 continue
-            if self._lead.acquire(blocking=False):
+            if self._leader_lock.acquire(blocking=False):
                 try:
                     self._read_for_workers()
                 finally:
-                    self._lead.release()
+                    self._leader_lock.release()
 
     def _has_incoming(self) -> bool:
         """Whether there are connections left; if not, the next one starts another standby thread."""
         with self._changing:
-            self._attended = bool(self._incoming)
-            return self._attended
+            self._has_standby = bool(self._incoming)
+            return self._has_standby
 
     def _read_for_workers(self) -> None:
         """Read until a worker can read again; for the leader."""
@@ -253,10 +257,10 @@ class SocketInbox(Inbox):
             self._read_some()
             works = tuple(self._read)
             self._give_out()
-            if works and self._fetched and all(map(self._is_quick, works)):
+            if works and self._workers_fetch and all(map(self._is_quick, works)):
                 return
 
 
-def _close(epoll: select.epoll, alarm: int) -> None:
+def _close(epoll: select.epoll, work_eventfd: int) -> None:
     epoll.close()
-    os.close(alarm)
+    os.close(work_eventfd)

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from sage_deploy_remote.link.protocol import Response
 from sage_deploy_remote.link.rpc_transport import RpcTransport
 from sage_deploy_remote.link.sockets.attachments import Attachments
-from sage_deploy_remote.link.sockets.channel import Channel
+from sage_deploy_remote.link.sockets.connection_reader import ConnectionReader
 from sage_deploy_remote.link.sockets.journal import Journal
+from sage_deploy_remote.link.sockets.message_socket import MessageSocket
 from sage_deploy_remote.link.sockets.messages import pickled
-from sage_deploy_remote.link.sockets.stream import Stream
 
 if TYPE_CHECKING:
     from socket import socket
@@ -32,18 +32,19 @@ class SocketTransport(RpcTransport):
     """
     A base for transports that may carry calls over a socket.
 
-    A subclass adds what `RpcTransport` requires, and may call `carry_over` before a call is sent. From then on, calls
-    go over the socket, and requests still go the subclass's own way. Without `carry_over`, calls are requests too.
+    A subclass adds what `RpcTransport` requires, and may call `use_connection` before a call is sent. From then on,
+    calls go over the socket, and requests still go the subclass's own way. Without `use_connection`, calls are requests
+    too.
     """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
         """As `RpcTransport`."""
         super().__init__(dispatcher)
-        self._channel: Channel | None = None
-        self._ended_calls = False
-        self._deciding = threading.Lock()  # guards the two above
+        self._connection_reader: ConnectionReader | None = None
+        self._calls_ended = False
+        self._calls_lock = threading.Lock()  # guards the two above
 
-    def carry_over(self, end: socket, replica: str, carrier: Carrier | None = None, *, exact: bool) -> None:
+    def use_connection(self, end: socket, replica: str, carrier: Carrier | None = None, *, exact: bool) -> None:
         """
         Use a connection for calls.
 
@@ -54,18 +55,20 @@ class SocketTransport(RpcTransport):
             exact: As `Transport.exact`; take it from `Address.exact` of the connection's address.
         """
         self._journal = Journal.offer(end) if exact else Journal.refuse(end)
-        self._stream = Stream(end)
+        self._socket = MessageSocket(end)
         self._attachments = Attachments(carrier)
-        self._why: BaseException | None = None
-        channel = Channel(self._stream, f"{replica}-reader", self._arrived, self._over, self._awaited)
-        weakref.finalize(self, _free, self._stream, self._journal).atexit = False
-        with self._deciding:
-            self._channel = channel
+        self._loss_error: BaseException | None = None
+        connection_reader = ConnectionReader(
+            self._socket, f"{replica}-reader", self._arrived, self._end_connection, self._awaited
+        )
+        weakref.finalize(self, _free, self._socket, self._journal).atexit = False
+        with self._calls_lock:
+            self._connection_reader = connection_reader
             self.exact = self._journal is not None
             self.pushes = True
-            late = self._ended_calls
+            late = self._calls_ended
         if late:
-            channel.close()
+            connection_reader.close()
 
     def _awaited(self) -> int:
         return self.receiver.awaited
@@ -73,9 +76,9 @@ class SocketTransport(RpcTransport):
     def _arrived(self, message: Message, reader: Call | None) -> None:
         body, buffers = message
         response = pickle.loads(body, buffers=buffers)  # noqa: S301 - from a replica
-        self.receiver.arrived(self._attachments.to_response(response), reader)
+        self.receiver.arrived(self._attachments.response_from_plain(response), reader)
 
-    def _over(self, error: BaseException) -> None:
+    def _end_connection(self, error: BaseException) -> None:
         try:
             self.connection_ended(error)
         finally:
@@ -86,26 +89,26 @@ class SocketTransport(RpcTransport):
         """Handle that the connection has ended with *error*, after everything that came over it was read."""
         if self._journal is not None:
             self.receiver.arrived(Response(*self._journal.close()))
-        super().lost(self._why or error)
+        super().lost(self._loss_error or error)
 
     def lost(self, error: BaseException) -> None:
         """As `RpcTransport.lost`, but first read what came over the socket before."""
-        channel = self._channel
-        if channel is None:
+        connection_reader = self._connection_reader
+        if connection_reader is None:
             super().lost(error)
         else:
-            self._why = error
-            channel.finish()
+            self._loss_error = error
+            connection_reader.finish()
 
     def exchange(self, frame: Frame) -> Exchange:
         """As `Transport.exchange`."""
-        channel = self._channel
-        if channel is None:
+        connection_reader = self._connection_reader
+        if connection_reader is None:
             return super().exchange(frame)
-        if not self._stream.send(*pickled(self._attachments.of_frame(frame))):
+        if not self._socket.send(*pickled(self._attachments.frame_to_plain(frame))):
             self.receiver.frame_not_arrived(frame)
-            channel.finish()
-        return channel
+            connection_reader.finish()
+        return connection_reader
 
     def leave(self) -> None:
         """As `Transport.leave`."""
@@ -114,14 +117,14 @@ class SocketTransport(RpcTransport):
 
     def end_calls(self) -> None:
         """Take no more calls; for `end` and `leave`."""
-        with self._deciding:
-            self._ended_calls = True
-            channel = self._channel
-        if channel is not None:
-            channel.close()
+        with self._calls_lock:
+            self._calls_ended = True
+            connection_reader = self._connection_reader
+        if connection_reader is not None:
+            connection_reader.close()
 
 
-def _free(stream: Stream, journal: Journal | None) -> None:
-    stream.close()
+def _free(message_socket: MessageSocket, journal: Journal | None) -> None:
+    message_socket.close()
     if journal is not None:
         journal.free()

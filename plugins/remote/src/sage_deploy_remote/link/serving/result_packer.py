@@ -11,10 +11,10 @@ if TYPE_CHECKING:
     from sage_deploy_remote.payloads.payload import Payload
     from sage_deploy_remote.payloads.substrate import Substrate
 
-__all__ = ["Answers"]
+__all__ = ["ResultPacker"]
 
 
-class Answers:
+class ResultPacker:
     """Packs what the methods of one replica return and raise. Methods may be called from any thread."""
 
     def __init__(self, service: str, replica: str, node: str | None, substrate: Substrate) -> None:
@@ -29,10 +29,10 @@ class Answers:
         """
         self._whose = {"service": service, "replica": replica, "node": node, "substrate": substrate}
 
-    def error(self, error: BaseException, method: str) -> Any:
+    def pack_error(self, error: BaseException, method: str) -> Any:
         """Return *error* packed."""
         return pack_error(error, method=method, **self._whose)  # type: ignore[arg-type] # its parameters
 
-    def result(self, value: Any, method: str) -> Payload:
+    def pack_result(self, value: Any, method: str) -> Payload:
         """Return *value* packed; raises ResultNotSerializableError if that fails."""
         return pack_result(value, method=method, **self._whose)  # type: ignore[arg-type] # as above

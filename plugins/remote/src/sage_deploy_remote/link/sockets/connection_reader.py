@@ -12,11 +12,11 @@ from sage_plugins.threads import start_thread
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from sage_deploy_remote.link.sockets.message_socket import MessageSocket
     from sage_deploy_remote.link.sockets.messages import Message
-    from sage_deploy_remote.link.sockets.stream import Stream
     from sage_plugins.call.call import Call
 
-__all__ = ["Channel"]
+__all__ = ["ConnectionReader"]
 
 #: Seconds that the reader thread waits for work before it ends.
 _IDLE_S: Final = 1.0
@@ -24,7 +24,7 @@ _IDLE_S: Final = 1.0
 _JOIN_S: Final = 1.0
 
 
-class Channel:
+class ConnectionReader:
     """
     Reads one connection in a thread that waits for its responses anyway.
 
@@ -36,7 +36,7 @@ class Channel:
 
     def __init__(
         self,
-        stream: Stream,
+        message_socket: MessageSocket,
         name: str,
         arrived: Callable[[Message, Call | None], None],
         ended: Callable[[Exception], None],
@@ -46,51 +46,51 @@ class Channel:
         Read nothing yet.
 
         Args:
-            stream: The connection to read.
+            message_socket: The connection to read.
             name: Name of the thread.
             arrived: Called by the leader for each message, with the call for which it waits; None for the channel's
                 thread.
             ended: Called once, with the reason why no more messages come.
             awaited: Returns the number of calls about which the replica has something to say.
         """
-        self._stream = stream
+        self._socket = message_socket
         self._name = name
         self._arrived = arrived
         self._ended = ended
         self._awaited = awaited
-        self._lead = threading.Lock()  # its holder is the leader
-        self._over = False  # whether the connection has ended; set by the leader
+        self._leader_lock = threading.Lock()  # its holder is the leader
+        self._has_ended = False  # whether the connection has ended; set by the leader
         self._finishing = False  # whether to read until the connection ends, even if nothing is awaited
-        self._told = threading.Event()  # set when the thread may have something to do
-        self._starting = threading.Lock()
-        self._thread: threading.Thread | None = None  # guarded by _starting
+        self._wakeup = threading.Event()  # set when the thread may have something to do
+        self._thread_lock = threading.Lock()
+        self._thread: threading.Thread | None = None  # guarded by _thread_lock
 
     # -- as an `Exchange` --------------------------------------------------------------------------------------------
 
     def wait(self, call: Call, seconds: float | None) -> None:
         """As `Exchange.wait`; returns at once if another thread reads, because that thread then ends the call."""
-        if self._awaited() > 1 or not self._lead.acquire(blocking=False):
-            self.leave()
+        if self._awaited() > 1 or not self._leader_lock.acquire(blocking=False):
+            self.read_elsewhere()
             return
         try:
             until = None if seconds is None else time.monotonic() + seconds
-            while not (self._over or call.over() or call.answered):
+            while not (self._has_ended or call.over() or call.answered):
                 with DeferredSignals(waits=True) as signals:
-                    ready = self._stream.wait(None if until is None else until - time.monotonic())
+                    ready = self._socket.wait(None if until is None else until - time.monotonic())
                     signals.waited()
                     if not ready:
                         break
                     self._read(call)
         finally:
-            self._lead.release()
-            self.leave()
+            self._leader_lock.release()
+            self.read_elsewhere()
 
-    def leave(self) -> None:
-        """As `Exchange.leave`: let a thread read if something is awaited."""
-        if not self._over and (self._finishing or self._awaited()) and not self._lead.locked():
-            self._told.set()
+    def read_elsewhere(self) -> None:
+        """As `Exchange.read_elsewhere`: let a thread read if something is awaited."""
+        if not self._has_ended and (self._finishing or self._awaited()) and not self._leader_lock.locked():
+            self._wakeup.set()
             if self._thread is None:
-                with self._starting:
+                with self._thread_lock:
                     if self._thread is None:
                         self._thread = start_thread(self._run, self._name)
 
@@ -99,27 +99,31 @@ class Channel:
     def _read(self, call: Call | None) -> None:
         """Read what is there; for the leader."""
         try:
-            for message in self._stream.receive():
+            for message in self._socket.receive():
                 self._arrived(message, call)
         except Exception as error:  # noqa: BLE001 - the connection has ended, or the other end sent no message
-            self._over = True
-            self._stream.close()
+            self._has_ended = True
+            self._socket.close()
             self._ended(error)
 
     def _run(self) -> None:
         """Read while something is awaited; end after a while with nothing to do."""
         while True:
-            told = self._told.wait(_IDLE_S)
-            self._told.clear()
-            while not self._over and (self._finishing or self._awaited()) and self._lead.acquire(blocking=False):
+            woken = self._wakeup.wait(_IDLE_S)
+            self._wakeup.clear()
+            while (
+                not self._has_ended
+                and (self._finishing or self._awaited())
+                and self._leader_lock.acquire(blocking=False)
+            ):
                 try:
-                    while not self._over and (self._finishing or self._awaited()):
+                    while not self._has_ended and (self._finishing or self._awaited()):
                         self._read(None)
                 finally:
-                    self._lead.release()
-            if not told or self._over:
-                with self._starting:
-                    if self._over or not self._told.is_set():
+                    self._leader_lock.release()
+            if not woken or self._has_ended:
+                with self._thread_lock:
+                    if self._has_ended or not self._wakeup.is_set():
                         self._thread = None
                         return
 
@@ -128,8 +132,8 @@ class Channel:
     def finish(self) -> None:
         """End the connection, read what came before, and report the end; return at once."""
         self._finishing = True
-        self._stream.hang_up()
-        self.leave()
+        self._socket.hang_up()
+        self.read_elsewhere()
 
     def close(self) -> None:
         """
@@ -137,16 +141,16 @@ class Channel:
 
         These messages may say which calls had started in a killed process.
         """
-        self._stream.hang_up()
-        if not self._over and self._lead.acquire(timeout=_JOIN_S):  # fails if this thread reads itself
+        self._socket.hang_up()
+        if not self._has_ended and self._leader_lock.acquire(timeout=_JOIN_S):  # fails if this thread reads itself
             try:
-                while not self._over:
+                while not self._has_ended:
                     self._read(None)
             finally:
-                self._lead.release()
-        self._stream.close()
-        self._told.set()
-        with self._starting:
+                self._leader_lock.release()
+        self._socket.close()
+        self._wakeup.set()
+        with self._thread_lock:
             thread = self._thread
         if thread is not None and thread is not threading.current_thread():
             thread.join(_JOIN_S)

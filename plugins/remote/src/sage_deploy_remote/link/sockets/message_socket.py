@@ -11,7 +11,7 @@ from functools import partial
 from socket import MSG_DONTWAIT, SHUT_RDWR
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_deploy_remote.link.sockets.messages import Messages, join, memory
+from sage_deploy_remote.link.sockets.messages import MessageAssembler, allocate, join
 from sage_plugins.threads import start_thread
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sage_deploy_remote.link.sockets.messages import Message
 
-__all__ = ["Stream"]
+__all__ = ["MessageSocket"]
 
 #: Bytes to read at once.
 _CHUNK: Final = 2**16
@@ -30,7 +30,7 @@ _TOGETHER: Final = 2**16
 _PARTS: Final = 512
 
 
-class Stream:
+class MessageSocket:
     """
     One end of a connection.
 
@@ -47,19 +47,19 @@ class Stream:
         self._poll.register(end, select.POLLIN)
         self._process = os.getpid()
         self._outgoing: deque[list[Any]] = deque()
-        self._turn = threading.Lock()  # its holder sends
+        self._send_lock = threading.Lock()  # its holder sends
         self._broken = False
-        self._messages = Messages()
+        self._messages = MessageAssembler()
 
     @property
-    def unsent(self) -> bool:
+    def has_unsent(self) -> bool:
         """Whether there is something to send that the other end has not accepted yet."""
-        return not self._broken and (bool(self._outgoing) or self._turn.locked())
+        return not self._broken and (bool(self._outgoing) or self._send_lock.locked())
 
     @property
-    def taken(self) -> bool:
+    def all_accepted(self) -> bool:
         """Whether the system has accepted everything that was to be sent; False if the connection has ended."""
-        return not (self._broken or self._outgoing or self._turn.locked())
+        return not (self._broken or self._outgoing or self._send_lock.locked())
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
@@ -72,26 +72,26 @@ class Stream:
     def _send_waiting(self, own: list[Any] | None = None) -> bool:
         """Send queued messages, unless another thread does; return False if it was too late for *own*."""
         in_time = True
-        while self._outgoing and self._turn.acquire(blocking=False):
-            messages = self._take()
+        while self._outgoing and self._send_lock.acquire(blocking=False):
+            messages = self._take_queued()
             try:
                 rest = self._send_some(
                     messages[0] if len(messages) == 1 else [part for message in messages for part in message]
                 )
             except BaseException:
-                self._turn.release()
+                self._send_lock.release()
                 raise
             if rest is None:
                 in_time = in_time and not any(message is own for message in messages)
             elif rest:
-                start_thread(partial(self._send_rest, rest), "link-writer")  # that thread holds the turn now
+                start_thread(partial(self._send_rest, rest), "link-writer")  # that thread holds the lock now
                 return in_time
-            self._turn.release()
+            self._send_lock.release()
         return in_time
 
-    def _take(self) -> list[list[Any]]:
+    def _take_queued(self) -> list[list[Any]]:
         outgoing = self._outgoing
-        messages = [outgoing.popleft()] if outgoing else []  # the turn's holder alone takes messages
+        messages = [outgoing.popleft()] if outgoing else []  # the holder of `_send_lock` alone takes messages
         while outgoing:
             messages.append(outgoing.popleft())
         return messages
@@ -114,19 +114,19 @@ class Stream:
         except OSError:  # the connection has ended; the reader finds that too
             self._broken = True
             return None
-        return [_kept(part) for part in _without(parts, sent)]
+        return [_copied(part) for part in _without(parts, sent)]
 
     def _send_rest(self, parts: list[memoryview]) -> None:
         """Send *parts* and what is queued meanwhile, and wait for the other end."""
         try:
             while parts:
                 parts = _without(parts, self._end.sendmsg(parts[:_PARTS]))
-                parts = parts or [memoryview(part) for message in self._take() for part in message]
+                parts = parts or [memoryview(part) for message in self._take_queued() for part in message]
         except OSError:
             self._broken = True
             self._outgoing.clear()
         finally:
-            self._turn.release()
+            self._send_lock.release()
         self._send_waiting()
 
     # -- reading -----------------------------------------------------------------------------------------------------
@@ -167,16 +167,16 @@ class Stream:
         """End the connection and free its descriptor; for the reading thread."""
         self.hang_up()
         self._broken = True
-        with self._turn:  # wait for a sender to notice the end: the system may use the descriptor's number again
+        with self._send_lock:  # wait for a sender to notice the end: the system may use the descriptor's number again
             self._end.close()
 
 
-def _kept(part: Any) -> memoryview:
+def _copied(part: Any) -> memoryview:
     """Return the bytes of *part* as they are now, even if its owner changes them later."""
     view = memoryview(part)
     if isinstance(view.obj, bytes):
         return view
-    copy = memoryview(memory(view.nbytes))
+    copy = memoryview(allocate(view.nbytes))
     copy[:] = view
     return copy
 
