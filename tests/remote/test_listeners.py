@@ -86,7 +86,7 @@ def test_stopped_replica_lets_in_nobody(listeners):
     address = listeners.find(this_machine())
     with address.connect_socket() as end:
         end.settimeout(20)
-        listeners.hide()
+        listeners.stop_accepting()
         assert not Path(address.place).parent.exists()
         with pytest.raises(OSError, match="has stopped"):
             listeners.find("another")

@@ -266,7 +266,7 @@ def test_client_in_a_forked_child_leaves_the_connection_alone(client):
     assert client.request("echo", 0).result(PATIENCE) == 0
     child = os.fork()
     if not child:
-        client._channel.hang_up()
+        client._state.hang_up()
         os._exit(0)
     os.waitpid(child, 0)
     assert client.request("echo", 1).result(PATIENCE) == 1

@@ -194,7 +194,7 @@ LAST_WORDS = """
     server = RpcServer(Address.on("127.0.0.1"), in_threads(None), say, Certificates(*sys.argv[1:]))
     print(pickle.dumps(server.address).hex(), flush=True)
     said.wait()
-    server.deliver()
+    server.wait_delivered()
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -305,8 +305,8 @@ def test_user_that_is_gone_holds_no_thread(tcp, node_certificates, until, looks,
 def left(monkeypatch):
     """That one side of a tunnel takes nothing more."""
     left = threading.Event()
-    leave = _Side.leave
-    monkeypatch.setattr(_Side, "leave", lambda self: (leave(self), left.set()))
+    stop_sending = _Side.stop_sending
+    monkeypatch.setattr(_Side, "stop_sending", lambda self: (stop_sending(self), left.set()))
     return left
 
 

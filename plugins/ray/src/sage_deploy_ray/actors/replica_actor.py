@@ -132,8 +132,8 @@ class ReplicaActor:
     def stop(self, grace: float) -> tuple[int, Mapping[str, Any] | None]:
         """As `ReplicaEndpoint.stop`."""
         stopped = self._replica.stop(grace)
-        self._listeners.hide()
-        self._listeners.deliver()
+        self._listeners.stop_accepting()
+        self._listeners.wait_delivered()
         self._over.set()
         return stopped
 

@@ -52,7 +52,7 @@ class DriverListener:
         self._callers: dict[bytes, set[socket]] = {}  # connected callers, by key
         self._listeners: Listeners | None = None
 
-    def admit(self, server: CallServer) -> DriverAddress:
+    def accept_callers(self, server: CallServer) -> DriverAddress:
         """
         Accept callers for *server*, which takes their calls; return the address.
 
@@ -62,7 +62,7 @@ class DriverListener:
         host = self._directory.host()
         with self._lock:
             if self._listeners is None:
-                self._listeners = Listeners(lambda: host or "", self._carry, self._directory.certificates)
+                self._listeners = Listeners(lambda: host or "", self._serve_caller, self._directory.certificates)
             near = self._listeners.find(this_machine())
             far = None if host is None else self._listeners.find(_ANOTHER)
             key = secrets.token_bytes(KEY_BYTES)
@@ -70,7 +70,7 @@ class DriverListener:
             self._callers[key] = set()
             return DriverAddress(key, this_machine(), near, far)
 
-    def dismiss(self, key: bytes) -> None:
+    def disconnect_callers(self, key: bytes) -> None:
         """Accept no more callers for the service *key*, and end the connections of its callers."""
         with self._lock:
             del self._servers[key]
@@ -79,14 +79,14 @@ class DriverListener:
             if not self._servers:
                 self._listeners = None
         if listeners is not None:
-            listeners.deliver()
+            listeners.wait_delivered()
         for end in callers:
             with suppress(OSError):  # it has just ended by itself
                 end.shutdown(SHUT_RDWR)
         if listeners is not None and self._listeners is not listeners:
             listeners.close()
 
-    def _carry(self, end: socket) -> None:
+    def _serve_caller(self, end: socket) -> None:
         """Take the calls of one caller until the connection ends; runs in a separate thread."""
         try:
             key = receive_key(end)

@@ -73,14 +73,14 @@ class DriverPublication(Publication):
         if not slots:
             return ()
         name = self._composition.name
-        return (ListedReplica(name, f"{name}#{_DRIVER}", 0, None, slots, self._reached_at(), returns=True),)
+        return (ListedReplica(name, f"{name}#{_DRIVER}", 0, None, slots, self._reached_at(), can_reattach=True),)
 
     def _reached_at(self) -> DriverAddress:
         """Return the address; begin to listen there if this is the first call."""
         if self._address is None:
             self._listener = listener_for(self.directory)
             self._server = DriverServer(self._service, f"{self._composition.name}#{_DRIVER}")
-            self._address = self._listener.admit(self._server)
+            self._address = self._listener.accept_callers(self._server)
         return self._address
 
     def ended(self) -> None:
@@ -90,7 +90,7 @@ class DriverPublication(Publication):
             self._listener = self._server = None
         if listener is not None and server is not None and address is not None:
             server.callers.close()
-            listener.dismiss(address.key)
+            listener.disconnect_callers(address.key)
 
     def handle_parts(self) -> tuple[Callable[..., ServiceHandle], tuple[Any, ...]]:
         """As `Reach.handle_parts`: the handle works in every process that reaches one of the directories."""

@@ -73,9 +73,9 @@ class DriverServer(CallServer):
 
     def _pass_on(self, served: Call, ended: Callable[[], Work | None]) -> None:
         if not served.claim():  # it was given up before
-            self._go_on(ended())
+            self._run_following(ended())
             return
-        made, waiter = self._again(served)
+        made, waiter = self._make_local_call(served)
         self._made[served] = made, waiter
         made.on_over(partial(self._ended, served, waiter, ended))
         assert made.context is not None  # noqa: S101 - for the type checker: the call is not shared yet
@@ -100,7 +100,7 @@ class DriverServer(CallServer):
             else:
                 made.refuse(error)
 
-    def _again(self, served: Call) -> tuple[Call, Call | None]:
+    def _make_local_call(self, served: Call) -> tuple[Call, Call | None]:
         """
         Return the call that runs for *served*, and the call of this process that waits for it, or None.
 
@@ -145,9 +145,9 @@ class DriverServer(CallServer):
         following = ended()
         if wanted:
             served.publish(made.result_now(), made.exception_now())
-        self._go_on(following)
+        self._run_following(following)
 
-    def _go_on(self, following: Work | None) -> None:
+    def _run_following(self, following: Work | None) -> None:
         if following is not None:
             self.put(following)
 
@@ -176,7 +176,7 @@ class DriverServer(CallServer):
 
     def count_unread(self, call: Call) -> None:
         """Let the router count the call."""
-        made, _ = self._again(call)
+        made, _ = self._make_local_call(call)
         made.began = made.ended = self.clock.monotonic()
         self._router.count_failed(made)
 

@@ -31,7 +31,7 @@ __all__ = ["LONGEST_TEXT", "PackedError", "pack_error", "unpack_error", "with_pa
 #: Limit for an exception's text, in characters; a message may quote large data.
 LONGEST_TEXT: Final = 2**16
 #: Limit for the number of exceptions in a chain, including group members.
-_MOST: Final = 1000
+_MOST_EXCEPTIONS: Final = 1000
 #: Exceptions that would end the caller's process or close its generator.
 _ENDS_THE_CALLER: Final = (SystemExit, KeyboardInterrupt, GeneratorExit)
 #: Types whose values are compared by equality. Comparing others may run any code.
@@ -39,10 +39,10 @@ _PLAIN: Final = (str, bytes, int, float, bool, type(None))
 #: The memory address in an object's repr.
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 #: Modules whose traceback frames belong to the deployment, which calls the method.
-_OURS: Final = re.compile(r"(sage_plugins|sage_deploy_\w+|ray)(\.|$)")
+_DEPLOYMENT_MODULES: Final = re.compile(r"(sage_plugins|sage_deploy_\w+|ray)(\.|$)")
 
 
-class _Where(NamedTuple):
+class _Origin(NamedTuple):
     service: str
     method: str
     replica: str | None
@@ -52,7 +52,7 @@ class _Where(NamedTuple):
         return " on ".join(filter(None, (f"replica {self.replica}" if self.replica else "", self.node)))
 
 
-class _One(NamedTuple):
+class _PackedException(NamedTuple):
     """One exception of a chain. It refers to others by their position in the list, -1 for none."""
 
     type_name: str
@@ -70,10 +70,10 @@ class _One(NamedTuple):
 
 
 #: The result of `pack_error`: plain tuples, texts and bytes. The first item is the exception itself.
-PackedError: TypeAlias = "tuple[_Where, tuple[_One, ...]]"
+PackedError: TypeAlias = "tuple[_Origin, tuple[_PackedException, ...]]"
 
 
-class _Unlike(Exception):  # noqa: N818 - a reason, caught in this module
+class _CopyDiffers(Exception):  # noqa: N818 - a reason, caught in this module
     """The copy does not match the exception."""
 
 
@@ -97,11 +97,11 @@ def pack_error(  # noqa: PLR0913 - the names are for the message
         node: Name of its node.
         substrate: Carries the packed exception.
     """
-    where = _Where(service, method, replica, node)
+    origin = _Origin(service, method, replica, node)
     try:
-        return where, _pack_chain(error, substrate)
+        return origin, _pack_chain(error, substrate)
     except BaseException as raised:  # noqa: BLE001 - the exception's own code may raise anything, even SystemExit
-        return where, (_One(type(error).__name__, "", why=f"looking at it raised {text_of(raised)}"),)
+        return origin, (_PackedException(type(error).__name__, "", why=f"looking at it raised {text_of(raised)}"),)
 
 
 def unpack_error(packed: PackedError) -> BaseException:
@@ -110,23 +110,25 @@ def unpack_error(packed: PackedError) -> BaseException:
 
     Its notes, causes, contexts and members are unpacked too. A note on each says where it was raised.
     """
-    where, ones = packed
+    origin, exceptions = packed
     try:
-        return _unpack_chain(where, ones)
+        return _unpack_chain(origin, exceptions)
     except BaseException as raised:  # noqa: BLE001 - groups may be nested too deeply, and a class may raise anything
-        return _remote_error(ones[0], where, f"unpacking it here raised {text_of(raised)}")
+        return _remote_error(exceptions[0], origin, f"unpacking it here raised {text_of(raised)}")
 
 
 def with_payloads(packed: PackedError, change: Callable[[Payload], Any]) -> PackedError:
     """Return *packed* with each of its payloads changed by *change*."""
-    where, ones = packed
-    return where, tuple(one if one.payload is None else one._replace(payload=change(one.payload)) for one in ones)
+    origin, exceptions = packed
+    return origin, tuple(
+        one if one.payload is None else one._replace(payload=change(one.payload)) for one in exceptions
+    )
 
 
 # -- packing ---------------------------------------------------------------------------------------------------------
 
 
-def _pack_chain(error: BaseException, substrate: Substrate) -> tuple[_One, ...]:
+def _pack_chain(error: BaseException, substrate: Substrate) -> tuple[_PackedException, ...]:
     errors = [error]
     positions = {id(error): 0}
 
@@ -134,41 +136,41 @@ def _pack_chain(error: BaseException, substrate: Substrate) -> tuple[_One, ...]:
         if other is None:
             return -1
         if id(other) not in positions:
-            if len(errors) == _MOST:
+            if len(errors) == _MOST_EXCEPTIONS:
                 return -1
             positions[id(other)] = len(errors)
             errors.append(other)
         return positions[id(other)]
 
-    ones: list[_One] = []
+    exceptions: list[_PackedException] = []
     for each in errors:  # grows
-        one = _pack_one(each, substrate)
+        one = _pack_exception(each, substrate)
         if isinstance(each, BaseExceptionGroup):
             members = tuple(map(position, each.exceptions))
             if -1 in members:
-                one = one._replace(payload=None, why=f"it has too many members: {_MOST} travel at most")
+                one = one._replace(payload=None, why=f"it has too many members: {_MOST_EXCEPTIONS} travel at most")
             else:
                 one = one._replace(members=members)
-        ones.append(one._replace(cause=position(each.__cause__), context=position(each.__context__)))
-    return tuple(ones)
+        exceptions.append(one._replace(cause=position(each.__cause__), context=position(each.__context__)))
+    return tuple(exceptions)
 
 
-def _pack_one(error: BaseException, substrate: Substrate) -> _One:
+def _pack_exception(error: BaseException, substrate: Substrate) -> _PackedException:
     """Pack *error* without its cause, context and members."""
     cls = type(error)
     payload: Payload | None = None
     why = ""
     try:
         payload = _payload_of(error, substrate)
-    except _Unlike as unlike:
-        why = str(unlike)
+    except _CopyDiffers as differs:
+        why = str(differs)
     except BaseException as raised:  # noqa: BLE001 - a user's exception may do anything
         why = _short(describe(error, "error", raised, substrate))
-    return _One(
+    return _PackedException(
         payload=payload,
         type_name=f"{cls.__module__}.{cls.__qualname__}".removeprefix("builtins."),
         message=_short(_text(error)),
-        lines=_lines(error.__traceback__),
+        lines=_traceback_text(error.__traceback__),
         why=why,
         suppress_context=error.__suppress_context__,
     )
@@ -183,9 +185,11 @@ def _payload_of(error: BaseException, substrate: Substrate) -> Payload:
     """
     cls = type(error)
     if isinstance(error, _ENDS_THE_CALLER):
-        raise _Unlike("it would end its caller")
+        raise _CopyDiffers("it would end its caller")
     if isinstance(error, BaseExceptionGroup):
-        return _tried((_rebuild_group, cls, (error.message,), error.__dict__), error, (error.message,), substrate)
+        return _checked_payload(
+            (_rebuild_group, cls, (error.message,), error.__dict__), error, (error.message,), substrate
+        )
     args = tuple(_short(each) for each in error.args)
     whole = all(map(_same, args, error.args))
     ways: list[tuple[Any, ...]] = [(None, error) if whole else (_call, cls, args, error.__dict__)]
@@ -194,26 +198,28 @@ def _payload_of(error: BaseException, substrate: Substrate) -> Payload:
     reasons: list[BaseException] = []
     for way in ways:
         try:
-            return _tried(way, error, args, substrate)
+            return _checked_payload(way, error, args, substrate)
         except BaseException as raised:  # noqa: BLE001 - raised by the class; the other way may work
             reasons.append(raised)
     raise reasons[0]
 
 
-def _tried(packed: tuple[Any, ...], error: BaseException, args: tuple[Any, ...], substrate: Substrate) -> Payload:
+def _checked_payload(
+    packed: tuple[Any, ...], error: BaseException, args: tuple[Any, ...], substrate: Substrate
+) -> Payload:
     """Return *packed* as a payload, after checking that it unpacks here to an exception like *error*, with *args*."""
     payload = write(packed, substrate)
     copy = _open(payload, [RuntimeError()])
     if type(copy) is not type(error):
-        raise _Unlike(f"its copy is a {type(copy).__qualname__}")
+        raise _CopyDiffers(f"its copy is a {type(copy).__qualname__}")
     if isinstance(copy, BaseExceptionGroup):
         return payload
     if len(copy.args) != len(args) or not all(map(_alike, copy.args, args)):
-        raise _Unlike("its copy has other arguments")
+        raise _CopyDiffers("its copy has other arguments")
     if copy.__dict__.keys() != error.__dict__.keys():
-        raise _Unlike("its copy has other attributes")
+        raise _CopyDiffers("its copy has other attributes")
     if all(map(_same, args, error.args)) and _text_without_addresses(copy) != _text_without_addresses(error):
-        raise _Unlike("its copy has another text")
+        raise _CopyDiffers("its copy has another text")
     return payload
 
 
@@ -229,10 +235,14 @@ def _same(one: Any, other: Any) -> bool:
     return one is other
 
 
-def _lines(where: TracebackType | None) -> str:
+def _traceback_text(where: TracebackType | None) -> str:
     """Format the frames of a traceback, without those in which the deployment called the method."""
     try:
-        while where is not None and where.tb_next is not None and _OURS.match(where.tb_frame.f_globals["__name__"]):
+        while (
+            where is not None
+            and where.tb_next is not None
+            and _DEPLOYMENT_MODULES.match(where.tb_frame.f_globals["__name__"])
+        ):
             where = where.tb_next
         return _cut_start("".join(traceback.format_tb(where)))
     except BaseException:  # noqa: BLE001 - the source may be missing, or its loader may raise
@@ -264,16 +274,18 @@ def _cut_start(text: str) -> str:
 # -- unpacking -------------------------------------------------------------------------------------------------------
 
 
-def _unpack_chain(where: _Where, ones: Sequence[_One]) -> BaseException:
-    """Return the first of *ones*, with its causes, contexts and members."""
+def _unpack_chain(origin: _Origin, exceptions: Sequence[_PackedException]) -> BaseException:
+    """Return the first of *exceptions*, with its causes, contexts and members."""
     errors: dict[int, BaseException] = {}
 
     def build(index: int) -> BaseException:
         if index not in errors:
-            errors[index] = _unpack_one(ones[index], where, [build(member) for member in ones[index].members])
+            errors[index] = _unpack_exception(
+                exceptions[index], origin, [build(member) for member in exceptions[index].members]
+            )
         return errors[index]
 
-    for index, one in enumerate(ones):
+    for index, one in enumerate(exceptions):
         error = build(index)
         with suppress(BaseException):  # a class may forbid it
             error.__cause__ = build(one.cause) if one.cause >= 0 else None
@@ -282,7 +294,7 @@ def _unpack_chain(where: _Where, ones: Sequence[_One]) -> BaseException:
     return errors[0]
 
 
-def _unpack_one(one: _One, where: _Where, members: Sequence[BaseException]) -> BaseException:
+def _unpack_exception(one: _PackedException, origin: _Origin, members: Sequence[BaseException]) -> BaseException:
     why = one.why
     error: BaseException | None = None
     if one.payload is not None:
@@ -291,26 +303,26 @@ def _unpack_one(one: _One, where: _Where, members: Sequence[BaseException]) -> B
         except BaseException as raised:  # noqa: BLE001 - unpacking worked where it was packed
             why = f"unpacking it here raised {text_of(raised)}"
     if error is None:
-        error = _remote_error(one, where, why)
+        error = _remote_error(one, origin, why)
     if one.lines:
-        on = f" ({where})" if str(where) else ""
+        on = f" ({origin})" if str(origin) else ""
         with suppress(BaseException):  # a class may have no room for notes
             error.add_note(f"remote traceback{on}:\n{one.lines.rstrip()}")
     return error
 
 
-def _remote_error(one: _One, where: _Where, why: str) -> RemoteError:
-    on = f" ({where})" if str(where) else ""
+def _remote_error(one: _PackedException, origin: _Origin, why: str) -> RemoteError:
+    on = f" ({origin})" if str(origin) else ""
     return RemoteError(
-        f"{where.service}.{where.method}{on} raised {one.type_name}: {one.message}\nIt cannot be raised here as "
+        f"{origin.service}.{origin.method}{on} raised {one.type_name}: {one.message}\nIt cannot be raised here as "
         f"itself, because {why}. Raise an exception that can be pickled, of a class that both sides have",
         type_name=one.type_name,
         original_message=one.message,
         traceback_text=one.lines,
-        service=where.service,
-        method=where.method,
-        replica=where.replica,
-        node=where.node,
+        service=origin.service,
+        method=origin.method,
+        replica=origin.replica,
+        node=origin.node,
     )
 
 
@@ -323,7 +335,7 @@ def _open(payload: Payload, members: Sequence[BaseException]) -> BaseException:
     else:
         error = make(*parts)
     if not isinstance(error, BaseException):
-        raise _Unlike(f"its copy is a {type(error).__qualname__}")
+        raise _CopyDiffers(f"its copy is a {type(error).__qualname__}")
     return error
 
 

@@ -72,7 +72,7 @@ def dumps(
 def set_aside(reference: Any, references: list[Any]) -> tuple[Any, ...]:
     """Reduce *reference* for a pickler that leaves it out, and append it to *references*."""
     references.append(reference)
-    return _kept, (len(references) - 1,)
+    return _left_out_reference, (len(references) - 1,)
 
 
 def loads(data: bytes, buffers: Sequence[Any], references: Sequence[Any]) -> Any:
@@ -82,7 +82,7 @@ def loads(data: bytes, buffers: Sequence[Any], references: Sequence[Any]) -> Any
     return _Unpickler(data, buffers, references).load()
 
 
-def _kept(index: int) -> Any:
+def _left_out_reference(index: int) -> Any:
     """Raise an error: replaces the reference at *index* in a pickle; `_Unpickler` resolves it differently."""
     msg = f"reference {index} did not come with the pickle that names it"
     raise pickle.UnpicklingError(msg)
@@ -95,6 +95,6 @@ class _Unpickler(pickle.Unpickler):
 
     def find_class(self, module: str, name: str) -> Any:
         """Return the class or function of that name."""
-        if name == _kept.__name__ and module == __name__:
+        if name == _left_out_reference.__name__ and module == __name__:
             return self._references.__getitem__
         return super().find_class(module, name)

@@ -71,7 +71,7 @@ def _written_until_it_failed(value: Any, substrate: Substrate) -> list[Any]:
     seen: deque[Any] = deque(maxlen=1000)
     left = _PARTS
 
-    class Witness(DefinitionPickler):
+    class RecordingPickler(DefinitionPickler):
         def persistent_id(self, part: Any) -> str | None:
             nonlocal left
             left -= 1
@@ -82,7 +82,7 @@ def _written_until_it_failed(value: Any, substrate: Substrate) -> list[Any]:
             return "reference" if isinstance(part, substrate.references) else None
 
     try:
-        dumps(value, Witness, substrate)
+        dumps(value, RecordingPickler, substrate)
     except BaseException:  # noqa: BLE001 - expected; a user's __reduce__ may raise anything
         return list(seen)
     return []

@@ -105,8 +105,8 @@ def place(
         For each replica its place, or why there is none: E801 the configuration allows no node, E802 it needs more than
         any allowed node has, E803 it needs a GPU and no allowed node has one, E806 there is no room now.
     """
-    book = _Book(nodes, running)
-    return [_place(spec, _parts(needs(spec.config, cores)), nodes, selector, book) for spec in specs]
+    reservations = _Reservations(nodes, running)
+    return [_place(spec, _parts(needs(spec.config, cores)), nodes, selector, reservations) for spec in specs]
 
 
 class _Shortage(NamedTuple):
@@ -116,7 +116,7 @@ class _Shortage(NamedTuple):
     lasts: bool
 
 
-class _Book:
+class _Reservations:
     """Records what is taken while replicas are placed."""
 
     def __init__(self, nodes: Sequence[Node], running: Iterable[Running]) -> None:
@@ -155,7 +155,7 @@ def _parts(resources: Resources) -> _Parts:
 
 
 def _place(
-    spec: ReplicaSpec, need: _Parts, nodes: Sequence[Node], selector: NodeSelector, book: _Book
+    spec: ReplicaSpec, need: _Parts, nodes: Sequence[Node], selector: NodeSelector, reservations: _Reservations
 ) -> Spot | Refused:
     selection = selector.select(spec.index, nodes)
     if not selection.nodes:
@@ -163,18 +163,18 @@ def _place(
     shortages = {
         node.id: shortage
         for node in selection.nodes
-        if (shortage := _shortage(node, need, spec.config.max_replicas_per_node, spec.index, book)) is not None
+        if (shortage := _shortage(node, need, spec.config.max_replicas_per_node, spec.index, reservations)) is not None
     }
     able = [node for node in selection.nodes if node.id not in shortages]
-    refused = {**selection.excluded, **{book.names[id]: shortage.reason for id, shortage in shortages.items()}}
+    refused = {**selection.excluded, **{reservations.names[id]: shortage.reason for id, shortage in shortages.items()}}
     if not able:
         return _refused(selection, need, shortages, refused)
-    orders = _orders(spec, book)
+    orders = _orders(spec, reservations)
     first, *others = sorted(able, key=lambda node: tuple(order.key(node) for order in orders))
-    refused |= {book.names[node.id]: _behind(node, first, orders) for node in others}
-    reason = selection.reason or _ahead(first, others, orders)
-    book.take(first, need)
-    return Spot(Placed(book.names[first.id], reason, MappingProxyType(refused)), first.id)
+    refused |= {reservations.names[node.id]: _why_later(node, first, orders) for node in others}
+    reason = selection.reason or _why_first(first, others, orders)
+    reservations.take(first, need)
+    return Spot(Placed(reservations.names[first.id], reason, MappingProxyType(refused)), first.id)
 
 
 def _refused(
@@ -191,21 +191,21 @@ def _refused(
 # -- what a node lacks -------------------------------------------------------------------------------------------------
 
 
-def _shortage(node: Node, need: _Parts, most: int | None, index: int, book: _Book) -> _Shortage | None:
+def _shortage(node: Node, need: _Parts, most: int | None, index: int, reservations: _Reservations) -> _Shortage | None:
     total = _parts(node.total)
     lasting = [_too_small(kind, has) for kind, has, wants in zip(_KINDS, total, need, strict=True) if wants > has]
     if lasting:
         return _Shortage(", ".join(lasting), lasts=True)
     reasons: list[str] = []
-    count = book.replicas(node, index)
+    count = reservations.replicas(node, index)
     if most is not None and count >= most:
         reasons.append(f"already has {count} of at most {_count(most, 'replica')}")
-    reasons += _too_little_free(total, book.free[node.id], need)
+    reasons += _too_little_free(total, reservations.free[node.id], need)
     # A share must fit on one GPU, which the sum of free GPUs does not say.
     if 0 < need.gpu < _PARTS and not reasons:
         each = _PARTS // need.gpu
         devices = math.ceil(node.total.gpu)
-        if book.all_replicas(node) >= devices * each:
+        if reservations.all_replicas(node) >= devices * each:
             reasons.append(f"has {_count(devices, 'GPU')} with room for {_count(each, 'such replica')} each")
     return _Shortage(", ".join(reasons), lasts=False) if reasons else None
 
@@ -260,22 +260,22 @@ class _Order(NamedTuple):
     """A criterion by which nodes are ordered, lowest first."""
 
     key: Callable[[Node], int | str]
-    ahead: Callable[[Node], str]
-    behind: Callable[[Node], str]
+    why_first: Callable[[Node], str]
+    why_later: Callable[[Node], str]
 
 
 #: Word for nodes that lose to those with the most, or the fewest.
 _LESS: Final = {"most": "fewer", "fewest": "more"}
 
 
-def _orders(spec: ReplicaSpec, book: _Book) -> tuple[_Order, ...]:
+def _orders(spec: ReplicaSpec, reservations: _Reservations) -> tuple[_Order, ...]:
     replicas, cpus, sign = ("most", "fewest", -1) if spec.config.spread == "pack" else ("fewest", "most", 1)
 
     def count(node: Node) -> int:
-        return book.replicas(node, spec.index)
+        return reservations.replicas(node, spec.index)
 
     def free(node: Node) -> str:
-        return f"{_CPU.number(book.free[node.id].cpu)} of {_CPU.number(_parts(node.total).cpu)}"
+        return f"{_CPU.number(reservations.free[node.id].cpu)} of {_CPU.number(_parts(node.total).cpu)}"
 
     def alike(node: Node) -> str:
         return f"has {_count(count(node), 'replica')} of the service and {free(node)} CPUs free like others"
@@ -287,7 +287,7 @@ def _orders(spec: ReplicaSpec, book: _Book) -> tuple[_Order, ...]:
             lambda node: f"has room, but {_LESS[replicas]} replicas of the service, {count(node)}",
         ),
         _Order(
-            lambda node: -sign * book.free[node.id].cpu,
+            lambda node: -sign * reservations.free[node.id].cpu,
             lambda node: f"has the {cpus} CPUs free of those with {_count(count(node), 'replica')}, {free(node)}",
             lambda node: f"has room, but {_LESS[cpus]} CPUs free, {free(node)}",
         ),
@@ -304,15 +304,15 @@ def _orders(spec: ReplicaSpec, book: _Book) -> tuple[_Order, ...]:
     )
 
 
-def _ahead(first: Node, others: Sequence[Node], orders: Sequence[_Order]) -> str:
+def _why_first(first: Node, others: Sequence[Node], orders: Sequence[_Order]) -> str:
     """Return why *first* comes before the next node."""
     if not others:
         return "is the only node that can hold it"
     order = next(order for order in orders if order.key(first) != order.key(others[0]))
-    return order.ahead(first)
+    return order.why_first(first)
 
 
-def _behind(node: Node, first: Node, orders: Sequence[_Order]) -> str:
+def _why_later(node: Node, first: Node, orders: Sequence[_Order]) -> str:
     """Return why *node* comes after *first*."""
     order = next(order for order in orders if order.key(node) != order.key(first))
-    return order.behind(node)
+    return order.why_later(node)

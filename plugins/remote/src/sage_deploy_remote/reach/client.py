@@ -77,8 +77,8 @@ def revive(directory: Directory, environment: str, service: str, given: Mapping[
         service: Name of the service.
         given: The arguments of `with_options`.
     """
-    home = find(directory.environment)
-    handle = client_for(directory, environment, service).handle if home is None else home.service(service)
+    own = find(directory.environment)
+    handle = client_for(directory, environment, service).handle if own is None else own.service(service)
     return handle.with_options(**given) if given else handle
 
 
@@ -137,23 +137,24 @@ class ServiceClient:
         self._binding: Binding | None = None  # guarded by _lock, as all that follow
         self._methods: Mapping[str, MethodPlan] | None = None
         self._incarnation = 0
-        self._seen = 0
+        self._seen_version = 0
         self._stopped = ""  # why it takes no calls, if so when first found: completes "service 'kv' ..."
         self._listed: Sequence[ListedReplica] = ()
         self._attached: dict[tuple[str, int], _Attached] = {}  # by ID and number of slots when attached
         self._lost: set[tuple[str, int]] = set()  # keys of replicas that died and may still be listed
         self._balancer: Any = None
-        self._gone = False  # whether the directory is missing
+        self._directory_gone = False  # whether the directory is missing
         self._look_again_after = _LOOK_AGAIN_S[0]
-        self._binding_now = threading.Lock()  # held by the thread that waits for the service
-        self._timers: list[Timer] = []  # to look for a missing directory; at most one timer, as in the next two
-        self._returning: list[Timer] = []  # to attach lost replicas again
+        self._binding_lock = threading.Lock()  # held by the thread that waits for the service
+        self._look_timers: list[Timer] = []  # to look for a missing directory; at most one timer, as in the next two
+        self._reattach_timers: list[Timer] = []  # to attach lost replicas again
         self._attach_again_after = _LOOK_AGAIN_S[0]
-        self._reporting: list[Timer] = []  # to report the number of waiting calls, if the service scales
+        self._report_timers: list[Timer] = []  # to report the number of waiting calls, if the service scales
         self._reported = 0
         self._forked = False  # whether this is the copy in a forked child
         # Neither the directory nor a waiting request keeps an unused client alive.
-        self._finalizer = weakref.finalize(self, _let_go, self._access, self._timers, self._returning, self._reporting)
+        timers = self._look_timers, self._reattach_timers, self._report_timers
+        self._finalizer = weakref.finalize(self, _release, self._access, *timers)
         self._finalizer.atexit = False
 
     @property
@@ -181,7 +182,7 @@ class ServiceClient:
         """
         self._refuse_forked()
         if self._binding is None:
-            found = self._check_found(self._access.look_up(self._seen, 0.0), caller)
+            found = self._check_found(self._access.look_up(self._seen_version, 0.0), caller)
             if found.listing is not None:
                 self._know_methods(found.listing)
 
@@ -207,22 +208,22 @@ class ServiceClient:
         binding = self._binding
         if binding is not None:
             return binding
-        with self._binding_now:
-            begun, seen, limit = SYSTEM.monotonic(), self._seen, 0.0
+        with self._binding_lock:
+            begun, seen, limit = SYSTEM.monotonic(), self._seen_version, 0.0
             outer = current_call()
             starting = caller if caller is not None and outer is not None and outer.prepares else ""
             while self._binding is None:
                 found = self._check_found(self._access.look_up(seen, limit, starting), None)
                 refusals.check_no_circle(found, self._service)
                 if found.listing is not None:
-                    self._take_in(found.listing)
+                    self._apply_listing(found.listing)
                     seen = found.listing.version
                     if self._binding is None:
                         raise refusals.stopped(self._service, self._stopped)
                 else:
                     known = found.known[self._service]
                     limit = refusals.seconds_left(self._service, self._environment, begun, known.startup_timeout)
-            self._listen()
+            self._watch_directory()
             return self._binding
 
     def _check_found(self, found: Found | None, caller: str | None) -> Found:
@@ -243,40 +244,40 @@ class ServiceClient:
 
     # -- following the service ---------------------------------------------------------------------------------------
 
-    def _listen(self) -> None:
+    def _watch_directory(self) -> None:
         """Ask the directory for the next change."""
-        self._access.watch(self._seen, _Listener(self))
+        self._access.watch(self._seen_version, _NewsListener(self))
 
-    def told(self, found: Found | None) -> None:
+    def on_news(self, found: Found | None) -> None:
         """Act on news from the directory; None means that it is gone."""
         if found is None:
             with self._lock:
-                self._gone = True
+                self._directory_gone = True
                 wait, self._look_again_after = self._look_again_after, min(2 * self._look_again_after, _LOOK_AGAIN_S[1])
             if self._binding is not None:
                 self.lost(self._binding.router)
-            self._timers[:] = [SYSTEM.call_at(SYSTEM.monotonic() + wait, partial(_listen_again, weakref.ref(self)))]
+            self._look_timers[:] = [SYSTEM.call_at(SYSTEM.monotonic() + wait, partial(_watch_again, weakref.ref(self)))]
             return
         with self._lock:
-            self._gone = False
+            self._directory_gone = False
             self._look_again_after = _LOOK_AGAIN_S[0]
         try:
             if found.listing is not None:
-                self._take_in(found.listing)
+                self._apply_listing(found.listing)
         except Exception as error:  # noqa: BLE001 - a balancer's plugin may be missing here, or raise anything
             logging.getLogger("sage_plugins").warning(
                 "service '%s' has changed, and cannot be followed: %s", self._service, text_of(error)
             )
-        self._listen()
+        self._watch_directory()
 
     def _know_methods(self, listing: Listing) -> None:
         self._methods = {method.name: method for method in listing.methods}
 
-    def _take_in(self, listing: Listing) -> None:
+    def _apply_listing(self, listing: Listing) -> None:
         with self._lock:
-            if listing.version <= self._seen:
+            if listing.version <= self._seen_version:
                 return
-            self._seen = listing.version
+            self._seen_version = listing.version
             if self._binding is None or listing.incarnation != self._incarnation:
                 self._stopped = listing.stopped
                 if listing.stopped:
@@ -288,7 +289,7 @@ class ServiceClient:
             self._follow_replicas(binding.router, listing.replicas)
             self._follow_balancer(binding.router, listing)
             self._follow_end(binding.router, listing)
-            if listing.scales and not self._reporting:
+            if listing.scales and not self._report_timers:
                 self.report()
         if not binding.router.lanes and (binding.router.waiting or binding.router.parked):
             self._wake()
@@ -296,17 +297,17 @@ class ServiceClient:
     def report(self) -> None:
         """Report how many calls wait here, unless there are none as before; repeat in a second."""
         router = None if self._binding is None else self._binding.router
-        waiting = 0 if router is None or self._gone else router.waiting + router.parked
+        waiting = 0 if router is None or self._directory_gone else router.waiting + router.parked
         if waiting or self._reported:
             self._access.report(waiting)
         self._reported = waiting
         if self._finalizer.alive:
             due = SYSTEM.monotonic() + _REPORT_EVERY_S
-            self._reporting[:] = [SYSTEM.call_at(due, partial(_report_again, weakref.ref(self)))]
+            self._report_timers[:] = [SYSTEM.call_at(due, partial(_report_again, weakref.ref(self)))]
 
     def _wake(self) -> None:
         """Tell the deploying process that calls wait and there is no replica; it may start one."""
-        self._access.wake(self._seen)
+        self._access.wake(self._seen_version)
 
     def _begin(self, listing: Listing) -> None:
         """Make a router for a new deployment of the service; calls that were accepted earlier finish in the old one."""
@@ -322,20 +323,20 @@ class ServiceClient:
             queue_size=listing.queue_size,
             **when_full(listing.overload),
             guards=guards_by(listing.policies, partial(_decided, self._service)),
-            count=_uncounted,
-            refused=_uncounted,
+            count=_count_nothing,
+            refused=_count_nothing,
             balancer=balancer,
             key_of=listing.key_of,
             observe=observe,
             on_balancer_error=partial(_balancer_failed, self._service),
             on_unserved=self._wake,
         )
-        router.count_failed = _count_there  # type: ignore[method-assign] # the replica counts, for its monitors
+        router.count_failed = _count_in_replica  # type: ignore[method-assign] # the replica counts, for its monitors
         self._binding = Binding(
             router, listing.methods, queue_timeout=listing.queue_timeout, runs_here=False, caller_reads=True
         )
         if before is not None:
-            before.router.drain("was deployed anew", _nothing)
+            before.router.drain("was deployed anew", _do_nothing)
 
     def _follow_replicas(self, router: Router, listed: Sequence[ListedReplica]) -> None:
         self._listed = listed
@@ -361,7 +362,7 @@ class ServiceClient:
 
     def _follow_end(self, router: Router, listing: Listing) -> None:
         if listing.stopped:
-            router.drain(listing.stopped, _nothing)
+            router.drain(listing.stopped, _do_nothing)
             if not listing.replicas:
                 router.end()
         elif listing.unavailable:
@@ -375,11 +376,11 @@ class ServiceClient:
             for key in self._lost:
                 self._attached.pop(key, None)
             current = self._binding is not None and self._binding.router is router
-            if current and any(each.listed.returns for each in dead.values()):
+            if current and any(each.listed.can_reattach for each in dead.values()):
                 self._attach_later()
             if router.lanes:
                 return
-            if current and self._gone:
+            if current and self._directory_gone:
                 msg = (
                     f"service '{self._service}' has no replica left, and the process that deploys environment "
                     f"'{self._environment}' has ended"
@@ -396,21 +397,21 @@ class ServiceClient:
         wait = self._attach_again_after
         self._attach_again_after = min(2 * wait, _LOOK_AGAIN_S[1])
         due = SYSTEM.monotonic() + wait
-        self._returning[:] = [SYSTEM.call_at(due, partial(_attach_again, weakref.ref(self)))]
+        self._reattach_timers[:] = [SYSTEM.call_at(due, partial(_attach_again, weakref.ref(self)))]
 
     def attach_again(self) -> None:
-        """Attach replicas again that were lost but are still listed with `returns`."""
+        """Attach replicas again that were lost but are still listed with `can_reattach`."""
         with self._lock:
             if self._binding is None:
                 return
-            if self._gone:
+            if self._directory_gone:
                 self._attach_later()
                 return
-            self._lost -= {_key(each) for each in self._listed if each.returns}
+            self._lost -= {_key(each) for each in self._listed if each.can_reattach}
             self._follow_replicas(self._binding.router, self._listed)
 
 
-class _Listener:
+class _NewsListener:
     """Passes news of the directory to a client, as long as the client is in use."""
 
     def __init__(self, client: ServiceClient) -> None:
@@ -419,10 +420,10 @@ class _Listener:
     def __call__(self, found: Found | None) -> None:
         client = self._client()
         if client is not None:
-            client.told(found)
+            client.on_news(found)
 
 
-def _let_go(access: ServiceAccess, *timers: list[Timer]) -> None:
+def _release(access: ServiceAccess, *timers: list[Timer]) -> None:
     for timer in chain(*timers):
         timer.cancel()
     access.close()
@@ -444,10 +445,10 @@ def _report_again(client: weakref.ref[ServiceClient]) -> None:
         found.report()
 
 
-def _listen_again(client: weakref.ref[ServiceClient]) -> None:
+def _watch_again(client: weakref.ref[ServiceClient]) -> None:
     found = client()
     if found is not None:
-        found._listen()  # noqa: SLF001 - a method would keep the client alive
+        found._watch_directory()  # noqa: SLF001 - a method would keep the client alive
 
 
 def _travelling(directory: Directory, environment: str, service: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -471,16 +472,16 @@ def _decided(service: str, kind: str, reason: str, _: str | None = None) -> None
     logging.getLogger("sage_plugins").info("service '%s' as called from here: %s: %s", service, kind, reason)
 
 
-def _uncounted(*_: Any) -> None:
+def _count_nothing(*_: Any) -> None:
     """Count nothing: monitors are in the deploying process, and the replicas count what runs."""
 
 
-def _count_there(call: Call) -> None:
+def _count_in_replica(call: Call) -> None:
     """As `CallOwner.count_failed`: let the replica that ran *call* last count it."""
     call.lane.replica.count_failed(call)
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     """Do nothing when a client's calls have ended: nobody waits for that."""
 
 

@@ -60,7 +60,7 @@ class DirectoryServer:
         self._entries: dict[tuple[str, str], _Entry] = {}
         self._changed: dict[tuple[str, str], asyncio.Event] = {}
         self._seen: dict[tuple[str, str], dict[str, int]] = {}  # latest version that each follower knows
-        self._came: dict[tuple[str, str], asyncio.Event] = {}  # set when a follower comes or leaves
+        self._followers_changed: dict[tuple[str, str], asyncio.Event] = {}  # set when a follower comes or leaves
         self._woken: dict[tuple[str, str], asyncio.Event] = {}  # set when a client calls a service without replicas
         #: Number of waiting calls by follower, with the loop's time of the report.
         self._waiting: dict[tuple[str, str], dict[str, tuple[int, float]]] = {}
@@ -124,7 +124,7 @@ class DirectoryServer:
             return DirectoryAnswer(None, self._known.get(environment), circle)
         if follower:
             self._seen.setdefault(key, {})[follower] = seen
-            self._tell_came(key)
+            self._tell_followers_changed(key)
         entry = self._entries.get(key)
         # A restarted server has no entry: the deploying process will publish it again.
         if (entry is None or entry.rank[1] == seen) and wait_s > 0:
@@ -133,9 +133,9 @@ class DirectoryServer:
                 with self._waits(environment, service, starting) if starting else nullcontext():
                     await asyncio.wait_for(changed.wait(), wait_s)
             except TimeoutError:  # a follower that has ended does not come again
-                self._leaves(key, follower)
+                self._remove_follower(key, follower)
             except asyncio.CancelledError:  # the client's connection has ended
-                self._leaves(key, follower)
+                self._remove_follower(key, follower)
                 raise
             entry = self._entries.get(key)
         return DirectoryAnswer(None if entry is None else entry.listing, self._known.get(environment))
@@ -172,12 +172,12 @@ class DirectoryServer:
             ways.extend((*way, each) for each in self._awaited.get((environment, way[-1]), ()) if each not in way[1:])
         return ()
 
-    def _leaves(self, key: tuple[str, str], follower: str) -> None:
+    def _remove_follower(self, key: tuple[str, str], follower: str) -> None:
         self._seen.get(key, {}).pop(follower, None)
-        self._tell_came(key)
+        self._tell_followers_changed(key)
 
-    def _tell_came(self, key: tuple[str, str]) -> None:
-        came = self._came.pop(key, None)
+    def _tell_followers_changed(self, key: tuple[str, str]) -> None:
+        came = self._followers_changed.pop(key, None)
         if came is not None:
             came.set()
 
@@ -192,7 +192,7 @@ class DirectoryServer:
         with suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 while any(seen < version for seen in followers.values()):
-                    await self._came.setdefault(key, asyncio.Event()).wait()
+                    await self._followers_changed.setdefault(key, asyncio.Event()).wait()
         for follower in [each for each, seen in followers.items() if seen < version]:
             del followers[follower]
 

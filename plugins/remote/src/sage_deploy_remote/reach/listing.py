@@ -30,7 +30,7 @@ class ListedReplica(NamedTuple):
         address: The address by which its target's plugin reaches it from another process.
         seniority: Without a balancer, the replica with the lowest number serves, and the others stand by.
         avoided: Whether it gets calls only if there is no other replica.
-        returns: Whether it exists as long as it is listed, so that a client that has lost it connects again.
+        can_reattach: Whether it exists as long as it is listed, so that a client that has lost it connects again.
     """
 
     service: str
@@ -41,7 +41,7 @@ class ListedReplica(NamedTuple):
     address: Any
     seniority: int = 0
     avoided: bool = False
-    returns: bool = False
+    can_reattach: bool = False
 
 
 class Listing(NamedTuple):

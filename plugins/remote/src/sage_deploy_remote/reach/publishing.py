@@ -37,7 +37,7 @@ __all__ = ["Publication", "PublishingTarget"]
 _SEEN_WITHIN_S: Final = 1.0
 
 #: Seconds until a directory that has just started must have the first listing.
-_SAID_WITHIN_S: Final = 10.0
+_LISTED_WITHIN_S: Final = 10.0
 
 #: Seconds that the directory gets to say for which services start hooks wait.
 _ANSWERED_WITHIN_S: Final = 1.0
@@ -119,11 +119,11 @@ class Publication:
         self._ready = False
         self._listing_now: Listing | None = None
         self._stopping = ""
-        self._over = False
+        self._is_final = False
         self._failed = False
         self._waiting_elsewhere = 0  # last reported number
-        self._asks = False  # whether a request for that number is open; guarded by _lock
-        self._listens = False  # whether the directory will tell when calls wait for a replica
+        self._asks_waiting = False  # whether a request for that number is open; guarded by _lock
+        self._watches_woken = False  # whether the directory will tell when calls wait for a replica
 
     @property
     def directory(self) -> Directory:
@@ -214,7 +214,7 @@ class Publication:
         with self._lock:
             self._stopping = "has stopped"
             self._publish()
-            self._over = True
+            self._is_final = True
 
     def ended(self) -> None:
         """Do nothing: everything was published by `stopped`."""
@@ -222,7 +222,7 @@ class Publication:
     def leave(self) -> None:
         """Publish nothing more, because another process now speaks for the service. Idempotent."""
         with self._lock:
-            self._over = True
+            self._is_final = True
 
     def join(self, other: Reach) -> None:
         """Do nothing: other processes find the service in its directory."""
@@ -247,15 +247,15 @@ class Publication:
         """Return the last reported number of calls that wait in other processes, and request it again."""
         with self._lock:
             directory = self._announced
-            asks = directory is not None and not self._asks
-            self._asks |= asks
+            asks = directory is not None and not self._asks_waiting
+            self._asks_waiting |= asks
         if asks and directory is not None:
-            directory.ask_waiting(self._composition.name, self._told_waiting)
+            directory.ask_waiting(self._composition.name, self._set_waiting_elsewhere)
         return self._waiting_elsewhere
 
-    def _told_waiting(self, waiting: int) -> None:
+    def _set_waiting_elsewhere(self, waiting: int) -> None:
         with self._lock:
-            self._waiting_elsewhere, self._asks = waiting, False
+            self._waiting_elsewhere, self._asks_waiting = waiting, False
 
     def awaited_by_hooks(self) -> Sequence[str]:
         """As `Reach.awaited_by_hooks`."""
@@ -268,7 +268,7 @@ class Publication:
         with self._lock:
             directory, listing = self._announced, self._listing_now
         if directory is not None and listing is not None:
-            directory.wait_seen(listing.service, 0, _SAID_WITHIN_S)
+            directory.wait_seen(listing.service, 0, _LISTED_WITHIN_S)
 
     def vacate(self, replicas: Sequence[Replica], limit: float) -> None:
         """As `Reach.vacate`."""
@@ -287,7 +287,7 @@ class Publication:
     def _publish(self) -> None:
         """Publish the current state; under the lock, so that later states are published later."""
         directory = self._announced
-        if directory is None or not self._ready or self._over:
+        if directory is None or not self._ready or self._is_final:
             return
         try:
             self._listing_now = self._listing()
@@ -303,14 +303,14 @@ class Publication:
 
     def _listen(self, directory: Directory) -> None:
         """While the service is scaled to zero, ask the directory to report calls of other processes."""
-        if self._service.sleeps and not (self._listens or self._stopping):
-            self._listens = True
+        if self._service.sleeps and not (self._watches_woken or self._stopping):
+            self._watches_woken = True
             directory.watch_woken(self._composition.name, lambda woken: self._woken(directory, woken=woken))
 
     def _woken(self, directory: Directory, *, woken: bool) -> None:
         with self._lock:
-            self._listens = False
-            if not woken and not self._over:
+            self._watches_woken = False
+            if not woken and not self._is_final:
                 self._listen(directory)
         if woken:
             self._service.wake()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from sage_deploy_remote.rpc.messages import HAND_OVER
-from sage_deploy_remote.rpc.proof import prove
+from sage_deploy_remote.rpc.proof import authenticate
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +83,7 @@ class Address:
         connection = Connection(end.detach())
         try:
             with limited(connection, PROOF_WITHIN_S):
-                prove(connection, self.key + binding, listens=False)
+                authenticate(connection, self.key + binding, listens=False)
         except BaseException:
             connection.close()
             raise
@@ -149,9 +149,9 @@ class Address:
         if not isinstance(self.place, str):
             end = socket.create_server(self.place, backlog=backlog)
             return end, attrs.evolve(self, place=end.getsockname()[:2])
-        from sage_deploy_remote.rpc.folders import hold  # as above
+        from sage_deploy_remote.rpc.folders import lock_folder  # as above
 
-        hold(Path(self.place).parent)
+        lock_folder(Path(self.place).parent)
         end = socket.socket(socket.AF_UNIX)
         end.bind(self.place)
         end.listen(backlog)
@@ -160,9 +160,9 @@ class Address:
     def remove(self) -> None:
         """Remove the socket and its folder, after the listening process has ended."""
         if isinstance(self.place, str):
-            from sage_deploy_remote.rpc.folders import drop  # as above
+            from sage_deploy_remote.rpc.folders import remove_folder  # as above
 
-            drop(Path(self.place).parent)
+            remove_folder(Path(self.place).parent)
 
 
 def prepare(end: socket.socket) -> None:

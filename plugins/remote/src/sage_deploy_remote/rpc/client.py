@@ -49,26 +49,26 @@ class RpcClient:
             connect: Makes the connection; called in the client's reader thread.
             name: Prefix for the names of the threads.
         """
-        self._channel = _Channel(name)
-        self.ended = self._channel.ended
-        self._channel.let_go = weakref.finalize(self, self._channel.hang_up)
-        self._channel.let_go.atexit = False
-        self._thread = start_thread(partial(self._channel.run, connect), f"{name}-reader")
+        self._state = _ClientState(name)
+        self.ended = self._state.ended
+        self._state.finalizer = weakref.finalize(self, self._state.hang_up)
+        self._state.finalizer.atexit = False
+        self._thread = start_thread(partial(self._state.run, connect), f"{name}-reader")
 
     def request(self, method: str, *arguments: Any) -> Future[Any]:
         """Call a method in the other process, and return a future for its result. Never blocks or raises."""
-        return self._channel.request(method, arguments)
+        return self._state.request(method, arguments)
 
     def close(self) -> None:
         """End the connection; unanswered requests fail."""
-        self._channel.hang_up()
+        self._state.hang_up()
         self._thread.join(_JOIN_S)
 
 
-class _Channel:
+class _ClientState:
     """The state that a client shares with its threads. They must not keep the client alive."""
 
-    let_go: weakref.finalize[..., RpcClient]
+    finalizer: weakref.finalize[..., RpcClient]
 
     def __init__(self, name: str) -> None:
         self.ended: Future[None] = Future()
@@ -152,4 +152,4 @@ class _Channel:
             self._answers.clear()
         for answer in (*answers, self.ended):
             answer.set_exception(cause)
-        self.let_go.detach()  # it keeps this object alive, whose errors keep their waiters alive
+        self.finalizer.detach()  # it keeps this object alive, whose errors keep their waiters alive

@@ -17,45 +17,45 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Final
 
-__all__ = ["drop", "hold", "new_path"]
+__all__ = ["lock_folder", "new_path", "remove_folder"]
 
 _NAME: Final = re.compile(r"sage-deploy-link-[0-9a-f]{32}")
 _SOCKET: Final = "socket"
 _AS_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 #: Limit for the path of a socket, in bytes: 103 on macOS, 107 on Linux.
-_LONGEST: Final = 103
+_LONGEST_PATH: Final = 103
 
-_held: Final[dict[Path, int]] = {}  # descriptors that hold the locks; changed by single operations, which need no lock
+_locks: Final[dict[Path, int]] = {}  # descriptors that hold the locks; changed by single operations, which need no lock
 
 
 def new_path() -> str:
     """Return a path for a socket, in a unique folder; creates nothing."""
     name = f"sage-deploy-link-{secrets.token_hex(16)}/{_SOCKET}"
     path = str(Path(gettempdir(), name))
-    return path if len(os.fsencode(path)) <= _LONGEST else f"/tmp/{name}"  # noqa: S108 - only this user may enter it
+    return path if len(os.fsencode(path)) <= _LONGEST_PATH else f"/tmp/{name}"  # noqa: S108 - only this user may enter it
 
 
-def hold(folder: Path) -> None:
+def lock_folder(folder: Path) -> None:
     """
-    Make *folder*, which only this user may enter, and hold it until `drop` or the end of this process.
+    Make *folder*, which only this user may enter, and hold it until `remove_folder` or the end of this process.
 
     The first call also removes folders in the same place whose processes have ended. Raises OSError if the folder
     cannot be made.
     """
-    _held[folder] = _made(folder)
+    _locks[folder] = _make_locked(folder)
     _sweep(folder.parent)
 
 
-def drop(folder: Path) -> None:
+def remove_folder(folder: Path) -> None:
     """Remove *folder*, which this process or an ended one held. Idempotent."""
     _remove(folder)
-    descriptor = _held.pop(folder, None)
+    descriptor = _locks.pop(folder, None)
     if descriptor is not None:  # only after the removal: until then, no other process may sweep the folder
         os.close(descriptor)
 
 
-def _made(folder: Path) -> int:
+def _make_locked(folder: Path) -> int:
     """Make the folder, and return the descriptor that holds its lock."""
     while True:
         folder.mkdir(mode=0o700)
@@ -105,9 +105,9 @@ def _remove(folder: Path) -> None:
 
 def _after_fork() -> None:
     """Release the locks in a forked child: it does not listen, and must not hold the folders after its parent's end."""
-    for descriptor in _held.values():
+    for descriptor in _locks.values():
         os.close(descriptor)
-    _held.clear()
+    _locks.clear()
 
 
 os.register_at_fork(after_in_child=_after_fork)

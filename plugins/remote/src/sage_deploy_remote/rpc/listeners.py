@@ -65,7 +65,7 @@ class Listeners:
         self._certificates = certificates
         self._lock = threading.Lock()
         self._open: dict[bool, RpcServer] = {}  # by whether it is for this machine's callers; guarded by _lock
-        self._hidden = False
+        self._stopped = False
 
     def find(self, machine: str) -> Address:
         """
@@ -76,7 +76,7 @@ class Listeners:
         """
         near = machine == this_machine()
         with self._lock:
-            if self._hidden:
+            if self._stopped:
                 msg = "the replica has stopped"
                 raise OSError(msg)
             listener = self._open.get(near)
@@ -89,25 +89,25 @@ class Listeners:
                 self._open[near] = listener
             return listener.address
 
-    def hide(self) -> None:
+    def stop_accepting(self) -> None:
         """Accept no more connections; existing ones remain until the process ends."""
         with self._lock:
-            self._hidden = True
+            self._stopped = True
             for listener in self._open.values():
-                listener.hide()
+                listener.stop_accepting()
 
     def close(self) -> None:
         """Accept no more connections, and end all existing ones."""
-        self.hide()
+        self.stop_accepting()
         for listener in self._open.values():
             listener.close()
 
-    def deliver(self) -> None:
-        """As `RpcServer.deliver`, for all connections."""
+    def wait_delivered(self) -> None:
+        """As `RpcServer.wait_delivered`, for all connections."""
         with self._lock:
             listeners = list(self._open.values())
         for listener in listeners:
-            listener.deliver()
+            listener.wait_delivered()
 
 
 def _refuse(method: str, *_: Any) -> Future[Any]:

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-__all__ = ["prove"]
+__all__ = ["authenticate"]
 
 #: Bytes of a challenge, and of its answer (HMAC-SHA256).
 _SIZE: Final = 32
 
 
-def prove(connection: Connection[Any, Any], key: bytes, *, listens: bool) -> None:
+def authenticate(connection: Connection[Any, Any], key: bytes, *, listens: bool) -> None:
     """
     Answer the other side's challenge, and check its answer to ours. The secret itself is not sent.
 

@@ -18,7 +18,7 @@ from sage_deploy_remote.link.rpc_transport import failed
 from sage_deploy_remote.payloads.errors import pack_error
 from sage_deploy_remote.rpc.address import PROOF_WITHIN_S, as_socket, hang_up, limited, prepare
 from sage_deploy_remote.rpc.messages import HAND_OVER, join, split
-from sage_deploy_remote.rpc.proof import prove
+from sage_deploy_remote.rpc.proof import authenticate
 from sage_plugins.threads import start_thread
 
 if TYPE_CHECKING:
@@ -179,14 +179,14 @@ class RpcServer:
         with suppress(AuthenticationError, EOFError, OSError):  # not our client, or it has gone
             key = self.address.key + (b"" if secured is None else secured.ready.result())
             with limited(connection, PROOF_WITHIN_S):
-                prove(connection, key, listens=True)
+                authenticate(connection, key, listens=True)
             serve(connection, self._call, self._hand_over)
         with self._lock:
             del self._connections[connection]
             self._tunnels.pop(connection, None)
         connection.close()
 
-    def hide(self) -> None:
+    def stop_accepting(self) -> None:
         """Accept no more connections; existing ones remain. Idempotent."""
         if not self._closing.is_set():
             self._closing.set()
@@ -196,7 +196,7 @@ class RpcServer:
             self._listener.close()
             self.address.remove()
 
-    def deliver(self) -> None:
+    def wait_delivered(self) -> None:
         """Wait until everything sent arrives even if this process is killed; at most one second."""
         until = time.monotonic() + _DELIVERED_WITHIN_S
         with self._lock:
@@ -206,7 +206,7 @@ class RpcServer:
 
     def close(self) -> None:
         """Accept no more connections, and end all existing ones. Idempotent."""
-        self.hide()
+        self.stop_accepting()
         with self._lock:
             threads = list(self._connections.values())
             for connection in self._connections:

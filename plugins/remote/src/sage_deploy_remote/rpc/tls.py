@@ -105,7 +105,7 @@ class _Side:
         self.ended = False  # whether nothing more comes from it
         self.gone = False  # whether it accepts nothing more
 
-    def wanted(self, other: _Side) -> int:
+    def poll_events(self, other: _Side) -> int:
         """Return the poll events to wait for. Read only if *other* can take the bytes."""
         reads = not (self.ended or other.waiting or other.gone)
         return (POLLIN if reads else 0) | (POLLOUT if self.waiting else 0)
@@ -122,9 +122,9 @@ class _Side:
         except BlockingIOError:
             pass
         except OSError:
-            self.leave()
+            self.stop_sending()
 
-    def leave(self) -> None:
+    def stop_sending(self) -> None:
         """Note that the connection accepts nothing more."""
         self.gone = True
         self.waiting = _NOTHING
@@ -170,7 +170,7 @@ class _Pump:
                 with suppress(ssl.SSLError):  # the bytes that came were not sent by the other side
                     self._carry()
         for side in (self._outer, self._inner):
-            side.leave()
+            side.stop_sending()
 
     def delivered(self) -> bool:
         """As `Tunnel.delivered`; from any thread."""
@@ -243,9 +243,9 @@ class _Pump:
     def _wait(self, until: float | None) -> dict[int, int]:
         """Return the poll events by descriptor; empty after *until*."""
         for side, other in ((self._inner, self._outer), (self._outer, self._inner)):
-            wanted = side.wanted(other)
-            if wanted or not side.gone:
-                self._poll.register(side.end, wanted)
+            poll_events = side.poll_events(other)
+            if poll_events or not side.gone:
+                self._poll.register(side.end, poll_events)
             else:
                 with suppress(KeyError):
                     self._poll.unregister(side.end)  # else it would report its end again and again
@@ -260,8 +260,8 @@ class _Pump:
         if event & POLLOUT and side.waiting:
             side.send()
         if event & (POLLHUP | POLLERR):
-            side.leave()
-        if event & (POLLIN | POLLHUP | POLLERR) and side.wanted(other) & POLLIN:
+            side.stop_sending()
+        if event & (POLLIN | POLLHUP | POLLERR) and side.poll_events(other) & POLLIN:
             move()
 
     def _encrypt(self) -> None:
