@@ -453,7 +453,7 @@ FORKED = """
 
     held, go = threading.Event(), threading.Event()
     def hold():  # another thread is in the middle of finding a service, and of taking in news, when the process forks
-        locks = [client._lock, *(lock for each in client._clients.values() for lock in (each._lock, each._binding_lock))]
+        locks = [client._lock, *(lock for one in client._clients.values() for lock in (one._lock, one._binding_lock))]
         for lock in locks:
             lock.acquire()
         held.set()

@@ -28,26 +28,26 @@ def listeners():
 
 def test_callers_of_this_machine_get_a_socket_in_a_private_folder(listeners):
     """Only this user may enter it."""
-    address = listeners.find(this_machine())
+    address = listeners.address_for(this_machine())
     assert stat.S_IMODE(Path(address.place).parent.stat().st_mode) == 0o700
     assert address.exact
-    assert listeners.find(this_machine()) == address
+    assert listeners.address_for(this_machine()) == address
 
 
 def test_callers_of_another_machine_get_a_port(listeners):
     """And what one has sent need not be at the other when either ends."""
-    address = listeners.find("another")
+    address = listeners.address_for("another")
     host, port = address.place
     assert host == "127.0.0.1"
     assert port
     assert not address.exact
-    assert listeners.find("a third") == address
+    assert listeners.address_for("a third") == address
 
 
 def test_callers_of_another_machine_use_tls_where_there_are_certificates(listeners, node_certificates):
     """Then as well, what one has sent need not be at the other; callers of this machine need none."""
     listeners._certificates = lambda: node_certificates
-    far, near = listeners.find("another"), listeners.find(this_machine())
+    far, near = listeners.address_for("another"), listeners.address_for(this_machine())
     assert (far.takes_tls, far.exact) == (True, False)
     assert (near.takes_tls, near.exact) == (False, True)
     for address in (far, near):
@@ -61,14 +61,14 @@ def test_there_is_no_door_without_tls_where_certificates_cannot_be_read(listener
     """The error names the file; callers of this machine are let in."""
     listeners._certificates = lambda: attrs.evolve(node_certificates, key=str(tmp_path / "gone.key"))
     with pytest.raises(OSError, match=r"gone\.key"):
-        listeners.find("another")
-    assert listeners.find(this_machine()).exact
+        listeners.address_for("another")
+    assert listeners.address_for(this_machine()).exact
 
 
 @pytest.mark.parametrize("machine", [this_machine(), "another"], ids=["near", "far"])
 def test_who_knows_the_secret_gets_a_connection(listeners, machine):
     """It carries whatever both sides say."""
-    with listeners.find(machine).connect_socket() as end:
+    with listeners.address_for(machine).connect_socket() as end:
         end.settimeout(20)
         end.sendall(b"hello")
         assert end.recv(100) == b"hello"
@@ -76,19 +76,19 @@ def test_who_knows_the_secret_gets_a_connection(listeners, machine):
 
 def test_nothing_is_asked_over_it(listeners):
     """A caller that asks anything instead of calling is told so."""
-    client = RpcClient(listeners.find(this_machine()).connect, "client")
+    client = RpcClient(listeners.address_for(this_machine()).connect, "client")
     assert "for calls alone" in str(client.request("stop", 0).exception(20))
     client.close()
 
 
 def test_stopped_replica_lets_in_nobody(listeners):
     """Its folder is gone; who is connected stays so."""
-    address = listeners.find(this_machine())
+    address = listeners.address_for(this_machine())
     with address.connect_socket() as end:
         end.settimeout(20)
         listeners.stop_accepting()
         assert not Path(address.place).parent.exists()
         with pytest.raises(OSError, match="has stopped"):
-            listeners.find("another")
+            listeners.address_for("another")
         end.sendall(b"still here")
         assert end.recv(100) == b"still here"

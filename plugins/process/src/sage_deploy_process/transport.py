@@ -81,7 +81,7 @@ class ProcessTransport(_ReplicaTransport):
         try:
             packed = pack_spec(spec)  # meanwhile the child's interpreter starts
         except BaseException:
-            self._ends = True
+            self._end_expected = True
             self.end()
             raise
         return self.request("listen", packed, self.address)

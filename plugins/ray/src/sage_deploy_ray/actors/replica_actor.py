@@ -105,8 +105,8 @@ class ReplicaActor:
 
     @ray.method(concurrency_group="reach")
     def listener(self, machine: str) -> Address:
-        """As `Listeners.find`."""
-        return self._listeners.find(machine)
+        """As `Listeners.address_for`."""
+        return self._listeners.address_for(machine)
 
     @ray.method(concurrency_group="reach")
     def bring(self, mark: str, references: Sequence[Reference]) -> None:

@@ -8,7 +8,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 
 from sage_deploy_ray.cluster.connection import check_not_shut_down
-from sage_deploy_remote.link.rpc_transport import failed
+from sage_deploy_remote.link.rpc_transport import failed_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +48,7 @@ class RayAnswer:
         try:
             done = self._ref.future()
         except Exception as error:  # noqa: BLE001 - any error of Ray means that no result will come
-            done = failed(error)
+            done = failed_answer(error)
         done.add_done_callback(fn)
 
 
@@ -58,4 +58,4 @@ def request(begin: Callable[[], Any]) -> Answer:
         check_not_shut_down()
         return RayAnswer(begin())
     except Exception as error:  # noqa: BLE001 - any error of Ray means that nothing was sent
-        return failed(error)
+        return failed_answer(error)

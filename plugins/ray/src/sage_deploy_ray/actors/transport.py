@@ -163,7 +163,7 @@ class RayTransport(SocketTransport):
 
     def connection_ended(self, error: BaseException) -> None:
         """As `SocketTransport.connection_ended`. Waits a moment first, because Ray knows the reason better."""
-        if self._ends:
+        if self._end_expected:
             return
         self._told.wait(_REASON_WITHIN_S)
         super().connection_ended(error)

@@ -36,7 +36,7 @@ def check_links() -> Iterator[Finding]:
 
 def _try(listeners: Listeners, machine: Callable[[], str], how: str, fix: str) -> Finding:
     try:
-        listeners.find(machine()).connect_socket().close()
+        listeners.address_for(machine()).connect_socket().close()
     except Exception as error:  # noqa: BLE001 - anything may prevent the connection
         found = f"calls cannot go over {how}, and would be tasks of Ray, which are slower: {text_of(error)}"
         return Finding(_NAME, "warning", found, fix)

@@ -63,8 +63,8 @@ class DriverListener:
         with self._lock:
             if self._listeners is None:
                 self._listeners = Listeners(lambda: host or "", self._serve_caller, self._directory.certificates)
-            near = self._listeners.find(this_machine())
-            far = None if host is None else self._listeners.find(_ANOTHER)
+            near = self._listeners.address_for(this_machine())
+            far = None if host is None else self._listeners.address_for(_ANOTHER)
             key = secrets.token_bytes(KEY_BYTES)
             self._servers[key] = server
             self._callers[key] = set()

@@ -49,7 +49,7 @@ class DriverServer(CallServer):
         self._queue_timeout: float | None = composition.config.queue_timeout
         self._runs_here = "in_callers_thread" in composition.strategy.registration.capabilities
         #: For each call: the call that runs for it, and the call that may wait for it. Changed by single operations.
-        self._made: dict[Call, tuple[Call, Call | None]] = {}
+        self._local_calls: dict[Call, tuple[Call, Call | None]] = {}
 
     @property
     def slots(self) -> float:
@@ -75,30 +75,30 @@ class DriverServer(CallServer):
         if not served.claim():  # it was given up before
             self._run_following(ended())
             return
-        made, waiter = self._make_local_call(served)
-        self._made[served] = made, waiter
-        made.on_over(partial(self._ended, served, waiter, ended))
-        assert made.context is not None  # noqa: S101 - for the type checker: the call is not shared yet
-        context = made.context.copy()  # a worker that runs the call enters the original, maybe now
+        local_call, waiter = self._make_local_call(served)
+        self._local_calls[served] = local_call, waiter
+        local_call.on_over(partial(self._ended, served, waiter, ended))
+        assert local_call.context is not None  # noqa: S101 - for the type checker: the call is not shared yet
+        context = local_call.context.copy()  # a worker that runs the call enters the original, maybe now
         if self._runs_here:
-            CALLBACKS.run(partial(context.run, run_here, made, self._router))
+            CALLBACKS.run(partial(context.run, run_here, local_call, self._router))
         else:
-            context.run(self._route, made)
+            context.run(self._route, local_call)
         if served.waits:
             self.caller_waits(served)
-        if made.expires < made.deadline and made.unstarted():  # its caller checks only the deadline
-            self.clock.call_at(made.expires, partial(_expire, made))
+        if local_call.expires < local_call.deadline and local_call.unstarted():  # its caller checks only the deadline
+            self.clock.call_at(local_call.expires, partial(_expire, local_call))
         if served.settled():  # its caller gave it up before there was anything to cancel
             self.cancel(served)
 
-    def _route(self, made: Call) -> None:
+    def _route(self, local_call: Call) -> None:
         try:
-            self._router.route(made)
+            self._router.route(local_call)
         except BaseException as error:  # noqa: BLE001 - the router refused the call, and its caller must know
-            if made.turned_away is error:
-                made.publish(None, error)
+            if local_call.turned_away is error:
+                local_call.publish(None, error)
             else:
-                made.refuse(error)
+                local_call.refuse(error)
 
     def _make_local_call(self, served: Call) -> tuple[Call, Call | None]:
         """
@@ -126,25 +126,25 @@ class DriverServer(CallServer):
             context,
         )
         if isinstance(served, StreamCall):
-            made: Call = StreamCall(*fields, item_timeout=inf)
-            made.channel = served.channel  # type: ignore[attr-defined] # made above
+            local_call: Call = StreamCall(*fields, item_timeout=inf)
+            local_call.channel = served.channel  # type: ignore[attr-defined] # its type is set above
         else:
-            made = Call(*fields)
-        made.chain = served.chain
-        made.outer = waiter
-        return made, waiter
+            local_call = Call(*fields)
+        local_call.chain = served.chain
+        local_call.outer = waiter
+        return local_call, waiter
 
-    def _ended(self, served: Call, waiter: Call | None, ended: Callable[[], Work | None], made: Call) -> None:
-        """Answer the caller of *served*, because *made* has ended; free the slot before waking the caller."""
-        self._made.pop(served, None)
+    def _ended(self, served: Call, waiter: Call | None, ended: Callable[[], Work | None], local_call: Call) -> None:
+        """Answer the caller of *served*, because *local_call* has ended; free the slot before waking the caller."""
+        self._local_calls.pop(served, None)
         if served.waits and waiter is not None:
             deadlock.went_on(waiter)
-        if hasattr(made, "ended"):
-            served.began, served.ended = made.began, made.ended
+        if hasattr(local_call, "ended"):
+            served.began, served.ended = local_call.began, local_call.ended
         wanted = served.claim_outcome()
         following = ended()
         if wanted:
-            served.publish(made.result_now(), made.exception_now())
+            served.publish(local_call.result_now(), local_call.exception_now())
         self._run_following(following)
 
     def _run_following(self, following: Work | None) -> None:
@@ -154,32 +154,34 @@ class DriverServer(CallServer):
     def caller_waits(self, call: Call) -> None:
         """As `CallServer.caller_waits`: now the method that runs for `waiter` waits too, possibly for ever."""
         call.waits = True  # first: if the call was not passed on yet, `_pass_on` checks this
-        made, waiter = self._made.get(call, (None, None))
-        if made is not None and waiter is not None:
-            deadlock.guard(made, waiter)
-            if made.over():
+        local_call, waiter = self._local_calls.get(call, (None, None))
+        if local_call is not None and waiter is not None:
+            deadlock.guard(local_call, waiter)
+            if local_call.over():
                 deadlock.went_on(waiter)
 
     def cancel(self, call: Call) -> None:
         """Let the router give up the call that runs for *call*. An unread stream ends as in this process."""
-        made, _ = self._made.get(call, (None, None))
-        if made is None:  # it is over, or was not passed on yet
+        local_call, _ = self._local_calls.get(call, (None, None))
+        if local_call is None:  # it is over, or was not passed on yet
             return
         outcome = report_of(call).outcome
-        if outcome is None and isinstance(made, StreamCall):
-            made.stop_producing()
+        if outcome is None and isinstance(local_call, StreamCall):
+            local_call.stop_producing()
         elif outcome is not None:
-            made.give_up(made.timeout_error() if outcome == Outcome.TIMEOUT else made.cancelled_error(), outcome)
+            local_call.give_up(
+                local_call.timeout_error() if outcome == Outcome.TIMEOUT else local_call.cancelled_error(), outcome
+            )
 
     def count(self, method: int, outcome: int, wait_s: float, run_s: float) -> None:
         """Do nothing: the router counts its calls."""
 
     def count_unread(self, call: Call) -> None:
         """Let the router count the call."""
-        made, _ = self._make_local_call(call)
-        made.began = made.ended = self.clock.monotonic()
-        self._router.count_failed(made)
+        local_call, _ = self._make_local_call(call)
+        local_call.began = local_call.ended = self.clock.monotonic()
+        self._router.count_failed(local_call)
 
 
-def _expire(made: Call) -> None:
-    made.expire()
+def _expire(local_call: Call) -> None:
+    local_call.expire()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sage_deploy_remote.link.rpc_transport import failed
+from sage_deploy_remote.link.rpc_transport import failed_answer
 from sage_deploy_remote.link.sockets.transport import SocketTransport
 from sage_plugins.errors import NoReplicaError, ReplicaDiedError, text_of
 from sage_plugins.threads import CALLBACKS
@@ -51,7 +51,7 @@ class DriverTransport(SocketTransport):
 
     def request(self, method: str, *arguments: Any) -> Future[Any]:  # noqa: ARG002 - as in the base
         """As `RpcTransport.request`; always fails."""
-        return failed(NotImplementedError(method))
+        return failed_answer(NotImplementedError(method))
 
     def death(self, error: BaseException) -> BaseException:
         """As `RpcTransport.death`."""

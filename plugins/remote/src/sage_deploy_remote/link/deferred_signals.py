@@ -19,7 +19,7 @@ __all__ = ["DeferredSignals"]
 
 #: Signals whose handlers raise in practice while the program continues: Ctrl-C, timeouts, user signals. Each one adds
 #: cost to every call.
-_HELD_BACK: Final = tuple(
+_DEFERRED: Final = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGALRM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
 
@@ -51,7 +51,7 @@ class DeferredSignals:
 
     _entered: ClassVar[bool] = False  # whether the main thread is inside a block
 
-    __slots__ = ("_came", "_handlers", "_mine", "_waits")
+    __slots__ = ("_defers_here", "_handlers", "_pending", "_waits")
 
     def __init__(self, *, waits: bool = False) -> None:
         """
@@ -63,20 +63,20 @@ class DeferredSignals:
                 exception, the block swallows it.
         """
         self._waits = waits
-        self._mine = False  # whether this block defers
-        self._came: list[int] = []
+        self._defers_here = False  # whether this block defers
+        self._pending: list[int] = []
         self._handlers: list[tuple[int, Any]] = []
 
     def __enter__(self) -> Self:
         """Begin to defer handlers."""
         if not DeferredSignals._entered and get_ident() == _main[0]:
             try:
-                DeferredSignals._entered = self._mine = True
-                for number in _HELD_BACK:
+                DeferredSignals._entered = self._defers_here = True
+                for number in _DEFERRED:
                     handler = _get_handler(number)
                     if callable(handler):
                         self._handlers.append((number, handler))  # first: then it is restored in any case
-                        _set_handler(number, self._hold_back)
+                        _set_handler(number, self._defer)
             except BaseException:
                 self._waits = False
                 self._restore()
@@ -87,8 +87,8 @@ class DeferredSignals:
         """End the interruptible part: the rest of the block is not interrupted."""
         self._waits = False
 
-    def _hold_back(self, number: int, _: Any) -> None:
-        self._came.append(number)
+    def _defer(self, number: int, _: Any) -> None:
+        self._pending.append(number)
         if self._waits:
             raise KeyboardInterrupt
 
@@ -97,7 +97,7 @@ class DeferredSignals:
     ) -> bool:
         """Restore the handlers, and run those of the signals that came."""
         waits, self._waits = self._waits, False
-        if not self._mine:
+        if not self._defers_here:
             return False
         came = self._restore()
         return waits and came and kind is not None and issubclass(kind, KeyboardInterrupt)
@@ -117,10 +117,10 @@ class DeferredSignals:
             except BaseException as by_handler:  # noqa: BLE001 - raised by a handler that is already restored
                 raised = by_handler
         DeferredSignals._entered = False
-        came = bool(self._came)
-        while self._came:
+        came = bool(self._pending)
+        while self._pending:
             try:
-                signal.raise_signal(self._came.pop(0))
+                signal.raise_signal(self._pending.pop(0))
             except BaseException as by_handler:  # noqa: BLE001 - the other handlers must run too
                 raised = by_handler
         if raised is not None:

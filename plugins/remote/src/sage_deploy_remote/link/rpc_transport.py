@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.values import ReplicaSpec
 
-__all__ = ["Answer", "RpcExchange", "RpcTransport", "failed"]
+__all__ = ["Answer", "RpcExchange", "RpcTransport", "failed_answer"]
 
 #: Seconds that a replica gets beyond its grace period to report that it has stopped.
 _STOP_MARGIN_S: Final = 1.0
@@ -48,7 +48,7 @@ class Answer(Protocol):
         """Call *fn* in any thread when the result is there; its argument has `result`. *fn* must not block."""
 
 
-def failed(error: BaseException) -> Future[Any]:
+def failed_answer(error: BaseException) -> Future[Any]:
     """Return the answer to a request that could not be sent."""
     answer: Future[Any] = Future()
     answer.set_exception(error)
@@ -138,7 +138,7 @@ class RpcTransport:
     def __init__(self, dispatcher: Dispatcher) -> None:
         """Prepare; *dispatcher* has the threads that read what arrives."""
         self.run_quick = dispatcher.run_quick
-        self._ends = False  # whether this side ends the process, so that its end is no loss
+        self._end_expected = False  # whether this side ends the process, so that its end is no loss
 
     # -- for subclasses ----------------------------------------------------------------------------------------------
 
@@ -147,7 +147,7 @@ class RpcTransport:
         raise NotImplementedError
 
     def request(self, method: str, *arguments: Any) -> Answer:
-        """Call a method of the endpoint. Never blocks or raises: see `failed`."""
+        """Call a method of the endpoint. Never blocks or raises: see `failed_answer`."""
         raise NotImplementedError
 
     def end(self) -> None:
@@ -188,7 +188,7 @@ class RpcTransport:
     def watch(self, ended: Answer) -> None:
         """Report that the process is gone when *ended* fails. This does not keep an unused transport alive."""
         here = weakref.ref(self)
-        ended.add_done_callback(lambda done: _look(here, done))
+        ended.add_done_callback(lambda done: _report_end(here, done))
 
     def _ended(self, done: Answer) -> None:
         try:
@@ -198,7 +198,7 @@ class RpcTransport:
 
     def lost(self, error: BaseException) -> None:
         """Report that the process is gone or unreachable, unless it was stopped; *error* comes from the substrate."""
-        if not self._ends:
+        if not self._end_expected:
             self.receiver.lost(self.death(error))
 
     def progress(self, timeout: float) -> str:  # noqa: ARG002 - as the protocol has it
@@ -230,7 +230,7 @@ class RpcTransport:
 
     def leave(self) -> None:
         """As `Transport.leave`."""
-        self._ends = True
+        self._end_expected = True
 
     def kill(self) -> None:
         """As `Transport.kill`."""
@@ -247,11 +247,11 @@ class RpcTransport:
         except Exception:  # noqa: BLE001 - it is gone or stuck: `end` follows in any case
             return Stopped(0, None)
         finally:
-            self._ends = True
+            self._end_expected = True
             self.end()
 
 
-def _look(transport: weakref.ref[RpcTransport], done: Answer) -> None:
+def _report_end(transport: weakref.ref[RpcTransport], done: Answer) -> None:
     found = transport()
     if found is not None:
         found.run_quick(lambda: found._ended(done))  # noqa: SLF001 - a method would keep the transport alive

@@ -14,7 +14,7 @@ from itertools import count
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_deploy_remote.link.rpc_transport import failed
+from sage_deploy_remote.link.rpc_transport import failed_answer
 from sage_deploy_remote.payloads.errors import unpack_error
 from sage_deploy_remote.rpc.address import hang_up
 from sage_deploy_remote.rpc.messages import join, split
@@ -88,10 +88,10 @@ class _ClientState:
         try:
             message = join(number, (method, arguments))
         except Exception as error:  # noqa: BLE001 - pickling an argument may raise anything
-            return failed(error)
+            return failed_answer(error)
         with self._lock:
             if self._gone is not None:
-                return failed(copy(self._gone))  # a copy, because each raise extends the traceback
+                return failed_answer(copy(self._gone))  # a copy, because each raise extends the traceback
             self._answers[number] = answer
             self._outgoing.put(message)
         return answer

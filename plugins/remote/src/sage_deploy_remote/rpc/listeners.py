@@ -67,7 +67,7 @@ class Listeners:
         self._open: dict[bool, RpcServer] = {}  # by whether it is for this machine's callers; guarded by _lock
         self._stopped = False
 
-    def find(self, machine: str) -> Address:
+    def address_for(self, machine: str) -> Address:
         """
         Return the address for a process on *machine*; listen there if nobody has asked before.
 

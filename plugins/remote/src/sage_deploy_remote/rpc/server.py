@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
-from sage_deploy_remote.link.rpc_transport import failed
+from sage_deploy_remote.link.rpc_transport import failed_answer
 from sage_deploy_remote.payloads.errors import pack_error
 from sage_deploy_remote.rpc.address import PROOF_WITHIN_S, as_socket, hang_up, limited, prepare
 from sage_deploy_remote.rpc.messages import HAND_OVER, join, split
@@ -103,7 +103,7 @@ def serve(
                 method, arguments = pickle.loads(body)  # noqa: S301 - from a process of this deployment
                 answer = call(method, *arguments)
             except Exception as error:  # noqa: BLE001 - if a module is missing here, unpickling may raise anything
-                answer = failed(error)
+                answer = failed_answer(error)
             waiting.add(answer)
             answer.add_done_callback(partial(reply, number))
     with sending:
