@@ -132,10 +132,7 @@ class ReplicaHolds(Protocol):
         """
 
     def nudge(self) -> None:
-        """
-        Wake the workers so that they look for work: the sender may have been interrupted before it did. From any
-        thread.
-        """
+        """Wake the workers to look for work, if an interrupted sender may not have. Safe from any thread."""
 
 
 class KillableReplica(Replica, Protocol):
