@@ -221,7 +221,7 @@ class Explanation(NamedTuple):
 
 class Registration:
     """
-    What a plugin returns from a `sage_register_*` hook for each ID that it offers.
+    One ID that a plugin offers. Hooks `sage_register_*` return a registration for each ID.
 
     Attributes:
         id: The ID that a configuration names.

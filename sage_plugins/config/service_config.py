@@ -126,16 +126,18 @@ def _field(
 @attrs.frozen(kw_only=True, repr=False)
 class ServiceDeploymentConfig:
     """
-    How one service is deployed: where, on which threads, how many replicas, within which limits, and who watches.
+    The configuration of one service: target, threads, number of replicas, limits and monitors.
 
-    Every field has a default; `ServiceDeploymentConfig()` is one replica in this process that runs one call at a time.
+    Every field has a default. `ServiceDeploymentConfig()` is one replica in this process that runs one call at a time.
     Values are checked strictly (no `"4"`, `4.0` or `True` for an integer). Durations and sizes may have a unit, as in a
-    file: `timeout="5s"`, `memory_mb="2Gi"`. Values become read-only: enum members become plain strings, lists tuples,
-    mappings read-only deep copies. The config is compared by value and can be pickled; `attrs.evolve(config,
-    timeout=5.0)` gives a changed copy.
+    file: `timeout="5s"`, `memory_mb="2Gi"`.
 
-    Plugin IDs are accepted as they are: `plan`, `validate` and `deploy` say whether they are installed, and check what
-    a target or a strategy asks of its own fields.
+    The object is read-only: enum members become plain strings, lists become tuples, and mappings become read-only deep
+    copies. Configs are compared by value and can be pickled. `attrs.evolve(config, timeout=5.0)` returns a changed
+    copy.
+
+    Plugin IDs are not checked here. `plan`, `validate` and `deploy` report IDs that are not installed, and run the
+    plugins' own checks.
 
     Attributes:
         target: ID of the target: where replicas run, such as local, process or remote_any.
@@ -194,8 +196,8 @@ class ServiceDeploymentConfig:
         options: Options of the service's plugins, by plugin ID; each plugin checks its own.
 
     Raises:
-        ConfigError: Values are not valid, do not go together, or have an unknown name; the message lists all of them,
-            `problems` has them one by one.
+        ConfigError: A field has an unknown name, a value is not valid, or values conflict. The message and `problems`
+            have all problems.
     """
 
     # The fields in `DERIVED` that were not set. `attrs.evolve` passes this to the constructor, see there.

@@ -1,4 +1,4 @@
-"""The interface of load balancers, and the replicas as they see them."""
+"""The interface of load balancers, and the view of replicas that they get."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Candidate(Protocol):
 
     @property
     def id(self) -> str:
-        """The replica's ID, such as `"kv#0"`."""
+        """ID of the replica, such as `"kv#0"`."""
 
     @property
     def index(self) -> int:

@@ -1,4 +1,4 @@
-"""The interfaces of monitors: their two roles, their recorders, and the service as they see it."""
+"""The interfaces of monitors: their two roles, their recorders, and the view of a service that they get."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class WatchedReplica(Protocol):
 
     @property
     def id(self) -> str:
-        """The replica's ID, such as `"kv#0"`."""
+        """ID of the replica, such as `"kv#0"`."""
 
     @property
     def state(self) -> ReplicaState:

@@ -234,7 +234,7 @@ class Reach(Protocol):
         """Wait until other processes know the present state, but not for long."""
 
     def waiting_elsewhere(self) -> int:
-        """Return how many calls of the service wait in other processes, as far as known; never blocks."""
+        """Return the known number of the service's calls that wait in other processes; never blocks."""
 
     def awaited_by_hooks(self) -> Sequence[str]:
         """

@@ -50,7 +50,7 @@ class Replica(Protocol):
     """
 
     id: str
-    """The replica's ID, such as `"kv#0"`."""
+    """ID of the replica, such as `"kv#0"`."""
 
     index: int
     """Position among the service's replicas, from 0."""
@@ -258,9 +258,10 @@ class ReplicaEvents(SlotEvents, LifeEvents, Surroundings, Protocol):
 
 class QuietEvents(ReplicaEvents):
     """
-    A base class for those who implement only some members of `ReplicaEvents`, such as a test. The others do nothing.
+    A base class for classes, such as in tests, that implement only some members of `ReplicaEvents`.
 
-    The subclass must implement `freed` and `follow`: without them, a replica cannot give its slots back.
+    The other members do nothing. The subclass must implement `freed` and `follow`: without them, a replica cannot give
+    its slots back.
     """
 
     def refused(self, work: Work, *, stuck: bool = False) -> None:

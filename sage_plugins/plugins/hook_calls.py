@@ -98,7 +98,7 @@ class _Manager(pluggy.PluginManager):
 
 class Offer:
     """
-    What one plugin offers, checked.
+    The checked results of one plugin's hooks.
 
     Attributes:
         registrations: The registrations, each with its kind.
