@@ -25,9 +25,9 @@ class MethodMetrics:
     never outside the measured range.
 
     Attributes:
-        request_count: Number of accepted calls that have ended. A call is counted once, before its caller wakes.
-        error_count: Number of these calls that ended without a result.
-        rejected_count: Number of calls that were not accepted.
+        request_count: Accepted calls that have ended. Each is counted once, before its caller wakes.
+        error_count: Calls among these that ended without a result.
+        rejected_count: Calls that were not accepted.
         rejections: The same by reason: `overloaded`, `stopped`, `no_replica` or `circuit_open`.
         outcomes: Number of ended calls by outcome.
         avg_response_time: Mean time from call to answer, queue included.
@@ -69,9 +69,9 @@ class ServiceMetrics(MethodMetrics):
 
     Attributes:
         service_name: Name of the service.
-        active_threads: Number of threads of the replicas now.
-        queue_size: Number of calls that wait now.
-        abandoned_count: Number of calls that hold a slot now although their callers have given up.
+        active_threads: Threads of the replicas now.
+        queue_size: Calls that wait now.
+        abandoned_count: Calls that hold a slot now although their callers have given up.
         cpu_usage: CPU use of the replicas' processes, in percent of one core; above 100 if several cores are busy. On
             target `local`, this process with everything in it. Measured since a reading at least 1 s ago, or since the
             first service of the process started. 0 if not measured.

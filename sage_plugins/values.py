@@ -118,7 +118,7 @@ class MethodPlan(NamedTuple):
         index: Position in the service's method table, from 0.
         name: Name in the class.
         kind: What a call of the method returns.
-        idempotent: Whether it may run twice for one call; from `@idempotent` or `methods.<name>.idempotent`.
+        idempotent: Whether it may run twice; from `@idempotent` or `methods.<name>.idempotent`.
         timeout: Seconds from call to answer, inf for no limit; for a generator, seconds for each item.
         max_concurrency: Maximum number of its calls at once in a replica; None for as many as the replica has slots.
         batch: How its calls are answered in batches; None if each call is answered separately.
@@ -354,8 +354,7 @@ class ReplicaInfo(NamedTuple):
 
     Attributes:
         service: Name of the service.
-        replica: ID of the replica, such as `"kv#0"`; None for the calling side, which counts the calls that were given
-            up there.
+        replica: ID of the replica, such as `"kv#0"`; None for the calling side, which counts the calls given up there.
         node: Name of the node; None for this machine.
     """
 
@@ -405,8 +404,8 @@ class Placed(NamedTuple):
 
     Attributes:
         node: Name of the node; None for this process.
-        reason: Why the target chose this place.
-        refused: For each other node that was considered: why not there.
+        reason: Why there.
+        refused: Why not on the other nodes that were considered: reason by node.
     """
 
     node: str | None

@@ -1,8 +1,8 @@
 """
 SAGE's names for the parts of this package, for programs that were written for SAGE.
 
-The names below are imported at their first use. The rest of the core does not import this package, except for the names
-that `sage_plugins` itself offers.
+The names below are imported at their first use. Nothing else in the core imports this package, except `sage_plugins`
+itself.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ class Origin(NamedTuple):
     Where the value of a field was set.
 
     Attributes:
-        source: `"default"`: nowhere, it is the default. `"argument"`: in code. `"file"`: in the service's own entry in
-            a file. `"profile"` and `"defaults"`: in these parts of a file.
+        source: `"default"`: nowhere. `"argument"`: in code. `"file"`: in the service's own entry in a file. `"profile"`
+            and `"defaults"`: in these parts of a file.
         path: The file, as the caller named it.
         line: Line, from 1; 0 outside files.
         column: Column, from 1; 0 outside files.

@@ -13,16 +13,16 @@ class Load(NamedTuple):
 
     Attributes:
         time_s: Seconds on a monotonic clock.
-        replicas: Number of replicas that the service should have now, including those that are starting.
-        ready: Number of replicas that take calls.
-        slots: Number of calls that the ready replicas can run at once.
-        ongoing: Number of calls that run.
-        queued: Number of calls that wait, including those whose callers wait for room in the queue.
-        oldest_wait_s: How long the oldest waiting call has waited, in seconds.
-        mean_calls: Number of calls that run or wait, averaged over `autoscale.look_back`.
+        replicas: Replicas that the service should have now, including those that are starting.
+        ready: Replicas that take calls.
+        slots: Calls that the ready replicas can run at once.
+        ongoing: Calls that run.
+        queued: Calls that wait, including those whose callers wait for room in the queue.
+        oldest_wait_s: Seconds that the oldest waiting call has waited.
+        mean_calls: Calls that run or wait, averaged over `autoscale.look_back`.
         mean_wait_s: `oldest_wait_s`, averaged over `autoscale.look_back`.
-        target_ongoing_requests: `autoscale.target_ongoing_requests`: calls that run or wait, for each replica.
-        target_queue_wait: `autoscale.target_queue_wait`: mean wait in the queue, in seconds; None if it is not set.
+        target_ongoing_requests: The field of `autoscale`: target for the calls that run or wait, per replica.
+        target_queue_wait: The field of `autoscale`: target for the mean wait in the queue, in seconds; None if not set.
     """
 
     time_s: float

@@ -37,14 +37,14 @@ class Candidate(Protocol):
 
     @property
     def inflight(self) -> int:
-        """Number of calls that hold a slot now. Read without a lock, so it may be off by one call."""
+        """Calls that hold a slot now. Read without a lock, so it may be off by one."""
 
     @property
     def waiting(self) -> int:
         """
-        Number of calls that wait. With a binding balancer: only those for this replica. Otherwise: all of the service.
+        Calls that wait. With a binding balancer: only those for this replica. Otherwise: all of the service.
 
-        Read without a lock, so it may be off by one call.
+        Read without a lock, so it may be off by one.
         """
 
 

@@ -53,7 +53,7 @@ class Recorder(Protocol):
         """
 
     def snapshot(self) -> Mapping[str, Any]:
-        """Return the counts, picklable. They are read while workers run, so they may be off by one call."""
+        """Return the counts, picklable. Workers are not stopped for this, so it may be off by one call."""
 
     def close(self) -> None:
         """
@@ -129,11 +129,11 @@ class WatchedReplica(Protocol):
 
     @property
     def inflight(self) -> int:
-        """Number of calls that hold a slot now; may be off by one call."""
+        """Calls that hold a slot now; may be off by one."""
 
     @property
     def abandoned(self) -> int:
-        """Number of slots that calls hold whose callers have given up; may be off by one call."""
+        """Slots held by calls that their callers have given up; may be off by one."""
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
         """As `Replica.control`. If the replica hangs, this may block forever, so call it on a thread of your own."""
@@ -173,14 +173,14 @@ class WatchedService(Protocol):
 
     @property
     def queued(self) -> int:
-        """Number of accepted calls that wait for a slot; may be off by one call."""
+        """Accepted calls that wait for a slot; may be off by one."""
 
     def snapshots(self) -> Sequence[Mapping[str, Any]]:
         """
         Return the snapshots of this monitor's recorders, for all replicas and for the calling side.
 
-        If the monitor is a `SnapshotMerger`, they include the counts of replicas that have left. Asks replicas in other
-        processes and waits at most 1 s for all of them. Do not call it from `Monitor.event`.
+        For a `SnapshotMerger`, they include replicas that have left. Asks replicas in other processes, for at most 1 s
+        in all. Do not call this from `Monitor.event`.
         """
 
     def replicas(self) -> Sequence[WatchedReplica]:
@@ -190,7 +190,7 @@ class WatchedService(Protocol):
         """
         Register a function that is called each time a caller gives up a call; the call may still run.
 
-        It is called from any thread and must not block.
+        Called from any thread; must not block.
         """
 
 
@@ -228,7 +228,7 @@ class ServiceWatcher(Protocol):
     """
     The optional member of a monitor that watches the service itself.
 
-    Used on the calling side only. The monitor's registration declares `watches_service`.
+    Calling side only. The registration declares `watches_service`.
     """
 
     def attach(self, service: WatchedService) -> None:
@@ -240,7 +240,7 @@ class SnapshotMerger(Protocol):
     """
     The optional member of a monitor that keeps the counts of replicas that leave.
 
-    Used on the calling side only. The monitor's registration declares `merges_counts`. Without `merge`, the counts of a
+    Calling side only. The registration declares `merges_counts`. Without `merge`, the counts of a
     replica are lost when it leaves.
     """
 
@@ -253,7 +253,7 @@ class MetricsExporter(Protocol):
     """
     The optional member of a monitor that adds metrics to `Operations.metrics`, and so to `/metrics`.
 
-    Used on the calling side only. The monitor's registration declares `exports_metrics`.
+    Calling side only. The registration declares `exports_metrics`.
     """
 
     def families(self, snapshots: Sequence[Mapping[str, Any]]) -> Iterable[Family]:

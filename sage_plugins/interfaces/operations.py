@@ -21,7 +21,7 @@ class RecordedEvent(NamedTuple):
     An event with its number and time.
 
     Attributes:
-        seq: Number of the event; counts up from 1 within an environment.
+        seq: Its number; counts up from 1 within an environment.
         time_s: Seconds since the epoch.
         event: What happened.
     """
@@ -36,7 +36,7 @@ class LogLine(NamedTuple):
     A log record of a service.
 
     Attributes:
-        seq: Number of the line; counts up from 1 within an environment.
+        seq: Its number; counts up from 1 within an environment.
         time_s: Seconds since the epoch.
         level: Level of the record, such as `"INFO"`.
         service: Name of the service.
@@ -61,8 +61,8 @@ class MethodError(NamedTuple):
     Attributes:
         type: Name of the exception's class.
         count: How often it was raised in the present replicas.
-        time_s: Seconds since the epoch of one of the latest such errors. The fields below describe this error. Others
-            may have happened within the same second.
+        time_s: Time of a recent such error, in seconds since the epoch. The fields below describe this error. More may
+            have happened within a second after it.
         message: Text of the error.
         method: Name of the method that raised it.
         request_id: ID of the request for which the method ran; None if there is none.
@@ -96,7 +96,7 @@ class Operations(Protocol):
         Return all that is known about the services, as JSON values. Secrets are masked.
 
         Args:
-            service: Name of one service, to get only that one; None for all. A service that does not exist is left out.
+            service: Name of one service, to get only that one if it exists; None for all.
         """
 
     def overview(self) -> dict[str, dict[str, Any]]:

@@ -320,9 +320,9 @@ class NodeView(NamedTuple):
 
     Attributes:
         name: Name of the node, as in `Placed.node`.
-        cpu: Number of free cores, and of all cores.
-        gpu: Number of free GPUs, and of all GPUs.
-        memory: Number of free bytes, and of all bytes.
+        cpu: Free cores, and all cores.
+        gpu: Free GPUs, and all GPUs.
+        memory: Free bytes, and all bytes.
         labels: The node's labels.
     """
 

@@ -34,15 +34,14 @@ class Composition(NamedTuple):
         name: Name of the service.
         factory: Builds its instances.
         config: Its configuration.
-        target: The target, which decides where replicas run.
-        strategy: The threading strategy, which decides how a replica runs calls.
+        target: The target.
+        strategy: The threading strategy.
         balancer: The load balancer; None with one replica or without balancing.
         monitors: The monitors.
         methods: The served methods.
         limits: How many threads and coroutines the strategy may use.
-        choose_balancer: `choose_balancer(id, options)` chooses another balancer while the service runs. It returns the
-            balancer and its `key_of`, and raises if the balancer has problems. None for *id* or *options* means: as
-            configured, or the default.
+        choose_balancer: `choose_balancer(id, options)` returns another balancer and its `key_of`, for a running
+            service. None for *id* or *options*: as configured, or the default. Raises if the balancer has problems.
         key_of: Computes the key of a call from its arguments; None if the balancer names no argument as the key.
         environment: Name of the service's environment; None if it has none.
         autoscaler: The autoscaler; None if the number of replicas is fixed.

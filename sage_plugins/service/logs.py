@@ -22,8 +22,8 @@ class RemoteLine(NamedTuple):
     A log record of a replica's process, as it is sent to this process.
 
     Attributes:
-        number: Number of the record; counts up from 1 in the replica.
-        time_s: Seconds since the epoch, by the clock of the replica's machine.
+        number: Counts up from 1 in the replica.
+        time_s: Seconds since the epoch, by the replica's clock.
         level: Number of the level, such as `logging.INFO`.
         message: The text, with its traceback if it has one.
         request_id: As `LogLine.request_id`.
@@ -46,7 +46,7 @@ def replica_of(record: logging.LogRecord) -> str | None:
 
 
 def request_of(record: logging.LogRecord) -> str | None:
-    """Return the ID of the request during which *record* was logged. Call it in the thread that logs the record."""
+    """Return the ID of the request during which *record* was logged. Call this in the thread that logs it."""
     if hasattr(record, "sage_request"):
         told: str | None = record.sage_request
         return told

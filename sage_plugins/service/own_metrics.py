@@ -99,7 +99,7 @@ class _Metric:
 
 
 class Counter(_Metric):
-    """A number that only grows. Safe from any thread."""
+    """A number that only grows."""
 
     kind = "counter"
     _number = 0.0
@@ -125,7 +125,7 @@ class Counter(_Metric):
 
 
 class Gauge(_Metric):
-    """A number that rises and falls. Safe from any thread."""
+    """A number that rises and falls."""
 
     kind = "gauge"
     _number = 0.0
@@ -151,7 +151,7 @@ class Gauge(_Metric):
 
 
 class Histogram(_Metric):
-    """Counts numbers by size, in buckets. Safe from any thread."""
+    """Counts numbers by size, in buckets."""
 
     kind = "histogram"
 
@@ -178,7 +178,7 @@ class Histogram(_Metric):
 
 class OwnMetrics:
     """
-    The metrics of one replica: `ctx.metrics`. Safe from any thread.
+    The metrics of one replica: `ctx.metrics`. They are safe from any thread, too.
 
     `/metrics` adds up the counters and histograms of all replicas, including replicas that have left. A gauge has one
     series for each living replica. Names that begin with `sage_` are reserved for the environment.
