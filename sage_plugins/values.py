@@ -377,8 +377,8 @@ class ReplicaSpec(NamedTuple):
         monitors: The monitors whose recorders count the calls.
         config: The service's configuration.
         generation: Number of replicas that were at this position before it.
-        find_service: Returns handles to other services in the replica's process, if that is not the deploying process.
-            `Surroundings.service` works only there. None if no handle can be made.
+        find_service: Returns handles to other services, if the replica is not in the deploying process, where
+            `Surroundings.service` does this. None if no handle can be made.
     """
 
     service: str
