@@ -58,7 +58,7 @@ class FirstCalls:
         life = self._replicas.life
         if life.state is ReplicaState.READY:
             return
-        # After a failure, only the thread that began the start stops the service. It would miss the error otherwise.
+        # The thread that began the start stops the service after a failure; an earlier stop would hide the error.
         begins = life.state is ReplicaState.PENDING
         self._begin()
         with life.condition:
