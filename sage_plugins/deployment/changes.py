@@ -133,7 +133,7 @@ class Changes:
         self._replicas.life.in_background(finish, "scale")
 
     def room(self, replicas: int) -> tuple[int, Refused | None]:
-        """Return how many of *replicas* replicas have room now, and why no more."""
+        """Return how many replicas the service can have now, up to *replicas*, and why no more."""
         with self._replicas.condition:
             present = len(self._replicas.places)
             specs = [self._launcher.next_spec(index) for index in self._free(replicas)]

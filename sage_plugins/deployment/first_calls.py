@@ -46,7 +46,7 @@ class FirstCalls:
 
     def prepare(self, start_running: Callable[[], None], failed: Callable[[], None]) -> None:
         """
-        Start the service and wait until it is ready. Does not wait for a call from a start hook.
+        Start the service and wait until it is ready. Does not wait if the caller is a start hook.
 
         Args:
             start_running: Starts the service and waits.

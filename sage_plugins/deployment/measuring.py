@@ -88,8 +88,8 @@ class Measuring:
         """
         Return the counters and histograms, which never fall, of a service that is being replaced or has stopped.
 
-        After the stop the result never changes, although an abandoned method may end later. It may already be part of a
-        sum.
+        After the stop the result never changes, even if an abandoned method ends later, because the caller may already
+        have added it to a sum.
         """
         over = self._replicas.state == ReplicaState.STOPPED
         found = growing(self.families())

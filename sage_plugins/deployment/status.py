@@ -39,7 +39,7 @@ class Status:
         self._replicas = replicas
         self._balancing = balancing
         self._is_remote = "in_process" not in replicas.composition.target.registration.capabilities
-        self._active_at = wall_clock()  # when a call last ended, as of the last status; at first now
+        self._active_at = wall_clock()  # when a call last ended, as of the last status; now, before any
 
     def drift(self) -> dict[str, Any]:
         """Return settings that were changed since the deployment: the number of replicas, the load balancer."""

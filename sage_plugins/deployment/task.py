@@ -172,7 +172,7 @@ class ServiceTask:
                 service, or it runs with other settings.
             ClusterUnavailableError: It is not known whether the service runs.
         """
-        with self.replicas.starting:  # a thread that stops the task waits until all replicas to stop are started
+        with self.replicas.starting:  # stopping takes this lock too, so that it misses no replica
             if not self._life.begin():
                 return
             cls = self.composition.factory.service_class
@@ -230,7 +230,7 @@ class ServiceTask:
         """
         Wait until every replica passes `check_health()` and `check_ready()`, if the class has them.
 
-        Repeats both checks until they pass, whether or not a monitor runs them too.
+        Repeats each check until it passes, whether or not a monitor runs it too.
 
         Args:
             timeout: Seconds; None for the configuration's `startup_timeout`.
@@ -391,7 +391,7 @@ class ServiceTask:
         """
         self.changes.set_load_balancer(id, options)
 
-    # -- looking on --------------------------------------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:

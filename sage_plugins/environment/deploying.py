@@ -32,7 +32,7 @@ class Deploying:
     """Starts all services or none, applies changes one by one, and closes. All methods are safe from any thread."""
 
     def __init__(self, services: Services) -> None:
-        """Deploy *services*."""
+        """Prepare; *services* are the services of the environment."""
         self._services = services
         self._applying = threading.Lock()  # held while `apply` runs
 
@@ -181,7 +181,7 @@ class Deploying:
             self._close(tasks, drain_timeout, then)
 
     def _close(self, tasks: list[ServiceTask], drain_timeout: float | None, then: Callable[[], None]) -> None:
-        # Accepted calls may need other services to finish, so all services accept such calls until all are idle.
+        # Accepted calls may call other services, so all services accept their calls until all are idle.
         idle = threading.Event()
 
         def look() -> None:

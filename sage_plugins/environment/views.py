@@ -54,7 +54,7 @@ class Views:
 
         Returns:
             `service_name`, `state`, `deployment_config` (the object), `metrics` (a `ServiceMetrics`), `health`
-            (`healthy`, `ready`, `replicas`, and `missing`: which replicas are not ready and why), `replicas` (a
+            (`healthy`, `ready`, `replicas` and, if any, `missing`: which replicas are not ready and why), `replicas` (a
             dictionary each, see below), `replaced` (number of replicas started for one that had ended, was unhealthy or
             was recycled), `own_metrics` (measurements by `ctx.metrics`: by name, a dictionary for each set of labels,
             with its `value`) and `monitors` (the report of each other monitor, by its ID). A service that scales by

@@ -177,7 +177,7 @@ class Scaler:
                 self._most = max(self._most, step)
         if not direction or (step and now < self._due(direction)):
             return None
-        if not step:  # `_step` has already waited for `scale_to_zero_delay`
+        if not step:  # `_step` has already checked `scale_to_zero_delay`
             return self._decide(now, 0, reason)
         lasted = f"for {now - self._since:.3g} s"
         if direction < 0:  # the highest number wanted in this time may soon be wanted again
@@ -195,7 +195,7 @@ class Scaler:
         self._wait = 0.0
 
     def _notice(self, load: Load, calls: int, busy_at: float) -> None:
-        """Record the load. If the number of replicas has changed, restart all delays and accept it."""
+        """Record the load. If the number of replicas has changed, restart all delays, and accept the new number."""
         self._busy_at = load.time_s if calls else max(self._busy_at, busy_at)
         if load.ready:
             self._slots = load.slots / load.ready

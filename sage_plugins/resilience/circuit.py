@@ -10,7 +10,7 @@ ended.
 * *Half open*: only `probes` calls are admitted. When all of them have succeeded, it closes. When one fails, it opens
   again.
 
-An outcome that says nothing about the service, such as a call that its caller cancelled, is not counted; after such a
+An outcome that says nothing about the service is not counted, for example a call that its caller cancelled. If it was a
 probe, another one is admitted. The three states with few probes come from Akka and Finagle. Five failures in a row are
 the default of both.
 """

@@ -65,7 +65,7 @@ class Delays:
         return None if known is None else known.delay
 
     def wants(self, method: int, now: float) -> bool:
-        """Whether to measure a call of *method* that is made *now*. If so, the next ones are not for `EVERY_S`."""
+        """Whether to measure a call of *method* that is made *now*. If so, the next `EVERY_S` seconds return False."""
         if self._fixed is not None:
             return False
         known = self._methods.get(method)

@@ -75,7 +75,7 @@ class Seen:
         calls: Calls in this interval that ended without a failure of the replica.
         seconds: Their total duration.
         until: When it may be probed, if it is out; None if it is not.
-        out_for: Length of its latest time out, in seconds.
+        out_for: Length of its latest ejection, in seconds.
         returned_at: When it last came back.
         probes: Whether its next call decides.
     """

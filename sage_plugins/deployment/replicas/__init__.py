@@ -1,5 +1,5 @@
 """
-The replicas of one deployed service: starts them, waits for them, replaces them when they die, and stops them.
+Starts the replicas of one deployed service, waits for them, replaces them when they die, and stops them.
 
 Imports `deployment.life`, `deployment.monitors`, `resilience`, `routing` and everything below.
 """

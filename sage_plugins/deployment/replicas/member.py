@@ -87,7 +87,7 @@ class Member(LaneEvents):
     One replica of a service.
 
     Its target uses it as `interfaces.ReplicaEvents`, monitors as `interfaces.WatchedReplica`. Only the methods under
-    "transitions" change its state.
+    "transitions" change its state. Only `leave` and `ReplicaSupervisor` change `managed_by`.
     """
 
     def __init__(

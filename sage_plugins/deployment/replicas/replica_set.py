@@ -126,7 +126,7 @@ class ReplicaSet:
             msg = f"service '{self.name}' was stopped before it was ready"
             raise DeployError(msg, service=self.name)
 
-    # -- which there are ---------------------------------------------------------------------------------------------
+    # -- the replicas ------------------------------------------------------------------------------------------------
 
     @property
     def places(self) -> tuple[Member, ...]:

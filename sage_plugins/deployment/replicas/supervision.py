@@ -126,7 +126,7 @@ class ReplicaSupervisor:
         replicas.tell(reports)
 
     def opened(self) -> list[Report]:
-        """Another replica gets calls; the service is ready when all do. Under `condition`. Returns events to send."""
+        """A replica gets calls now; once all do, the service is ready. Under `condition`. Returns events to send."""
         replicas = self._replicas
         members = replicas.members
         if replicas.life.state is not ReplicaState.STARTING or not all(each.in_service for each in members):

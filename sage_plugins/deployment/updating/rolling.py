@@ -43,7 +43,7 @@ class Rolling:
     One thread at a time drives it, and no other thread changes the service meanwhile.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts of the service, and what to do
+    def __init__(  # noqa: PLR0913 - the parts of the service and the change
         self,
         replicas: ReplicaSet,
         launcher: Launcher,

@@ -67,8 +67,8 @@ class Way(NamedTuple):
     How a change is applied to one service.
 
     Attributes:
-        kind: How.
-        text: The same as text for people.
+        kind: The kind of change.
+        text: Description for people.
     """
 
     kind: WayKind
