@@ -261,7 +261,7 @@ class Member(LaneEvents):
 
     @property
     def is_leaving(self) -> bool:
-        """Whether it drains, or has ended and will not be replaced."""
+        """Whether it drains, or has ended and nobody manages it."""
         return self.state is ReplicaState.DRAINING or (self.ended and self.managed_by is ManagedBy.NOBODY)
 
     @property

@@ -30,9 +30,9 @@ class ReplicaSupervisor:
     """
     Decides who manages each replica, and starts replacements.
 
-    The code that starts a replica manages it until it is ready. Then the supervisor manages it. Nobody manages a
-    replica that was told to leave. The supervisor replaces a replica that ends, and an unhealthy one if the target
-    declares `replaces_unhealthy`.
+    Code that starts a replica and waits for it manages the replica meanwhile. Then the supervisor manages it. Nobody
+    manages a replica that was told to leave. The supervisor replaces a replica that ends, and an unhealthy one if the
+    target declares `replaces_unhealthy`.
 
     Reporting the end of a replica never blocks, because the clock's thread or a target's thread may report it. Slow
     work runs in a background thread that exists only while there is work. A service whose replicas all live has no
