@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import click
@@ -30,6 +31,10 @@ def command(field: str, *, as_json: bool) -> None:
 
     from sage_deploy_files.describing.field_docs import explain
 
+    if re.fullmatch(r"[EW]\d{2,3}", field):
+        raise click.UsageError(
+            f"{field} is a rule, not a field: docs/errors.md#{field.lower()} ('Errors and warnings') has its cause and fix"
+        )
     found = explain(field)
     if as_json:
         write_json({"fields": [attrs.asdict(doc) for doc in found]})
