@@ -33,7 +33,8 @@ def command(field: str, *, as_json: bool) -> None:
 
     if re.fullmatch(r"[EW]\d{2,3}", field):
         raise click.UsageError(
-            f"{field} is a rule, not a field: docs/errors.md#{field.lower()} ('Errors and warnings') has its cause and fix"
+            f"{field} is a rule, not a field: its cause and fix are in the documentation under 'Errors and warnings', "
+            f"docs/errors.md#{field.lower()}"
         )
     found = explain(field)
     if as_json:
