@@ -226,7 +226,7 @@ class BreakerCases(ServiceConformance):
 
     @VERBS
     def test_service_that_keeps_failing_is_not_called(self, verb: str) -> None:
-        """After so many failures in a row, calls are refused at once with CircuitOpenError, and do not run."""
+        """After so many failures in a row, calls fail with CircuitOpenError at once, never run and count as refused."""
         service = self.breaker(open=1000.0)
         for _ in range(3):
             with pytest.raises(ProbeError):

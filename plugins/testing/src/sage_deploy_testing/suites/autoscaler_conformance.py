@@ -71,7 +71,7 @@ class AutoscalerConformance(Conformance):
                 yield _load(1000.0 + calls, replicas, calls)._replace(oldest_wait_s=9.0, target_queue_wait=0.1)
 
     def _settles(self, calls: int, initial: int) -> tuple[int, list[int]]:
-        """Hold a load for an hour. Return the replicas at the end, and each change in the second half hour."""
+        """Hold a load for an hour under the core's rules. Return the last number and the changes of the second half."""
         settings = AutoscaleSettings.of(_BOUNDS | {"initial": initial, "upscale_delay": 2, "downscale_delay": 5})
         scaler = Scaler(settings, self.autoscaler().decide, self.plugin_id)
         replicas, late = initial, []
