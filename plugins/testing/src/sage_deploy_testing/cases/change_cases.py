@@ -111,7 +111,7 @@ class ChangeCases(LoadedCases):
         service.env.scale(service.name, 2)
         assert len(_ids(service)) == 2
 
-    # -- more and fewer replicas -------------------------------------------------------------------------------------
+    # -- scaling -------------------------------------------------------------------------------------------------------
 
     def test_new_replicas_get_calls(self) -> None:
         """Calls reach every slot of each new replica, also if the service had no balancer before."""
@@ -255,7 +255,7 @@ class ChangeCases(LoadedCases):
         scaling.result(self.patience)
         closing.result(self.patience)
 
-    # -- new replicas for old ----------------------------------------------------------------------------------------
+    # -- restarts ------------------------------------------------------------------------------------------------------
 
     def test_restart_starts_each_before_it_stops_one(self) -> None:
         """A restart replaces one replica after the other, and starts each new one before it stops the old one."""

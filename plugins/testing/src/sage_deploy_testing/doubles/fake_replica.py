@@ -320,7 +320,7 @@ class FakeReplica:
             del self.running[batch], self.started[batch]
             self.free(batch)
 
-    # -- what goes wrong ---------------------------------------------------------------------------------------------
+    # -- faults --------------------------------------------------------------------------------------------------------
 
     def release_hung(self) -> None:
         """Make every method that hangs answer now."""

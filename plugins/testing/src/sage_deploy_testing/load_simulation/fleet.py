@@ -99,14 +99,14 @@ class Fleet:
         self._replaced = 0
         self.places: list[_Place] = []
 
-    # -- looking on --------------------------------------------------------------------------------------------------
+    # -- state ---------------------------------------------------------------------------------------------------------
 
     @property
     def ready(self) -> list[Lane]:
         """The lanes of the replicas that take calls."""
         return [place.lane for place in self.places if place.lane is not None]
 
-    # -- more and fewer ----------------------------------------------------------------------------------------------
+    # -- scaling -------------------------------------------------------------------------------------------------------
 
     def begin(self, replicas: int) -> None:
         """Add so many ready replicas."""
@@ -217,7 +217,7 @@ class Fleet:
     def _leave_node(self, replica: ModelledReplica) -> None:
         self._on_node[0 if replica.node is None else int(replica.node.removeprefix("node-"))] -= 1
 
-    # -- what goes wrong ---------------------------------------------------------------------------------------------
+    # -- faults --------------------------------------------------------------------------------------------------------
 
     def suffer(self, fault: Fault) -> None:
         """Start *fault*."""

@@ -171,7 +171,7 @@ class ModelledReplica(LaneEvents):
             self._at(self._timeline.now, self._end, call)
         return False
 
-    # -- what goes wrong ---------------------------------------------------------------------------------------------
+    # -- faults --------------------------------------------------------------------------------------------------------
 
     def trouble(self, *, factor: float = 1.0, hung: bool = False, lost_share: float = 0.0) -> None:
         """Become slow, hang or lose answers from now on. Without arguments, recover."""
@@ -198,7 +198,7 @@ class ModelledReplica(LaneEvents):
         self.running.clear()
         return work
 
-    # -- what a router and its parts ask, beside ---------------------------------------------------------------------
+    # -- other members of a replica ------------------------------------------------------------------------------------
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
         """Never called for a modelled replica."""

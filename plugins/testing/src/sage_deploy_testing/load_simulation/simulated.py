@@ -136,7 +136,7 @@ class Simulated:
         self._faults: list[Fault] = []
         self._router: Router | None = None
 
-    # -- what is to happen -------------------------------------------------------------------------------------------
+    # -- the scenario --------------------------------------------------------------------------------------------------
 
     def time(self, method: str, seconds: Time | float | Callable[[Random], float]) -> None:
         """

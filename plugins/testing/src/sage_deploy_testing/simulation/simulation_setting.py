@@ -21,7 +21,7 @@ __all__ = ["BALANCERS", "HEALTHY", "TICK", "RaisingBalancer", "Setting"]
 TICK: Final = 1 / 16
 
 
-# -- balancers, good and bad -------------------------------------------------------------------------------------------
+# -- balancers, good and faulty ----------------------------------------------------------------------------------------
 
 
 class _Turns:

@@ -187,7 +187,7 @@ class BalancerConformance(ReplicaCases):
                 pick = self.picker(group)
                 assert group[full] not in [pick(None, "get") for _ in range(20 * size)]
 
-    # -- what it is told of the service ------------------------------------------------------------------------------
+    # -- what the balancer learns of the service -----------------------------------------------------------------------
 
     def test_any_service_and_method_will_do(self) -> None:
         """The balancer works for a service without an environment, and with any method name."""
@@ -235,7 +235,7 @@ class BalancerConformance(ReplicaCases):
         balancer: ObservingBalancer = self.balancer()  # type: ignore[assignment] # declared
         return balancer
 
-    # -- a set that changes ------------------------------------------------------------------------------------------
+    # -- changes of the replicas ---------------------------------------------------------------------------------------
 
     def test_replica_that_left_is_not_chosen(self) -> None:
         """After a change of the set, the new picker chooses only replicas in the new set."""
@@ -365,7 +365,7 @@ class BalancerConformance(ReplicaCases):
         pick = balancer.picker(group)
         return ((key, pick(key, "get")) for key in _KEYS)
 
-    # -- deployed ----------------------------------------------------------------------------------------------------
+    # -- deployed services ---------------------------------------------------------------------------------------------
 
     def test_balancer_is_never_fenced_off(self, balancer: str) -> None:
         """With many threads, with keys and without, the core finds no invalid choice and keeps using the balancer."""

@@ -217,7 +217,7 @@ class MonitorConformance(watched_cases.WatchedCases):
             recorder.close()
             assert self.lasting(monitor.summary([recorder.snapshot()])) == before
 
-    # -- what replicas leave behind ----------------------------------------------------------------------------------
+    # -- counts of replicas that left ----------------------------------------------------------------------------------
 
     def _merge(self, monitor: Monitor, *snapshots: Mapping[str, Any]) -> Mapping[str, Any]:
         assert isinstance(monitor, SnapshotMerger), "it declares 'merges_counts' and has no merge"

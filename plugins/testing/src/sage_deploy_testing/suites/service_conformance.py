@@ -154,7 +154,7 @@ class ServiceConformance(Conformance):
         """Return the ID of the target or the strategy."""
         return self.target if capability in TARGET_CAPABILITIES else self.strategy
 
-    # -- the stage ---------------------------------------------------------------------------------------------------
+    # -- set-up and helpers --------------------------------------------------------------------------------------------
 
     @pytest.fixture(autouse=True)
     def _on_stage(self, _applies: None, _leaves_nothing: None) -> Iterator[None]:
