@@ -21,6 +21,7 @@ import doctest
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -114,6 +115,7 @@ class Page:
         self._good_so_far: dict[str, str] = {}  # where the files called `broken...` stand that nothing has refused
 
     def take_all(self) -> None:
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             for block in blocks(self._path.read_text(encoding="utf-8")):
                 self._take(block)
@@ -123,6 +125,9 @@ class Page:
                 if isinstance(value, Environment):
                     value.close(drain_timeout=0)
             raise
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     def _take(self, block: Block) -> None:
         if block.kind.startswith("{") or block.kind == "text":
