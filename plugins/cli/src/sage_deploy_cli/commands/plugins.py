@@ -1,4 +1,4 @@
-"""`sage-deploy plugins`: what is installed, what it offers, and whether it keeps the contract."""
+"""`sage-deploy plugins`: lists installed plugins, shows what they offer, and checks that they keep the contract."""
 
 from __future__ import annotations
 
@@ -97,12 +97,12 @@ def check(what: str | None, *, as_json: bool) -> None:
     with as_if_installed(Path(what).absolute()) as (name, variables):
         program = "import sys; from sage_deploy_cli.commands.plugins import check_named; check_named(sys.argv[1])"
         again = [sys.executable, "-c", program, name]
-        done = subprocess.run(again, env=variables, check=False)  # noqa: S603 - our own module, with this Python
+        done = subprocess.run(again, env=variables, check=False)  # - our own module, with this Python
     sys.exit(done.returncode)
 
 
 def check_named(name: str) -> None:
-    """Check the installed plugins that *name* stands for, suites included; ends the process if something is wrong."""
+    """Check the installed plugins that *name* stands for, including the suites. Exit if something is wrong."""
     from sage_deploy_cli.machine.plugin_suites import find_plugins, run_suites
 
     plugins, id = find_plugins(name)
