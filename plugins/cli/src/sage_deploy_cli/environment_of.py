@@ -85,4 +85,4 @@ def _folders(file: Path) -> Iterator[str]:
     with suppress(FileNotFoundError):  # a process keeps running when its working directory is deleted
         yield str(Path.cwd())
     with suppress(FileNotFoundError):
-        yield os.path.dirname(os.path.realpath(file))  # - a Path would be created for its text only
+        yield os.path.dirname(os.path.realpath(file))  # noqa: PTH120 - a Path would be created for its text only

@@ -64,6 +64,6 @@ class LazyGroup(SuggestingGroup):
         loaded: click.Command | None = None if added is None else added.load()
         return loaded
 
-    def summaries(self, ctx: click.Context) -> Mapping[str, str]:  # - the base class declares it
+    def summaries(self, ctx: click.Context) -> Mapping[str, str]:  # noqa: ARG002 - the base class declares it
         """Return the summary of each command, without importing any."""
         return {**self._summaries, **{name: command.summary for name, command in self._more().items()}}

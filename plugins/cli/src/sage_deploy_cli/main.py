@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         _show(error)
         sys.exit(error.exit_code)
-    except Exception as error:  # - user code such as a service's method may raise anything
+    except Exception as error:  # noqa: BLE001 - user code such as a service's method may raise anything
         sys.exit(_answered(error))
     if code:  # commands that fail raise or exit; this code comes from options such as `--help`
         sys.exit(code)

@@ -81,9 +81,7 @@ def _echo(text: object, *, color: bool | None = None) -> None:
     except OSError as error:
         if error.errno == errno.EPIPE:  # the reader has closed the pipe: click ends the command silently
             raise
-        sys.stdout = (
-            None  # the buffered rest cannot be written either: without this, the interpreter would fail on exit
-        )
+        sys.stdout = None  # the buffered rest cannot be written either, so the interpreter would fail on exit
         raise click.ClickException(f"the output cannot be written: {error.strerror}") from error
 
 

@@ -24,7 +24,7 @@ def signals_wake() -> Iterator[Callable[[float | None], None]]:
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        theirs.setblocking(False)  # - the argument has no keyword
+        theirs.setblocking(False)  # noqa: FBT003 - the argument has no keyword
         before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
 
         def wait(seconds: float | None) -> None:

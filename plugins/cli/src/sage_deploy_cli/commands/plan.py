@@ -36,7 +36,7 @@ __all__ = ["command"]
     is_flag=True,
     help="Exit with 3 if there are changes, and with 0 if there are none.",
 )
-def command(  # - one parameter for each option
+def command(  # noqa: PLR0913 - one parameter for each option
     file: Path,
     profile: str | None,
     out: Path | None,

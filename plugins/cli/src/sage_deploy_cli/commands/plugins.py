@@ -97,7 +97,7 @@ def check(what: str | None, *, as_json: bool) -> None:
     with as_if_installed(Path(what).absolute()) as (name, variables):
         program = "import sys; from sage_deploy_cli.commands.plugins import check_named; check_named(sys.argv[1])"
         again = [sys.executable, "-c", program, name]
-        done = subprocess.run(again, env=variables, check=False)  # - our own module, with this Python
+        done = subprocess.run(again, env=variables, check=False)  # noqa: S603 - our own module, with this Python
     sys.exit(done.returncode)
 
 

@@ -77,7 +77,7 @@ _ENDING: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") i
 )
 @click.option("--http", metavar="[HOST:]PORT", help="Also answer calls over HTTP at this address.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the whole plan, as `plan -v` does.")
-def command(  # - one parameter for each option
+def command(  # noqa: PLR0913 - one parameter for each option
     file: Path,
     profile: str | None,
     *,
@@ -181,7 +181,7 @@ def _interrupted_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _serve(  # - the options of the command
+def _serve(  # noqa: PLR0913 - the options of the command
     env: Environment,
     plan: DeploymentPlan,
     file: Path,
@@ -381,7 +381,7 @@ def _call_too(handler: object, number: int, frame: FrameType | None) -> None:
         handler(number, frame)
     except (SystemExit, KeyboardInterrupt):  # the command ends anyway, after the services have stopped
         pass
-    except Exception as error:  # - whatever it raises, services must be stopped in order
+    except Exception as error:  # noqa: BLE001 - whatever it raises, services must be stopped in order
         from sage_plugins.errors import text_of
 
         progress(f"a handler of {signal.Signals(number).name} failed: {printable(text_of(error))}")

@@ -100,7 +100,7 @@ def _load(plugin: Plugin) -> Registry | Finding:
     """Return a registry with this plugin alone, or the finding that says why it does not load."""
     try:
         registry = Registry([(plugin, plugin.load())])
-    except (Exception, SystemExit) as error:  # - importing other people's modules may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - importing other people's modules may raise anything
         return _unloaded(plugin, error)
     return _unloaded(plugin, registry.failures[0].error) if registry.failures else registry
 
@@ -175,7 +175,7 @@ class Inspection:
             yield self._wrong(f"its summary is not one line of text: {summary!r}", "say in one line what it does")
         try:
             pickle.dumps(self._registration.create)
-        except Exception as error:  # - pickle calls the object's own methods, which may raise anything
+        except Exception as error:  # noqa: BLE001 - pickle calls the object's own methods, which may raise anything
             fix = "make it a function or a class of a module, no lambda"
             yield self._wrong(f"create cannot be imported by name: {line_of(error)}", fix)
         names = [name for name in ("check", "explain") if getattr(self._registration, name) is not None]
@@ -192,7 +192,7 @@ class Inspection:
             yield from self._members(settings)
 
     def _settings(self) -> tuple[list[Any], list[Finding]]:
-        """Return the default options that `check` and `explain` get after the configuration, and what is wrong with them."""
+        """Return the default options that `check` and `explain` get, and findings about classes without usable ones."""
         found = [self._default_options(self._registration.options_class, "options", self._registration.id)]
         if self._shared is not None:
             found.append(self._default_options(self._shared.options_class, "environment_options", self._shared.id))
@@ -201,13 +201,13 @@ class Inspection:
     def _wrong(self, found: str, fix: str) -> Finding:
         return Finding(self._source, "failure", f"{self._kind} {self._registration.id!r}: {found}", fix)
 
-    def _default_options(  # - one for each possible fault
+    def _default_options(  # noqa: PLR0911 - one for each possible fault
         self, get_class: Callable[[], Any], what: str, id: str
     ) -> tuple[Any, Finding | None]:
-        """Return the default options, `_REQUIRED` if an option has no default, or what is wrong with the options class."""
+        """Return default options, or `_REQUIRED` if an option has no default, and what is wrong with the class."""
         try:
             cls = get_class()
-        except Exception as error:  # - the plugin's function may raise anything
+        except Exception as error:  # noqa: BLE001 - the plugin's function may raise anything
             fix = "options is the class, or a function without arguments that gives it"
             return None, self._wrong(f"its {what} class cannot be had: {line_of(error)}", fix)
         if cls is None and what == "options":
@@ -216,7 +216,7 @@ class Inspection:
             return None, self._wrong(f"its {what} class {cls!r} is no attrs class", "decorate it with @attrs.frozen")
         try:
             attrs.resolve_types(cls)
-        except Exception as error:  # - the plugin's annotations may raise anything
+        except Exception as error:  # noqa: BLE001 - the plugin's annotations may raise anything
             fix = "import what the annotations name when the module runs, not for type checkers only"
             return None, self._wrong(f"the types of its {what} cannot be resolved: {line_of(error)}", fix)
         if any(attribute.init and attribute.default is attrs.NOTHING for attribute in attrs.fields(cls)):
@@ -232,7 +232,7 @@ class Inspection:
         try:
             where = [Where("service", "environment")] if self._kind == "load balancer" else []
             created = self._registration.create(settings[0], *where, *settings[1:])
-        except Exception as error:  # - the plugin's function may raise anything
+        except Exception as error:  # noqa: BLE001 - the plugin's function may raise anything
             yield self._wrong(f"create raises with default options: {line_of(error)}", "have it work without options")
             return
         wanted = interfaces_of(created, self._kind, self._registration.capabilities)
@@ -246,7 +246,7 @@ class Inspection:
         config = ServiceDeploymentConfig(**_NAMED[self._kind](self._registration.id))
         try:
             results = list(getattr(self._registration, name)(config, *settings))
-        except Exception as error:  # - the plugin's function may raise anything
+        except Exception as error:  # noqa: BLE001 - the plugin's function may raise anything
             yield self._wrong(f"{name} raises on a default configuration: {line_of(error)}", f"have {name} never raise")
             return
         strange = [result for result in results if not isinstance(result, wanted)]

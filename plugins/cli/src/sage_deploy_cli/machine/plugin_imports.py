@@ -36,7 +36,7 @@ def heavy_imports(names: Iterable[str]) -> list[str] | None:
     """
     # This process's path may have changed since its start, so the new process gets it as it is now.
     request = json.dumps({"path": sys.path, "names": list(names)})
-    done = subprocess.run(  # - our own module, with this Python
+    done = subprocess.run(  # noqa: S603 - our own module, with this Python
         [sys.executable, "-m", __name__, request], capture_output=True, text=True, check=False
     )
     if done.returncode:
@@ -53,7 +53,7 @@ def _main(request: str) -> None:
         if plugin.name in wanted["names"]:
             with contextlib.suppress(Exception, SystemExit):  # `check_plugins` reports why it does not load
                 Registry([(plugin, plugin.load())])
-    print(json.dumps(sorted(HEAVY & sys.modules.keys())))  # - the parent process reads it
+    print(json.dumps(sorted(HEAVY & sys.modules.keys())))  # noqa: T201 - the parent process reads it
 
 
 if __name__ == "__main__":

@@ -117,14 +117,14 @@ def run_suites(plugins: Sequence[Plugin], only: str | None = None) -> bool:
         # With this root, pytest reads no configuration of a project above the working directory.
         options = ("-q", "--rootdir", folder, "-c", os.devnull, "-p", "no:cacheprovider", "-r", "fE")
         command = [sys.executable, "-m", "pytest", *options, str(path)]
-        return subprocess.run(command, check=False).returncode == 0  # - our own tests, with this Python
+        return subprocess.run(command, check=False).returncode == 0  # noqa: S603 - our own tests, with this Python
 
 
 def _registrations(plugins: Sequence[Plugin]) -> Iterator[tuple[str, str, Registration]]:
     for plugin in plugins:
         try:
             registry = Registry([(plugin, plugin.load())])
-        except Exception:  # - `check_plugins` reports why it does not load
+        except Exception:  # noqa: BLE001, S112 - `check_plugins` reports why it does not load
             continue
         for (kind, id), entry in sorted(registry.entries().items()):
             yield kind, id, entry.registration

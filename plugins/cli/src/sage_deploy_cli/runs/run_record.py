@@ -134,7 +134,7 @@ class RunRecord:
 
 
 def find_run(file: Path) -> Run | None:
-    """Return what another process of this user runs from *file*, or None if there is none or its record is unreadable."""
+    """Return what another process of this user runs from *file*, or None if there is no readable record."""
     if fcntl is None:
         return None
     try:
@@ -152,11 +152,7 @@ def find_run(file: Path) -> Run | None:
         os.close(descriptor)
     try:
         return _run(json.loads(read_bounded(place.with_suffix(".json"), _MAX_BYTES, own=True)))
-    except (
-        UnreadableError,
-        ValueError,
-        RecursionError,
-    ):  # the reader cuts a record that is too long, so it fails to parse
+    except (UnreadableError, ValueError, RecursionError):  # a record that is too long is cut off, and invalid
         return None
 
 
