@@ -178,7 +178,7 @@ class _Ticks:
 _CALLERS, _DEADLINE_S = 16, 1.0
 #: Number of calls that are shown one by one.
 _SHOWN = 5
-#: Seconds before the first freeze that give the normal rate, and the shortest period for a rate.
+#: Seconds before each round of freezes that give the normal rate, and the shortest period for a rate.
 _BEFORE_S, _WINDOW_S = 3.0, 1.0
 _BACK_S, _STEP_S = 5.0, 0.1
 
@@ -293,7 +293,7 @@ def nodes(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
                 node.kill()
             else:
                 _freeze(node)
-            noticed.append(_when(lambda: _noticed(service, there, hit)) - hit)  # noqa: B023 - asked here
+            noticed.append(_when(lambda: _noticed(service, there, hit)) - hit)  # noqa: B023 - called here
             if what == "freeze":
                 node.kill()
             cluster.add(f"node-{what}-{number}")

@@ -96,7 +96,7 @@ class Impatient:
     """A service whose replica quickly gives up the calls of a caller that is gone."""
 
     def __init__(self) -> None:
-        callers.LOOK_AFTER_S, callers.GONE_AFTER_S = 0.05, 0.2  # constants for all other code
+        callers.LOOK_AFTER_S, callers.GONE_AFTER_S = 0.05, 0.2  # type: ignore[misc] # constants for all other code
         self._closed = 0
 
     def numbers(self) -> Iterator[int]:

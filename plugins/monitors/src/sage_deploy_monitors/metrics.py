@@ -353,7 +353,7 @@ def _percentiles(prefix: str, histogram: Mapping[_Range, int], seconds: float) -
     Return the 50th, 95th and 99th percentile: the upper edge of the range that reaches it. 0 without durations.
 
     The longest duration is not recorded, because that would slow down every call. But it is at least the mean, the
-    lower edge of each range, and the highest range's share of the sum. No percentile exceeds the largest of these.
+    lower edge of each range, and the mean of the highest range that the sum implies. No percentile is above all these.
 
     Args:
         prefix: Prefix of the names.
