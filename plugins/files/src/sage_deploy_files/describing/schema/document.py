@@ -42,8 +42,8 @@ def deployment_schema(registry: Registry) -> dict[str, Any]:
     """
     Return the JSON Schema (draft 2020-12) of a deployment file. The same plugins always give the same schema.
 
-    Return the JSON Schema (draft 2020-12) of a deployment file. The same plugins always give the same schema.
-    registered plugins are suggestions: any other string is valid as an ID.
+    If the schema rejects a file, `read` rejects it too, or the plan does if the mistake is in a plugin's options. The
+    IDs of registered plugins are suggestions: any other string is valid as an ID.
 
     Args:
         registry: The plugins whose IDs are suggested and whose options are described. If a plugin's options class
