@@ -24,10 +24,10 @@ _ITEMS = 5_000
 
 
 class Echo:
-    """As little work as a coroutine or a generator can do."""
+    """Coroutines and generators that do as little as possible."""
 
     async def echo(self, value: int) -> int:
-        """Give *value* back."""
+        """Return *value*."""
         return value
 
     def count(self, number: int) -> Iterator[int]:
@@ -41,7 +41,7 @@ class Echo:
 
 
 async def echo(value: int) -> int:
-    """Give *value* back, as a plain coroutine function."""
+    """Return *value*, as a plain coroutine function."""
     return value
 
 

@@ -28,8 +28,8 @@ def bare_socket(connections: int = 1) -> Iterator[Callable[[bytes], memoryview]]
     """
     Yield a function that sends bytes to another process and returns them when they come back.
 
-    Up to *connections* threads may call it at once. The connections are shared by at most one process for each
-    processor.
+    Up to *connections* threads may call it at once. There is at most one process for each processor; the processes
+    share the connections.
     """
     free: list[socket.socket] = []
     processes = min(connections, len(os.sched_getaffinity(0)))

@@ -1,5 +1,5 @@
 """
-Watches the stream of a server as several `curl` would, in its own process, so as not to load the server's.
+Watches the stream of a server as several `curl` would. It is a separate process, to add no load to the server's.
 
 `dashboard.py` starts it with the port and the number of watchers. It prints a line when each has received a picture,
 and ends when its input ends.

@@ -150,8 +150,7 @@ def ray_serve(stack: ExitStack) -> int:
 
     class OnServe:
         async def __call__(self, request: Request) -> Response:
-            # No class of this script: Ray would send it to the replica by value, and classes of msgspec do not support
-            # that.
+            # No class of this script: Ray would pickle it by value, which classes of msgspec do not support.
             value = msgspec.convert(msgspec.json.decode(await request.body())["value"], int)
             return Response(msgspec.json.encode(value), media_type="application/json")
 

@@ -19,15 +19,15 @@ from sage_plugins import Environment, ServiceDeploymentConfig
 
 
 class Echo:
-    """As little work as a method can do."""
+    """A method that does as little as possible."""
 
     def echo(self, value: int) -> int:
-        """Give *value* back."""
+        """Return *value*."""
         return value
 
 
 def echo(value: int) -> int:
-    """Give *value* back, as a plain function."""
+    """Return *value*, as a plain function."""
     return value
 
 

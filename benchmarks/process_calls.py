@@ -33,12 +33,12 @@ _ADDITIONS, _BUSY_CALLS = 400_000, 24
 
 
 def echo(value: Any) -> Any:
-    """Give *value* back."""
+    """Return *value*."""
     return value
 
 
 def size(data: bytes) -> int:
-    """Bytes of *data*."""
+    """Return the number of bytes of *data*."""
     return len(data)
 
 

@@ -136,8 +136,7 @@ class RayCluster:
                     "num_cpus": 0,
                     "node_name": "head",
                     "include_dashboard": False,
-                    # These are processes that import Ray. No autoscaler is needed here, and nobody reads the copied
-                    # logs.
+                    # These two are processes that import Ray. Tests need no autoscaler and no copied logs.
                     "no_monitor": True,
                     "include_log_monitor": False,
                     "object_store_memory": _OBJECT_STORE,
