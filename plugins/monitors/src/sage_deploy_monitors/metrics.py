@@ -41,7 +41,7 @@ _WIDTH: Final = _NONE + 1
 _UPPER_S: Final = (*EDGES_S, inf, 0.0)
 _LOWER_S: Final = (0.0, *EDGES_S, 0.0)
 
-#: How many pairs of a wait and a run a worker keeps for a method, of 13,689 possible ones. With more, it folds them into
+#: How many pairs of a wait and a run a worker keeps for a method, of 13,689 possible ones. It folds any more into
 #: three histograms of one dimension, so that memory does not grow while a service runs.
 MOST_PAIRS: Final = 512
 
@@ -230,7 +230,7 @@ class MetricsRecorder:
         return record
 
     def _of_worker(self) -> Cells:
-        """Return the cells of one worker for one method. Only a fold needs the lock, because readers must not see half."""
+        """Return the cells of one worker for one method. A fold takes the lock, so that readers see no step of it."""
         pairs = _Pairs()
         cells = Cells.empty(pairs)
 
