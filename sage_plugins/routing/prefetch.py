@@ -103,7 +103,7 @@ class Prefetch:
         return (told or may_run_twice(call)) and not self._queue.ordered
 
     def _take_oldest(self, lane: Lane, most: int, *, told: bool) -> list[Call]:
-        """Take calls from the head of the lane's backlog, up to the first that may not go: so calls keep their order."""
+        """Take calls from the head of the lane's backlog, up to the first that may not go: calls keep their order."""
         found: list[Call] = []
         backlog = lane.backlog
         while isinstance(backlog, deque) and len(found) < most:
