@@ -97,21 +97,21 @@ class Call(LazyFuture):
     began: float
     ended: float
 
-    # Few calls need these attributes, so they have no slot: they enter the instance's __dict__ when they are set. Each
-    # is written by the part named above it. The same holds for `granted`, a third token: a replica that runs calls in
+    # Few calls need these attributes, so they have no slot: they enter the instance's __dict__ when they are set. They
+    # are here because several parts use them. The same holds for `granted`, a third token: a replica that runs calls in
     # their callers' threads has given this call its slot.
 
-    # Written by the handle that made the call.
+    # For the handle that made the call.
     outer: Call | None = None  # the call whose method made this one
     inner: WeakValueDictionary[int, Call] | None = None  # the calls that its method has made
     prepares: bool = False  # whether it stands for the start hooks of a replica, see `host.lifecycle.StartHooks`
     reader_thread: int | None = None  # the thread that waits for it and reads the reply through `exchange`
-    # Written by the router, which may park it, move it, or start it again.
+    # For the router, which may park the call, move it, or start it again.
     _admission: threading.Lock | None = None  # the lock on which its submitter waits for room in the queue
     parked: bool = False  # whether it waits for room in the queue
     taken: float = 0.0  # `monotonic()` when it got its slot from the queue, if that is measured
     turned_away: BaseException | None = None  # the error of a call that was refused, not accepted
-    returned: bool = False  # whether it was accepted and came back to the queue without having been answered
+    returned: bool = False  # whether it came back to the queue; then it counts as accepted, even while it is parked
     left: bool = False  # whether an exception has ended the wait of the caller that should run it in its own thread
     attempts: int = 0  # number of attempts that failed and were retried
     deaths: int = 0  # number of times that its replica died while it may have run there
@@ -119,11 +119,11 @@ class Call(LazyFuture):
     tried: frozenset[Any] = frozenset()  # lanes on which it has failed
     batch: Any = None  # the `batch.Batch` in which it runs
     bundle: Any = None  # the `prefetch.Bundle` in which it was sent ahead
-    # Written by the host that runs it. `deadlock` and `aio` read whether a method that waits blocks an event loop.
+    # For the host that runs it. `deadlock` and `aio` read whether a method that waits blocks an event loop.
     task: asyncio.Task[Any] | None = None  # the task of its coroutine, while that runs
     on_loop: bool = False  # whether that task shares its event loop with the replica's other calls
     off_loop: bool = False  # whether such an event loop has left the call to a thread
-    # Written for replicas in other processes, and for callers there.
+    # For replicas in other processes, and for callers there.
     chain: tuple[Any, ...] = ()  # the slots held until it is answered, in all processes
     exchange: Any = None  # reads its reply, see `hold_reading`
     packed: Any = None  # its serialized arguments, until it is sent
@@ -326,7 +326,7 @@ class Call(LazyFuture):
         return self.give_up(self.cancelled_error(), Outcome.CANCELLED)
 
     def interrupted(self) -> None:
-        """Abandon the call, as an exception has ended its caller's wait."""
+        """Abandon the call, because an exception has interrupted its waiting caller."""
         self.owner.suspect()
         self.abandon()
 
@@ -340,7 +340,7 @@ class Call(LazyFuture):
 
     def wait_alone(self) -> Any:
         """
-        Wait until the deadline and return the result; only if no other thread has this object.
+        Wait for the result, at most until the deadline, and return it; only if no other thread has this object.
 
         Raises:
             BaseException: The method's own exception, or the `CallError` with which the call ended.
@@ -361,7 +361,7 @@ class Call(LazyFuture):
         return self.wait_alone()
 
     def hold_inside(self) -> None:
-        """`hold` for a nested call: it notes that the outer method waits, and detects a deadlock."""
+        """`hold` for a nested call, with a check for a deadlock."""
         waiter = self.outer
         if waiter is None:
             self.hold()

@@ -33,7 +33,7 @@ def current_call() -> Call | None:
 
 
 def carry(**entries: str) -> None:
-    """Add *entries* to the texts that calls carry that are made in this context from now on."""
+    """Add *entries* to the texts carried by calls that are made in this context from now on."""
     CARRIED.set({**CARRIED.get(), **entries})
 
 

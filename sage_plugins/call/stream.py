@@ -36,8 +36,8 @@ class Channel:
     what is registered. So neither misses an item or free room. A wake without a sleeper does no harm.
 
     Attributes:
-        closed: Whether the consumer wants no more items. A producer in this process reads it; one in another process
-            has its own channel there, which `Replica.give_up` closes.
+        closed: Whether the consumer wants no more items. A producer in this process reads it. A producer in another
+            process has its own channel there, and learns it through `Replica.give_up`.
     """
 
     __slots__ = ("_consumer", "_items", "_producer", "closed")
@@ -218,5 +218,5 @@ async def produce_async(items: AsyncGenerator[Any, Any]) -> None:
 
 def _channel() -> Channel:
     call = current_call()
-    assert isinstance(call, StreamCall)  # noqa: S101 - for the type checker: handles make no other for a generator
+    assert isinstance(call, StreamCall)  # noqa: S101 - for the type checker: handles make such a call for a generator
     return call.channel

@@ -230,7 +230,7 @@ class AsyncServiceStream(_Consumer):
 
 
 def _wait_inside(call: StreamCall, latch: threading.Lock, seconds: float) -> None:
-    """Wait for *latch*, and detect a deadlock if a service method is the reader."""
+    """Wait for *latch* at most *seconds*, with a check for a deadlock if a service method reads the stream."""
     waiter = current_call()
     if waiter is None:
         latch.acquire(timeout=seconds)

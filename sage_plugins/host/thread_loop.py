@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["UNRUN", "WorkerLoop"]
 
 #: Types of results that still have to run. Given to the caller, they would run there, outside the replica's slots. A
-#: plain method returns one if a decorator hides that the method is a coroutine or generator function.
+#: method may return one if a decorator hides that it is a coroutine or generator function.
 UNRUN: Final = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
 
 

@@ -171,7 +171,7 @@ class Closing:
                 self.turn_away(call)
 
     def _end_waiting(self, error: Callable[[], Exception] | None) -> None:
-        """End each waiting call with a new *error*, or with None as a refused call."""
+        """End each waiting call with a new *error*; if that is None, with the error of a refused call."""
         for backlog in self._queue.backlogs():
             for call in tuple(backlog):
                 # If the service was stopped, that is the reason, even if it has no replica either.

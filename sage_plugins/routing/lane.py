@@ -231,7 +231,7 @@ class Lanes:
         self.choose_by(balancer, key_of, observe)
 
     def choose_by(self, balancer: Balancer | None, key_of: KeyOf | None, observe: Observe | None) -> None:
-        """Set the balancer that `arrange` asks; once calls can come, under the lock, as the next four methods."""
+        """Set the balancer; once calls can come, under the lock, as `arrange`, `add`, `close` and `give_back`."""
         self._balancer = balancer
         self._key_of = key_of
         self._observe = observe
@@ -390,7 +390,7 @@ def compose_follow(  # noqa: C901 - on the path of every call
                 if measures and lane.run_here is None and queue.pass_over(call):
                     backlog = lane.backlog
                     continue
-                # The slot passes to the oldest waiting call; its token never returns to `free`.
+                # Pass the slot to the oldest waiting call, without returning its token to `free`.
                 if lane.run_here is not None:
                     granted = call.grant(lane)
                     queue.leave(call)

@@ -5,7 +5,7 @@ It takes its lock for every call and every freed slot. A plain `Router` does not
 for the lock. Under the lock these rules hold:
 
 * A lane with a free slot has no waiting call that could take it. So a call may overtake calls that wait for a *turn*,
-  which is one unit of their method's `max_concurrency`.
+  which is one unit of their method's `max_concurrency` on that lane.
 * A batch takes one slot, and one turn of its method. A freed slot takes as many waiting calls as fit into a batch. A
   call that finds a free slot opens a batch, which waits here for others: later calls of the method on this lane join.
 """

@@ -51,7 +51,7 @@ def fenced_picker(
     turns: Callable[[], Lane] = cycle(lanes).__next__
     try:
         pick = balancer.picker(lanes)
-    except Exception as error:  # noqa: BLE001 - a plugin's
+    except Exception as error:  # noqa: BLE001 - the plugin may raise anything
         on_error(error)
         return lambda _: turns()
     known = frozenset(lanes)
@@ -73,7 +73,7 @@ def fenced_picker(
                 if lane in known:
                     return lane
                 error: Exception = LookupError(f"it chose {lane!r}, which is not among the replicas")
-            except Exception as raised:  # noqa: BLE001 - a plugin's
+            except Exception as raised:  # noqa: BLE001 - the plugin may raise anything
                 if key is not None and isinstance(raised, InvalidKeyError):
                     raise _invalid_key(call, raised) from None
                 error = raised
@@ -96,7 +96,7 @@ def _observed(
         if not faulty:
             try:
                 observe(candidate, method, outcome, wait_s, run_s)
-            except Exception as raised:  # noqa: BLE001 - a plugin's
+            except Exception as raised:  # noqa: BLE001 - the plugin may raise anything
                 faulty = True
                 fence(raised)
 

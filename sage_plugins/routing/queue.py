@@ -60,7 +60,7 @@ class Queue:
         parked: The waiting calls that hold no room, oldest first.
         room: One token for each free place, except those in `unminted`.
         unminted: Number of tokens not made yet; guarded by the lanes' lock, as `returning`.
-        returning: Number of dead replicas whose calls are on their way back here.
+        returning: Number of dead replicas, and of calls between two attempts, from which calls will come back here.
         admission: Estimates which calls cannot be answered in time; None if all may wait.
         sheds: Which call ends when the queue is full: `OLDEST`, `LOWEST`, or "" for none.
         ordered: Whether calls start in the order of their priority.

@@ -243,14 +243,14 @@ class Router(GuardedOwner):
     # -- waiting for a slot ------------------------------------------------------------------------------------------
 
     def _wait(self, call: Call, lane: Lane | None = None) -> bool:
-        """Let the call wait for a slot, or for room to wait."""
+        """Let the call wait for a slot, or for room; False if it is parked or was refused."""
         queue = self._queue
         if queue.admission is not None and (error := queue.hopeless(call, lane)) is not None:
             return self._turn_away(call, error)
         if queue.parked or not queue.take_room():
             if self._send_elsewhere(call):
                 return True
-            if queue.waiting < queue.size:  # no token is left, and yet the queue is not full: one may be lost
+            if queue.waiting < queue.size:  # there is no room, yet the queue is not full: a token may be lost
                 self.suspect()
             if queue.sweep() and not queue.parked and queue.take_room():
                 queue.join(call, lane)

@@ -51,12 +51,13 @@ class Breaking:
         self.circuit = Circuit(policy)
         self._lock = threading.RLock()
         self._probes: dict[Call, int] = {}
-        # Listeners that were set before; results are passed on only while the circuit watches them.
+        # The listeners that were set before. They still get all results and errors. The circuit itself needs results
+        # only at times.
         self._told_too = parts.owner.on_result, parts.owner.on_error
         parts.owner.on_error = self._failed
 
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
-        """Wrap *route* so that calls are refused while the circuit is open; a closed circuit adds nothing."""
+        """Wrap *route* so that the circuit refuses calls unless it admits them; a closed circuit adds nothing."""
         return route if self.circuit.state is CLOSED else partial(self._route_admitted, route)
 
     def _route_admitted(self, route: Callable[[Call], bool], call: Call) -> bool:
@@ -94,7 +95,7 @@ class Breaking:
         if self._told_too[1] is not None:
             self._told_too[1](call, error)
 
-    def _ended(self, call: Call, fault: bool | None) -> None:  # noqa: FBT001 - as `fault_of` gives it
+    def _ended(self, call: Call, fault: bool | None) -> None:  # noqa: FBT001 - as `fault_of` returns it
         circuit, owner = self.circuit, self._parts.owner
         with self._lock:
             was_closed = circuit.state is CLOSED

@@ -50,7 +50,7 @@ class Guards(Unguarded):
         """
         self._policies = policies
         self._tell = tell
-        self._random = Random() if random is None else random  # noqa: S311 - it keeps no secret
+        self._random = Random() if random is None else random  # noqa: S311 - not used for secrets
         self._budget: Budget | None = None
         self._retrying: Retrying | None = None
         self._hedging: Hedging | None = None

@@ -99,7 +99,7 @@ class _Owner(CallOwner):
         return _nothing
 
     def abandoned_ended(self, call: Any) -> None:
-        """Note that its work has ended, or that its replica has refused it."""
+        """Note that the attempt's method has ended, or that its replica has refused it."""
         with self._parts.lanes.lock:
             call.gone = True
             if call.counted:

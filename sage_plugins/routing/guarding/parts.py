@@ -20,7 +20,7 @@ __all__ = ["Parts", "RateLimitedTell", "Tell"]
 #: `tell(kind, reason, replica)` reports a decision.
 Tell: TypeAlias = "Callable[[str, str, str | None], None]"
 
-#: Seconds between two events of one kind, at least.
+#: Least number of seconds between two events of one kind.
 _EVERY_S = 1.0
 
 

@@ -185,7 +185,7 @@ class Retrying:
         return [lane for lane in lanes.serving if lane not in call.tried and lane.methods is None]
 
     def lanes_changed(self) -> None:
-        """After a change of replicas, queue again the calls that no replica may take but those on which they failed."""
+        """After a change of replicas, queue again the calls that have failed on all replicas that may run them."""
         for call in tuple(self._elsewhere):
             if not self._others(call) and remove(self._elsewhere, call):
                 self._parts.losses.put_back(call)

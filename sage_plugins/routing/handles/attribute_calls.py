@@ -67,7 +67,7 @@ def attribute_call(handle: ServiceHandle, name: str, kind: MethodKind | None, cl
     elif kind is MethodKind.ASYNC:
 
         def method(*args: Any, **kwargs: Any) -> Any:
-            return handle._begin(name, args, kwargs)  # noqa: SLF001 - is part of the handle
+            return handle._begin(name, args, kwargs)  # noqa: SLF001 - belongs to the handle
 
     elif kind is MethodKind.GENERATOR:
 
@@ -82,7 +82,7 @@ def attribute_call(handle: ServiceHandle, name: str, kind: MethodKind | None, cl
     else:
 
         def method(*args: Any, **kwargs: Any) -> Any:
-            found = handle._bound_kind(name)  # noqa: SLF001 - is part of the handle
+            found = handle._bound_kind(name)  # noqa: SLF001 - belongs to the handle
             return attribute_call(handle, name, found, None)(*args, **kwargs)
 
     return _shown(method, handle, name, cls)
@@ -108,7 +108,7 @@ def aio_call(handle: ServiceHandle, name: str, kind: MethodKind | None, cls: typ
 def _shown(method: Any, handle: ServiceHandle, name: str, cls: type | None) -> Callable[..., Any]:
     """Give *method* what `help` and `inspect.signature` show."""
     method.__name__ = name
-    method.__qualname__ = f"{handle._name}.{name}"  # noqa: SLF001 - is part of the handle
+    method.__qualname__ = f"{handle._name}.{name}"  # noqa: SLF001 - belongs to the handle
     if cls is not None:
         own = getattr(cls, name)
         found = inspect.getattr_static(cls, name)
@@ -149,7 +149,7 @@ class AioMethods:
         if name.startswith("_"):
             raise AttributeError(name)
         handle = self._handle
-        known = handle._known()  # noqa: SLF001 - is part of the handle
+        known = handle._known()  # noqa: SLF001 - belongs to the handle
         plans, cls, method = self._made.get(name, _NONE)
         if method is None or plans is not known[0] or cls is not known[1]:
             found = find_method(handle._name, name, *known)  # noqa: SLF001 - as above
@@ -158,20 +158,20 @@ class AioMethods:
         return method
 
     def __setattr__(self, name: str, value: Never) -> Never:
-        """Refuse."""
+        """Raise AttributeError: there is nothing to set."""
         raise read_only("handle.aio", name)
 
     def __delattr__(self, name: str) -> Never:
-        """Refuse."""
+        """Raise AttributeError: there is nothing to delete."""
         raise read_only("handle.aio", name)
 
     def __dir__(self) -> list[str]:
         """The served methods."""
         own = [name for name in dir(type(self)) if name.startswith("__")]
-        return [*own, *self._handle._served()]  # noqa: SLF001 - is part of the handle
+        return [*own, *self._handle._served()]  # noqa: SLF001 - belongs to the handle
 
     def __repr__(self) -> str:
-        """Which handle's."""
+        """The handle."""
         return f"<{type(self).__name__} of {self._handle!r}>"
 
 

@@ -53,7 +53,7 @@ class Binding:
 
     __slots__ = ("caller_reads", "methods", "queue_timeout", "router", "runs_here", "seconds_to_start")
 
-    def __init__(  # noqa: PLR0913 - all are for keeping
+    def __init__(  # noqa: PLR0913 - only stores its arguments
         self,
         router: Router,
         methods: tuple[MethodPlan, ...],

@@ -118,7 +118,7 @@ class SlotRecovery:
                 self._timer.cancel()
 
     def look(self) -> None:
-        """Look once; if this is the last look of the row, return what all looks have missed."""
+        """Look once; after enough looks, return what every one of them has missed."""
         from sage_plugins.routing.slot_recovery.inventory import Inventory  # few services need it
 
         now = self._clock.monotonic()
@@ -167,7 +167,7 @@ class SlotRecovery:
             )
 
     def _missing_slots(self, inventory: Inventory) -> _Amounts:
-        """Count slots and places that are neither free nor held, and counters that are too high."""
+        """Count slots and places that are neither free nor held, and by how much counters are wrong."""
         queue = self._queue
         with_place = set(inventory.waiting) - set(inventory.parked)
         amounts: _Amounts = Counter()
