@@ -24,7 +24,7 @@ __all__ = ["in_thread", "outcome", "start_thread", "wait_until", "wake_up"]
 
 async def outcome(call: Call) -> Any:
     """
-    Wait for the outcome of *call* on the running loop, and return or raise it; the loop watches the deadline.
+    Await the outcome of *call* on the running loop, which watches the deadline.
 
     Cancelling the awaiting task abandons the call.
     """
@@ -65,7 +65,7 @@ async def outcome(call: Call) -> Any:
 
 
 def wake_up() -> tuple[asyncio.Future[None], Callable[[], None]]:
-    """Return a future of the running loop, and a function that completes it: from any thread, any number of times."""
+    """Return a future of the running loop, and a function that completes it: from any thread, also repeatedly."""
     loop = asyncio.get_running_loop()
     woken: asyncio.Future[None] = loop.create_future()
 

@@ -78,9 +78,7 @@ class Batch:
 
 def binder(method: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, ...]]:
     """
-    Return a function that turns a call's arguments into one value for each parameter of *method*.
-
-    The function raises TypeError if the arguments do not fit.
+    Return a function that turns a call's arguments into one value per parameter of *method*, or raises TypeError.
     """
     signature = inspect.signature(method)
     number = len(signature.parameters)

@@ -30,7 +30,7 @@ __all__ = ["after_fork", "awaited_by_hooks", "guard", "note", "went_on"]
 #: A work item that holds a slot.
 _Work: TypeAlias = "Call | Batch"
 
-_lock = threading.RLock()  # if two threads close a deadlock at the same time, only one of them ends a call
+_lock = threading.RLock()  # if two threads close one deadlock, only one of them ends a call
 _waits: dict[_Work, Call] = {}  # for each call or batch whose method waits: the awaited call; atomic steps, no lock
 
 
@@ -113,7 +113,7 @@ def _needs_loop(call: Call, waiter: Call) -> bool:
     """Whether *call* cannot go on while *waiter* blocks its event loop."""
     if call.lane is None:  # a slot of another replica may do
         return call.unstarted() and not call.owner.can_start(call, (), beside=waiter.lane)
-    # A plain method that the loop has left to a thread does not need the loop any more.
+    # A call that the loop has left to a thread no longer needs the loop.
     return call.lane is waiter.lane and (call.method.kind in COROUTINES or not call.off_loop)
 
 

@@ -1,7 +1,7 @@
 """
 Detects calls that block an event loop of this thread, and warns of them.
 
-Does not import asyncio: as long as no other module has imported it, none of its event loops runs.
+Does not import asyncio: if no other module has, no event loop runs.
 """
 
 from __future__ import annotations

@@ -131,8 +131,7 @@ class LazyFuture(Future[Any]):
         self._result = result
         self._exception = error
         self._over = CANCELLED if type(error) is CallCancelledError else FINISHED
-        # A waiter makes the latch first and reads `_over` second. This thread sets `_over` first and reads the latch
-        # second. So one of the two sees the other.
+        # A waiter makes the latch and then reads `_over`; this thread does the reverse. So one of them sees the other.
         if self._latch is not None:
             self.release()
 

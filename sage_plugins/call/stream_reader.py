@@ -38,9 +38,9 @@ class _Consumer:
 
     def close(self) -> None:
         """
-        End the stream. A plain generator is closed when it next yields an item, an asynchronous one at once.
+        End the stream: a plain generator when it next yields an item, an asynchronous one at once. Idempotent.
 
-        Closing twice does no harm. Dropping the stream also ends it.
+        Dropping the stream does the same.
         """
         self._closed = True
         if self._call is not None:
@@ -135,7 +135,7 @@ class ServiceStream(_Consumer):
         except ServiceStoppedError as error:
             self._begin(self._again(call, error))
             return next(self)
-        except BaseException:  # also KeyboardInterrupt while waiting: nothing reads the stream any more
+        except BaseException:  # also KeyboardInterrupt while waiting: the reader has stopped
             self.close()
             raise
 
@@ -210,7 +210,7 @@ class AsyncServiceStream(_Consumer):
         except ServiceStoppedError as error:
             self._begin(await self._again(call, error))
             return await anext(self)
-        except BaseException:  # also cancellation: nothing reads the stream any more
+        except BaseException:  # also cancellation: the reader has stopped
             self.close()
             raise
 
@@ -230,7 +230,7 @@ class AsyncServiceStream(_Consumer):
 
 
 def _wait_inside(call: StreamCall, latch: threading.Lock, seconds: float) -> None:
-    """Wait for *latch* at most *seconds*, with a check for a deadlock if a service method reads the stream."""
+    """Wait for *latch*; check for a deadlock if a service method reads the stream."""
     waiter = current_call()
     if waiter is None:
         latch.acquire(timeout=seconds)

@@ -95,7 +95,7 @@ class Batches:
         return calls, rows
 
     def results(self, calls: Sequence[Call], results: Any) -> list[Any]:
-        """Check that the batch method returned one result for each call, and return the results as a list."""
+        """Return *results* as a list, after a check that there is one for each call."""
         if not isinstance(results, (list, tuple)) or len(results) != len(calls):
             given = f"{len(results)} results" if isinstance(results, (list, tuple)) else f"a {type(results).__name__}"
             msg = (
@@ -134,8 +134,7 @@ class Batches:
         """
         Let another thread wake the waiting callers, which takes a system call each; return the calls left to publish.
 
-        This thread answers callers in other processes: the next batch may keep other threads of this process from
-        running.
+        This thread answers callers in other processes: the next batch may not let another thread run.
         """
         waited_for: list[_Outcome] = []
         others: list[_Outcome] = []

@@ -154,7 +154,7 @@ class Execution:
             from sage_plugins.call.stream import produce_async
 
             generator = bound
-            bound = lambda *args, **kwargs: produce_async(generator(*args, **kwargs))  # noqa: E731 - all branches set `bound`
+            bound = lambda *args, **kwargs: produce_async(generator(*args, **kwargs))  # noqa: E731 - sets `bound`
         elif kind is MethodKind.SYNC:
             return bound
         if self.on_loop:

@@ -79,7 +79,7 @@ class Host:
             node: Name of this node, for the recorders.
             inbox: Where work waits; by default a new one.
         """
-        self._unfetched: list[Work] = []  # work that no worker had fetched when the replica stopped
+        self._unfetched: list[Work] = []  # no worker had fetched it when the replica stopped
         self._spec = spec
         self._events = events
         self._clock = clock

@@ -18,7 +18,7 @@ __all__ = ["Inbox"]
 
 
 class Inbox:
-    """A queue of work for workers. It can notify an event loop, or a strategy that starts threads on demand."""
+    """A queue of work. It can notify an event loop, or a strategy that starts threads on demand."""
 
     def __init__(self) -> None:
         """Make an empty inbox."""
@@ -63,7 +63,7 @@ class Inbox:
             self._wake()
 
     def take_work(self) -> list[Work]:
-        """Remove and return every call and batch that waits. Steps and the None that ends a worker stay."""
+        """Take out every call and batch. Steps and the None that ends a worker stay."""
         found: list[Work] = []
         stays: list[Work | None] = []
         with suppress(Empty):

@@ -169,7 +169,7 @@ class StartHooks(Call):
         CURRENT.reset(self._token)
 
     async def follow(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Run the coroutine of a hook; only a call awaited in this task counts as one that the hook waits for."""
+        """Run the coroutine of a hook; the hook waits only for calls that this task awaits."""
         import asyncio
 
         self.task = asyncio.current_task()
@@ -187,7 +187,7 @@ def answer_canary(canary: Call) -> None:
 
 
 class _Nobody(CallOwner):
-    """The owner of canaries; counts nothing, as a canary is not a request."""
+    """The owner of canaries: counts nothing."""
 
     def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
         """Do nothing: the replica was stopped."""
@@ -219,5 +219,5 @@ class Canary(Call):
         return True
 
     def mark_unstarted(self) -> bool:
-        """As `Call.mark_unstarted`; always False, as a canary goes to no other replica."""
+        """Return False: a canary goes to no other replica."""
         return False

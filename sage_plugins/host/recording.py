@@ -51,7 +51,7 @@ def surrounded(
     Args:
         run: A method as its worker calls it.
         around: Returns the context manager for a call.
-        execution: Runs a coroutine that the method returns although it is not a coroutine function.
+        execution: Runs a coroutine that a plain method returns.
         name: Name of the method.
         awaits: Whether the worker awaits the result of *run*.
     """

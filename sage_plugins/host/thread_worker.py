@@ -1,8 +1,8 @@
 """
-Runs calls in a worker's thread, from the check of the deadline to the wake-up of the caller.
+Runs work in a worker's thread.
 
-For each call, the worker checks the deadline, claims the call, runs the method, records it, frees the slot, and wakes
-the caller. Then it runs the next call that waits for the slot. `loop_worker` does the same on an event loop.
+A worker checks the deadline, claims the call, runs the method, records it, frees the slot, and wakes the caller. Then
+it runs the next call that waits for the slot. `loop_worker` does the same on an event loop.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Worker:
     """
     One worker of a replica.
 
-    An object instead of a closure, because each variable of a closure is an object of its own. With a thousand replicas
-    a call would wait for about forty of them to come into the processor's cache. Here they are in one object.
+    Not a closure, whose variables are separate objects: with a thousand replicas, a call would wait for about forty of
+    them to come into the processor's cache. Here they are in one object.
 
     Attributes:
         at: The work that it does; None if it does none.
@@ -87,8 +87,7 @@ class Worker:
                     continue
                 context = call.context
                 call.began = start
-                # The context is about to refer to the call. If the call also referred to the context, only the cyclic
-                # garbage collector could free it.
+                # The context is about to refer to the call. References both ways would need the garbage collector.
                 call.context = None
                 result: Any = None
                 error: BaseException | None = None

@@ -188,13 +188,13 @@ class Lanes:
     The lanes of one service: which are open, which serve, and how one is picked.
 
     Attributes:
-        lock: Guards every change of a router's parts. A call that finds a slot or room does not take it. Re-entrant: a
+        lock: Guards changes of a router's parts. A call that finds a slot or room does not take it. Re-entrant: a
             signal handler may stop the service while this thread holds it.
         open: Lanes that serve or stand by, in the order of their indices. All tuples here are replaced, never changed.
         serving: The open lanes that get calls now: all, or the first one if there is no balancer.
         closed: Lanes that get no more calls and may still run some.
         avoided: Open lanes that serve only if no other is open.
-        ejected: As `avoided`; these are left out second, and serve if no lane is left without them.
+        ejected: As `avoided`, but left out second.
         binding: Whether a call with a key must wait for the lane that the balancer chose.
         pick: Returns the balancer's choice for a call; None if there is nothing to choose.
         rebind: Makes the router arrange the lanes and compose its route again; set before the first call.
@@ -371,8 +371,8 @@ def compose_follow(  # noqa: C901 - on the path of every call
 
     Args:
         queue: Where calls wait.
-        closing: Its `watch` is set while a drain or a retiring lane waits for slots to get free for good.
-        slot_is_free: Called when there is a free slot for which a call or a drain may wait.
+        closing: Its `watch` is set while a drain or a retiring lane waits for free slots.
+        slot_is_free: Called when a slot is free for which a call or a drain may wait.
     """
     return_room, parked, unbound = queue.room.append, queue.parked, queue.unbound
     measures = queue.admission is not None

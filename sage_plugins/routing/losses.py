@@ -232,7 +232,7 @@ class Losses:
                 bundle.lane.count_abandoned(bundle.leave(call))
 
     def put_back(self, call: Call) -> None:
-        """Put *call*, which no other part holds, back at the head of the queue; the caller runs `match` next."""
+        """Put *call*, which no other part holds, at the head of the queue; `match` must follow."""
         self.leave_bundle(call)
         self._return(call)
 

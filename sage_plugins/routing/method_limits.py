@@ -165,7 +165,7 @@ class MethodRouter(Router):
         Give a slot of *lane*, whose token the caller took, to the oldest call that can use it.
 
         Returns:
-            Whether there was a call, and the work to send; the work is None if the call runs in its caller's thread.
+            Whether there was a call, and the work to send; None if its caller's thread runs it.
         """
         while True:
             call = self._take_oldest(lane)

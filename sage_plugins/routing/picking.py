@@ -38,15 +38,15 @@ def fenced_picker(
     """
     Return a function that chooses one of *lanes* for a call.
 
-    If the balancer raises or chooses an unknown lane, round robin replaces it. The function raises InvalidKeyError for
-    a call whose key the balancer does not accept: that is the caller's fault.
+    If the balancer raises or chooses an unknown lane, round robin replaces it. An InvalidKeyError for a call's key goes
+    to the caller instead.
 
     Args:
         balancer: Composes the choice.
         lanes: The lanes to choose from; at least one.
         key_of: Returns the key of a call whose caller gave none; None if only callers give keys.
         on_error: Called once, when round robin replaces the balancer.
-        observe: Called with the end of each call that the balancer placed; None for a balancer that observes nothing.
+        observe: Called with the end of each call that the balancer placed.
     """
     turns: Callable[[], Lane] = cycle(lanes).__next__
     try:

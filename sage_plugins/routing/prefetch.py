@@ -57,7 +57,7 @@ class Bundle:
         return self._recount()
 
     def _recount(self) -> int:
-        """Return 1 if now only abandoned calls hold the slot, -1 if that has ended, 0 if nothing changed."""
+        """Return 1 if only abandoned calls hold the slot now, -1 if no longer, 0 if unchanged."""
         before, now = self._all_abandoned, self.abandoned > 0 and all(call.settled() for call in self.calls)
         self._all_abandoned = now
         return now - before
@@ -83,7 +83,7 @@ class Prefetch:
         """As `interfaces.SlotEvents.ahead`, for the replica of *lane*."""
         if not lane.backlog or not self.may_go(call, told=told):
             return []
-        # Leave a share of the calls to each of the other slots, which may get free meanwhile.
+        # Leave a share to the other slots, which may get free meanwhile.
         lanes = (lane,) if self._lanes.binding else self._lanes.serving
         most = min(most, lane.waiting // max(1, sum(each.slots for each in lanes)))
         found = self._take_oldest(lane, most, told=told) if most > 0 else []
@@ -94,16 +94,15 @@ class Prefetch:
 
     def may_go(self, call: Call, *, told: bool) -> bool:
         """
-        Return whether *call* may be sent ahead.
+        Whether *call* may be sent ahead.
 
-        *told* says that the replica reports which calls have started. Without it, the router does not know whether a
-        call that was sent ahead has started, so only a call that may run twice is sent. With priorities, no call is
-        sent ahead: a later call with a higher priority could not overtake it.
+        If the replica does not report starts (*told*), the call must be idempotent. With priorities no call is sent
+        ahead: a later one with a higher priority could not overtake it.
         """
         return (told or may_run_twice(call)) and not self._queue.ordered
 
     def _take_oldest(self, lane: Lane, most: int, *, told: bool) -> list[Call]:
-        """Take calls from the head of the lane's backlog, up to the first that may not go: calls keep their order."""
+        """Take calls from the head of the lane's backlog, up to the first that may not go, to keep their order."""
         found: list[Call] = []
         backlog = lane.backlog
         while isinstance(backlog, deque) and len(found) < most:

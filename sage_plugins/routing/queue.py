@@ -1,11 +1,11 @@
 """
 The queue of one service: holds the calls that wait for a slot, and limits their number.
 
-Calls wait in *backlogs*. All lanes share one backlog. If the balancer binds calls to its choice, each lane has its own.
-`queue_size` calls may wait; each takes a token of *room*. If a call finds no room, there are three cases:
+Calls wait in *backlogs*. All lanes share one; if the balancer binds calls to its choice, each lane has its own.
+`queue_size` calls may wait; each takes a token of *room*. A call without room is handled by the overload policy:
 
-* The service rejects: the call is refused.
-* The service blocks: the call is *parked*. It joins its backlog like any other, and its caller waits for room.
+* `reject`: the call is refused.
+* `block`: the call is *parked*. It joins its backlog like any other, and its caller waits for room.
 * The queue *sheds*: a waiting call ends, and the new call takes its place.
 """
 
@@ -48,19 +48,18 @@ class Queue:
     The waiting calls of one service.
 
     It adds calls to backlogs, removes them, and keeps the limit exact. It sends nothing: the thread that adds a call
-    must look for a free slot afterwards.
+    then looks for a free slot.
 
     Attributes:
         service: Name of the service.
         size: Number of calls that may wait; parked calls do not count.
-        shared: The backlog of all lanes, oldest first. Under a binding balancer, only calls that find no open lane wait
-            here.
-        unbound: Under a binding balancer, the waiting calls that any lane may take, oldest first. A call is added here
-            before it joins a backlog.
+        shared: The backlog of all lanes, oldest first. Under a binding balancer, only for calls that find no open lane.
+        unbound: Under a binding balancer, the waiting calls that any lane may take, oldest first. A call joins it
+            before its backlog.
         parked: The waiting calls that hold no room, oldest first.
         room: One token for each free place, except those in `unminted`.
         unminted: Number of tokens not made yet; guarded by the lanes' lock, as `returning`.
-        returning: Number of dead replicas, and of calls between two attempts, from which calls will come back here.
+        returning: Number of dead replicas whose calls come back here, and of calls between two attempts.
         admission: Estimates which calls cannot be answered in time; None if all may wait.
         sheds: Which call ends when the queue is full: `OLDEST`, `LOWEST`, or "" for none.
         ordered: Whether calls start in the order of their priority.
@@ -246,7 +245,7 @@ class Queue:
             self.unbound.pop(victim, None)
             if victim.parked and remove(self.parked, victim):  # it returned to a full queue, and holds no room
                 victim.admit()
-                call.returned = True  # so that its caller does not wait for room
+                call.returned = True  # its caller need not wait for room
                 self.park(call)
             self.join(call, lane)
         self._end_for_another(victim)
@@ -402,8 +401,8 @@ class Queue:
         """
         Whether calls wait in a backlog that no lane serves.
 
-        A caller queues a call there if its lane was just closed, if there was no lane, or if the balancer was just
-        replaced. Each caller looks here again after it has queued a call, so no call is forgotten.
+        A call gets there if its lane was just closed, if there was no lane, or if the balancer was just replaced. Its
+        caller looks here after it has queued the call, so none is forgotten.
         """
         return any(self._unserved) or (self._lanes.binding and bool(self.shared))
 

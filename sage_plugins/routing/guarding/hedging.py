@@ -39,13 +39,13 @@ class Hedge(Call):
     """
     The second attempt of a call.
 
-    It decides only the outcome of the caller's call, and never waits in a queue. If its replica loses, refuses or gives
-    up this attempt, it is dropped.
+    It decides only the outcome of the caller's call, and never waits. If its replica loses, refuses or gives it up, it
+    is dropped.
 
     Attributes:
         first: The caller's call.
-        gone: Whether its work is over without an outcome; guarded by the lanes' lock.
-        counted: Whether its slot counts as abandoned; guarded by the lanes' lock.
+        gone: Whether its work is over without an outcome; guarded by the lanes' lock, as `counted`.
+        counted: Whether its slot counts as abandoned.
     """
 
     first: Call
@@ -71,15 +71,15 @@ class Hedge(Call):
         return True
 
     def unstarted(self) -> bool:
-        """As `Call.unstarted`; always False, as a hedge never waits."""
+        """Return False: a hedge never waits."""
         return False
 
     def allow_second_start(self) -> bool:
-        """As `Call.allow_second_start`; always False, as a hedge is not sent again."""
+        """Return False: a hedge is not sent again."""
         return False
 
     def mark_unstarted(self) -> bool:
-        """As `Call.mark_unstarted`; always False, as a hedge is not sent again."""
+        """Return False: a hedge is not sent again."""
         return False
 
 
@@ -145,7 +145,7 @@ class Hedging:
         self._timer_at = 0.0
 
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
-        """Wrap *route* to note the calls that may get a second attempt; not if callers run their calls themselves."""
+        """Wrap *route* to note the calls that may get a second attempt, unless their callers run them."""
         serving = self._parts.lanes.serving
         if serving and all(lane.run_here is not None for lane in serving):
             return route
@@ -233,7 +233,7 @@ class Hedging:
     # -- when one of the two is answered -----------------------------------------------------------------------------
 
     def _won(self, second: Hedge) -> None:
-        """End the caller's call with the second attempt's outcome. Runs in the thread that ends the second attempt."""
+        """End the caller's call with the second attempt's outcome, in the thread that ends that attempt."""
         first = second.first
         with calls._GIVING_UP:  # noqa: SLF001 - every thread that ends a call, except its worker, holds this lock
             started = not first.claim()  # this claim prevents a later start

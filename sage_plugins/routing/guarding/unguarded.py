@@ -25,7 +25,7 @@ NO_RETRIES: Final = "Declare the method idempotent and set `failover_enabled` or
 
 
 class Unguarded:
-    """The guards of a service that asks for none: do nothing about failing calls."""
+    """No guards: does nothing about failing calls."""
 
     def join(self, *parts_of_router: Any) -> None:
         """Guard the router with these `Parts`; once."""

@@ -140,7 +140,7 @@ class AioMethods:
     _made: dict[str, _Made]  # by name
 
     def __init__(self, handle: ServiceHandle) -> None:
-        """Offer the methods of the service that *handle* calls."""
+        """Call the service of *handle*."""
         object.__setattr__(self, "_handle", handle)
         object.__setattr__(self, "_made", {})
 
@@ -158,11 +158,11 @@ class AioMethods:
         return method
 
     def __setattr__(self, name: str, value: Never) -> Never:
-        """Raise AttributeError: there is nothing to set."""
+        """Raise AttributeError."""
         raise read_only("handle.aio", name)
 
     def __delattr__(self, name: str) -> Never:
-        """Raise AttributeError: there is nothing to delete."""
+        """Raise AttributeError."""
         raise read_only("handle.aio", name)
 
     def __dir__(self) -> list[str]:

@@ -117,12 +117,12 @@ class ServiceHandle:
             CallTimeoutError: There was no answer within the timeout, which includes the time in the queue.
             OverloadedError: `overload` is not `block`, and the queue is full or the call could not be answered in time.
                 Under `shed_oldest` and `priority` also if the waiting call was shed for another one.
-            NoReplicaError: There is no replica and will be none. CircuitOpenError, a subclass: the circuit breaker is
-                open.
+            NoReplicaError: There is no replica and will be none.
+            CircuitOpenError: The circuit breaker is open.
             ServiceStoppedError: The service is draining or has stopped.
             ReplicaDiedError: The replica died while the method ran.
-            ReentrantCallError: A service method made this call, and would wait for it for ever.
-            InvalidKeyError: The balancer does not accept the key of the call.
+            ReentrantCallError: A service method made the call, and would wait for ever.
+            InvalidKeyError: The balancer does not accept the key.
             MethodNotFoundError: The service serves no such method.
             TypeError: The method is a generator, which needs `stream`.
             BaseException: The method's own exception.
@@ -181,7 +181,7 @@ class ServiceHandle:
             self._blocks(method)
         return ServiceStream(
             self._start_stream(method, args, kwargs),
-            lambda call, error: self._moved(call, error)._start_stream(method, args, kwargs),  # noqa: SLF001 - an object of this class
+            lambda call, error: self._moved(call, error)._start_stream(method, args, kwargs),  # noqa: SLF001 - same class
         )
 
     def _start_stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StreamCall:
@@ -190,7 +190,7 @@ class ServiceHandle:
         try:
             call = bound.make_stream(method, args, kwargs)
         except MethodNotFoundError as error:
-            return self._rebound(binding.router, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - an object of this class
+            return self._rebound(binding.router, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - same class
         if binding.runs_here:
             from sage_plugins.call import aio
 
@@ -200,12 +200,12 @@ class ServiceHandle:
         try:
             accepted = binding.router.route(call)
         except ServiceStoppedError as error:
-            return self._rebound(binding.router, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - an object of this class
+            return self._rebound(binding.router, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - same class
         if not accepted:
             try:
                 call.wait_admitted()
             except ServiceStoppedError as error:
-                return self._moved(call, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - an object of this class
+                return self._moved(call, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - same class
         return call
 
     def astream(self, method: str, /, *args: Any, **kwargs: Any) -> AsyncServiceStream:
@@ -216,7 +216,7 @@ class ServiceHandle:
 
         async def again(call: StreamCall, error: ServiceStoppedError) -> StreamCall:
             moved = await self._amoved(call, error)
-            return await moved._astart_stream(method, args, kwargs)  # noqa: SLF001 - an object of this class
+            return await moved._astart_stream(method, args, kwargs)  # noqa: SLF001 - same class
 
         return AsyncServiceStream(lambda: self._astart_stream(method, args, kwargs), again)
 
@@ -290,7 +290,7 @@ class ServiceHandle:
         try:
             return self._send(bound, method, args, kwargs)
         except ANEW as error:
-            return self._rebound(bound.binding.router, error)._begin(method, args, kwargs)  # noqa: SLF001 - an object of this class
+            return self._rebound(bound.binding.router, error)._begin(method, args, kwargs)  # noqa: SLF001 - same class
 
     @cached_property
     def aio(self) -> AioMethods:
@@ -333,9 +333,9 @@ class ServiceHandle:
         again = self._again(options, self._timeout if timeout is UNSET else checked_timeout(timeout))
         bound = self._bound
         if bound is not None:  # so the new handle need not wait for the service, nor use a thread for that
-            again._bind_to(bound.binding)  # noqa: SLF001 - an object of this class
+            again._bind_to(bound.binding)  # noqa: SLF001 - same class
         else:
-            again._set(_made_by=self)  # noqa: SLF001 - an object of this class
+            again._set(_made_by=self)  # noqa: SLF001 - same class
         return again
 
     def _again(self, options: CallOptions, timeout: Any) -> ServiceHandle:
@@ -380,11 +380,11 @@ class ServiceHandle:
         return sorted({*own, *self._served()})
 
     def __setattr__(self, name: str, value: Never) -> Never:
-        """Raise AttributeError: a handle has no attributes to set."""
+        """Raise AttributeError."""
         raise read_only(f"the handle to '{self._name}'", name)
 
     def __delattr__(self, name: str) -> Never:
-        """Raise AttributeError: a handle has no attributes to delete."""
+        """Raise AttributeError."""
         raise read_only(f"the handle to '{self._name}'", name)
 
     # -- binding -----------------------------------------------------------------------------------------------------
@@ -404,7 +404,7 @@ class ServiceHandle:
             self._blocks(None)
         binding = self._origin.bind()
         made_by = self._made_by
-        if made_by is not None and made_by._bound is None:  # noqa: SLF001 - an object of this class
+        if made_by is not None and made_by._bound is None:  # noqa: SLF001 - same class
             made_by._bind_to(binding)  # noqa: SLF001 - so the next handle that it makes need not wait
         return self._bind_to(binding)
 
@@ -445,7 +445,7 @@ class ServiceHandle:
             raise error
         self._rebound(call.owner, error)
         moved = self._again(self._options, self._timeout)
-        moved._set(_latest=(call.expires, call.deadline), _warned=self._warned)  # noqa: SLF001 - an object of this class
+        moved._set(_latest=(call.expires, call.deadline), _warned=self._warned)  # noqa: SLF001 - same class
         return moved
 
     async def _arebound(self, router: Router, error: CallError) -> None:

@@ -1,4 +1,4 @@
-"""Counts, at one moment, the slots, places and calls that the parts of a router and its replicas hold."""
+"""Counts the slots, places and calls that a router and its replicas hold at one moment."""
 
 from __future__ import annotations
 

@@ -67,8 +67,8 @@ class SlotRecovery:
         Begin with no suspicion.
 
         Args:
-            lanes: The lanes whose slots are counted.
-            queue: The queue whose places and calls are counted.
+            lanes: Their slots are counted.
+            queue: Its places and calls are counted.
             clock: Runs the looks.
             again: Queues again a call that waits nowhere, or ends a call that has no outcome.
             match: Gives free slots to waiting calls.
