@@ -39,7 +39,8 @@ def guard(call: Call, waiter: Call, *, blocks: bool = True) -> None:
     Note that the method of *waiter* waits for *call* from now on, and break a deadlock if this closes one.
 
     In a deadlock, the call that can never get a slot ends with ReentrantCallError: *call*, or the call for which
-    *call* itself waits. `went_on` must follow. Safe from any thread.
+    *call* itself waits. So does *call* if the wait blocks the event loop that it needs. `went_on` must follow. Safe
+    from any thread.
 
     Args:
         call: The awaited call.
