@@ -231,7 +231,7 @@ class Lanes:
         self.choose_by(balancer, key_of, observe)
 
     def choose_by(self, balancer: Balancer | None, key_of: KeyOf | None, observe: Observe | None) -> None:
-        """Set the balancer for the next `arrange`; under the lock once calls can come, as the next four public methods."""
+        """Set the balancer for the next `arrange`. Once calls can come: under the lock, as all down to `give_back`."""
         self._balancer = balancer
         self._key_of = key_of
         self._observe = observe
