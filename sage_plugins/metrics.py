@@ -21,7 +21,7 @@ class MethodMetrics:
     Durations are in seconds. A call that was given up while it ran is in none of the queue and run values, because its
     times are not known. A call that was given up in the queue is only in the queue values.
 
-    Percentiles are 0 if there were no calls. They are read from a histogram: at most a fifth too high or too low, and
+    Percentiles are 0 if there were no calls. They are read from a histogram: at most 22 % too high or too low, and
     never outside the measured range.
 
     Attributes:

@@ -42,7 +42,7 @@ class CallCount:
 
     def counts(self) -> Mapping[str, int]:
         """As `CallCounter.counts`, but without counting errors."""
-        return {"request_count": sum(count[0] for count in tuple(self._counts)), "error_count": 0}
+        return {"request_count": sum(count[0] for count in list(self._counts)), "error_count": 0}
 
     def snapshot(self) -> Mapping[str, int]:
         """Return the same as `counts`."""

@@ -6,17 +6,19 @@ import gc
 import math
 import os
 import pickle
+import random
 import sys
 import threading
 import time
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from sage_deploy_monitors import metrics as metrics_module
 from sage_deploy_monitors.events import Events
-from sage_deploy_monitors.metrics import EDGES_S, Metrics, MetricsRecorder
+from sage_deploy_monitors.metrics import EDGES_S, MOST_PAIRS, Metrics, MetricsRecorder
 from sage_deploy_monitors.options import EventsOptions
 from sage_deploy_monitors.process_usage import ProcessUsage
 from sage_plugins import errors
@@ -41,6 +43,20 @@ def summarised(*calls, who=REPLICA, methods=("get", "put")):
 # -- metrics: durations ------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(params=[MOST_PAIRS, 2], ids=["pairs", "folded"])
+def most_pairs(request):
+    """As it is, and so few that some calls of most tests are folded."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics_module, "MOST_PAIRS", request.param)
+        yield request.param
+
+
+ANY_PAIRS = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)  # all examples have the same
+
+
+@pytest.mark.usefixtures("most_pairs")
 def test_queue_and_run_have_percentiles_of_their_own():
     """Each is at most a fifth beside what was measured, and never above the longest."""
     calls = [(0, Outcome.OK, wait_ms / 1e3, 0.5) for wait_ms in range(1, 101)]
@@ -57,6 +73,8 @@ def test_queue_and_run_have_percentiles_of_their_own():
 
 
 @pytest.mark.parametrize("share", ["p50", "p95", "p99"])
+@pytest.mark.usefixtures("most_pairs")
+@ANY_PAIRS
 @given(
     calls=st.lists(
         st.tuples(st.floats(min_value=0, max_value=1e4), st.floats(min_value=1e-9, max_value=1e4), st.booleans()),
@@ -89,6 +107,8 @@ def test_percentiles_lie_within_what_was_measured(share, calls):
         assert low * (1 - 1e-9) <= value <= high * (1 + 1e-9)
 
 
+@pytest.mark.usefixtures("most_pairs")
+@ANY_PAIRS
 @given(
     calls=st.lists(
         st.tuples(st.floats(min_value=0, max_value=100), st.floats(min_value=1e-9, max_value=100)),
@@ -113,6 +133,45 @@ def test_histograms_have_every_call_and_none_in_a_bucket_that_is_too_fast(calls)
             counted = sum(number for upper, number in histogram["buckets"].items() if upper <= edge)
             fast = sum(duration <= (edge - 2e-6) / 1.2 for duration in each)
             assert fast <= counted <= sum(duration <= edge * (1 + 1e-9) for duration in each)
+
+
+def test_memory_of_the_counts_does_not_grow_with_the_time_that_a_service_runs():
+    """However different calls are, a worker keeps a few hundred numbers; totals and sums stay exact."""
+    recorder = MetricsRecorder(REPLICA, ("get",), None)
+    drawn = random.Random(1)  # noqa: S311 - no secret
+    record = recorder.writer()
+    runs = []
+    for _ in range(20_000):
+        runs.append(drawn.lognormvariate(-6, 2))
+        record(0, drawn.choice([Outcome.OK, Outcome.ERROR]), drawn.lognormvariate(-8, 3), runs[-1])
+    ((cells,),) = recorder._live.values()
+    assert len(cells.pairs) <= MOST_PAIRS
+    assert sum(map(len, cells.folded)) < 1_000
+    assert recorder.counts()["request_count"] == 20_000
+    assert cells.sums[metrics_module._RUN] == pytest.approx(sum(runs))
+    exact = sorted(runs)[10_000]
+    metrics = Metrics()
+    metrics.recorder(REPLICA, ("get",))
+    assert exact / 1.25 <= metrics.summary([recorder.snapshot()])["run_p50"] <= exact * 1.25
+
+
+def test_no_bucket_of_a_scrape_falls_when_calls_are_folded(monkeypatch):
+    """A counter that falls looks like a restart to who reads it."""
+    metrics = Metrics()
+    drawn = random.Random(2)  # noqa: S311 - no secret
+    recorder = metrics.recorder(REPLICA, ("get",))
+    record = recorder.writer()
+    for _ in range(500):
+        record(0, Outcome.OK, drawn.lognormvariate(-8, 2), drawn.lognormvariate(-6, 2))
+    before = {family.name: family.values for family in metrics.families([recorder.snapshot()])}
+    monkeypatch.setattr(metrics_module, "MOST_PAIRS", 1)
+    record(0, Outcome.OK, 1e3, 1e3)
+    ((cells,),) = recorder._live.values()
+    assert len(cells.pairs) == 1
+    after = {family.name: family.values for family in metrics.families([recorder.snapshot()])}
+    for name in ("sage_request_duration_seconds", "sage_queue_wait_seconds"):
+        ((_, *old),), ((_, *new),) = before[name].values(), after[name].values()
+        assert [more - less for more, less in zip(new, old, strict=True)] == [0] * (len(old) - 1) + [1]
 
 
 def test_durations_beyond_the_edges_are_counted():
@@ -206,7 +265,7 @@ def test_counts_of_ended_workers_stay_and_their_cells_go():
         kept(0, Outcome.OK, 0.0, 0.001)
     del record
     gc.collect()
-    assert sum(recorder.snapshot()["methods"]["get"].histogram.values()) == 200
+    assert sum(recorder.snapshot()["methods"]["get"].pairs.values()) == 200
     assert len(recorder._live) == 1
 
 
@@ -228,12 +287,12 @@ def test_snapshot_while_workers_count_loses_nothing():
     seen = 0
     while any(thread.is_alive() for thread in threads):
         methods = recorder.snapshot()["methods"]
-        count = sum(methods["get"].histogram.values()) if methods else 0
+        count = sum(methods["get"].pairs.values()) if methods else 0
         assert count >= seen
         seen = count
     for thread in threads:
         thread.join(PATIENCE)
-    assert sum(recorder.snapshot()["methods"]["get"].histogram.values()) == 20_000
+    assert sum(recorder.snapshot()["methods"]["get"].pairs.values()) == 20_000
 
 
 # -- metrics: the process ----------------------------------------------------------------------------------------------

@@ -6,10 +6,14 @@ What the strategies' suite says of the bound, of order and of overlap is not rep
 
 from __future__ import annotations
 
+import gc
+from types import SimpleNamespace
+
 import pytest
 
 from sage_plugins import errors
 from sage_plugins.clock import SystemClock
+from sage_plugins.routing.draining import Closing
 from sage_plugins.routing.lane import Lanes
 from sage_plugins.routing.queue import Queue
 
@@ -103,3 +107,50 @@ def test_number_that_waits_is_of_one_moment(monkeypatch):
 
     monkeypatch.setattr(queue, "backlogs", backlogs)
     assert queue.waiting == 1
+
+
+LOOKS = {
+    "oldest wait": lambda queue, _: queue.oldest_wait(),
+    "sweep": lambda queue, _: (setattr(queue, "_sweep_at", 0.0), queue.sweep()),
+    "turn away": lambda _, closing: closing._turn_away_parked(lambda _: True),
+    "end": lambda _, closing: closing._end_waiting(None),
+}
+
+
+class Finalized:
+    """An object in a cycle; the collector runs its finalizer in whichever thread it interrupts."""
+
+    def __init__(self, finalize):
+        self.itself, self.finalize = self, finalize
+
+    def __del__(self):
+        self.finalize()
+
+
+@pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
+def test_looking_at_waiting_calls_survives_a_change_of_them_by_a_finalizer(look):
+    """The garbage collector may run other code, or let another thread run, in the middle of a look."""
+    lanes = Lanes(None, None, lambda _: None)
+    queue = Queue(lanes, SystemClock(), 1, "desk", print, print, "", late=False)
+    closing = Closing("desk", lanes, queue, lambda: None)
+    closing.refusal = lambda _: None
+    going_on = True
+
+    def change():
+        waiting = SimpleNamespace(since=0.0, parked=False, expire=bool, give_up=lambda *_, **__: None)
+        queue.parked.append(waiting)
+        queue.shared.append(waiting)
+        if going_on:
+            Finalized(change)  # for the next collection
+
+    change()
+    threshold = gc.get_threshold()
+    gc.set_threshold(1)
+    try:
+        for _ in range(50):
+            look(queue, closing)
+    finally:
+        gc.set_threshold(*threshold)
+        going_on = False
+        gc.collect()
+    assert len(queue.shared) > 1

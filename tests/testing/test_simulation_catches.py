@@ -307,7 +307,7 @@ class SendsAnyAhead(Router):
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
-        self._ahead.may_go = lambda _call, **_: True
+        self._prefetch.may_go = lambda _call, **_: True
 
 
 class TakesTheWholeQueue(Router):

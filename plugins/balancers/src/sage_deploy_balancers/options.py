@@ -1,4 +1,4 @@
-"""What can be set of the balancers."""
+"""The options of the balancers."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
-"""What was counted of calls, as metric families; without means and percentiles, which a status has and a scrape not."""
+"""Turns call counts into metric families. They have no means and percentiles: those are only in a status."""
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_deploy_monitors.metrics import counted_in
 from sage_plugins.interfaces.families import Family
 from sage_plugins.metrics import HISTOGRAM_EDGES_S
 from sage_plugins.values import Outcome
@@ -20,33 +19,20 @@ __all__ = ["calls_of", "others_of"]
 _BUCKETS: Final = len(HISTOGRAM_EDGES_S) + 1
 
 
-class _Places(dict[int, tuple[int, int]]):
-    """Where calls of a bucket count: in the histogram of durations, and in that of waiting; -1 if that is unknown."""
-
-    def __missing__(self, bucket: int) -> tuple[int, int]:
-        (total, _), waited, _ = counted_in(bucket)
-        edges = HISTOGRAM_EDGES_S
-        self[bucket] = bisect_left(edges, total), -1 if waited is None else bisect_left(edges, waited[0])
-        return self[bucket]
-
-
-#: A few thousand at most: as many as there are buckets of calls.
-_PLACES: Final = _Places()
-
-
 def calls_of(methods: Mapping[str, Cells]) -> list[Family]:
-    """The families of the calls of one service; *methods* is what was counted of each."""
+    """Return the families for the calls of one service. *methods* has the counts of each method."""
     requests: dict[tuple[str, ...], float] = {}
     durations: dict[tuple[str, ...], tuple[float, ...]] = {}
-    waits, waited_s = [0] * (_BUCKETS + 1), 0.0  # the last is for calls of which it is not known
+    waits, waited_s = [0] * _BUCKETS, 0.0
     for name, cells in methods.items():
-        if not cells.histogram:
+        if not cells.calls():
             continue
         counts = [0] * _BUCKETS
-        for bucket, number in cells.histogram.items():
-            total, waited = _PLACES[bucket]
-            counts[total] += number
-            waits[waited] += number
+        for number, total, waited, _ in cells.ranges():
+            if total is not None:
+                counts[bisect_left(HISTOGRAM_EDGES_S, total[0])] += number
+            if waited is not None:
+                waits[bisect_left(HISTOGRAM_EDGES_S, waited[0])] += number
         waited_s += cells.seconds_waited()
         for outcome, number in zip(Outcome.NAMES, cells.outcomes(), strict=True):
             requests[name, outcome] = number
@@ -66,7 +52,7 @@ def calls_of(methods: Mapping[str, Cells]) -> list[Family]:
             "histogram",
             "Time that calls waited.",
             (),
-            {(): (_rounded(waited_s), *waits[:-1])} if durations else {},
+            {(): (_rounded(waited_s), *waits)} if durations else {},
             HISTOGRAM_EDGES_S,
         ),
     ]
@@ -74,11 +60,11 @@ def calls_of(methods: Mapping[str, Cells]) -> list[Family]:
 
 def others_of(refused: Mapping[tuple[int, str], int], processes: Sequence[Mapping[str, Any]]) -> list[Family]:
     """
-    The other families of one service.
+    Return the other families of one service.
 
     Args:
-        refused: Calls that were not accepted, by method and reason.
-        processes: Those that hold the replicas, each once.
+        refused: Refused calls, by method and reason.
+        processes: The processes that hold the replicas, each once.
     """
     rejected = {("no_replica",): 0, ("overloaded",): 0, ("stopped",): 0}
     for (_, reason), number in refused.items():
@@ -113,6 +99,6 @@ def others_of(refused: Mapping[tuple[int, str], int], processes: Sequence[Mappin
 
 
 def _rounded(seconds: float) -> float:
-    # Workers are added up in changing order, which changes the last digits. A sum must not fall: readers of a counter
-    # take that for a restart.
+    # Workers are added in changing order, which changes the last digits. A sum must never fall, because readers of
+    # counters take that for a restart.
     return round(seconds, 6)

@@ -1,4 +1,4 @@
-"""What can be set of the monitors."""
+"""The options of the monitors."""
 
 from __future__ import annotations
 

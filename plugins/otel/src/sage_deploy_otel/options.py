@@ -1,4 +1,4 @@
-"""What can be set of the monitor."""
+"""The options of the monitor."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Target `process`: replicas as child processes of this machine."""
+"""The target `process`: replicas as child processes of this machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["sage_register_targets"]
 
-# Everything else of this package is imported in the bodies, which keeps discovery cheap.
+# The functions import the rest of the package when they run, which keeps plugin discovery cheap.
 
 
 def _create(options: ProcessOptions) -> Any:

@@ -1,4 +1,4 @@
-"""What the replicas of this process hold of this machine; two services get no core or GPU twice."""
+"""Shares of this machine that the replicas of this process hold. No core or GPU is given out beyond its capacity."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ if TYPE_CHECKING:
 
 __all__ = ["ALLOCATIONS", "NUMERIC", "Allocation", "need_of"]
 
-#: How many threads numeric libraries start, unless the environment says it.
+#: Variables for the number of threads in numeric libraries. The user's values have priority.
 NUMERIC: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
-#: Rounding errors of fractions of a GPU.
+#: Tolerance for rounding errors in fractions of a GPU.
 _SMALL: Final = 1e-6
 
 
 def need_of(config: object) -> Resources:
-    """What a replica reserves; without `cpu_cores` no core."""
+    """Return what a replica reserves. Without `cpu_cores`, it reserves no core."""
     return needs(config, 0.0)  # type: ignore[arg-type] # a ServiceDeploymentConfig
 
 
 class Allocation(NamedTuple):
     """
-    What one replica holds of this machine.
+    The share of this machine that one replica holds.
 
     Attributes:
-        need: How much.
-        cores: The cores that it runs on; empty for all.
-        gpus: The GPUs that it sees; None for all.
-        env: Environment variables for its process.
+        need: Amount of each resource.
+        cores: Cores that it runs on; empty for all.
+        gpus: GPUs that it sees; None for all.
+        env: Environment variables of its process.
     """
 
     need: Resources
@@ -50,15 +50,15 @@ class Allocation(NamedTuple):
 
 
 class Allocations:
-    """The shares of all replicas that this process has started and that have not ended. Safe from any thread."""
+    """The shares of all running replicas that this process has started. Thread-safe."""
 
     def __init__(self) -> None:
-        """Nothing is held yet."""
+        """Start with nothing allocated."""
         self._lock = threading.Lock()
         self._held: dict[int, Allocation] = {}  # by identity; guarded by _lock
 
     def node(self) -> Node:
-        """This machine, with what is free."""
+        """Return this machine with its free resources."""
         node = machine.node()
         with self._lock:
             held = [each.need for each in self._held.values()]
@@ -67,10 +67,10 @@ class Allocations:
 
     def take(self, spec: ReplicaSpec, options: ProcessOptions) -> Allocation:
         """
-        Hold what a replica needs.
+        Allocate what a replica needs.
 
         Raises:
-            DeployError: No GPU is free that it could have.
+            DeployError: No suitable GPU is free.
         """
         need = need_of(spec.config)
         with self._lock:
@@ -81,17 +81,17 @@ class Allocations:
         return allocation
 
     def give_back(self, allocation: Allocation) -> None:
-        """The replica has ended. Idempotent."""
+        """Free the share of a replica that has ended. Idempotent."""
         with self._lock:
             self._held.pop(id(allocation), None)
 
     def _cores(self, count: int) -> tuple[int, ...]:
-        """The cores that the fewest replicas run on."""
+        """Choose the cores that the fewest replicas run on."""
         used = Counter(core for each in self._held.values() for core in each.cores)
         return tuple(sorted(sorted(machine.cores(), key=lambda core: (used[core], core))[:count]))
 
     def _gpus(self, amount: float, spec: ReplicaSpec) -> tuple[str, ...] | None:
-        """The GPUs for a replica that needs *amount*: whole ones, or a share of the fullest one that has room."""
+        """Choose GPUs for *amount*: whole ones, or a share of the fullest GPU with enough room."""
         if not amount:
             return None
         used: Counter[str] = Counter()
@@ -108,12 +108,12 @@ class Allocations:
 
 
 def _environment(spec: ReplicaSpec, options: ProcessOptions, gpus: tuple[str, ...] | None) -> dict[str, str]:
-    """The variables of a replica; what the user has set goes before what we would."""
+    """Return the environment variables of a replica. The user's values win, except for CUDA_VISIBLE_DEVICES."""
     ours: dict[str, str] = {}
     if spec.config.cpu_cores is not None:
         ours = dict.fromkeys(NUMERIC, str(max(1, math.ceil(spec.config.cpu_cores))))
     if spec.config.memory_mb is not None:
-        ours["MALLOC_ARENA_MAX"] = "2"  # each arena takes 64 MiB of address space, which counts
+        ours["MALLOC_ARENA_MAX"] = "2"  # each arena takes 64 MiB of address space, which `memory_mb` limits
     whole = {**ours, **os.environ, **options.env}
     if gpus is not None:
         whole["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)

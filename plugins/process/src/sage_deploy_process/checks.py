@@ -1,4 +1,4 @@
-"""What target `process` makes of a configuration: what is wrong with it, and what it means."""
+"""Checks and explains a configuration for target `process`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 __all__ = ["check", "explain"]
 
-#: Where `memory_mb` and `affinity` can be enforced.
+#: Only Linux can enforce `memory_mb` and `affinity`.
 _LINUX: Final = sys.platform == "linux"
 
 
 def check(config: ServiceDeploymentConfig, options: ProcessOptions) -> Iterator[Problem]:
-    """What is wrong with a service whose replicas are child processes of this machine."""
+    """Find problems of a service whose replicas are child processes."""
     if sys.platform == "win32":
         fix = "use target 'local', or run on Linux, such as in WSL, or on macOS"
         yield Problem("E210", "target", "target 'process' needs a Unix system, and this is Windows", fix)
@@ -48,7 +48,7 @@ def check(config: ServiceDeploymentConfig, options: ProcessOptions) -> Iterator[
 
 
 def explain(config: ServiceDeploymentConfig, options: ProcessOptions) -> Iterator[str | Explanation]:
-    """What becomes of a service whose replicas are child processes of this machine."""
+    """Explain what the configuration means for child processes of this machine."""
     yield "each replica is a child process of this one, and ends with it"
     yield "arguments and results are copied: they are pickled, and sent to the replica's process"
     yield from _resources(config, options)

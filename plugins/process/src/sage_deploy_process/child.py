@@ -1,4 +1,4 @@
-"""A child process of this one: how it starts, what ends it, and how it has ended."""
+"""Starts and ends a child process, and says how it ended."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Child", "start_error"]
 
-#: Seconds for the kernel to end a process: one that is known to be ending, and one that was killed.
+#: Seconds to wait until a process has ended: one that already ends by itself, and one that was killed.
 _ENDING_S: Final = 0.2
 _KILLED_S: Final = 5.0
 
-#: In a forked copy of this process nobody may keep a child alive.
+#: A forked copy of this process closes its copies of these children's lifelines, so that it keeps no child alive.
 _CHILDREN: Final[weakref.WeakSet[Child]] = weakref.WeakSet()
 
 
 class Child:
     """
-    A process in a group of its own, so that Ctrl-C in a terminal reaches this process alone.
+    A child process in its own process group, so Ctrl-C in a terminal reaches only this process.
 
-    It ends with this process, however that ends, and whatever it has started itself in its group ends with it. Safe
-    from any thread.
+    The child ends with this process, however this process ends. Processes in the child's group end with the child.
+    Thread-safe.
 
     Attributes:
-        pid: Its number.
+        pid: Its process ID.
     """
 
     def __init__(
@@ -53,17 +53,17 @@ class Child:
         environment: Mapping[str, str],
     ) -> None:
         """
-        Start it; `python -m MODULE DESCRIPTORS... LIFELINE NAME`.
+        Start the child: `python -m MODULE DESCRIPTORS... LIFELINE NAME`.
 
         Args:
-            module: What it runs.
-            name: What it is for, to be seen in lists of processes and in messages.
-            descriptors: File descriptors that it gets.
-            settings: What it reads from its lifeline.
+            module: Module that the child runs.
+            name: Name of its replica, for process lists and messages.
+            descriptors: File descriptors that it inherits.
+            settings: Settings that it reads from its lifeline.
             environment: Its environment variables.
 
         Raises:
-            DeployError: It cannot be started.
+            DeployError: The child cannot be started.
         """
         self._lock = threading.Lock()
         self._name = name
@@ -88,15 +88,15 @@ class Child:
             raise
         self.pid = self._process.pid
         _CHILDREN.add(self)
-        with suppress(OSError):  # it has ended, which whoever waits for it to answer finds
+        with suppress(OSError):  # the child has ended; the wait for its answer will notice
             lifeline.write(self._lifeline, settings)
 
     def end(self) -> str:
-        """End it, and what it has started; gives how it ended. Idempotent."""
+        """Kill the child and its process group, and return how it ended. Idempotent."""
         return self._ended(0.0)
 
     def ended(self) -> str:
-        """The same for one that is of no use any more; it may just be ending by itself, and gets a moment for it."""
+        """As `end`, for a child that may be ending by itself: give it a moment before the kill."""
         return self._ended(_ENDING_S)
 
     def _ended(self, patience: float) -> str:
@@ -105,7 +105,7 @@ class Child:
             if process.returncode is None:
                 _wait_unreaped(process.pid, patience)
                 with suppress(ProcessLookupError, PermissionError):
-                    os.killpg(process.pid, signal.SIGKILL)  # it has not been reaped, so the number is still its own
+                    os.killpg(process.pid, signal.SIGKILL)  # not reaped yet, so the ID still belongs to it
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(_KILLED_S)
                 self._close_lifeline()
@@ -119,7 +119,7 @@ class Child:
 
 
 def _wait_unreaped(pid: int, patience: float) -> None:
-    """Wait until a process has ended, at most so many seconds; its number stays its own."""
+    """Wait until a process has ended, at most *patience* seconds. Does not reap it, so its ID stays taken."""
     if not patience or not hasattr(os, "pidfd_open"):
         return
     with suppress(OSError):
@@ -147,12 +147,12 @@ def _interpreter(name: str) -> str:
 
 
 def _flags() -> list[str]:
-    """The interpreter's own options, such as `-O` and `-X utf8`; as `multiprocessing` finds them."""
-    return subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined,no-any-return] # noqa: SLF001 - as said
+    """Return this interpreter's options, such as `-O` and `-X utf8`, as `multiprocessing` does."""
+    return subprocess._args_from_interpreter_flags()  # type: ignore[attr-defined,no-any-return] # noqa: SLF001 - see above
 
 
 def start_error(name: str, error: OSError) -> DeployError:
-    """What a deployment gets when the operating system refuses a process, or what one takes."""
+    """Return the deployment's error for an operating system that refuses a process or its resources."""
     reason = error.strerror or str(error)
     if error.errno in {errno.EMFILE, errno.ENFILE}:
         most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
@@ -167,7 +167,7 @@ def start_error(name: str, error: OSError) -> DeployError:
 
 def _after_fork() -> None:
     for child in tuple(_CHILDREN):
-        child._close_lifeline()  # noqa: SLF001 - the lifeline of the parent's child: this copy must not hold it
+        child._close_lifeline()  # noqa: SLF001 - this copy must not hold the lifeline of its parent's child
 
 
 if hasattr(os, "register_at_fork"):

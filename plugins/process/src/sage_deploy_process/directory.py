@@ -1,4 +1,4 @@
-"""Where other processes find the services of an environment."""
+"""The directory in which other processes find the services of an environment."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ __all__ = ["ProcessDirectory"]
 
 
 class ProcessDirectory(DriverDirectory):
-    """The directory of services whose replicas are child processes of the one that deploys."""
+    """The directory of services whose replicas are child processes of the deploying process."""
 
-    def transport(self, replica: ListedReplica, dispatcher: Dispatcher) -> AttachedTransport:  # noqa: ARG002 - as above
+    def transport(self, replica: ListedReplica, dispatcher: Dispatcher) -> AttachedTransport:  # noqa: ARG002 - interface
         """As `RpcDirectory.transport`."""
-        from sage_deploy_process.transport import AttachedTransport  # most processes call nobody
+        from sage_deploy_process.transport import AttachedTransport  # most processes call no services
 
         return AttachedTransport(dispatcher)

@@ -1,10 +1,10 @@
 """
 A pipe that ends a child process together with its parent.
 
-The parent says over it how the child is to be set up, and then keeps its end open as long as it wants the child to
-live. The kernel closes that end when the parent is gone, however that ended. On Linux the kernel then kills the child's
-process group by itself: also if it is stopped, or if C code keeps all its threads from running. On other systems a
-thread of the child waits for the end of the pipe.
+The parent sends the child's settings over it. Then it keeps its end open as long as the child should live. When the
+parent ends, for any reason, the kernel closes that end. On Linux the kernel then kills the child's process group, even
+if the child is stopped or C code blocks all its threads. On other systems, a thread of the child waits for the end of
+the pipe.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ __all__ = ["Settings", "follow", "write"]
 
 class Settings(NamedTuple):
     """
-    How a child is set up before it imports anything of the service.
+    Settings of a child, applied before it imports anything of the service.
 
     Attributes:
-        path: Its `sys.path`, which is the parent's.
-        cores: The cores that it runs on; empty for all.
-        memory: Bytes of address space that the service gets; 0 for no limit.
+        path: Its `sys.path`, copied from the parent.
+        cores: Cores that it runs on; empty for all.
+        memory: Address space for the service, in bytes; 0 for no limit.
     """
 
     path: list[str]
@@ -36,16 +36,16 @@ class Settings(NamedTuple):
     memory: int
 
     def apply(self) -> None:
-        """Set this process up, but for its memory: see `limit_memory`. Call it before there is a second thread."""
+        """Apply the settings except the memory limit; see `limit_memory`. Call this while there is only one thread."""
         sys.path[:] = self.path
         if self.cores:
             os.sched_setaffinity(0, self.cores)
 
     def limit_memory(self) -> None:
-        """Keep this process from having more memory, on Linux; what the interpreter has by now does not count."""
+        """Limit this process's memory, on Linux. What the interpreter already uses does not count."""
         if not self.memory or sys.platform != "linux":
             return
-        import resource  # only some need it
+        import resource  # most processes do not need it
 
         with open("/proc/self/statm", encoding="ascii") as sizes:  # noqa: PTH123 - pathlib is not imported here
             pages = int(sizes.read().split()[0])
@@ -55,7 +55,7 @@ class Settings(NamedTuple):
 
 def write(descriptor: int, settings: Settings) -> None:
     """
-    Tell a child how it is to be set up; for the parent.
+    Send a child its settings. For the parent.
 
     Raises:
         OSError: The child has ended.
@@ -66,7 +66,11 @@ def write(descriptor: int, settings: Settings) -> None:
 
 
 def follow(descriptor: int) -> Settings:
-    """Read what the parent has said, and end with it from now on; for the child, which ends at once if that is gone."""
+    """
+    Read the parent's settings, and tie this process to the parent. For the child.
+
+    Ends the process at once if the parent is gone.
+    """
     said = b""
     while not said.endswith(b"\n"):
         more = os.read(descriptor, 65536)
@@ -83,7 +87,7 @@ def _end_with(descriptor: int) -> None:
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGKILL)
         flags = fcntl.fcntl(descriptor, fcntl.F_GETFL)
         fcntl.fcntl(descriptor, fcntl.F_SETFL, flags | os.O_ASYNC)
-        if select.select([descriptor], [], [], 0)[0]:  # the parent ended before there was a signal for it
+        if select.select([descriptor], [], [], 0)[0]:  # the parent ended before the signal was set up
             os._exit(0)
     else:
         threading.Thread(target=_wait, args=(descriptor,), name="lifeline", daemon=True).start()

@@ -1,4 +1,4 @@
-"""What this machine has for replicas: cores, memory and GPUs that this process may use."""
+"""This machine's cores, memory and GPUs that this process may use."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 __all__ = ["NAME", "cores", "gpus", "node"]
 
-#: How plans and messages call this machine.
+#: Name of this machine in plans and messages.
 NAME: Final = "this machine"
 
 _GPUS: Final = Path("/proc/driver/nvidia/gpus")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
-#: A cgroup of the first version without a limit has about this many bytes.
+#: About the limit in bytes that a cgroup (version 1) without a limit reports.
 _NO_LIMIT: Final = 1 << 60
 
 
 def cores() -> list[int]:
-    """The numbers of the cores that this process may run on."""
+    """Return the numbers of the cores that this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
 def gpus() -> list[str]:
-    """The GPUs that this process sees, as `CUDA_VISIBLE_DEVICES` names them."""
+    """Return the GPUs that this process sees, as in `CUDA_VISIBLE_DEVICES`."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for each in visible.split(",") if (name := each.strip()) and name != "-1"]
@@ -40,7 +40,7 @@ def gpus() -> list[str]:
 
 
 def node(free: Resources | None = None) -> Node:
-    """This machine as placement sees it; without *free* all of it is free."""
+    """Return this machine as a node for placement. Without *free*, all of it is free."""
     total = Resources(min(float(len(cores())), _quota()), min(_memory(), _memory_limit()), float(len(gpus())))
     return Node(NAME, NAME, socket.gethostname(), "127.0.0.1", {}, total, total if free is None else free)
 
@@ -50,7 +50,7 @@ def _memory() -> int:
 
 
 def _quota() -> float:
-    """Cores whose time the cgroups of this process may use; inf for no limit."""
+    """Return how many cores' time the cgroups of this process allow; inf for no limit."""
     found = [float("inf")]
     for folder in _folders("cpu"):
         with suppress(OSError, ValueError):
@@ -64,7 +64,7 @@ def _quota() -> float:
 
 
 def _memory_limit() -> int:
-    """Bytes that the cgroups of this process may use."""
+    """Return the memory limit of this process's cgroups, in bytes."""
     found = [_NO_LIMIT]
     for folder in _folders("memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
@@ -74,7 +74,7 @@ def _memory_limit() -> int:
 
 
 def _folders(controller: str) -> Iterator[Path]:
-    """The folders of the cgroups of this process, from its own to the root; of either version of cgroups."""
+    """Yield the cgroup folders of this process, from its own to the root, for both versions of cgroups."""
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)

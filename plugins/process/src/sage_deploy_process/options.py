@@ -1,4 +1,4 @@
-"""What can be set for target `process` beside the fields of a service's configuration."""
+"""Options of target `process`, in addition to the fields of a service's configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The replica's process, `python -m sage_deploy_process.replica REQUESTS CALLS LIFELINE NAME`."""
+"""The replica's process: `python -m sage_deploy_process.replica REQUESTS CALLS LIFELINE NAME`."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ if TYPE_CHECKING:
 
 def main(requests: int, calls: int, tie: int) -> None:
     """
-    Answer the process that started this one until it closes its end of the connection for requests.
+    Answer the parent's requests until it closes its end of the connection.
 
     Args:
-        requests: Of the connection for requests.
-        calls: Of the connection for calls.
-        tie: Of the lifeline.
+        requests: File descriptor of the connection for requests.
+        calls: File descriptor of the connection for calls.
+        tie: File descriptor of the lifeline.
     """
     for each in (requests, calls, tie):
-        os.set_inheritable(each, False)  # noqa: FBT003 - as os has it; children of the service do not get them
+        os.set_inheritable(each, False)  # noqa: FBT003 - the signature of os; the service's children must not get it
     settings = lifeline.follow(tie)
     settings.apply()
     for stream in (sys.stdout, sys.stderr):
-        if stream is not None:  # what a service prints is to be seen when it does so, and it may be killed
+        if stream is not None:  # a replica may be killed, so its output must not wait in a buffer
             stream.reconfigure(line_buffering=True)  # type: ignore[union-attr] # a TextIOWrapper
 
-    # Not before: where these modules lie, the settings say.
+    # These imports need `sys.path` from the settings.
     from functools import partial
     from multiprocessing.connection import Connection
     from socket import socket
@@ -48,14 +48,14 @@ def main(requests: int, calls: int, tie: int) -> None:
         address: Address | None = None
 
         def listen(self, packed: bytes, address: Address) -> tuple[int, PackedError | None]:
-            """As `start`; other processes may connect from now on."""
+            """As `start`. Other processes can connect from now on."""
             self.address = address
             RpcServer(address, in_threads(self), self.carry_calls)
             settings.limit_memory()
             return self.start(packed, None)
 
         def stop(self, grace: float) -> tuple[int, Mapping[str, Any] | None]:
-            """As `ReplicaEndpoint.stop`; then this process is killed."""
+            """As `ReplicaEndpoint.stop`. The parent kills this process afterwards, so this flushes its output."""
             stopped = super().stop(grace)
             for stream in (sys.stdout, sys.stderr):
                 if stream is not None:
@@ -67,7 +67,7 @@ def main(requests: int, calls: int, tie: int) -> None:
     serve(Connection(requests), in_threads(replica))
     if replica.address is not None:
         replica.address.remove()
-    os._exit(0)  # whatever still runs ends with the process
+    os._exit(0)  # ends all threads that still run
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The target `process`: places replicas on this machine and starts a child process for each."""
+"""The target `process`: places replicas on this machine, and starts a child process for each one."""
 
 from __future__ import annotations
 
@@ -33,20 +33,20 @@ _MIB: Final = 1024 * 1024
 
 
 class ProcessTarget(DirectoryTarget):
-    """Starts a child process of this one for each replica of a service. Safe from any thread."""
+    """Starts a child process for each replica of a service. Thread-safe."""
 
     def __init__(self, options: ProcessOptions) -> None:
-        """Prepare; starts nothing."""
+        """Prepare the target. Starts nothing."""
         self._options = options
         self._lock = threading.Lock()
-        self._dispatcher: Dispatcher | None = None  # guarded by _lock, as the next
-        self._replicas: list[RemoteReplica] = []  # those that are gone are dropped
+        self._dispatcher: Dispatcher | None = None  # this and the next line: guarded by _lock
+        self._replicas: list[RemoteReplica] = []  # gone ones are dropped
 
     def place(self, specs: Sequence[ReplicaSpec]) -> Sequence[Placed | Refused]:
-        """As `Target.place`: all go to this machine, as long as it has what they reserve."""
+        """As `Target.place`. All replicas go to this machine, as long as their reservations fit."""
         if not specs:
             return []
-        wrong = problems(specs[0])  # all specs are of one service, so all are alike
+        wrong = problems(specs[0])  # all specs are of one service
         if wrong:
             reason = "; ".join(f"{problem.message} ({problem.fix})" for problem in wrong)
             return [Refused(reason, rule="E703")] * len(specs)
@@ -60,15 +60,15 @@ class ProcessTarget(DirectoryTarget):
         ]
 
     def nodes(self) -> list[NodeView]:
-        """As `ListingTarget.nodes`: this machine, less what the services of this process reserve."""
+        """As `ListingTarget.nodes`: this machine, minus what the services of this process reserve."""
         node = ALLOCATIONS.node()
         free, total = node.free, node.total
         cpu, gpu, memory = (free.cpu, total.cpu), (free.gpu, total.gpu), (free.memory, total.memory)
         return [NodeView(node.name, cpu, gpu, memory, node.labels)]
 
     def start(self, spec: ReplicaSpec, at: Placed, events: ReplicaEvents, clock: Clock) -> RemoteReplica:
-        """As `Target.start`; raises DeployError if the operating system refuses another process."""
-        from sage_deploy_process.lifeline import Settings  # none of these is needed to plan
+        """As `Target.start`. Raises DeployError if the operating system refuses another process."""
+        from sage_deploy_process.lifeline import Settings  # planning needs none of these imports
         from sage_deploy_process.transport import ProcessTransport
         from sage_deploy_remote.link.dispatcher import Dispatcher
         from sage_deploy_remote.link.replica import RemoteReplica

@@ -1,4 +1,4 @@
-"""The ways to a replica's process: from the process that starts it, and from others."""
+"""Transports to a replica's process, for its parent and for other processes."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ _MODULE: Final = "sage_deploy_process.replica"
 
 class _ReplicaTransport(SocketTransport):
     """
-    Asks `replica.Replica` through a client; calls have a connection to themselves.
+    Sends requests to `replica.Replica` through a client. Calls use a separate connection.
 
-    The end of either connection is the death of the process.
+    If either connection ends, the process counts as dead.
     """
 
     _client: RpcClient
@@ -51,19 +51,19 @@ class _ReplicaTransport(SocketTransport):
 
 
 class ProcessTransport(_ReplicaTransport):
-    """Starts a process, and ends it."""
+    """Starts the replica's process, and ends it."""
 
     def __init__(
         self, dispatcher: Dispatcher, settings: Settings, environment: Mapping[str, str], gone: Callable[[], None]
     ) -> None:
         """
-        Prepare; nothing happens before `start`.
+        Prepare the transport. Nothing happens before `start`.
 
         Args:
-            dispatcher: Has the threads that read what arrives.
-            settings: How the process is set up.
+            dispatcher: Provides the threads that read responses.
+            settings: Settings of the process.
             environment: Its environment variables.
-            gone: Told when it has ended, maybe more than once.
+            gone: Called when the process has ended, possibly more than once.
         """
         super().__init__(dispatcher)
         self._settings = settings
@@ -71,7 +71,7 @@ class ProcessTransport(_ReplicaTransport):
         self._gone = gone
 
     def begin(self, spec: ReplicaSpec) -> Future[Any]:
-        """As `RpcTransport.begin`; raises DeployError if the process cannot be started."""
+        """As `RpcTransport.begin`. Raises DeployError if the process cannot be started."""
         self.address = Address.new()
         try:
             self._child = self._spawn(spec.id)
@@ -79,7 +79,7 @@ class ProcessTransport(_ReplicaTransport):
             self._gone()
             raise
         try:
-            packed = pack_spec(spec)  # meanwhile the interpreter starts there
+            packed = pack_spec(spec)  # meanwhile the child's interpreter starts
         except BaseException:
             self._ends = True
             self.end()
@@ -89,7 +89,7 @@ class ProcessTransport(_ReplicaTransport):
     def _spawn(self, name: str) -> Child:
         with ExitStack() as theirs, ExitStack() as ours:
             try:
-                # They have no names, so no other process can connect to them.
+                # These have no names, so no other process can connect to them.
                 (asks, answers), (calls, replies) = Pipe(), socketpair()
             except OSError as error:
                 raise start_error(name, error) from error
@@ -104,8 +104,8 @@ class ProcessTransport(_ReplicaTransport):
         self._use(name, RpcClient(lambda: asks, name))
         return child
 
-    def death(self, error: BaseException) -> BaseException:  # noqa: ARG002 - how the process ended says more
-        """As `RpcTransport.death`. A process that has only closed its connection is of no use, and is ended."""
+    def death(self, error: BaseException) -> BaseException:  # noqa: ARG002 - the exit status says more
+        """As `RpcTransport.death`. Also ends a process that has only closed its connection: it is of no use."""
         ended = self._child.ended()
         self._gone()
         return ReplicaDiedError(f"replica {self._replica} is gone: {ended}", replica=self._replica)
@@ -120,7 +120,7 @@ class ProcessTransport(_ReplicaTransport):
 
 
 class AttachedTransport(_ReplicaTransport):
-    """Leads to a process that another one has started, and ends."""
+    """Connects to a replica that another process has started and will end."""
 
     def start(self, spec: Any, receiver: Receiver) -> None:
         """Connect to a `ListedReplica`."""
@@ -132,7 +132,7 @@ class AttachedTransport(_ReplicaTransport):
     def _connect(self, address: Address) -> None:
         try:
             end = address.connect_socket()
-        except Exception as error:  # noqa: BLE001 - nobody listens, or it is another one
+        except Exception as error:  # noqa: BLE001 - nobody listens, or another process does
             self.lost(error)
         else:
             self.carry_over(end, self._replica, exact=address.exact)

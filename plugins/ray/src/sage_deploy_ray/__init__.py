@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["sage_register_checks", "sage_register_targets"]
 
-# Everything else of this package is imported in the bodies, which keeps discovery cheap.
+# The functions import the rest of the package when they run, which keeps plugin discovery cheap.
 
 
 def _create_any(options: None, environment: RayOptions) -> Any:
@@ -87,7 +87,7 @@ def _explain_group(config: Any, options: ClusterGroupOptions, environment: RayOp
 
 _ENVIRONMENT = EnvironmentOptions("ray", _ray_options, "The Ray cluster, and groups of its nodes")
 
-#: Each replica is an actor in a process of its own, which ends with it.
+#: Each replica is an actor with a process of its own, and the process ends with the actor.
 _CAPABILITIES = frozenset(
     {"can_kill", "detaches", "lists_nodes", "reachable", "replaces_unhealthy", "reports_progress"}
 )
@@ -142,5 +142,5 @@ def _check_links() -> Iterable[Finding]:
 
 @hookimpl
 def sage_register_checks() -> list[Callable[[], Iterable[Finding]]]:
-    """Look at Ray's version, at what of its cluster is open to others, and at how calls would go."""
+    """Check Ray's version, the exposure of its cluster, and how calls would reach replicas."""
     return [_check_installation, _check_links]

@@ -1,4 +1,4 @@
-"""What the Ray targets make of a configuration before a cluster is asked: what is wrong with it, what it means."""
+"""Checks and explains a configuration for the Ray targets, without asking a cluster."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = [
     "explain_specific",
 ]
 
-#: How calls go, by the option of that name.
+#: Text of the explanation for each value of the option `calls`.
 _CALLS: Final = {
     "auto": (
         "calls go over a socket to each replica; where no connection can be made they are tasks of Ray, which are "
@@ -39,11 +39,11 @@ _CALLS: Final = {
 _STEPS: Final = 10_000
 
 
-# -- what is wrong -----------------------------------------------------------------------------------------------------
+# -- checks ------------------------------------------------------------------------------------------------------------
 
 
 def check_any(config: ServiceDeploymentConfig) -> Iterator[Problem]:
-    """What is wrong with a service that may run on any node."""
+    """Find problems of a service that may run on any node."""
     if config.target_nodes is not None:
         yield _not_read(config, "target_nodes", "may place a replica on any node", "remote_specific")
     if config.node_selector is not None:
@@ -52,7 +52,7 @@ def check_any(config: ServiceDeploymentConfig) -> Iterator[Problem]:
 
 
 def check_specific(config: ServiceDeploymentConfig) -> Iterator[Problem]:
-    """What is wrong with a service that runs on named nodes."""
+    """Find problems of a service that runs on named nodes."""
     nodes, most = config.target_nodes or (), config.max_replicas_per_node
     if not nodes:
         fix = "name at least one node, or use target 'remote_any'"
@@ -84,7 +84,7 @@ def check_specific(config: ServiceDeploymentConfig) -> Iterator[Problem]:
 def check_group(
     config: ServiceDeploymentConfig, options: ClusterGroupOptions, environment: RayOptions
 ) -> Iterator[Problem]:
-    """What is wrong with a service that runs on a group of nodes."""
+    """Find problems of a service that runs on a group of nodes."""
     if config.target_nodes is not None:
         yield _not_read(config, "target_nodes", "goes by the labels of nodes, or by a named group", "remote_specific")
     if not config.node_selector and options.group is None:
@@ -128,21 +128,21 @@ def _resources(config: ServiceDeploymentConfig) -> Iterator[Problem]:
 
 
 def _is_whole(steps: float) -> bool:
-    """Whether it is a whole number, but for the error of its multiplication."""
+    """Whether *steps* is a whole number, up to the rounding error of the multiplication."""
     return math.isclose(steps, round(steps), rel_tol=1e-12, abs_tol=1e-9)
 
 
-# -- what it means -----------------------------------------------------------------------------------------------------
+# -- explanations ------------------------------------------------------------------------------------------------------
 
 
 def explain_any(config: ServiceDeploymentConfig, environment: RayOptions) -> Iterator[str | Explanation]:
-    """What becomes of a service that may run on any node."""
+    """Explain what the configuration means on any node."""
     yield f"replicas go to any live node: {_order(config)}"
     yield from _explain(config, environment)
 
 
 def explain_specific(config: ServiceDeploymentConfig, environment: RayOptions) -> Iterator[str | Explanation]:
-    """What becomes of a service that runs on named nodes."""
+    """Explain what the configuration means on named nodes."""
     yield "replica i goes to the node at position i of target_nodes, beginning anew behind the last, and nowhere else"
     yield from _explain(config, environment)
 
@@ -150,7 +150,7 @@ def explain_specific(config: ServiceDeploymentConfig, environment: RayOptions) -
 def explain_group(
     config: ServiceDeploymentConfig, options: ClusterGroupOptions, environment: RayOptions
 ) -> Iterator[str | Explanation]:
-    """What becomes of a service that runs on a group of nodes."""
+    """Explain what the configuration means on a group of nodes."""
     labels = ", ".join(f"{label}: {text}" for label, text in (config.node_selector or {}).items())
     which = f"with labels {labels}" if options.group is None else f"of group '{options.group}'"
     yield f"replicas go to live nodes {which}: {_order(config)}"

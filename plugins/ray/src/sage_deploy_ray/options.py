@@ -1,4 +1,4 @@
-"""What can be set for the Ray targets beside the fields of a service's configuration."""
+"""Options of the Ray targets, in addition to the fields of a service's configuration."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class ClusterGroupOptions:
 @attrs.frozen
 class GroupOptions:
     """
-    A group of nodes; a node belongs to it that fits both.
+    A group of nodes. A node belongs to it if it matches both fields.
 
     Attributes:
         nodes: Names, IDs, host names or IP addresses of the nodes; null for all.
@@ -47,10 +47,10 @@ class GroupOptions:
 
     def __attrs_post_init__(self) -> None:
         """
-        See that it limits something.
+        Check that the group excludes some nodes.
 
         Raises:
-            ValueError: It would have all nodes.
+            ValueError: The group would contain all nodes.
         """
         if self.nodes is None and not self.labels:
             raise ValueError("must have nodes or labels; for all nodes there is target 'remote_any'")
@@ -59,7 +59,7 @@ class GroupOptions:
 @attrs.frozen
 class RayOptions:
     """
-    Options of the whole environment for the targets of a Ray cluster.
+    Options of the Ray targets for the whole environment.
 
     Attributes:
         address: Address of the cluster, such as `10.0.0.1:6379`, or `auto` for the one on this machine; null for what

@@ -1,4 +1,4 @@
-"""Replicas in Ray actors, each on the node where placement has put it."""
+"""The Ray targets: place replicas on nodes of a Ray cluster, and run each replica as an actor."""
 
 from __future__ import annotations
 
@@ -40,26 +40,26 @@ if TYPE_CHECKING:
 
 __all__ = ["RayTarget"]
 
-#: Threads of an actor for exchanges: so many calling processes, less a few, can use one replica.
+#: Threads of an actor that serve `exchange`. Slightly fewer calling processes can use one replica.
 _EXCHANGES: Final = 64
 
-#: Seconds that a cluster takes, at most, to say that what was reserved is free again.
+#: The longest time, in seconds, until the cluster reports freed resources as free.
 _FREES_WITHIN_S: Final = 3.0
 _LOOK_AGAIN_S: Final = 0.05
 
-#: Seconds that a cluster takes to notice that a node is gone; with Ray's defaults 15.
+#: Seconds until the cluster notices that a node is gone. Ray's defaults give 15.
 _NOTICES_WITHIN_S: Final = 20.0
 
 
 class _Reservation(NamedTuple):
-    """What a replica of this process takes from a node; the cluster says so a moment later."""
+    """Resources that a replica of this process takes from a node. The cluster reports them a moment later."""
 
     replica: RemoteReplica
     need: Resources
 
 
 class _Ledger:
-    """What all services of this process have reserved, by node."""
+    """Resources that all services of this process have reserved, by node. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -71,18 +71,22 @@ class _Ledger:
             self._by_node[node_id].append(_Reservation(replica, need))
 
     def freed(self) -> None:
-        """A replica has ended: the cluster will find its resources free, but has not yet."""
+        """Note that a replica has ended. The cluster still counts its resources as taken for a moment."""
         with self._lock:
             self._freed_at = time.monotonic()
 
     @property
     def frees(self) -> bool:
-        """Whether the cluster may still count something as reserved that is not."""
+        """Whether the cluster may still report freed resources as taken."""
         with self._lock:
             return time.monotonic() - self._freed_at < _FREES_WITHIN_S
 
     def corrected(self, node: Node) -> Node:
-        """*node* with no more free than what is not reserved from here."""
+        """
+        Return *node* with its free resources limited to what this process has not reserved.
+
+        The cluster's own numbers may not include the newest reservations yet.
+        """
         with self._lock:
             held = self._by_node[node.id] = [each for each in self._by_node[node.id] if not each.replica.gone]
         taken = [sum(amounts) for amounts in zip(*(each.need for each in held), strict=True)] or [0, 0, 0]
@@ -97,11 +101,11 @@ class _Suspects:
     """
     Nodes on which a replica could not be reached.
 
-    They may be gone without the cluster knowing it yet: what is placed there would wait until it does.
+    A node may be gone before the cluster knows. A replica placed there would wait until the cluster notices.
     """
 
     def __init__(self) -> None:
-        self._until: dict[str, float] = {}  # by node
+        self._until: dict[str, float] = {}  # node ID to the time until which it is avoided
 
     def add(self, node_id: str) -> None:
         self._until[node_id] = time.monotonic() + _NOTICES_WITHIN_S
@@ -115,29 +119,29 @@ _SUSPECTS: Final = _Suspects()
 
 class RayTarget(DirectoryTarget):
     """
-    Places replicas on nodes of a Ray cluster and starts each as an actor there.
+    Target that places replicas on nodes of a Ray cluster and starts each one as an actor.
 
-    Safe from any thread. Connects when it needs the cluster: a plan for a private runtime starts none.
+    Thread-safe. It connects when it needs the cluster. A plan for a private runtime does not start that runtime.
     """
 
     def __init__(self, rule: str, options: ClusterGroupOptions | None, environment: RayOptions) -> None:
         """
-        Prepare; connects to nothing.
+        Prepare the target. Connects to nothing.
 
         Args:
-            rule: The target's ID, which says how nodes are selected.
-            options: The service's options for it.
-            environment: Which cluster.
+            rule: ID of the target, which decides how nodes are selected.
+            options: The service's options for this target.
+            environment: Options that name the cluster.
         """
         self._rule = rule
         self._options = options
         self._environment = environment
         self._lock = threading.Lock()
-        self._connection: cluster.Connection | None = None  # guarded by _lock, as the next
+        self._connection: cluster.Connection | None = None  # this and the next line: guarded by _lock
         self._dispatcher: Dispatcher | None = None
-        self._detached: DetachedServices | None = None  # if the environment's replicas outlive this process
-        self._spots: dict[str, str] = {}  # node's ID by replica's
-        self._replicas: list[tuple[str, RemoteReplica]] = []  # with the node's ID; those that are gone are dropped
+        self._detached: DetachedServices | None = None  # set if the environment's replicas outlive this process
+        self._spots: dict[str, str] = {}  # replica ID to node ID
+        self._replicas: list[tuple[str, RemoteReplica]] = []  # node ID and replica; gone ones are dropped
 
     def _connect(self) -> cluster.Connection:
         with self._lock:
@@ -151,14 +155,14 @@ class RayTarget(DirectoryTarget):
                 )
             return self._connection
 
-    # -- where -------------------------------------------------------------------------------------------------------
+    # -- placement ---------------------------------------------------------------------------------------------------
 
     def place(self, specs: Sequence[ReplicaSpec]) -> Sequence[Placed | Refused]:
         """
-        As `Target.place`. Nodes on which a replica could not be reached a moment ago are the last choice.
+        As `Target.place`. Nodes on which a replica was recently unreachable are used last.
 
         Raises:
-            ClusterUnavailableError: The cluster does not say which nodes it has.
+            ClusterUnavailableError: The cluster did not report its nodes.
         """
         if self._connection is None and cluster.would_be_private(self._environment.address):
             return self._place(specs, [this_machine.node()])
@@ -168,14 +172,14 @@ class RayTarget(DirectoryTarget):
             busy = any(isinstance(each, Refused) and each.rule == "E806" for each in places)
             if not (busy and _LEDGER.frees):
                 return places
-            time.sleep(_LOOK_AGAIN_S)  # the cluster gives no notice
+            time.sleep(_LOOK_AGAIN_S)  # the cluster sends no notice of freed resources
 
     def nodes(self) -> list[NodeView]:
         """
         As `ListingTarget.nodes`.
 
         Raises:
-            ClusterUnavailableError: The cluster does not say which nodes it has.
+            ClusterUnavailableError: The cluster did not report its nodes.
         """
         if self._connection is None and cluster.would_be_private(self._environment.address):
             nodes = [this_machine.node()]
@@ -194,7 +198,7 @@ class RayTarget(DirectoryTarget):
         ]
 
     def _place_safely(self, specs: Sequence[ReplicaSpec], nodes: Sequence[Node]) -> list[Placed | Refused]:
-        """Places on nodes that are not suspects, or on any if there are not enough of those."""
+        """Place replicas on nodes that are not suspects. Use any node if those do not suffice."""
         why = "a replica there could not be reached a moment ago"
         suspects = {node.name: why for node in nodes if node in _SUSPECTS}
         if not suspects:
@@ -209,7 +213,7 @@ class RayTarget(DirectoryTarget):
     def _place(self, specs: Sequence[ReplicaSpec], nodes: Sequence[Node]) -> list[Placed | Refused]:
         if not specs:
             return []
-        wrong = spec_problems(specs[0], RAY)  # of one service, so all are alike
+        wrong = spec_problems(specs[0], RAY)  # all specs are of one service
         if wrong:
             reason = "; ".join(f"{problem.message} ({problem.fix})" for problem in wrong)
             return [Refused(reason, rule="E703")] * len(specs)
@@ -229,12 +233,12 @@ class RayTarget(DirectoryTarget):
     # -- starting ----------------------------------------------------------------------------------------------------
 
     def start(self, spec: ReplicaSpec, at: Placed, events: ReplicaEvents, clock: Clock) -> RemoteReplica:
-        """As `Target.start`; the first one connects, which may take as long as starting a private runtime."""
+        """As `Target.start`. The first call connects, which may take as long as starting a private runtime."""
         tls = self._environment.tls
         check_certificates(tls)
         self._connect()
         node_id = self._spots.pop(spec.id)
-        if node_id == this_machine.ID:  # planned before there was a runtime
+        if node_id == this_machine.ID:  # the plan was made before the runtime started
             (found,) = self.place([spec])
             if isinstance(found, Refused):
                 raise DeployError(f"replica {spec.id} cannot be placed: {found}", service=spec.service, replica=spec.id)
@@ -260,7 +264,7 @@ class RayTarget(DirectoryTarget):
         """As `PublishingTarget.adopt`."""
         from sage_deploy_ray.detached.transport import AdoptedTransport
 
-        assert self._detached is not None  # noqa: S101 - for the type checker: it was asked what there is
+        assert self._detached is not None  # noqa: S101 - for the type checker: `keeper` was called before
         actor, node_id = earlier.address
         gone = partial(_gone, node_id)
         way = lambda: actor, earlier.node, self._environment, self._threads(spec), gone
@@ -275,7 +279,7 @@ class RayTarget(DirectoryTarget):
                 self._dispatcher = Dispatcher(spec.service)
             return self._dispatcher
 
-    def _replica(  # noqa: PLR0913, PLR0917 - what a replica has
+    def _replica(  # noqa: PLR0913, PLR0917 - a replica needs them all
         self,
         spec: ReplicaSpec,
         node: str | None,
@@ -284,7 +288,7 @@ class RayTarget(DirectoryTarget):
         clock: Clock,
         transport: RayTransport,
     ) -> RemoteReplica:
-        """Have the replica to which *transport* leads, and count what it takes."""
+        """Create the replica that *transport* leads to, and count its resources as reserved."""
         from sage_deploy_remote.link.replica import RemoteReplica
 
         replica = RemoteReplica(spec, node, events, clock, transport)
@@ -305,10 +309,10 @@ class RayTarget(DirectoryTarget):
             return self._detached
 
     def _waits_for(self, name: str, node_id: str, need: Resources, actor: Any, timeout: float) -> str:
-        """What *actor* waits for on its node before its process runs."""
+        """Say what *actor* waits for on its node before its process runs."""
 
         def look() -> str:
-            state = pending_reasons.state_of(actor._actor_id.hex())  # noqa: SLF001 - there is no other way to its ID
+            state = pending_reasons.state_of(actor._actor_id.hex())  # noqa: SLF001 - no public way to the ID
             node = next((each for each in cluster.live_nodes() if each.id == node_id), None)
             return pending_reasons.why_waiting(state, name, node, need)
 
@@ -336,21 +340,21 @@ class RayTarget(DirectoryTarget):
             connection.release()
 
 
-def _gone(node_id: str, unreachable: bool) -> None:  # noqa: FBT001 - as the transport tells it
-    """A replica on the node has ended, or cannot be reached."""
+def _gone(node_id: str, unreachable: bool) -> None:  # noqa: FBT001 - the transport calls it this way
+    """Note that a replica on the node has ended or cannot be reached."""
     _LEDGER.freed()
     if unreachable:
         _SUSPECTS.add(node_id)
 
 
 def _start_actor(need: Resources, node_id: str, tls: Certificates | None, **name: str) -> Any:
-    """A new actor on the node, with what *name* says of its name and life; returns at once, before it runs."""
+    """Create an actor on the node, with the name and lifetime in *name*. Returns before the actor runs."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from sage_deploy_ray.actors.replica_actor import GROUPS, ReplicaActor
 
-    # Ray restarts nothing and tries nothing again: that is the supervisor's, which knows what may run twice.
+    # Ray must not restart or retry anything. The supervisor does, because it knows what may run twice.
     return (
         ray.remote(concurrency_groups=GROUPS)(ReplicaActor)  # type: ignore[call-overload] # its stub lacks them
         .options(

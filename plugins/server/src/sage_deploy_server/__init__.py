@@ -1,9 +1,9 @@
 """
-A running environment, reached from outside its process: over HTTP, and by commands over a socket of the user's own.
+Makes a running environment reachable from outside its process, over HTTP and over a socket for the user's commands.
 
-`calling`, `management`, `description` and `pages` answer requests, by what `web` has for all of them; `recording`
-remembers what was measured; `running` listens; `commands` are those of `sage-deploy` that talk to it; `reports` keeps
-the pages and what they showed in one file.
+`calling`, `management`, `description` and `pages` answer requests, with the common parts in `web`. `recording` keeps
+past metrics. `running` listens. `commands` has the commands of `sage-deploy` that talk to an environment. `reports`
+saves the dashboard and its data in one file.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Server", "asgi", "serve"]
 
 _HOMES: Final = {"Server": "running.serving", "asgi": "running.app", "serve": "running.serving"}
 
-#: By name: the module that has it, and what `sage-deploy --help` says of it.
+#: Maps each command to its module and its summary in `sage-deploy --help`.
 _COMMANDS: Final = {
     "apply": ("change", "Read the file of a running environment again and apply its changes."),
     "balancer": ("change", "Change the load balancer of a running service."),
@@ -52,14 +52,14 @@ def __getattr__(name: str) -> Any:
 
 
 def create_server(options: Any) -> Any:
-    """Make the extension of one environment."""
+    """Create the extension of one environment."""
     from sage_deploy_server.running.extension import ServerExtension
 
     return ServerExtension(options)
 
 
 def server_options() -> type:
-    """Give the class of the extension's options."""
+    """Return the class of the extension's options."""
     from sage_deploy_server.running.extension import ServerOptions
 
     return ServerOptions
@@ -77,5 +77,5 @@ def _load(module: str, name: str) -> Any:
 
 @hookimpl
 def sage_register_commands() -> list[Command]:
-    """Offer the commands that reach a running environment."""
+    """Offer the commands that work on a running environment."""
     return [Command(name, partial(_load, module, name), summary) for name, (module, summary) in _COMMANDS.items()]

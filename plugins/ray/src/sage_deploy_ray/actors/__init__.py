@@ -1,7 +1,7 @@
 """
-Replicas as Ray actors: the link's transport over actor tasks, and Ray's objects in arguments.
+Replicas as Ray actors, and the transport that calls them.
 
-`replica_actor` runs in the replica's process, `transport` and `attached` lead to it, `wire` has the bytes in between,
-`references` and `arguments` know objects in Ray's store. Modules here import `cluster`, the library and the core's
-public modules.
+`replica_actor` runs in the replica's process. `transport` and `attached` connect callers to it. `wire` encodes frames
+for Ray. `references` and `arguments` handle objects of Ray's store. Modules here import `cluster`, the remote library
+and the core's public modules.
 """

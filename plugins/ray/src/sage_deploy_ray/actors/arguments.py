@@ -1,8 +1,8 @@
 """
-Arguments that are references to objects in Ray's store: the method gets their values, as a task of Ray does.
+Replaces arguments that are references to objects in Ray's store by their values, as Ray does for its tasks.
 
-A value is fetched in the process that runs the method. There it lies in memory which the processes of a node share, so
-that an array is not copied, however often it is used.
+A value is fetched in the process that runs the method. It lies in memory that the processes of a node share, so an
+array is never copied.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ if TYPE_CHECKING:
 
 __all__ = ["fetch", "fetch_present"]
 
-#: Seconds after which one who waits for an object looks whether that is still wanted. Nobody waits for the look itself.
+#: While it waits for an object, `fetch` checks after this many seconds whether the value is still wanted.
 _LOOK_S: Final = 0.5
 
-#: Ray colours its tracebacks.
+#: Ray colours its tracebacks with these escape codes.
 _COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def fetch_present(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
     """
-    The arguments with their values, if those are here; never waits.
+    Return the arguments with their values if all values are available here. Never waits.
 
     Returns:
-        None if `fetch` is needed: a value is not here yet, or there is none.
+        None if `fetch` is needed, because a value is missing or failed.
     """
     references = list(_references(args, kwargs).values())
     if not references:
         return args, kwargs
     try:
         return _with_values(args, kwargs, ray.get(references, timeout=0))
-    except BaseException:  # noqa: BLE001 - whatever Ray or the value says is found out by `fetch`, which has the time
+    except BaseException:  # noqa: BLE001 - `fetch` finds out what is wrong, because it may wait
         return None
 
 
@@ -49,25 +49,25 @@ def fetch(
     args: tuple[Any, ...], kwargs: dict[str, Any], remaining: Callable[[], float], method: str
 ) -> Arguments | None:
     """
-    The arguments with their values; waits for them.
+    Return the arguments with their values, and wait for values that are not ready.
 
     Args:
         args: Positional arguments.
         kwargs: Keyword arguments.
-        remaining: Seconds for which the values are still wanted, inf for no limit; asked now and then.
-        method: What is called, for the note on an error.
+        remaining: Returns the seconds for which the values are still wanted, inf for no limit. Called repeatedly.
+        method: Name of the method, for the note on an error.
 
     Returns:
-        None if nobody wants the values any more.
+        None if the values are no longer wanted.
 
     Raises:
-        BaseException: There is no value. It is the exception of the task that was to give it, or what Ray says of an
-            object that is lost; a note says which argument that is.
+        BaseException: A value does not exist. This is the exception of the failed task, or Ray's error for a lost
+            object. A note names the argument.
     """
     named = _references(args, kwargs)
     references = list(named.values())
     awaited = list(dict.fromkeys(references))
-    # First without bringing them here: a look at the time in the middle of that would begin it anew.
+    # Waits without fetching first: a timeout in the middle of a fetch would start the fetch again.
     while awaited:
         left = remaining()
         if left <= 0:
@@ -76,7 +76,7 @@ def fetch(
     left = remaining()
     try:
         values = ray.get(references, timeout=None if left == inf else max(0.0, left))
-    except Exception as error:  # noqa: BLE001 - an object may hold any
+    except Exception as error:  # noqa: BLE001 - an object may hold any error
         if _is_not_here(error):
             return None
         raise _explained(error, named, method) from None
@@ -84,7 +84,7 @@ def fetch(
 
 
 def _references(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Reference]:
-    """The arguments that are references, by what they are called."""
+    """Return the arguments that are references, by their names in messages."""
     named: dict[str, Any] = {f"argument {index}": value for index, value in enumerate(args, 1)}
     named.update((f"argument {name!r}", value) for name, value in kwargs.items())
     return {name: value for name, value in named.items() if isinstance(value, ray.ObjectRef)}
@@ -100,12 +100,12 @@ def _with_values(args: tuple[Any, ...], kwargs: Mapping[str, Any], values: list[
 
 
 def _is_not_here(error: Exception) -> bool:
-    """Whether Ray means that it has waited in vain, and not that a task ended so."""
+    """Whether Ray's own wait timed out. A task may also fail with a timeout error of its own."""
     return isinstance(error, GetTimeoutError) and not isinstance(error, RayTaskError)
 
 
 def _explained(error: Exception, named: Mapping[str, Reference], method: str) -> BaseException:
-    """The error that a caller gets for *error*, which getting the objects in *named* raised."""
+    """Return the error for the caller. *error* came from getting the objects in *named*."""
     for name, reference in named.items():
         try:
             ray.get(reference, timeout=0)

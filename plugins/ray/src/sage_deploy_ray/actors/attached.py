@@ -1,4 +1,4 @@
-"""The way to a replica that another process has started: calls go there, its life is not ours to decide."""
+"""The transport to a replica of another process. That process decides when the replica ends."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["AttachedTransport"]
 
 
 class AttachedTransport(RayTransport):
-    """A `RayTransport` to an actor that runs already."""
+    """A `RayTransport` to an actor that already runs."""
 
     def __init__(self, listed: ListedReplica, options: RayOptions, dispatcher: Dispatcher) -> None:
-        """Prepare the way; *dispatcher* has the threads that read what arrives, *options* say how calls go."""
+        """Prepare the transport. *options* decide how calls are sent; *dispatcher* provides the reading threads."""
         super().__init__(lambda: listed.address, listed.node, options, dispatcher, _ignore)
 
     def start(self, spec: Any, receiver: Receiver) -> None:
-        """Begin to watch the actor."""
+        """Start watching the actor."""
         self.receiver = receiver
         self.reach(spec.id)
         self.watch(self.request("wait_ended"))
@@ -31,8 +31,8 @@ class AttachedTransport(RayTransport):
         self.find_way(receiver.release, receiver.lost)
 
     def let_go(self) -> None:
-        """As `RayTransport.let_go`: others may still reach it."""
+        """As `RayTransport.let_go`. Does nothing, because other processes may still reach the actor."""
 
 
-def _ignore(reached: bool) -> None:  # noqa: FBT001 - as the transport calls it
-    """What was reserved for the replica is its owner's to know."""
+def _ignore(reached: bool) -> None:  # noqa: FBT001 - the transport calls it this way
+    """Do nothing: only the owner keeps the replica's reservation."""

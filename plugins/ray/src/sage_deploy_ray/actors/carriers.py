@@ -1,8 +1,8 @@
 """
-What belongs to a message of a socket, and Ray carries: references to objects in its store, and large buffers.
+Carries references to objects in Ray's store, and large buffers, for messages that go over a socket.
 
-In the store a buffer lies in memory that the processes of a node share, so it is copied once; over a socket it is
-copied twice. A task costs half a millisecond, so smaller ones go over the socket.
+The processes of a node share the memory of the store, so a buffer there is copied once. Over a socket it is copied
+twice. A task costs half a millisecond, so smaller buffers go over the socket.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 
 __all__ = ["ActorCarrier", "CallerCarrier"]
 
-#: Callers that are remembered after they have gone: what they brought last may still be on its way.
+#: Number of callers remembered after they left. Their last references may still be on the way.
 _GONE: Final = 1000
 
-#: Seconds for which an actor keeps references that are needed no more, see `ActorCarrier`; at least and at most.
+#: Shortest and longest time, in seconds, that an actor keeps references after their use. `ActorCarrier` says why.
 _KEPT_S: Final = (0.05, 0.15)
 
 
-#: Bytes of buffers from which on the store is faster.
+#: From this size on, in bytes, the store is faster than the socket.
 _LARGE: Final = 2**25
 
-#: What marks of buffers that an actor sends have in them.
+#: Part of the mark of buffers that the actor sends.
 _STORED: Final = ":stored-"
 
 
 class CallerCarrier:
-    """The caller's end: sends with a task of the actor, and fetches with one. As `attachments.Carrier`."""
+    """The caller's end, as `attachments.Carrier`. It sends and fetches with tasks of the actor."""
 
     large: float = _LARGE
 
     def __init__(self, transport: RpcTransport) -> None:
-        """Use the actor to which *transport* leads."""
+        """Use the actor that *transport* leads to."""
         self._transport = transport
 
     def send(self, caller: str, references: Sequence[Any]) -> str:
@@ -57,7 +57,7 @@ class CallerCarrier:
     send_buffers = send
 
     def receive(self, mark: str) -> Sequence[Any]:
-        """As `Carrier.receive`; raises what calls of a replica that died get."""
+        """As `Carrier.receive`. If the replica died, raises the same error as its calls."""
         answer = self._transport.request("fetch", mark)
         error = answer.exception()
         if error is not None:
@@ -78,23 +78,23 @@ class CallerCarrier:
 
 class ActorCarrier:
     """
-    The actor's end: keeps what was brought until its call is over, and what is to be fetched. As `CallersCarrier`.
+    The actor's end, as `CallersCarrier`. Keeps what callers brought until their call is over, and what they will fetch.
 
-    A reference that comes again at the very moment in which it is let go of is never resolved in this process: Ray
-    then forgets what it has just learnt of the object (seen with Ray 2.60). One caller that passes the same reference
-    again and again would come to that within a second; so each is kept for a moment longer.
+    Ray 2.60 has a race: if a reference arrives again at the moment the process drops it, Ray forgets the object and the
+    reference never resolves. A caller that passes one reference repeatedly would hit this within a second. So the actor
+    drops each reference a random moment later.
     """
 
     large: float = _LARGE
 
     def __init__(self) -> None:
-        """Nothing is on its way."""
+        """Start empty."""
         self._brought = threading.Condition()
-        self._kept: dict[str, Sequence[Any]] = {}  # by mark; guarded by _brought, as all that follows
-        self._used: dict[str, Sequence[Any]] = {}  # by mark, of calls that are not over
-        self._over: set[str] = set()  # marks of calls that are over, and whose references have not come yet
-        self._gone: OrderedDict[str, None] = OrderedDict()  # callers, the oldest first
-        self._leaving: deque[tuple[float, Sequence[Any]]] = deque()  # until when
+        self._kept: dict[str, Sequence[Any]] = {}  # by mark; this and all below: guarded by _brought
+        self._used: dict[str, Sequence[Any]] = {}  # by mark, of calls that still run
+        self._over: set[str] = set()  # marks of ended calls whose references have not arrived
+        self._gone: OrderedDict[str, None] = OrderedDict()  # callers that left, the oldest first
+        self._leaving: deque[tuple[float, Sequence[Any]]] = deque()  # (time to drop, references)
 
     # -- for the server ----------------------------------------------------------------------------------------------
 
@@ -110,7 +110,7 @@ class ActorCarrier:
         return self.send(caller, [ray.put([*buffers])], _STORED)
 
     def receive(self, mark: str) -> Sequence[Any]:
-        """As `Carrier.receive`; raises LookupError if the caller has gone."""
+        """As `Carrier.receive`. Raises LookupError if the caller has left."""
         caller = _caller_of(mark)
         with self._brought:
             self._brought.wait_for(lambda: mark in self._kept or caller in self._gone)
@@ -122,7 +122,7 @@ class ActorCarrier:
             return found
 
     def drop(self, mark: str) -> None:
-        """As `Carrier.drop`: `end` says so, too."""
+        """As `Carrier.drop`. Nothing to do: `end` follows."""
 
     def end(self, mark: str) -> None:
         """As `CallersCarrier.end`."""
@@ -146,8 +146,8 @@ class ActorCarrier:
             self._brought.notify_all()
 
     def _let_go(self, references: Sequence[Any]) -> None:
-        """Let go of them in a moment; with the condition."""
-        delay = random.uniform(*_KEPT_S)  # noqa: S311 - so that it falls together with nothing that is regular
+        """Drop the references a moment later. The caller holds the condition."""
+        delay = random.uniform(*_KEPT_S)  # noqa: S311 - random, so that it does not coincide with regular calls
         self._leaving.append((SYSTEM.monotonic() + delay, references))
         if len(self._leaving) == 1:
             SYSTEM.call_at(self._leaving[0][0], self._look)
@@ -159,12 +159,12 @@ class ActorCarrier:
                 gone.append(self._leaving.popleft())
             if self._leaving:
                 SYSTEM.call_at(self._leaving[0][0], self._look)
-        del gone  # without the condition: Ray has to do then
+        del gone  # outside the condition, because Ray does work here
 
     # -- for callers -------------------------------------------------------------------------------------------------
 
     def bring(self, mark: str, references: Sequence[Any]) -> None:
-        """What *mark* stands for has come."""
+        """Store the references that *mark* stands for."""
         with self._brought:
             if mark in self._over or _caller_of(mark) in self._gone:
                 self._over.discard(mark)
@@ -174,7 +174,7 @@ class ActorCarrier:
                 self._brought.notify_all()
 
     def fetch(self, mark: str) -> Sequence[Any]:
-        """What *mark* stands for, once."""
+        """Return what *mark* stands for, and forget it."""
         with self._brought:
             return self._kept.pop(mark, ())
 

@@ -1,9 +1,9 @@
 """
-Ray's objects inside what travels: references to objects in its store, and handles of actors.
+Finds Ray's objects in what is sent: references to objects in its store, and handles of actors.
 
-A reference that is pickled like any object does not say who owns its value, so it leads nowhere in another process. Ray
-says so, and keeps the value for whoever gets the reference, where it finds references in what it pickles itself. So
-references go beside the pickle, for Ray to carry.
+An ordinary pickle of a reference does not name the value's owner, so the reference is useless in another process. Ray
+adds the owner, and keeps the value alive, only for references in what it pickles itself. So references travel next to
+the pickle, and Ray carries them.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from sage_deploy_remote.payloads.substrate import Substrate
 
 __all__ = ["RAY", "Reference"]
 
-#: An `ObjectRef`; Ray's own stub has them generic.
+#: An `ObjectRef`. Ray's stub makes it generic.
 Reference: TypeAlias = "ObjectRef[Any]"
 
-#: For everything that is packed in order to travel through Ray. Ray adds reducers to its pickler when it connects.
+#: Packs everything that travels through Ray. Ray adds reducers to its pickler when it connects.
 RAY: Final = Substrate((ObjectRef,), cloudpickle.CloudPickler.dispatch_table)

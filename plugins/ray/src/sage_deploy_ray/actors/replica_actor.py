@@ -1,8 +1,8 @@
 """
-The Ray actor in which a replica runs: it unpacks what to run, and hands everything to the replica's server.
+The Ray actor that runs a replica. It passes every request to the replica's endpoint.
 
-In all versions the first argument of `start` and `wait_started` is the caller's `own_version()`. If the actor speaks
-another protocol, they answer `(None, own_version())`. `describe` answers `(own_version(), ...)`.
+In all versions, the first argument of `start` and `wait_started` is the caller's `own_version()`. If the actor speaks
+another protocol, they return `(None, own_version())`. `describe` returns `(own_version(), ...)`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 __all__ = ["GROUPS", "ReplicaActor"]
 
-#: Threads of the actor by what they do. The group without a name has the calls that go over no socket: each calling
-#: process keeps one of its threads waiting for responses, and uses a second one for a moment when it sends.
+#: Number of threads by purpose. The group without a name serves calls that use no socket: each calling process keeps
+#: one of its threads waiting for responses, and briefly uses a second one to send.
 GROUPS: Final = {"start": 1, "watch": 1, "vacate": 1, "stop": 2, "control": 4, "reach": 1}
 
 
@@ -44,7 +44,7 @@ class ReplicaActor:
     """
     One replica in a Ray worker.
 
-    Starting, checking and stopping have threads of their own, so that they are answered when all slots are taken.
+    Starting, checking and stopping have threads of their own, so they work while all slots are taken.
     """
 
     def __init__(self, threads: int, tls: Certificates | None = None) -> None:
@@ -52,7 +52,7 @@ class ReplicaActor:
         Wait for `start`.
 
         Args:
-            threads: For numeric libraries, which read it when the service's class is unpickled.
+            threads: Thread count for numeric libraries. They read it when the service's class is unpickled.
             tls: As `RayOptions.tls`.
         """
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))
@@ -63,30 +63,30 @@ class ReplicaActor:
             lambda end: self._replica.carry_calls(end, self._carrier),
             lambda: certificates_here(tls),
         )
-        self._made_of: tuple[bytes | None, str | None] = None, None  # what is to run, if others may ask, and the node
+        self._made_of: tuple[bytes | None, str | None] = None, None  # packed spec, if `describe` may tell it; node
         self._outcome: tuple[int, Any] = _never_told()
         self._over = threading.Event()
 
     @ray.method(concurrency_group="start")
     def start(self, theirs: ProtocolVersion, *what: Any, **how: Any) -> tuple[int | None, Any]:
         """
-        Build the replica; gives its slots, and what its constructor raised.
+        Build the replica. Returns its number of slots, and the error of its constructor.
 
         Args:
-            theirs: What the caller speaks. If that is not what is spoken here, the answer is `(None, own_version())`.
-            what: The replica, packed, and the name of its node.
-            how: `remember`, whether `describe` is to tell of it.
+            theirs: The caller's version. If its protocol differs, the result is `(None, own_version())`.
+            what: The packed replica, and the name of its node.
+            how: `remember`: whether `describe` returns the packed replica.
         """
         return (None, versions.own_version()) if theirs[0] != versions.NUMBER else self._start(*what, **how)
 
     @ray.method(concurrency_group="start")
     def wait_started(self, theirs: ProtocolVersion) -> tuple[int | None, Any]:
-        """What `start` gave to another process, once that is over."""
+        """Return the result of another process's `start`, after it has ended."""
         return (None, versions.own_version()) if theirs[0] != versions.NUMBER else self._outcome
 
     @ray.method(concurrency_group="control")
     def describe(self) -> tuple[ProtocolVersion, bytes | None, str | None, str]:
-        """What is spoken here, what `start` was told to run, None before that; the node's name and its ID."""
+        """Return the version, the packed replica (None if not started or remembered), and the node's name and ID."""
         return versions.own_version(), *self._made_of, ray.get_runtime_context().get_node_id()
 
     def _start(self, packed: bytes, node: str | None, *, remember: bool = False) -> tuple[int, Any]:
@@ -96,7 +96,7 @@ class ReplicaActor:
 
     @ray.method(concurrency_group="watch")
     def wait_ended(self) -> None:
-        """Wait until the replica has stopped; ends with an error if its process dies before."""
+        """Wait until the replica has stopped. Fails if its process dies first."""
         self._over.wait()
 
     def exchange(self, frame: Wire) -> Wire:

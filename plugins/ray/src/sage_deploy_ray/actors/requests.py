@@ -1,4 +1,4 @@
-"""Calls of actors' methods, with what they will answer."""
+"""Calls methods of actors, and wraps their future results as `Answer`."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ _NOT_FETCHED: Final = object()
 
 
 class RayAnswer:
-    """A task of an actor as an `Answer`; Ray's GetTimeoutError is a TimeoutError."""
+    """The result of an actor's task, as an `Answer`. Ray's GetTimeoutError is a TimeoutError."""
 
     def __init__(self, ref: Any) -> None:
         self._ref = ref
         self._value: Any = _NOT_FETCHED
 
     def result(self, timeout: float | None = None) -> Any:
-        """As `Answer.result`; fetched in this thread."""
+        """As `Answer.result`. Fetches the result in the caller's thread."""
         if self._value is _NOT_FETCHED:
             self._value = ray.get(self._ref, timeout=timeout)
         return self._value
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """As `Answer.exception`: only what is Ray's own says that there will be no result."""
+        """As `Answer.exception`. Only Ray's own errors mean that no result will come."""
         try:
             self.result(timeout)
         except GetTimeoutError:
@@ -44,18 +44,18 @@ class RayAnswer:
         return None
 
     def add_done_callback(self, fn: Callable[[Any], Any], /) -> None:
-        """As `Answer.add_done_callback`; *fn* is called in Ray's own thread, or here if Ray was shut down."""
+        """As `Answer.add_done_callback`. Ray's thread calls *fn*, or the caller's thread if Ray was shut down."""
         try:
             done = self._ref.future()
-        except Exception as error:  # noqa: BLE001 - whatever Ray says, it will not tell
+        except Exception as error:  # noqa: BLE001 - any error of Ray means that no result will come
             done = failed(error)
         done.add_done_callback(fn)
 
 
 def request(begin: Callable[[], Any]) -> Answer:
-    """The answer of the task that *begin* starts; never blocks or raises."""
+    """Start a task with *begin*, and return its answer. Never blocks or raises."""
     try:
         check_not_shut_down()
         return RayAnswer(begin())
-    except Exception as error:  # noqa: BLE001 - whatever Ray says, nothing was sent
+    except Exception as error:  # noqa: BLE001 - any error of Ray means that nothing was sent
         return failed(error)

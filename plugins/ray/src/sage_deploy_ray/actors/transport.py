@@ -1,4 +1,4 @@
-"""The way from a caller's side to the actor in which its replica runs."""
+"""The transport from a caller to the actor that runs a replica."""
 
 from __future__ import annotations
 
@@ -40,24 +40,24 @@ if TYPE_CHECKING:
 __all__ = ["RayTransport"]
 
 
-#: Seconds in which an actor says where it listens.
+#: Timeout, in seconds, for the actor to say where it listens.
 _SAYS_WITHIN_S: Final = 3.0
 
-#: Seconds that Ray gets to say why an actor has ended whose connection has.
+#: When a connection ends, Ray gets this many seconds to report why the actor ended.
 _REASON_WITHIN_S: Final = 0.01
 
 
 class RayTransport(SocketTransport):
     """
-    The way to one actor, which is its `address`. References to objects in Ray's store travel with the calls.
+    Transport to one actor, which is its `address`. References to objects in Ray's store travel with the calls.
 
-    Ray starts, watches and ends the actor, and asks it what is beside the calls. Calls go over a socket if there is
-    one, else they are tasks of Ray.
+    Ray starts, watches and ends the actor, and carries the requests that are no calls. Calls go over a socket if one
+    can be opened, and otherwise as Ray tasks.
     """
 
     substrate = RAY
 
-    def __init__(  # noqa: PLR0913, PLR0917 - what there is to know of a way
+    def __init__(  # noqa: PLR0913, PLR0917 - a transport needs them all
         self,
         make_actor: Callable[[], Any],
         node: str | None,
@@ -67,29 +67,30 @@ class RayTransport(SocketTransport):
         waits_for: Callable[[Any, float], str] | None = None,
     ) -> None:
         """
-        Prepare the way; nothing happens before `start`.
+        Prepare the transport. Nothing happens before `start`.
 
         Args:
-            make_actor: Starts the actor and gives its handle.
-            node: Name of the node, for the replica's own messages.
-            options: How calls go.
-            dispatcher: Has the threads that read what arrives.
-            on_gone: Told when the actor is gone, and whether that is only because it cannot be reached.
-            waits_for: Gives what the actor waits for before its process runs, in so many seconds; None if it runs.
+            make_actor: Returns the actor's handle, and starts the actor if it does not run.
+            node: Name of the node, for messages about the replica.
+            options: Decide how calls are sent.
+            dispatcher: Provides the threads that read responses.
+            on_gone: Called when the actor is gone. Its argument is true if the actor is only unreachable.
+            waits_for: Says what the actor waits for before its process runs. Its second argument is a timeout in
+                seconds. None for an actor that already runs.
         """
         super().__init__(dispatcher)
         self._make_actor = make_actor
         self._node = node
         self._options = options
         self._listener: Address | None = None
-        self._told = threading.Event()  # that Ray has said why the actor is gone
+        self._told = threading.Event()  # set when Ray has said why the actor is gone
         self._on_gone = on_gone
         self._waits_for = waits_for
         self._id = ""
         self._killed = False
 
     def reach(self, id: str) -> None:
-        """Have the actor of the replica *id*."""
+        """Get the actor of replica *id* from `make_actor`, which may start it."""
         self._id = id
         self._actor = self.address = self._make_actor()
         self._exchange = self._actor.exchange.remote
@@ -100,7 +101,7 @@ class RayTransport(SocketTransport):
         return self.request("start", versions.own_version(), pack_spec(spec, RAY), self._node)
 
     def started(self, slots: int | None, error: Any) -> None:
-        """As `RpcTransport.started`; no slots are those of an actor that speaks another protocol."""
+        """As `RpcTransport.started`. *slots* is None if the actor speaks another protocol."""
         if slots is None:
             who = "the replica's process" + (f" on {self._node}" if self._node else "")
             msg = f"replica {self._id} was not started: {versions.difference(who, error)}"
@@ -109,17 +110,17 @@ class RayTransport(SocketTransport):
         if not slots:
             super().started(slots, error)
             return
-        self.watch(self.request("wait_ended"))  # its end is noticed also when nobody calls it
+        self.watch(self.request("wait_ended"))  # notices the actor's end even while nobody calls it
         ready, receiver = super().started, self.receiver
         self.find_way(lambda: ready(slots, error), receiver.failed)
 
     def find_way(self, ready: Callable[[], None], failed: Callable[[BaseException], None]) -> None:
         """
-        Decide how calls go, in a thread of its own.
+        Decide how calls are sent. A separate thread tries the socket.
 
         Args:
-            ready: Called then.
-            failed: Given the reason instead if there must be a socket, and is none.
+            ready: Called when calls can be sent.
+            failed: Called with the error instead, if the options require a socket and none can be opened.
         """
         if self._options.calls == "tasks":
             ready()
@@ -130,10 +131,10 @@ class RayTransport(SocketTransport):
         try:
             self._listener = self.request("listener", this_machine()).result(_SAYS_WITHIN_S)
             end = self._listener.connect_socket(certificates_here(self._options.tls))
-        except RayActorError:  # it is gone, which is told by who watches it
+        except RayActorError:  # the actor is gone; its watcher reports that
             ready()
-        except Exception as error:  # noqa: BLE001 - nobody listens, or something is in between
-            cause = error.cause if isinstance(error, RayTaskError) else error  # without where it was raised there
+        except Exception as error:  # noqa: BLE001 - nobody listens, or the network blocks it
+            cause = error.cause if isinstance(error, RayTaskError) else error  # without the remote traceback
             why = f"there is no connection to {self._place()}: {text_of(cause)}"
             if self._options.calls == "socket":
                 failed(DeployError(f"replica {self._id}: {why}, and options.ray.calls wants one", replica=self._id))
@@ -161,7 +162,7 @@ class RayTransport(SocketTransport):
         self._told.set()
 
     def connection_ended(self, error: BaseException) -> None:
-        """As `SocketTransport.connection_ended`: Ray says better what has happened, but not always at once."""
+        """As `SocketTransport.connection_ended`. Waits a moment first, because Ray knows the reason better."""
         if self._ends:
             return
         self._told.wait(_REASON_WITHIN_S)
@@ -169,11 +170,11 @@ class RayTransport(SocketTransport):
         self.let_go()
 
     def let_go(self) -> None:
-        """The connection has ended: if the actor has not, nobody calls it any more, and its calls were given up."""
+        """End the actor after its connection has ended: nobody can call it, and its calls have been given up."""
         self.end()
 
     def death(self, error: BaseException) -> BaseException:
-        """What *error*, of Ray, says about the replica."""
+        """Return the replica's death as an error, with the reason in Ray's *error*."""
         cause = error.cause if isinstance(error, RayTaskError) else error
         self._on_gone(isinstance(cause, ActorUnavailableError))
         if isinstance(cause, (EOFError, OSError)):
@@ -198,12 +199,12 @@ class RayTransport(SocketTransport):
 
     def end(self) -> None:
         """As `RpcTransport.end`."""
-        if not self._killed:  # the end of its connection, which follows, comes here again
+        if not self._killed:  # the end of the connection calls this method again
             self._killed = True
-            with suppress(Exception):  # of a Ray that the program has shut down nothing is left
+            with suppress(Exception):  # fails if the program has shut Ray down
                 check_not_shut_down()
                 ray.kill(self._actor, no_restart=True)
         self.end_calls()
         if self._listener is not None:
-            self._listener.remove()  # it may have been killed before it could
-        self._on_gone(False)  # noqa: FBT003 - see the parameter
+            self._listener.remove()  # the actor may have been killed before it removed it
+        self._on_gone(False)  # noqa: FBT003 - the parameter's name says it

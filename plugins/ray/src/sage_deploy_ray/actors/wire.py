@@ -1,8 +1,7 @@
 """
-Frames and responses as Ray carries them at the least cost: bytes, with large buffers and references beside them.
+Encodes frames and responses in the cheapest form for Ray: bytes, plus large buffers and references.
 
-Ray passes bytes on as they are, and pickles everything else with a pickler in Python, which takes longer than all that
-is done here.
+Ray passes bytes through unchanged. It pickles everything else in Python, which takes longer than all the work here.
 """
 
 from __future__ import annotations
@@ -24,43 +23,43 @@ if TYPE_CHECKING:
 
 __all__ = ["Wire", "read_frame", "read_response", "write_frame", "write_response"]
 
-#: A pickle, with the buffers and references that were left out of it if there are any.
+#: A pickle. If buffers or references were left out of it, a tuple of the pickle and both.
 Wire: TypeAlias = "bytes | tuple[bytes, Sequence[Any], Sequence[Reference]]"
 
-#: Bytes of a buffer from which on it is not copied into the pickle; what Ray does with the others costs more.
+#: Buffers of at least this many bytes stay out of the pickle. For smaller ones, Ray's handling costs more than a copy.
 _LARGE: Final = 2**14
 
 
 def write_frame(frame: Frame) -> Wire:
-    """*frame*, to be read by `read_frame`."""
+    """Encode *frame* for `read_frame`."""
     return _write(frame.plain(), any(item.payload[2] for unit in frame.units for item in unit.items))
 
 
 def read_frame(wire: Wire) -> Frame:
-    """The frame of `write_frame`."""
+    """Decode what `write_frame` returned."""
     return Frame.of(_read(wire))
 
 
 def write_response(response: Response) -> Wire:
-    """*response*, to be read by `read_response`."""
+    """Encode *response* for `read_response`."""
     return _write(tuple(response), any(map(_refers, response.replies)))
 
 
 def read_response(wire: Wire) -> Response:
-    """The response of `write_response`."""
+    """Decode what `write_response` returned."""
     return Response(*_read(wire))
 
 
 def _refers(reply: Reply) -> bool:
-    """Whether there may be references in *reply*."""
+    """Whether *reply* may contain references."""
     kind = reply[0]
     if kind in {protocol.DONE, protocol.ITEM}:
         return bool(reply[2][2])
-    return kind in {protocol.FAILED, protocol.GAVE_UP}  # an error may have anything in it
+    return kind in {protocol.FAILED, protocol.GAVE_UP}  # an error may contain anything
 
 
-def _write(value: tuple[Any, ...], refers: bool) -> Wire:  # noqa: FBT001 - as it was found
-    """*value*, in which there are references only if *refers*: looking for them takes longer than all else."""
+def _write(value: tuple[Any, ...], refers: bool) -> Wire:  # noqa: FBT001 - the caller passes it by position
+    """Encode *value*. It contains references only if *refers*: searching for them takes longer than everything else."""
     large: list[PickleBuffer] = []
 
     def keep(buffer: PickleBuffer) -> bool:

@@ -1,6 +1,6 @@
 """
-This process and its Ray cluster: the connection, what can be asked of it, and what Ray says in words for people.
+This process's connection to its Ray cluster, questions to the cluster, and readable texts for Ray's errors.
 
-`connection` is what the other packages use. Modules here import each other, the library's values for nodes, and the
-core's errors; they import `ray` when they first need it.
+The other packages use `connection`. Modules here import each other, the library's values for nodes, and the core's
+errors. They import `ray` when they first need it.
 """

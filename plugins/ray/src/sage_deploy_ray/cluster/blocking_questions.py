@@ -1,4 +1,4 @@
-"""Asking somebody who may never answer: each question has a thread of its own and a limit."""
+"""Runs questions that may block forever, each in a thread of its own and with a timeout."""
 
 from __future__ import annotations
 
@@ -14,42 +14,42 @@ __all__ = ["BlockingQuestions", "TooManyUnansweredError"]
 
 _T = TypeVar("_T")
 
-#: Questions that may be without an answer at once: a runtime whose head is gone answers none, and some after minutes.
+#: Maximum number of unanswered questions. A runtime without a head answers none, or some after minutes.
 _MOST_UNANSWERED: Final = 8
 
 
 class TooManyUnansweredError(TimeoutError):
-    """So many earlier questions have no answer that this one was not asked."""
+    """Too many earlier questions are unanswered, so this one was not asked."""
 
 
 class BlockingQuestions:
     """
-    Asks questions that block without a limit of their own. From any thread.
+    Runs questions that have no timeout of their own. Thread-safe.
 
-    A question that is not answered in time keeps its thread until it is, and then the answer goes nowhere. There are at
-    most 8 such threads: from then on questions fail at once.
+    A question that times out keeps its thread until it returns; its result is then dropped. There are at most 8 such
+    threads. After that, every new question fails at once.
     """
 
     def __init__(self, name: str) -> None:
         """
-        Ask nothing yet.
+        Create the object without asking anything.
 
         Args:
-            name: What its threads are called.
+            name: Name of its threads.
         """
         self._name = name
         self._free = threading.Semaphore(_MOST_UNANSWERED)
 
     def ask(self, question: Callable[[], _T], limit: float) -> _T:
         """
-        The answer to *question*.
+        Run *question* in a thread, and return its result.
 
         Args:
             question: What to run.
-            limit: Longest wait, in seconds.
+            limit: Timeout in seconds.
 
         Raises:
-            TooManyUnansweredError: Eight earlier questions are still without an answer.
+            TooManyUnansweredError: Eight earlier questions are still unanswered.
             TimeoutError: There was no answer in time.
             BaseException: What *question* raised.
         """
@@ -66,6 +66,6 @@ class BlockingQuestions:
         try:
             return answer.result(limit)
         except TimeoutError:
-            if answer.done():  # the question's own
+            if answer.done():  # *question* itself raised it
                 raise
             raise TimeoutError(f"no answer within {limit:g} s") from None

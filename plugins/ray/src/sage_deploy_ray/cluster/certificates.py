@@ -1,4 +1,4 @@
-"""The certificates of this process: those of the options, else those that Ray itself uses."""
+"""The certificates of this process, from the options or from Ray's own variables."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sage_plugins.errors import DeployError
 
 __all__ = ["certificates_here", "check_certificates"]
 
-#: Ray's variables for what `Certificates` has.
+#: Ray's variables for the fields of `Certificates`.
 _VARIABLES: Final = {
     "certificate": "RAY_TLS_SERVER_CERT",
     "key": "RAY_TLS_SERVER_KEY",
@@ -21,13 +21,13 @@ _VARIABLES: Final = {
 
 def certificates_here(option: Certificates | None) -> Certificates | None:
     """
-    The certificates for connections of this process to other machines; None if they do without TLS.
+    Return the certificates for connections from this process to other machines. None for no TLS.
 
     Args:
-        option: `RayOptions.tls`. If it is None, Ray's variables count, which it reads in the same way.
+        option: `RayOptions.tls`. If it is None, Ray's own variables apply, read as Ray reads them.
 
     Raises:
-        OSError: Ray's variables ask for TLS, and do not say all that it takes.
+        OSError: Ray's variables turn TLS on, but some of them are missing.
     """
     if option is not None:
         return option
@@ -42,7 +42,9 @@ def certificates_here(option: Certificates | None) -> Certificates | None:
 
 def check_certificates(option: Certificates | None) -> None:
     """
-    Find wrong paths in `RayOptions.tls` before replicas start, whose calls would be tasks for want of a connection.
+    Check the paths in `RayOptions.tls` before replicas start.
+
+    With wrong paths no connection could be opened, so calls would be slow Ray tasks.
 
     Raises:
         DeployError: The files cannot be used on this node.

@@ -1,12 +1,11 @@
 """
-The connection of this process to a Ray cluster: there is one, which all services of all environments share.
+The connection of this process to a Ray cluster. All services of all environments share it.
 
-Ray knows one cluster a process. Each user takes a `Connection`; the last one that lets go ends what the first began.
-A Ray that was there before (the program's own `ray.init`, or this process is a worker of a cluster) is used as it is
-and never ended here.
+Ray allows one cluster per process. Each user takes a `Connection`, and the last release ends what the first one began.
+A Ray that was there before is used and never ended here: the program called `ray.init`, or this process is a worker.
 
-Nothing here waits without a limit. Ray's own calls do, above all those to a head that is gone: they block for a minute
-or for ever, and would end this process after a minute if it did not say beforehand that the head may come back later.
+Every wait here has a limit. Ray's own calls may block for a minute or forever, above all when the head is gone. Ray
+would also end this process after a minute without the head, unless a variable set beforehand allows more time.
 """
 
 from __future__ import annotations
@@ -38,13 +37,12 @@ _T = TypeVar("_T")
 
 _LOG: Final = logging.getLogger("sage_plugins.ray")
 
-#: Seconds for a runtime of our own to start; it takes 2 to 8.
+#: Timeout for starting a private runtime, in seconds. The start takes 2 to 8.
 _START_S: Final = 60.0
-#: Seconds for Ray to end; it takes 1, and 8 if the head is gone.
+#: Timeout for ending Ray, in seconds. The end takes 1, or 8 if the head is gone.
 _STOP_S: Final = 15.0
 
-#: After so many seconds without the head Ray ends the process that is connected to it, with everything else that runs
-#: there. Its default is 60.
+#: Ray ends a process, with everything that runs in it, after this many seconds without the head. Ray's default is 60.
 _HEAD_MAY_BE_GONE: Final = ("RAY_gcs_rpc_server_reconnect_timeout_s", "86400")
 
 _LET_IN: Final = (
@@ -53,7 +51,7 @@ _LET_IN: Final = (
 
 
 class _Runtime:
-    """Ray in this process; module state under `_lock`."""
+    """Ray in this process. Module state, guarded by `_lock`."""
 
     def __init__(self, asked: str, address: str, *, ours: bool) -> None:
         self.asked = asked
@@ -66,24 +64,24 @@ class _Runtime:
 _lock = threading.RLock()
 _runtime: _Runtime | None = None
 _forked = False
-#: Of the last Ray that was begun here.
+#: Runs the last Ray that was started here.
 _holder: RuntimeThread | None = None
 
 
 class Connection:
     """
-    One user's share in the connection of this process. From any thread.
+    One user's share in the connection of this process. Thread-safe.
 
     Attributes:
         address: Where the head listens, as `host:port`.
-        namespace: Ray's namespace for the names of this user's actors. Give it with every name: the namespace of the
-            connection itself is that of whoever connected first.
-        control_timeout: Longest wait for an answer of the cluster, in seconds.
+        namespace: Ray's namespace for the actor names of this user. Pass it with every name, because the connection
+            itself has the namespace of its first user.
+        control_timeout: Timeout for answers of the cluster, in seconds.
         owned: Whether Ray was started here, and ends with the last connection.
     """
 
     def __init__(self, runtime: _Runtime, namespace: str, control_timeout: float) -> None:
-        """Made by `connect`."""
+        """Created by `connect`."""
         self.address = runtime.address
         self.namespace = namespace
         self.control_timeout = control_timeout
@@ -93,17 +91,17 @@ class Connection:
 
     def ask(self, what: str, question: Callable[[], _T], *, timeout: float | None = None) -> _T:
         """
-        The answer of *question*, which asks Ray for something and may block.
+        Run *question*, which asks Ray and may block, and return its result.
 
         Args:
-            what: What is asked for, for the error: `"its nodes"`.
+            what: What is asked for, as in `"its nodes"`, for the error.
             question: What to run, in a thread of its own.
-            timeout: Longest wait in seconds; None for `control_timeout`.
+            timeout: Timeout in seconds; None for `control_timeout`.
 
         Raises:
             ClusterUnavailableError: The cluster did not answer in time, or the connection was released or lost.
             ForkedRuntimeError: This process was forked from the one that is connected.
-            Exception: What else *question* raised.
+            Exception: Any other error of *question*.
         """
         from ray.exceptions import GetTimeoutError, RaySystemError, RpcError
 
@@ -112,7 +110,7 @@ class Connection:
             raise ClusterUnavailableError(
                 f"the connection to the Ray cluster at {self.address} was released: connect again to ask for {what}"
             )
-        if not _initialized():  # Ray would start a runtime of its own to answer
+        if not _initialized():  # otherwise Ray would start a private runtime to answer
             raise ClusterUnavailableError(
                 f"Ray was shut down in this process, so the cluster at {self.address} cannot be asked for {what}: "
                 "leave ray.shutdown() to the last service that is closed, or deploy again"
@@ -129,10 +127,10 @@ class Connection:
 
     def nodes(self) -> list[Node]:
         """
-        The live nodes, the head included, in the order of their names.
+        Return the live nodes, including the head, sorted by name.
 
-        What is free lags behind by about 0.1 s. Where this version of Ray does not say what is free on a node, it
-        counts as all free.
+        Free resources are up to about 0.1 s old. If this version of Ray does not report them, the whole node counts as
+        free.
 
         Raises:
             ClusterUnavailableError: The cluster did not answer within `control_timeout`.
@@ -142,12 +140,12 @@ class Connection:
 
     def release(self) -> None:
         """
-        Let go. Idempotent, from any thread, and at the end of the interpreter.
+        Release the share. Idempotent, thread-safe, and safe while the interpreter exits.
 
-        The last one to let go ends Ray if it was started here, with every actor that is not detached: within 1 s, or
-        within 8 s if the head is gone.
+        If Ray was started here, the last release ends it, with every actor that is not detached. That takes 1 s, or 8 s
+        if the head is gone.
         """
-        global _runtime  # noqa: PLW0603 - Ray is one a process
+        global _runtime  # noqa: PLW0603 - Ray has one connection per process
         with _lock:
             if self._released:
                 return
@@ -177,31 +175,31 @@ def connect(
     warn: bool = True,
 ) -> Connection:
     """
-    Take a share in this process's connection, which is made if there is none. From any thread.
+    Take a share in this process's connection. Connects if there is no connection yet. Thread-safe.
 
-    What happens at SIGTERM stays what it was before.
+    The process's handling of SIGTERM is not changed.
 
     Args:
-        address: Address of the cluster as `host:port`, `auto` for the one that runs on this machine, `local` for one of
-            its own. None for what is there already, else what the variable `RAY_ADDRESS` says, else one of its own.
+        address: Address of the cluster: `host:port`, `auto` for the one on this machine, or `local` for a private
+            runtime. None uses an existing connection, else the variable `RAY_ADDRESS`, else a private runtime.
         namespace: Ray's namespace for the names of actors.
-        control_timeout: Longest wait for an answer of the cluster, connecting to it included, in seconds. Starting a
-            runtime of its own may take 60 s.
+        control_timeout: Timeout for connecting and for answers of the cluster, in seconds. Starting a private runtime
+            may take up to 60 s.
         auth: `token` or `disabled` sets the variable `RAY_AUTH_MODE` of this process; `inherit` leaves it alone.
-        warn: Whether to log what is doubtful about the cluster's safety; whoever deploys there has been told.
+        warn: Whether to log security warnings about the cluster. Callers that do not deploy set it to False.
 
     Returns:
         A share that must be released.
 
     Raises:
-        ClusterUnavailableError: There is no such cluster, it does not let this process in, its version is another one,
-            or this process is connected to another cluster already. The message says what to do.
+        ClusterUnavailableError: There is no such cluster, it rejected this process, its version differs, or this
+            process is connected to another cluster. The message says what to do.
         ForkedRuntimeError: This process was forked from one that is connected.
     """
-    global _runtime  # noqa: PLW0603 - Ray is one a process
+    global _runtime  # noqa: PLW0603 - Ray has one connection per process
     with _lock:
         _refuse_forked()
-        if _runtime is not None and not _initialized():  # the program has shut it down itself
+        if _runtime is not None and not _initialized():  # the program has called ray.shutdown()
             _end(_runtime)
             _runtime = None
         if _runtime is None:
@@ -217,19 +215,19 @@ def connect(
 
 
 def would_be_private(address: str | None) -> bool:
-    """Whether `connect` with this *address* would start a runtime of its own."""
+    """Whether `connect` with this *address* would start a private runtime."""
     where = address or os.environ.get("RAY_ADDRESS") or "local"
     return where == "local" and _runtime is None and not _initialized()
 
 
 def is_connected() -> bool:
-    """Whether this process has a Ray, of its own or as a worker of a cluster."""
+    """Whether Ray runs in this process, started by it or as a worker of a cluster."""
     return _initialized()
 
 
 def check_not_shut_down() -> None:
     """
-    Look before anything is asked of Ray: it would start a runtime of its own to answer.
+    Check that Ray was not shut down. Call this before asking Ray, which would start a private runtime to answer.
 
     Raises:
         ClusterUnavailableError: The program has called `ray.shutdown()`.
@@ -260,7 +258,7 @@ def _refuse_another(runtime: _Runtime, asked: str | None) -> None:
 
 
 def _resolved(address: str) -> str | None:
-    """The address with the host's number for its name, as Ray gives it."""
+    """Return *address* with the host's IP address, as Ray reports it."""
     host, _, port = address.rpartition(":")
     try:
         return f"{socket.gethostbyname(host)}:{port}"
@@ -274,7 +272,7 @@ def _initialized() -> bool:
 
 
 def _existing() -> _Runtime | None:
-    """The Ray that this process has already."""
+    """Return the Ray that already runs in this process."""
     if not _initialized():
         return None
     import ray
@@ -284,7 +282,7 @@ def _existing() -> _Runtime | None:
 
 
 def _begin(asked: str | None, namespace: str, control_timeout: float, auth: Auth) -> _Runtime:
-    global _holder  # noqa: PLW0603 - Ray is one a process
+    global _holder  # noqa: PLW0603 - Ray has one connection per process
     where = asked or os.environ.get("RAY_ADDRESS") or "local"
     if "://" in where:
         raise ClusterUnavailableError(
@@ -318,9 +316,9 @@ def _begin(asked: str | None, namespace: str, control_timeout: float, auth: Auth
 
 
 def _set_variables(where: str, auth: Auth) -> None:
-    """What Ray reads when it is imported, and again here if it has been."""
+    """Set the variables that Ray reads on import. If Ray is imported already, make it read them again."""
     variable, seconds = _HEAD_MAY_BE_GONE
-    if where != "local":  # one of our own has no head that could come back
+    if where != "local":  # a private runtime has no head that could come back
         os.environ.setdefault(variable, seconds)
     if auth != "inherit":
         os.environ["RAY_AUTH_MODE"] = auth
@@ -329,13 +327,13 @@ def _set_variables(where: str, auth: Auth) -> None:
             from ray._raylet import Config  # type: ignore[attr-defined] # its stub does not have all
         except ImportError:
             return
-        # Without this, Ray's own view of the cluster keeps the old values, and ends the process a minute after a
-        # question to a head that is gone.
+        # Without this, Ray keeps its old settings. It would then end the process a minute after a question to a head
+        # that is gone.
         Config.initialize("")
 
 
 def _init(where: str, namespace: str) -> None:
-    """Not in the main thread: there Ray would replace Python's signal handlers."""
+    """Connect. Must not run in the main thread, where Ray would replace Python's signal handlers."""
     import ray
 
     options: dict[str, Any] = {"namespace": namespace, "logging_level": logging.ERROR}
@@ -343,7 +341,7 @@ def _init(where: str, namespace: str) -> None:
         options["include_dashboard"] = False
     elif where != "auto":
         host, _, port = where.rpartition(":")
-        # Ray takes 20 s to find out that nobody listens.
+        # Fails at once if nobody listens. Ray would need 20 s to find out.
         socket.create_connection((host.strip("[]"), int(port)), timeout=_START_S).close()
     with sigterm.unchanged():
         ray.init(address=where, **options)
@@ -378,7 +376,7 @@ def _why_not(where: str, error: Exception) -> str:
 
 
 def live_nodes() -> list[Node]:
-    """As `Connection.nodes`, for a question of one's own to `Connection.ask`; it may block."""
+    """As `Connection.nodes`, for use inside a question to `Connection.ask`. May block."""
     import ray
 
     free = _free_by_node()
@@ -402,7 +400,7 @@ def live_nodes() -> list[Node]:
 
 def _free_by_node() -> Mapping[str, Mapping[str, float]]:
     try:
-        # There is no public way that does without the dashboard.
+        # The public API needs the dashboard.
         from ray._private.state import available_resources_per_node
     except ImportError:
         return {}
@@ -437,7 +435,7 @@ def _dashboard() -> str | None:
 
 
 def _after_fork() -> None:
-    global _lock, _forked  # noqa: PLW0603 - Ray is one a process
+    global _lock, _forked  # noqa: PLW0603 - Ray has one connection per process
     _lock = threading.RLock()
     _forked = _runtime is not None or _initialized()
 

@@ -1,8 +1,7 @@
 """
-Why an actor is gone, in a few words.
+Explains in a few words why an actor is gone.
 
-Ray says it in the text of an error alone, among much that concerns nobody who called a method. Where a version of Ray
-says it otherwise, its own text is what remains.
+Ray gives the reason only inside a long error text. If a version of Ray words it differently, Ray's own text is used.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ __all__ = ["why_gone"]
 _EXIT_CODE: Final = re.compile(r"exit code (-?\d+)")
 _PID: Final = re.compile(r"\bpid: (\d+)")
 
-#: By the name of Ray's class, whatever its text.
+#: By the class name of Ray's error.
 _BY_CLASS: Final = {
     "OutOfMemoryError": "Ray killed it because its node ran out of memory. Reserve what it needs with `memory_mb`",
     "ActorUnschedulableError": "its node is gone, or has no room for it any more",
     "ActorUnavailableError": "it cannot be reached",
 }
 
-#: By what stands in the text; the first that does.
+#: By a phrase in the error's text. The first match counts.
 _BY_TEXT: Final = {
     "its node has died": "its node died or was taken out of the cluster",
     "killed by `ray.kill`": "it was killed through Ray",
@@ -34,10 +33,10 @@ _BY_TEXT: Final = {
 
 def why_gone(error: BaseException) -> str:
     """
-    Completes "the replica is gone: ...".
+    Return the reason that completes "the replica is gone: ...".
 
     Args:
-        error: What Ray raised for a task of its actor.
+        error: The error of Ray for a task of the actor.
     """
     known = _BY_CLASS.get(type(error).__name__)
     if known is not None:

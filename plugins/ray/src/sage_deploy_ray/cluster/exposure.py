@@ -1,4 +1,4 @@
-"""What of a Ray cluster is open to more people than it should be: who reaches an open cluster can run code on it."""
+"""Checks how exposed a Ray cluster is. Anyone who reaches an open cluster can run code on it."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = [
     "version_of",
 ]
 
-#: The first version of Ray without CVE-2026-27482, by which a web page could change a cluster.
+#: The first version of Ray without CVE-2026-27482, which let a web page change a cluster.
 OLDEST_RAY: Final = (2, 54)
 
 _NAME: Final = "Ray"
 
 
 def version_of(text: str) -> tuple[int, ...]:
-    """The numbers that a version begins with: `(2, 60, 0)` for `"2.60.0.post1"`."""
+    """Return the leading numbers of a version: `(2, 60, 0)` for `"2.60.0.post1"`."""
     numbers: list[int] = []
     for part in text.split("."):
         if not part.isdecimal():
@@ -40,7 +40,7 @@ def version_of(text: str) -> tuple[int, ...]:
 
 
 def is_loopback(address: str) -> bool:
-    """Whether only processes of this machine reach *address*, which is `host`, `host:port` or `[host]:port`."""
+    """Whether only this machine can reach *address*, which is `host`, `host:port` or `[host]:port`."""
     host = address.strip()
     if host.startswith("["):
         host = host[1:].partition("]")[0]
@@ -55,7 +55,7 @@ def is_loopback(address: str) -> bool:
 
 
 def check_installation(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """What can be said of Ray without connecting: its version, and what the variables ask for."""
+    """Check Ray without connecting: its version, and the variables that configure it."""
     from importlib import metadata
 
     yield check_version(metadata.version("ray"))
@@ -66,7 +66,7 @@ def check_installation(environment: Mapping[str, str] = os.environ) -> Iterator[
 
 
 def check_version(version: str) -> Finding:
-    """Whether a Ray of this version may be used at all."""
+    """Check whether this version of Ray may be used at all."""
     if version_of(version) < OLDEST_RAY:
         oldest = ".".join(map(str, OLDEST_RAY))
         found = f"Ray {version} is older than {oldest}, the first without known holes"
@@ -76,12 +76,12 @@ def check_version(version: str) -> Finding:
 
 def check_cluster(address: str, *, token: bool, dashboard: str | None) -> Iterator[Finding]:
     """
-    What is open about the cluster that this process is connected to.
+    Check the exposure of the cluster that this process is connected to.
 
     Args:
         address: Where its head listens, as `host:port`.
-        token: Whether it asks for a token.
-        dashboard: Where its dashboard listens, as `host:port`; None for nowhere.
+        token: Whether it requires a token.
+        dashboard: Where its dashboard listens, as `host:port`; None if there is none.
     """
     if not token and not is_loopback(address):
         found = f"the cluster at {address} asks for no token: whoever reaches its ports can run code on it"
@@ -92,14 +92,14 @@ def check_cluster(address: str, *, token: bool, dashboard: str | None) -> Iterat
 
 
 def check_token_file(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
-    """Whether others on this machine can read the token that Ray would use."""
+    """Check whether other users of this machine can read Ray's token."""
     if environment.get("RAY_AUTH_MODE", "token").lower() != "token" or environment.get("RAY_AUTH_TOKEN"):
         return
     named = environment.get("RAY_AUTH_TOKEN_PATH")
     path = Path(named) if named else Path.home() / ".ray" / "auth_token"
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
-    except OSError:  # none yet, which is Ray's to say
+    except OSError:  # a missing token is for Ray to report
         return
     if os.name == "posix" and mode & (stat.S_IRWXG | stat.S_IRWXO):
         found = f"others on this machine can read the token of the cluster: {path} has mode {mode:04o}"

@@ -1,4 +1,4 @@
-"""Whether this machine can have the sockets over which calls go."""
+"""Checks whether this machine can open the sockets that calls use."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["check_links"]
 
 _NAME: Final = "Ray"
 
-#: No machine is called so.
+#: A machine ID that no machine has.
 _ANOTHER: Final = ""
 
 
 def check_links() -> Iterator[Finding]:
-    """How calls would go to a replica on this machine, tried out: from this machine, and from another one."""
+    """Try the sockets to a replica on this machine: as from this machine, and as from another one."""
     import ray
 
     host = ray.util.get_node_ip_address()
@@ -37,7 +37,7 @@ def check_links() -> Iterator[Finding]:
 def _try(listeners: Listeners, machine: Callable[[], str], how: str, fix: str) -> Finding:
     try:
         listeners.find(machine()).connect_socket().close()
-    except Exception as error:  # noqa: BLE001 - whatever this machine has against it
+    except Exception as error:  # noqa: BLE001 - anything may prevent the connection
         found = f"calls cannot go over {how}, and would be tasks of Ray, which are slower: {text_of(error)}"
         return Finding(_NAME, "warning", found, fix)
     return Finding(_NAME, "ok", f"calls can go over {how}")

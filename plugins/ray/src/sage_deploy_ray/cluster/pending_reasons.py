@@ -1,4 +1,4 @@
-"""What an actor waits for that has no process yet, in words: for whoever waits for its replica."""
+"""Explains what an actor waits for while it has no process."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 
 __all__ = ["state_of", "why_waiting"]
 
-#: The state of an actor whose process runs, as Ray calls it.
+#: Ray's name for the state of an actor whose process runs.
 _RUNS = "ALIVE"
 
 
 def state_of(actor_id: str) -> str:
     """
-    The state of an actor, as Ray calls it; "" if this version of Ray does not say.
+    Return the state of an actor, in Ray's words. "" if this version of Ray does not report it.
 
     Args:
         actor_id: Its ID, in hexadecimal digits.
     """
     try:
-        # There is no public way that does without the dashboard.
+        # The public API needs the dashboard.
         from ray._private.state import actors
     except ImportError:
         return ""
@@ -33,13 +33,13 @@ def state_of(actor_id: str) -> str:
 
 def why_waiting(state: str, name: str, node: Node | None, need: Resources) -> str:
     """
-    Completes "the replica is not ready: ...", with what to do; "" if its process runs, and that is not the reason.
+    Return the reason that completes "the replica is not ready: ...", and what to do. "" if the actor's process runs.
 
     Args:
-        state: The actor's, as Ray calls it.
-        name: Name of the node where it is to run.
-        node: That node, None if it does not live any more.
-        need: What it reserves there.
+        state: The actor's state, in Ray's words.
+        name: Name of its node.
+        node: That node; None if it is no longer alive.
+        need: Resources that the replica reserves there.
     """
     if state in {"", _RUNS}:
         return ""

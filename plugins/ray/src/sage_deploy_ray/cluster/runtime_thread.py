@@ -1,8 +1,8 @@
 """
-A thread that begins something, holds it, and ends it.
+A thread that begins something, keeps it, and ends it.
 
-Ray's view of the cluster (its nodes, what is free) belongs to the thread that called `ray.init`: once that thread has
-ended, each look at it spins for ever.
+Ray ties its view of the cluster (nodes, free resources) to the thread that called `ray.init`. Once that thread has
+ended, every access to the view spins forever.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ __all__ = ["RuntimeThread"]
 
 
 class RuntimeThread:
-    """A thread in which something begins and ends. Its methods are for any thread."""
+    """A thread that begins and ends something. Its methods may be called from any thread."""
 
     def __init__(self, name: str, begin: Callable[[], None], end: Callable[[], None]) -> None:
         """
-        Begin nothing yet.
+        Prepare the thread. Begins nothing yet.
 
         Args:
-            name: What the thread is called.
-            begin: Begins it; blocks until that is done.
-            end: Ends it; blocks until that is done.
+            name: Name of the thread.
+            begin: Begins it. Blocks until it has begun.
+            end: Ends it. Blocks until it has ended.
         """
         self._begin = begin
         self._end = end
@@ -37,24 +37,24 @@ class RuntimeThread:
 
     @property
     def alive(self) -> bool:
-        """Whether it has begun, or is about to, and has not ended yet."""
+        """Whether the thread runs: it has begun or will begin, and has not ended."""
         return self._thread.is_alive()
 
     def begin(self, limit: float) -> None:
         """
-        Begin it; once.
+        Begin it. Call this once.
 
         Args:
-            limit: Longest wait in seconds; what begins later is ended at once.
+            limit: Timeout in seconds. If it begins after that, it is ended at once.
 
         Raises:
             TimeoutError: It did not begin in time.
-            BaseException: What beginning it raised.
+            BaseException: The error of *begin*.
         """
         self._thread.start()
         try:
             self._begun.result(limit)
-        except BaseException:  # KeyboardInterrupt too: nobody else knows of it
+        except BaseException:  # also for KeyboardInterrupt: nobody else can end it
             self._let_go.set()
             raise
 
@@ -63,7 +63,7 @@ class RuntimeThread:
         End it. Idempotent.
 
         Args:
-            limit: Longest wait in seconds.
+            limit: Timeout in seconds.
 
         Returns:
             Whether it has ended.
@@ -75,7 +75,7 @@ class RuntimeThread:
     def _run(self) -> None:
         try:
             self._begin()
-        except BaseException as error:  # noqa: BLE001 - it is for who waits
+        except BaseException as error:  # noqa: BLE001 - `begin` raises it in the waiting thread
             self._begun.set_exception(error)
             return
         self._begun.set_result(None)

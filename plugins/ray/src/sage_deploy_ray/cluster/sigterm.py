@@ -1,9 +1,9 @@
 """
-What happens at SIGTERM stays what it was, whatever a library installs.
+Keeps the handling of SIGTERM, whatever a library installs.
 
-Ray replaces more than Python's handler: its C++ part installs one underneath, which prints a stack, calls the handler
-of before, and ends the process with SIGABRT 3 s later. A service that drains at SIGTERM would not get to its end. When
-Ray ends, it leaves no handler at all.
+Ray replaces more than Python's handler. Its C++ part installs a handler that prints a stack, calls the previous
+handler, and ends the process with SIGABRT 3 s later. A service that drains at SIGTERM could not finish. When Ray ends,
+it leaves no handler at all.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 __all__ = ["unchanged"]
 
-#: More bytes than `struct sigaction` has anywhere (152 with glibc).
+#: Bytes for a `struct sigaction`, more than any platform needs (152 with glibc).
 _ROOM = 1024
 
 
 @contextlib.contextmanager
 def unchanged() -> Iterator[None]:
     """
-    Give SIGTERM back what it did before the block.
+    Restore the handling of SIGTERM after the block.
 
-    From any thread: `signal.signal` is for the main thread alone, `sigaction` is not. Python's own handler is changed
-    by the main thread only, so a block in another thread leaves that as it is.
+    Works in any thread, because `sigaction` does, unlike `signal.signal`. Only the main thread can change Python's own
+    handler, so in another thread that handler does not change.
     """
     if os.name != "posix":
         yield

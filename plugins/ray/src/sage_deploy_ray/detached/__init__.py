@@ -1,6 +1,6 @@
 """
-Services whose replicas outlive the process that deployed them, and how the next process takes them over.
+Services whose replicas outlive the process that deployed them, and their takeover by a later process.
 
-`services` knows what runs and what it is made of, `lease` sees to it that one process decides at a time, `transport`
-leads to such a replica. Modules here import `actors`, `cluster`, `directory`, the library and the core.
+`services` finds out which services run. `lease` ensures that only one process manages them at a time. `transport`
+connects to such a replica. Modules here import `actors`, `cluster`, `directory`, the library and the core.
 """

@@ -1,4 +1,4 @@
-"""That this process, and no other, decides about the detached services of an environment."""
+"""A lease on the detached services of an environment, which lets only one process manage them."""
 
 from __future__ import annotations
 
@@ -18,52 +18,52 @@ if TYPE_CHECKING:
 
 __all__ = ["Lease"]
 
-#: Seconds between two times that it is said; the registry takes this process for dead after five of them.
+#: Seconds between two renewals. The registry considers this process dead after five missed renewals.
 _EVERY_S: Final = 2.0
 
-#: Seconds after which another process may have taken over from this one, which could not say that it lives.
+#: Until this many seconds after a renewal, no other process can have taken over.
 _SURE_FOR_S: Final = 9.0
 
-#: Seconds to wait for a process that may have died: a little longer than the registry holds it for alive.
+#: Seconds to wait for a holder that may have died: slightly longer than the registry's lease.
 _WAIT_S: Final = 12.0
 
-#: Seconds for a last word.
+#: Timeout, in seconds, for telling the registry about the release.
 _LAST_WORD_S: Final = 1.0
 
 
 class Lease:
     """
-    Held from `take` until `release`; whoever else asks the registry meanwhile is refused.
+    The right to manage an environment, from `take` to `release`. The registry refuses other holders meanwhile.
 
-    Several may share it: it is released as often as it was taken. All methods are safe from any thread.
+    Several users may share a lease: it needs as many releases as takes. Thread-safe.
     """
 
     def __init__(self, client: DirectoryClient, environment: str, holder: str, control_timeout: float) -> None:
         """
-        Hold nothing yet.
+        Create a lease that holds nothing yet.
 
         Args:
-            client: Asks the registry.
+            client: Talks to the registry.
             environment: ID of the environment.
-            holder: Who this is, unlike all others.
-            control_timeout: Seconds that the registry gets to answer.
+            holder: Unique ID of this holder.
+            control_timeout: Longest wait for the registry's answer, in seconds.
         """
         self._client = client
         self._environment = environment
         self._holder = holder
         self._control_timeout = control_timeout
-        self._lock = threading.RLock()  # re-entrant because a signal handler may stop a service in the middle of it
-        self._users = 0  # guarded by _lock, as all that follows
+        self._lock = threading.RLock()  # re-entrant, because a signal handler may stop a service while it is held
+        self._users = 0  # this and all below: guarded by _lock
         self._memory = ""
         self._sure_until = 0.0
         self._asked_at = 0.0
-        self._asked: Any = None  # the future of the answer that is on its way
+        self._asked: Any = None  # future of the pending answer
         self._timer: Timer | None = None
         self._lost_to = ""
 
     def take(self) -> None:
         """
-        Hold the environment; waits for a process that may have died without letting go.
+        Take the environment. Waits if the current holder may have died without releasing it.
 
         Raises:
             DeployError: Another process holds it.
@@ -87,9 +87,9 @@ class Lease:
     @property
     def lost(self) -> bool:
         """
-        Whether another process has taken over, because this one was cut off or stood still for long.
+        Whether another process has taken over, because this one was cut off or stopped for a while.
 
-        The registry is asked if that may have happened a moment ago; while it does not answer, nobody can take over.
+        Asks the registry if the last renewal is too old. While the registry does not answer, nobody can take over.
         """
         with suppress(ClusterUnavailableError):
             self._make_sure()
@@ -97,11 +97,11 @@ class Lease:
 
     def check(self) -> None:
         """
-        See that it is not lost.
+        Check that the lease is not lost.
 
         Raises:
-            DeployError: It is.
-            ClusterUnavailableError: That is not known.
+            DeployError: It is lost.
+            ClusterUnavailableError: The registry did not answer.
         """
         self._make_sure()
         if self._lost_to:
@@ -115,7 +115,7 @@ class Lease:
                 self._read(held, asked_at)
 
     def release(self) -> None:
-        """Undo one `take`; after the last one others may hold the environment."""
+        """Undo one `take`. After the last one, other processes may take the environment."""
         with self._lock:
             self._users -= 1
             if self._users:
@@ -127,7 +127,7 @@ class Lease:
             import ray
 
             said: Any = self._client.ask("let_go", self._environment, self._holder)
-            with suppress(Exception):  # it is released after a while in any case
+            with suppress(Exception):  # the lease expires anyway
                 ray.get(said, timeout=_LAST_WORD_S)
 
     def _refusal(self, other: str) -> str:
@@ -155,7 +155,7 @@ class Lease:
         self._timer = SYSTEM.call_at(SYSTEM.monotonic() + _EVERY_S, self._renew)
 
     def _renew(self) -> None:
-        """Say that it is still held, and look at what the registry answered the last time; never waits."""
+        """Renew the lease, and read the registry's previous answer. Never waits."""
         with self._lock:
             if self._timer is None:
                 return
@@ -164,12 +164,12 @@ class Lease:
                 error = answer.exception()
                 if error is None:
                     self._read(answer.result(), self._asked_at)
-                else:  # if Ray starts it again itself, it is there
+                else:  # starts the registry unless Ray has restarted it already
                     self._client.start_again()
             if self._asked is None and not self._lost_to:
                 asking: Any = self._client
                 self._asked_at = SYSTEM.monotonic()
-                with suppress(Exception):  # Ray has ended, or is about to
+                with suppress(Exception):  # Ray has ended, or is about to end
                     self._asked = asking.ask("hold", self._environment, self._holder, _who()).future()
             self._again()
 

@@ -1,8 +1,8 @@
 """
-The services of an environment whose replicas outlive the process that deployed them, as one process has them.
+The services of an environment whose replicas outlive the process that deployed them.
 
-What is known of them is in two places: the registry, which also knows services none of whose replicas is left, and the
-replicas themselves, whose names say what they belong to and which keep what they are made of. Either is enough.
+Two places know about them, and either is enough. The registry knows every service, even one without live replicas. The
+replicas carry their service in their names, and keep the spec they were made from.
 """
 
 from __future__ import annotations
@@ -40,46 +40,46 @@ __all__ = ["DetachedServices", "environment_id"]
 
 _LOG: Final = logging.getLogger("sage_plugins.ray")
 
-#: First part of the names of replicas.
+#: First part of the actor names of replicas.
 _PREFIX: Final = "sage-deploy-replica"
 
-#: Seconds that a replica gets which is of no use any more: to answer its callers, and to run its stop hooks.
+#: Seconds for an obsolete replica to answer its callers and run its stop hooks.
 _LAST_GRACE_S: Final = 1.0
 
-#: Seconds that the registry gets to say what there is, while somebody only looks.
+#: Timeout, in seconds, for the registry's answer to `look`.
 _LOOK_S: Final = 1.0
 
-_leases: dict[tuple[str, str, str], Lease] = {}  # by namespace, environment and who holds it; guarded by _lock
+_leases: dict[tuple[str, str, str], Lease] = {}  # by (namespace, environment, holder); guarded by _lock
 _lock = threading.Lock()
 
 
 class _Named(NamedTuple):
     """
-    A replica that runs, by what its name says.
+    A running replica, as its name describes it.
 
     Attributes:
-        name: Its actor's.
+        name: Name of its actor.
         service: Name of its service.
-        deployment: Of which deployment of the service.
+        deployment: ID of the service's deployment that it belongs to.
         index: Position among the service's replicas.
-        generation: How many were there before it.
+        generation: How many replicas held this position before it.
     """
 
     name: str
     service: str
     deployment: str
-    index: int  # type: ignore[assignment] # hides tuple.index, which nobody needs of it
+    index: int  # type: ignore[assignment] # hides tuple.index, which is not needed
     generation: int
 
 
 class _Found(NamedTuple):
     """
-    The same with what it says of itself.
+    A running replica, with what it reported itself.
 
     Attributes:
         named: What its name says.
-        actor: Reaches it.
-        spec: What it is made of, as `pack_spec` gives it; None if it does not answer or was never told.
+        actor: Handle of its actor.
+        spec: What it was made from, as packed by `pack_spec`. None if it does not answer or was never told.
         node: Name of its node.
         node_id: ID of its node.
     """
@@ -92,27 +92,27 @@ class _Found(NamedTuple):
 
 
 def environment_id(name: str) -> str:
-    """The ID by which detached services of the environments of that name are looked up, by whoever deploys them."""
+    """Return the ID under which the detached services of environments with that name are found, in any process."""
     return f"detached/{name}"
 
 
 class DetachedServices:
     """
-    `interfaces.Keeper` of one environment. Safe from any thread.
+    The `interfaces.Keeper` of one environment. Thread-safe.
 
     Attributes:
-        environment: ID by which its services are looked up.
+        environment: ID under which its services are found.
     """
 
     def __init__(self, connect: Callable[[], cluster.Connection], options: RayOptions, holder: str, name: str) -> None:
         """
-        Prepare; connects to nothing.
+        Prepare the keeper. Connects to nothing.
 
         Args:
-            connect: Gives this process's connection.
-            options: Which namespace.
-            holder: ID of the environment here, which no other has.
-            name: Its name, which others may have too, at other times or in other processes.
+            connect: Returns this process's connection.
+            options: Options that name the cluster and the namespace.
+            holder: Unique ID of the environment in this process.
+            name: Name of the environment. Other processes may use the same name.
         """
         self.environment = environment_id(name)
         self._connect = connect
@@ -126,7 +126,7 @@ class DetachedServices:
                 key, Lease(self._client, self.environment, holder, options.control_timeout)
             )
         self._taken = False
-        self._deployments: dict[str, str] = {}  # the one that this process goes on with or has begun, by service
+        self._deployments: dict[str, str] = {}  # service to the deployment that this process continues or began
 
     def hold(self) -> None:
         """As `Keeper.hold`."""
@@ -144,27 +144,28 @@ class DetachedServices:
 
     def check(self) -> None:
         """
-        See that this process still holds the environment.
+        Check that this process still holds the environment.
 
         Raises:
-            DeployError: Another one has taken over.
+            DeployError: Another process has taken over.
+            ClusterUnavailableError: The registry did not answer.
         """
         self._lease.check()
 
     @property
     def lost(self) -> bool:
-        """Whether another process has taken over: then nothing of it is to be stopped from here."""
+        """Whether another process has taken over. If so, this process must not stop any replica."""
         return self._lease.lost
 
     def release(self) -> None:
-        """Let others hold it."""
+        """Release the environment, so that other processes may hold it."""
         if self._taken:
             self._taken = False
             for service in self._deployments:
                 self.forget(service)
             self._lease.release()
 
-    # -- what runs -----------------------------------------------------------------------------------------------------
+    # -- running services ---------------------------------------------------------------------------------------------
 
     def deployed(self) -> Mapping[str, ReplicaSpec]:
         """As `Keeper.deployed`."""
@@ -186,7 +187,7 @@ class DetachedServices:
         def ask() -> tuple[str, Mapping[str, Deployment]]:
             try:
                 registry = ray.get_actor(REGISTRY, self._namespace)
-            except ValueError:  # nobody has deployed anything
+            except ValueError:  # no process has deployed anything
                 return "", {}
             asked: Any = registry.holder.remote(self.environment), registry.deployments.remote(self.environment)
             holder, deployments = ray.get(list(asked))
@@ -208,7 +209,7 @@ class DetachedServices:
         if spec is None:
             return None
         self._deployments[service] = deployment
-        self.remember(service, spec)  # in case it was forgotten
+        self.remember(service, spec)  # the registry may have forgotten it
         listing = None if remembered is None or remembered.listing is None else unpack(remembered.listing)
         return ServiceSnapshot(
             unpack_spec(spec),
@@ -247,13 +248,13 @@ class DetachedServices:
         return _Named(name, unquote(service), deployment, int(index), int(generation))
 
     def _asked(self, replicas: Sequence[_Named]) -> list[_Found]:
-        """What the replicas say of themselves, all asked at once."""
+        """Ask all the replicas at once about themselves."""
         import ray
 
         def ask() -> list[_Found]:
             asked: list[tuple[_Named, Any, Any]] = []
             for named in replicas:
-                with suppress(ValueError):  # it has ended meanwhile
+                with suppress(ValueError):  # the actor has ended meanwhile
                     actor = ray.get_actor(named.name, self._namespace)
                     asked.append((named, actor, actor.describe.remote()))
             ray.wait([ref for *_, ref in asked], num_returns=len(asked), timeout=self._control_timeout / 2)
@@ -262,21 +263,21 @@ class DetachedServices:
         return self._connect().ask("its replicas what they are", ask) if replicas else []
 
     def _end(self, found: _Found) -> None:
-        """End a replica of an earlier deployment, one that was to be replaced, or that does not answer."""
+        """End a replica that belongs to an earlier deployment, was being replaced, or does not answer."""
         import ray
 
         _LOG.warning("replica %s was left over from an earlier process, and is stopped", found.named.name)
         if found.spec is not None:
-            with suppress(Exception):  # it is killed in any case
+            with suppress(Exception):  # it is killed below in any case
                 ray.get(found.actor.vacate.remote(), timeout=_LAST_GRACE_S)
             with suppress(Exception):  # as above
                 ray.get(found.actor.stop.remote(_LAST_GRACE_S), timeout=2 * _LAST_GRACE_S)
         self._connect().ask("an end of a replica", lambda: ray.kill(found.actor, no_restart=True))
 
-    # -- what is started -----------------------------------------------------------------------------------------------
+    # -- new replicas --------------------------------------------------------------------------------------------------
 
     def remember(self, service: str, spec: bytes) -> None:
-        """Have the registry remember what *service* is made of."""
+        """Tell the registry what *service* is made from."""
         self._client.say(
             ("deployed", self.environment, service),
             "deployed",
@@ -287,17 +288,17 @@ class DetachedServices:
         )
 
     def forget(self, service: str) -> None:
-        """This process tells the registry nothing more of *service*."""
+        """Tell the registry nothing more about *service*."""
         self._client.forget(("deployed", self.environment, service))
         self._client.forget((self.environment, service))
 
     def name_for(self, spec: ReplicaSpec) -> str:
-        """A name for the actor of a new replica."""
+        """Return a name for the actor of a new replica."""
         parts = [self.environment, spec.service, self._deployment(spec.service), str(spec.index), str(spec.generation)]
         return "/".join([_PREFIX, *(quote(part, safe="") for part in parts)])
 
     def _deployment(self, service: str) -> str:
-        # Begins with the time, so that of two the later one is known; ends with what nobody else has.
+        # Starts with the time, so the later of two deployments is known. The rest makes it unique.
         return self._deployments.setdefault(service, f"{time.time_ns():016x}-{uuid4().hex[:8]}")
 
 
@@ -311,7 +312,7 @@ def _kept(holder: str, listing: Payload | None) -> KeptService:
 
 def _answer(ref: Any) -> tuple[bytes | None, str | None, str]:
     """
-    What a replica says of itself.
+    Return what a replica reported about itself.
 
     Raises:
         DeployError: It speaks another protocol.
@@ -320,7 +321,7 @@ def _answer(ref: Any) -> tuple[bytes | None, str | None, str]:
 
     try:
         version, spec, node, node_id = ray.get(ref, timeout=0)
-    except Exception:  # noqa: BLE001 - whatever Ray says, it does not answer
+    except Exception:  # noqa: BLE001 - any error of Ray means that it does not answer
         return None, None, ""
     problem = versions.difference(f"a replica on {node}", version)
     if problem:
@@ -329,14 +330,14 @@ def _answer(ref: Any) -> tuple[bytes | None, str | None, str]:
 
 
 def _choose(remembered: Deployment | None, found: Sequence[_Found]) -> str:
-    """The deployment to go on with: the one that is remembered, else the latest of which a replica answers."""
+    """Return the deployment to continue: the registry's, or else the latest one with a replica that answers."""
     if remembered is not None:
         return remembered.id
     return max((each.named.deployment for each in found if each.spec is not None), default="")
 
 
 def _sort(found: Sequence[_Found], deployment: str) -> tuple[list[_Found], list[_Found]]:
-    """Those to go on with, the latest at each position, and the rest."""
+    """Return the replicas to continue with (the latest at each position), and the rest."""
     by_index: defaultdict[int, list[_Found]] = defaultdict(list)
     rest = []
     for each in found:

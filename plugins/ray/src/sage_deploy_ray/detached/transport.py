@@ -1,4 +1,4 @@
-"""The ways to replicas that outlive this process: to one that it starts, and to one that was there before."""
+"""Transports to replicas that outlive this process: new ones, and ones that an earlier process started."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = ["AdoptedTransport", "DetachedTransport"]
 
 
 class DetachedTransport(RayTransport):
-    """A `RayTransport` whose replica can say what it is made of, and is stopped by nobody but who holds it."""
+    """A `RayTransport` whose replica remembers its spec. Only the lease's holder stops it."""
 
     def __init__(self, *way: Any, detached: DetachedServices) -> None:
-        """As `RayTransport`; *detached* knows who holds it."""
+        """As `RayTransport`. *detached* knows who holds the lease."""
         super().__init__(*way)
         self._detached = detached
 
@@ -56,13 +56,13 @@ class DetachedTransport(RayTransport):
 
 
 class AdoptedTransport(DetachedTransport):
-    """A `DetachedTransport` to an actor that has begun to build its replica, or has it."""
+    """A `DetachedTransport` to an actor that already builds or runs its replica."""
 
     def begin(self, spec: ReplicaSpec) -> Answer:
-        """As `RpcTransport.begin`: the actor knows what to run."""
+        """As `RpcTransport.begin`. The actor already knows what to run."""
         self.reach(spec.id)
         return self.request("wait_started", versions.own_version())
 
 
 def _go_on(limit: float) -> None:
-    """Another process decides when the replica refuses calls."""
+    """Do nothing: another process decides when the replica refuses calls."""

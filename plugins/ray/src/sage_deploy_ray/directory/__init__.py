@@ -1,8 +1,9 @@
 """
-Where the services of an environment are found by other processes on the cluster.
+Lets other processes on the cluster find the services of an environment.
 
-`ray_directory` says and looks up, in an actor that `directory_client` keeps: `directory_actor` for one process, or
-`registry_actor` for all detached services. Modules here import `actors`, `cluster`, the library and the core.
+`ray_directory` publishes and looks up services in an actor, which `directory_client` starts and restarts.
+`directory_actor` serves one deploying process, `registry_actor` all detached services. Modules here import `actors`,
+`cluster`, the library and the core.
 """
 
 from __future__ import annotations
@@ -21,16 +22,16 @@ def revive(
     version: ProtocolVersion, environment: str, options: RayOptions, process: str | None, *_: Any
 ) -> RayDirectory:
     """
-    The directory that was pickled, here or by another version.
+    Return the directory that was pickled, by this version or another one.
 
-    It stays at this place in all versions, as its first argument does: so processes of two versions learn that they
-    differ.
+    The function keeps its place and its first argument in all versions. So processes with different versions can detect
+    the difference.
 
     Args:
-        version: What the process speaks that deploys the environment.
+        version: Protocol version of the process that deploys the environment.
         environment: ID of the environment.
-        options: Which cluster, and which namespace there.
-        process: Who deploys the environment; None if its services are detached.
+        options: Options that name the cluster and the namespace.
+        process: ID of the deploying process; None if the services are detached.
     """
     from sage_deploy_ray.directory.ray_directory import RayDirectory
 

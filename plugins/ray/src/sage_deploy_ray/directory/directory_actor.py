@@ -1,4 +1,4 @@
-"""The directory of services as an actor."""
+"""The actor that holds the directory of services."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["DirectoryActor"]
 
 
 class DirectoryActor(DirectoryServer):
-    """A `DirectoryServer` that a process which deploys keeps, without user code."""
+    """A `DirectoryServer` in an actor without user code. The deploying process keeps it alive."""
 
     @ray.method(max_task_retries=0)
     async def wait_ended(self) -> None:
-        """Wait for ever; ends with an error if the process dies, also if Ray starts it again."""
+        """Wait forever. Fails if the process dies, even if Ray restarts it."""
         await asyncio.Event().wait()

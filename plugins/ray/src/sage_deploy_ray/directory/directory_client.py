@@ -1,7 +1,8 @@
 """
-The directory's actor as the process that deploys keeps it: it is started when first needed, and again if it dies.
+The deploying process's client of the directory actor. It starts the actor when first needed, and again if it dies.
 
-It ends with Ray in this process, as the replicas do. That of detached services is one for all processes, and stays.
+The actor ends with Ray in this process, as the replicas do. All processes share one actor for detached services, which
+stays.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ if TYPE_CHECKING:
 
 __all__ = ["DirectoryClient", "client_for"]
 
-#: Those who may wait for a change at the same time, one for each service in each process.
+#: Number of clients that may wait for a change at the same time: one for each service in each process.
 _WAITING: Final = 10_000
 
-#: Seconds until the actor is started again if that failed; twice as long each time, up to the second.
+#: Seconds before the next attempt to start the actor. Doubles with each failure, up to the second value.
 _START_AGAIN_S: Final = (0.25, 5.0)
 
 _clients: dict[tuple[str, str], DirectoryClient] = {}  # guarded by _lock
@@ -37,27 +38,31 @@ _lock = threading.Lock()
 
 
 def client_for(name: str, namespace: str) -> DirectoryClient:
-    """The one for the actor of that name."""
+    """Return this process's client of the actor with that name."""
     with _lock:
         return _clients.setdefault((name, namespace), DirectoryClient(name, namespace))
 
 
 class DirectoryClient:
-    """Says things to the actor, and once more to the next one if it dies. Safe from any thread."""
+    """
+    Makes statements to the actor with `say`, and repeats them to its successor if it dies. Thread-safe.
+
+    A statement is a method call with a subject. Only the latest one about a subject is kept.
+    """
 
     def __init__(self, name: str, namespace: str) -> None:
         self._name = name
         self._namespace = namespace
-        self._starting = threading.Lock()  # held by the one who starts it, which may take long
-        self._lock = threading.RLock()  # re-entrant because a signal handler may stop a service in the middle of it
-        # The next are guarded by _lock. The actor lives as long as the handle with which it was started.
+        self._starting = threading.Lock()  # held while the actor starts, which may take long
+        self._lock = threading.RLock()  # re-entrant, because a signal handler may stop a service while it is held
+        # The fields below are guarded by _lock. The actor lives as long as the handle that started it.
         self._actor: Any = None
         self._said: dict[Hashable, tuple[str, tuple[Any, ...], dict[str, Any]]] = {}
 
     def start(self) -> None:
-        """See that the actor is there; takes some milliseconds, and may take longer if the cluster is slow."""
+        """Ensure that the actor runs. Takes some milliseconds, or longer on a slow cluster."""
         with self._starting:
-            if self._actor is None or self._actor != self._find():  # Ray may have ended and begun since
+            if self._actor is None or self._actor != self._find():  # Ray may have ended and started again since
                 self._begin()
 
     @property
@@ -66,45 +71,45 @@ class DirectoryClient:
         return self._actor is not None and is_connected()
 
     def say(self, about: Hashable, method: str, *args: Any, **kwargs: Any) -> None:
-        """Call a method of the actor, in place of what was said of the same thing before; never blocks."""
+        """Make a statement: call a method of the actor, and keep the call in place of the last one about *about*."""
         with self._lock:
             self._said[about] = method, args, kwargs
             self._call(method, *args, **kwargs)
 
     def ask(self, method: str, *args: Any, **kwargs: Any) -> Any | None:
-        """The answer of a method of the actor, on its way; None if there is no actor."""
+        """Call a method of the actor, and return its pending answer. None if there is no actor."""
         with self._lock:
             return self._call(method, *args, **kwargs)
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> Any | None:
-        """What a method of the actor will answer; None if there is none, or it was of a Ray that was shut down."""
+        """Start the call; None if there is no actor, or if its Ray was shut down."""
         if self._actor is None or not is_connected():
             return None
         try:
             return getattr(self._actor, method).remote(*args, **kwargs)
-        except Exception:  # noqa: BLE001 - whatever Ray says of an actor of the Ray before it
+        except Exception:  # noqa: BLE001 - the actor may belong to a Ray that was shut down
             return None
 
     def forget(self, about: Hashable) -> None:
-        """This need not be said to another actor."""
+        """Do not repeat the statement about *about* to another actor."""
         with self._lock:
             self._said.pop(about, None)
 
     def _find(self) -> Any | None:
         try:
             return ray.get_actor(self._name, self._namespace)
-        except ValueError:  # there is none of that name
+        except ValueError:  # no actor has that name
             return None
 
     def _begin(self) -> None:
-        """Start the actor, and say to it what was said before; under `_starting`."""
+        """Start the actor, and repeat all statements. The caller holds `_starting`."""
         actor = self._start()
         with self._lock:
             self._actor = actor
             self.say_again()
 
     def say_again(self) -> None:
-        """Say all that was said, in case the actor has forgotten it; never blocks."""
+        """Repeat all statements, in case the actor has lost them. Never blocks."""
         with self._lock:
             for method, args, kwargs in self._said.values():
                 self._call(method, *args, **kwargs)
@@ -113,8 +118,7 @@ class DirectoryClient:
         return self._start_registry() if self._name == REGISTRY else self._start_directory()
 
     def _start_registry(self) -> Any:
-        # Ray starts it again elsewhere if its node dies. What was asked of it then is asked again: all of it may be
-        # said twice.
+        # If its node dies, Ray restarts the actor elsewhere and repeats the requests. All of them may be repeated.
         return (
             ray.remote(RegistryActor)
             .options(
@@ -132,8 +136,9 @@ class DirectoryClient:
         )
 
     def _start_directory(self) -> Any:
-        # Beside the process that deploys: no other node's end takes it away. Ray starts it again if it dies, and what
-        # was asked of it is asked again: a dead actor's name is not free for another one.
+        # The actor runs on the deploying process's node, so the end of another node cannot remove it. Ray restarts it
+        # if it dies, and repeats the requests. A replacement could not take its name, because the name of a dead actor
+        # is not free.
         here = ray.get_runtime_context().get_node_id()
         actor: Any = (
             ray.remote(DirectoryActor)
@@ -157,12 +162,12 @@ class DirectoryClient:
         ended.add_done_callback(lambda done: self._ended(actor, done.exception()))
 
     def _ended(self, actor: Any, error: BaseException | None) -> None:
-        """The actor's process has died; told in Ray's own thread, which must not wait."""
+        """Handle the death of the actor's process. Ray's own thread calls this, and must not wait."""
         with suppress(RuntimeError):  # the interpreter is shutting down
             start_thread(lambda: self._bring_back(actor, error), "sage-ray-directory")
 
     def _bring_back(self, actor: Any, error: BaseException | None) -> None:
-        """Have the next process of *actor* know what was said; if it has none, start another actor in its place."""
+        """Repeat all statements to the restarted *actor*. If it was not restarted, start another actor in its place."""
         wait, longest = _START_AGAIN_S
         while True:
             with self._starting:
@@ -186,11 +191,11 @@ class DirectoryClient:
             wait = min(2 * wait, longest)
 
     def start_again(self) -> None:
-        """Have the actor started again if it was killed for good; never blocks."""
+        """Start the actor again if it was killed for good. Never blocks."""
 
         def start() -> None:
             if is_connected():
-                with suppress(Exception):  # whoever needs it asks again
+                with suppress(Exception):  # the next request tries again
                     self.start()
 
         with suppress(RuntimeError):  # the interpreter is shutting down

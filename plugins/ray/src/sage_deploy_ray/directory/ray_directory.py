@@ -1,8 +1,8 @@
 """
-Where the services of an environment are looked up on a Ray cluster: in an actor that the deploying process keeps.
+Finds the services of an environment on a Ray cluster, through the directory actor.
 
-There is one for each deploying process and namespace, and one for all detached services of a namespace; see
-`directory_client`.
+Each deploying process has one directory actor in each namespace. All detached services of a namespace share another
+one; see `directory_client`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RayDirectory"]
 
-#: Who this process is; a forked child cannot use Ray, so it may have the same.
+#: ID of this process. A forked child may have the same ID, because it cannot use Ray.
 _PROCESS: Final = uuid4().hex
 
 _lock = threading.Lock()
@@ -44,10 +44,10 @@ _client_connection: cluster.Connection | None = None  # of a process that deploy
 
 class RayDirectory(RpcDirectory):
     """
-    `Directory` of one environment. Equal ones say and look up the same.
+    The `Directory` of one environment. Equal directories publish and find the same services.
 
     Attributes:
-        version: What the process speaks that deploys it.
+        version: Protocol version of the process that deploys the environment.
     """
 
     substrate = RAY
@@ -61,14 +61,14 @@ class RayDirectory(RpcDirectory):
         version: ProtocolVersion | None = None,
     ) -> None:
         """
-        Prepare; connects to nothing.
+        Prepare the directory. Connects to nothing.
 
         Args:
             environment: ID of the environment.
-            options: Which cluster, and which namespace there.
-            process: Who deploys the environment; None if its services are detached.
-            connect: Gives that process's connection; None in others.
-            version: What that process speaks; None if it is this one.
+            options: Options that name the cluster and the namespace.
+            process: ID of the deploying process; None if the services are detached.
+            connect: Returns the deploying process's connection; None in other processes.
+            version: Protocol version of the deploying process; None if it is this one.
         """
         super().__init__(environment)
         self.version = versions.own_version() if version is None else version
@@ -81,11 +81,11 @@ class RayDirectory(RpcDirectory):
     def _name(self) -> str:
         return REGISTRY if self._process is None else f"sage-deploy-directory-{self._process}"
 
-    # -- the process that deploys ------------------------------------------------------------------------------------
+    # -- in the deploying process ------------------------------------------------------------------------------------
 
     def announce(self, known: Mapping[str, KnownService]) -> None:
-        """As `Directory.announce`; starts the actor if there is none."""
-        assert self._connect is not None  # noqa: S101 - for the type checker: only who deploys has something to say
+        """As `Directory.announce`. Starts the actor if there is none."""
+        assert self._connect is not None  # noqa: S101 - for the type checker: only the deploying process publishes
         connection = self._connect()
         connection.ask("its directory of services", self._client().start)
         super().announce(known)
@@ -95,7 +95,7 @@ class RayDirectory(RpcDirectory):
         return self._client().is_there
 
     def host(self) -> str | None:
-        """As `Directory.host`: none where calls are not to go over sockets."""
+        """As `Directory.host`. None if the options forbid sockets for calls."""
         if self._options.calls == "tasks":
             return None
         import ray
@@ -116,11 +116,11 @@ class RayDirectory(RpcDirectory):
             self._client().forget((self.environment, listing.service))
 
     def say(self, about: Hashable, method: str, *arguments: Any, **named: Any) -> None:
-        """As `RpcDirectory.say`; what was said last of the same thing is said again if the actor dies."""
+        """As `RpcDirectory.say`. If the actor dies, the last statement about the same thing is repeated."""
         self._client().say(about, method, *arguments, **named)
 
     def ask(self, method: str, *arguments: Any, **named: Any) -> Answer | None:
-        """As `RpcDirectory.ask`: an actor takes what one process says in its order."""
+        """As `RpcDirectory.ask`. The actor handles the requests of one process in order."""
         from sage_deploy_ray.actors.requests import RayAnswer
 
         task = self._client().ask(method, *arguments, **named)
@@ -131,7 +131,7 @@ class RayDirectory(RpcDirectory):
 
         return client_for(self._name, self._options.namespace)
 
-    # -- other processes ---------------------------------------------------------------------------------------------
+    # -- in other processes ------------------------------------------------------------------------------------------
 
     def within_reach(self) -> bool:
         """As `Directory.within_reach`: whether this process is connected to a cluster."""
@@ -156,16 +156,16 @@ class RayDirectory(RpcDirectory):
 
     def connection(self) -> cluster.Connection:
         """
-        This process's connection to the cluster, which is made if there is none and it is known where the cluster is.
+        Return this process's connection to the cluster. Connects if the options say where the cluster is.
 
         Raises:
-            ClusterUnavailableError: The process is connected to none, or cannot be.
+            ClusterUnavailableError: The process is not connected and cannot connect.
         """
-        global _client_connection  # noqa: PLW0603 - Ray is one a process
+        global _client_connection  # noqa: PLW0603 - Ray has one connection per process
         if self._connect is not None:
             return self._connect()
         with _lock:
-            if _client_connection is None or not cluster.is_connected():  # it is made anew if the program has ended Ray
+            if _client_connection is None or not cluster.is_connected():  # connects again if the program ended Ray
                 options = self._options
                 if cluster.would_be_private(options.address):
                     raise ClusterUnavailableError(
@@ -184,7 +184,7 @@ class RayDirectory(RpcDirectory):
 
     def actor(self) -> Any | None:
         """
-        The directory's actor, None if there is none.
+        Return the directory's actor, or None if there is none.
 
         Raises:
             ClusterUnavailableError: As for `connection`, or the cluster does not answer.
@@ -196,9 +196,9 @@ class RayDirectory(RpcDirectory):
 
         try:
             return ray.get_actor(self._name, self._options.namespace)
-        except ValueError:  # there is none of that name
+        except ValueError:  # no actor has that name
             return None
 
     def __reduce__(self) -> Any:
-        """Without this process's connection."""
+        """Pickle without this process's connection."""
         return revive, (self.version, self.environment, self._options, self._process)

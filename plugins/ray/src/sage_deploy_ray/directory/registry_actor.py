@@ -1,4 +1,4 @@
-"""The registry of detached services: where they are, what they are made of, and which process holds them."""
+"""The registry of detached services: their listings, their specs, and the processes that hold them."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 __all__ = ["REGISTRY", "Deployment", "Held", "RegistryActor"]
 
-#: Name of the actor. Each protocol has its own: what one says to another could not be read.
+#: Name of the actor. Each protocol version has its own, because they cannot read each other's messages.
 REGISTRY: Final = f"sage-deploy-registry-{versions.NUMBER}"
 
-#: Where the cluster's head keeps who holds what.
+#: Namespace for the holders in the store of the cluster's head.
 _STORE: Final = b"sage-deploy"
 
-#: Seconds after which a process that has not said that it still holds an environment is taken for dead.
+#: A process that has not renewed its lease for this many seconds is considered dead.
 _LEASE_S: Final = 10.0
 
 
 class Held(NamedTuple):
     """
-    Who holds an environment.
+    Says who holds an environment.
 
     Attributes:
-        other: The process that does, in words; empty if it is the one that asked.
-        memory: Tells this registry from the one before it: when it differs, what was said is forgotten.
+        other: Describes the holder; empty if it is the process that asked.
+        memory: ID of this registry's memory. If it changes, the registry has lost what it was told.
     """
 
     other: str
@@ -41,11 +41,11 @@ class Held(NamedTuple):
 
 class Deployment(NamedTuple):
     """
-    What is remembered of a service.
+    What the registry remembers about a service.
 
     Attributes:
-        id: Which deployment of it.
-        spec: What its replicas are made of, as `shipping.pack_spec` gives it.
+        id: ID of the deployment.
+        spec: What its replicas are made from, as packed by `shipping.pack_spec`.
         listing: Its `Listing` as a payload; None if it was never ready.
     """
 
@@ -56,22 +56,22 @@ class Deployment(NamedTuple):
 
 class HolderStore:
     """
-    Who holds each environment, kept where it outlives the registry: in the store of the cluster's head.
+    Stores the holder of each environment in the cluster's head, where it outlives the registry.
 
-    One for each namespace. Written when the holder changes, and read by the next registry.
+    Each namespace has one. The registry writes when a holder changes; its successor reads.
     """
 
     def __init__(self, namespace: str) -> None:
-        """Read nothing yet."""
+        """Prepare the store. Reads nothing yet."""
         self._key = f"{REGISTRY}/{namespace}".encode()
 
     def load(self) -> dict[str, tuple[str, str]]:
-        """ID and text of the holder, by environment."""
+        """Return the ID and text of each holder, by environment."""
         found = self._store()._internal_kv_get(self._key, namespace=_STORE)  # noqa: SLF001 - there is no public way
         return {} if found is None else {name: (id, text) for name, (id, text) in json.loads(found).items()}
 
     def save(self, holders: dict[str, tuple[str, str]]) -> None:
-        """Keep *holders* in place of what was kept before."""
+        """Replace the stored holders with *holders*."""
         kept = json.dumps(holders).encode()
         self._store()._internal_kv_put(self._key, kept, overwrite=True, namespace=_STORE)  # noqa: SLF001 - as above
 
@@ -96,15 +96,14 @@ class _Holder:
 
 class RegistryActor(DirectoryActor):
     """
-    A directory that lives as long as the cluster, for all environments of its namespace.
+    A directory for all environments of its namespace. It lives as long as the cluster.
 
-    Ray starts it again if it dies, and then it knows nothing: whoever holds an environment says everything again, and
-    where nobody does, the replicas know what they are. Only who holds what it knows from the one before, so that
-    nobody else can take over from a holder that lives.
+    If it dies, Ray restarts it without its memory. Each holder then repeats all it has said. Without a holder, the
+    replicas still have their specs. Only the holders themselves are stored, so nobody can take over from a live holder.
     """
 
     def __init__(self, namespace: str) -> None:
-        """Make one that knows nothing but who holds the environments of *namespace*."""
+        """Create a registry that knows only the holders of the environments of *namespace*."""
         super().__init__()
         self._store = HolderStore(namespace)
         self._memory = uuid4().hex
@@ -112,18 +111,17 @@ class RegistryActor(DirectoryActor):
         self._holders: dict[str, _Holder] = {}
         for environment, (holder, text) in self._store.load().items():
             mine = self._holders[environment] = _Holder(holder, text)
-            mine.renew(time.monotonic())  # it gets the time to say that it lives
+            mine.renew(time.monotonic())  # gives the holder time to renew
 
     async def hold(self, environment: str, holder: str, text: str, wait_s: float = 0.0) -> Held:
         """
-        Hold an environment, or hold it on: nobody else starts or stops its replicas meanwhile.
+        Take an environment, or renew its lease. Nobody else may start or stop its replicas while it is held.
 
         Args:
             environment: ID of the environment.
-            holder: Who asks.
-            text: The same in words, for others.
-            wait_s: Seconds to wait for another one that may have died. One that says that it still holds it ends the
-                wait.
+            holder: ID of the caller.
+            text: Describes the caller, for others.
+            wait_s: Seconds to wait for another holder that may have died. The wait ends when that holder renews.
         """
         until = time.monotonic() + wait_s
         while (other := self._holders.get(environment)) is not None and other.id != holder:
@@ -145,12 +143,12 @@ class RegistryActor(DirectoryActor):
         return Held("", self._memory)
 
     async def holder(self, environment: str) -> str:
-        """The process that holds an environment, in words; empty for none."""
+        """Describe the process that holds an environment; empty for none."""
         mine = self._holders.get(environment)
         return "" if mine is None or time.monotonic() >= mine.until else mine.text
 
     async def let_go(self, environment: str, holder: str) -> None:
-        """Let others hold an environment."""
+        """Release an environment."""
         mine = self._holders.get(environment)
         if mine is not None and mine.id == holder:
             del self._holders[environment]
@@ -160,11 +158,11 @@ class RegistryActor(DirectoryActor):
         self._store.save({environment: (each.id, each.text) for environment, each in self._holders.items()})
 
     async def deployed(self, environment: str, service: str, deployment: str, spec: bytes) -> None:
-        """Remember what a service is, from when its first replica starts until it stops; see `Deployment`."""
+        """Remember a service from the start of its first replica until it stops; see `Deployment`."""
         self._deployments[environment, service] = deployment, spec
 
     async def deployments(self, environment: str) -> dict[str, Deployment]:
-        """What is remembered of the services of an environment, by name."""
+        """Return what is remembered of an environment's services, by name."""
         return {
             service: Deployment(*found, self._listing(environment, service))
             for (where, service), found in self._deployments.items()
@@ -178,7 +176,7 @@ class RegistryActor(DirectoryActor):
     async def publish(
         self, environment: str, service: str, rank: tuple[int, int], listing: Payload, *, over: bool
     ) -> None:
-        """As `DirectoryActor.publish`; a service that stops is no deployment any more."""
+        """As `DirectoryActor.publish`. A stopped service is no longer remembered as a deployment."""
         await super().publish(environment, service, rank, listing, over=over)
         key = environment, service
         if over and self._entries[key].rank == rank:

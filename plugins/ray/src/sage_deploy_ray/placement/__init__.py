@@ -1,6 +1,6 @@
 """
-What the Ray targets add to the library's placement.
+Placement for the Ray targets, on top of the remote library's.
 
-`selectors` reads the options of the targets, and `this_machine` is the node of a runtime that has not started yet.
-Modules here import the library, and Ray's options for their types; they do not import `ray`.
+`selectors` reads the options of the targets. `this_machine` describes the node of a private runtime that has not
+started. Modules here import the library, and Ray's options for their types; they do not import `ray`.
 """

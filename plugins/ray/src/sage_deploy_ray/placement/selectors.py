@@ -1,4 +1,4 @@
-"""Which nodes each of the Ray targets may use for a service, as its configuration and options say."""
+"""Selects the nodes that each Ray target may use for a service."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def selector_for(
     rule: str, config: ServiceDeploymentConfig, options: ClusterGroupOptions | None, environment: RayOptions
 ) -> NodeSelector:
     """
-    Which nodes may hold the replicas of a service whose configuration has passed the checks.
+    Return a selector of the nodes for a service. Its configuration must have passed the checks.
 
     Args:
         rule: `"remote_any"`, `"remote_specific"` or `"cluster_group"`, as `RayTarget` gets it.
         config: The service's configuration.
         options: The target's options for the service.
-        environment: Where named groups are defined.
+        environment: Defines the named groups.
     """
     if rule == "remote_specific":
         return NamedNodes(tuple(config.target_nodes or ()))

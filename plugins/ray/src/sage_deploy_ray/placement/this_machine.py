@@ -1,4 +1,4 @@
-"""This machine as a node, for plans: what a private runtime would find here, without starting one."""
+"""This machine as the node of a private runtime, for plans. Starts no runtime."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from sage_deploy_remote.placement.nodes import Node, Resources
 
 __all__ = ["ID", "node"]
 
-#: Stands for the ID of the node, which it gets when the runtime starts.
+#: Placeholder for the node ID. The node gets its ID when the runtime starts.
 ID = "private"
 
 _GPUS = Path("/proc/driver/nvidia/gpus")
-#: The part of the memory that Ray offers to actors; the rest is for its objects and itself.
+#: Share of the memory that Ray offers to actors. The rest is for its object store and itself.
 _MEMORY_SHARE = 0.7
 
 
 def node() -> Node:
-    """The only node of a private runtime on this machine."""
+    """Return the only node of a private runtime on this machine."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         gpus = len([each for each in visible.split(",") if each.strip()])

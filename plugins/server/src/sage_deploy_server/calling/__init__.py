@@ -1,5 +1,5 @@
 """
-Calls over HTTP: `calls` answers requests with calls of services, `shapes` makes arguments of JSON and JSON of results.
+Calls over HTTP: `calls` turns requests into calls, `shapes` converts arguments from JSON and results to JSON.
 
 Imports `web`, and `Operations` of the core.
 """

@@ -1,4 +1,4 @@
-"""`POST /services/{service}/{method}`: a call, or a stream, for each request."""
+"""`POST /services/{service}/{method}`: makes one call, or streams results, for each request."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Calls"]
 
 _LOG: Final = logging.getLogger("sage.extension.server")
 
-#: Headers by which a trace goes on, as W3C Trace Context and Baggage name them.
+#: Headers that continue a trace, as in W3C Trace Context and Baggage.
 _TRACE: Final = ("traceparent", "tracestate", "baggage")
 
 _JSON: Final = b"application/json"
@@ -40,18 +40,18 @@ _EVENTS: Final = b"text/event-stream"
 
 class Calls:
     """
-    An ASGI application that calls the services of one environment, on the event loop of its server.
+    ASGI application that calls the services of one environment, on its server's event loop.
 
-    It needs `service` and `method` in the `path_params` of a request's scope.
+    The request's scope must have `service` and `method` in `path_params`.
     """
 
     def __init__(self, operations: Operations, *, max_body: int) -> None:
         """
-        Prepare.
+        Create the application.
 
         Args:
             operations: The environment.
-            max_body: Bytes of a request's body, at most.
+            max_body: Size limit of a request's body, in bytes.
         """
         self._operations = operations
         self._max_body = max_body
@@ -59,7 +59,7 @@ class Calls:
         self._shapes: dict[tuple[str, str], tuple[Any, Shape]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; every error is an answer, too."""
+        """Answer one request. Errors become answers too."""
         given = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         request_id = given.get("x-request-id") or _new_id()
         carry(request_id=request_id, **{name: given[name] for name in _TRACE if name in given})
@@ -70,9 +70,9 @@ class Calls:
             await self._answer(exchange, service, method)
         except ClientDisconnect:
             return
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client is to know
+        except Exception as error:  # noqa: BLE001 - the client gets any error
             problem = problem_of(error)
-            if problem.status == 500:  # noqa: PLR2004 - the method's own, whose traceback the client does not get
+            if problem.status == 500:  # noqa: PLR2004 - the method's own error, whose traceback the client does not get
                 _LOG.error("%s.%s failed, request %s", service, method, request_id, exc_info=error)
             headers = {"X-Request-Id": request_id, "Cache-Control": "no-store"}
             if timing := exchange.timing():
@@ -100,7 +100,7 @@ class Calls:
             await exchange.answer(encode(result, f"{service}.{method}"), _JSON)
 
     def _method(self, service: str, method: str) -> tuple[ServiceHandle, Any, Shape]:
-        """A handle, its method, and what that takes: found out once, and again when the service has another class."""
+        """Return a handle, its method and the method's shape. Cached until the service's class changes."""
         handle = self._handles.get(service)
         if handle is None:
             handle = self._handles[service] = self._operations.service(service)
@@ -109,18 +109,18 @@ class Calls:
         function = getattr(own, "__func__", own)
         known = self._shapes.get((service, method))
         if known is None or known[0] is not function:
-            # The handle may be bound to the replicas of the class before.
+            # The handle may be bound to replicas of the old class.
             handle = self._handles[service] = self._operations.service(service)
             called = _method_of(handle, service, method)
             known = self._shapes[service, method] = function, Shape(own)
         return handle, called, known[1]
 
     async def _stream(self, exchange: _Exchange, items: AsyncIterator[Any], what: str) -> None:
-        """The items as they come: a line of JSON for each, or server-sent events if the client prefers them."""
+        """Send items as they come: as lines of JSON, or as server-sent events if the client prefers them."""
         events = "text/event-stream" in exchange.given.get("accept", "")
         media_type = _EVENTS if events else _LINES
         with UnlessLeft(exchange.receive) as client:
-            async with aclosing(items):  # type: ignore[type-var] # a stream of ours, which has `aclose`
+            async with aclosing(items):  # type: ignore[type-var] # a stream of the core, which has `aclose`
                 started = False
                 try:
                     async for item in items:
@@ -132,7 +132,7 @@ class Calls:
                 except Exception as error:
                     if not started:
                         raise
-                    problem = problem_of(error)  # the status has been sent, so the stream tells
+                    problem = problem_of(error)  # the status is sent already, so the stream reports it
                     data = msgspec.json.encode({"code": problem.code, "detail": problem.detail} | problem.more)
                     await exchange.send_part(
                         b"event: error\ndata: %b\n\n" % data if events else b'{"error":%b}\n' % data
@@ -146,14 +146,14 @@ class Calls:
 
 
 def _new_id() -> str:
-    """An ID for a request: no secret, so no system call, which would let other threads go first."""
+    """Return a request ID. It is no secret: a system call for real randomness would switch threads."""
     return f"{random.getrandbits(128):032x}"
 
 
 def _method_of(handle: ServiceHandle, service: str, method: str) -> Any:
     try:
         if not method.startswith("_"):
-            return getattr(handle.aio, method)  # the handle itself has methods of its own, such as `call`
+            return getattr(handle.aio, method)  # the handle itself has other methods, such as `call`
     except MethodNotFoundError:
         raise
     except AttributeError:
@@ -162,7 +162,7 @@ def _method_of(handle: ServiceHandle, service: str, method: str) -> Any:
 
 
 class _Exchange:
-    """One request, and the way back to its client."""
+    """One request and its answer."""
 
     def __init__(self, given: dict[str, str], request_id: str, receive: Receive, send: Send) -> None:
         self.given = given
@@ -172,11 +172,11 @@ class _Exchange:
         self._call: Call | None = None
 
     def note(self, call: Call) -> None:
-        """The request is answered by *call*."""
+        """Note that *call* answers the request."""
         self._call = call
 
     def timing(self) -> bytes:
-        """What is known of how long the call waited and ran, as the header `Server-Timing` says it; may be empty."""
+        """Return how long the call waited and ran, as the header `Server-Timing`. Empty if unknown."""
         found = None if self._call is None else self._call.timing
         if found is None:
             return b""
@@ -184,7 +184,7 @@ class _Exchange:
         return queue if run is None else b"%b, run;dur=%.3f" % (queue, run * 1e3)
 
     async def start(self, media_type: bytes, *more: tuple[bytes, bytes]) -> None:
-        """Send the head of an answer that is no error."""
+        """Send the head of a successful answer."""
         headers = [
             (b"x-request-id", self._request_id.encode("latin-1")),
             (b"cache-control", b"no-store"),
@@ -196,10 +196,10 @@ class _Exchange:
         await self.send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def answer(self, body: bytes, media_type: bytes) -> None:
-        """Send a whole answer that is no error."""
+        """Send a whole successful answer."""
         await self.start(media_type, (b"content-length", b"%d" % len(body)))
         await self.send({"type": "http.response.body", "body": body})
 
     async def send_part(self, data: bytes) -> None:
-        """Send some of a body; waits while the client reads too slowly."""
+        """Send a part of the body. Waits while the client reads too slowly."""
         await self.send({"type": "http.response.body", "body": data, "more_body": True})

@@ -1,4 +1,4 @@
-"""Arguments from JSON, and results to JSON, by the annotations of a method."""
+"""Converts arguments from JSON and results to JSON, by the annotations of a method."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["LONGEST_S", "Shape", "encode", "headers_of"]
 
-#: Seconds that `X-Timeout` may say, at most: as many as a handle takes.
+#: Maximum of `X-Timeout` in seconds, the same as for a handle.
 LONGEST_S: Final = 1e9
 
-#: Annotations of generators, whose items are of the first type in the brackets.
+#: Annotations of generators. Their first type argument is the type of the items.
 _ITERATORS: Final = frozenset(
     {abc.AsyncGenerator, abc.AsyncIterable, abc.AsyncIterator, abc.Generator, abc.Iterable, abc.Iterator}
 )
@@ -31,27 +31,26 @@ _NAMED: Final = frozenset({inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Para
 
 class Shape:
     """
-    What a method takes. Made once for each method; for any thread.
+    The parameters and result of a method. Made once for each method. Thread-safe.
 
-    Dataclasses, attrs classes, enums, dates and times, and bytes as base64 are made of JSON, as msgspec does. A
-    parameter without an annotation, or with one that msgspec does not know, takes the JSON value as it is.
+    msgspec converts JSON to dataclasses, attrs classes, enums, dates and times, and base64 to bytes. A parameter whose
+    annotation is missing or unknown to msgspec takes the JSON value unchanged.
 
     Attributes:
-        signature: Of the method.
+        signature: Signature of the method.
         streams: Whether it is a generator.
-        types: Annotations that msgspec knows, by the name of the parameter; `return` is that of the result, or of the
-            items of a stream.
+        types: Annotations that msgspec knows, by parameter. `return` is the type of the result, or of a stream's items.
     """
 
     def __init__(self, method: Callable[..., Any]) -> None:
         """Read the signature of *method*, which is bound."""
         try:
             self.signature = inspect.signature(method)
-        except (TypeError, ValueError):  # built-in code does not tell
-            self.signature = inspect.signature(lambda *args, **kwargs: None)  # noqa: ARG005 - for its signature
+        except (TypeError, ValueError):  # built-in functions may have no signature
+            self.signature = inspect.signature(lambda *args, **kwargs: None)  # noqa: ARG005 - only for its signature
         try:
             hints = typing.get_type_hints(inspect.unwrap(method), include_extras=True)
-        except Exception:  # noqa: BLE001 - a name that is not there any more; whatever an annotation does
+        except Exception:  # noqa: BLE001 - annotations can fail in any way, such as by a missing name
             hints = {}
         self.streams = kind_of(method) in GENERATORS
         returned = hints.pop("return", inspect.Parameter.empty)
@@ -62,17 +61,17 @@ class Shape:
         self.types = {name: kind for name, kind in hints.items() if _is_known(kind)}
         parameters = self.signature.parameters.values()
         named = all(each.kind in _NAMED for each in parameters)
-        self._names = {each.name for each in parameters} if named else set()  # empty: `bind` has to look
+        self._names = {each.name for each in parameters} if named else set()  # empty: `bind` must check
         self._required = {each.name for each in parameters if each.default is inspect.Parameter.empty}
 
     def bind(self, body: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """
-        The arguments of a call with *body*: an object has them by name, an array in their order, None is none.
+        Convert *body* to the arguments of a call. An object names them, an array orders them, None means no arguments.
 
         Raises:
             Problem: 400, with the argument that does not fit and what is expected.
         """
-        if isinstance(body, dict) and self._required <= body.keys() <= self._names:  # quicker, and the usual case
+        if isinstance(body, dict) and self._required <= body.keys() <= self._names:  # fast path for the usual case
             return (), {
                 name: value if (kind := self.types.get(name)) is None else self._one(name, value, kind)
                 for name, value in body.items()
@@ -115,17 +114,17 @@ class Shape:
 def _is_known(kind: Any) -> bool:
     try:
         msgspec.json.schema(kind)
-    except Exception:  # noqa: BLE001 - not only TypeError: a dataclass may name a class that is not there at run time
+    except Exception:  # noqa: BLE001 - more than TypeError: a dataclass may name a class that is missing at run time
         return False
     return True
 
 
 def encode(result: Any, what: str) -> bytes:
     """
-    *result* as JSON.
+    Encode *result* as JSON.
 
     Raises:
-        Problem: 500, with the type that JSON cannot have.
+        Problem: 500, with the type that JSON cannot represent.
     """
     try:
         return msgspec.json.encode(result)
@@ -136,10 +135,10 @@ def encode(result: Any, what: str) -> bytes:
 
 def headers_of(given: Mapping[str, str]) -> dict[str, Any]:
     """
-    The options of a call that its headers ask for, as `ServiceHandle.with_options` takes them.
+    Read the options of a call from its headers, as arguments for `ServiceHandle.with_options`.
 
     Raises:
-        Problem: 400, for a header that is none.
+        Problem: 400 if a header has an invalid value.
     """
     options: dict[str, Any] = {}
     if (timeout := given.get("x-timeout")) is not None:

@@ -1,5 +1,5 @@
 """
-The commands of `sage-deploy` that work on a running environment, and `client`, which reaches it.
+The commands of `sage-deploy` for a running environment, and `client`, which connects to it.
 
-They know the API alone: nothing of the core, and of `running` only where the sockets are.
+They use only the API. They import nothing of the core, and of `running` only the place of the sockets.
 """

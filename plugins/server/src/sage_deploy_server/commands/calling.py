@@ -1,4 +1,4 @@
-"""`sage-deploy call SERVICE.METHOD`: one call."""
+"""The command `sage-deploy call SERVICE.METHOD`, which makes one call."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _DURATION: Final = re.compile(r"(queue|run);dur=([0-9.]+)")
 @click.option("--key", help="Key of the call, for balancers that choose by key.")
 @click.option("-v", "--verbose", is_flag=True, help="Print on stderr how long each part of the call took.")
 @environment_options
-def call(  # noqa: PLR0913 - a parameter for each option
+def call(  # noqa: PLR0913 - one parameter for each option
     running: Running, method: str, arguments: tuple[str, ...], timeout: float | None, key: str | None, *, verbose: bool
 ) -> None:
     """
@@ -51,7 +51,7 @@ def call(  # noqa: PLR0913 - a parameter for each option
         f"/services/{quote(service, safe='')}/{quote(name, safe='')}",
         arguments_of(arguments),
         headers=headers,
-        silent_s=3600.0 if timeout is None else timeout + 10,  # the service's own timeout ends it
+        silent_s=3600.0 if timeout is None else timeout + 10,  # the service's own timeout ends the call
     )
     kind = answer.headers.get_content_type()
     if kind == "application/x-ndjson":
@@ -68,12 +68,12 @@ def call(  # noqa: PLR0913 - a parameter for each option
 
 
 def _parts(timing: str, spent: float) -> str:
-    """What the *spent* milliseconds went to: what the environment says in *timing*, and the rest."""
+    """Say where the *spent* milliseconds went: the parts in *timing*, and the rest."""
     known = {name: float(value) for name, value in _DURATION.findall(timing)}
     if not known:
         return ""
     rest = max(0.0, spent - sum(known.values()))
-    known["wire" if "run" in known else "run and wire"] = rest  # a stream's run is not over when its answer begins
+    known["wire" if "run" in known else "run and wire"] = rest  # a stream still runs when its answer begins
     return f" ({', '.join(f'{name} {value:.1f} ms' for name, value in known.items())})"
 
 
@@ -87,10 +87,10 @@ def _print_item(line: bytes) -> None:
 
 def arguments_of(given: tuple[str, ...]) -> Any:
     """
-    What a command line gives as one JSON object or array, or as KEY=VALUE pairs; an empty object if it gives nothing.
+    Read arguments from a command line: one JSON object or array, or KEY=VALUE pairs. Returns {} for no arguments.
 
     Raises:
-        click.UsageError: It is neither.
+        click.UsageError: They have neither form.
     """
     if not given:
         return {}

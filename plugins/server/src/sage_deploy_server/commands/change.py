@@ -1,4 +1,4 @@
-"""The commands that change what runs."""
+"""The commands that change running services."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from sage_deploy_server.commands.output import DRY_RUN, YES, confirm, done
 
 __all__ = ["apply", "balancer", "down", "drain", "restart", "scale"]
 
-#: What a plan does with a service, as a sign.
+#: Sign for each action of a plan.
 _SIGNS: Final = {"add": "+", "change": "~", "remove": "-", "keep": " "}
 
-#: Seconds from one look whether an environment still runs to the next.
+#: Seconds between checks whether an environment still runs.
 _LOOK_S: Final = 0.1
 
 
@@ -64,7 +64,7 @@ def restart(running: Running, service: str, replica: str | None, *, dry_run: boo
 @DRY_RUN
 @YES
 @environment_options
-def balancer(  # noqa: PLR0913 - a parameter for each argument and option
+def balancer(  # noqa: PLR0913 - one parameter for each argument and option
     running: Running, service: str, balancer: str, options: tuple[str, ...], *, dry_run: bool, yes: bool
 ) -> None:
     """

@@ -1,4 +1,4 @@
-"""A client of one running environment: over its socket, or over HTTP with a token."""
+"""A client of one running environment, over its socket or over HTTP with a token."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["RefusedError", "Running", "find", "path_of", "running_environments"]
 
-#: Statuses of requests that cannot succeed as they are.
+#: Statuses of requests that must be changed before they can succeed.
 _BAD_INPUT: Final = frozenset({400, 404, 413, 422})
 
-#: Seconds without a byte after which an environment does not answer; a call may take longer if it says so.
+#: Timeout without a byte from the environment, in seconds. A call may set a longer one.
 _SILENT_S: Final = 60.0
 
 
@@ -30,19 +30,19 @@ class RefusedError(click.ClickException):
     The environment's answer is an error.
 
     Attributes:
-        status: Of HTTP.
-        problem: The answer.
+        status: HTTP status.
+        problem: Body of the answer.
     """
 
     def __init__(self, status: int, problem: dict[str, Any]) -> None:
-        """Say what it answered."""
+        """Create the error from the answer."""
         super().__init__(f"{problem.get('code', status)}: {problem.get('detail', 'no reason given')}")
         self.status = status
         self.problem = problem
 
     @property
-    def exit_code(self) -> int:  # type: ignore[override] # click reads it only
-        """2 if what was asked for is wrong, 1 if it failed."""
+    def exit_code(self) -> int:  # type: ignore[override] # click only reads it
+        """2 if the request is wrong, 1 if it failed."""
         return ExitCode.BAD_INPUT if self.status in _BAD_INPUT else ExitCode.FAILED
 
 
@@ -57,15 +57,15 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Running:
-    """One running environment."""
+    """A client of one running environment."""
 
     def __init__(self, connection: Callable[[float], http.client.HTTPConnection], token: str | None = None) -> None:
         """
-        Prepare.
+        Create the client.
 
         Args:
-            connection: Makes a connection that waits so many seconds.
-            token: What it asks for; None for none.
+            connection: Creates a connection with the given timeout in seconds.
+            token: Token for the environment; None for none.
         """
         self._connection = connection
         self._token = token
@@ -73,10 +73,10 @@ class Running:
     @classmethod
     def at_url(cls, url: str, token: str | None) -> Running:
         """
-        The environment that answers at *url*.
+        Create a client of the environment at *url*.
 
         Raises:
-            click.ClickException: It is no address of HTTP.
+            click.UsageError: *url* is not an HTTP address.
         """
         parts = urlsplit(url if "//" in url else f"http://{url}")
         if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -87,7 +87,7 @@ class Running:
 
     @classmethod
     def at_socket(cls, path: Path) -> Running:
-        """The environment that listens at *path*."""
+        """Create a client of the environment that listens at *path*."""
         return cls(lambda timeout: _UnixConnection(path, timeout))
 
     def ask(
@@ -100,13 +100,13 @@ class Running:
         silent_s: float = _SILENT_S,
     ) -> http.client.HTTPResponse:
         """
-        Send a request; gives the answer, whose body has not been read.
+        Send a request, and return the answer with its body unread.
 
         Raises:
             RefusedError: The answer is an error.
             click.ClickException: There is no answer.
         """
-        sent = {"Connection": "close", **(headers or {})}  # each request has a connection of its own
+        sent = {"Connection": "close", **(headers or {})}  # each request uses its own connection
         if self._token is not None:
             sent["Authorization"] = f"Bearer {self._token}"
         data = None if body is None else json.dumps(body).encode()
@@ -114,23 +114,23 @@ class Running:
             connection = self._connection(silent_s)
             connection.request(method, path, data, sent)
             answer = connection.getresponse()
-            if answer.status >= 400:  # noqa: PLR2004 - where errors begin
+            if answer.status >= 400:  # noqa: PLR2004 - errors begin here
                 raise RefusedError(answer.status, _problem(answer.read()))
         except (OSError, http.client.HTTPException) as error:
             raise click.ClickException(f"the environment does not answer: {_text_of(error)}") from error
         return answer
 
     def get(self, path: str, **query: Any) -> Any:
-        """What a path shows; as `ask`."""
+        """Return what *path* shows. Raises as `ask`."""
         asked = {name: value for name, value in query.items() if value is not None}
         return json.loads(self.ask("GET", f"{path}?{urlencode(asked)}" if asked else path).read())
 
     def change(self, path: str, body: Any = None, *, dry_run: bool = False, generation: str | None = None) -> Any:
         """
-        Have something changed, and wait until that is done; gives what was done, or would be.
+        Request a change, and wait until it is done. Returns what was done, or what would be done with *dry_run*.
 
         Raises:
-            RefusedError: It failed; otherwise as `ask`.
+            RefusedError: The change failed. Otherwise as `ask`.
         """
         headers = {} if generation is None else {"If-Match": generation}
         answer = self.ask("POST", f"{path}?dry_run=1" if dry_run else path, body or {}, headers=headers)
@@ -143,7 +143,7 @@ class Running:
 
 
 def _text_of(error: BaseException) -> str:
-    """What an error says, or its class if it says nothing."""
+    """Return the error's text, or its class if there is none."""
     return str(error) or type(error).__name__
 
 
@@ -156,16 +156,16 @@ def _problem(data: bytes) -> dict[str, Any]:
 
 
 def path_of(service: str, *more: str) -> str:
-    """The path of a service in the API."""
+    """Return the path of a service in the API."""
     return "/".join(["/api/v1/services", quote(service, safe=""), *more])
 
 
 def find(name: str | None) -> Running:
     """
-    The one environment that runs, or the one of that name.
+    Find the only running environment, or the one with that name.
 
     Raises:
-        click.ClickException: None does, or several and none was named.
+        click.ClickException: None runs, or several run and *name* does not select one.
     """
     found = list(running_environments())
     wanted = [running for each, running in found if name in {None, each["name"]}]
@@ -180,10 +180,10 @@ def find(name: str | None) -> Running:
 
 
 def running_environments() -> Iterator[tuple[dict[str, Any], Running]]:
-    """What runs of this user on this machine: what each environment says of itself, and a client of it."""
+    """Yield each running environment of this user on this machine: its description, and a client."""
     for path in listening_sockets():
         running = Running.at_socket(path)
         try:
             yield running.get("/api/v1/environment"), running
-        except click.ClickException:  # it has just ended, or only just begun
+        except click.ClickException:  # it has just ended, or has only begun
             continue

@@ -1,4 +1,4 @@
-"""Which environment a command works on, and what of it; shells complete the names of what runs."""
+"""Options that select the environment and services of a command. Shells complete names of running services."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["BALANCER", "METHOD", "REPLICA", "SERVICE", "environment_options"]
 
 
-class _Running(click.ParamType):  # type: ignore[type-arg] # only the latest click has them
-    """A text that the shell completes by what runs; whatever goes wrong then, nothing is completed."""
+class _Running(click.ParamType):  # type: ignore[type-arg] # only the latest click is generic
+    """A text that the shell completes with names from the running environment. On an error it completes nothing."""
 
     name = "text"
 
@@ -28,7 +28,7 @@ class _Running(click.ParamType):  # type: ignore[type-arg] # only the latest cli
         param: click.Parameter,  # noqa: ARG002 - click's interface
         incomplete: str,
     ) -> list[Any]:
-        """Those that begin so."""
+        """Return the names that start with *incomplete*."""
         from click.shell_completion import CompletionItem
 
         try:
@@ -58,7 +58,7 @@ def _balancers(ctx: click.Context) -> list[str]:
     return [each["id"] for each in plugins if each["kind"] == "load balancer"]
 
 
-#: The types of arguments: an environment, a service, one of its replicas, a load balancer, and `SERVICE.METHOD`.
+#: Types of arguments: environment, service, replica, load balancer, and `SERVICE.METHOD`.
 _ENVIRONMENT = _Running(lambda _: [about["name"] for about, _ in running_environments()])
 SERVICE = _Running(_services)
 REPLICA = _Running(_replicas)
@@ -67,12 +67,12 @@ METHOD = _Running(_methods)
 
 
 def _chosen(environment: str | None = None, url: str | None = None, token: str | None = None, **_: Any) -> Running:
-    """The environment that a command line names."""
+    """Return a client of the environment that a command line selects."""
     return Running.at_url(url, token) if url is not None else find(environment)
 
 
 def environment_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command the options that say which environment, and the argument `running` with it."""
+    """Add the options that select an environment, and pass the client as the argument `running`."""
 
     @click.option("--environment", "-e", type=_ENVIRONMENT, help="Name of the environment, if several are running.")
     @click.option("--url", help="URL of an environment that answers over HTTP, such as http://host:8400.")
@@ -87,7 +87,7 @@ def environment_options(command: Callable[..., Any]) -> Callable[..., Any]:
         return context.invoke(command, running=running, **more)
 
     with_running.__doc__ = command.__doc__
-    with_running.__click_params__ = [  # type: ignore[attr-defined] # where click collects what decorators add
+    with_running.__click_params__ = [  # type: ignore[attr-defined] # click collects the decorators' options here
         *getattr(command, "__click_params__", []),
         *getattr(with_running, "__click_params__", []),
     ]

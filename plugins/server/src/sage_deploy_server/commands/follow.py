@@ -1,4 +1,4 @@
-"""The commands that follow what happens: `events` and `logs`."""
+"""The commands `events` and `logs`, which can follow new entries."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _FOLLOW = click.option(
 )
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 
-#: Seconds from one look to the next.
+#: Seconds between requests.
 _LOOK_S: Final = 0.5
 
 
@@ -31,17 +31,17 @@ def _follow(
     running: Running, path: str, service: str | None, tell: Callable[[dict[str, Any]], None], *, follow: bool
 ) -> None:
     """
-    Tell of everything that stands at *path* of the API.
+    Pass all entries at *path* of the API to *tell*.
 
     Args:
         running: The environment.
-        path: What gives entries with a `seq`, and those above a number.
-        service: Only those of this service; None for all.
-        tell: Told of each entry once, in order.
-        follow: Whether to go on until the environment ends.
+        path: Path that returns entries with a `seq`, and takes `after`.
+        service: Show only this service; None for all.
+        tell: Called once for each entry, in order.
+        follow: Whether to continue until the environment ends.
     """
     if service is not None:
-        running.get(path_of(service))  # says what is near if there is none of that name
+        running.get(path_of(service))  # its error suggests similar names
     after = 0
     while True:
         for each in running.get(path, after=after, service=service):

@@ -1,4 +1,4 @@
-"""The command that shows what runs as it changes: `top`."""
+"""The command `top`, which shows running services live."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ def _rows(running: Running) -> dict[str, dict[str, Any]]:
 
 def _table(now: dict[str, dict[str, Any]], before: dict[str, dict[str, Any]], seconds: float) -> str:
     """
-    A line a service, those that are not ready first.
+    Return a table with a line for each service. Services that are not ready come first.
 
     Args:
-        now: The rows of the services, by name.
-        before: Those of *seconds* ago.
-        seconds: How long ago that was.
+        now: Rows of the services, by name.
+        before: The rows from *seconds* ago.
+        seconds: Age of *before*.
     """
     rows = []
     for name, row in sorted(now.items(), key=lambda item: (item[1]["state"] == "ready", item[0])):
@@ -70,5 +70,5 @@ def _table(now: dict[str, dict[str, Any]], before: dict[str, dict[str, Any]], se
 
 
 def _rate(now: int, before: int, seconds: float) -> str:
-    """Of calls a second; counts begin anew with a service that was replaced."""
+    """Format calls per second. A replaced service counts from zero again."""
     return f"{max(0, now - before) / seconds:.1f}"

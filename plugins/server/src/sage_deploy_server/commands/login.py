@@ -1,4 +1,4 @@
-"""The commands that bring a browser to a running environment: `login` and `dashboard`."""
+"""The commands `login` and `dashboard`, which log a browser in to a running environment."""
 
 from __future__ import annotations
 
@@ -52,6 +52,6 @@ def dashboard(running: Running, *, no_open: bool, read: bool) -> None:
 
 
 def _link(running: Running, *, read: bool) -> tuple[str, str]:
-    """A fresh link, and what who opens it may do."""
+    """Request a new link. Returns the link and its access level."""
     made = json.loads(running.ask("POST", "/api/v1/login-link", {"read": True} if read else {}).read())
     return made["link"], made["access"]

@@ -1,4 +1,4 @@
-"""What several commands print alike."""
+"""Options and output that several commands share."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 __all__ = ["DRY_RUN", "FORMAT", "YES", "confirm", "done", "service_table", "show"]
 
-#: The options of commands that change something.
+#: Options of commands that change something.
 DRY_RUN = click.option("--dry-run", is_flag=True, help="Only print what would happen.")
 YES = click.option("--yes", "-y", is_flag=True, help="Do not ask for confirmation.")
 
-#: The option of commands that print data.
+#: Option of commands that print data.
 FORMAT = click.option(
     "-o",
     "--output",
@@ -32,7 +32,7 @@ FORMAT = click.option(
 
 
 def show(data: Any, form: str, lay_out: Callable[[], str]) -> None:
-    """Print *data* for programs, or laid out for people."""
+    """Print *data* as JSON or YAML for programs, or laid out for people."""
     if form == "json":
         write(json.dumps(data, indent=2))
     elif form == "yaml":
@@ -44,7 +44,7 @@ def show(data: Any, form: str, lay_out: Callable[[], str]) -> None:
 
 
 def service_table(rows: Sequence[dict[str, Any]], *, wide: bool) -> str:
-    """A line a service."""
+    """Return a table with a line for each service."""
     head = ["SERVICE", "STATE", "READY", "CALLS", "ERRORS", "P50", "P95", "P99", "QUEUE", "THREADS"]
     head += ["REJECTED", "GENERATION", "WHY"] if wide else []
     cells = []
@@ -65,7 +65,7 @@ def service_table(rows: Sequence[dict[str, Any]], *, wide: bool) -> str:
 
 def confirm(question: str, *, yes: bool) -> None:
     """
-    Ask at the terminal whether to go on; without a terminal, go on.
+    Ask for confirmation at the terminal. Without a terminal, continue without asking.
 
     Raises:
         click.Abort: The answer is no.
@@ -75,5 +75,5 @@ def confirm(question: str, *, yes: bool) -> None:
 
 
 def done(what: dict[str, Any], text: str) -> None:
-    """Say what was done, or would be."""
+    """Print what was done, or what would be done."""
     write(printable(f"would {text}" if what.get("dry_run") else text))

@@ -1,4 +1,4 @@
-"""The command that keeps how everything is in one file: `report`."""
+"""The command `report`, which saves the dashboard in one file."""
 
 from __future__ import annotations
 

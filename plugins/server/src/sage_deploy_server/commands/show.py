@@ -1,4 +1,4 @@
-"""The commands that look: `status` and `describe`."""
+"""The commands `status` and `describe`, which show running services."""
 
 from __future__ import annotations
 

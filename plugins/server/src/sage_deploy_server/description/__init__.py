@@ -1,5 +1,6 @@
 """
-What others read of an environment: `openapi` how it is called, by the JSON Schemas of `schemas`; `metrics` its counts.
+Descriptions of an environment.
 
-Imports `web`, `calling`, and `Operations` of the core.
+`openapi` describes its API, with the JSON Schemas of `schemas`. `metrics` exports its metrics. Imports `web`,
+`calling`, and `Operations` of the core.
 """

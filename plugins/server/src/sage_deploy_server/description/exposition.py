@@ -1,8 +1,8 @@
 """
-Metric families as text in the formats of Prometheus and OpenMetrics.
+Writes metric families as text in the formats of Prometheus and OpenMetrics.
 
-prometheus-client can write these too, from an object for each sample: most of a scrape's time went there. Its parsers
-read in the tests what is written here.
+prometheus-client can write both, but needs an object for each sample, which took most of a scrape's time. The tests
+read this text with its parsers.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
 
 __all__ = ["Exposition", "series_of"]
 
-#: Numbers that are not written as Python does.
+#: Numbers that Prometheus writes differently than Python.
 _WRITTEN: Final = {"inf": "+Inf", "-inf": "-Inf", "nan": "NaN"}
 
 
 def series_of(family: Family) -> int:
-    """How many series a family has; those of a histogram are its buckets, its sum and its count."""
+    """Return the number of series in a family. A histogram has its buckets, its sum and its count."""
     return len(family.values) * (len(family.edges) + 3 if family.kind == "histogram" else 1)
 
 
 class _Templates(NamedTuple):
     """
-    The lines of one family of one service, without their numbers.
+    The lines of one family of one service, with placeholders for the numbers.
 
     Attributes:
         labels: Names of the labels.
         edges: Edges of the histogram.
-        by_values: By the labels' values a text with a place for each number.
+        by_values: Maps label values to a text with a placeholder for each number.
     """
 
     labels: tuple[str, ...]
@@ -43,23 +43,20 @@ class _Templates(NamedTuple):
 
 
 class Exposition:
-    """
-    Writes metrics; keeps the lines without their numbers from one text to the next.
-
-    Safe from any thread.
-    """
+    """Writes metrics as text. Reuses the templates of its previous text. Thread-safe."""
 
     def __init__(self) -> None:
-        """Keep nothing yet."""
+        """Start without templates."""
         self._kept: dict[tuple[str | None, str], _Templates] = {}  # by service and family; replaced, never changed
 
     def text(self, families: Iterable[tuple[str | None, Family]], *, is_open: bool) -> str:
         """
-        The metrics as text.
+        Return the metrics as text.
 
         Args:
-            families: Each with its service, or None for those that are of none. Of one name all are of one kind.
-            is_open: Whether as OpenMetrics.
+            families: Each with its service, or None if it belongs to no service. Families with equal names must be of
+                one kind.
+            is_open: Whether to write OpenMetrics instead of Prometheus text.
         """
         kept = {}
         found: dict[str, list[str]] = {}
@@ -73,7 +70,7 @@ class Exposition:
                 before = _Templates(family.labels, family.edges, {})
             try:
                 _write(lines, family, before.by_values)
-            except KeyError:  # there are label values that were not there before
+            except KeyError:  # there are new label values
                 by_values = {values: _template(service, family, values) for values in family.values}
                 before = _Templates(family.labels, family.edges, by_values)
                 _write(lines, family, by_values)
@@ -84,7 +81,7 @@ class Exposition:
 
 
 def _write(lines: list[str], family: Family, templates: Mapping[tuple[str, ...], str]) -> None:
-    """Add the lines of a family; nothing is added if a template is missing."""
+    """Add the lines of a family. Adds nothing if a template is missing (KeyError)."""
     if family.kind != "histogram":
         lines += [templates[values] % _number(number) for values, number in family.values.items()]
         return
@@ -121,7 +118,7 @@ def _labels(labels: dict[str, str]) -> str:
 
 
 def _escaped(value: str) -> str:
-    value = value.encode("utf-8", "backslashreplace").decode()  # a class may give surrogates, which cannot be sent
+    value = value.encode("utf-8", "backslashreplace").decode()  # a class may use surrogates, which cannot be sent
     return value.replace("\\", r"\\").replace("\n", r"\n").replace('"', r"\"")
 
 

@@ -1,4 +1,4 @@
-"""`GET /metrics`: what is measured of all services, as Prometheus reads it, made when it is scraped."""
+"""`GET /metrics`: metrics of all services for Prometheus, computed at each scrape."""
 
 from __future__ import annotations
 
@@ -21,42 +21,42 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_SERIES", "Metrics"]
 
-#: Series that one answer has, at most. Services beyond that are added up as the service `other`.
+#: Maximum number of series in one answer. Services beyond that are summed as the service `other`.
 MAX_SERIES: Final = 20_000
 
-#: The service that stands for all that have no series of their own.
+#: Name of the service that sums all services without series of their own.
 _OTHER: Final = "other"
-#: Series that are kept free for it: it has one method, and every outcome, reason, state and kind of event.
+#: Series reserved for it: one method, with every outcome, reason, state and kind of event.
 _OF_OTHER: Final = 200
-#: Labels that have few values, whatever the services are; only metrics with these are added up.
+#: Labels with few values, whatever the services are. Only metrics with no other labels are summed.
 _BOUNDED: Final = {"check", "kind", "outcome", "reason", "state"}
-#: Metrics of whole processes. Services share processes, so these are never added up.
+#: Metrics of processes. Services share processes, so these are never summed.
 _OF_PROCESSES: Final = {"sage_process_cpu_cores", "sage_process_resident_memory_bytes"}
 
 
 class Metrics:
-    """Answers scrapes; nothing is computed between them."""
+    """Answers scrapes. Computes nothing between them."""
 
     def __init__(self, operations: Operations) -> None:
-        """Tell of the services of *operations*."""
+        """Export the metrics of the services of *operations*."""
         self._operations = operations
         self._exposition = Exposition()
 
     async def answer(self, request: Request) -> Response:
-        """The metrics, in the format that the client prefers among those of Prometheus and OpenMetrics."""
+        """Return the metrics in the format that the client prefers: Prometheus or OpenMetrics."""
         _, media_type = choose_encoder(request.headers.get("accept", ""))
         is_open = media_type.startswith("application/openmetrics")
-        text = await asyncio.to_thread(lambda: self.text(is_open=is_open))  # other processes may be asked
+        text = await asyncio.to_thread(lambda: self.text(is_open=is_open))  # it may ask other processes
         return Response(text, headers={"Cache-Control": "no-store", "Content-Type": media_type})
 
     def text(self, *, is_open: bool = False) -> str:
-        """The metrics of this moment; with *is_open* as OpenMetrics, else as Prometheus has them."""
+        """Return the current metrics as text in the format of Prometheus, or of OpenMetrics if *is_open*."""
         families = _shown(self._operations.name, self._operations.metrics())
         return self._exposition.text(families, is_open=is_open)
 
 
 def _shown(environment: str, services: Mapping[str, Families]) -> Iterator[tuple[str | None, Family]]:
-    """What is shown of *services*: as many as there is room for, each by its name, and the others together."""
+    """Yield the families of *services*: by service while there is room, and the rest summed as `other`."""
     yield None, Family("sage_environment_info", "gauge", "Always 1.", ("environment",), {(environment,): 1})
     shown: dict[str, list[Family]] = {}
     others: list[Families] = []
@@ -85,9 +85,9 @@ def _own(
     services: Mapping[str, Families], shown: Mapping[str, list[Family]], kinds: dict[str, str], room: int
 ) -> Iterator[tuple[str | None, Family]]:
     """
-    The metrics that classes have made themselves, as far as there is room.
+    Yield the metrics that service classes define, while there is room.
 
-    A name stands for one kind of metric in a text. If two services use it for two, the first one counts.
+    A name has one kind of metric in a text. If two services use a name for different kinds, the first one counts.
     """
     left_out = 0
     for service, families in services.items():
@@ -105,7 +105,7 @@ def _own(
 
 
 def _bounded(families: list[Family]) -> Families:
-    """Those that can be added up for `other`, of one service: its methods count as one."""
+    """Return the families of one service that can be summed for `other`. Its methods count as one."""
     found: Families = {}
     for family in families:
         if family.name in _OF_PROCESSES or not _BOUNDED.issuperset({*family.labels} - {"method"}):

@@ -1,4 +1,4 @@
-"""What can be called: `GET /services`, `GET /services/{service}` and `GET /openapi.json`."""
+"""Describes what can be called: `GET /services`, `GET /services/{service}` and `GET /openapi.json`."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ _OWN_PATHS: Final = {
 
 
 class _Method(NamedTuple):
-    """A method that can be called."""
+    """A method that clients can call."""
 
     name: str
     shape: Shape
@@ -104,7 +104,7 @@ class _Method(NamedTuple):
 
 
 class _Service(NamedTuple):
-    """A service as callers see it; one that cannot be composed has no methods, and an error."""
+    """A service as callers see it. If it cannot be composed, it has an error and no methods."""
 
     name: str
     state: str
@@ -114,7 +114,7 @@ class _Service(NamedTuple):
 
 
 class Descriptions:
-    """Answers requests for descriptions; each is made anew, because classes and services change."""
+    """Answers requests for descriptions. Builds each one again, because classes and services change."""
 
     def __init__(self, operations: Operations, more_paths: Mapping[str, Any]) -> None:
         """
@@ -137,7 +137,7 @@ class Descriptions:
 
     def _one(self, request: Request) -> Any:
         name = request.path_params["service"]
-        self._operations.service(name)  # raises for one that there is not, with a guess
+        self._operations.service(name)  # raises for an unknown name, and suggests one
         said = self._operations.status()["services"].get(name, {"state": "elsewhere"})
         return _plain(_service(self._operations, name, said))
 
@@ -146,18 +146,18 @@ class Descriptions:
 
 
 async def _answer(describe: Callable[[Request], Any], request: Request) -> Response:
-    """What *describe* gives, as JSON. It runs in a thread, because a status may wait for other processes."""
+    """Return the result of *describe* as JSON. It runs in a thread, because a status may wait for other processes."""
     headers = {"Cache-Control": "no-store"}
     try:
         found = await asyncio.to_thread(describe, request)
-    except Exception as error:  # noqa: BLE001 - whatever it is, the client is to know
+    except Exception as error:  # noqa: BLE001 - the client gets any error
         return response_of(problem_of(error), headers)
     return Response(msgspec.json.encode(found), headers=headers, media_type="application/json")
 
 
 def openapi(operations: Operations, more_paths: Mapping[str, Any]) -> dict[str, Any]:
     """
-    The description of the server in the format of OpenAPI 3.1.
+    Return the description of the server in the format of OpenAPI 3.1.
 
     Args:
         operations: The environment.
@@ -212,7 +212,7 @@ def _content(method: _Method, schemas: Schemas) -> dict[str, Any]:
 
 
 def _plain(service: _Service) -> dict[str, Any]:
-    """One service as `GET /services` shows it; each schema has all that it refers to."""
+    """Return one service as `GET /services` shows it. Each schema includes everything it refers to."""
     methods: list[dict[str, Any]] = []
     for method in service.methods:
         schemas = Schemas([method.shape], "#/$defs/{name}")
@@ -239,7 +239,7 @@ def _service(operations: Operations, name: str, said: Mapping[str, Any]) -> _Ser
         return _Service(name, state, said["error"], "", ())
     try:
         handle = operations.service(name).aio
-    except SageDeployError as error:  # it has gone since
+    except SageDeployError as error:  # the service was removed meanwhile
         return _Service(name, state, str(error), "", ())
     methods: list[_Method] = []
     text = ""
@@ -253,6 +253,6 @@ def _service(operations: Operations, name: str, said: Mapping[str, Any]) -> _Ser
 
 
 def _text(documented: Any) -> str:
-    """The docstring, without its indentation."""
+    """Return the docstring without indentation."""
     text = getattr(documented, "__doc__", None)
     return inspect.cleandoc(text) if isinstance(text, str) else ""

@@ -1,4 +1,4 @@
-"""JSON Schemas of what methods take and give, as `shapes` converts it."""
+"""Builds JSON Schemas of methods' arguments and results, matching the conversions of `shapes`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Schemas", "arguments_of"]
 
-#: Base64 with its padding, as bytes come.
+#: Base64 with padding, the form of bytes in JSON.
 _BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
 
 _ANY_NUMBER: Final = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
@@ -28,35 +28,35 @@ class Schemas:
     The schemas of all annotations of some methods.
 
     Attributes:
-        components: Schemas of classes, by a name that no other class has.
+        components: Schemas of classes, by a unique name.
     """
 
     def __init__(self, shapes: Iterable[Shape], ref_template: str) -> None:
         """
-        Make them.
+        Build the schemas.
 
         Args:
             shapes: The methods.
-            ref_template: How a schema refers to a component, with `{name}` for its name.
+            ref_template: Reference to a component, with `{name}` for its name.
         """
         kinds = [kind for shape in shapes for kind in shape.types.values()]
         found, self.components = msgspec.json.schema_components(kinds, ref_template=ref_template)
         for schema in (*found, self.components):
             _say_what_base64_is(schema)
-        # By identity: an annotation need not be hashable, and the shapes keep it alive.
+        # By identity, because an annotation may not be hashable. The shapes keep it alive.
         self._found = {id(kind): schema for kind, schema in zip(kinds, found, strict=True)}
 
     def of(self, kind: Any) -> dict[str, Any]:
-        """The schema of one annotation; `{}`, which is anything, for one that msgspec does not know."""
+        """Return the schema of one annotation. `{}`, which allows anything, if msgspec does not know it."""
         return self._found.get(id(kind), {})
 
     def complete(self, schema: dict[str, Any]) -> dict[str, Any]:
-        """*schema* with all components, for references to `#/$defs/{name}`."""
+        """Return *schema* with all components, for references to `#/$defs/{name}`."""
         return {**schema, "$defs": self.components} if self.components else schema
 
 
 def _say_what_base64_is(schema: Any) -> None:
-    """Add the pattern to all that is encoded so: the encoding alone does not say what is refused."""
+    """Add a pattern to every base64 string, because `contentEncoding` alone does not say what is refused."""
     if isinstance(schema, list):
         for each in schema:
             _say_what_base64_is(each)
@@ -69,10 +69,10 @@ def _say_what_base64_is(schema: Any) -> None:
 
 def arguments_of(shape: Shape, schemas: Schemas) -> tuple[dict[str, Any], bool]:
     """
-    The schema of the body of a call, and whether there must be one.
+    Return the schema of a call's body, and whether a body is required.
 
-    It is an object with the arguments by name. A method with `*args` or positional-only parameters takes an array, too,
-    or an array alone if one of these parameters is required.
+    The body is an object with named arguments. With `*args` or positional-only parameters it may also be an array. If
+    a positional-only parameter is required, it must be an array.
     """
     parameters = shape.signature.parameters.values()
     required = [each for each in parameters if each.default is each.empty and each.kind not in _ANY_NUMBER]
@@ -117,7 +117,7 @@ def _by_order(shape: Shape, schemas: Schemas) -> dict[str, Any]:
 
 
 def _one(parameter: inspect.Parameter, shape: Shape, schemas: Schemas) -> dict[str, Any]:
-    """The schema of one argument, with its default if JSON has it and it is no secret."""
+    """Return the schema of one argument. Includes its default unless that is secret or not possible in JSON."""
     schema = schemas.of(shape.types.get(parameter.name))
     if parameter.default is parameter.empty or is_secret(parameter.name):
         return schema

@@ -1,7 +1,7 @@
 """
-`/api/v1`: `management` shows an environment and changes it, `actions` remembers the changes, `stream` tells the news.
+`/api/v1`: `management` shows and changes an environment, `actions` remembers changes, `stream` sends updates.
 
-`rows` has each service at a glance. `described` says in the format of OpenAPI what the routes take.
+`rows` shows each service in one row. `described` describes the routes for OpenAPI.
 
 Imports `web`, `recording`, and `Operations` of the core.
 """

@@ -1,4 +1,4 @@
-"""What clients have asked an environment to do, and what has come of it."""
+"""Remembers the changes that clients requested, and their results."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Action", "Actions"]
 
-#: Actions that are remembered.
+#: Number of actions to remember.
 _REMEMBERED: Final = 100
 
-#: Where services log: an action on one stands among its own lines.
+#: Services log below this logger. An action on a service logs among that service's lines.
 _SERVICES: Final = logging.getLogger("sage.service")
 _SERVER: Final = logging.getLogger("sage.extension.server")
 
@@ -29,18 +29,19 @@ _SERVER: Final = logging.getLogger("sage.extension.server")
 @attrs.define
 class Action:
     """
-    One change of an environment.
+    One requested change of an environment.
 
     Attributes:
-        id: Counts up from 1.
-        what: Such as `"scale"`.
-        service: Name of the service; None if it is about all.
+        id: Number of the action, counting from 1.
+        what: Kind of action, such as `"scale"`.
+        service: Name of the service; None if it concerns all.
         by: Who asked: `"socket"`, `"token"` or `"login"`.
-        details: What was asked for.
+        details: What was requested.
         state: `"running"`, `"done"` or `"failed"`.
-        error: Of a failed one: `status`, `code` and `detail`.
+        error: `status`, `code` and `detail` of the failure; None if it has not failed.
         started: Seconds since the epoch.
-        ended: The same; None while it runs.
+        ended: Seconds since the epoch; None while it runs.
+        over: Set when it has ended.
     """
 
     id: int
@@ -55,21 +56,21 @@ class Action:
     over: threading.Event = attrs.field(factory=threading.Event, repr=False)
 
     def shown(self) -> dict[str, Any]:
-        """As a client sees it."""
+        """Return the fields that clients see."""
         return attrs.asdict(self, filter=lambda field, _: field.name != "over")
 
 
 class Actions:
-    """The latest ones. Each runs in a thread of its own, since it may wait for replicas. From any thread."""
+    """The latest actions. Each runs in its own thread, because it may wait for replicas. Thread-safe."""
 
     def __init__(self) -> None:
-        """Remember none yet."""
+        """Start without any action."""
         self._numbers = count(1)
         self._latest: OrderedDict[int, Action] = OrderedDict()  # guarded by _lock
         self._lock = threading.Lock()
 
     def start(self, what: str, service: str | None, by: str, details: dict[str, Any], do: Callable[[], None]) -> Action:
-        """Begin *do*; what it raises becomes the action's error."""
+        """Run *do* in a new thread. Its exception becomes the action's error."""
         with self._lock:
             action = Action(next(self._numbers), what, service, by, details)
             self._latest[action.id] = action
@@ -80,7 +81,7 @@ class Actions:
         def run() -> None:
             try:
                 do()
-            except BaseException as error:  # noqa: BLE001 - whatever it is, who asks for the action is told
+            except BaseException as error:  # noqa: BLE001 - the client gets any error
                 problem = problem_of(error)
                 action.error = {
                     "status": problem.status,
@@ -99,6 +100,6 @@ class Actions:
         return action
 
     def find(self, id: int) -> Action | None:
-        """The action of that number, unless it is forgotten or never was."""
+        """Return the action with that number, or None if it is unknown or forgotten."""
         with self._lock:
             return self._latest.get(id)

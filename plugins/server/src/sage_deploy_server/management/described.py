@@ -1,4 +1,4 @@
-"""The routes of the management API, as OpenAPI describes them."""
+"""Describes the routes of the management API in the format of OpenAPI."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["described"]
 
 _NUMBER: Final[dict[str, Any]] = {"type": "number", "minimum": 0}
 
-#: What a route that only looks takes in its query, by the path.
+#: Query parameters of the read-only routes, by path.
 _QUERIES: Final[dict[str, dict[str, dict[str, Any]]]] = {
     "/api/v1/events": {"after": _NUMBER, "service": {"type": "string"}},
     "/api/v1/logs": {"after": _NUMBER, "service": {"type": "string"}},
@@ -25,7 +25,7 @@ _QUERIES: Final[dict[str, dict[str, dict[str, Any]]]] = {
     "/api/v1/operations/{id}": {"wait": _NUMBER},
 }
 
-#: Changes that are none, so that there is nothing to try.
+#: POST routes without `dry_run`, because they change no service.
 _AT_ONCE: Final = frozenset({"/api/v1/plan", LOGIN_LINK})
 
 _DRY_RUN: Final[dict[str, dict[str, Any]]] = {"dry_run": {"enum": ["0", "1"]}}
@@ -34,12 +34,12 @@ _ERRORS: Final = {which: {"$ref": "#/components/responses/problem"} for which in
 
 def described(path: str, summary: str, body: type[Any] | None) -> dict[str, Any]:
     """
-    One operation.
+    Return the description of one operation.
 
     Args:
-        path: Of its route.
+        path: Path of its route.
         summary: What it does.
-        body: The class of msgspec that its body stands for; None if it only looks.
+        body: msgspec class of its body; None if it is read-only.
     """
     parameters = [
         *(_parameter(name, "path", {"type": "string"}) for name in re.findall(r"{(\w+)}", path)),
@@ -51,14 +51,14 @@ def described(path: str, summary: str, body: type[Any] | None) -> dict[str, Any]
     done = "200" if body is None else "2XX"
     name = path.removeprefix("/").replace("/", ".").translate(str.maketrans("", "", "{}"))
     operation: dict[str, Any] = {
-        # Of what can be looked at and asked for by the same path, both have a name of their own.
+        # A path with GET and POST needs two different IDs.
         "operationId": f"{name}.get" if body is None and path in _AT_ONCE else name,
         "summary": summary,
         "parameters": parameters,
         "responses": {done: {"description": summary, "content": {"application/json": {"schema": {}}}}, **_ERRORS},
     }
     if body is not None:
-        # By value: these are small, and have no names that a service's classes could have.
+        # Inline, because the schemas are small and their names could clash with a service's classes.
         schema = next(iter(msgspec.json.schema(body)["$defs"].values()))
         required = len(body.__struct_defaults__) < len(body.__struct_fields__)
         operation["requestBody"] = {"required": required, "content": {"application/json": {"schema": schema}}}

@@ -1,4 +1,4 @@
-"""`/api/v1`: an environment looked at and changed, by its `Operations` alone."""
+"""`/api/v1`: shows and changes an environment, only through its `Operations`."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Management"]
 
-#: Seconds that a client may ask to wait for the end of an action at a time.
+#: Longest time, in seconds, that one request may wait for the end of an action.
 _LONGEST_WAIT_S: Final = 60.0
 
 
 class _Nothing(msgspec.Struct, forbid_unknown_fields=True):
-    """No fields."""
+    """A body without fields."""
 
 
 class _Scale(msgspec.Struct, forbid_unknown_fields=True):
@@ -66,17 +66,17 @@ class _LoginLink(msgspec.Struct, forbid_unknown_fields=True):
 
 
 class Management:
-    """The routes of the management API. All methods are safe from any thread."""
+    """The routes of the management API. Thread-safe."""
 
     def __init__(self, operations: Operations, *, max_body: int, logins: Logins, recorder: Recorder) -> None:
         """
-        Prepare.
+        Create the routes.
 
         Args:
             operations: The environment.
-            max_body: Bytes of a request's body, at most.
-            logins: Gives links that log browsers in.
-            recorder: Knows what was measured.
+            max_body: Size limit of a request's body, in bytes.
+            logins: Creates login links for browsers.
+            recorder: Provides the recorded metrics.
         """
         self._operations = operations
         self._recorder = recorder
@@ -91,19 +91,19 @@ class Management:
         ]
 
     def picture(self, after: int) -> tuple[dict[str, Any], int]:
-        """What a viewer is shown: a row a service, and the events with numbers above *after*; with the last number."""
+        """Return a row for each service and the events with numbers above *after*, and the number of the last event."""
         events = [_event(each) for each in self._operations.events(after)]
         return {"services": self._seen.look(), "events": events}, events[-1]["seq"] if events else after
 
     def paths(self) -> dict[str, Any]:
-        """The routes as OpenAPI describes them."""
+        """Return the routes in the format of OpenAPI."""
         looks = {path: {"get": described(path, summary, None)} for path, (summary, _) in self._looks().items()}
         changes = {
             path: {"post": described(path, summary, kind)} for path, (summary, kind, _) in self._changes().items()
         }
         return {path: looks.get(path, {}) | changes.get(path, {}) for path in looks | changes}
 
-    # -- looking -----------------------------------------------------------------------------------------------------
+    # -- read-only routes --------------------------------------------------------------------------------------------
 
     def _looks(self) -> dict[str, tuple[str, Callable[[Request], Any]]]:
         service = "/api/v1/services/{service}"
@@ -157,14 +157,14 @@ class Management:
 
     def _found(self, request: Request) -> tuple[str, dict[str, Any]]:
         name = request.path_params["service"]
-        self._operations.service(name)  # says what is near if there is none of that name
+        self._operations.service(name)  # its error suggests similar names
         said = self._operations.status(name)["services"].get(name)
         if said is None:
             raise ServiceNotFoundError(f"no service {name!r}", service=name)
         return name, said
 
     def _changeable(self, request: Request) -> tuple[str, dict[str, Any]]:
-        """As `_found`, of a service that is this process's."""
+        """As `_found`, for a service that this process may change."""
         name, said = self._found(request)
         held_by = said.get("held_by")
         if held_by is None:
@@ -222,7 +222,7 @@ class Management:
             raise Problem(400, "query", f"seconds must be from 1 to {LONGEST_S}, got {seconds:g}")
         name = request.query_params.get("service")
         if name is not None:
-            self._operations.service(name)  # says what is near if there is none of that name
+            self._operations.service(name)  # its error suggests similar names
         return self._recorder.history.show(seconds, name)
 
     def _logs(self, request: Request) -> list[dict[str, Any]]:
@@ -240,14 +240,14 @@ class Management:
             for each in found
         ]
 
-    # -- changing ----------------------------------------------------------------------------------------------------
+    # -- routes that change something --------------------------------------------------------------------------------
 
     def _change(self, path: str, kind: type[Any], change: Callable[[Request, Any], Any]) -> Route:
         async def answer(request: Request) -> Response:
             try:
                 body = await read_as(kind, request, self._max_body)
                 return await run_in_threadpool(lambda: self._answer(request, body, change))
-            except Exception as error:  # noqa: BLE001 - whatever it is, the client is to know
+            except Exception as error:  # noqa: BLE001 - the client gets any error
                 return response_of(problem_of(error), {"Cache-Control": "no-store"})
 
         return Route(path, answer, methods=["POST"])
@@ -274,7 +274,7 @@ class Management:
             raise Problem(412, "generation", f"{name} has changed meanwhile: its generation is {now}, not {wanted}")
 
     def _start(self, request: Request, what: str, details: dict[str, Any], do: Callable[[], None]) -> Any:
-        """Begin an action, unless the client only wants to know what would happen."""
+        """Start an action. With `dry_run`, only say what it would do."""
         name = request.path_params.get("service")
         if _flag(request, "dry_run"):
             return {"dry_run": True, "what": what, "service": name, **details}
@@ -345,7 +345,7 @@ class Management:
         return {"link": link, "access": wanted, "expires_in": LINK_LIFE_S}
 
     def _down(self, request: Request, _: _Nothing) -> Any:
-        """End the process, as its supervisor would: a program that does not handle SIGTERM is left alone."""
+        """End the process with SIGTERM, as a supervisor would. Refuses if the program does not handle SIGTERM."""
         if not callable(signal.getsignal(signal.SIGTERM)):
             raise Problem(
                 409,
@@ -356,7 +356,7 @@ class Management:
 
 
 def _access_of(request: Request) -> Access:
-    """What the caller may do; everything, if it came over the socket of the user."""
+    """Return what the caller may do. Over the user's socket, everything is allowed."""
     access: Access = request.scope.get("sage_access", Access.FULL)
     return access
 
@@ -367,12 +367,12 @@ def _caller_of(request: Request) -> str:
 
 
 def _look(path: str, look: Callable[[Request], Any]) -> Route:
-    """A route that only looks; in a thread, because replicas elsewhere may be asked."""
+    """Create a read-only route. It runs in a thread, because it may ask remote replicas."""
 
     async def answer(request: Request) -> Response:
         try:
             return json_response(await run_in_threadpool(lambda: look(request)))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the client is to know
+        except Exception as error:  # noqa: BLE001 - the client gets any error
             return response_of(problem_of(error), {"Cache-Control": "no-store"})
 
     found: Callable[[Request], Awaitable[Response]] = answer
@@ -398,7 +398,7 @@ def _check_replica(service: str, said: dict[str, Any], replica: str) -> None:
 
 
 def _said(what: str, by: str, details: dict[str, Any]) -> str:
-    """A change in words: what, by whom, how."""
+    """Describe a change: what, by whom, how."""
     plain = {name: " ".join(value) if isinstance(value, list) else value for name, value in details.items()}
     how = ", ".join(f"{name} {value}" for name, value in plain.items() if value is not None)
     return f"{what} by {by}{f': {how}' if how else ''}"

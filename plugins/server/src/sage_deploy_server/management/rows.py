@@ -1,4 +1,4 @@
-"""The rows of `/api/v1/services` and of the stream: each service at a glance."""
+"""Builds the rows of `/api/v1/services` and of the stream. Each row shows one service."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Rows"]
 
-#: Events that tell of a change which somebody has made.
+#: Events that report a requested change.
 _CHANGES: Final = frozenset({"scaled", "restarted", "reconfigured", "balancer_changed", "balancing_enabled", "adopted"})
 
-#: Events that are the reason why replicas of a service are not ready; the latest counts.
+#: Events that explain why replicas of a service are not ready. The latest one counts.
 _SHORT: Final = ("replica_failed", "replica_unhealthy", "replica_unready", "replica_draining", "replica_starting")
 
-#: The same for each state of a service.
+#: Events that explain each state of a service.
 _REASONS: Final = {
     "degraded": _SHORT,
     "unready": _SHORT,
@@ -35,37 +35,37 @@ _REASONS: Final = {
     "stopped": ("replica_stopped", "replica_left"),
 }
 
-#: Replicas of a service that a row has.
+#: Maximum number of replicas in a row.
 _STRIPES: Final = 64
 
 
 class Rows:
-    """The services at a glance, and what has changed about them. All methods are safe from any thread."""
+    """The row of each service, and its generation. Thread-safe."""
 
     def __init__(self, operations: Operations, recorder: Recorder) -> None:
-        """Show the services of *operations*, with the rates that *recorder* knows."""
+        """Show the services of *operations*, with the rates from *recorder*."""
         self._operations = operations
         self._recorder = recorder
-        self._lock = threading.Lock()  # guards all that follows
-        self._seq = 0  # of the last event that was read
-        self._times: dict[tuple[str, str], float] = {}  # of the latest event, by service and kind
-        self._generations: dict[str, int] = {}  # number of the latest event that tells of a change, by service
-        self._made: dict[str, int] = {}  # changes that no event tells of
-        self._calls: dict[str, tuple[Counted, dict[str, Any]]] = {}  # what rows say of them, by service
+        self._lock = threading.Lock()  # guards all fields below
+        self._seq = 0  # of the last event read
+        self._times: dict[tuple[str, str], float] = {}  # of the latest event, by (service, kind)
+        self._generations: dict[str, int] = {}  # number of the latest change event, by service
+        self._made: dict[str, int] = {}  # changes without an event, by service
+        self._calls: dict[str, tuple[Counted, dict[str, Any]]] = {}  # call fields of the rows, by service
 
     def full(self) -> list[dict[str, Any]]:
-        """The same rows with `threads`, for which each replica is asked."""
+        """Return the rows with `threads` added. Asks each replica."""
         metrics = self._operations.metrics()
         return [{**row, "threads": _threads(metrics.get(row["name"], {}))} for row in self.look()]
 
     def look(self) -> list[dict[str, Any]]:
-        """A row for each service; it is recorded what they measure."""
+        """Return a row for each service, and record the services' metrics."""
         services, samples = self._recorder.look()
         self._read_events()
         return [self._row(name, said, samples.get(name, NOTHING)) for name, said in services.items()]
 
     def generation(self, name: str) -> int:
-        """Higher after each change of the service that was asked for."""
+        """Return a number that grows with each requested change of the service."""
         self._read_events()
         return self._known_generation(name)
 
@@ -74,7 +74,7 @@ class Rows:
             return self._generations.get(name, 0) + self._made.get(name, 0)
 
     def changed(self, name: str) -> None:
-        """Somebody has changed the service, which no event may tell."""
+        """Count a change of the service that may have no event."""
         with self._lock:
             self._made[name] = self._made.get(name, 0) + 1
 
@@ -116,7 +116,7 @@ class Rows:
         }
 
     def _calls_of(self, name: str, counted: Counted) -> dict[str, Any]:
-        """What a row says of calls, computed only if any has ended."""
+        """Return the call fields of a row. Computes them only if calls have ended since the last time."""
         known, said = self._calls.get(name, (None, {}))
         if known is not counted:
             p50, p95, p99 = (None if isnan(each) else each for each in since_start(counted))
@@ -142,5 +142,5 @@ def _threads(families: Families) -> int:
 
 
 def _why(reasons: Sequence[str]) -> str:
-    """The first of the replicas' *reasons*, and how many more there are: a thousand may say much the same."""
+    """Return the first of *reasons* and the number of others, because many replicas may have similar reasons."""
     return "; and ".join([*map(str, reasons[:1]), *([f"{len(reasons) - 1} more"] if len(reasons) > 1 else [])])

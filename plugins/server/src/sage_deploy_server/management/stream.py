@@ -1,4 +1,4 @@
-"""`GET /api/v1/stream`: what changes, as server-sent events."""
+"""`GET /api/v1/stream`: sends changes as server-sent events."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ if TYPE_CHECKING:
 
 __all__ = ["Stream"]
 
-#: Seconds from one picture to the next.
+#: Seconds between two snapshots.
 _EVERY_S: Final = 1.0
 
-#: Who watches at once, at most.
+#: Maximum number of viewers at a time.
 _VIEWERS: Final = 64
 
-#: Pictures that wait for a viewer who reads slowly, at most; such a one misses others.
+#: Maximum number of snapshots that wait for a slow viewer. It misses any others.
 _WAITING: Final = 2
 
 
 class Stream:
     """
-    A picture a second, made once for all who watch, and none if nobody does.
+    Sends one snapshot each second to all viewers. Without viewers it makes none.
 
-    `answer` runs on the event loop of the server; `close` may be called from any thread.
+    `answer` runs on the server's event loop. `close` is thread-safe.
     """
 
     def __init__(self, picture: Callable[[int], tuple[dict[str, Any], int]]) -> None:
         """
-        Watch nothing yet.
+        Create the stream. Nobody watches yet.
 
         Args:
-            picture: Gives what to show, and the number of the last event in it; told the number of the one before.
-                It runs in a thread, since replicas elsewhere may be asked.
+            picture: Returns the snapshot and the number of its last event. Its argument is the number of the previous
+                snapshot's last event. It runs in a thread, because it may ask remote replicas.
         """
         self._picture = picture
         self._viewers: set[asyncio.Queue[bytes | None]] = set()
-        self._latest: bytes | None = None  # the picture that all viewers were shown last; None if nobody watches
+        self._latest: bytes | None = None  # the last snapshot; None if nobody watches
         self._loop: asyncio.AbstractEventLoop | None = None
         self._drawing: asyncio.Task[None] | None = None
         self._closed = False
 
     async def answer(self, _: Request) -> Response:
-        """One viewer; it begins with the picture that the others have seen last."""
+        """Serve one viewer. Starts with the latest snapshot if others watch already."""
         if len(self._viewers) >= _VIEWERS or self._closed:
             problem = Problem(503, "stream", f"{_VIEWERS} watch already, or the server is being closed")
             return response_of(problem, {"Cache-Control": "no-store"})
@@ -77,7 +77,7 @@ class Stream:
     async def _draw(self) -> None:
         seq, due = 0, time.monotonic()
         while self._viewers and not self._closed:
-            due = max(due + _EVERY_S, time.monotonic())  # a steady beat, so that each second is recorded once
+            due = max(due + _EVERY_S, time.monotonic())  # a steady rate, so that each second is recorded once
             shown, seq = await asyncio.to_thread(self._picture, seq)
             self._latest = data = b"id: %d\ndata: %b\n\n" % (seq, msgspec.json.encode(shown, enc_hook=str))
             for viewer in self._viewers:
@@ -87,7 +87,7 @@ class Stream:
         self._latest = None
 
     def close(self) -> None:
-        """End all streams: who watches is waited for by nobody. Idempotent."""
+        """End all streams without waiting for their viewers. Idempotent, thread-safe."""
         first, self._closed = not self._closed, True
         if first and self._loop is not None:
             self._loop.call_soon_threadsafe(self._end)

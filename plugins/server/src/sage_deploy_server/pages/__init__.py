@@ -1,5 +1,5 @@
 """
-What browsers show: `login` lets one in, `files` are the pages and what they load.
+Pages for browsers: `login` logs a browser in, `files` serves the pages and the files that they load.
 
 Imports `web`.
 """

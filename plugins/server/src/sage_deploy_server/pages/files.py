@@ -1,4 +1,4 @@
-"""The page, and the files that it loads: read once, and no file but those that are listed here is reached."""
+"""Serves the page and the files that it loads. Reads them once, and serves no other files."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 __all__ = ["LOADED", "PAGE", "page_routes", "read_file"]
 
-#: The page.
+#: File of the page.
 PAGE: Final = "board.html"
 
-#: Paths that were pages once, and where they lead in the page now.
+#: Former pages, and their places in the page now.
 _MOVED: Final = {"/try": "/#/try"}
 
-#: What it loads, below `/static`.
+#: Files that the page loads, below `/static`.
 LOADED: Final = (
     "style.css",
     "board.css",
@@ -58,18 +58,18 @@ LOADED: Final = (
 
 _MEDIA_TYPES: Final = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
-#: Comments, and space before a line: the files are written to be read, and served to be small.
+#: Comments and indentation. Stripping them keeps the source readable and the served files small.
 _SPACE: Final = re.compile(rb"(?ms)^[ ]*/\*.*?\*/$|[ ]*// .*?$|^\s+")
 
-#: Further space, last semicolons, and zeros before a point, of style sheets.
+#: More space, last semicolons, and zeros before a decimal point, in style sheets.
 _STYLE_SPACE: Final = re.compile(rb"\n|;?\n(?=\})|;? (?=[{}])|(?<=[:;,{]) |(?<=[ (:])0(?=\.\d)")
 
 
 def page_routes() -> list[Route]:
-    """The routes of the page and its files, and of the paths that have moved."""
+    """Create the routes of the page, its files, and the former pages."""
     page = read_file(PAGE)
     loaded = {file: read_file(file) for file in LOADED}
-    # All scripts at once: else a browser finds one in another, and waits for each before it knows of the next.
+    # All scripts at once. Otherwise a browser finds them one after another, and waits for each.
     scripts = ", ".join(f"</static/{file}>; rel=modulepreload" for file in LOADED if file.endswith(".js"))
 
     async def first(_: Request) -> Response:
@@ -92,11 +92,11 @@ def _answer(file: str, content: bytes, **headers: str) -> Response:
 
 
 def read_file(file: str) -> bytes:
-    """What is in a file of the page; our own files without the parts that only their readers need."""
+    """Return the content of a file of the page. Strips comments and indentation of our own files."""
     content = files(__package__).joinpath("static", file).read_bytes()
     kind = _kind_of(file)
     if kind in {"js", "css"} and not file.startswith("vendor/"):
-        content = _SPACE.sub(b"", _SPACE.sub(b"", content))  # a comment's own line is space then
+        content = _SPACE.sub(b"", _SPACE.sub(b"", content))  # a removed comment leaves an empty line
     if kind == "css":
         content = _STYLE_SPACE.sub(b"", content)
     return content

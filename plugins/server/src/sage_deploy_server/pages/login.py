@@ -1,4 +1,4 @@
-"""`GET /login`: a link logs a browser in, once."""
+"""`GET /login`: logs a browser in by a link that works once."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _LOG: Final = logging.getLogger("sage.extension.server")
 
 
 def login_route(logins: Logins) -> Route:
-    """The route that login links lead to; the `Gate` before it has taken the ticket out of the address."""
+    """Create the route of login links. The `Gate` in front has moved the ticket out of the address."""
 
     async def answer(request: Request) -> Response:
-        if request.method == "HEAD":  # who only checks a link does not use it up
+        if request.method == "HEAD":  # a link check must not use up the link
             return Response(headers=PAGE_HEADERS)
         begun = logins.begin(request.scope.get("sage_ticket", ""))
         if begun is None:
@@ -37,7 +37,7 @@ def login_route(logins: Logins) -> Route:
         cookie = f"{cookie_name(request.scope)}={session}; HttpOnly; SameSite=Strict; Path=/"
         if request.url.scheme == "https":
             cookie += "; Secure"
-        # Always to the same place, and without the ticket.
+        # always the same place, without the ticket
         return Response(status_code=303, headers={**PAGE_HEADERS, "Location": "/", "Set-Cookie": cookie})
 
     return Route(LOGIN, answer)

@@ -1,5 +1,5 @@
 """
-What an environment measured in the last 24 hours: `recorder` looks, `history` keeps it in `rings`.
+Metrics of an environment in the last 24 hours: `recorder` reads them, `history` keeps them in `rings`.
 
-`sample` takes from metric families what is kept. Imports `Operations` of the core.
+`sample` takes the recorded values from metric families. Imports `Operations` of the core.
 """

@@ -1,4 +1,4 @@
-"""What was measured of each service, and of all together: every second, every 10 s and every minute."""
+"""Recorded values of each service and of all services together, every second, every 10 s and every minute."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ if TYPE_CHECKING:
 
 __all__ = ["LONGEST_S", "History"]
 
-#: Seconds between rows, and how many rows are kept: 15 minutes, 3 hours, 24 hours.
+#: (seconds between rows, number of rows kept): 15 minutes, 3 hours, 24 hours.
 _TIERS: Final = ((1, 900), (10, 1080), (60, 1440))
 
-#: Seconds that are kept.
+#: Seconds of history that are kept.
 LONGEST_S: Final = 86_400
 
 
 class _Tier:
-    """The rows at one distance, of every service; None stands for all together."""
+    """The rows of every service at one interval. The key None is for all services together."""
 
     def __init__(self, every: int, length: int) -> None:
         self.every = every
         self.length = length
         self._rings: dict[str | None, Ring] = {}
-        self._slot = -10  # long before the first
+        self._slot = -10  # long before the first row
         self._before: Mapping[str | None, Sample] = {}
         self._at = -inf
 
     def write(self, now: float, samples: Mapping[str | None, Sample]) -> dict[str | None, array[float]]:
-        """Keep *samples*, taken *now*; gives the rows that were written, none if it is too early for the next."""
+        """Record *samples* taken *now*. Returns the new rows, or none if it is too early for the next ones."""
         slot, seconds = int(now // self.every), now - self._at
         if slot <= self._slot or seconds < self.every / 2:
             return {}
         rows = {name: _row(self._before.get(name), sample, seconds) for name, sample in samples.items()}
-        # Who looks each second is now and then a little late, and a whole row would be missing.
+        # A reader that looks each second is sometimes a little late. Without this, a whole row would be missing.
         first = slot - 1 if self._slot == slot - 2 else slot
         for name, row in rows.items():
             ring = self._rings.get(name)
@@ -56,7 +56,7 @@ class _Tier:
         return rows
 
     def read(self, name: str | None, now: float, rows: int) -> tuple[int, dict[str, list[float | None]]]:
-        """The last *rows* until *now*: number of the first one, and the values by field."""
+        """Return the last *rows* rows until *now*: the number of the first row, and the values by field."""
         last = int(now // self.every)
         first = last - rows + 1
         ring = self._rings.get(name)
@@ -78,23 +78,23 @@ def _row(before: Sample | None, now: Sample, seconds: float) -> array[float]:
 
 class History:
     """
-    What was measured in the last 24 hours. All methods are safe from any thread.
+    Recorded values of the last 24 hours. Thread-safe.
 
-    A row says how many calls ended since the row before, how long these took, and how the service was at its time. A
-    service that there is no more is forgotten.
+    A row contains the calls that ended since the previous row, their durations, and the state of the service at that
+    time. A removed service is forgotten.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic, wall: Callable[[], float] = time.time) -> None:
-        """Remember nothing yet; *monotonic* and *wall* tell the time."""
+        """Start empty. *monotonic* and *wall* return the time in seconds."""
         self._monotonic = monotonic
         self._wall = wall
         self._began = monotonic()
         self._tiers = tuple(_Tier(*each) for each in _TIERS)
         self._latest: dict[str | None, array[float]] = {}
-        self._lock = threading.Lock()  # guards all but what is set once
+        self._lock = threading.Lock()  # guards all fields that change
 
     def record(self, samples: Mapping[str | None, Sample]) -> None:
-        """Keep *samples*, taken just now, by service; that of all together is under None."""
+        """Record *samples* taken now, by service. The key None is for all services together."""
         with self._lock:
             now = self._monotonic() - self._began
             finest, *others = self._tiers
@@ -104,9 +104,9 @@ class History:
 
     def rates(self, service: str) -> tuple[float | None, float | None]:
         """
-        Calls and errors a second, between the last two looks that were a second apart; None before there are two.
+        Return the calls and errors per second, between the last two records that were a second apart. None before that.
 
-        Calls that were not accepted count in both.
+        Both include rejected calls.
         """
         row = self._latest.get(service)
         if row is None or row[0] != row[0]:
@@ -115,7 +115,7 @@ class History:
 
     def show(self, seconds: float, service: str | None = None) -> dict[str, Any]:
         """
-        The last *seconds*, at most `LONGEST_S`, of a service or of all together.
+        Return the last *seconds*, at most `LONGEST_S`, of a service or of all services together.
 
         Returns:
             `every`: seconds between values; `times`: seconds since the epoch; and each of `FIELDS`, with None where
@@ -126,7 +126,7 @@ class History:
             tier = next(each for each in self._tiers if each.every * each.length >= seconds)
             first, values = tier.read(service, now, max(1, round(seconds / tier.every)))
         rows = len(values[FIELDS[0]])
-        # Counted back from now: when somebody sets the wall clock, rows stay as far apart as they are.
+        # Counted back from now, so a change of the wall clock does not change the distance between rows.
         epoch = round(self._wall() - now, 3)
         times = [epoch + number * tier.every for number in range(first, first + rows)]
         return {"every": tier.every, "times": times, **values}

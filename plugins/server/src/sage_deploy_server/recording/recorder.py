@@ -1,4 +1,4 @@
-"""Looks at what an environment measures: when somebody asks, and else once a minute."""
+"""Records the metrics of an environment: on request, and once a minute."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Recorder"]
 
-#: Seconds from one look to the next while nobody asks.
+#: Seconds between records without a request.
 _EVERY_S: Final = 60.0
 
 
 class Recorder:
     """
-    Records what an environment measures. All methods are safe from any thread.
+    Records the metrics of an environment. Thread-safe.
 
     Attributes:
-        history: What was recorded.
+        history: The recorded values.
     """
 
     def __init__(self, operations: Operations) -> None:
-        """Record nothing yet of *operations*."""
+        """Prepare to record *operations*. Records nothing yet."""
         self.history = History()
         self._operations = operations
         self._sampler = Sampler()
@@ -39,11 +39,11 @@ class Recorder:
         self._thread = threading.Thread(target=self._run, name="sage-deploy-server-recorder", daemon=True)
 
     def start(self) -> None:
-        """Look now and once a minute, until `close`, so that who looks later sees what was before."""
+        """Record now and once a minute until `close`. So later viewers see earlier values."""
         self._thread.start()
 
     def look(self) -> tuple[Mapping[str, dict[str, Any]], Mapping[str | None, Sample]]:
-        """Record what is measured just now; gives `Operations.overview`, and the samples by service."""
+        """Record the current metrics. Returns `Operations.overview`, and the samples by service."""
         overview, counts = self._operations.overview(), self._operations.counts()
         with self._lock:
             samples = self._sampler.take(overview, counts)
@@ -59,7 +59,7 @@ class Recorder:
             self._over.wait(_EVERY_S)
 
     def close(self) -> None:
-        """Look no more by itself. Idempotent."""
+        """Stop recording by itself. Idempotent."""
         self._over.set()
         if self._thread.ident is not None:
             self._thread.join()

@@ -1,4 +1,4 @@
-"""What is recorded of a service at one moment."""
+"""Takes the recorded values of a service from its metrics."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ if TYPE_CHECKING:
 
 __all__ = ["NOTHING", "SHARES", "Counted", "Sample", "Sampler", "percentiles", "since_start"]
 
-#: The shares of calls whose time is kept.
+#: Quantiles of the call durations that are kept.
 SHARES: Final = (0.5, 0.95, 0.99)
 
 
 class Counted(NamedTuple):
     """
-    What was counted of calls since the service started.
+    Counts of a service's calls since it started.
 
     Attributes:
         calls: Calls that have ended.
-        errors: Those of them that did not end well.
+        errors: Calls that ended with an error.
         rejected: Calls that were not accepted.
-        seconds: From call to answer, of all calls together.
-        buckets: Calls by how long they took.
-        edges: Upper edges of all buckets but the last, which has none.
+        seconds: Sum of the durations of all calls.
+        buckets: Number of calls by duration.
+        edges: Upper edges of all buckets except the last, which is open.
     """
 
     calls: float
@@ -45,10 +45,10 @@ class Sample(NamedTuple):
     One service at one moment.
 
     Attributes:
-        counted: Its calls so far; the same object as in the sample before if none has ended since.
+        counted: Counts of its calls. The same object as in the previous sample if no call has ended since.
         queue: Calls that wait.
         inflight: Calls that hold a slot.
-        slots: Calls that the replicas run at once, at most.
+        slots: Maximum number of calls that the replicas run at once.
         abandoned: Calls that hold a slot although their caller has given up.
     """
 
@@ -61,23 +61,27 @@ class Sample(NamedTuple):
 
 _NO_CALLS: Final = Counted(0, 0, 0, 0.0, (), ())
 
-#: A service that cannot be composed, or that another process has.
+#: The sample of a service that cannot be composed, or that belongs to another process.
 NOTHING: Final = Sample(_NO_CALLS, 0, 0, 0, 0)
 
 
 class Sampler:
-    """Takes samples of services. For one thread at a time."""
+    """Takes samples of services. Not thread-safe."""
 
     def __init__(self) -> None:
-        """Know nothing yet."""
+        """Start without earlier samples."""
         self._read: dict[
             str, tuple[Family | None, Family | None, float, Counted]
-        ] = {}  # by service, what it was read from
+        ] = {}  # by service: the families read, and the result
 
     def take(
         self, overview: Mapping[str, Mapping[str, Any]], counts: Mapping[str, Families]
     ) -> dict[str | None, Sample]:
-        """A sample of each service in *overview*, and of all together under None; `Operations` gives both."""
+        """
+        Return a sample of each service in *overview*, and of all together under None.
+
+        `Operations` provides both arguments.
+        """
         for name in self._read.keys() - overview.keys():
             del self._read[name]
         samples: dict[str | None, Sample] = {
@@ -101,7 +105,7 @@ class Sampler:
         if before is not None and before[0] is requests and before[1] is durations and before[2] == rejected:
             return before[3]
         counted = _counted(requests, durations, rejected)
-        if before is not None and counted == before[3]:  # of a service that was replaced, these are added up each time
+        if before is not None and counted == before[3]:  # the sums of a replaced service are new objects each time
             counted = before[3]
         self._read[name] = requests, durations, rejected, counted
         return counted
@@ -119,12 +123,12 @@ def _counted(requests: Family | None, durations: Family | None, rejected: float)
 
 
 def _sums(rows: Collection[Sequence[float]]) -> Sequence[float]:
-    """The sum of each column."""
+    """Return the sum of each column."""
     return list(map(sum, zip(*rows, strict=True))) if len(rows) > 1 else next(iter(rows), ())
 
 
 def _add_up(samples: Collection[Sample]) -> Sample:
-    """All services together; the buckets are those of services that have the edges of the first which was called."""
+    """Add up all services. Buckets count only for services with the same edges as the first service that was called."""
     counted = [each.counted for each in samples]
     edges = next((each.edges for each in counted if each.buckets), ())
     return Sample(
@@ -142,13 +146,13 @@ def _add_up(samples: Collection[Sample]) -> Sample:
 
 def percentiles(before: Counted, now: Counted) -> list[float]:
     """
-    How long the calls took that ended between two samples, in seconds: each of `SHARES` of them took no longer.
+    Return percentiles of the durations of calls that ended between two samples, in seconds, for each of `SHARES`.
 
-    Read from a histogram: within a bucket, durations are taken as evenly spread. No percentile is longer than the sum
-    of all durations allows, so that calls which are much shorter than the first edge are not overrated.
+    Read from a histogram, as if durations were spread evenly within a bucket. The sum of all durations limits each
+    percentile. So calls much shorter than the first edge are not overestimated.
 
     Returns:
-        A value for each share; not a number if no call ended.
+        A value for each share; NaN if no call ended.
     """
     if now is before:
         return [nan] * len(SHARES)
@@ -158,16 +162,16 @@ def percentiles(before: Counted, now: Counted) -> list[float]:
     if not reached or reached[-1] <= 0 or min(counts) < 0:
         return [nan] * len(SHARES)
     total = reached[-1]
-    edges = (0.0, *now.edges, now.edges[-1])  # what is beyond the last edge counts as that long
+    edges = (0.0, *now.edges, now.edges[-1])  # calls beyond the last edge count as that long
     spent = max(0.0, now.seconds - before.seconds)
     found = []
     for share in SHARES:
         at = bisect_left(reached, share * total)
-        part = 1 - (reached[at] - share * total) / counts[at]  # of the bucket in which the share is reached
+        part = 1 - (reached[at] - share * total) / counts[at]  # how much of the bucket is below the share
         found.append(min(edges[at] + (edges[at + 1] - edges[at]) * part, spent / ((1 - share) * total)))
     return found
 
 
 def since_start(counted: Counted) -> list[float]:
-    """The same of all calls."""
+    """Return the same percentiles for all calls."""
     return percentiles(_NO_CALLS, counted)

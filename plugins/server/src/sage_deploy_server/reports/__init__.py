@@ -1,1 +1,1 @@
-"""The dashboard as one file: what the API answered once, and the pages that show it, without a server."""
+"""Saves the dashboard as one file that needs no server: recorded API answers, and the pages that show them."""

@@ -1,4 +1,4 @@
-"""What a report records: the answers of the API that the pages ask for."""
+"""Records the API answers that the pages of a report need."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ if TYPE_CHECKING:
 
 __all__ = ["record"]
 
-#: Services with charts, and services with more than a row, at most: else a file is too large to be sent.
+#: Maximum numbers of services with charts and with details. More would make the file too large to send.
 _MOST_CHARTS: Final = 50
 _MOST_SERVICES: Final = 500
 
-#: Log lines, at most: those that the pages keep.
+#: Maximum number of log lines: as many as the pages keep.
 _MOST_LINES: Final = 2000
 
-#: Seconds of the charts of a service.
+#: Time spans of a service's charts, in seconds.
 _SPANS: Final = (900, 3600, 86_400)
 
-#: What `encodeURIComponent` leaves as it is: paths are looked up as the pages write them.
+#: Characters that `encodeURIComponent` keeps. Paths must match those that the pages build.
 _PLAIN: Final = "!~*'()"
 
 
@@ -34,11 +34,11 @@ def record(running: Running) -> dict[str, Any]:
     Ask a running environment for everything that the pages show.
 
     Returns:
-        `time`: to which ages refer, in seconds since the epoch; `answers`: by path, each with `data`, `history` or
-        `error`; `left`: by kind, how many (`n`) of how many (`all`) were left out.
+        `time`: reference for ages, in seconds since the epoch. `answers`: by path, each with `data`, `history` or
+        `error`. `left`: by kind, how many (`n`) of how many (`all`) were left out.
 
     Raises:
-        click.ClickException: It does not answer.
+        click.ClickException: The environment does not answer.
     """
     rows = running.get("/api/v1/services")
     now = time.time()
@@ -64,14 +64,14 @@ def record(running: Running) -> dict[str, Any]:
 
 
 def _in_full(running: Running, names: Sequence[str]) -> dict[str, Any]:
-    """The answers about single services: their replicas, errors and settings."""
+    """Return the answers about single services: replicas, errors and plans."""
     planned = _answer(running.get, "/api/v1/plan").get("data", {"services": []})
     plans = {each["name"]: each for each in planned["services"]}
     answers = {}
     for name in names:
         path = f"/api/v1/services/{quote(name, safe=_PLAIN)}"
         replicas = _answer(running.get, f"{path}/replicas")
-        # Of a service in full, the pages show its replicas alone.
+        # The pages show only the replicas of a full service description.
         answers[path] = {"data": {"replicas": replicas["data"]}} if "data" in replicas else replicas
         answers[f"{path}/errors"] = _answer(running.get, f"{path}/errors")
         answers[f"{path}/plan"] = {"data": plans.get(name)}
@@ -87,12 +87,12 @@ def _charts(running: Running, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _without_access(about: dict[str, Any]) -> dict[str, Any]:
-    """What the environment says of itself, but for what the one who asked may do: the reader of a file is another."""
+    """Return the environment's description without the access level, because the file's reader is somebody else."""
     return {name: value for name, value in about.items() if name != "access"}
 
 
 def _answer(ask: Callable[[str], Any], path: str) -> dict[str, Any]:
-    """What is answered, a refusal included: the page shows that as it does with a server."""
+    """Return the answer, or the refusal, which the page shows as it would with a server."""
     try:
         return {"data": ask(path)}
     except RefusedError as error:
@@ -101,9 +101,9 @@ def _answer(ask: Callable[[str], Any], path: str) -> dict[str, Any]:
 
 def _history(running: Running, seconds: int, service: str | None = None) -> dict[str, Any]:
     """
-    What was measured, from the first time at which something is known until the last one.
+    Return the recorded metrics, from the first to the last known values.
 
-    Values before that are only counted, to keep the file small; those after it are of seconds that are not over yet.
+    Earlier rows are empty, so only their number is kept. Later rows are of seconds that have not ended.
     """
     answer = _answer(lambda path: running.get(path, seconds=seconds, service=service), "/api/v1/history")
     if "error" in answer:

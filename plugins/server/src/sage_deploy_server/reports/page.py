@@ -1,4 +1,4 @@
-"""The file of a report: the dashboard's own pages and a recording, in one HTML document that loads nothing."""
+"""Builds the file of a report: the dashboard's pages and recorded data in one HTML document that loads nothing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STYLES: Final = ("style.css", "board.css", "try.css")
 
 _ICON: Final = "icon.svg"
 
-#: The module that draws the page, and the modules of the pages in whose place the report has its own.
+#: The main module, and the modules that the report replaces by its own.
 _FIRST: Final = "board/main.js"
 _REPLACED: Final = {
     "api.js": "api.js",
@@ -29,7 +29,7 @@ _REPLACED: Final = {
     "try.js": "absent.js",
 }
 
-#: What modules have at the beginning of a line: names of another module, a name for others, a list of such names.
+#: Imports of names, exports of one name, and exports of a list, in the forms that the modules use.
 _IMPORT: Final = re.compile(r'^import \{([^}]+)\} from "([^"]+)";$', re.MULTILINE)
 _EXPORT: Final = re.compile(r"^export (?=(?:async )?(?:const|function|class) (\w+))", re.MULTILINE)
 _EXPORTS: Final = re.compile(r"\bexport\{([^}]+)\};\s*$")
@@ -54,7 +54,7 @@ _PAGE: Final = """\
 
 
 def page_of(recording: dict[str, Any]) -> str:
-    """The document that shows what `record` gives."""
+    """Return the document that shows a recording made by `record`."""
     icon = _data_url(_ICON)
     script = _script().replace(f"/static/{_ICON}", icon)
     style = "".join([*(read_file(file).decode() for file in _STYLES), _own("report.css")])
@@ -62,15 +62,15 @@ def page_of(recording: dict[str, Any]) -> str:
         f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    # In JSON, `<` can also be written so: then no text of it ends the script, or begins a comment.
+    # `\u003c` is `<` in JSON. So no text in the data can end the script or start a comment.
     data = json.dumps(recording, separators=(",", ":")).replace("<", "\\u003c")
     title = escape(recording["answers"]["/api/v1/environment"]["data"]["name"])
     return _PAGE.format(policy=policy, title=title, icon=icon, style=style, recording=data, script=script)
 
 
 def _script() -> str:
-    """All modules that the page needs as one: each is a function that gives what it exports, after those it imports."""
-    done: dict[str, list[str]] = {}  # names that a module exports, by the module
+    """Join all needed modules into one script. Each becomes a function that returns its exports, after its imports."""
+    done: dict[str, list[str]] = {}  # names that each module exports
     parts = ["const modules = {};\n"]
 
     def add(file: str, above: tuple[str, ...]) -> None:

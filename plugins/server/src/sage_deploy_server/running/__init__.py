@@ -1,5 +1,5 @@
 """
-The server as it runs: `app` is the application, `serving` runs it in a thread, `extension` does so for an environment.
+The running server: `app` is the application, `serving` runs it in a thread, `extension` starts it for an environment.
 
-`places` and `addresses` say at which socket and address. Imports all but `commands`.
+`places` manages sockets, `addresses` parses addresses. Imports everything except `commands`.
 """

@@ -1,4 +1,4 @@
-"""Addresses to listen at, as options and commands give them."""
+"""Parses the addresses to listen at, as options and commands give them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _MOST = 65535
 
 def parse(http: str) -> tuple[str, int]:
     """
-    Host and port of `HOST:PORT`, `[IPv6]:PORT` or `PORT`, which is at the loopback interface.
+    Parse `HOST:PORT`, `[IPv6]:PORT` or `PORT`. A port alone means the loopback interface.
 
     Raises:
-        ValueError: It is none of these; the message says what is.
+        ValueError: It is none of these; the message says what is allowed.
     """
     host, _, port = str(http).rpartition(":")
     if not port.isascii() or not port.isdigit() or int(port) > _MOST:
@@ -24,7 +24,7 @@ def parse(http: str) -> tuple[str, int]:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only programs of this machine reach *host*."""
+    """Whether only programs on this machine can reach *host*."""
     if host == "localhost":
         return True
     try:

@@ -28,26 +28,26 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_BODY", "Application", "asgi"]
 
-#: Bytes of a request's body, at most, unless something else is said.
+#: Default size limit of a request's body, in bytes.
 MAX_BODY: Final = 2**20
 
-#: States in which a service has replicas that are ready.
+#: States of a service that has ready replicas.
 _SERVING: Final = frozenset({"ready", "degraded"})
 
-#: What a slash parts in `/services/{service}/{method}`.
+#: Number of parts between slashes in `/services/{service}/{method}`.
 _PARTS: Final = 4
 
 
 class Application:
     """
-    What answers requests: an ASGI application.
+    The ASGI application that answers all requests.
 
     Attributes:
-        asgi: The same as an application of Starlette.
+        asgi: The Starlette application inside it. It answers the same requests, but is slower for calls.
     """
 
     def __init__(self, operations: Operations, *, max_body: int = MAX_BODY, logins: Logins | None = None) -> None:
-        """Put it together; see `asgi`. *logins* are those that the `Gate` before it knows."""
+        """Create the application. *logins* are those of the `Gate` in front of it. See `asgi` for the rest."""
         logins = logins or Logins()
         self._operations = operations
         self._closing = False
@@ -71,7 +71,7 @@ class Application:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; a call does not pass through Starlette, which would take as long as the call itself."""
+        """Answer one request. Calls bypass Starlette, which would take as long as the call itself."""
         if scope["type"] == "http" and scope["method"] == "POST":
             parts = scope["path"].split("/")
             if len(parts) == _PARTS and parts[1] == "services" and parts[2] and parts[3]:
@@ -91,11 +91,11 @@ class Application:
         return json_response({"ready": not reasons, "not_ready": reasons}, 503 if reasons else 200)
 
     def start(self) -> None:
-        """Begin to record what is measured."""
+        """Start recording metrics."""
         self._recorder.start()
 
     def close(self) -> None:
-        """Turn not ready, for good, record no more, and keep nobody who only watches."""
+        """Report not ready from now on, stop recording, and end all streams."""
         self._closing = True
         self._recorder.close()
         self._stream.close()
@@ -103,13 +103,14 @@ class Application:
 
 def asgi(operations: Operations, *, max_body: int = MAX_BODY) -> Starlette:
     """
-    An ASGI application that calls the services of an environment, to be mounted into yours, behind your own checks.
+    Return an ASGI application that calls the services of an environment. Mount it into your application.
 
-    `POST /SERVICE/METHOD` below where it is mounted calls a method. It asks for no token: all who reach it can call.
+    `POST /SERVICE/METHOD` below the mount path calls a method. It checks no token: everyone who reaches it can call, so
+    put your own checks in front.
 
     Args:
         operations: The environment.
-        max_body: Bytes of a request's body, at most.
+        max_body: Size limit of a request's body, in bytes.
     """
     calls = Calls(operations, max_body=max_body)
     return Starlette(routes=[_route_of(calls, "")], exception_handlers={HTTPException: _problem})
@@ -120,5 +121,5 @@ def _route_of(calls: Calls, prefix: str) -> Route:
 
 
 async def _problem(_: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker: it is registered for these
+    assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker: Starlette calls it only with these
     return response_of(Problem(error.status_code, "http", error.detail), dict(error.headers or {}))

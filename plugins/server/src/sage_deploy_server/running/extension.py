@@ -1,4 +1,4 @@
-"""The extension `server`: has an environment reached by commands of its user, and over HTTP."""
+"""The extension `server`: makes an environment reachable by its user's commands and over HTTP."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _check_http(_self: ServerOptions, _attribute: attrs.Attribute[str | None], v
 @attrs.frozen
 class ServerOptions:
     """
-    Where the server listens, and what it takes. The user's own commands reach it in any case, by a socket.
+    Options of the server. The user's own commands always reach it, over a socket.
 
     Attributes:
         http: `HOST:PORT`, or a port at the loopback interface; port 0 takes a free one. None for no HTTP.
@@ -48,7 +48,7 @@ class ServerOptions:
     login_link: bool = False
 
     def __attrs_post_init__(self) -> None:
-        """Refuse to be reached from elsewhere unless that is said twice."""
+        """Refuse a host that other machines can reach unless `allow_hosts` is set."""
         if self.http is None:
             return
         host, _ = parse(self.http)
@@ -61,20 +61,21 @@ class ServerExtension:
     """Serves one environment; see `interfaces.Extension`."""
 
     def __init__(self, options: ServerOptions) -> None:
-        """Listen nowhere yet."""
+        """Create the extension. It listens nowhere yet."""
         self._options = options
         self._server: Server | None = None
         self._place: Place | None = None
 
     def start(self, operations: Operations) -> None:
         """
-        Listen.
+        Start to listen.
 
-        The token for HTTP is that of the variable SAGE_DEPLOY_TOKEN, else a new one in a file that only its owner can
-        read, beside the socket. Where no socket can be made, services run all the same, and a warning is logged.
+        The token for HTTP comes from the variable SAGE_DEPLOY_TOKEN. Without it, a new token is written next to the
+        socket, to a file that only its owner can read. If the socket cannot be created, services run anyway, and a
+        warning is logged.
 
         Raises:
-            OSError: The port is taken, or there is no place for the file of the token.
+            OSError: The port is taken, or there is no place for the token's file.
         """
         from sage_deploy_server.running.serving import Server
 
@@ -100,7 +101,7 @@ class ServerExtension:
                 _show(self._server.login_link())
 
     def _listen(self, id: str, undo: ExitStack) -> socket.socket | None:
-        """The socket for the user's commands; None if there can be none."""
+        """Return the socket for the user's commands; None if it cannot be created."""
         if not hasattr(socket, "AF_UNIX"):
             return None
         try:
@@ -122,7 +123,7 @@ class ServerExtension:
         return make_token(self._place.token)
 
     def _tell(self, operations: Operations, url: str) -> None:
-        """Say how the services are called; a line that can be copied."""
+        """Log how to call the services, with a line to copy."""
         place = None if os.environ.get("SAGE_DEPLOY_TOKEN") else self._place
         token = "$SAGE_DEPLOY_TOKEN" if place is None else f"$(cat {place.token})"
         _LOG.info(
@@ -135,11 +136,11 @@ class ServerExtension:
 
     @property
     def url(self) -> str | None:
-        """Where it answers over HTTP; None if it does not."""
+        """Address of the server over HTTP; None without HTTP."""
         return None if self._server is None else self._server.url
 
     def close(self) -> None:
-        """Answer what was accepted, then listen no more, and forget the token."""
+        """Answer accepted requests, stop listening, and delete the token."""
         if self._server is not None:
             self._server.close()
         if self._place is not None:
@@ -147,8 +148,8 @@ class ServerExtension:
 
 
 def _show(link: str) -> None:
-    """Write a login link to stderr; to no log, which others may read and which is kept."""
-    with suppress(AttributeError, OSError, ValueError):  # there is no stderr, or it is closed
+    """Write a login link to stderr. Not to a log, which is kept and which others may read."""
+    with suppress(AttributeError, OSError, ValueError):  # stderr is missing or closed
         sys.stderr.write(
             f"to log in with a browser, once, within an hour (`sage-deploy login` prints another link):\n{link}\n"
         )
@@ -156,7 +157,7 @@ def _show(link: str) -> None:
 
 
 def _example(operations: Operations) -> str:
-    """A method that can be called, one that takes no argument if there is any."""
+    """Return the path of a method as an example, preferably of one without arguments."""
     name = next(iter(operations.status()["services"]), None)
     if name is None:
         return "SERVICE/METHOD"

@@ -1,4 +1,4 @@
-"""Where running environments of this user are reached: a socket each, in a folder that only the user can enter."""
+"""Sockets of this user's running environments, in a folder that only the user can enter."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Place", "connect", "listening_sockets"]
 
-#: Bytes of a path, at most, that the address of a Unix socket holds everywhere.
+#: Longest socket path, in bytes, that all systems accept.
 _LONGEST: Final = 100
 
 
@@ -25,17 +25,17 @@ def _folder() -> Path:
 
 
 class Place:
-    """The files of one running environment; they go when it ends."""
+    """The files of one running environment. They are deleted when it ends."""
 
     def __init__(self, id: str) -> None:
         """
-        Prepare a folder that only the user can enter.
+        Create the folder, which only the user can enter.
 
         Args:
             id: ID of the environment.
 
         Raises:
-            OSError: There is no such folder, and it cannot be made.
+            OSError: The folder cannot be created.
         """
         folder = _folder()
         make_private(folder)
@@ -43,7 +43,7 @@ class Place:
         self.token = self.socket.with_suffix(".token")
 
     def listen(self) -> socket.socket:
-        """A socket that only this user can connect to; its folder's mode is the permission."""
+        """Return a listening socket. Only this user can connect, because only they can enter its folder."""
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             with _address(self.socket) as address:
@@ -56,16 +56,16 @@ class Place:
         return listening
 
     def remove(self) -> None:
-        """Take the files away. Idempotent."""
+        """Delete the files. Idempotent."""
         for file in (self.socket, self.token):
             file.unlink(missing_ok=True)
 
 
 def listening_sockets() -> list[Path]:
     """
-    The sockets of environments that may run, the latest last; what processes have left that were killed is removed.
+    Return the sockets of environments that may run, the newest last. Deletes the files of killed processes.
 
-    Whoever wants to know whether one runs connects to it.
+    To find out whether an environment runs, connect to its socket.
     """
     try:
         folder = _folder()
@@ -93,10 +93,10 @@ def _is_alive(path: Path) -> bool:
 
 def connect(path: Path, timeout: float) -> socket.socket:
     """
-    A connection to the environment whose socket is at *path*.
+    Connect to the environment whose socket is at *path*.
 
     Raises:
-        OSError: Nobody listens there.
+        OSError: No environment listens there.
     """
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.settimeout(timeout)
@@ -111,7 +111,7 @@ def connect(path: Path, timeout: float) -> socket.socket:
 
 @contextmanager
 def _address(path: Path) -> Iterator[str]:
-    """The address of a socket at *path*, by way of its folder if the path is too long for one."""
+    """Yield the address of the socket at *path*. A path that is too long goes through its open folder."""
     if len(os.fsencode(path)) <= _LONGEST:
         yield str(path)
         return

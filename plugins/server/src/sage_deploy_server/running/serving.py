@@ -1,4 +1,4 @@
-"""A server in a thread of the environment's process."""
+"""Runs the server in a thread of the environment's process."""
 
 from __future__ import annotations
 
@@ -25,18 +25,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Server", "serve"]
 
-#: Seconds within which accepted requests are answered at the end.
+#: Seconds for accepted requests to finish when the server closes.
 _GRACE_S: Final = 30
 
-#: Seconds at the end without a byte from or to a client after which it is waited for no longer, and between two looks.
+#: At close, seconds until a client is dropped that does not complete its request or does not read its answer, and
+#: seconds between two checks.
 _SILENT_S: Final = 1.0
 _LOOK_S: Final = 0.1
 
 
 class Server:
-    """Answers requests until it is closed. All methods are safe from any thread."""
+    """Answers requests until it is closed. Thread-safe."""
 
-    def __init__(  # noqa: PLR0913 - as many things can be said of it
+    def __init__(  # noqa: PLR0913 - a server has this many settings
         self,
         operations: Operations,
         *,
@@ -48,22 +49,22 @@ class Server:
         max_body: int = MAX_BODY,
     ) -> None:
         """
-        Listen; returns once it can be reached.
+        Start to listen. Returns when the server can be reached.
 
         Args:
             operations: The environment whose services are called.
-            http: Address and port to listen at, port 0 for a free one; None for none.
-            unix: A listening socket whose clients need no token; it is closed with the server. None for none.
-            token: Lets in those who come over HTTP; must not be empty if *http* is given.
-            read_token: Lets in those who only look; None for nobody.
-            hosts: Further names under which clients know this server.
-            max_body: Bytes of a request's body, at most.
+            http: Address and port to listen at, with port 0 for a free port; None for no HTTP.
+            unix: A listening socket whose clients need no token; None for none. The server closes it at the end.
+            token: Token for full access over HTTP. Must not be empty if *http* is given.
+            read_token: Token for read-only access; None for none.
+            hosts: Further host names under which clients reach this server.
+            max_body: Size limit of a request's body, in bytes.
 
         Raises:
-            OSError: The port is taken, or the address is none of this machine's.
+            OSError: The port is taken, or the address does not belong to this machine.
             ValueError: A token is empty.
         """
-        operations.logs()  # lines are kept from the first time that somebody asks
+        operations.logs()  # log lines are kept from the first request for them
         self._logins = Logins()
         self._application = Application(operations, max_body=max_body, logins=self._logins)
         self._servers: list[tuple[_Uvicorn, socket.socket]] = []
@@ -71,7 +72,8 @@ class Server:
         if http is not None:
             gate = Gate(self._application, token=token, read_token=read_token, hosts=hosts, logins=self._logins)
             listening = socket.create_server(http, family=_family(http[0]))
-            # An answer's head and body are written apart: else the body waits 40 ms for the client's acknowledgement.
+            # The head and body of an answer are written separately. Without this, the body would wait 40 ms for the
+            # head's acknowledgement.
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.address = listening.getsockname()[:2]
             self._logins.url = _reached_at(self.address, hosts)
@@ -86,26 +88,26 @@ class Server:
 
     @property
     def url(self) -> str | None:
-        """Such as `http://127.0.0.1:8400`; None without HTTP."""
+        """URL of the server, such as `http://127.0.0.1:8400`; None without HTTP."""
         if self.address is None:
             return None
         return _url(*self.address)
 
     def login_link(self, *, read_only: bool = False) -> str:
         """
-        A link that logs a browser in, once, within an hour.
+        Create a link that logs a browser in, once, within an hour.
 
         Args:
-            read_only: Whether the browser may only look.
+            read_only: Whether the browser gets read-only access.
 
         Raises:
-            Problem: There is no HTTP.
+            Problem: The server does not answer over HTTP.
         """
         return self._logins.link(Access.READ if read_only else Access.FULL)
 
     def _run(self) -> None:
         async def serve() -> None:
-            # Signals are the business of the program: in this thread uvicorn asks for none.
+            # The program handles signals: outside the main thread, uvicorn leaves them alone.
             await asyncio.gather(*(server.serve(sockets=[listening]) for server, listening in self._servers))
             if self._ending is not None:
                 self._ending.cancel()
@@ -115,9 +117,9 @@ class Server:
 
     def close(self) -> None:
         """
-        Say that the environment is not ready any more, answer what was accepted, then end; idempotent.
+        Report not ready, answer accepted requests, then end. Idempotent.
 
-        It waits neither for the rest of a request nor for a client that has stopped reading.
+        Clients that do not complete their request, or stop reading their answer, are dropped after 1 s.
         """
         self._application.close()
         with suppress(RuntimeError):  # the loop has ended
@@ -133,8 +135,8 @@ class Server:
             self._ending = self._loop.create_task(self._end_silent())
 
     async def _end_silent(self) -> None:
-        """Break connections whose client neither sends the rest of its request nor reads, `_SILENT_S` long."""
-        before: dict[Any, tuple[int, int]] = {}  # bytes to be sent, and how often that was the same
+        """Break connections whose client leaves its request incomplete, or reads nothing, for `_SILENT_S` seconds."""
+        before: dict[Any, tuple[int, int]] = {}  # unsent bytes, and how often the number was the same
         while True:
             await asyncio.sleep(_LOOK_S)
             for connection in [each for server, _ in self._servers for each in server.server_state.connections]:
@@ -147,7 +149,7 @@ class Server:
 
     @staticmethod
     def _waits_for(connection: Any) -> int:
-        """Bytes that the client has not read, -1 if some of its request is missing, 0 if it owes nothing."""
+        """Return the bytes that the client has not read, -1 if its request is incomplete, or 0 if it owes nothing."""
         cycle = connection.cycle
         if cycle is not None and cycle.more_body and not cycle.response_complete:
             return -1
@@ -160,7 +162,7 @@ def _url(host: str, port: int) -> str:
 
 
 def _reached_at(address: tuple[str, int], hosts: Collection[str]) -> str:
-    """The address as a browser has it: by a name that is let in, if the server listens where others reach it."""
+    """Return the URL for browsers. If other machines can reach the server, it has a name from *hosts*."""
     host, port = address
     return _url(host if is_loopback(host) else next(iter(hosts), "localhost"), port)
 
@@ -170,7 +172,7 @@ def _family(host: str) -> socket.AddressFamily:
 
 
 class _State(ServerState):
-    """Writes the header `Date` when an answer needs it."""
+    """Builds the header `Date` only when an answer needs it."""
 
     def __init__(self) -> None:
         self._written: tuple[int, list[tuple[bytes, bytes]]] = 0, []
@@ -178,7 +180,7 @@ class _State(ServerState):
 
     @property
     def default_headers(self) -> list[tuple[bytes, bytes]]:
-        """Of every answer; the same object within a second."""
+        """Headers of every answer. The same object within one second."""
         now = int(time.time())
         if self._written[0] != now:
             self._written = now, [(b"date", formatdate(now, usegmt=True).encode())]
@@ -186,11 +188,11 @@ class _State(ServerState):
 
     @default_headers.setter
     def default_headers(self, _: list[tuple[bytes, bytes]]) -> None:
-        """What uvicorn would write; not needed."""
+        """Ignore the headers that uvicorn sets."""
 
 
 class _Uvicorn(uvicorn.Server):
-    """Wakes up for requests and for its end alone: uvicorn's does so ten times a second, also for the header `Date`."""
+    """Wakes only for requests and at its end. uvicorn's own server wakes ten times a second."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
@@ -202,7 +204,7 @@ class _Uvicorn(uvicorn.Server):
         await self._over.wait()
 
     def end(self) -> None:
-        """Have it end; on its event loop."""
+        """End the server. Must run on its event loop."""
         self.should_exit = True
         self._over.set()
 
@@ -222,12 +224,12 @@ def _server(app: Any) -> _Uvicorn:
 @contextmanager
 def serve(operations: Operations, http: str = "127.0.0.1:8400", *, token: str, **more: Any) -> Iterator[Server]:
     """
-    Answer requests for the services of an environment inside a `with` block; the environment lives on after it.
+    Answer requests for the services of an environment inside a `with` block. The environment continues after it.
 
     Args:
         operations: The environment.
         http: `HOST:PORT`, or a port alone at the loopback interface.
-        token: Lets in; must not be empty.
+        token: Token for full access. Must not be empty.
         **more: As for `Server`.
 
     Raises:

@@ -1,7 +1,7 @@
 """
-What every request has in common: `access` lets it in, `bodies` reads it, `problems` says what is wrong with it.
+Common parts of all requests: `access` checks permission, `bodies` reads the body, `problems` reports errors.
 
-`logins` are the browsers that `access` lets in, `pages` what they get that is not let in.
+`logins` holds the browser sessions that `access` accepts. `pages` answers browsers that it refuses.
 
 Imports the errors of the core.
 """

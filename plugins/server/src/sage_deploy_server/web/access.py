@@ -1,4 +1,4 @@
-"""Who may come in: every request passes here before anything else looks at it."""
+"""Checks whether a request may enter. Every request over HTTP passes here first."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ if TYPE_CHECKING:
 
 __all__ = ["LOGIN_LINK", "OPEN", "Gate", "make_token"]
 
-#: Paths that need no token: whether the process lives, and whether it is ready.
+#: Paths that need no token: liveness and readiness.
 OPEN: Final = frozenset({"/healthz", "/readyz"})
 
-#: Paths that a browser needs before it has logged in; unlike `OPEN`, other sites do not reach them.
+#: Paths that a browser needs before login. Unlike `OPEN`, they refuse requests from other sites.
 _BEFORE_LOGIN: Final = frozenset({LOGIN, STYLE})
 
-#: Makes a login link; the token that may only look gets one, too, that may only look.
+#: Creates a login link. A read-only token gets a read-only link.
 LOGIN_LINK: Final = "/api/v1/login-link"
 
-#: What only looks.
+#: Methods that only read.
 _SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _HERE: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 def make_token(file: Path) -> str:
-    """A new token of 256 bits, in *file*, which must not be there yet and which only its owner can read."""
+    """Write a new token of 256 bits to *file*, which must not exist, and return it. Only the owner can read *file*."""
     token = secrets.token_hex(32)
     with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="ascii") as opened:
         opened.write(token)
@@ -47,10 +47,10 @@ def make_token(file: Path) -> str:
 
 class Gate:
     """
-    ASGI middleware: refuses requests for another host, from another site, or without a token or a login.
+    ASGI middleware that refuses requests for another host, from another site, or without a token or login.
 
-    What a request may do stands in its scope then, as `sage_access`, and who has sent it as `sage_caller`. A token or a
-    login that may only look is refused whatever changes or calls. Tokens come in the header `Authorization` alone.
+    Adds the access level (`sage_access`) and the kind of caller (`sage_caller`) to the request's scope. Read-only
+    tokens and logins cannot change or call anything. Tokens are accepted only in the header `Authorization`.
     """
 
     def __init__(
@@ -66,14 +66,14 @@ class Gate:
         Guard *app*.
 
         Args:
-            app: What is behind.
-            token: Lets in.
-            read_token: Lets in those who only look; None for nobody.
-            hosts: Names of this server besides those of the loopback interface.
-            logins: Browsers that have logged in; None for none.
+            app: The application to guard.
+            token: Token for full access.
+            read_token: Token for read-only access; None for none.
+            hosts: Host names of this server, in addition to those of the loopback interface.
+            logins: Sessions of browsers; None for none.
 
         Raises:
-            ValueError: A token is empty: every request would be let in.
+            ValueError: A token is empty, which would let every request in.
         """
         for name, given in (("token", token), ("read_token", read_token)):
             if given is not None and not given.strip():
@@ -85,9 +85,9 @@ class Gate:
         self._logins = logins or Logins()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, or have it answered."""
+        """Answer one request, or pass it to the application."""
         if scope["type"] == "http":
-            headers = dict(scope["headers"])  # their names are in lower case, as ASGI has it
+            headers = dict(scope["headers"])  # ASGI gives the names in lower case
             if scope["path"] == LOGIN:
                 hide_ticket(scope)
             try:
@@ -111,7 +111,7 @@ class Gate:
             raise Problem(403, "cross-site", "requests of other sites are refused")
         if path in _BEFORE_LOGIN and scope["method"] in _SAFE:
             return
-        # A token that is wrong is not made good by a cookie: who sends one means it.
+        # If a request has a token, only the token counts: a cookie does not make up for a wrong token.
         access = self._check_token(scope, headers) if b"authorization" in headers else self._check_login(scope, headers)
         looks = scope["method"] in _SAFE or (scope["sage_caller"] == "token" and path == LOGIN_LINK)
         if access is Access.READ and not looks:
@@ -129,7 +129,7 @@ class Gate:
     def _check_token(self, scope: Scope, headers: dict[bytes, bytes]) -> Access:
         scheme, _, given = headers[b"authorization"].partition(b" ")
         given = given.strip()
-        scope["sage_caller"] = "token"  # for the record of who changed what
+        scope["sage_caller"] = "token"  # for the record of changes
         if scheme.lower() == b"bearer":
             if hmac.compare_digest(given, self._token):
                 return Access.FULL
@@ -142,8 +142,8 @@ class Gate:
         access = self._logins.access_of(cookies.get(cookie_name(scope), ""))
         if access is None:
             raise Problem(401, "token", "send the header `Authorization: Bearer TOKEN`")
-        # A browser sends the cookie whoever makes it ask, so it has to be said that a page of this server does. The
-        # origin of another site was refused before.
+        # Browsers send the cookie even if another site causes the request. So a change needs proof that a page of this
+        # server sent it. Requests with another site's origin were refused above.
         site = headers.get(b"sec-fetch-site")
         is_from_here = b"origin" in headers if site is None else site == b"same-origin"
         if scope["method"] not in _SAFE and not is_from_here:
@@ -153,7 +153,7 @@ class Gate:
 
 
 def _name(host: str) -> str:
-    """The name in the header `Host`, without its port."""
+    """Return the name in the header `Host`, without the port."""
     host = host.lower()
     if host.startswith("["):
         return host.partition("]")[0] + "]"

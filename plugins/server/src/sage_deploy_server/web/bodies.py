@@ -1,4 +1,4 @@
-"""What clients send: bodies, as JSON, and the news that they have left."""
+"""Reads request bodies as JSON, and notices when a client disconnects."""
 
 from __future__ import annotations
 
@@ -21,18 +21,17 @@ __all__ = ["LOOK_AFTER_S", "UnlessLeft", "read", "read_as"]
 
 _Body = TypeVar("_Body")
 
-#: Seconds after which somebody looks whether the client is still there. Most calls have been answered by then, and cost
-#: no task for that.
+#: Seconds until the check for a disconnected client starts. Most calls have ended by then, and so need no task for it.
 LOOK_AFTER_S: Final = 0.02
 
 
 async def read(headers: Mapping[str, str], receive: Receive, most: int) -> Any:
     """
-    The body of a request as JSON, None if there is none; no more than *most* bytes of it are read.
+    Read the body of a request as JSON. None if there is no body. Reads at most *most* bytes.
 
     Raises:
-        Problem: 413 if it is larger, 400 if it is not JSON, or null.
-        ClientDisconnect: The client has left.
+        Problem: 413 if the body is larger; 400 if it is not JSON or is null.
+        ClientDisconnect: The client has disconnected.
     """
     data = await _bytes(headers, receive, most)
     if not data or data.isspace():
@@ -48,11 +47,11 @@ async def read(headers: Mapping[str, str], receive: Receive, most: int) -> Any:
 
 async def read_as(kind: type[_Body], request: Request, most: int) -> _Body:
     """
-    The body as an object of *kind*, a class of msgspec; one without fields if there is none.
+    Read the body as an object of the msgspec class *kind*. Without a body, all fields have their defaults.
 
     Raises:
-        Problem: 413 if it is larger than *most* bytes, 400 if it is something else.
-        ClientDisconnect: The client has left.
+        Problem: 413 if the body is larger than *most* bytes; 400 if it does not fit.
+        ClientDisconnect: The client has disconnected.
     """
     body = await read(request.headers, request.receive, most)
     try:
@@ -85,20 +84,20 @@ async def _bytes(headers: Mapping[str, str], receive: Receive, most: int) -> byt
 
 class UnlessLeft:
     """
-    A `with` block that is cancelled if the client leaves meanwhile, and then ends without an error.
+    A `with` block that is cancelled if the client disconnects. It then ends without an error.
 
     Attributes:
-        left: Whether the client has left.
+        left: Whether the client has disconnected.
     """
 
     def __init__(self, receive: Receive) -> None:
-        """For the request whose messages *receive* gives; its body has been read."""
+        """Watch the request whose messages *receive* returns. Its body must have been read."""
         self.left = False
         self._receive = receive
         self._looking: asyncio.Task[None] | None = None
 
     def __enter__(self) -> Self:
-        """Begin, in the task that is to be cancelled."""
+        """Start watching. The current task is the one to cancel."""
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task(self._loop)
         self._timer = self._loop.call_later(LOOK_AFTER_S, self._look)
@@ -111,18 +110,18 @@ class UnlessLeft:
         while (await self._receive())["type"] != "http.disconnect":
             pass
         self.left = True
-        assert self._task is not None  # noqa: S101 - for the type checker: a request is answered by a task
+        assert self._task is not None  # noqa: S101 - for the type checker: a task answers each request
         self._task.cancel()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        """Look no longer."""
+        """Stop watching."""
         self._timer.cancel()
         if self._looking is not None:
             self._looking.cancel()
         if not self.left:
             return False
         assert self._task is not None  # noqa: S101 - as above
-        # Somebody else may have cancelled the task, too: that is not for this block to hide.
+        # If somebody else cancelled the task too, this block must not hide that.
         return self._task.uncancel() == 0 and kind is asyncio.CancelledError

@@ -1,4 +1,4 @@
-"""Who has logged in with a browser."""
+"""Login links and sessions of browsers."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ if TYPE_CHECKING:
 
 __all__ = ["LINK_LIFE_S", "LOGIN", "Access", "Logins", "cookie_name", "hide_ticket"]
 
-#: Where a login link leads.
+#: Path of login links.
 LOGIN: Final = "/login"
 
-#: Seconds after which a link that nobody has opened does not work any more.
+#: Seconds until an unused link expires.
 LINK_LIFE_S: Final = 3600.0
 
-#: Links that nobody has opened, and sessions, at most, for each access; the oldest make room.
+#: Maximum numbers of unused links and of sessions, for each access level. The oldest are dropped.
 _MOST: Final = 64
 
 
 class Access(StrEnum):
-    """What a caller may do."""
+    """Access levels of callers."""
 
     FULL = "full"
     READ = "read"
 
 
 def cookie_name(scope: Mapping[str, Any]) -> str:
-    """Name of the session's cookie. It has the server's port in it: browsers send cookies to all ports of a host."""
+    """Return the session cookie's name, with the port in it: browsers send cookies to all ports of a host."""
     server = scope.get("server")
     return f"sage_deploy_{server[1] if server else 0}"
 
 
 def hide_ticket(scope: MutableMapping[str, Any]) -> None:
-    """Take a link's ticket out of the address, which servers log, into `sage_ticket`."""
+    """Move the link's ticket from the address, which servers log, to `sage_ticket` in the scope."""
     query = parse_qs(scope["query_string"].decode("latin-1"))
     scope["query_string"] = b""
     scope["sage_ticket"] = query.get("ticket", [""])[0]
@@ -49,16 +49,14 @@ def hide_ticket(scope: MutableMapping[str, Any]) -> None:
 
 class Logins:
     """
-    Links that log a browser in, each once, and the sessions that they begin. They are only in memory.
-
-    All methods are safe from any thread.
+    Login links, each for one use, and the sessions that they start. Kept only in memory. Thread-safe.
 
     Attributes:
-        url: Where the server answers over HTTP; None if it does not.
+        url: Address of the server over HTTP; None without HTTP.
     """
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
-        """Nobody has logged in yet; *monotonic* tells the time."""
+        """Start without sessions. *monotonic* returns the time in seconds."""
         self.url: str | None = None
         self._monotonic = monotonic
         self._lock = threading.Lock()
@@ -67,14 +65,14 @@ class Logins:
 
     def link(self, access: Access, url: str | None = None) -> str:
         """
-        A new link, for one login within `LINK_LIFE_S`.
+        Create a link for one login within `LINK_LIFE_S`.
 
         Args:
-            access: What the browser may do then.
-            url: Where it reaches the server; `self.url` by default.
+            access: Access level of the browser after login.
+            url: Address at which the browser reaches the server; default: `self.url`.
 
         Raises:
-            Problem: 409, because the server does not answer over HTTP.
+            Problem: 409 if the server does not answer over HTTP.
         """
         base = url or self.url
         if base is None:
@@ -87,9 +85,9 @@ class Logins:
 
     def begin(self, ticket: str) -> tuple[str, Access] | None:
         """
-        Use a link's ticket up; gives the ID and the access of a new session.
+        Use up a link's ticket, and start a session. Returns the session's ID and access level.
 
-        None if the ticket was used before, has expired, or is none.
+        None if the ticket is unknown, used or expired.
         """
         with self._lock:
             for access, links in self._links.items():
@@ -102,7 +100,7 @@ class Logins:
         return None
 
     def access_of(self, session: str) -> Access | None:
-        """What the browser with that session may do; None if there is no such session."""
+        """Return the access level of a session; None if there is no such session."""
         with self._lock:
             for access, sessions in self._sessions.items():
                 if session in sessions:

@@ -1,4 +1,4 @@
-"""Answers that browsers show: the headers of every page, and the page that says why there is no other."""
+"""Answers for browsers: the headers of every page, and the page that explains a refusal."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["PAGE_HEADERS", "STYLE", "refusal", "wants_page"]
 
-#: The one file that a browser gets before it has logged in: how pages look.
+#: The style sheet, the only file that a browser gets before login.
 STYLE: Final = "/static/style.css"
 
-#: Only files of this server are loaded, nothing inside a page runs, and no other site shows one in a frame.
+#: Pages load only files of this server, run no inline code, and cannot be framed by other sites.
 PAGE_HEADERS: Final[Mapping[str, str]] = MappingProxyType(
     {
         "Cache-Control": "no-store",
@@ -67,12 +67,12 @@ _OPEN_IT_HERE: Final = """\
 
 
 def wants_page(method: str, accept: str) -> bool:
-    """Whether it is a browser that asks, to show what it gets."""
+    """Whether a browser asks for something to display."""
     return method in {"GET", "HEAD"} and "text/html" in accept
 
 
 def refusal(problem: Problem, *, page: bool) -> Response:
-    """The answer to a request that is not let in: for people if *page*, else for programs."""
+    """Answer a refused request: with a page for people if *page*, else with JSON for programs."""
     if not page or problem.status not in {401, 403}:
         return response_of(problem, {"Cache-Control": "no-store"})
     is_unknown = problem.status == 401  # noqa: PLR2004 - unauthorized

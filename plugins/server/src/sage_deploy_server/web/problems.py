@@ -1,4 +1,4 @@
-"""What went wrong, as a client of HTTP is told: a status, and `application/problem+json` (RFC 9457)."""
+"""Errors for HTTP clients: a status and `application/problem+json` (RFC 9457)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Problem", "json_response", "problem_of", "response_of"]
 
-#: The first that fits counts.
+#: Status by class of error. The first match counts.
 _STATUS: Final = (
     (errors.ServiceNotFoundError, 404),
     (errors.MethodNotFoundError, 404),
@@ -30,23 +30,23 @@ _STATUS: Final = (
     (errors.DeployError, 409),
 )
 
-#: Attributes of an error that a client gets to know.
+#: Attributes of an error that the client gets.
 _TOLD: Final = ("service", "method", "replica", "stage", "retry_after", "maybe_executed")
 
 
-class Problem(Exception):  # noqa: N818 - it is one for the client
+class Problem(Exception):  # noqa: N818 - it is a problem of the client's request
     """
-    A request that is answered with an error.
+    An error answer to a request.
 
     Attributes:
-        status: The status of HTTP.
-        code: Class of the error, or an ID of ours.
+        status: HTTP status.
+        code: Class of the error, or an ID of this server.
         detail: What is wrong, and what to do.
         more: Further members of the answer.
     """
 
     def __init__(self, status: int, code: str, detail: str, **more: Any) -> None:
-        """Answer with *status*."""
+        """Create an answer with *status*."""
         super().__init__(detail)
         self.status = status
         self.code = code
@@ -55,7 +55,7 @@ class Problem(Exception):  # noqa: N818 - it is one for the client
 
 
 def problem_of(error: BaseException) -> Problem:
-    """The problem as which a client is told *error*: one of ours by its class, the method's own as 500."""
+    """Convert *error* to a problem. Errors of sage-deploy go by their class; errors of the method are 500."""
     if isinstance(error, Problem):
         return error
     name = type(error).__name__
@@ -67,7 +67,7 @@ def problem_of(error: BaseException) -> Problem:
 
 
 def response_of(problem: Problem, headers: Mapping[str, str]) -> Response:
-    """The answer to a request that had *problem*."""
+    """Return the error answer for *problem*."""
     body = {"title": problem.code, "status": problem.status, "code": problem.code, "detail": problem.detail}
     more = dict(headers)
     retry_after = problem.more.get("retry_after")
@@ -84,7 +84,7 @@ def response_of(problem: Problem, headers: Mapping[str, str]) -> Response:
 
 
 def json_response(value: object, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})) -> Response:
-    """*value* as the body of an answer that nobody keeps."""
+    """Return *value* as an answer in JSON that must not be cached."""
     return Response(
         msgspec.json.encode(value, enc_hook=str), status, {"Cache-Control": "no-store", **headers}, "application/json"
     )

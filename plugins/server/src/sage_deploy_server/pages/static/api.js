@@ -1,8 +1,8 @@
-/** Requests to the server that the page comes from; the browser adds the login's cookie. */
+/** Requests to the page's server. The browser adds the login's cookie. */
 
 import { pathOf } from "./text.js";
 
-/** Seconds since the epoch at which what is shown is true. A report has recorded answers, and modules in place of this one. */
+/** The time that the data is of, in seconds since the epoch. A report replaces this module by one with recorded answers. */
 export const now = () => Date.now() / 1000;
 
 export const isRecorded = false;
@@ -16,14 +16,14 @@ export class Refused extends Error {
   }
 }
 
-/** What a path shows. Throws `Refused` for an error, and the browser's own error if there is no answer. */
+/** Fetch what a path shows. Throws `Refused` for an error, and the browser's own error if there is no answer. */
 export async function look(path) {
   const answer = await fetch(path, { headers: { Accept: "application/json" } });
   if (!answer.ok) throw new Refused(answer.status, await problemOf(answer));
   return answer.json();
 }
 
-/** Ask for a change; gives what the server says of it. Throws as `look` does. */
+/** Request a change, and return the server's answer. Throws as `look` does. */
 export async function post(path, body, headers = {}) {
   const answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json", ...headers }, body: JSON.stringify(body) });
   if (!answer.ok) throw new Refused(answer.status, await problemOf(answer));
@@ -31,10 +31,10 @@ export async function post(path, body, headers = {}) {
 }
 
 /**
- * Call a method; gives what has come of it, whatever it is: `status`, `requestId`, `kind`, `ms`, and one of `text`, `bytes` and `problem`.
+ * Call a method, and return the outcome, also of a failure: `status`, `requestId`, `kind`, `ms`, and one of `text`, `bytes` and `problem`.
  *
- * `onItem` gets each item of a stream, as text; the last of one that breaks is the outcome's `problem` instead.
- * It throws the browser's own error if there is no answer, or if `signal` ends it.
+ * `onItem` gets each item of a stream as text. If the stream breaks, its last item is the outcome's `problem` instead.
+ * Throws the browser's own error if there is no answer, or if `signal` aborts the call.
  */
 export async function call({ service, method, body, timeout, key }, { signal, onHead, onItem }) {
   const headers = { Accept: "application/x-ndjson, application/json", "Content-Type": "application/json" };
@@ -67,7 +67,7 @@ async function problemOf(answer) {
   }
 }
 
-/** Give each line to `onItem`; returns the problem with which the stream broke, if it did. */
+/** Pass each line to `onItem`. If the stream broke, return its problem. */
 async function readItems(body, onItem) {
   if (body === null) return undefined;
   const reader = body.getReader();

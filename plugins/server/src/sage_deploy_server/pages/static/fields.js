@@ -1,4 +1,4 @@
-/** The fields of a form: an input for each argument, of the kind that fits. */
+/** The fields of a form: an input of the fitting kind for each argument. */
 
 import { t } from "./board/words.js";
 import { html } from "./vendor/preact-htm.js";

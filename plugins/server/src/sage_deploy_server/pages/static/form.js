@@ -1,4 +1,4 @@
-/** A form for the arguments of a method, from their JSON Schema. Texts become JSON as they are, so no number is rounded. */
+/** A form for a method's arguments, from their JSON Schema. Input text is copied to the JSON, so no number is rounded. */
 
 import { t } from "./board/words.js";
 
@@ -6,7 +6,7 @@ const INTEGER = /^-?(0|[1-9]\d*)$/;
 const NUMBER = /^-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?$/;
 
 /**
- * The fields of a form, or `null` if the arguments have no names: then the body is one field of JSON.
+ * The fields of a form, or `null` if the arguments have no names. Then one field takes the body as JSON.
  *
  * `more` says whether the method takes further arguments by name.
  */
@@ -23,7 +23,7 @@ export function formOf(schema) {
   return { fields, more: byOrder || form.additionalProperties !== false };
 }
 
-/** What a field takes: `kind` is text, integer, number, boolean, choice or json; `hint` says the same to a person. */
+/** What a field takes. `kind` is text, integer, number, boolean, choice or json; `hint` describes it for people. */
 function kindOf(property, definitions) {
   const schema = resolved(property, definitions);
   const others = schema.anyOf?.filter((each) => each.type !== "null");
@@ -60,9 +60,9 @@ function resolved(schema, definitions) {
 }
 
 /**
- * The body that the values make, as text of JSON, and what is wrong with each of them by the field's name.
+ * Build the body as JSON text from the values. Also returns the problem of each wrong value, by field.
  *
- * A value is `{text, asJson}`. A field that is empty is left out, unless it is a text that has to be there.
+ * A value is `{text, asJson}`. Empty fields are left out, except for required texts.
  */
 export function bodyOf(fields, values) {
   const members = [];
@@ -87,7 +87,7 @@ function problemOf(kind, text) {
   return kind === "json" ? jsonProblem(text) : "";
 }
 
-/** What is wrong with a text that should be JSON; an empty text if it is. */
+/** The problem of a text that should be JSON; "" if it is JSON. */
 export function jsonProblem(text) {
   try {
     JSON.parse(text);

@@ -1,4 +1,4 @@
-/** One method: its form, the call, and the commands that do the same. */
+/** One method: its form, the call, and the equivalent commands. */
 
 import { spoken, t } from "./board/words.js";
 import { call } from "./api.js";
@@ -8,10 +8,10 @@ import { Outcome } from "./outcome.js";
 import { commandOf, curlOf, isLoopback } from "./text.js";
 import { html, useEffect, useMemo, useRef, useState } from "./vendor/preact-htm.js";
 
-/** Items of a stream that are shown, at most: the latest. */
+/** Maximum number of shown items of a stream: the latest. */
 const MOST_ITEMS = 500;
 
-/** What was typed, by method: it is there again when somebody comes back. */
+/** The input for each method, restored when the user comes back. */
 const remembered = new Map();
 
 export function Method({ service, method, about }) {
@@ -23,7 +23,7 @@ export function Method({ service, method, about }) {
   const [outcome, setOutcome] = useState(null);
   const running = useRef(null);
 
-  useEffect(() => () => running.current?.abort(), []); // who goes elsewhere waits no longer
+  useEffect(() => () => running.current?.abort(), []); // leaving the screen ends the call
   const change = (more) => {
     const now = { ...given, ...more };
     remembered.set(id, now);
@@ -51,7 +51,7 @@ export function Method({ service, method, about }) {
       if (running.current === controller) setOutcome({ ...known, items });
     };
     const later = () => {
-      frame ||= requestAnimationFrame(show); // one drawing for all the items that have come
+      frame ||= requestAnimationFrame(show); // one drawing for all items that have arrived
     };
     show();
     const began = performance.now();
@@ -168,7 +168,7 @@ export function Command({ name, text }) {
       await navigator.clipboard.writeText(text);
       setCopied(text);
     } catch {
-      getSelection().selectAllChildren(shown.current); // no permission, or no https: the person copies it
+      getSelection().selectAllChildren(shown.current); // no permission, or no https: the user copies the selection
     }
   }
   return html`

@@ -1,10 +1,10 @@
-/** What has come of a call: status, time, the request's ID, and the result, the problem or the items so far. */
+/** The outcome of a call: status, time, request ID, and the result, the problem or the items so far. */
 
 import { t } from "./board/words.js";
 import { duration, indented } from "./text.js";
 import { html, useEffect, useMemo, useRef } from "./vendor/preact-htm.js";
 
-/** Characters of a result, and of an item, that are shown at most. */
+/** Maximum number of shown characters, of a result and of an item. */
 const MOST_OF_RESULT = 100_000;
 const MOST_OF_ITEM = 2_000;
 const MOST_BYTES = 256;

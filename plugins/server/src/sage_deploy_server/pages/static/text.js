@@ -1,11 +1,11 @@
-/** Texts: JSON for people, and commands for a terminal. */
+/** Formats texts: readable JSON, and commands for a terminal. */
 
-/** Columns that a value may take to stand on one line. */
+/** Maximum width of a value on one line, in columns. */
 const COLUMNS = 80;
 const STEP = "  ";
 const TOKENS = /"(?:[^"\\]|\\.)*"|[{}[\],:]|[^\s{}[\],:"]+/g;
 
-/** JSON text with line breaks. Numbers stay as they are: JSON.parse would round those of more than 53 bits. */
+/** Add line breaks to JSON text. Keeps all digits: JSON.parse would round numbers of more than 53 bits. */
 export function indented(text) {
   const tokens = text.match(TOKENS) ?? [];
   let at = 0;
@@ -35,21 +35,21 @@ export function indented(text) {
   try {
     return value("") ?? text;
   } catch {
-    return text; // it is no JSON, or deeper than the browser's stack
+    return text; // not JSON, or too deep for the browser's stack
   }
 }
 
-/** *text* as one word of a shell. */
+/** Quote *text* as one word for a shell. */
 export function quoted(text) {
   return /^[\w@%+=:,./-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** The path of a method. */
+/** The path of a method in the API. */
 export function pathOf(service, method) {
   return `/services/${encodeURIComponent(service)}/${encodeURIComponent(method)}`;
 }
 
-/** The call as curl makes it. The token is the variable's: a page never knows it. */
+/** The call as a curl command. It takes the token from a variable, because a page never knows the token. */
 export function curlOf({ service, method, body, timeout, key }, streams, origin) {
   const words = ["curl", streams ? "-N" : "-s", '-H "Authorization: Bearer $SAGE_DEPLOY_TOKEN"'];
   if (timeout) words.push(`-H ${quoted(`X-Timeout: ${timeout}`)}`);
@@ -58,7 +58,7 @@ export function curlOf({ service, method, body, timeout, key }, streams, origin)
   return [...words, quoted(origin + pathOf(service, method))].join(" ");
 }
 
-/** The call as `sage-deploy call` makes it, in another terminal of the same user or, by *url*, from elsewhere. */
+/** The call as a `sage-deploy call` command: for another terminal of the same user or, with *url*, from elsewhere. */
 export function commandOf({ service, method, body, timeout, key }, environment, url) {
   const words = ["sage-deploy", "call", url ? `--url ${quoted(url)}` : `-e ${quoted(environment)}`];
   if (timeout) words.push(`--timeout ${quoted(timeout)}`);
@@ -68,12 +68,12 @@ export function commandOf({ service, method, body, timeout, key }, environment, 
   return words.join(" ");
 }
 
-/** Whether only this machine has a host of that name. */
+/** Whether the host name always means this machine. */
 export function isLoopback(hostname) {
   return ["localhost", "127.0.0.1", "[::1]"].includes(hostname);
 }
 
-/** Milliseconds for people. */
+/** Format milliseconds. */
 export function duration(ms) {
   if (ms < 10) return `${ms.toFixed(1)} ms`;
   return ms < 10_000 ? `${Math.round(ms)} ms` : `${(ms / 1000).toFixed(1)} s`;

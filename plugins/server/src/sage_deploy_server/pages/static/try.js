@@ -1,4 +1,4 @@
-/** The screen that tries calls: services on the left, a form for a method and what has come of the call on the right. */
+/** The screen for trying calls: services on the left, a method's form and the call's outcome on the right. */
 
 import { useLook } from "./board/live.js";
 import { Failed, State, to } from "./board/parts.js";

@@ -1,4 +1,4 @@
-/** In place of what needs a server, of calls and of changes: nothing. */
+/** Empty replacements for calls and changes, which need a server. */
 
 export const Actions = () => null;
 export const Command = () => null;

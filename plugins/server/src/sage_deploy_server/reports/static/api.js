@@ -1,18 +1,18 @@
-/** In place of requests to a server: answers that were recorded once, in the file that this page is in. */
+/** Replaces requests to a server by the answers recorded in this file. */
 
 import { t } from "./board/words.js";
 
 const { time, answers, left } = JSON.parse(document.getElementById("recording").textContent);
 
-/** What is shown is of then, and ages are those of then: seconds since the epoch. */
+/** Time of the recording, in seconds since the epoch. Ages refer to it. */
 export const now = () => time;
 
 export const isRecorded = true;
 
-/** What the file has not got: by its kind, how many of how many are there. */
+/** What the file leaves out: by kind, how many of how many. */
 export const leftOut = left;
 
-/** What was answered: `data` or `error`; the same object each time. */
+/** A recorded answer: `data` or `error`. The same object each time. */
 export function recorded(path) {
   const answer = Object.hasOwn(answers, path) ? answers[path] : { error: { status: 404, message: t("This file leaves it out.") } };
   if (answer.history) {
@@ -22,7 +22,7 @@ export function recorded(path) {
   return answer;
 }
 
-/** A history as a server tells it: in the file, it begins where something is known. */
+/** A history as the server sends it. The file omits empty first rows. */
 function whole({ every, end, rows, ...known }) {
   const times = Array.from({ length: rows }, (_, at) => end - (rows - 1 - at) * every);
   const series = Object.entries(known).map(([name, values]) => [name, [...Array(rows - values.length).fill(null), ...values]]);

@@ -1,4 +1,4 @@
-/** In place of the news of a server: one picture, which never changes and says when it was recorded. */
+/** Replaces the server's stream by one recorded snapshot and its time. */
 
 import { leftOut, now, recorded } from "../api.js";
 import { html } from "../vendor/preact-htm.js";
@@ -16,7 +16,7 @@ Object.assign(CHINESE, {
   "{n} of {all} log lines, the oldest": "{all} 行日志中最早的 {n} 行",
 });
 
-// Whoever asks for "live" wants to know whether the numbers are true: they are, of the time that the page says.
+// "live" means that the numbers are true: they are, at the recorded time.
 const live = { link: "live", at: now() * 1000, events: recorded("/api/v1/events").data, about: recorded("/api/v1/environment").data, services: recorded("/api/v1/services").data };
 
 export const TITLE = moment(now());

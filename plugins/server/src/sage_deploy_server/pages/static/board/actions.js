@@ -1,4 +1,4 @@
-/** Changes of a service: preview, confirm, progress; and the command that does the same. */
+/** Changes of a service: preview, confirmation, progress, and the equivalent command. */
 
 import { html, useEffect, useRef, useState } from "../vendor/preact-htm.js";
 import { post, look } from "../api.js";
@@ -10,7 +10,7 @@ import { t } from "./words.js";
 
 const WAIT_S = 10;
 
-/** A change that was begun, followed to its end; `shown` gets each of its states. */
+/** Follow a change to its end. `shown` gets each of its states. */
 export async function follow(begun, shown) {
   let now = begun;
   while (now.state === "running") {
@@ -20,7 +20,7 @@ export async function follow(begun, shown) {
   shown(now);
 }
 
-/** The start of a command about the environment that is shown. */
+/** A command for the environment that is shown. */
 export function commandOf(about, words, ...more) {
   const where = isLoopback(location.hostname) ? `-e ${quoted(about?.name ?? "")}` : `--url ${quoted(location.origin)}`;
   return ["sage-deploy", words, where, ...more.map((each) => quoted(String(each)))].join(" ");
@@ -28,7 +28,7 @@ export function commandOf(about, words, ...more) {
 
 const KINDS = ["scale", "restart", "drain", "balancer"];
 
-/** `only`: ID of the one replica that is shown. */
+/** `only`: ID of the replica, on the screen of one replica. */
 export function Actions({ live, row, replicas, only }) {
   const [kind, setKind] = useState(null);
   if (!live.about || live.about.access === "read" || isHeld(row)) return null;
@@ -47,7 +47,7 @@ function Change({ kind, live, row, replicas, only, onClose }) {
   const [preview, setPreview] = useState(null);
   const [error, setError] = useState(null);
   const [done, setDone] = useState(null);
-  const [generation] = useState(row.generation); // as it was when somebody decided
+  const [generation] = useState(row.generation); // the generation that the user saw
   const path = `/api/v1/services/${encodeURIComponent(row.name)}/${kind}`;
   const body = bodyOf(kind, given);
   const asked = JSON.stringify(body);
@@ -124,7 +124,7 @@ function Field({ kind, given, setGiven, replicas, isFixed }) {
   return html`<label class="field"><span class="label">${label}</span>${field}</label>`;
 }
 
-/** A preview in words. */
+/** Describe a preview in words. */
 function said(kind, { before, replicas, balancer, timeout }, row) {
   if (kind === "scale") return before === replicas ? t("Nothing would change.") : t("{before} replicas now, {after} afterwards.", { before, after: replicas });
   if (kind === "restart") return t("New replicas take the place of {names}. No call is lost.", { names: replicas.join(", ") });

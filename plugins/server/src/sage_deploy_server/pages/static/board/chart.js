@@ -1,4 +1,4 @@
-/** Lines over time, with marks where something happened. */
+/** Line charts over time, with marks for events. */
 
 import { html, useEffect, useMemo, useRef, useState } from "../vendor/preact-htm.js";
 import { clock, isKnown } from "./parts.js";
@@ -11,10 +11,10 @@ const ABOVE = 8;
 const STEPS = [1, 2, 5, 10];
 const SECONDS = [60, 300, 900, 3600, 10_800, 21_600];
 
-/** Pixels of what is a pixel in a window of usual size: in a large one, all is larger. */
+/** Scale factor: 1 in a window of usual size, more in a large one. */
 const unit = () => parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
 
-/** `lines`: [{name, values}], at most three; `marks`: events; `shown` writes a value. */
+/** `lines`: [{name, values}], at most three; `marks`: events; `shown`: formats a value. */
 export function Chart({ title, times, lines, marks = [], shown }) {
   const place = useRef(null);
   const [wide, setWide] = useState(0);
@@ -87,7 +87,7 @@ function scaleOf(times, lines, wide) {
   };
 }
 
-/** A line with gaps where nothing is known. */
+/** The SVG path of a line, with gaps where values are unknown. */
 function pathOf(times, values, x, y) {
   let isDown = false;
   return values

@@ -1,4 +1,4 @@
-/** Chinese texts, by the English ones. */
+/** Chinese translations of the English texts. */
 
 export const CHINESE = {
   // screens and the frame

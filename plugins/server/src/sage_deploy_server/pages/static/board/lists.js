@@ -1,4 +1,4 @@
-/** What happened, and what services have logged. */
+/** The screens of events and logs. */
 
 import { html, useEffect, useMemo, useRef, useState } from "../vendor/preact-htm.js";
 import { isRecorded, look } from "../api.js";
@@ -23,7 +23,7 @@ function EventRows({ events }) {
   </ol>`;
 }
 
-/** The latest events; `all` leads to the others. */
+/** The latest events. `all` is the link to all events. */
 export function Latest({ title = t("Events"), events, all, most = 20 }) {
   return html`<section class="card flush">
     <header><h2>${title}</h2>${all && html`<a href=${all}>${t("All events")}</a>`}</header>
@@ -32,7 +32,7 @@ export function Latest({ title = t("Events"), events, all, most = 20 }) {
   </section>`;
 }
 
-/** Fields that filter; they are kept in the address. */
+/** Filter fields. Their values are stored in the address. */
 function Filters({ query, setQuery, names, choices, children }) {
   const pick = (name, label, all) => html`<select aria-label=${label} value=${query.get(name) ?? ""} onChange=${(event) => setQuery({ [name]: event.target.value })}>
     <option value="">${label}</option>
@@ -77,7 +77,7 @@ export function Logs({ live, query, setQuery }) {
         last.current = more.at(-1).seq;
         setLines((before) => [...before, ...more].slice(-MOST_LINES));
       },
-      () => {}, // the connection says so itself
+      () => {}, // the connection's notice reports it
     );
     return () => {
       isOver = true;

@@ -1,18 +1,18 @@
-/** What the server tells once a second, and whether it is still true. */
+/** The server's snapshot of each second, and whether it is up to date. */
 
 import { look, Refused } from "../api.js";
 import { html, useCallback, useEffect, useReducer, useState } from "../vendor/preact-htm.js";
 import { Shape, ago } from "./parts.js";
 import { t } from "./words.js";
 
-/** How titles end. */
+/** The end of page titles. */
 export const TITLE = "sage-deploy";
 const MOST_EVENTS = 1000;
-/** Without news for so long, the connection counts as lost. */
+/** After this time without a snapshot, the connection counts as lost. */
 const LOST_AFTER_MS = 3500;
 const AGAIN_MS = 2000;
 
-/** `link` is "connecting", "live", "lost", "paused" or "out" (the login has ended); only under "live" is the rest of now. */
+/** `link` is "connecting", "live", "lost", "paused" or "out" (the login has ended). The other fields are current only if "live". */
 export const live = { link: "connecting", at: 0, about: null, services: null, events: [] };
 
 const watchers = new Set();
@@ -21,7 +21,7 @@ let again = 0;
 
 const tell = () => watchers.forEach((each) => each());
 
-/** `live`, and a new drawing whenever it changes. */
+/** Return `live`, and draw again whenever it changes. */
 export function useLive() {
   const [, draw] = useReducer((count) => count + 1, 0);
   useEffect(() => {
@@ -35,13 +35,13 @@ export function begin() {
   document.addEventListener("visibilitychange", () => (document.hidden ? rest() : open()));
   setInterval(() => {
     if (document.hidden || live.link === "connecting") return;
-    if (live.link !== "live") tell(); // the age of what is shown
+    if (live.link !== "live") tell(); // shows the new age of the data
     else if (Date.now() - live.at > LOST_AFTER_MS) lose();
   }, 1000);
   open();
 }
 
-/** Stop the news, or go on. */
+/** Pause or resume the stream. */
 function pause(wanted) {
   live.link = wanted ? "paused" : "connecting";
   if (wanted) close();
@@ -63,7 +63,7 @@ function close() {
   source = null;
 }
 
-/** Nobody looks: what is shown when somebody looks again is old until the next news. */
+/** The page is hidden: stop the stream. The data is old until the next snapshot. */
 function rest() {
   close();
   if (live.link === "live") live.link = "connecting";
@@ -96,7 +96,7 @@ function add(events) {
   if (newer.length) live.events = [...live.events, ...newer].slice(-MOST_EVENTS);
 }
 
-/** Learn what the stream does not tell those who come later. */
+/** Fetch what the stream sent before this page joined. */
 async function catchUp() {
   try {
     const [about, events] = await Promise.all([look("/api/v1/environment"), look("/api/v1/events")]);
@@ -108,7 +108,7 @@ async function catchUp() {
   tell();
 }
 
-/** Whether the numbers are of now; a click stops them. */
+/** Shows whether the numbers are current, and pauses them. */
 export function Link({ live }) {
   const isPaused = live.link === "paused";
   const [mood, text] = { live: ["good", "live"], lost: ["bad", "lost"], out: ["bad", "logged out"], paused: ["off", "paused"], connecting: ["busy", "connecting"] }[live.link];
@@ -116,7 +116,7 @@ export function Link({ live }) {
     <button type="button" class="quiet" aria-pressed=${isPaused} onClick=${() => pause(!isPaused)}>${isPaused ? t("Go on") : t("Pause")}</button>`;
 }
 
-/** What is wrong with the connection, and how old the numbers are. It covers no text for good: the page can be scrolled. */
+/** Shows what is wrong with the connection, and how old the numbers are. Scrolling reveals any text under it. */
 export function Notice({ live }) {
   if (live.link === "live" || (live.link === "connecting" && live.at === 0)) return null;
   const age = live.at > 0 && t("What you see is {time} old.", { time: ago(live.at / 1000) });
@@ -132,7 +132,7 @@ export function Notice({ live }) {
   </div>`;
 }
 
-/** What a path shows, asked for again every `every` seconds while the connection is live; `data` is undefined until it came. */
+/** Fetch a path, and again every `every` seconds while the connection is live. `data` is undefined until it arrives. */
 export function useLook(path, every = 0) {
   const [found, setFound] = useState({});
   const isLive = useLive().link === "live";

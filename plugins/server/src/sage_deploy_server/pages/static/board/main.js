@@ -1,4 +1,4 @@
-/** The dashboard: the frame around all screens, and the way between them. */
+/** The dashboard: the frame around all screens, and navigation. */
 
 import { html, render, useEffect, useRef, useState } from "../vendor/preact-htm.js";
 import { Try } from "../try.js";
@@ -11,7 +11,7 @@ import { Service } from "./service.js";
 import { Doctor, Plan, Plugins } from "./upkeep.js";
 import { speak, spoken, t } from "./words.js";
 
-/** Screens in the bar: address, name, and the key that leads there after `g`. */
+/** Screens in the bar: address, name, and the key to press after `g`. */
 const SCREENS = [
   ["overview", "Overview", "o", Overview],
   ["placement", "Placement", "p", Placement],
@@ -25,13 +25,13 @@ const SCREENS = [
 const KEY_WAIT_MS = 1500;
 const NEEDS_WORDS = new Set(["INPUT", "TEXTAREA", "SELECT"]);
 
-/** The place that the address names: the parts of its path, and its query. */
+/** The place in the address: the parts of its path, and its query. */
 function placeNow() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
   try {
     return { path: path.split("/").filter(Boolean).map(decodeURIComponent), query: new URLSearchParams(query) };
   } catch {
-    return { path: [], query: new URLSearchParams() }; // somebody has changed the address
+    return { path: [], query: new URLSearchParams() }; // the user has typed an invalid address
   }
 }
 
@@ -60,7 +60,7 @@ function screenOf(path) {
 
 function useKeys(showHelp) {
   useEffect(() => {
-    let gone = 0; // when `g` was pressed
+    let gone = 0; // time at which `g` was pressed
     const onKey = (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey || NEEDS_WORDS.has(event.target.tagName) || document.querySelector("dialog[open]")) return;
       const screen = SCREENS.find(([, , key]) => key === event.key);

@@ -52,7 +52,7 @@ function Health({ services, events }) {
   </section>`;
 }
 
-/** The sum of what is known. */
+/** The sum of the known values. */
 function sum(rows, name) {
   const found = rows.map((row) => row[name]).filter(isKnown);
   return found.length ? found.reduce((one, other) => one + other, 0) : undefined;

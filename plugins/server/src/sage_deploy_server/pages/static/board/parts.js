@@ -1,4 +1,4 @@
-/** What all screens are made of: states, numbers for people, slots, tables. */
+/** Common parts of the screens: states, readable numbers, slots, tables. */
 
 import { html, useEffect, useRef, useState } from "../vendor/preact-htm.js";
 import { now } from "../api.js";
@@ -50,7 +50,7 @@ export function Shape({ mood }) {
   return html`<svg class=${`shape ${mood}`} viewBox="0 0 10 10" aria-hidden="true"><path d=${SHAPES[mood]} /></svg>`;
 }
 
-/** Why a service is as it is, and since when: what its row says, else its last event that tells of trouble. */
+/** The reason for a service's state, and since when: from its row, else from its last event about trouble. */
 export function whyOf(row, events) {
   if (moodOfRow(row) === "good") return { text: row.why ?? "", since: row.since };
   const event = events.findLast((each) => each.service === row.name && each.reason && TROUBLE.test(each.kind));
@@ -94,7 +94,7 @@ export const ago = (time) => known(time, () => span(now() - time));
 const MOST_REPLICAS = 10;
 const MOST_SLOTS = 24;
 
-/** The slots of replicas: each a bar, filled while a call runs in it, crossed out if nobody waits for that call any more. */
+/** The slots of replicas as bars: filled while a call runs, crossed out if its caller has given up. */
 export function Stripes({ stripes, more = 0 }) {
   if (!stripes?.length) return html`<span class="soft">–</span>`;
   const shown = stripes.slice(0, MOST_REPLICAS);
@@ -120,7 +120,7 @@ export function Stripes({ stripes, more = 0 }) {
 
 // -- small things -----------------------------------------------------------------------------------------------------
 
-/** Nothing is here; what would change that. */
+/** An empty list, and the command that would fill it. */
 export function Empty({ text, command }) {
   return html`<div class="empty">
     <p>${text}</p>
@@ -128,30 +128,30 @@ export function Empty({ text, command }) {
   </div>`;
 }
 
-/** An error; one of a login that has ended is said for the whole page. */
+/** An error. The whole page, not this part, reports that the login has ended. */
 export function Failed({ error }) {
   return error && error.status !== 401 ? html`<p class="failure" role="alert">${error.message}</p>` : null;
 }
 
-/** How much of something is used. */
+/** A bar that shows how much of something is used. */
 export function Meter({ part, whole }) {
   return html`<svg class="meter" width="100%" height="6" aria-hidden="true"><rect width="100%" height="6" rx="3" /><rect class="full" width=${`${whole ? Math.min(100, (100 * part) / whole) : 0}%`} height="6" rx="3" /></svg>`;
 }
 
-/** The head of a table, of one text a column; a list of a text is the head of numbers. */
+/** The head of a table, with one text for each column. A text in a list heads a column of numbers. */
 export const head = (...columns) => html`<thead>
   <tr>${columns.filter(Boolean).map((each) => html`<th scope="col" class=${Array.isArray(each) ? "num" : null}>${each}</th>`)}</tr>
 </thead>`;
 
-/** A setting's value. */
+/** The text of a setting's value. */
 export const written = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 
-/** A name and its value, for a `dl`; nothing if the value is not known. */
+/** A name and its value for a `dl`. Nothing if the value is unknown. */
 export const fact = (name, value) => isKnown(value) && html`<div key=${name}><dt>${name}</dt><dd>${value}</dd></div>`;
 
 export const to = (...path) => `#/${path.map(encodeURIComponent).join("/")}`;
 
-/** The rows of a long list that can be seen, in as much space as all would take. They are of the same height. */
+/** The visible rows of a long list, in the space of all its rows. All rows have the same height. */
 export function Rows({ rows, columns, children }) {
   const place = useRef(null);
   const [from, setFrom] = useState(0);

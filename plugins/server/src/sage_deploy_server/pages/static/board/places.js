@@ -1,4 +1,4 @@
-/** Where replicas are: all of them on their nodes, and one of them in full. */
+/** The screens of nodes with their replicas, and of one replica in full. */
 
 import { html, useState } from "../vendor/preact-htm.js";
 import { isRecorded, look } from "../api.js";

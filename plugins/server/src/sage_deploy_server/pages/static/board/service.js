@@ -1,4 +1,4 @@
-/** One service: its signals, slots, errors, configuration, and what can be done with it. */
+/** The screen of one service: its signals, slots, errors, configuration and actions. */
 
 import { Actions } from "./actions.js";
 import { Chart } from "./chart.js";

@@ -1,4 +1,4 @@
-/** What would change, what is installed, and whether all is fit. */
+/** The screens of the plan, the installed plugins, and the doctor's findings. */
 
 import { html, useEffect, useState } from "../vendor/preact-htm.js";
 import { isRecorded, post } from "../api.js";

@@ -1,10 +1,10 @@
-/** The language of the page: English texts are their own names, other languages have a file. */
+/** The language of the page. English texts are the keys; other languages have a file of translations. */
 
 import { CHINESE } from "./chinese.js";
 
 const REMEMBERED = "sage-deploy language";
 
-/** Kept where a browser allows it. */
+/** The stored language, if the browser allows storage. */
 function remembered() {
   try {
     return localStorage.getItem(REMEMBERED);
@@ -24,11 +24,11 @@ export function speak(wanted) {
   try {
     localStorage.setItem(REMEMBERED, wanted);
   } catch {
-    // it is asked for again next time
+    // without storage, the choice lasts until the page closes
   }
 }
 
-/** *text* in the language of the page, with values in place of their names in braces. */
+/** Translate *text* to the page's language, and replace names in braces by their values. */
 export function t(text, values = {}) {
   const said = (language === "zh" && Object.hasOwn(CHINESE, text) && CHINESE[text]) || text;
   return said.replace(/{(\w+)}/g, (whole, name) => (Object.hasOwn(values, name) ? String(values[name]) : whole));
