@@ -1,7 +1,7 @@
 """
 The keys of the mappings that a configuration holds, such as those of `methods`, `autoscale` and `retry`.
 
-Declared in the same words as the fields themselves, so that whoever reads a declaration reads these too.
+They are declared like the fields themselves, so the same tools read them.
 """
 
 from __future__ import annotations
@@ -237,19 +237,19 @@ UPDATE_FIELDS: Final = _keys(
 )
 
 
-# What they say of calls that fail, as values; other processes get them as they are.
+# The policies for calls that fail, as values that can be sent to other processes.
 
 
 class RetryPolicy(NamedTuple):
     """
-    When a call is tried again: the field `retry`.
+    When a call is retried: the field `retry`.
 
     Attributes:
-        max_attempts: Most attempts of one call, the first included.
-        backoff: Seconds before the second attempt, at most.
-        budget: Further attempts of all calls, as a fraction of the calls.
-        min: Further attempts that are allowed whatever the budget.
-        on: Names of the classes of exceptions that are tried again.
+        max_attempts: Maximum attempts of one call, the first included.
+        backoff: Maximum wait before the second attempt, in seconds.
+        budget: Retries of all calls together, as a fraction of the calls.
+        min: Retries that are allowed in addition to the budget.
+        on: Class names of the exceptions after which calls are retried.
     """
 
     max_attempts: int = 3
@@ -268,13 +268,13 @@ class RetryPolicy(NamedTuple):
 
 class BreakerPolicy(NamedTuple):
     """
-    When a service that keeps failing is not called: the field `circuit_breaker`.
+    When calls are refused because the service keeps failing: the field `circuit_breaker`.
 
     Attributes:
         failures: Failures in a row that open it.
-        window: Seconds within which they lie.
-        open: Seconds for which it refuses calls.
-        probes: Calls that it lets through then.
+        window: Seconds within which these failures must happen.
+        open: Seconds during which it refuses calls.
+        probes: Calls that go through after that.
     """
 
     failures: int = 5
@@ -288,11 +288,11 @@ class OutlierPolicy(NamedTuple):
     When a replica gets no calls because it fails or is slow: the field `outlier`.
 
     Attributes:
-        consecutive: Calls in a row that time out there.
+        consecutive: Timeouts in a row after which it gets no calls.
         interval: Seconds over which durations are compared.
-        base_ejection: Seconds without calls; twice as many each next time.
-        max_ejection: Seconds without calls, at most.
-        max_percent: Replicas without calls at once, at most.
+        base_ejection: Seconds without calls; doubles each time.
+        max_ejection: Maximum seconds without calls.
+        max_percent: Maximum share of replicas without calls at once, in percent.
     """
 
     consecutive: int = 5
@@ -304,12 +304,12 @@ class OutlierPolicy(NamedTuple):
 
 class RecyclePolicy(NamedTuple):
     """
-    When a replica is replaced by a fresh one although nothing is wrong with it: the field `recycle`.
+    When a healthy replica is replaced by a new one: the field `recycle`.
 
     Attributes:
-        max_calls: Calls that it has ended; None for however many.
-        max_memory_mb: MiB of its process; None for however much.
-        max_age: Seconds since it got ready; None for however long.
+        max_calls: Calls after which it is replaced; None: no limit.
+        max_memory_mb: Resident memory of its process, in MiB; None: no limit.
+        max_age: Seconds since it became ready; None: no limit.
     """
 
     max_calls: int | None = None
@@ -323,7 +323,7 @@ class HedgePolicy(NamedTuple):
 
     Attributes:
         delay: Seconds without an answer, or `"p95"`.
-        max: Second attempts of one call.
+        max: Maximum second attempts of one call.
     """
 
     delay: float | str = "p95"
@@ -332,13 +332,13 @@ class HedgePolicy(NamedTuple):
 
 class Policies(NamedTuple):
     """
-    All of one service.
+    All policies of one service.
 
     Attributes:
-        retry: When a call is tried again; None for never.
-        breaker: When no call is let through; None for never.
-        outlier: When a replica gets no calls; None for never.
-        hedge: When a call gets a second attempt; None for never.
+        retry: When a call is retried; None: never.
+        breaker: When calls are refused; None: never.
+        outlier: When a replica gets no calls; None: never.
+        hedge: When a call gets a second attempt; None: never.
     """
 
     retry: RetryPolicy | None = None
@@ -353,7 +353,7 @@ def retry_policy(retry: Mapping[str, Any] | None, *, failover: bool) -> RetryPol
 
 
 def policies_of(config: ServiceDeploymentConfig) -> Policies:
-    """What *config* says."""
+    """The policies of *config*."""
     breaker = None if config.circuit_breaker is None else BreakerPolicy(**config.circuit_breaker)
     outlier = None if config.outlier is None else OutlierPolicy(**config.outlier)
     hedge = None if config.hedge is None else HedgePolicy(**config.hedge)

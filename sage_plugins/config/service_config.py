@@ -1,10 +1,10 @@
 """
 How one service is deployed: `ServiceDeploymentConfig`, its fields, and the rules that the core itself checks.
 
-Each field is declared once, with its group in the YAML file, its type, its range and who acts on it; its meaning stands
-in the docstring of the class, as in the options classes of plugins. The checks, the configuration reference, the JSON
-schema, the plan and `explain` all read that one declaration through `fields`. What a value of each type must be is said
-in `field_checks`, the keys of mappings in `config_keys`, and what the fields ask of each other in `config_rules`.
+Each field is declared once, with its group in the YAML file, its type, its range and the part that uses it. The class's
+docstring has its meaning, as in the options classes of plugins. The checks, the configuration reference, the JSON
+schema, the plan and `explain` read this declaration through `fields`. `field_checks` has the rules for each type,
+`nested_keys` the keys of mappings, and `cross_rules` the rules between fields.
 """
 
 from __future__ import annotations
