@@ -21,7 +21,7 @@ class ThreadOptions:
     `options: {single: {...}}` and `options: {multi: {...}}`.
 
     Attributes:
-        idle_timeout: Seconds without work after which a thread ends; the next call starts another. Null: none ends.
+        idle_timeout: Seconds without work after which a thread ends; the next call starts one. Null: threads never end.
     """
 
     idle_timeout: float | None = attrs.field(
@@ -35,7 +35,7 @@ class PoolOptions:
     `options: {pool: {...}}`.
 
     Attributes:
-        idle_timeout: Seconds without work after which a thread ends; the next call starts another. Null: none ends.
+        idle_timeout: Seconds without work after which a thread ends; the next call starts one. Null: threads never end.
     """
 
     idle_timeout: float | None = attrs.field(
