@@ -31,7 +31,8 @@ class DrainQueue:
         """
         Call *take_items* to empty `items`, unless *is_over* returns True.
 
-        If another thread is doing it, return at once: that thread checks `items` again before it stops.
+        `items` may be empty by then: *take_items* must look. If another thread is doing it, return at once: that thread
+        checks `items` again before it stops.
         """
         while self.items and not is_over() and self.try_acquire():
             try:

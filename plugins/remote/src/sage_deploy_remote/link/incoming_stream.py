@@ -82,7 +82,8 @@ class IncomingStream:
         CALLBACKS.run(partial(self._arrivals.drain, self._do_next))
 
     def _do_next(self) -> None:
-        self._arrivals.items.popleft()()
+        if self._arrivals.items:  # else the thread before this one took the last step
+            self._arrivals.items.popleft()()
 
     def _deliver(self, packed: Any) -> None:
         item, error = read(packed, self._call.owner.service, self._call.method.name)
