@@ -6,28 +6,28 @@ from types import SimpleNamespace
 
 import pytest
 
-from sage_deploy_remote.link.stream_reading import StreamReading
+from sage_deploy_remote.link.incoming_stream import IncomingStream
 
 
 @pytest.mark.timeout(20)
 def test_a_thread_that_comes_too_late_for_a_step_runs_the_one_after_it():
     """Another thread takes the last step, and adds one, while this thread takes its turn: neither is lost."""
-    reading = StreamReading(print, print, SimpleNamespace(channel=SimpleNamespace(on_room=print)), 1)
-    queue, ran = reading._arrivals, []
-    take, leave = queue.take, queue.leave
+    stream = IncomingStream(print, print, SimpleNamespace(channel=SimpleNamespace(on_room=print)), 1)
+    queue, ran = stream._arrivals, []
+    try_acquire, release = queue.try_acquire, queue.release
 
-    def take_late():
-        queue.take = take
+    def acquire_late():
+        queue.try_acquire = try_acquire
         queue.items.popleft()()  # the thread that had the turn before
-        return take()
+        return try_acquire()
 
-    def leave_and_add():
-        queue.leave = leave
+    def release_and_add():
+        queue.release = release
         queue.items.append(lambda: ran.append("second"))  # its thread does not get the turn, and relies on this one
-        leave()
+        release()
 
-    queue.take, queue.leave = take_late, leave_and_add
+    queue.try_acquire, queue.release = acquire_late, release_and_add
     queue.items.append(lambda: ran.append("first"))
-    queue.drain(reading._do_next)
+    queue.drain(stream._do_next)
     assert ran == ["first", "second"]
     assert queue.idle
