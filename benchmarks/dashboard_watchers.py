@@ -1,7 +1,7 @@
 """
 Watches the stream of a server as so many `curl` would, in a process of its own, so that their work is not the server's.
 
-Started by `dashboard.py` with the port and how many watch. It prints a line once each has got a picture, and ends with
+Started by `dashboard.py` with the port and how many watch. It prints a line once each has got a snapshot, and ends with
 its input.
 """
 
