@@ -16,6 +16,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -108,10 +109,10 @@ def shop(stop: threading.Event) -> Iterator[Server]:
 @contextmanager
 def tutorial(stop: threading.Event) -> Iterator[Server]:
     """Serve the service of the tutorial with the file of its third step, under some load."""
-    from documentation_pages import TUTORIAL, blocks
-
+    pages = import_module("documentation_pages")
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as callers:
-        for block in reversed(blocks(TUTORIAL.read_text(encoding="utf-8"))):  # so that the first file of a name stays
+        # Backwards, so that the first file of a name stays.
+        for block in reversed(pages.blocks(pages.TUTORIAL.read_text(encoding="utf-8"))):
             if block.name is not None:
                 Path(folder, block.name).write_text(block.text, encoding="utf-8")
         sys.path.insert(0, folder)
@@ -179,16 +180,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=10, help="time for the charts to fill; default: %(default)s")
     minutes = parser.parse_args().minutes
-    from chromium import chromium
-
     stop = threading.Event()
     with ExitStack() as stack:
         shops, tutorials = stack.enter_context(shop(stop)), stack.enter_context(tutorial(stop))
         time.sleep(60 * minutes)
-        browser = stack.enter_context(chromium())
+        browser = stack.enter_context(import_module("chromium").chromium())
         Picture("dashboard-light.png", "overview", 760).take(browser, shops)
         Picture("dashboard-dark.png", "services/checkout", 640, "dark").take(browser, shops)
-        Picture("tutorial-dashboard.png", "services/index", 640).take(browser, tutorials)
+        Picture("tutorial-dashboard.png", "services/index", 612).take(browser, tutorials)
 
 
 if __name__ == "__main__":
