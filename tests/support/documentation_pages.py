@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
 #: They run beside a cluster, in tests/ray/cluster; pages in Chinese have the blocks of the English ones.
 ON_A_CLUSTER = [DOCS / "guides" / "from-laptop-to-cluster.md", DOCS / "guides" / "ray-cluster.md"]
-#: It needs two terminals and a Ray runtime: `tutorial_page` takes it, in tests/ray/cluster.
+#: It needs two terminals and Ray: `tutorial_page` runs it, in tests/ray/cluster.
 TUTORIAL = DOCS / "tutorial.md"
 PAGES = [
     ROOT / "README.md",

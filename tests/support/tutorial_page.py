@@ -1,12 +1,13 @@
 """
-The tutorial is taken as its readers do it: with two terminals, one of which runs `sage-deploy up`.
+A runner for the tutorial. It works like a reader with two terminals, one of which runs `sage-deploy up`.
 
-Its blocks are those of `documentation_pages`, but for these:
+It takes blocks as `documentation_pages` does, except these:
 
-- `python` is written to its file; the commands run it.
-- `console`: every command runs in the second terminal, and succeeds unless it shows an error. `sage-deploy up` runs in
-  the first terminal, after Ctrl-C for what runs there, and shows what it prints until it runs.
-- `text` is what the first terminal prints after that; the page goes on once it has.
+- `python` is only written to its file. Commands execute it.
+- `console`: the second terminal executes every command and compares the output. A command must fail exactly if its
+  output starts with `Error: `. `sage-deploy up` runs in the first terminal, after Ctrl-C for the previous one; its
+  output is compared up to the line that says that it runs.
+- `text`: lines that the first terminal prints later, in this order. The runner waits for them.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from documentation_pages import FLAGS, PATIENCE, TUTORIAL, Block, Page
 if TYPE_CHECKING:
     import pytest
 
-#: Where the page's server listens, which the test may not take.
+#: The port on the page. The runner replaces it with a free one.
 PORT = "8400"
 _RUNS = "running; press Ctrl-C"
 
 
 class FirstTerminal(subprocess.Popen[str]):
-    """`sage-deploy up`, and every line that it prints."""
+    """A running `sage-deploy up` and its output."""
 
     def __init__(self, arguments: list[str], variables: dict[str, str]) -> None:
         super().__init__(
@@ -58,7 +59,7 @@ class FirstTerminal(subprocess.Popen[str]):
                 self._said.notify_all()
 
     def wait_for(self, line: str) -> str:
-        """Everything that it prints from where the last wait ended up to *line*, in which `...` is anything."""
+        """Wait for *line*, in which `...` is anything. Return the output since the previous wait."""
         pattern = re.compile(".*".join(map(re.escape, line.split("..."))))
         start = self._read
 
@@ -75,7 +76,7 @@ class FirstTerminal(subprocess.Popen[str]):
             return "".join(self._lines[start : self._read])
 
     def interrupt(self) -> None:
-        """Press Ctrl-C, and wait for the end."""
+        """Press Ctrl-C and wait for the end."""
         self.send_signal(signal.SIGINT)
         try:
             code = self.wait(PATIENCE)
@@ -90,7 +91,7 @@ class FirstTerminal(subprocess.Popen[str]):
 
 
 class Tutorial(Page):
-    """Takes the blocks; works in the current folder, which is the reader's home, too."""
+    """Takes the blocks of the tutorial. The current folder is also the reader's home."""
 
     def __init__(self, patch: pytest.MonkeyPatch, path: Path = TUTORIAL) -> None:
         super().__init__(path, patch)
@@ -120,7 +121,7 @@ class Tutorial(Page):
         assert block.name, f"{self._at(block)}: no file"
 
     def _check_command(self, words: list[str], output: str, where: str) -> None:
-        raise NotImplementedError  # the shell takes commands as they are
+        raise NotImplementedError  # a shell executes the commands
 
     def _take_console(self, block: Block) -> None:
         for part in re.split(r"^\$ ", block.text, flags=re.MULTILINE)[1:]:

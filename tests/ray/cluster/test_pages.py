@@ -18,7 +18,7 @@ def test_blocks_of(path, cluster, tmp_path, monkeypatch):
 
 
 def test_blocks_of_the_tutorial(ray_folder, tmp_path, monkeypatch):
-    """Whoever works through it sees what it shows, in both terminals."""
+    """Both terminals print what the tutorial shows."""
     monkeypatch.setenv("RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES", str(80 * 2**20))
     with working_folder(tmp_path, monkeypatch):
         Tutorial(monkeypatch).take_all()
