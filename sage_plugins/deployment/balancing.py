@@ -1,4 +1,4 @@
-"""The load balancer of one service: which it is now, and how another one takes over."""
+"""Holds the load balancer of one service, and replaces it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["Balancing", "create_balancer"]
 
 
 class _Made(NamedTuple):
-    """A balancer that can be used from now on."""
+    """A balancer that is ready to be used."""
 
     choice: Choice
     key_of: KeyOf | None
@@ -32,22 +32,22 @@ class _Made(NamedTuple):
 
 class Balancing:
     """
-    Which balancer a service has. Only one thread at a time changes it.
+    The balancer of a service. Only one thread at a time may change it.
 
     Attributes:
         choice: The balancer; None if one replica serves and the others stand by.
-        key_of: The key of a call by its arguments; None without a balancer that names an argument.
+        key_of: Computes the key of a call from its arguments; None without a balancer that names an argument.
     """
 
     def __init__(self, replicas: ReplicaSet) -> None:
-        """Have the balancer that was composed; *replicas* are those among which it chooses."""
+        """Start with the balancer of the composition. *replicas* are the service's replicas."""
         self._replicas = replicas
         self.choice: Choice | None = replicas.composition.balancer
         self.key_of: KeyOf | None = replicas.composition.key_of
 
     def chosen(self, id: str | None, options: Mapping[str, Any] | None) -> _Made:
         """
-        Make the balancer *id*, or the default one, ready to `use`.
+        Make the balancer *id*, or the default one, for `use`.
 
         Raises:
             UnknownPluginError: No plugin has that ID.
@@ -58,13 +58,13 @@ class Balancing:
         return _Made(choice, key_of, *create_balancer(choice, self._replicas.composition.where))
 
     def use(self, made: _Made) -> None:
-        """Have it choose from now on; calls that wait are kept."""
+        """Use *made* from now on. Waiting calls stay in the queue."""
         self.choice, self.key_of = made.choice, made.key_of
         self._replicas.router.set_balancer(made.balancer, made.key_of, made.observe)
 
     def use_as(self, composition: Composition) -> None:
         """
-        Have the balancer that *composition* says choose from now on, or none.
+        Use the balancer of *composition* from now on, or none if it has none.
 
         Raises:
             PluginError: The balancer cannot be made.
@@ -75,7 +75,7 @@ class Balancing:
 
     def continue_with(self, choice: Choice, key_of: KeyOf | None) -> None:
         """
-        Go on with the balancer that an earlier process had, if it is another one.
+        Use the balancer that an earlier process used, if it differs.
 
         Raises:
             PluginError: The balancer cannot be made.
@@ -84,7 +84,7 @@ class Balancing:
             self.use(_Made(choice, key_of, *create_balancer(choice, self._replicas.composition.where)))
 
     def failed(self, error: BaseException) -> None:
-        """The balancer raised, and the router uses it no more."""
+        """Report that the balancer raised *error*, so that the router no longer uses it."""
         choice = self.choice
         name = "" if choice is None else f"'{choice.id}' from {choice.source} "
         reason = f"load balancer {name}failed and is replaced by turns: {text_of(error)}"
@@ -94,7 +94,7 @@ class Balancing:
 
 def create_balancer(choice: Choice | None, where: Where) -> tuple[Balancer | None, Observe | None]:
     """
-    As `make_balancer`.
+    Return the balancer and its observer, as `make_balancer`.
 
     Raises:
         PluginError: The balancer cannot be made.

@@ -1,4 +1,4 @@
-"""Changes of one service while it runs: more or fewer replicas, new ones, another load balancer."""
+"""Changes one service while it runs: scales it, replaces replicas, sets the load balancer or the `user_config`."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Changes"]
 
-#: Seconds that an answer may be on its way, beyond the time that what was asked for takes.
+#: Seconds for the answer to arrive, on top of the time limit of the request.
 _ON_THE_WAY_S: Final = 5.0
 
 
 class Changes:
-    """Makes one change at a time. All methods are safe from any thread; `ServiceTask` says what they raise."""
+    """Makes one change at a time. All methods are safe from any thread; `ServiceTask` lists their errors."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - the parts of the service
         self,
@@ -50,15 +50,15 @@ class Changes:
         readiness: Readiness,
     ) -> None:
         """
-        Change nothing yet.
+        Prepare; changes nothing.
 
         Args:
-            replicas: The service's.
-            launcher: Starts them.
-            departure: Stops them.
-            supervisor: Is responsible for those that run.
-            balancing: Has their balancer.
-            readiness: Waits for them.
+            replicas: The service's replicas.
+            launcher: Starts replicas.
+            departure: Stops replicas.
+            supervisor: Manages running replicas.
+            balancing: Holds the load balancer.
+            readiness: Waits for replicas.
 
         Raises:
             PluginError: The service's autoscaler cannot be made.
@@ -73,12 +73,12 @@ class Changes:
         self._tell = replicas.watchers.tell
         self._changing = threading.Lock()  # held by the thread that makes a change
         if replicas.composition.autoscaler is not None:
-            from sage_plugins.deployment.scaling.elastic import Elastic, create_scaler  # most have a fixed number
+            from sage_plugins.deployment.scaling.elastic import Elastic, create_scaler  # few services scale
 
             replicas.elastic = Elastic(replicas, create_scaler(replicas), self.room, self.adjust)
 
         if self._config.recycle is not None:
-            from sage_plugins.deployment.replicas.recycling import Recycler  # most let replicas live
+            from sage_plugins.deployment.replicas.recycling import Recycler  # few services recycle
 
             policy = RecyclePolicy(**self._config.recycle)
             replicas.recycler = Recycler(policy, replicas, launcher, departure, supervisor, self._changing)
@@ -105,18 +105,19 @@ class Changes:
             elastic.scaled(replicas)
         if current_call() is None:
             finish()
-        else:  # a replica that leaves may be running that very call
+        else:  # a replica that leaves may be running this very call
             self._replicas.life.in_background(finish, "scale")
 
     def adjust(self, replicas: int, why: str) -> None:
         """
-        As `scale`, by the autoscaler: it waits for new replicas, and not for those that leave.
+        As `scale`, for the autoscaler: waits for new replicas, but not for those that leave.
 
-        It also changes a service that accepts only calls of other services' methods: these may wait for a replica.
+        It also scales a service that accepts only calls of other services' methods, because these may wait for a
+        replica.
 
         Args:
-            replicas: How many; 0 for none until a call comes.
-            why: What has decided that.
+            replicas: Number of replicas; 0 for none until a call comes.
+            why: The reason, for the event.
 
         Raises:
             DeployError: A new replica did not become ready, or the service was stopped.
@@ -132,7 +133,7 @@ class Changes:
         self._replicas.life.in_background(finish, "scale")
 
     def room(self, replicas: int) -> tuple[int, Refused | None]:
-        """How many of so many replicas the service can have now, and why no more."""
+        """Return how many replicas the service can have now, up to *replicas*, and why no more."""
         with self._replicas.condition:
             present = len(self._replicas.places)
             specs = [self._launcher.next_spec(index) for index in self._free(replicas)]
@@ -141,7 +142,7 @@ class Changes:
         return present + len(places) - len(refused), next(iter(refused), None)
 
     def _scale(self, replicas: int, why: str = "") -> Callable[[], None]:
-        """Scale, holding `_changing`, which is released; gives what is left to do: replicas that leave are stopped."""
+        """Scale while holding `_changing`, then release it. Return a function that stops the replicas that leave."""
         try:
             before = len(self._replicas.places)
             reason = f"scaled from {before} to {counted(replicas, 'replica')}{why and f': {why}'}"
@@ -156,7 +157,7 @@ class Changes:
         return lambda: finish(self._config.drain_timeout)
 
     def _free(self, replicas: int) -> list[int]:
-        """The positions at which replicas are added if there are to be so many."""
+        """Return the positions of the replicas to add for a total of *replicas*."""
         taken = {member.spec.index for member in self._replicas.places}
         free = [index for index in range(replicas) if index not in taken]
         return free[: replicas - len(taken)]
@@ -186,7 +187,7 @@ class Changes:
             logging.getLogger("sage_plugins").exception("service '%s' was not restarted", self._service)
 
     def _restart(self, replica: str | None, then: Callable[[], None]) -> None:
-        """Replace one replica, or all; *then* is called once nothing is left to do."""
+        """Replace one replica, or all. Call *then* when nothing is left to do."""
         indexes = {member.id: member.spec.index for member in self._replicas.places}
         if replica is not None and replica not in indexes:
             msg = f"service '{self._service}' has no replica {replica!r}: it has {', '.join(indexes)}"
@@ -209,17 +210,17 @@ class Changes:
 
     def follow(self, new: Composition, timeout: float | None, *, rolls: bool) -> None:
         """
-        Have the service run as *new* says, within this task.
+        Apply the composition *new* within this task.
 
         Args:
-            new: What is to be in force.
+            new: The new composition.
             timeout: Seconds for a new replica to become ready; None for `update.progress_deadline`.
-            rolls: Whether replicas are replaced, a few at a time; otherwise those that run take the change.
+            rolls: Whether to replace replicas, a few at a time. If false, running replicas take the change.
 
         Raises:
-            DeployError: A new replica did not become ready, and the service goes on as before, or stopped where it was
-                if `auto_rollback` is false. Or `reconfigure()` of a replica raised, or took longer than
-                `startup_timeout`: all have the old configuration again. Or as for `ServiceTask.scale`.
+            DeployError: A new replica did not become ready. The service goes on as before; if `auto_rollback` is false,
+                the update stopped where it was. Or `reconfigure()` of a replica raised, or took longer than
+                `startup_timeout`, and all replicas have the old configuration again. Or as for `ServiceTask.scale`.
         """
         old = self._replicas.composition
         if rolls:
@@ -243,7 +244,7 @@ class Changes:
             settings = settings._replace(progress_deadline=timeout)
         places = [member.spec.index for member in self._replicas.places]
         rolling = self._rolling(new, places, settings, updates=True)
-        waits = current_call() is None  # else a replica that leaves may be running that very call
+        waits = current_call() is None  # inside a call, a replica that leaves may be running that very call
         try:
             rolling.run(self._changing.release)
         except DeployError:
@@ -254,7 +255,7 @@ class Changes:
             rolling.wait_left()
 
     def _balance_as(self, new: Composition, *, recreate: bool = False) -> None:
-        """Have the balancer that *new* has, if it is another one; with *anew* also if it is not."""
+        """Use the balancer of *new* if it differs. *recreate*: make it again even if it does not differ."""
         present = self._balancing.choice
         same = present is new.balancer or (present and new.balancer and present[:2] == new.balancer[:2])
         if same and not recreate:
@@ -280,7 +281,7 @@ class Changes:
                     self._hand_over(member, config)
             except BaseException as error:
                 replicas.composition = before
-                failed = done.pop() if isinstance(error, OverloadedError) else done[-1]  # which did not begin
+                failed = done.pop() if isinstance(error, OverloadedError) else done[-1]  # it did not begin
                 for member in done:
                     self._take_back(member, before.config)
                 if not isinstance(error, Exception):
@@ -296,12 +297,12 @@ class Changes:
 
     def _hand_over(self, member: Member, config: ServiceDeploymentConfig) -> None:
         limit = self._config.startup_timeout
-        if not member.been_ready:  # it may be built already, of the configuration that it was started with
+        if not member.been_ready:  # its instance may already be built with the old configuration
             self._readiness.wait([member], limit)
         member.control(ControlOp.RECONFIGURE, (plain(config.user_config), limit), timeout=limit + _ON_THE_WAY_S)
 
     def _take_back(self, member: Member, config: ServiceDeploymentConfig) -> None:
-        """Have a replica as it was before; one that cannot be had so is replaced."""
+        """Give a replica its old configuration again, or replace the replica if that fails."""
         if config.user_config is not None:
             try:
                 self._hand_over(member, config)
@@ -310,7 +311,7 @@ class Changes:
                 log.exception("%s is replaced, as it cannot be given its old user_config", member.id)
             else:
                 return
-        self._restart(member.id, lambda: None)  # whoever reconfigures goes on with the others
+        self._restart(member.id, lambda: None)  # `_reconfigure` still holds `_changing` and releases it
 
     def set_load_balancer(self, id: str, options: Mapping[str, Any] | None) -> None:
         """As `ServiceTask.set_load_balancer`."""
@@ -326,9 +327,9 @@ class Changes:
         self._tell("balancer_changed", f"from {old} to {made.choice.id!r}")
 
     def _begin(self, done: str) -> None:
-        """Take `_changing`; *done* completes "cannot be ..."."""
+        """Take `_changing`, if the service can be changed now; *done* completes the message "cannot be ..."."""
         if not self._changing.acquire(blocking=current_call() is None):
-            # Whoever makes the other change may be waiting for the call that this comes from.
+            # Waiting here could deadlock: the other thread may be waiting for the call that runs this.
             msg = (
                 f"service '{self._service}' is being changed by another thread and cannot be {done} from within "
                 "a service's call meanwhile: try again later"
@@ -344,11 +345,11 @@ class Changes:
             raise DeployError(msg, service=self._service)
 
     def _wait_seen(self) -> None:
-        """Have a change hold for those who call from other processes too, before it is reported as made."""
+        """Wait until callers in other processes know of a change, before it is reported as complete."""
         reach = self._replicas.reach
-        reach.changed()  # how many there should be, which no other change may have told
+        reach.changed()  # the wanted number of replicas changes without another report
         reach.wait_seen()
 
     def after_fork(self) -> None:
-        """In a forked child: whoever made a change is not there to end it."""
+        """In a forked child: replace the lock, because its holder does not exist here."""
         self._changing = threading.Lock()

@@ -1,4 +1,4 @@
-"""How the first call of a handle finds the way to the replicas: it starts the service and waits until that is ready."""
+"""Starts a service for the first call of a handle, and waits until the service is ready."""
 
 from __future__ import annotations
 
@@ -20,45 +20,45 @@ __all__ = ["FirstCalls"]
 
 class FirstCalls:
     """
-    Has a service ready for the first call of a handle.
+    Makes a service ready for the first call of a handle.
 
-    The start hooks of a replica wait for no service: what they call may be what their own service is needed for. Their
-    calls are queued at once, and wait there, where a deadlock is found. All methods are safe from any thread.
+    A call from a start hook does not wait here, because the called service may need the hook's own service. Such a call
+    is queued at once and waits in the queue, where deadlocks are detected. All methods are safe from any thread.
     """
 
     def __init__(
         self, replicas: ReplicaSet, begin: Callable[[], None], wait_ready: Callable[[], None], undo: Callable[[], None]
     ) -> None:
         """
-        Have nothing started yet.
+        Prepare; starts nothing.
 
         Args:
-            replicas: The service's.
-            begin: Starts it; returns at once.
-            wait_ready: Waits until it is ready; raises DeployError if it will not be.
-            undo: Stops what was started, and waits for nothing.
+            replicas: The service's replicas.
+            begin: Starts the service; returns at once.
+            wait_ready: Waits until the service is ready; raises DeployError if it does not become ready.
+            undo: Stops what was started; does not wait.
         """
         self._replicas = replicas
         self._begin = begin
         self._wait_ready = wait_ready
         self._undo = undo
-        self._watched = threading.Lock()  # taken by the first hook that calls the service, for good
+        self._watched = threading.Lock()  # taken by the first hook that calls the service, and never released
 
     def prepare(self, start_running: Callable[[], None], failed: Callable[[], None]) -> None:
         """
-        Have the service started, and ready unless a start hook asks.
+        Start the service and wait until it is ready. Does not wait if the caller is a start hook.
 
         Args:
-            start_running: Starts it and waits.
-            failed: Told if it does not become ready although a hook has called it.
+            start_running: Starts the service and waits.
+            failed: Called if the service does not become ready after a call from a start hook.
 
         Raises:
-            DeployError: It cannot be started, or did not become ready.
+            DeployError: The service cannot be started, or did not become ready.
         """
         life = self._replicas.life
         if life.state is ReplicaState.READY:
             return
-        # Who begins it stops it if it fails: before that, somebody else may still have to hear why.
+        # The thread that began the start stops the service after a failure; an earlier stop would hide the error.
         begins = life.state is ReplicaState.PENDING
         self._begin()
         with life.condition:
@@ -72,23 +72,23 @@ class FirstCalls:
         start_running()
 
     def _watch(self, failed: Callable[[], None], *, begins: bool) -> None:
-        """Tell the calls that wait if there will be no replica; whoever made the first may be waiting for it."""
+        """Fail the waiting calls if the service does not become ready, because the hook may be waiting for its call."""
         try:
             self._wait_ready()
         except DeployError as error:
             if begins:
-                failed()  # first: who hears of it may call again
+                failed()  # first: a caller that gets the error may call again
             self._replicas.router.unavailable(partial(self._not_ready, error))
             if begins:
                 self._undo()
 
     def _not_ready(self, why: DeployError) -> DeployError:
-        """A new error for each call that waited."""
+        """Return a new error, one for each waiting call."""
         error = DeployError(str(why), service=self._replicas.name, replica=why.replica)
         error.__cause__ = why.__cause__
         return error
 
     def seconds_to_start(self) -> float:
-        """How much longer than usual a call may take because the service is being started."""
+        """Return the seconds that a call may take longer because the service is being started; 0 if it is not."""
         replicas = self._replicas
         return replicas.composition.config.startup_timeout if replicas.life.state is ReplicaState.STARTING else 0.0

@@ -1,4 +1,4 @@
-"""What has become of one service, from before its start until it has stopped."""
+"""Holds the state of one service, from before its start until it has stopped."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["ServiceLife", "shown_state"]
 
 class ServiceLife:
     """
-    The state of a service, and the threads for which it waits before it has stopped.
+    The state of a service, and its background threads, which it waits for when it stops.
 
-    All methods are safe from any thread, except those that are to be called under `condition`.
+    All methods are safe from any thread. Some must be called under `condition`; they say so.
 
     Attributes:
-        condition: Told of every change; guards the state here and those of the replicas.
+        condition: Guards this state and the states of the replicas, and is notified of every change.
         state: `pending`, `starting`, `ready`, `draining` or `stopped`.
-        refuses_outsiders: Whether it accepts only calls that come from within other services' calls.
+        refuses_outsiders: Whether the service accepts only calls from inside other services' calls.
     """
 
     def __init__(self, service: str) -> None:
@@ -31,7 +31,7 @@ class ServiceLife:
         Begin in state `pending`.
 
         Args:
-            service: Name of the service, for its threads.
+            service: Name of the service, for the names of its threads.
         """
         self._service = service
         self.condition = threading.Condition()
@@ -42,11 +42,11 @@ class ServiceLife:
 
     @property
     def wanted(self) -> bool:
-        """Whether replicas are to be there; under `condition`."""
+        """Whether the service should have replicas: it starts or is ready. Under `condition`."""
         return self.state in {ReplicaState.STARTING, ReplicaState.READY}
 
     def begin(self) -> bool:
-        """Start; False if that has happened."""
+        """Enter `starting`. Return False if the service was started before."""
         with self.condition:
             first = self.state is ReplicaState.PENDING
             if first:
@@ -54,11 +54,11 @@ class ServiceLife:
             return first
 
     def become_ready(self) -> None:
-        """Every replica has been ready; under `condition`."""
+        """Enter `ready`, once every replica is ready; under `condition`."""
         self.state = ReplicaState.READY
 
     def never_begin(self) -> bool:
-        """Have it stopped before it has started; False if it has started."""
+        """Enter `stopped` from `pending`, so that the service never starts. Return False if it has started."""
         with self.condition:
             never = self.state is ReplicaState.PENDING
             if never:
@@ -68,18 +68,18 @@ class ServiceLife:
             return never
 
     def begin_end(self) -> bool:
-        """End; False if somebody does that already. Under `condition`."""
+        """Enter `draining`. Return False if another thread has done so. Under `condition`."""
         first = self.state is not ReplicaState.DRAINING
         self.state = ReplicaState.DRAINING
         self.condition.notify_all()
         return first
 
     def end(self) -> None:
-        """It has stopped, once its threads have ended."""
+        """Enter `stopped`, wait for the service's threads, then wake `wait_stopped`."""
         with self.condition:
             self.state = ReplicaState.STOPPED
             self.condition.notify_all()
-        while threads := self._others():  # each may have begun another one
+        while threads := self._others():  # each may have started another one
             for thread in threads:
                 thread.join()
         with self.condition:
@@ -87,23 +87,23 @@ class ServiceLife:
             self.condition.notify_all()
 
     def _others(self) -> list[threading.Thread]:
-        """The threads that have not ended; not this one, for who is told of an event may stop the service."""
+        """Return the threads that have not ended, except this one: an event listener in it may stop the service."""
         with self.condition:
             return [thread for thread in self._threads if thread is not threading.current_thread()]
 
     def wait_stopped(self) -> None:
-        """Wait until it has stopped."""
+        """Wait until the service has stopped and its threads have ended."""
         with self.condition:
             self.condition.wait_for(lambda: self._has_stopped)
 
     def in_background(self, body: Callable[[], None], what: str) -> None:
-        """Run *body* in a thread that is waited for before the service has stopped; *what* is part of its name."""
+        """Run *body* in a thread, which the service waits for when it stops. *what* is part of the thread's name."""
 
         def run() -> None:
             try:
                 body()
             finally:
-                with self.condition:  # not before it was added
+                with self.condition:  # waits until the thread was added below
                     self._threads.discard(thread)
 
         with self.condition:
@@ -111,22 +111,23 @@ class ServiceLife:
             self._threads.add(thread)
 
     def after_fork(self) -> None:
-        """In a forked child: it has stopped here, and whoever held the condition is not there to release it."""
+        """In a forked child: enter `stopped`, with a new condition, because a thread that held it is not here."""
         self.condition = threading.Condition()
         self.state = ReplicaState.STOPPED
 
 
 def shown_state(phase: str, ready: int, replicas: int) -> str:
     """
-    The state of a service in one word.
+    Return the state of a service that users see.
 
     Args:
         phase: `ReplicaSet.state`.
-        ready: How many of its replicas are ready.
-        replicas: How many it has, without those that leave.
+        ready: Number of its replicas that are ready.
+        replicas: Number of its replicas, without those that leave.
 
     Returns:
-        *phase*; but of a service that is `ready` and has replicas that are not, `degraded`, or `unready` if none is.
+        *phase*, except for a service that is `ready` with replicas that are not ready: `degraded`, or `unready` if none
+        is ready.
     """
     if phase != ReplicaState.READY or ready == replicas:
         return phase

@@ -1,4 +1,4 @@
-"""What is measured of one service, as metric families; cheaper than its status, which says more."""
+"""Collects the metrics of one service as metric families; cheaper than its status, which has more."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ _RESTARTS: Final = "Replicas that were started in the place of one that had ende
 
 
 def not_composed() -> Families:
-    """The families of a service that cannot be composed."""
+    """Return the families of a service that cannot be composed."""
     name = "sage_service_ready"
     return {name: Family(name, "gauge", _GAUGES[name], (), {(): 0})}
 
@@ -44,12 +44,12 @@ def measured_by(
     members: Sequence[Member], counts_of_left: Mapping[str, Any], stats: Sequence[Mapping[str, Any]]
 ) -> Families:
     """
-    What replicas measure of themselves, all together, such as `ctx.metrics`.
+    Return the sums of what replicas measure themselves, such as `ctx.metrics`.
 
     Args:
-        members: The replicas that there are.
-        counts_of_left: What is kept of those that left.
-        stats: What each of *members* says.
+        members: The present replicas.
+        counts_of_left: Counts of the replicas that have left.
+        stats: Statistics of each of *members*, in the same order.
     """
     parts: list[Families] = [counts_of_left.get(OWN_METRICS, {})]
     for member, said in zip(members, stats, strict=True):
@@ -62,7 +62,7 @@ def measured_by(
 
 
 def _of_replica(family: Family, replica: str) -> Family:
-    """A gauge by replica; what grows is the service's."""
+    """Return a gauge with a label for the replica. Counters and histograms are summed for the service instead."""
     if family.kind != "gauge":
         return family
     values = {(*key, replica): value for key, value in family.values.items()}
@@ -71,25 +71,25 @@ def _of_replica(family: Family, replica: str) -> Family:
 
 class Measuring:
     """
-    Measures one service when it is asked. From any thread.
+    Measures one service on demand. From any thread.
 
     Attributes:
-        final: What `counted` gave first after the service had stopped.
+        final: The first result of `counted` after the service had stopped; None before.
     """
 
     def __init__(self, replicas: ReplicaSet) -> None:
-        """Measure *replicas*."""
+        """Prepare; *replicas* are the service's replicas."""
         self._replicas = replicas
         self.final: Families | None = None
-        self._lock = threading.Lock()  # guards the making of that
+        self._lock = threading.Lock()  # guards `final`
         self._is_remote = "in_process" not in replicas.composition.target.registration.capabilities
 
     def counted(self) -> Families:
         """
-        What never falls, of a service that is replaced or was stopped.
+        Return the counters and histograms, which never fall, of a service that is being replaced or has stopped.
 
-        Once it has stopped the answer stays the same, although a method that was given up may end later: what has
-        been added to other numbers must not change any more.
+        After the stop the result never changes, even if an abandoned method ends later, because the caller may already
+        have added it to a sum.
         """
         over = self._replicas.state == ReplicaState.STOPPED
         found = growing(self.families())
@@ -100,11 +100,11 @@ class Measuring:
 
     @property
     def elsewhere(self) -> Sequence[Member]:
-        """The replicas in other processes."""
+        """The service's replicas, if they are in other processes; else none."""
         return self._replicas.members if self._is_remote else ()
 
     def families(self) -> Families:
-        """Everything; replicas in other processes are asked, as for a status."""
+        """Return all families. Asks replicas in other processes, as a status does."""
         members, counts_of_left = self._there()
         stats = stats_of(members, in_process=not self._is_remote)
         snapshots = [counts_of_left, *(each["recorders"] for each in stats)]
@@ -113,9 +113,9 @@ class Measuring:
 
     def counts(self) -> Families:
         """
-        What the monitors have that count calls; replicas in other processes are asked.
+        Return the families of monitors that count calls. Asks replicas in other processes.
 
-        A family is the same object as long as its monitor has counted nothing more.
+        A family is the same object as before if its monitor has counted nothing since.
         """
         members, counts_of_left = self._there()
         if self._is_remote:
@@ -125,14 +125,14 @@ class Measuring:
         return {each.name: each for each in self._replicas.watchers.families([counts_of_left, *found], counting=True)}
 
     def _there(self) -> tuple[Sequence[Member], Mapping[str, Any]]:
-        """The replicas that there are, and what is kept of those that left, at one moment."""
-        with self._replicas.condition:  # who is gone from the one is counted in the other
+        """Return the present replicas and the counts of those that have left, at one moment."""
+        with self._replicas.condition:  # so that each replica is in exactly one of the two
             return self._replicas.members, self._replicas.counts_of_left
 
     def _own(self, stats: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
         replicas = self._replicas
         inflight = slots = abandoned = desired = ready = threads = busy = 0
-        states = {str(ReplicaState.READY): 0}  # told even if there is none, so that an alert can compare it
+        states = {str(ReplicaState.READY): 0}  # present even at 0, so that an alert can compare it
         with replicas.condition:
             for member in replicas.members:
                 state, lane = str(member.state), member.lane

@@ -1,4 +1,4 @@
-"""The monitors of one service: what they are told, what they have counted, and the fence around them."""
+"""Runs the monitors of one service: reports to them, collects their counts, and contains their errors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Watchers:
     """
     All monitors of a service, on the calling side.
 
-    A monitor that raises hurts nothing but itself: its first fault is logged. All methods are safe from any thread.
+    An error of a monitor affects nothing else. Its first error is logged. All methods are safe from any thread.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class Watchers:
 
         Args:
             service: Name of the service.
-            choices: Which monitors.
+            choices: The chosen monitors.
             methods: Names of the served methods, by index.
-            listener: Told of every event, beside the monitors.
+            listener: Called with every event, in addition to the monitors.
         """
-        self._listener = listener  # taken away by the first thread in which it raises
+        self._listener = listener  # set to None when it raises
         self._service = service
         self._monitors: tuple[tuple[Choice, Monitor], ...] = tuple((choice, choice.create()) for choice in choices)
         self._faulty: set[str] = set()  # guarded by _lock
@@ -74,8 +74,8 @@ class Watchers:
             choice.id: make_recorder(choice, monitor, who, methods) for choice, monitor in self._monitors
         }
         self._writers = {id: recorder.writer() for id, recorder in self._recorders.items() if recorder is not None}
-        self._writing = threading.RLock()  # writers are for one thread at a time
-        #: Told of calls that were given up; replaced as a whole, under _lock.
+        self._writing = threading.RLock()  # only one thread at a time may use a writer
+        #: Called when a caller gives up a call. Replaced as a whole, under _lock.
         self._looking: tuple[tuple[Choice, Callable[[], None]], ...] = ()
         self._lock = threading.Lock()
 
@@ -87,19 +87,19 @@ class Watchers:
         counts: Callable[[], Sequence[Mapping[str, Any]]],
     ) -> None:
         """
-        Let those that look by themselves look at the service.
+        Give the service to the monitors that watch it: each `ServiceWatcher`.
 
         Args:
-            service: `service(on_given_up, snapshots)` makes what one of them sees.
-            counts: What all replicas have counted, as for `merge`, those included that left.
+            service: `service(on_given_up, snapshots)` makes the view of the service for one monitor.
+            counts: Returns the counts of all replicas, as for `merge`, including those that have left.
         """
         for choice, monitor in self._monitors:
-            if hasattr(monitor, "attach"):  # as ServiceWatcher; to ask a Protocol takes a hundred times as long
+            if hasattr(monitor, "attach"):  # a ServiceWatcher; isinstance of a Protocol is 100 times slower
                 seen = service(partial(self._look, choice), partial(self._own, choice, counts))
                 self._fenced(choice, cast("ServiceWatcher", monitor).attach, seen)
 
     def _own(self, choice: Choice, counts: Callable[[], Sequence[Mapping[str, Any]]]) -> Sequence[Mapping[str, Any]]:
-        """The snapshots of one monitor's recorders, that of the calling side included."""
+        """Return the snapshots of one monitor's recorders, including the recorder on the calling side."""
         recorder = self._recorders[choice.id]
         mine = None if recorder is None else self._fenced(choice, recorder.snapshot)
         own = [each[choice.id] for each in counts() if choice.id in each]
@@ -110,24 +110,24 @@ class Watchers:
             self._looking = (*self._looking, (choice, look))
 
     def count(self, method: int, outcome: int, wait_s: float, run_s: float) -> None:
-        """A call ended on the calling side."""
+        """Record a call that ended on the calling side."""
         with self._writing:
             for choice, _ in self._monitors:
                 if choice.id in self._writers:
                     self._fenced(choice, self._writers[choice.id], method, outcome, wait_s, run_s)
 
     def given_up(self) -> None:
-        """A caller has given a call up, which may still run."""
+        """Report that a caller has given up a call, which may still run."""
         for choice, look in self._looking:
             self._fenced(choice, look)
 
     def refused(self, method: int, reason: str) -> None:
-        """A call was not accepted."""
+        """Report that a call was not accepted."""
         for choice, monitor in self._monitors:
             self._fenced(choice, monitor.refused, method, reason)
 
     def tell(self, kind: str, reason: str, replica: str | None = None) -> None:
-        """Something was decided."""
+        """Send an event to the monitors and the listener."""
         event = Event(self._service, kind, reason, replica)
         for choice, monitor in self._monitors:
             self._fenced(choice, monitor.event, event)
@@ -143,14 +143,14 @@ class Watchers:
 
     def merge(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """
-        One mapping for several of the form {monitor id: snapshot}; empty for monitors that cannot merge theirs.
+        Merge several mappings {monitor id: snapshot} into one. Leaves out monitors that are no `SnapshotMerger`.
 
-        What replicas measured of themselves is merged, too, gauges left out.
+        Also merges what replicas measured themselves, without gauges.
         """
         merged: dict[str, Any] = {}
         measured = [each[OWN_METRICS] for each in snapshots if OWN_METRICS in each]
         if measured:
-            from sage_plugins.interfaces.families import add_up, growing  # few services have any
+            from sage_plugins.interfaces.families import add_up, growing  # few services measure themselves
 
             merged[OWN_METRICS] = growing(add_up(measured))
         for choice, monitor in self._monitors:
@@ -162,7 +162,7 @@ class Watchers:
         return merged
 
     def summaries(self, snapshots: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-        """What each monitor makes of *snapshots*, mappings as for `merge`, and of its own on the calling side."""
+        """Return each monitor's summary of *snapshots* (as for `merge`) and of its own counts on the calling side."""
         found = {}
         for choice, monitor in self._monitors:
             found[choice.id] = self._fenced(choice, monitor.summary, self._own(choice, lambda: snapshots)) or {}
@@ -170,22 +170,22 @@ class Watchers:
 
     def families(self, snapshots: Sequence[Mapping[str, Any]], *, counting: bool = False) -> list[Family]:
         """
-        What the monitors have for `/metrics`, of *snapshots*, mappings as for `merge`, and of their own.
+        Return the monitors' families for `/metrics`, from *snapshots* (as for `merge`) and their own counts.
 
-        With *counting*, only that of monitors which are told of each call.
+        With *counting*, only those of monitors that count calls.
         """
         found: list[Family] = []
         for choice, monitor in self._monitors:
             if counting and self._recorders[choice.id] is None:
                 continue
-            families = getattr(monitor, "families", None)  # `MetricsExporter`; isinstance would take long
+            families = getattr(monitor, "families", None)  # a MetricsExporter; isinstance is slow
             if families is not None:
                 own = self._own(choice, lambda: snapshots)
                 found += self._fenced(choice, lambda ask, of: list(ask(of)), families, own) or ()
         return found
 
     def close(self) -> None:
-        """The service has stopped."""
+        """Close all monitors and their recorders: the service has stopped."""
         for choice, monitor in self._monitors:
             recorder = self._recorders[choice.id]
             if recorder is not None:
@@ -193,7 +193,7 @@ class Watchers:
             self._fenced(choice, monitor.close)
 
     def _fenced(self, choice: Choice, ask: Callable[..., Any], *arguments: Any) -> Any:
-        """What a monitor answers, or None: its fault must neither stop the service nor fill the log."""
+        """Call *ask*, or return None if it raises. An error must neither stop the service nor fill the log."""
         try:
             return ask(*arguments)
         except Exception:
@@ -211,5 +211,5 @@ class Watchers:
 
 
 def _close(recorder: Recorder) -> None:
-    """Called inside the fence, so that a recorder without `close` cannot keep the service from stopping."""
+    """Close *recorder*. The attribute is looked up here, inside `_fenced`, in case the recorder has no `close`."""
     recorder.close()

@@ -1,7 +1,7 @@
 """
-A service as its reach sees it, and the reach of one whose replicas are in this process.
+The `Reach` of services whose replicas are in this process, and a service as its `Reach` sees it.
 
-The reach of other services comes with the targets that other processes can use; see `interfaces.Reach`.
+All other services get their `Reach` from their target; see `interfaces.Reach`.
 """
 
 from __future__ import annotations
@@ -34,22 +34,23 @@ __all__ = ["InProcessReach", "Reachable"]
 
 class InProcessReach:
     """
-    The `interfaces.Reach` of a service whose replicas are in this process: they end with it, and ask for others in it.
+    The `interfaces.Reach` of a service whose replicas are in this process.
 
-    Other processes find the service where they find others of its environment. While there are none, nothing is told.
+    The replicas end with this process, and find other services in it. Other processes find the service where they find
+    other services of its environment. While there are no such services, nothing is published.
     """
 
     def __init__(self, service: ReachableService | None = None) -> None:
-        """Show *service* to other processes; None if no other service can be in another one."""
+        """Publish *service* to other processes; None if no service of the environment can be in another process."""
         self._service = service
-        self._lock = threading.RLock()  # re-entrant because a signal handler may stop the service in the middle of it
+        self._lock = threading.RLock()  # re-entrant because a signal handler may stop the service meanwhile
         self._ways: dict[Hashable, Reach] = {}  # by place; guarded by _lock, as the next three
         self._announced = False
         self._ready = False
         self._over = False
 
     def join(self, other: Reach) -> None:
-        """As `Reach.join`: be found there, too."""
+        """As `Reach.join`."""
         if self._service is None:
             return
         place = other.place
@@ -70,18 +71,18 @@ class InProcessReach:
 
     @property
     def place(self) -> None:
-        """It has none of its own."""
+        """Always None: it has no place of its own."""
 
     def beside(self, service: ReachableService, beside: Callable[[], Sequence[Reach]]) -> None:
-        """Other services have no use for it."""
+        """Always None: other services cannot be found through it."""
 
     @property
     def find_service(self) -> None:
-        """The replicas ask in this process."""
+        """Always None: the replicas find services in this process."""
 
     @property
     def outlives(self) -> bool:
-        """The replicas end with this process."""
+        """Always False: the replicas end with this process."""
         return False
 
     def announce(self, after: int = 0) -> None:
@@ -122,7 +123,7 @@ class InProcessReach:
             way.ended()
 
     def leave(self) -> None:
-        """The replicas never go on without this process."""
+        """Do nothing: the replicas never go on without this process."""
 
     def wait_seen(self) -> None:
         """As `Reach.wait_seen`."""
@@ -134,7 +135,7 @@ class InProcessReach:
         return sum(way.waiting_elsewhere() for way in self._all_ways())
 
     def awaited_by_hooks(self) -> tuple[str, ...]:
-        """The hooks run in this process."""
+        """Always empty: the hooks run in this process."""
         return ()
 
     def wait_found(self) -> None:
@@ -143,14 +144,14 @@ class InProcessReach:
             way.wait_found()
 
     def vacate(self, replicas: Sequence[Replica], limit: float) -> None:
-        """What other processes call comes to the router, which sends nothing to replicas that leave."""
+        """Do nothing: calls of other processes come to the router, which sends none to replicas that leave."""
 
     def take_over(self) -> EarlierService | None:
-        """Nothing outlives a process."""
+        """Always None: no replica outlives its process."""
 
     def adopt(self, earlier: EarlierReplica, spec: ReplicaSpec, events: ReplicaEvents, clock: Clock) -> Replica:  # noqa: ARG002
         """
-        There is none.
+        Raise DeployError: there is no earlier replica.
 
         Raises:
             DeployError: Always.
@@ -166,15 +167,15 @@ class InProcessReach:
 
 class Reachable:
     """
-    A service as its reach sees it: `interfaces.ReachableService`.
+    A service as its `Reach` sees it: `interfaces.ReachableService`.
 
     Attributes:
-        router: Knows which replicas take calls.
-        clock: Its time.
+        router: The service's router.
+        clock: The service's clock.
     """
 
     def __init__(self, replicas: ReplicaSet, balancing: Balancing) -> None:
-        """Show the service of *replicas*."""
+        """Wrap the service of *replicas*."""
         self.router = replicas.router
         self.clock = replicas.clock
         self._replicas = replicas
@@ -182,17 +183,17 @@ class Reachable:
 
     @property
     def composition(self) -> Composition:
-        """What was decided for it."""
+        """The service's composition."""
         return self._replicas.composition
 
     @property
     def balancer(self) -> Choice | None:
-        """Who chooses among its replicas now."""
+        """Its present balancer; None if one replica serves and the others stand by."""
         return self._balancing.choice
 
     @property
     def key_of(self) -> KeyOf | None:
-        """The key of a call by its arguments."""
+        """Computes the key of a call from its arguments; None without a balancer that names an argument."""
         return self._balancing.key_of
 
     @property
@@ -202,12 +203,12 @@ class Reachable:
 
     @property
     def sleeps(self) -> bool:
-        """Whether it has no replica because there was nothing to do."""
+        """Whether it has no replica because it had nothing to do."""
         elastic = self._replicas.elastic
         return elastic is not None and elastic.asleep
 
     def wake(self) -> None:
-        """Have a replica start, because another process calls it; never blocks."""
+        """Start a replica, because another process calls the service; never blocks."""
         elastic = self._replicas.elastic
         if elastic is not None:
             elastic.look_soon(from_elsewhere=True)

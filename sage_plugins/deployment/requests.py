@@ -1,4 +1,4 @@
-"""A call that a dictionary describes and that a dictionary answers, with SAGE's keys."""
+"""Starts a call from a dictionary with SAGE's keys, and answers with a dictionary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def start(request: Mapping[str, Any], handle: ServiceHandle, clock: Clock, servi
     """
     Start the call and return at once; see `ServiceTask.handle_request`.
 
-    Whatever goes wrong is in the response, also what is wrong with the request itself.
+    The response has every error, even one in the request itself.
 
     Args:
         request: Describes the call.
@@ -29,7 +29,7 @@ def start(request: Mapping[str, Any], handle: ServiceHandle, clock: Clock, servi
         service: Name of the service, for messages.
 
     Raises:
-        ConfigError: There is no `response_queue` with `put`, to which the answer and every other error could go.
+        ConfigError: The request has no `response_queue` with `put`, so there is nowhere to send a response.
     """
     queue: Any = request.get("response_queue") if isinstance(request, Mapping) else None
     if not callable(getattr(queue, "put", None)):
@@ -58,7 +58,7 @@ def start(request: Mapping[str, Any], handle: ServiceHandle, clock: Clock, servi
         if request.get("timeout") is not None:
             handle = handle.with_options(timeout=request["timeout"])
         call = handle.start(_method(request, service), _args(request, service), _kwargs(request, service))
-    except Exception as error:  # noqa: BLE001 - the caller of a request looks for it in the queue
+    except Exception as error:  # noqa: BLE001 - the requester expects every error in the queue
         respond(None, error)
     else:
         call.add_done_callback(done)
@@ -66,7 +66,7 @@ def start(request: Mapping[str, Any], handle: ServiceHandle, clock: Clock, servi
 
 def _method(request: Mapping[str, Any], service: str) -> str:
     """
-    The method that *request* names.
+    Return the method that *request* names.
 
     Raises:
         ConfigError: It names none.

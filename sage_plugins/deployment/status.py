@@ -1,4 +1,4 @@
-"""What one service says of itself, and its instances: status, statistics, health, attributes."""
+"""Returns the status of one service, and sends questions to its instances: health, attributes, stacks."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 
 __all__ = ["Instances", "Status"]
 
-#: Seconds before an unhealthy replica is checked again, while somebody waits for it.
+#: Seconds between two checks of a replica while `wait_healthy` waits for it.
 _ASK_AGAIN_S: Final = 0.1
 
-#: Seconds for a replica to say where its threads are.
+#: Seconds for a replica to return the stacks of its threads.
 _STACKS_S: Final = 5.0
 
 
 class Status:
-    """What is shown of a service. From any thread."""
+    """The status of one service. From any thread."""
 
     def __init__(self, replicas: ReplicaSet, balancing: Balancing) -> None:
-        """Show *replicas*, whose balancer *balancing* has."""
+        """Prepare; *replicas* are the service's replicas, *balancing* holds their balancer."""
         self._replicas = replicas
         self._balancing = balancing
         self._is_remote = "in_process" not in replicas.composition.target.registration.capabilities
-        self._active_at = wall_clock()  # when a call ended last, as far as it was asked; before that, when it was made
+        self._active_at = wall_clock()  # when a call last ended, as of the last status; now, before any
 
     def drift(self) -> dict[str, Any]:
-        """The settings that were changed while it runs: its number of replicas, its load balancer."""
+        """Return settings that were changed since the deployment: the number of replicas, the load balancer."""
         changed: dict[str, Any] = {}
         replicas = len(self._replicas.places)
         if replicas and self._replicas.elastic is None and replicas != self._replicas.composition.config.replicas:
@@ -53,14 +53,14 @@ class Status:
         return changed
 
     def counts(self) -> list[Mapping[str, Any]]:
-        """What all replicas have counted, those included that left: {monitor id: snapshot} each."""
-        with self._replicas.condition:  # at one moment: who is gone from the one is counted in the other
+        """Return the counts of all replicas, including those that have left: {monitor id: snapshot} each."""
+        with self._replicas.condition:  # so that each replica is in exactly one of the two
             members, counts_of_left = self._replicas.members, self._replicas.counts_of_left
         stats = stats_of(members, in_process=not self._is_remote)
         return [counts_of_left, *(each["recorders"] for each in stats)]
 
     def overview(self) -> dict[str, Any]:
-        """What can be told without asking a replica; see `Environment.overview`."""
+        """Return the part of the status that needs no question to a replica; see `Environment.overview`."""
         replicas = self._replicas
         with replicas.condition:
             members = replicas.members
@@ -88,16 +88,16 @@ class Status:
         }
 
     def as_dict(self) -> dict[str, Any]:
-        """The service at a glance; see `Environment.get_service_status`."""
+        """Return the status; see `Environment.get_service_status`."""
         replicas = self._replicas
-        with replicas.condition:  # at one moment: who is gone from the one is counted in the other
+        with replicas.condition:  # so that each replica is in exactly one of the two
             members, counts_of_left = replicas.members, replicas.counts_of_left
         stats = stats_of(members, in_process=not self._is_remote)
         balancer = self._balancing.choice
         now = wall_clock()
         active = [now - said["idle"] - said["age"] for said in stats if said.get("idle") is not None]
         self._active_at = max(self._active_at, *active) if active else self._active_at
-        with replicas.condition:  # who sees a state sees all that came with it
+        with replicas.condition:  # so that state, error and history match
             states = [(str(member.state), member.error, list(member.past)) for member in members]
             staying = [each for each in members if not each.is_leaving]
             missing = _missing(staying)
@@ -149,7 +149,7 @@ class Status:
         return elastic is not None and elastic.asleep
 
     def _scaling(self) -> dict[str, Any]:
-        """How many replicas an autoscaler wants, and within which bounds; nothing for a fixed number."""
+        """Return how many replicas the autoscaler wants, and the bounds; empty for a fixed number."""
         elastic = self._replicas.elastic
         if elastic is None:
             return {}
@@ -164,15 +164,15 @@ class Status:
 
     def statistics(self, type_name: str) -> dict[str, Any]:
         """
-        The status by all keys of SAGE's `get_statistics()`.
+        Return the status with all keys of SAGE's `get_statistics()`.
 
-        Counts are those of the monitor `metrics`, over all replicas, and 0 without it. `last_activity_time` is when a
-        call ended last, or else when the task was made. The request queue is the service's own, and there are no
-        response queues but those that requests bring. `actor_id` and `ray_node_id` are those of the first replica, for
-        services in other processes.
+        The counts come from the monitor `metrics`, over all replicas; they are 0 without it. `last_activity_time` is
+        when a call last ended; before the first call, when the task was made. The request queue is the service's own.
+        The number of response queues is 0, because each request brings its own. For services in other processes,
+        `actor_id` and `ray_node_id` are those of the first replica.
 
         Args:
-            type_name: For `service_type`.
+            type_name: Value of `service_type`.
         """
         status = self.as_dict()
         metrics = status["metrics"]
@@ -210,23 +210,23 @@ class Status:
 
 
 def _missing(members: Sequence[Member]) -> dict[str, str]:
-    """Why replicas are not ready, of those that have ended or say it."""
+    """Return why replicas are not ready, by ID, for those that have ended or have a reason."""
     ill = [each for each in members if each.state is not ReplicaState.READY]
     return {each.id: each.missing for each in ill if each.ended or each.missing}
 
 
 def _used(said: Mapping[str, Any]) -> dict[str, Any]:
-    """What the process of a replica uses, if the monitor `metrics` has measured it: cores that are busy, bytes."""
+    """Return the busy cores and the bytes of a replica's process; None if the monitor `metrics` has not measured it."""
     process = said["recorders"].get("metrics", {}).get("process") or {}
     cpu = process.get("cpu_percent")
     return {"cpu": None if cpu is None else cpu / 100, "memory": process.get("memory_bytes")}
 
 
 class Instances:
-    """Asks the instances, beside the calls that run. From any thread."""
+    """Sends questions to the instances, while calls run. From any thread."""
 
     def __init__(self, replicas: ReplicaSet) -> None:
-        """Ask nothing yet; *replicas* have the instances."""
+        """Prepare; *replicas* hold the instances."""
         self._replicas = replicas
         self._timeout = replicas.composition.config.health_check_timeout
 
@@ -240,7 +240,7 @@ class Instances:
             self._ask(member, ControlOp.SET, (name, value))
 
     def terminate(self) -> None:
-        """Have each do its own `terminate()`, if it has one; what it raises is logged."""
+        """Call `terminate()` of each instance that has it; log what it raises."""
         for member in self._replicas.serving:
             try:
                 self._ask(member, ControlOp.TERMINATE)
@@ -270,10 +270,10 @@ class Instances:
 
     def wait_steady(self, seconds: float) -> None:
         """
-        Wait so many seconds, in which every replica stays ready.
+        Wait *seconds* seconds, in which every replica must stay ready.
 
         Raises:
-            DeployError: One did not.
+            DeployError: A replica did not stay ready.
         """
         replicas, clock = self._replicas, self._replicas.clock
         until = clock.monotonic() + seconds

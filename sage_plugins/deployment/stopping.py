@@ -1,4 +1,4 @@
-"""How one service ends: no more calls, those accepted finish, its replicas stop or go on without this process."""
+"""Stops one service: refuses new calls, lets accepted calls finish, then stops its replicas or detaches from them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Stopping"]
 
 
 class Stopping:
-    """Ends the service. All methods are safe from any thread."""
+    """Stops one service. All methods are safe from any thread."""
 
     def __init__(
         self,
@@ -30,13 +30,13 @@ class Stopping:
         supervisor: ReplicaSupervisor,
     ) -> None:
         """
-        End nothing yet.
+        Prepare; stops nothing.
 
         Args:
-            replicas: The service's.
-            launcher: Has the target, which is closed at the end.
-            departure: Stops the replicas.
-            supervisor: Starts no replicas any more from then on.
+            replicas: The service's replicas.
+            launcher: Holds the target, which is closed at the end.
+            departure: Stops replicas.
+            supervisor: Starts replacements; it is closed first.
         """
         self._replicas = replicas
         self._router = replicas.router
@@ -48,12 +48,12 @@ class Stopping:
 
     def end(self, limit: float, *, background: bool, leaves: bool = False) -> None:
         """
-        End the service; does nothing before its start.
+        Stop the service; does nothing before its start.
 
         Args:
-            limit: Seconds for the calls that were accepted.
-            background: Whether to return at once.
-            leaves: Whether to end only what this process has of it: its replicas go on.
+            limit: Seconds for the accepted calls.
+            background: Whether to return at once, and stop in a background thread.
+            leaves: Whether only this process detaches, and the replicas go on.
         """
         elastic = self._replicas.elastic
         if elastic is not None and not background:
@@ -83,7 +83,7 @@ class Stopping:
             else:
                 self._replicas.reach.stopping()
             self._router.drain("is stopping", idle.set)
-            if not self._router.lanes:  # nobody is left to finish what waits, and nobody will come
+            if not self._router.lanes:  # no replica can run the waiting calls
                 self._router.end()
             idle.wait(limit)
             self._router.end()
@@ -100,7 +100,11 @@ class Stopping:
             self._life.end()
 
     def close(self, limit: float, *, background: bool) -> None:
-        """End the service, also before its start: then it never starts. Replicas that outlive this process go on."""
+        """
+        Stop the service. If it has not started yet, it never starts.
+
+        Replicas that outlive this process go on.
+        """
         if self._life.never_begin():
             self._router.drain("was never started and is closed", lambda: None)
             return

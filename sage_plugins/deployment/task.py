@@ -1,4 +1,4 @@
-"""One deployed service: its replicas, its router, its monitors, from start to stop."""
+"""Puts the parts of one deployed service together: replicas, router and monitors, from start to stop."""
 
 from __future__ import annotations
 
@@ -46,21 +46,21 @@ __all__ = ["ServiceTask"]
 
 class ServiceTask:
     """
-    One service, deployed or about to be.
+    One service, deployed or not yet.
 
     All methods are safe from any thread.
 
     Attributes:
         service_name: Name of the service.
-        clock: Its time.
-        reach: How other processes call it.
-        handle: Calls it; the first call starts the task if need be.
-        measuring: Measures it when asked.
-        status_view: Shows how it is.
-        instances: Asks its instances.
-        changes: Changes it while it runs.
-        replicas: Its replicas.
-        launcher: Starts them; has the target.
+        clock: Clock of the service.
+        reach: How other processes call the service.
+        handle: Calls the service; the first call starts the task if necessary.
+        measuring: Returns the service's metrics.
+        status_view: Returns the service's status.
+        instances: Sends questions to the service's instances.
+        changes: Changes the service while it runs.
+        replicas: The service's replicas.
+        launcher: Starts the replicas; holds the target.
     """
 
     def __init__(
@@ -77,17 +77,17 @@ class ServiceTask:
 
         Args:
             composition: What to run.
-            find_service: Gives the instances handles to other services.
+            find_service: Returns handles to other services, for the instances.
             clock: For deadlines.
-            on_event: Told of every event, from any thread; must not wait.
-            reach: Given what makes the target, and the service, makes what other processes call the service by; None if
-                they cannot.
+            on_event: Called with every event, from any thread; must not block.
+            reach: `reach(get_target, service)` makes the service's `Reach`. None if other processes cannot call the
+                service.
         """
         self.service_name = composition.name
         self.find_service = find_service
         self.clock = clock
         self._config = composition.config
-        self._has_left = False  # whether replicas were there before
+        self._has_left = False  # whether an earlier process left replicas
         self._life = ServiceLife(composition.name)
         self._watchers = Watchers(
             composition.name, composition.monitors, tuple(method.name for method in composition.methods), on_event
@@ -105,7 +105,7 @@ class ServiceTask:
             balancer=balancer,
             key_of=composition.key_of,
             observe=observe,
-            on_balancer_error=lambda error: self._balancing.failed(error),  # noqa: PLW0108 - that is made later
+            on_balancer_error=lambda error: self._balancing.failed(error),  # noqa: PLW0108 - _balancing is made later
             overloaded=lambda why: self._watchers.tell("overloaded", why),
         )
         replicas = self.replicas = ReplicaSet(composition, self._router, self._watchers, clock, self._life)
@@ -151,8 +151,8 @@ class ServiceTask:
             timeout: Seconds to wait; None for the configuration's `startup_timeout`.
 
         Raises:
-            DeployError: A replica did not become ready; what had started was stopped. Raised from the constructor's
-                error.
+            DeployError: A replica did not become ready, and all started replicas were stopped. Raised from the
+                constructor's error.
         """
         self.begin()
         try:
@@ -163,16 +163,16 @@ class ServiceTask:
 
     def begin(self) -> None:
         """
-        Have every replica start; returns at once. Does nothing if that has happened.
+        Start every replica and return at once; does nothing if the service was started before.
 
-        Replicas that an earlier process has left are taken over, as many as there are.
+        Takes over all replicas that an earlier process has left.
 
         Raises:
-            DeployError: The target can place a replica nowhere; nothing was started. Or another process has the
-                service, or it runs otherwise.
+            DeployError: The target has no place for a replica, and nothing was started. Or another process has the
+                service, or it runs with other settings.
             ClusterUnavailableError: It is not known whether the service runs.
         """
-        with self.replicas.starting:  # whoever stops the task waits until all is started that must be stopped
+        with self.replicas.starting:  # stopping takes this lock too, so that it misses no replica
             if not self._life.begin():
                 return
             cls = self.composition.factory.service_class
@@ -204,12 +204,12 @@ class ServiceTask:
                 raise
 
     def undo_start(self) -> None:
-        """Stop what was started, because of a failure; what was there before goes on."""
+        """Stop what this task started, after a failure. Replicas of an earlier process go on."""
         self._stopping.end(0, background=False, leaves=self._has_left)
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """
-        Wait until every replica is ready; returns at once if that has been so.
+        Wait until every replica is ready; return at once if all have been ready before.
 
         Args:
             timeout: Seconds; None for the configuration's `startup_timeout`.
@@ -224,27 +224,27 @@ class ServiceTask:
                     self.composition.config.startup_timeout if timeout is None else timeout,
                     over=lambda: self._life.state is ReplicaState.READY,
                 )
-        self.reach.wait_found()  # else another process that is told of it now might not find it
+        self.reach.wait_found()  # the caller may now tell another process to call the service
 
     def wait_healthy(self, timeout: float | None = None) -> None:
         """
-        Wait until every replica says that it is well: passes `check_health()` and `check_ready()`, if it has them.
+        Wait until every replica passes `check_health()` and `check_ready()`, if the class has them.
 
-        Each is asked again and again, whether or not a monitor asks it as well.
+        Repeats each check until it passes, whether or not a monitor runs it too.
 
         Args:
             timeout: Seconds; None for the configuration's `startup_timeout`.
 
         Raises:
-            DeployError: A replica was not well in time, or left; raised from what it said last.
+            DeployError: A replica did not pass in time, or left; raised from the error of its last check.
         """
         self.instances.wait_healthy(self.composition.config.startup_timeout if timeout is None else timeout)
 
     def bind(self, failed: Callable[[], None] = lambda: None) -> Binding:
         """
-        For the first call of a handle: the way to the replicas, once they are there; for a start hook at once.
+        Start the service for the first call of a handle, and return the binding once the replicas are ready.
 
-        *failed* is told if a hook was not kept waiting and the service does not become ready.
+        For a call from a start hook, returns at once. Calls *failed* if the service then does not become ready.
         """
         self._first_calls.prepare(self.start_running, failed)
         return self._binding
@@ -253,37 +253,35 @@ class ServiceTask:
 
     def stop(self, drain_timeout: float | None = None) -> None:
         """
-        Accept no more calls, let those accepted finish, run the stop hooks, end the workers.
+        Accept no more calls, let accepted calls finish, run the stop hooks and end the workers.
 
-        Idempotent; does nothing before `start_running`. Called from within a call of any service it returns at once,
-        for that call may be one of those it would have to wait for; the service stops when its calls have ended.
+        Idempotent; does nothing before `start_running`. Returns at once inside a call of any service, because it might
+        wait for that very call. The service then stops when its calls have ended.
 
         Args:
-            drain_timeout: Seconds for the accepted calls; None for the configuration's. Calls that still wait then end
-                with ServiceStoppedError, and so do those that still run: their methods go on.
+            drain_timeout: Seconds for the accepted calls; None for the configuration's. After that, all waiting and
+                running calls end with ServiceStoppedError. Running methods go on.
         """
         limit = self.drain_timeout if drain_timeout is None else drain_timeout
         self._stopping.end(limit, background=current_call() is not None)
 
     def close(self, drain_timeout: float | None = None) -> None:
         """
-        `stop`, also for a task that was never started: it will not start any more.
+        Stop as `stop` does. A task that was never started can no longer start.
 
-        A service whose replicas outlive this process is not stopped: calls that were accepted here finish, and then
-        this process lets go of it.
+        A service whose replicas outlive this process is not stopped. Calls accepted here finish, then this process
+        detaches from it.
         """
         limit = self.drain_timeout if drain_timeout is None else drain_timeout
         self._stopping.close(limit, background=current_call() is not None)
 
     def close_to_outsiders(self, watch: Callable[[], None]) -> None:
-        """
-        Accept only calls that come from within other services' calls; *watch* is told when `idle` may have changed.
-        """
+        """Accept only calls from inside other services' calls. Calls *watch* when `idle` may have changed."""
         self._stopping.close_to_outsiders(watch)
 
     @property
     def idle(self) -> bool:
-        """Whether no call waits or runs, abandoned ones aside."""
+        """Whether no call waits or runs, apart from abandoned ones."""
         return self._router.idle
 
     @property
@@ -292,108 +290,108 @@ class ServiceTask:
         return self.composition.config.drain_timeout
 
     def owns(self, call: Call | None) -> bool:
-        """Whether *call* is one of this service's."""
+        """Whether *call* is a call of this service."""
         return call is not None and call.owner is self._router
 
     def cleanup(self) -> None:
-        """Stop if need be; the instances' own cleanup hooks run as part of that. Idempotent."""
+        """Stop the service if it runs, which also runs the instances' cleanup hooks. Idempotent."""
         self.stop()
         rest()
 
     def terminate(self) -> None:
         """
-        Have every instance do its own `terminate()`, if it has one, then stop; what it raises is logged.
+        Call `terminate()` of every instance that has it, then stop the service; logs what `terminate()` raises.
 
-        It runs beside the calls, in this thread or in one of the replica's process, so that a method which hangs can be
-        told to end.
+        It runs while calls run, in this thread or in a thread of the replica's process. So it can tell a hanging method
+        to end.
         """
         self.instances.terminate()
         self.stop()
 
     def __enter__(self) -> Self:
-        """The task itself; its first call starts it, as does `start_running`."""
+        """Return the task; its first call starts it, or `start_running` does."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Clean up."""
+        """As `cleanup`."""
         self.cleanup()
 
     def after_fork(self, error: Callable[[], Exception]) -> None:
-        """In a forked child: refuse every call, and touch nothing else."""
+        """In a forked child: refuse every call. Touch nothing else."""
         self._router.after_fork(error)
         self.changes.after_fork()
         self._life.after_fork()
 
     def drain(self, timeout: float | None = None) -> None:
-        """As `stop`, by the name that operators know."""
+        """As `stop`, under the name that operators know."""
         self.stop(timeout)
 
     # -- changing what runs ------------------------------------------------------------------------------------------
 
     def scale(self, replicas: int) -> None:
         """
-        Run so many replicas from now on.
+        Change the number of replicas. No call is refused or lost.
 
-        More: new ones start, and get calls once all of them are ready. Without a load balancer the service gets the
-        default one. Fewer: the last ones get no new calls, finish those that they have and stop; after the
-        configuration's `drain_timeout` they stop anyway. A replica that has ended and is about to be replaced counts as
-        one, and is the first to go. No call is refused or lost either way. The configuration stays as it is: deployed
-        anew, the service has as many replicas as that says. An autoscaler goes on from the new number.
+        More: new replicas get calls once all of them are ready. A service without a load balancer gets the default one.
+        Fewer: the last replicas get no new calls, finish their calls within the configuration's `drain_timeout`, and
+        stop. A replica that has ended and is about to be replaced counts too, and is the first to go. The configuration
+        does not change, so the next deployment uses its number again. An autoscaler continues from the new number.
 
-        Waits for a change that another thread is making, and until everything is done. From within a service's call
-        it does not wait for replicas that leave, for they may be running that very call.
+        Waits for a change by another thread, and until its own change is complete. Inside a service's call, it does not
+        wait for replicas that leave, because one may be running that very call.
 
         Args:
-            replicas: How many, 1 or more.
+            replicas: Number of replicas, 1 or more.
 
         Raises:
             ConfigError: *replicas* is not 1 or more, or not within the bounds of `autoscale`.
-            DeployError: A new replica did not become ready (raised from its constructor's error): none is added, and
-                the service goes on as before. Or the service does not run; or it is being changed and this comes from
-                within a service's call.
+            DeployError: A new replica did not become ready (raised from its constructor's error). No replica is added,
+                and the service goes on as before. Or the service does not run. Or another thread is changing it, and
+                this is called inside a service's call.
         """
         self.changes.scale(replicas)
 
     def restart(self, replica: str | None = None) -> None:
         """
-        Replace one replica by a new one, or every one in turn.
+        Replace one replica, or all of them in turn. No call is refused or lost.
 
-        The new one starts first and gets calls once it is ready; then the old one gets no more, finishes those that it
-        has, within the configuration's `drain_timeout`, and stops. No call is refused or lost. A replica that has ended
-        gets its successor now, also if it was in a crash loop.
+        The new replica starts first and gets calls once it is ready. Then the old one gets no new calls, finishes its
+        calls within the configuration's `drain_timeout`, and stops. A replica that has ended is replaced now, even
+        after a crash loop.
 
-        Waits for a change that another thread is making, and until everything is done. From within a service's call it
-        returns at once and goes on by itself; if it fails then, an event `restart_failed` and the log say so.
+        Waits for a change by another thread, and until its own change is complete. Inside a service's call, it returns
+        at once and continues in the background; a failure is then reported by the event `restart_failed` and the log.
 
         Args:
-            replica: ID of the one; None for all.
+            replica: ID of the replica; None for all.
 
         Raises:
-            DeployError: A new replica did not become ready (raised from its constructor's error): the old one goes on
-                serving, as do those that were replaced before it. Or there is no such replica; or the service does not
-                run; or it is being changed and this comes from within a service's call.
+            DeployError: A new replica did not become ready (raised from its constructor's error). Its old replica goes
+                on serving; replacements before it stay. Or no replica has that ID, or the service does not run. Or
+                another thread is changing it, and this is called inside a service's call.
         """
         self.changes.restart(replica)
 
     def set_load_balancer(self, id: str, options: Mapping[str, Any] | None = None) -> None:
         """
-        Have another load balancer choose who gets the next call, from now on. Calls that wait are kept.
+        Use another load balancer from now on. Waiting calls stay in the queue.
 
         Args:
             id: ID of the balancer.
-            options: Its options; None for those that the configuration has for it.
+            options: Its options; None for its options in the configuration.
 
         Raises:
             UnknownPluginError: No plugin has that ID.
             PlanError, ConfigError: The options are wrong; the message says which.
             PluginError: The balancer cannot be made.
-            DeployError: The service does not run; or it is being changed and this comes from within a service's call.
+            DeployError: The service does not run. Or another thread is changing it, and this is called inside a
+                service's call.
         """
         self.changes.set_load_balancer(id, options)
 
-    # -- looking on --------------------------------------------------------------------------------------------------
+    # -- state -------------------------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -402,22 +400,22 @@ class ServiceTask:
 
     @property
     def service_factory(self) -> Any:
-        """What builds its instances."""
+        """The factory that builds its instances."""
         return self.composition.factory
 
     @property
     def logger(self) -> logging.Logger:
-        """The logger of the service, as its instances have it."""
+        """The logger of the service, the same that its instances use."""
         return logging.getLogger(f"sage.service.{self.service_name}")
 
     @property
     def composition(self) -> Composition:
-        """What is decided for it."""
+        """The service's composition."""
         return self.replicas.composition
 
     @property
     def is_running(self) -> bool:
-        """Whether it has started and not stopped; what `state` says more exactly."""
+        """Whether the service has become ready and is not stopping; `state` is more exact."""
         return self.state in {ReplicaState.READY, ReplicaState.CRASH_LOOP}
 
     @property
@@ -425,52 +423,52 @@ class ServiceTask:
         """
         `pending`, `starting`, `ready`, `crash_loop`, `draining` or `stopped`.
 
-        In a crash loop is a service if one of its replicas is; the others may serve.
+        `crash_loop` means that at least one replica is in a crash loop; the others may serve.
         """
         return self.replicas.state
 
     @property
     def drift(self) -> dict[str, Any]:
-        """The settings that were changed while it runs: its number of replicas, its load balancer."""
+        """Settings that were changed since the deployment: the number of replicas, the load balancer."""
         return self.status_view.drift()
 
     def status(self) -> dict[str, Any]:
-        """The service at a glance; see `Environment.get_service_status`."""
+        """Return the service's status; see `Environment.get_service_status`."""
         return self.status_view.as_dict()
 
     def get_statistics(self) -> dict[str, Any]:
-        """The service by the keys that SAGE's tasks have, see `Status.statistics`; it asks as `status` does."""
+        """Return the status with the keys of SAGE's tasks, see `Status.statistics`; asks replicas as `status` does."""
         return self.status_view.statistics(type(self).__name__)
 
     # -- calling -----------------------------------------------------------------------------------------------------
 
     def call_method(self, method_name: str, /, *args: Any, **kwargs: Any) -> Any:
-        """`handle.call`, by the name that SAGE has for it; a MethodNotFoundError is an AttributeError."""
+        """As `handle.call`, under SAGE's name. MethodNotFoundError is an AttributeError."""
         return self.handle.call(method_name, *args, **kwargs)
 
     def get_attribute(self, attr_name: str) -> Any:
         """
-        An attribute of the instance; of the first replica, if there are several.
+        Return an attribute of the instance; with several replicas, that of the first.
 
-        It is read beside the calls that run. One from another process is a copy.
+        It is read while calls run. A value from another process is a copy.
 
         Raises:
-            AttributeError: There is none, or its name has an underscore in front.
+            AttributeError: The attribute does not exist, or its name starts with an underscore.
             DeployError: The service does not run.
-            Exception: The replica did not answer, or the value cannot travel.
+            Exception: The replica did not answer, or the value cannot be sent to this process.
         """
         return self.instances.get(attr_name)
 
     def set_attribute(self, attr_name: str, value: Any) -> None:
         """
-        Set an attribute of the instance, of every replica; those that start later do not have it.
+        Set an attribute of the instance of every replica. Replicas that start later do not have it.
 
-        It is written beside the calls that run. Raises what `get_attribute` raises.
+        It is written while calls run. Raises the same errors as `get_attribute`.
         """
         self.instances.set(attr_name, value)
 
     def get_object(self) -> Self:
-        """The task itself, as from SAGE's tasks and their wrappers."""
+        """Return the task itself, as SAGE's tasks and their wrappers do."""
         return self
 
     def handle_request(self, request: Mapping[str, Any]) -> None:
@@ -479,13 +477,11 @@ class ServiceTask:
 
         Args:
             request: A dictionary with `method_name`, `response_queue` (anything with `put`) and, optionally,
-                `request_id`, `args`, `kwargs` and `timeout`.
+                `request_id`, `args`, `kwargs` and `timeout` (seconds).
 
-        The response is a dictionary with `request_id`, `result`, `error` (text or None), `success`, `execution_time`
-        and `timestamp` (seconds, wall clock).
-
-        A request without `request_id` is answered too, with None for it. Whatever is wrong with a request is in its
-        response.
+        The response is a dictionary with `request_id` (None if the request has none), `result`, `error` (text or None),
+        `success`, `execution_time` (seconds) and `timestamp` (seconds, wall clock). Every other error of the request is
+        in its response.
 
         Raises:
             ConfigError: *request* has no `response_queue` with `put`.
@@ -495,5 +491,5 @@ class ServiceTask:
         start(request, self.handle, self.clock, self.service_name)
 
     def __repr__(self) -> str:
-        """Name and state."""
+        """Return the name and the state, for debugging."""
         return f"<ServiceTask {self.service_name!r} {self.state}>"

@@ -1,5 +1,5 @@
 """
-Many services: registered, deployed, changed and closed together.
+Environments, which register, deploy, change and close many services together.
 
-The top of the core: it imports every other wing but `compat`.
+This is the top of the core: it imports every other package except `compat`.
 """

@@ -1,4 +1,4 @@
-"""What deploys, changes and closes the services of one environment together."""
+"""Deploys, changes and closes the services of one environment together."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ __all__ = ["Deploying"]
 
 
 class Deploying:
-    """Starts everything or nothing, applies changes in turn, closes. All methods are safe from any thread."""
+    """Starts all services or none, applies changes one by one, and closes. All methods are safe from any thread."""
 
     def __init__(self, services: Services) -> None:
-        """Deploy *services*."""
+        """Prepare; *services* are the services of the environment."""
         self._services = services
-        self._applying = threading.Lock()  # held while `apply` runs, by one thread at a time
+        self._applying = threading.Lock()  # held while `apply` runs
 
     def deploy(self, timeout: float | None, then: Callable[[], None]) -> None:
-        """As `Environment.deploy`; *then* belongs to it: what it raises stops what was started."""
+        """As `Environment.deploy`, then call *then*. If *then* raises, the services started here are stopped."""
         if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
             msg = f"timeout must be seconds, or None, got {timeout!r}; `deploy` starts all services that are registered"
             raise TypeError(msg)
@@ -46,7 +46,7 @@ class Deploying:
             for name in names:
                 self._services.check_open(name)
                 if name in self._services.tasks and self._services.tasks[name].state == "stopped":
-                    self._services.retire(name)  # a stopped task does not start again
+                    self._services.retire(name)  # a stopped task cannot start again
         new = [name for name in names if name not in self._services.tasks]
         composed = dict(zip(new, self._services.catalogue.compose_all(new, self._services.registry), strict=True))
         tasks = [self._services.task(name, composed.get(name)) for name in names]
@@ -55,7 +55,7 @@ class Deploying:
     def _start_all(
         self, tasks: Sequence[ServiceTask], timeout: float | None, then: Callable[[], None] | None = None
     ) -> None:
-        # Taken now: a constructor that calls another of these services starts that one before its turn comes.
+        # Read now: a constructor may call another of these services, which starts that service before its turn.
         started = [task for task in tasks if task.state == "pending"]
         try:
             for task in started:
@@ -67,7 +67,7 @@ class Deploying:
             for task in reversed(started):
                 task.undo_start()
             with self._services.lock:
-                # A stopped task does not start again: the next deploy makes new ones.
+                # A stopped task cannot start again, so the next deploy makes new ones.
                 for task in started:
                     if self._services.tasks.get(task.service_name) is task:
                         self._services.retire(task.service_name)
@@ -105,7 +105,7 @@ class Deploying:
         return list(found)
 
     def apply(self, plan: Callable[[], DeploymentPlan], timeout: float | None, then: Callable[[], None]) -> None:
-        """As `Environment.apply`, with *plan* as the plan."""
+        """As `Environment.apply`; *plan* returns the plan, *then* is passed to `deploy`."""
         if not self._applying.acquire(blocking=current_call() is None):
             msg = (
                 f"environment {self._services.name!r} is being changed by another thread; from within a service's call "
@@ -128,7 +128,7 @@ class Deploying:
             self._applying.release()
 
     def _change(self, service: ServicePlan, timeout: float | None) -> None:
-        """Change what runs, if its router and handles can go on; otherwise replace the service as a whole."""
+        """Change the running service if its router and handles can stay; if not, replace it as a whole."""
         from sage_plugins.deployment.updating.ways import WayKind  # most environments are never changed
 
         name = service.name
@@ -144,7 +144,7 @@ class Deploying:
     def _replace(self, name: str, timeout: float | None) -> None:
         from sage_plugins.resilience.rollout import RolloutSettings  # as above
 
-        new = self._services.new_task(name, takes_over=False)  # what the old one has goes with it
+        new = self._services.new_task(name, takes_over=False)  # replicas of the old one stop with it
         settings = RolloutSettings.of(new.composition.config.update)
         limit = settings.progress_deadline if timeout is None else timeout
         try:
@@ -156,7 +156,7 @@ class Deploying:
             new.stop(drain_timeout=0)
             msg = f"service '{name}' was rolled back, and goes on as it was before the update: {error}"
             raise DeployError(msg, service=name, replica=error.replica) from error.__cause__
-        except BaseException:  # KeyboardInterrupt too: nobody else knows of it
+        except BaseException:  # KeyboardInterrupt too: no other code knows the new task
             new.stop(drain_timeout=0)
             raise
         with self._services.lock:
@@ -175,13 +175,13 @@ class Deploying:
         """As `Environment.close`; calls *then* when all services have stopped."""
         tasks = self._services.close()
         if any(task.owns(current_call()) for task in tasks):
-            # A service's own call closes its environment: waiting for that call to end would never end.
+            # A service's own call closes its environment: waiting here for that call would be a deadlock.
             start_thread(lambda: self._close(tasks, drain_timeout, then), f"{self._services.name}-close")
         else:
             self._close(tasks, drain_timeout, then)
 
     def _close(self, tasks: list[ServiceTask], drain_timeout: float | None, then: Callable[[], None]) -> None:
-        # Accepted calls may need other services to finish, so every service stays open to those until all are idle.
+        # Accepted calls may call other services, so all services accept their calls until all are idle.
         idle = threading.Event()
 
         def look() -> None:
@@ -199,17 +199,17 @@ class Deploying:
         then()
 
     def after_fork(self) -> None:
-        """In a forked child: whoever applied is not here to let go of the lock."""
+        """In a forked child: replace the lock, because its holder does not exist here."""
         self._applying = threading.Lock()
 
 
 def _wait_ready(tasks: Sequence[ServiceTask], timeout: float | None) -> None:
-    """Wait until all are ready. The first that fails ends that: others may be waiting for it."""
-    late = {task for task in tasks if not task.is_running}  # a thread for each, so none of the thousands that are quick
+    """Wait until all *tasks* are ready, or the first fails. The others may be waiting for that one."""
+    late = {task for task in tasks if not task.is_running}  # each needs a thread, so skip those that are ready
     waits = [future_of(partial(task.wait_ready, timeout), f"{task.service_name}-ready") for task in late]
     wait(waits, return_when=FIRST_EXCEPTION)
     for each in waits:
         if each.done():
             each.result()
     for task in set(tasks) - late:
-        task.wait_ready(timeout)  # returns soon
+        task.wait_ready(timeout)  # returns at once, or nearly

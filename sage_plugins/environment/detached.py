@@ -1,4 +1,4 @@
-"""Services that outlive processes: what there is of them, and taking them over."""
+"""Finds services that outlive the process that deployed them, and checks before this process takes one over."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Elsewhere", "keeping_targets", "refuse_another"]
 
-#: Seconds from one look that failed to the next.
+#: Seconds between a failed look and the next one.
 _LOOK_AGAIN_S: Final = 5.0
 
 
 def keeping_targets(registry: Registry, options: Mapping[str, Mapping[str, Any]]) -> Iterator[DetachingTarget]:
     """
-    A target of each plugin whose replicas can outlive the process that deploys them; who gets one closes it.
+    Yield a target of each plugin whose replicas can outlive the process that deploys them. The caller closes it.
 
     Args:
         registry: The plugins.
@@ -38,7 +38,7 @@ def keeping_targets(registry: Registry, options: Mapping[str, Mapping[str, Any]]
     for (kind, _), entry in registry.entries().items():
         registration = entry.registration
         shared = registration.environment_options
-        # Those that share their options for a whole environment share what they keep.
+        # Targets that share their environment options also share what they keep.
         if kind == "target" and "detaches" in registration.capabilities and (shared is None or shared.id not in seen):
             own_class = registration.options_class()
             own = None if own_class is None else own_class()
@@ -54,12 +54,12 @@ def keeping_targets(registry: Registry, options: Mapping[str, Mapping[str, Any]]
 
 def refuse_another(composition: Composition, earlier: EarlierService) -> None:
     """
-    See that the service that runs is the one that is to be deployed.
+    Check that the running service has the same settings as *composition*.
 
-    Code is not compared: replicas go on with that which they were started with, until they are restarted.
+    Code is not compared: replicas keep the code that they were started with until they are restarted.
 
     Raises:
-        DeployError: It is configured otherwise.
+        DeployError: The running service has other settings.
     """
     from sage_plugins.config.origins import ARGUMENT
     from sage_plugins.planning.plan import changes, comparable
@@ -78,18 +78,18 @@ def refuse_another(composition: Composition, earlier: EarlierService) -> None:
 
 
 class Elsewhere:
-    """Looks at what is kept of services that outlive processes. All methods are safe from any thread."""
+    """Reads the published state of services that outlive processes. All methods are safe from any thread."""
 
     def __init__(self, services: Services) -> None:
-        """Look at nothing yet; *services* are those of this environment."""
+        """Prepare; reads nothing. *services* are the services of this environment."""
         self._services = services
         self._lock = threading.Lock()
-        self._keepers: Sequence[tuple[DetachingTarget, Keeper]] | None = None  # guarded by _lock, as all that follows
+        self._keepers: Sequence[tuple[DetachingTarget, Keeper]] | None = None  # guarded by _lock, as the next two
         self._look_at = 0.0
         self._problem = ""
 
     def look(self) -> tuple[dict[str, dict[str, Any]], str]:
-        """The status of each such service, by name, and why none is known if that is so."""
+        """Return the status of each such service by name, and why none is known, or ""."""
         with self._lock:
             now = self._services.clock.monotonic()
             if self._services.closed or not self._services.catalogue.environment_options:
@@ -107,7 +107,7 @@ class Elsewhere:
         return {name: _status(name, each) for name, each in found.items()}, ""
 
     def close(self) -> None:
-        """Look at nothing any more."""
+        """Close the targets; `look` finds nothing from now on."""
         with self._lock:
             for target, _ in self._keepers or ():
                 target.close()

@@ -1,4 +1,4 @@
-"""Where services are registered, deployed, called and stopped."""
+"""`Environment`: registers, deploys, calls and stops services."""
 
 from __future__ import annotations
 
@@ -37,14 +37,15 @@ _Service = TypeVar("_Service")
 
 class Environment(Registering, Views):
     """
-    A set of services: registered, deployed, called and stopped together.
+    Registers, deploys, calls and stops a set of services.
 
-    Registering starts nothing. `deploy` starts everything or nothing; a service that is called before that is deployed
-    by the call. As a context manager, sync or async, it closes itself. All methods are safe from any thread.
+    Registering starts nothing. `deploy` starts all services or none. The first call of a service that is not deployed
+    yet deploys it. As a context manager, sync or async, the environment closes itself. All methods are safe from any
+    thread.
 
     Attributes:
         name: Name of the environment.
-        id: Tells it from every other environment, of whatever name and process.
+        id: Unique ID, different from those of all other environments in all processes.
 
     Example:
         ```python
@@ -67,16 +68,16 @@ class Environment(Registering, Views):
         Make an empty environment.
 
         Args:
-            name: Its name, for messages.
+            name: Its name, for messages. Services that outlive their process are found by it, see `adopt`.
             registry: The plugins to choose from; by default the installed ones, discovered when first needed.
             clock: For deadlines.
-            on_event: Told of every event of every service, such as a replica that got ready; from any thread, so it
-                must not wait. One that raises is left out from then on.
-            options: Options of plugins for all services together, by ID, such as `{"ray": {"address": "auto"}}`; each
-                beats the same one of a file. What they say is checked when a service is planned or deployed.
+            on_event: Called with every `Event` of every service, such as when a replica becomes ready. Called from any
+                thread, so it must not block. If it raises, it is not called again.
+            options: Options of plugins for all services together, by ID, such as `{"ray": {"address": "auto"}}`. They
+                win over those of a file. They are checked when a service is planned or deployed.
 
         Raises:
-            ConfigError: *options* is no mapping of IDs to mappings.
+            ConfigError: *options* is not a mapping of IDs to mappings.
         """
         self.name = name
         self.id = os.urandom(16).hex()
@@ -87,7 +88,7 @@ class Environment(Registering, Views):
         self._deploying = Deploying(self._services)
         self._extensions: Extensions | None = None  # guarded by Services.lock
 
-    # -- resolving ---------------------------------------------------------------------------------------------------
+    # -- plugins and factories ---------------------------------------------------------------------------------------
 
     @property
     def registry(self) -> Registry:
@@ -96,25 +97,24 @@ class Environment(Registering, Views):
 
     @property
     def service_factories(self) -> dict[str, Any]:
-        """The factories that were registered, by the service's name."""
+        """The registered factories, by name of the service."""
         return self._services.catalogue.factories
 
     # -- deploying ---------------------------------------------------------------------------------------------------
 
     def plan(self, running: Mapping[str, Mapping[str, Any]] | None = None, *, reread: bool = False) -> DeploymentPlan:
         """
-        What `deploy` and `apply` would do, which plugin decides it, and what is different from what runs.
+        Return what `deploy` and `apply` would do, which plugins decide it, and the differences from what runs.
 
         Starts nothing.
 
         Args:
-            running: What else is known to run, by service, as `running()` of that environment gave it; for those who
-                plan for another process.
-            reread: Whether to plan for what the files say now, rather than for what they said when they were loaded.
+            running: Services that run in another process, by name, as `running()` returned them there.
+            reread: Whether to read the loaded files again for this plan, instead of using their loaded contents.
 
         Raises:
             PlanError, ConfigError, UnknownPluginError: As `deploy` would.
-            PluginError: A plugin fails to explain itself, or to say where replicas go.
+            PluginError: A plugin cannot describe its choice, or where replicas would run.
         """
         from sage_plugins.planning.planner import plan_all
 
@@ -127,13 +127,14 @@ class Environment(Registering, Views):
         self, file: str | PathLike[str] | None = None, *, profile: str | None = None, import_classes: bool = True
     ) -> list[Problem]:
         """
-        Everything that is wrong or doubtful with any service, errors and warnings; starts and places nothing.
+        Return all errors and warnings of all services. Starts and places nothing.
 
         Args:
-            file: A deployment file to check as if it was loaded, whatever is wrong with it.
+            file: A deployment file to check as if it was loaded. All its problems are reported, even if it cannot be
+                loaded.
             profile: Which of the file's `profiles` to apply.
-            import_classes: Whether to import the classes that files name, which runs their modules; if not, what can
-                only be told from a class is left out.
+            import_classes: Whether to import the classes that files name, which runs their modules. If false, checks
+                that need a class are skipped.
 
         Raises:
             PluginError: A plugin breaks its contract.
@@ -145,9 +146,9 @@ class Environment(Registering, Views):
 
     def running(self) -> dict[str, dict[str, Any]]:
         """
-        What runs, by service: plain values by the keys of its plan's settings, for `plan` to compare with.
+        Return the settings of the running services, as plain values, for `plan` in this or another process.
 
-        Secrets and constructor's arguments are in it by a digest only.
+        Secrets and constructor arguments appear only as digests.
         """
         from sage_plugins.config.origins import ARGUMENT
         from sage_plugins.planning.plan import comparable
@@ -155,54 +156,58 @@ class Environment(Registering, Views):
 
         with self._services.lock:
             tasks = {name: task for name, task in self._services.tasks.items() if task.state not in AT_REST}
-        return {
+        found = {
             name: comparable(describe(task.composition, lambda _: ARGUMENT)) | task.drift
             for name, task in tasks.items()
         }
+        for name, factory in self.service_factories.items():
+            if name in found and _is_redefined(tasks[name].composition.factory.service_class, factory.service_class):
+                found[name]["class"] += " as it was defined before"
+        return found
 
     def deploy(self, timeout: float | None = None) -> None:
         """
-        Start every registered service that does not run yet, and wait until all are ready: all or nothing.
+        Start every registered service that does not run yet, and wait until all are ready. Starts all or none.
 
         Args:
             timeout: Seconds to wait for each service; None for each service's own `startup_timeout`.
 
         Raises:
-            TypeError: *timeout* is no number, such as the name of a service.
+            TypeError: *timeout* is not a number, such as the name of a service.
             PlanError, ConfigError, UnknownPluginError: A service cannot be composed; nothing was started.
-            DeployError: A service did not become ready, or an extension did not start; what this call had started was
-                stopped.
+            DeployError: A service did not become ready, or an extension did not start. All services that this call had
+                started were stopped.
         """
         self._deploying.deploy(timeout, self._start_extensions)
 
     async def adeploy(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as `deploy`
-        """`deploy` for coroutines: it runs in a thread of its own, and the loop goes on meanwhile."""
+        """As `deploy`, for coroutines: it runs in a separate thread and does not block the event loop."""
         from sage_plugins.call import aio
 
         await aio.in_thread(lambda: self.deploy(timeout), name=f"{self.name}-deploy")
 
     def adopt(self, timeout: float | None = None) -> list[str]:
         """
-        Take over the services that an environment of this name has left running when its process ended.
+        Take over the services that an environment of this name left running when its process ended.
 
-        They must be detached, such as by `options: {ray: {lifetime: detached}}`, which this environment must say too.
-        They go on as they are, whatever is configured here, with the code that they were started with; replicas
-        that are missing are started. From then on this environment calls, scales, replaces and stops them: `drain`
-        stops one, `close` leaves all running. `deploy` does the same for services that are registered here, and refuses
-        those that run otherwise.
+        They must be detached, for example by `options: {ray: {lifetime: detached}}`. This environment needs the same
+        options. The services keep their settings, whatever is configured here, and the code that they were started
+        with. Missing replicas are started. From now on this environment calls, scales, replaces and stops them. `drain`
+        stops one; `close` leaves all running. `deploy` also takes over services that are registered here, but refuses
+        those that run with other settings.
 
         Args:
-            timeout: Seconds to wait for replicas that have to be started; None for each service's `startup_timeout`.
+            timeout: Seconds to wait for replicas that must be started; None for each service's `startup_timeout`.
 
         Returns:
-            Their names.
+            The names of the services.
 
         Raises:
             ConfigError: This environment's services end with its process.
-            DeployError: Another process has them, one that lives; or a replica that was missing did not become ready,
-                and then the others go on without this environment.
+            DeployError: Another living process has the services. Or a missing replica did not become ready; the
+                services then go on without this environment.
             ClusterUnavailableError: The cluster does not say what runs.
-            PlanError, UnknownPluginError, PluginError: The plugins here are not those that the services need.
+            PlanError, UnknownPluginError, PluginError: The plugins here do not match what the services need.
         """
         return self._deploying.adopt(timeout)
 
@@ -210,21 +215,21 @@ class Environment(Registering, Views):
         """
         Make the running services match the configuration: start, replace and stop services.
 
-        The replicas of a service that changed are replaced a few at a time, as its `update` says, or keep running if
-        they can take the change; the plan says which. A change that callers would notice in the middle, such as other
-        methods, starts a new service beside the old one, which hands over when all replicas of the new one are ready.
-        No call is lost or refused: replicas that leave finish what they have accepted, within `drain_timeout`. One
-        service after the other, so a failure leaves what comes after it as it was.
+        The plan says how each change is applied. Replicas are replaced a few at a time, as `update` says, or they keep
+        running if they can take the change. A change that callers would notice, such as other methods, starts a second
+        service, which takes over when all its replicas are ready. No call is lost or refused: replicas that leave
+        finish their accepted calls within `drain_timeout`. Services are changed one after the other. After a failure,
+        the remaining services are unchanged.
 
         Args:
-            timeout: Seconds for a service, or a replica, to become ready; None for `startup_timeout` of a service that
-                is new and `update.progress_deadline` of one that changes.
+            timeout: Seconds for a service, or a replica, to become ready. None for `startup_timeout` of a new service
+                and `update.progress_deadline` of a changed one.
 
         Raises:
-            PlanError, ConfigError, UnknownPluginError: Something cannot be composed; nothing was changed.
-            PluginError: A plugin fails to explain itself, or to say where replicas go; nothing was changed.
-            DeployError: A service did not become ready; the one that ran goes on. Or another thread applies and this
-                comes from within a service's call, for which that thread may be waiting.
+            PlanError, ConfigError, UnknownPluginError: A service cannot be composed; nothing was changed.
+            PluginError: A plugin cannot describe its choice, or where replicas would run; nothing was changed.
+            DeployError: A service did not become ready; the old one goes on. Or another thread is in `apply`, and this
+                is called inside a service's call, which that thread may be waiting for.
         """
         self._deploying.apply(self.plan, timeout, self._start_extensions)
 
@@ -248,14 +253,14 @@ class Environment(Registering, Views):
 
     def service(self, name: str, cls: type | None = None) -> Any:  # noqa: ARG002 - only type checkers read it
         """
-        A handle to a service; starts nothing.
+        Return a handle to a service; starts nothing.
 
-        If services outlive the process that deploys them, see `adopt`, one that is not registered here is looked for
-        among those that another process has deployed for an environment of this name.
+        If this environment's services outlive their process (see `adopt`), *name* may also be a service that another
+        process has deployed for an environment of this name.
 
         Args:
             name: Name of the service.
-            cls: Its class, so that type checkers and editors see its methods on the handle.
+            cls: Its class, so that type checkers and editors know the methods of the handle.
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.
@@ -268,8 +273,8 @@ class Environment(Registering, Views):
         """
         Calls a service and waits: `call_service("kv", "k", method="get", timeout=5)`, or `call_service["kv"].get("k")`.
 
-        Without `method` it calls the first of `process`, `execute` and `call` that the service has. What it raises is
-        what `ServiceHandle.call` raises, and a RuntimeError too where the two go together. See `ServiceCaller`.
+        Without `method` it calls the first of `process`, `execute` and `call` that the service has. It raises the
+        errors of `ServiceHandle.call`; where possible, they are RuntimeErrors too. See `ServiceCaller`.
         """
         from sage_plugins.service.callers import ServiceCaller
 
@@ -277,7 +282,7 @@ class Environment(Registering, Views):
 
     @cached_property
     def call_service_async(self) -> AsyncServiceCaller:
-        """Like `call_service`, but gives a `concurrent.futures.Future` at once."""
+        """Like `call_service`, but returns a `concurrent.futures.Future` at once."""
         from sage_plugins.service.callers import AsyncServiceCaller
 
         return AsyncServiceCaller(self.service)
@@ -286,13 +291,13 @@ class Environment(Registering, Views):
 
     def scale(self, name: str, replicas: int) -> None:
         """
-        Run so many replicas of a service from now on; no call is refused or lost.
+        Change the number of replicas of a service. No call is refused or lost.
 
-        More than one of a service without a load balancer turns the default one on. See `ServiceTask.scale`.
+        A service without a load balancer gets the default one when it gets a second replica. See `ServiceTask.scale`.
 
         Args:
             name: Name of the service.
-            replicas: How many, 1 or more.
+            replicas: Number of replicas, 1 or more.
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.
@@ -303,24 +308,24 @@ class Environment(Registering, Views):
 
     def restart(self, name: str, replica: str | None = None) -> None:
         """
-        Replace one replica of a service by a new one, or every one in turn; no call is refused or lost.
+        Replace one replica of a service, or all of them in turn. No call is refused or lost.
 
         Args:
             name: Name of the service.
-            replica: ID of the one, such as `"kv#1"`; None for all. See `ServiceTask.restart`.
+            replica: ID of the replica, such as `"kv#1"`; None for all. See `ServiceTask.restart`.
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.
-            DeployError: The service does not run or has no such replica, or a new one did not become ready; the old one
-                goes on serving.
+            DeployError: The service does not run or has no such replica. Or a new replica did not become ready, and the
+                old one goes on serving.
         """
         self.task(name).restart(replica)
 
     def drain(self, name: str, timeout: float | None = None) -> None:
         """
-        Have a service accept no more calls, finish those accepted, and stop; `deploy` starts it anew.
+        Stop a service after its accepted calls have finished; it accepts no new calls. `deploy` starts it again.
 
-        Does nothing for a service that does not run. From within a service's call it returns at once.
+        Does nothing for a service that does not run. Returns at once inside a service's call.
 
         Args:
             name: Name of the service.
@@ -333,12 +338,12 @@ class Environment(Registering, Views):
 
     def set_load_balancer(self, name: str, id: str, options: Mapping[str, Any] | None = None) -> None:
         """
-        Have another load balancer choose among the replicas of a service from now on; calls that wait are kept.
+        Use another load balancer for a service from now on. Waiting calls stay in the queue.
 
         Args:
             name: Name of the service.
             id: ID of the balancer.
-            options: Its options; None for those that the service's configuration has for it.
+            options: Its options; None for its options in the service's configuration.
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.
@@ -352,10 +357,10 @@ class Environment(Registering, Views):
 
     def close(self, drain_timeout: float | None = None) -> None:
         """
-        Accept no more calls, let those accepted finish, then stop every service, the last deployed first.
+        Accept no more calls, let accepted calls finish, then stop all services, the last deployed first.
 
-        Idempotent, from any thread. Accepted calls may go on calling other services until all have finished. Called
-        from within a service's own call it returns at once and the rest happens when that call has ended.
+        Idempotent. Accepted calls may call other services until all have finished. Inside a service's own call, it
+        returns at once and closes in the background.
 
         Args:
             drain_timeout: Seconds for the accepted calls of all services; None for the longest of their own.
@@ -370,34 +375,42 @@ class Environment(Registering, Views):
         forget(self)
 
     def __enter__(self) -> Self:
-        """The environment itself."""
+        """Return the environment itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
+        """As `close`."""
         self.close()
 
     async def __aenter__(self) -> Self:
-        """The environment itself."""
+        """Return the environment itself."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close, in a thread, so that coroutines which the services' calls need go on."""
+        """As `close`, in a separate thread, because running calls may need this event loop."""
         from sage_plugins.call import aio
 
         await aio.in_thread(self.close, name=f"{self.name}-close")
 
     def after_fork(self) -> None:
-        """In a forked child: the services are not here; refuse everything that needs them."""
+        """In a forked child: refuse everything that needs services, because they run in the parent."""
         self._services.after_fork()
         self._deploying.after_fork()
         if self._extensions is not None:
             self._extensions.after_fork()
 
     def __repr__(self) -> str:
-        """Name and number of services."""
+        """Return the name and the number of services, for debugging."""
         return f"<Environment {self.name!r} with {counted(len(self._services.catalogue.names), 'service')}>"
+
+
+def _is_redefined(runs: type, registered: type) -> bool:
+    """Whether a class has a new definition under its old name, as after a cell of a notebook was run again."""
+    return runs is not registered and (runs.__module__, runs.__qualname__) == (
+        registered.__module__,
+        registered.__qualname__,
+    )

@@ -1,4 +1,4 @@
-"""The last events of an environment, for those who look at it later."""
+"""The event log of an environment: keeps its last events."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 
 __all__ = ["EventRecord"]
 
-#: Events that are kept, of all services together.
+#: Number of events that are kept, of all services together.
 _EVENTS: Final = 1_000
 
 
 class EventRecord:
-    """The last events of an environment. From any thread."""
+    """The event log of one environment. From any thread."""
 
     def __init__(self, listener: Callable[[Event], None] | None) -> None:
-        """Remember nothing yet; *listener* is told of every event too, until it raises."""
+        """Start empty. *listener* is called with every event too, until it raises."""
         self._listener = listener
         self._events: deque[tuple[int, float, Event]] = deque(maxlen=_EVENTS)
         self._seq = 0
-        self._lock = threading.RLock()  # re-entrant because a signal handler may stop a service meanwhile
+        self._lock = threading.RLock()  # re-entrant, because a signal handler may stop a service meanwhile
 
     def tell(self, event: Event) -> None:
-        """Remember *event*, and tell the listener."""
+        """Record *event* and call the listener with it."""
         with self._lock:
             self._seq += 1
             self._events.append((self._seq, time.time(), event))
@@ -46,8 +46,8 @@ class EventRecord:
                 )
 
     def after(self, seq: int, service: str | None) -> list[RecordedEvent]:
-        """Those with numbers above *seq*, of one service or of all."""
-        from sage_plugins.interfaces.operations import RecordedEvent  # few look
+        """Return the events with numbers above *seq*, of one service or of all."""
+        from sage_plugins.interfaces.operations import RecordedEvent  # few environments need it
 
         with self._lock:
             events = [each for each in self._events if each[0] > seq]

@@ -1,4 +1,4 @@
-"""The extensions of one environment: made, started and closed with it."""
+"""Makes, starts and closes the extensions of one environment."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ __all__ = ["Extensions"]
 
 
 class Extensions:
-    """Those whose IDs stand in the environment's options. All methods are safe from any thread."""
+    """The extensions whose IDs are in the environment's options. All methods are safe from any thread."""
 
     def __init__(self) -> None:
-        """Have none yet."""
+        """Start without extensions."""
         self._running: dict[str, Extension] = {}  # guarded by _lock
         self._lock = threading.RLock()
 
     def start(self, registry: Registry, options: Mapping[str, Mapping[str, Any]], operations: Operations) -> None:
         """
-        Start those that do not run yet.
+        Start the extensions that do not run yet.
 
         Args:
             registry: The plugins.
-            options: Of the whole environment, by ID; they have been checked.
-            operations: What extensions get.
+            options: Options of the whole environment, by ID, already checked.
+            operations: The interface that each extension gets.
 
         Raises:
-            DeployError: One cannot be made or started; those that this call had started were closed.
+            DeployError: An extension cannot be made or started. Those that this call had started were closed.
         """
         with self._lock:
             wanted = [id for id in registry.ids("extension") if id in options and id not in self._running]
@@ -61,12 +61,12 @@ class Extensions:
                 started.append(id)
 
     def close(self) -> None:
-        """Close all, the last started first. Idempotent."""
+        """Close all extensions, the last started first. Idempotent."""
         with self._lock:
             self._close(list(self._running))
 
     def after_fork(self) -> None:
-        """In a forked child: they run in the parent."""
+        """In a forked child: forget the extensions, which run in the parent."""
         self._running = {}
         self._lock = threading.RLock()
 

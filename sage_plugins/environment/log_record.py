@@ -1,4 +1,4 @@
-"""What the services of an environment have logged, for those who look at it later."""
+"""Keeps the last log lines of an environment's services."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 
 __all__ = ["LogRecord"]
 
-#: Lines that are kept, of all services together.
+#: Number of lines that are kept, of all services together.
 _LINES: Final = 10_000
 
 
 class LogRecord(logging.Handler):
-    """The last lines that services of this process have logged. From any thread."""
+    """A logging handler that keeps the last lines of services in this process. From any thread."""
 
     def __init__(self, is_ours: Callable[[str], bool]) -> None:
         """
-        Remember what services log from now on, until `close`.
+        Keep all lines that services log from now on, until `close`.
 
         Args:
-            is_ours: Whether a service of that name is one of the environment's. It must take no lock: a line may be
-                logged by a thread that holds any.
+            is_ours: Returns whether the environment has a service of the given name. It must take no lock, because a
+                thread that holds any lock may log a line.
         """
         super().__init__()
         self._is_ours = is_ours
@@ -39,7 +39,7 @@ class LogRecord(logging.Handler):
         logging.getLogger(LOGGER).addHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Remember a line, if it is of a service of this environment."""
+        """Keep a line, if it is from a service of this environment."""
         service = record.name.removeprefix(f"{LOGGER}.")
         if self._is_ours(service):
             said = record.levelname, service, self.format(record), replica_of(record), request_of(record)
@@ -47,12 +47,12 @@ class LogRecord(logging.Handler):
                 self._lines.append(LogLine(next(self._numbers), record.created, *said))
 
     def after(self, seq: int, service: str | None) -> list[LogLine]:
-        """Those with numbers above *seq*, of one service or of all."""
+        """Return the lines with numbers above *seq*, of one service or of all."""
         with self._guard:
             lines = list(self._lines)
         return [each for each in lines if each.seq > seq and service in {None, each.service}]
 
     def close(self) -> None:
-        """Remember no more lines."""
+        """Stop keeping lines."""
         logging.getLogger(LOGGER).removeHandler(self)
         super().close()

@@ -1,4 +1,4 @@
-"""The log lines of an environment's services, kept once somebody wants to look at them."""
+"""Keeps the log lines of an environment's services, from the first time that someone needs them."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ __all__ = ["Logs"]
 
 
 class Logs:
-    """What the services of one environment log. All methods are safe from any thread."""
+    """The log lines of one environment's services. All methods are safe from any thread."""
 
     def __init__(self, services: Services) -> None:
-        """Keep nothing yet of *services*."""
+        """Prepare; keeps no lines of *services* yet."""
         self._services = services
         self._record: LogRecord | None = None  # guarded by Services.lock
 
     def keep(self) -> LogRecord:
-        """Keep the lines from now on."""
+        """Begin to keep lines, if that has not begun, and return the record."""
         with self._services.lock:
             if self._record is None:
-                from sage_plugins.environment.log_record import LogRecord  # few look
+                from sage_plugins.environment.log_record import LogRecord  # few environments need it
 
                 self._record = LogRecord(lambda name: name in self._services.tasks)
             return self._record
@@ -38,6 +38,6 @@ class Logs:
         return record.after(seq, service)
 
     def close(self) -> None:
-        """Keep no more lines."""
+        """Stop keeping lines."""
         if self._record is not None:
             self._record.close()

@@ -1,4 +1,4 @@
-"""The status of an environment's services as values that JSON has."""
+"""Returns the status of an environment's services as JSON values."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def status_of(
     services: Services, elsewhere: Elsewhere, show: Callable[[ServiceTask], Any], only: str | None = None
 ) -> dict[str, Any]:
     """
-    `services` and `problem` of `Environment.status`.
+    Return `services` and `problem` of `Environment.status`.
 
     Args:
-        services: Those of the environment.
-        elsewhere: Looks at those of other processes.
-        show: Gives what is shown of a service.
-        only: Name of the one that is wanted; None for all.
+        services: The environment's services.
+        elsewhere: Finds services that other processes have deployed.
+        show: Returns the status of one service.
+        only: Name of the only wanted service; None for all.
     """
     found: dict[str, Any] = {}
     for name in [each for each in services.names if only in {None, each}]:
@@ -46,11 +46,11 @@ def status_of(
 
 def plain(value: object, path: str = "") -> Any:
     """
-    *value* as JSON has it: mappings, lists, texts, numbers, booleans, None; secrets are masked.
+    Return *value* as a JSON value, with secrets masked.
 
     Args:
-        value: Anything; an object of a class that JSON does not have becomes the text that `str` gives.
-        path: Name under which it stands; of one with dots only the last part counts.
+        value: Any object. Objects that JSON does not have become text by `str`.
+        path: The key of the value, to recognize secrets. If it has dots, only the last part counts.
     """
     if value is None or value is True or value is False:
         return value
@@ -63,7 +63,7 @@ def plain(value: object, path: str = "") -> Any:
 
 
 def _plain_object(value: Any, kind: Any, path: str) -> Any:
-    if kind is ServiceDeploymentConfig:  # by whole paths: below a secret's name everything is secret
+    if kind is ServiceDeploymentConfig:  # `masked` checks whole paths: everything below a secret key is secret
         return plain(masked(value.to_dict()), path)
     fields = _fields(kind)
     if fields is not None:
@@ -80,5 +80,5 @@ def _is_hidden(path: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _fields(cls: Any) -> tuple[str, ...] | None:
-    """Names of the fields of a class that attrs has made; None of any other."""
+    """Return the field names of an attrs class; None for any other class."""
     return tuple(field.name for field in attrs.fields(cls)) if attrs.has(cls) else None

@@ -1,4 +1,4 @@
-"""How services are registered: in code, by the short forms, and by files."""
+"""Registers services: in code, by the short forms, and from files."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ __all__ = ["Registering"]
 
 class Registering:
     """
-    The part of an environment where services are registered. All methods are safe from any thread.
+    The methods of `Environment` that register services. All methods are safe from any thread.
 
-    Registering a name again replaces what it stood for. A service that runs goes on as it is: `plan` shows what would
-    change, and `apply` changes it.
+    Registering a name again replaces its earlier registration. A running service does not change: `plan` shows the
+    difference, and `apply` makes the change.
     """
 
     _services: Services
 
     def register_service(self, service_name: str, service_class: type, /, *args: Any, **kwargs: Any) -> ServiceFactory:
         """
-        Register a class; every other argument goes to its constructor.
+        Register a class. The remaining arguments go to its constructor.
 
-        It is deployed as a loaded file says, else as one replica in this process that runs one call at a time.
+        A loaded file can configure the service. By default, it is one replica in this process that runs one call at a
+        time.
 
         Raises:
-            ConfigError: The service cannot have that name.
-            ValueError: The class is no class.
+            ConfigError: The name is not valid.
+            ValueError: *service_class* is not a class.
         """
         factory = ServiceFactory(service_name, service_class, args, kwargs)
         self._services.register(service_name, factory, None)
@@ -53,20 +54,20 @@ class Registering:
         **kwargs: Any,
     ) -> ServiceFactory:
         """
-        Register a class and how it is deployed; every other argument goes to its constructor.
+        Register a class with its configuration. The remaining arguments go to its constructor.
 
-        The configuration given here beats any file.
+        This configuration wins over any file.
 
         Args:
             service_name: Name of the service.
             service_class: Its class.
             *args: For its constructor.
-            deployment_config: How it is deployed; a mapping is read and checked like the service's entry in a file.
+            deployment_config: The configuration. A mapping is read and checked like the service's entry in a file.
             **kwargs: For its constructor.
 
         Raises:
-            ConfigError: The service cannot have that name, or *deployment_config* is not valid.
-            ValueError: The class is no class.
+            ConfigError: The name or *deployment_config* is not valid.
+            ValueError: *service_class* is not a class.
         """
         config = config_of(deployment_config)
         factory = ServiceFactory(service_name, service_class, args, kwargs)
@@ -84,20 +85,20 @@ class Registering:
         **rest: Any,
     ) -> ServiceFactory:
         """
-        Register a class with one replica on each of *nodes*, and balancing if there are several.
+        Register a class with one replica on each of *nodes*. Several replicas get a load balancer.
 
         Args:
             service_name: Name of the service.
             service_class: Its class.
             *args: For its constructor.
             nodes: Names, IDs or addresses of the nodes.
-            threads: Threads of each replica; more than one is strategy `pool`.
-            **rest: Names of configuration fields, such as `memory_mb`, set these; all others go to the constructor.
+            threads: Threads of each replica. More than one selects the strategy `pool`.
+            **rest: Arguments named like configuration fields, such as `memory_mb`, set these fields. All others go to
+                the constructor.
 
         Raises:
-            ConfigError: The service cannot have that name.
-            ValueError: The class is no class.
-            ConfigError: A setting is not valid, or *nodes* decides it already.
+            ConfigError: The name or a setting is not valid, or *nodes* already decides that setting.
+            ValueError: *service_class* is not a class.
         """
         from sage_plugins.config.shorthand import on_nodes, split
 
@@ -116,21 +117,21 @@ class Registering:
         **rest: Any,
     ) -> ServiceFactory:
         """
-        Register a class with several replicas in this process, and balancing if there are several.
+        Register a class with *pool_size* replicas in this process. Several replicas get a load balancer.
 
         Args:
             service_name: Name of the service.
             service_class: Its class.
             *args: For its constructor.
             pool_size: Number of replicas.
-            max_threads: Threads of all replicas together: each gets an equal part, rounded down, but at least one.
-                More than one is strategy `pool`. None for one each.
-            **rest: Names of configuration fields, such as `gpu_count`, set these; all others go to the constructor.
+            max_threads: Threads of all replicas together. Each replica gets an equal part, rounded down, but at least
+                one. More than one selects the strategy `pool`. None for one thread each.
+            **rest: Arguments named like configuration fields, such as `gpu_count`, set these fields. All others go to
+                the constructor.
 
         Raises:
-            ConfigError: The service cannot have that name.
-            ValueError: The class is no class.
-            ConfigError: A setting is not valid, or *pool_size* decides it already.
+            ConfigError: The name or a setting is not valid, or *pool_size* already decides that setting.
+            ValueError: *service_class* is not a class.
         """
         from sage_plugins.config.shorthand import local_pool, split
 
@@ -140,11 +141,11 @@ class Registering:
 
     def register_service_factory(self, service_name: str, service_factory: Any) -> Any:
         """
-        Register a factory: anything with `create_service(ctx)`, `service_name` and `service_class`; returns it.
+        Register and return a factory: any object with `create_service(ctx)`, `service_name` and `service_class`.
 
         Raises:
-            ConfigError: The service cannot have that name.
-            TypeError: It lacks one of these.
+            ConfigError: The name is not valid.
+            TypeError: The factory lacks one of these attributes.
         """
         check_service_name(service_name)
         missing = [
@@ -158,27 +159,27 @@ class Registering:
 
     def load_service_deployment_config(self, path: str | PathLike[str], *, profile: str | None = None) -> None:
         """
-        Read a deployment file; its entries apply to services registered before or after.
+        Read a deployment file. Its entries configure services that are registered before or after.
 
-        An entry with `class:` is a service of its own. A configuration given in code beats the file. Services that run
-        go on as they are; `apply` has them run as the file says. Loading a file again replaces what it said before.
+        An entry with `class:` also registers its service. A configuration given in code wins over the file. Running
+        services do not change until `apply`. Loading a file again replaces its earlier contents.
 
         Args:
             path: The YAML file.
             profile: Which of its `profiles` to apply.
 
         Raises:
-            ConfigError: With every problem of the file, each as `file:line:column: error E101: what (fix)`.
+            ConfigError: The file has problems. Lists all of them, each as `file:line:column: error E101: what (fix)`.
         """
         self._services.load(self._reader().read(path, profile=profile))
         self._services.profiles[os.fspath(path)] = profile
 
     def reload(self) -> None:
         """
-        Read all files again that were loaded, with the profiles chosen then. What runs goes on; `apply` changes it.
+        Read all loaded files again, with the same profiles. Running services do not change until `apply`.
 
         Raises:
-            ConfigError: With every problem of a file; then what they all said before counts.
+            ConfigError: A file has problems; lists all of them. The earlier contents of all files stay in force.
         """
         for source in self._read_again():
             self._services.load(source)

@@ -1,4 +1,4 @@
-"""The services of one environment: what is registered, the tasks of what was deployed, and handles to all of them."""
+"""Holds the services of one environment: registrations, tasks of deployed services, and handles."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AT_REST", "Services"]
 
-#: Tasks of one name that are remembered although they have left, until what they counted is added up.
+#: How many former tasks of one service are kept before their counts are added up.
 _RETIRED: Final = 4
 #: States in which nothing of a service runs.
 AT_REST = ("pending", "stopped")
@@ -58,15 +58,15 @@ class Services:
 
     Attributes:
         name: Name of the environment.
-        id: Its ID.
-        catalogue: What is registered, in code and by files.
-        profiles: Of the files that were loaded, the profile that was chosen, by path.
-        tasks: Of services that were composed, by name; guarded by `lock`, as the next two.
+        id: ID of the environment.
+        catalogue: All registrations, from code and files.
+        profiles: The chosen profile of each loaded file, by path.
+        tasks: The tasks of composed services, by name; guarded by `lock`, as the next two.
         closed: Whether the environment was closed.
-        forked: Whether this is a forked child of its process.
+        forked: Whether this process is a forked child.
         lock: Re-entrant, because composing a service may need another one.
         clock: For deadlines.
-        on_event: Told of every event.
+        on_event: Called with every event.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what an environment is made of
@@ -78,7 +78,7 @@ class Services:
         on_event: Callable[[Event], None],
         options: Mapping[str, Mapping[str, Any]] | None,
     ) -> None:
-        """Make an empty table; *environment* is closed at the interpreter's exit once it has services."""
+        """Make an empty table. Once *environment* has services, the interpreter closes it at exit."""
         self.name = name
         self.id = environment.id
         self.catalogue = Catalogue(options, name)
@@ -89,11 +89,11 @@ class Services:
         self.lock = threading.RLock()
         self.clock = clock
         self.on_event = on_event
-        self._retired: dict[str, list[ServiceTask]] = {}  # that left the table, by name; guarded by lock, as the next
-        # Of services whose replicas are in this process; and who has announced where others are found, by place.
-        self._own: WeakSet[InProcessReach] = WeakSet()  # guarded by lock, as the next two
-        self._places: dict[Hashable, Reach] = {}
-        self._past: dict[str, Families] = {}  # what those counted that left and have stopped
+        # All are guarded by lock.
+        self._retired: dict[str, list[ServiceTask]] = {}  # former tasks, by name
+        self._own: WeakSet[InProcessReach] = WeakSet()  # of services whose replicas are in this process
+        self._places: dict[Hashable, Reach] = {}  # where services are announced: one `Reach` for each place
+        self._past: dict[str, Families] = {}  # sums of the counts of former tasks that have stopped
         self._environment = environment
         self._registry = registry  # guarded by lock
 
@@ -107,9 +107,9 @@ class Services:
 
     def register(self, name: str, factory: Any, config: ServiceDeploymentConfig | None) -> None:
         """
-        Have *factory* build a service, deployed as *config* says; None for a file or the default.
+        Register a service that *factory* builds, with the configuration *config*; None for a file's or the default.
 
-        One that runs goes on as it is, until `apply`.
+        A running service does not change until `apply`.
         """
         with self.lock:
             self.check_open(name)
@@ -120,11 +120,11 @@ class Services:
 
     def task(self, name: str, composed: tuple[Composition, list[Problem]] | None = None) -> ServiceTask:
         """
-        The task of a service, made when first asked for; starts nothing.
+        Return the task of a service, and make it if there is none; starts nothing.
 
         Args:
             name: Name of the service.
-            composed: What the catalogue has composed for it, with the warnings; None to have it composed now.
+            composed: Its composition from the catalogue, with the warnings; None to compose it now.
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.
@@ -142,7 +142,7 @@ class Services:
     def new_task(
         self, name: str, composed: tuple[Composition, list[Problem]] | None = None, *, takes_over: bool = True
     ) -> ServiceTask:
-        """A task for a service as *composed* says, or as it is configured now; nobody else has it yet."""
+        """Make a task from *composed*, or from the present configuration. It is not in the table yet."""
         composition, warnings = composed or self.catalogue.compose(name, self.registry)
         if warnings:
             import logging
@@ -153,10 +153,10 @@ class Services:
         return self.task_for(composition, takes_over=takes_over)
 
     def task_for(self, composition: Composition, *, takes_over: bool = True) -> ServiceTask:
-        """A task for a service that was composed; with *takes_over* it takes over what an earlier process left."""
+        """Make a task from a composition. With *takes_over*, it takes over what an earlier process left."""
         watch_over(self._environment)
         if "reachable" in composition.target.registration.capabilities:
-            from sage_plugins.environment.detached import refuse_another  # services of this process need nothing of it
+            from sage_plugins.environment.detached import refuse_another  # not needed for services in this process
             from sage_plugins.interfaces import EnvironmentView
 
             view = EnvironmentView(self.id, self.name, self._known, self._announced)
@@ -169,7 +169,7 @@ class Services:
         return ServiceTask(composition, self.handle, self.clock, self.on_event, reach=self._own_reach)
 
     def _own_reach(self, _: Callable[[], Any], service: ReachableService) -> Reach:
-        """The reach of a service whose replicas are in this process."""
+        """Return the `Reach` of a service whose replicas are in this process."""
         own = InProcessReach(service)
         with self.lock:
             self._own.add(own)
@@ -179,7 +179,7 @@ class Services:
         return own
 
     def _announced(self, reach: Reach) -> None:
-        """Other processes find services where *reach* has announced its own: those of this process are found there."""
+        """Publish the services of this process where *reach* has announced its own, so that they are found there."""
         with self.lock:
             self._places[reach.place] = reach
             own = tuple(self._own)
@@ -187,7 +187,7 @@ class Services:
             each.join(reach)
 
     def way(self, name: str, new: Composition, keys: Collection[str]) -> Way:
-        """How a service comes to be as *new* says, which is different from what runs in these settings."""
+        """Return how a service is changed to *new*, which differs from the running one in the settings *keys*."""
         from sage_plugins.deployment.updating.ways import way_of  # most environments are never changed
 
         with self.lock:
@@ -197,7 +197,7 @@ class Services:
         return way_of(keys, task.composition, new, outlives=task.reach.outlives)
 
     def _known(self) -> dict[str, KnownService]:
-        """What replicas in other processes are told of the services that there are."""
+        """Return all services of the environment, for replicas in other processes."""
         from sage_plugins.interfaces import KnownService
 
         with self.lock:
@@ -214,7 +214,7 @@ class Services:
     def _is_reachable(self, target: str) -> bool:
         try:
             return "reachable" in self.registry.find("target", target).registration.capabilities
-        except UnknownPluginError:  # whoever deploys a service there is told
+        except UnknownPluginError:  # deploying a service on it will report this
             return False
 
     def check_open(self, name: str) -> None:
@@ -227,8 +227,8 @@ class Services:
 
     @property
     def names(self) -> list[str]:
-        """Every service that can be deployed, or runs."""
-        with self.lock:  # what runs is known, also if no file names it any more
+        """All services that can be deployed, or run."""
+        with self.lock:  # a service may still run after the file no longer names it
             return list(dict.fromkeys([*self.catalogue.names, *self.tasks]))
 
     def knows(self, name: str) -> bool:
@@ -237,7 +237,7 @@ class Services:
             return name in self.tasks or self.catalogue.knows(name)
 
     def check_known(self, name: str) -> None:
-        """Raise ServiceNotFoundError, with a guess, if there is no such service."""
+        """Raise ServiceNotFoundError, with a suggestion, if there is no such service."""
         if not self.knows(name):
             from sage_plugins.texts import did_you_mean
 
@@ -250,7 +250,7 @@ class Services:
             raise ServiceNotFoundError(msg, service=name)
 
     def keepers(self) -> list[tuple[DetachingTarget, Keeper]]:
-        """What is kept of services of this environment, with the targets that it must not outlive."""
+        """Return the keepers of this environment's services, each with its target. Closing a target ends its keeper."""
         from sage_plugins.environment.detached import keeping_targets
 
         found = []
@@ -263,7 +263,7 @@ class Services:
         return found
 
     def _find_elsewhere(self, name: str, keepers: Sequence[tuple[DetachingTarget, Keeper]]) -> ServiceHandle:
-        """A handle to a service of an environment of this name that another process has deployed."""
+        """Return a handle to a service that another process has deployed for an environment of this name."""
         finders = []
         for target, keeper in keepers:
             finders.append(target.finder(keeper.environment, self.name))
@@ -272,10 +272,10 @@ class Services:
         return handle
 
     def _travelling(self, name: str) -> tuple[Callable[..., ServiceHandle], tuple[Any, ...]]:
-        """What a pickled handle consists of; the service need not be deployed."""
+        """Return the parts of a pickled handle; the service need not be deployed."""
         task = self.task(name)
         parts = task.reach.handle_parts()
-        if parts is None:  # no service of another process has been deployed, but one may be about to
+        if parts is None:  # no service in another process is deployed yet, but one may be soon
             for other, known in self._known().items():
                 if known.reachable:
                     task.reach.join(self.task(other).reach)
@@ -287,11 +287,11 @@ class Services:
                 "with this process, a target that other processes reach, such as 'process' or 'remote_any'"
             )
             raise CallError(msg, service=name)
-        watch_over(self._environment)  # so that the handle finds the way home
+        watch_over(self._environment)  # so that the unpickled handle finds this environment
         return parts
 
     def _class_of(self, name: str) -> type | None:
-        """The class of a service; None for one that a file names and that was not imported yet."""
+        """Return the class of a service; None if a file names it and it was not imported yet."""
         task = self.tasks.get(name)
         factory = self.catalogue.factories.get(name) if task is None else task.composition.factory
         cls = getattr(factory, "service_class", None)
@@ -303,7 +303,7 @@ class Services:
         return task is None or task.state in (*AT_REST, "starting")
 
     def _bind(self, name: str) -> Binding:
-        """For the first call of a handle: deploys the service if that has not happened."""
+        """Return the binding for the first call of a handle; deploy the service if necessary."""
         task = self.task(name)
         try:
             return task.bind(lambda: self.forget(task))
@@ -313,7 +313,7 @@ class Services:
 
     def handle(self, name: str) -> ServiceHandle:
         """
-        A handle to a service; starts nothing.
+        Return a handle to a service; starts nothing.
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.
@@ -323,7 +323,7 @@ class Services:
 
         with self.lock:
             task = self.tasks.get(name)
-            if task is None or task.state == "stopped":  # those that run may be found: accepted calls need them
+            if task is None or task.state == "stopped":  # accepted calls may need running services after the close
                 self.check_open(name)
                 if not self.knows(name) and (keepers := self.keepers()):
                     return self._find_elsewhere(name, keepers)
@@ -337,36 +337,36 @@ class Services:
         )
 
     def forget(self, task: ServiceTask) -> None:
-        """Drop a task that has stopped: it does not start again, and the next use of the service makes a new one."""
+        """Drop a task that has stopped. It cannot start again; the next use of the service makes a new task."""
         with self.lock:
             if self.tasks.get(task.service_name) is task:
                 self.retire(task.service_name)
 
     def retire(self, name: str) -> ServiceTask | None:
-        """Take a task from the table, if there is one; what it has counted is kept. Under `lock`."""
+        """Remove the task of *name*, if any, and return it. Its counts are kept. Under `lock`."""
         task = self.tasks.pop(name, None)
         if task is not None and task.state != "pending":
             retired = self._retired.setdefault(name, [])
             retired.append(task)
-            if len(retired) > _RETIRED:  # nobody asks for metrics
+            if len(retired) > _RETIRED:  # nothing reads the metrics, which would add them up
                 for each in retired:
                     each.measuring.counted()
                 self._fold(name)
         return task
 
     def _fold(self, name: str) -> None:
-        """Forget tasks that have stopped, and keep what they counted; under `lock`."""
+        """Add up the counts of former tasks that have stopped, and forget these tasks; under `lock`."""
         for task in [each for each in self._retired.get(name, ()) if each.measuring.final is not None]:
             self._retired[name].remove(task)
             self._past[name] = add_up([self._past.get(name, {}), task.measuring.final or {}])
 
     def measured(self, name: str, measure: Callable[[Measuring], Families]) -> Families:
         """
-        What *measure* gives of a service, and what was counted by those that it has replaced.
+        Return the result of *measure* for a service, plus the counts of its former tasks.
 
-        Raises as `task`.
+        Raises the same errors as `task`.
         """
-        with self.lock:  # at one moment: who is gone from the one is in the other
+        with self.lock:  # so that each task is in exactly one of the three
             task = self.task(name)
             past, retired = self._past.get(name), tuple(self._retired.get(name, ()))
         if past is None and not retired:
@@ -377,7 +377,7 @@ class Services:
         return add_up([*counts, measure(task.measuring)])
 
     def load(self, source: ConfigSource) -> None:
-        """Take what a source says; services of it that do not run are composed anew."""
+        """Load *source* into the catalogue. Its services that do not run are composed again when needed."""
         with self.lock:
             for name in source.services:
                 self.check_open(name)
@@ -388,13 +388,13 @@ class Services:
                     self.retire(name)
 
     def close(self) -> list[ServiceTask]:
-        """Have no more tasks made; gives those that there are."""
+        """Refuse to make new tasks, and return the present ones."""
         with self.lock:
             self.closed = True
             return list(self.tasks.values())
 
     def after_fork(self) -> None:
-        """In a forked child: the services are not here; refuse everything that needs them."""
+        """In a forked child: refuse everything that needs services, because they run in the parent."""
         self.lock = threading.RLock()
         self.catalogue.after_fork()
         self.closed = self.forked = True

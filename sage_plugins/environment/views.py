@@ -1,4 +1,4 @@
-"""What is shown of the services of one environment: status, metrics, events, logs."""
+"""The methods of `Environment` that show its services: status, metrics, events, logs, nodes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Views"]
 
 
 class Views:
-    """The part of an environment that shows how its services do. All methods are safe from any thread."""
+    """The methods of `Environment` that show its services. All methods are safe from any thread."""
 
     name: str
     id: str
@@ -34,12 +34,12 @@ class Views:
     _elsewhere: Elsewhere
 
     def __init__(self, on_event: Callable[[Event], None] | None) -> None:
-        """Record the events from now on, and tell *on_event*."""
+        """Begin to record events, and to call *on_event* with each."""
         self._events = EventRecord(on_event)
 
     def task(self, name: str) -> ServiceTask:
         """
-        The task of a service, composed when first asked for; starts nothing.
+        Return the task of a service, and compose it if there is none; starts nothing.
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.
@@ -50,26 +50,25 @@ class Views:
 
     def get_service_status(self, name: str) -> dict[str, Any]:
         """
-        A service at a glance.
+        Return the status of a service.
 
         Returns:
             `service_name`, `state`, `deployment_config` (the object), `metrics` (a `ServiceMetrics`), `health`
-            (`healthy`, `ready` of `replicas`, and if any are, which are `missing` and why), `replicas` (a dictionary
-            each, see below), `replaced` (how many replicas were started in the place of one that had ended, was
-            unhealthy or was recycled), `own_metrics` (what the class measures by `ctx.metrics`: by name, a dictionary
-            for each set of labels, with its `value`) and `monitors` (what each other monitor reports, by its ID). Of a
-            service that scales by load also `autoscale`: how many replicas are `wanted`, and the `min` and `max` of its
-            bounds.
+            (`healthy`, `ready`, `replicas` and, if any, `missing`: which replicas are not ready and why), `replicas` (a
+            dictionary each, see below), `replaced` (number of replicas started for one that had ended, was unhealthy or
+            was recycled), `own_metrics` (measurements by `ctx.metrics`: by name, a dictionary for each set of labels,
+            with its `value`) and `monitors` (the report of each other monitor, by its ID). A service that scales by
+            load also has `autoscale`: the number of `wanted` replicas, and the bounds `min` and `max`.
 
             A replica has `id`, `state`, `node`, `inflight`, `slots`, `abandoned`, `threads`, `pid`, `stats_age`,
-            `error`, `since` (when it was started, in seconds since the epoch), `restarts` (how many were in its place
-            before), `standby` (whether it waits for the one that serves to go), `history` (its last 20 states, each
-            with its time and reason), and of its process `cpu` (cores that are busy) and `memory` (bytes), None if they
-            are not measured.
+            `error`, `since` (when it was started, in seconds since the epoch), `restarts` (number of earlier replicas
+            in its place), `standby` (whether it is ready but waits until the serving replica goes), `history` (its last
+            20 states, each with its time and reason), and `cpu` (busy cores) and `memory` (bytes) of its process, None
+            if they are not measured.
 
-            Replicas in other processes are asked, for at most 1 s, all at once. What one that does not answer counted
-            and ran is what it said last, `stats_age` seconds ago; None if it has never answered. What it says now has
-            an age of 0.
+            Asks all replicas in other processes at once, for at most 1 s. If one does not answer, its last known values
+            are shown, with their age in seconds in `stats_age`; None if it has never answered. Present values have an
+            age of 0.
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.
@@ -78,16 +77,17 @@ class Views:
 
     def status(self, service: str | None = None) -> dict[str, Any]:
         """
-        All services at a glance, as plain values: `json.dumps` takes them, and secrets are masked.
+        Return the status of all services as JSON values, with secrets masked.
 
         Args:
-            service: Name of the only one that is wanted, if there is one of that name; None for all.
+            service: Name of the only wanted service; None for all. An unknown name gives no services.
 
         Returns:
-            `environment`, its `id`, and `services`: by name what `get_service_status` gives. A service that cannot be
-            composed has a `state` of `"refused"` and the `error`. One that another process has deployed for an
-            environment of this name, see `Environment.adopt`, has only `state`, `health`, `replicas` and `held_by`:
-            that process, empty for none. `problem` says why such services are not known, if they are not.
+            `environment` (its name), its `id`, and `services`: by name the result of `get_service_status`. A service
+            that cannot be composed has the `state` `"refused"` and the `error`. A service that another process has
+            deployed for an environment of this name (see `Environment.adopt`) has only `service_name`, `state`,
+            `health`, `replicas` and `held_by`: that process, empty for none. `problem`, if present, says why such
+            services are not known.
         """
         from sage_plugins.environment.plain_status import plain, status_of
 
@@ -96,13 +96,13 @@ class Views:
 
     def overview(self) -> dict[str, dict[str, Any]]:
         """
-        How all services are, as far as this process knows without asking: for who looks again and again.
+        Return the state of all services without asking replicas. Cheap enough to call repeatedly.
 
         Returns:
-            By name a part of what `status` has: `state`, `health` (`ready`, `replicas`, `missing`), `replicas` (`id`,
-            `state`, `inflight`, `slots`, `abandoned` of each) and `replaced`; and `queue` (calls that wait) and
-            `queue_capacity`. Of a service that scales by load also `autoscale`. Or as there, of a service that cannot
-            be composed, or that another process has deployed.
+            By name a part of `status`: `state`, `health` (`ready`, `replicas`, `missing`), `replicas` (`id`, `state`,
+            `inflight`, `slots`, `abandoned` of each) and `replaced`; also `queue` (calls that wait) and
+            `queue_capacity`. A service that scales by load also has `autoscale`. A service that cannot be composed, or
+            that another process has deployed, is the same as in `status`.
         """
         from sage_plugins.environment.plain_status import status_of
 
@@ -113,12 +113,12 @@ class Views:
 
     def metrics(self) -> dict[str, Families]:
         """
-        What is measured of all services, for monitoring; a tenth of the price of `status`.
+        Return the metrics of all services, for monitoring; costs a tenth of `status`.
 
-        Counters and histograms never fall as long as the environment lives, whatever becomes of a service.
+        Counters and histograms never fall while the environment lives, even if services are replaced.
 
         Returns:
-            By the service's name its families, by their names. A service that cannot be composed has only
+            By name of the service its families, by their names. A service that cannot be composed has only
             `sage_service_ready`, which is 0.
         """
         from sage_plugins.deployment.measuring import not_composed
@@ -127,11 +127,11 @@ class Views:
 
     def counts(self) -> dict[str, Families]:
         """
-        A part of `metrics`: for who looks again and again, beside `overview`.
+        Return the part of `metrics` that counts calls. Cheap enough to call repeatedly, as `overview`.
 
         Returns:
-            By the service's name what the monitors have that count calls. A family is the same object
-            as before if its monitor has counted nothing since. A service that cannot be composed has none.
+            By name of the service the families of monitors that count calls. A family is the same object as before if
+            its monitor has counted nothing since. A service that cannot be composed has none.
         """
         return self._measured(lambda measuring: measuring.counts(), dict)
 
@@ -147,55 +147,55 @@ class Views:
         return found
 
     def plugins(self) -> dict[str, Any]:
-        """What the plugins of this environment offer, what did not load and why, what is disabled; as plain values."""
+        """Return which plugins are loaded, which failed to load and why, and which are disabled; as plain values."""
         from sage_plugins.plugins.listing import listing
 
         return listing(self._services.registry)
 
     def doctor(self) -> list[Finding]:
-        """What the checks of all plugins find of this machine and this Python; may take seconds."""
+        """Return the findings of all plugins' checks of this machine and this Python; may take seconds."""
         from sage_plugins.plugins.listing import examine
 
         return examine(self._services.registry)
 
     def record_request(self, what: str, service: str | None = None) -> None:
         """
-        Have the events tell who asked for a change, before it is made.
+        Record an event `change_requested`, before the change is made.
 
         Args:
-            what: Who asked, and for what, for a human.
-            service: Name of the service; None if it is about all.
+            what: Who requests which change, as text for people.
+            service: Name of the service; None if it concerns all.
         """
         self._events.tell(Event(service or "", "change_requested", what))
 
     def events(self, after: int = 0, service: str | None = None) -> list[RecordedEvent]:
         """
-        The last events of the services, at most 1,000, the oldest first.
+        Return the last events of the services, at most 1,000, oldest first.
 
         Args:
-            after: Number of the last event that is known already; 0 for none.
+            after: Number of the last event that the caller knows; 0 for none.
             service: Name of the service; None for all.
         """
         return self._events.after(after, service)
 
     def logs(self, after: int = 0, service: str | None = None) -> list[LogLine]:
         """
-        What the services have logged, at most the last 10,000 lines, the oldest first.
+        Return the last log lines of the services, at most 10,000, oldest first.
 
-        Lines are kept from the first call of this method on, or from the start of the first extension. Replicas in
-        other processes are asked for theirs, for at most 1 s; these are logged here, too.
+        Lines are kept since the first call of this method or the first start of an extension. Asks replicas in other
+        processes for their lines, for at most 1 s, and logs them in this process too.
 
         Args:
-            after: Number of the last line that is known already; 0 for none.
+            after: Number of the last line that the caller knows; 0 for none.
             service: Name of the service; None for all.
         """
         return self._logs.after(after, service)
 
     def errors(self, service: str) -> list[MethodError]:
         """
-        What the methods of a service have raised, the latest of each type, the most frequent first.
+        Return the errors that the methods of a service raised: the latest of each type, the most frequent type first.
 
-        At most 20 types, of the replicas that there are now. Those in other processes are asked, for at most 1 s.
+        At most 20 types, from the present replicas. Asks replicas in other processes, for at most 1 s.
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.
@@ -204,25 +204,25 @@ class Views:
 
     def stacks(self, service: str, replica: str) -> str:
         """
-        Where all threads of a replica's process are, as text; also while its methods hang.
+        Return the stacks of all threads of a replica's process, as text; also while its methods hang.
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.
-            DeployError: It has no such replica, or that does not answer.
+            DeployError: It has no such replica, or the replica does not answer.
         """
         return self.task(service).instances.stacks(replica)
 
     def nodes(self) -> list[dict[str, Any]]:
         """
-        The nodes on which replicas of this environment run or may run, as plain values.
+        Return the nodes on which replicas of this environment run or may run, as plain values.
 
-        Clusters that its services use are asked.
+        Asks the clusters that its services use.
 
         Returns:
-            For each its `name`, `"this process"` for replicas in this one; `state`: `alive`, or `unknown` if its target
-            does not know of it; `cpu`, `gpu` and `memory`: what is free and what there is, in cores, GPUs and bytes,
-            None if that is not known; `labels`; `replicas`: service, ID and state of each; and `refused`: why replicas
-            are not there, at most 50 reasons.
+            For each node `name` (`"this process"` for replicas in this process), `state` (`"alive"`, or `"unknown"` if
+            its target does not know it), `cpu`, `gpu` and `memory` (free and total, in cores, GPUs and bytes; None if
+            unknown), `labels`, `replicas` (service, ID and state of each) and `refused` (why replicas are not there, at
+            most 50 reasons).
         """
         from sage_plugins.deployment.replicas.nodes import nodes_of
         from sage_plugins.environment.services import AT_REST

@@ -1,6 +1,6 @@
 """
-State machines that decide what happens after a failure, such as when a replica is started again.
+State machines that decide what happens after a failure or under load, such as when a replica is started again.
 
-They are pure: no clock is read and no thread started here; time and chance come from the caller. Imports the root
-modules only.
+They are pure: they read no clock and start no thread. The caller passes the time and the random numbers. Imports only
+the root modules, `config` and `interfaces`.
 """

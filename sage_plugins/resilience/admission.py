@@ -1,16 +1,15 @@
 """
-Which calls of an overloaded service are not worth a slot, because they cannot be answered in time.
+Decides which calls of an overloaded service get no slot, because they cannot be answered in time.
 
-A state machine without a clock: it is told how long work took that came from the queue, and asked about calls. A full
-queue whose delay is longer than the calls' timeout would otherwise have the replicas work for callers who have gone.
+If a full queue delays calls for longer than their timeout, replicas would only work for callers that have given up.
+This is a state machine without a clock. The router reports how long calls from the queue took, and asks about calls.
 
-* At the door, a call is refused if those that wait before it take longer than it has.
-* At the head of the queue, a call is passed over if it has less time left than its method is seen to need.
+* When a call arrives, it is refused if the calls before it take longer than the time that it has.
+* When a call reaches the head of the queue, it is skipped if it has less time left than its method needs.
 
-A method is seen to need its mean duration and twice the mean deviation, both smoothed as TCP does (RFC 6298); those are
-92 % of calls whose durations are exponential. Where durations vary so much that this is longer than most calls have, it
-is no more than half of the time that a call had at first: so a call that has waited less than that is always taken, and
-what it takes corrects the estimate. Estimates are forgotten when nothing has confirmed them for a while.
+A method needs its mean duration plus twice the mean deviation, both smoothed as TCP does (RFC 6298). 92 % of calls with
+exponential durations take no longer. The need is at most half of the time that a call had at first. So a call that has
+waited less than that always runs, and its duration corrects the estimate. Estimates expire if nothing confirms them.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ __all__ = ["Admission", "Excess"]
 _GAIN: Final = 1 / 8
 _DEVIATION_GAIN: Final = 1 / 4
 
-#: Mean deviations that are added to the mean.
+#: How many mean deviations are added to the mean.
 _DEVIATIONS: Final = 2
 
-#: Seconds after which an estimate is forgotten, at least; and as a multiple of what it says.
+#: An estimate expires after this many seconds, or after this multiple of its value, whichever is longer.
 _FRESH_S: Final = 1.0
 _FRESH_TIMES: Final = 8
 
-#: Seconds of calm after which an overload is news again.
+#: Seconds without overload, after which the next overload is reported again.
 _CALM_S: Final = 10.0
 
 
@@ -39,8 +38,8 @@ class Excess(NamedTuple):
     Why a call is refused.
 
     Attributes:
-        wait: Seconds that the calls before it are likely to take.
-        time: Seconds in which it would have to start.
+        wait: Seconds that the calls before it probably take.
+        time: Seconds within which it would have to start.
     """
 
     wait: float
@@ -48,7 +47,7 @@ class Excess(NamedTuple):
 
 
 class _Estimate:
-    """How long something takes, as far as it was seen of late."""
+    """A smoothed estimate of a duration, from recent measurements."""
 
     __slots__ = ("deviation", "mean", "seen_at")
 
@@ -73,19 +72,19 @@ class _Estimate:
 
 class Admission:
     """
-    Looks at the calls of one service that wait, or are about to.
+    Judges the calls of one service that wait or are about to wait.
 
-    Safe from any thread: two that tell at the same time may lose one of the durations.
+    Safe from any thread. If two threads report at the same time, one of the durations may be lost.
     """
 
     def __init__(self) -> None:
-        """Nothing is known: every call is admitted."""
+        """Start without estimates: every call is admitted."""
         self._methods: dict[int, _Estimate] = {}
         self._all: _Estimate | None = None
         self._overloaded_at: float | None = None
 
     def ended(self, method: int, seconds: float, now: float) -> None:
-        """Work of *method* that came from the queue held its slot for *seconds*."""
+        """Report that a call of *method* from the queue held its slot for *seconds*."""
         known = self._methods.get(method)
         if known is None or not known.is_fresh(now):
             self._methods[method] = _Estimate(seconds, now)
@@ -98,18 +97,18 @@ class Admission:
             every.add(seconds, now)
 
     def is_too_late(self, method: int, since: float, deadline: float, now: float) -> bool:
-        """Whether a call that was made at *since* and gets its slot *now* is unlikely to end before its *deadline*."""
+        """Whether a call made at *since* that gets its slot *now* will probably miss its *deadline*."""
         return now + self._need(method, deadline - since, now) > deadline
 
     def excess(self, method: int, now: float, times: tuple[float, float], queue: tuple[int, int]) -> Excess | None:
         """
-        Why a call that is made *now* has no chance; None if it has one.
+        Return why a call that is made *now* cannot be answered in time; None if it can.
 
         Args:
             method: Index of its method.
-            now: Seconds on the clock.
-            times: By when it has to start, and to end.
-            queue: Calls that wait before it, and slots that take them.
+            now: The time on the clock, in seconds.
+            times: The times by which it has to start and to end.
+            queue: Number of calls that wait before it, and number of slots that serve them.
         """
         waiting, slots = queue
         every = self._all
@@ -121,12 +120,12 @@ class Admission:
         return Excess(wait, time) if wait > time else None
 
     def seconds_for(self, waiting: int, slots: int, now: float) -> float | None:
-        """How long *waiting* calls are likely to take; None if nothing is known."""
+        """Return the seconds that *waiting* calls probably take with *slots* slots; None if nothing is known."""
         every = self._all
         return waiting * every.mean / slots if slots and every is not None and every.is_fresh(now) else None
 
     def is_news(self, now: float) -> bool:
-        """Whether a call that is turned away *now* is the first one since a calm."""
+        """Whether a call that is refused *now* begins a new overload. Records the refusal."""
         before, self._overloaded_at = self._overloaded_at, now
         return before is None or now - before > _CALM_S
 

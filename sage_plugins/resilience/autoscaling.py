@@ -1,23 +1,22 @@
 """
-When a service gets more or fewer replicas.
+Decides when a service gets more or fewer replicas.
 
-A state machine without threads, timers or a clock of its own: it is shown the load again and again, and says how many
-replicas there should be. `deployment.scaling` shows it the load and does what it says. In short:
+A state machine without threads, timers or a clock. `deployment.scaling` shows it the load periodically, and scales the
+service to the number of replicas that it returns. The rules:
 
-* The load is averaged over `look_back`. A policy, which is a plugin, makes a number of replicas of it.
-* A number within `tolerance` of the present one changes nothing. Otherwise the distance is multiplied by
-  `upscale_factor` or `downscale_factor`; a factor below one still moves by one replica.
-* The result is kept between `min` and `max`. It is never below what the calls need that run at this moment.
-* More replicas must be wanted without a break for `upscale_delay`, fewer for `downscale_delay`. A look that wants
-  something else begins the delay again.
-* With `min: 0` the last replica stops after `scale_to_zero_delay` without calls. A call that waits then wants one
-  at once.
-* Every change of the number begins all delays again, also one that somebody else makes.
-* A start that failed, or for which there was no room, is tried again after 1 s, then after twice as long each time, up
-  to 60 s.
+* The load is averaged over `look_back`. A policy, which is a plugin, computes a number of replicas from it.
+* A number within `tolerance` of the present one changes nothing. For any other number, the distance is multiplied by
+  `upscale_factor` or `downscale_factor`. A factor below one still moves by one replica.
+* The result is limited to `min` and `max`. It is never less than the running calls need.
+* More replicas must be wanted without a break for `upscale_delay`, fewer for `downscale_delay`. A look with another
+  result restarts the delay.
+* With `min: 0` the last replica stops after `scale_to_zero_delay` without calls. The next call that waits starts one at
+  once.
+* Every change of the number restarts all delays, even a change from elsewhere, such as `scale`.
+* A start that failed, or had no room, is tried again after 1 s, then after twice as long each time, up to 60 s.
 
-The look-back, the delays, the factors and the step to zero are those of Ray Serve's autoscaling policy. The tolerance
-is that of the Kubernetes HorizontalPodAutoscaler.
+The look-back, the delays, the factors and the step to zero come from Ray Serve's autoscaling policy. The tolerance
+comes from the Kubernetes HorizontalPodAutoscaler.
 """
 
 from __future__ import annotations
@@ -37,16 +36,16 @@ if TYPE_CHECKING:
 
 __all__ = ["FIRST_WAIT_S", "LONGEST_WAIT_S", "AutoscaleSettings", "Scaler", "Scaling"]
 
-#: Seconds before a start that failed is tried again; twice as many before each next one.
+#: Seconds before the first retry of a failed start; each further wait is twice as long.
 FIRST_WAIT_S: Final = 1.0
-#: Seconds before a start is tried again, whatever has happened.
+#: Longest wait before a retry of a start, in seconds.
 LONGEST_WAIT_S: Final = 60.0
-#: Numbers of replicas that differ by less are equal: means are sums of many numbers.
+#: Numbers of replicas that differ by less are equal, because means have rounding errors.
 _EQUAL: Final = 1e-6
 
 
 class AutoscaleSettings(NamedTuple):
-    """What `autoscale` says, with its defaults; the attributes are its fields."""
+    """The settings in `autoscale`, with its defaults; the attributes are its fields."""
 
     min: int
     max: int
@@ -63,7 +62,7 @@ class AutoscaleSettings(NamedTuple):
 
     @classmethod
     def of(cls, autoscale: Mapping[str, Any]) -> AutoscaleSettings:
-        """The settings of a service whose configuration has *autoscale*."""
+        """Return the settings for the field *autoscale* of a configuration."""
         said = {name: info.default for name, info in AUTOSCALE_FIELDS.items()} | dict(autoscale)
         if said["initial"] is None:
             said["initial"] = max(1, said["min"])
@@ -76,11 +75,11 @@ class AutoscaleSettings(NamedTuple):
 
 class Scaling(NamedTuple):
     """
-    A decision.
+    A decision to scale.
 
     Attributes:
-        replicas: How many there should be from now on.
-        reason: Why, with the numbers that decided.
+        replicas: Number of replicas from now on.
+        reason: Why, with the numbers behind the decision.
     """
 
     replicas: int
@@ -88,7 +87,7 @@ class Scaling(NamedTuple):
 
 
 class _LookBack:
-    """The load of the last seconds; each look counts for the time since the one before it."""
+    """The load of the last seconds; each look is weighted with the time since the look before it."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -101,7 +100,7 @@ class _LookBack:
             looks.popleft()
 
     def means(self) -> tuple[float, float]:
-        """Mean calls, and mean wait."""
+        """Return the mean number of calls and the mean wait in seconds."""
         looks = tuple(self._looks)
         end = looks[-1][0]
         total = end - max(looks[0][0], end - self._seconds)
@@ -117,21 +116,21 @@ class _LookBack:
 
 class Scaler:
     """
-    Decides for one service; for one thread at a time.
+    Decides about one service. Only one thread at a time may use it.
 
     Attributes:
-        wanted: How many replicas the service should have, as far as that is decided. There may be fewer: they are
-            starting, or there is no room for them.
+        wanted: How many replicas the service should have, as last decided. It may have fewer while they start, or if
+            there is no room.
     """
 
     def __init__(self, settings: AutoscaleSettings, policy: Callable[[Load], float], name: str = "policy") -> None:
         """
-        Begin with nothing known of the load.
+        Start without any knowledge of the load.
 
         Args:
-            settings: Of the service.
+            settings: The service's settings.
             policy: `Autoscaler.decide`.
-            name: Its ID, for the reasons.
+            name: ID of the autoscaler, for the reasons.
         """
         self.wanted = settings.initial
         self._settings = settings
@@ -141,11 +140,11 @@ class Scaler:
         self._replicas: int | None = None  # at the last look
         self._decided = False  # whether the last look decided something
         self._direction = 0  # 1 if more replicas are wanted, -1 if fewer are
-        self._since = 0.0  # since when
-        self._most = 0  # if fewer are: the most that a look has wanted since then, after `look_back`
-        self._busy_at = -inf  # when there was a call last
-        self._slots = 0.0  # calls at once of one replica, as far as that was seen
-        self._wait = 0.0  # seconds before the next start, once one has failed
+        self._since = 0.0  # when the direction last changed
+        self._most = 0  # direction -1: the highest number that a look has wanted since `look_back` after that
+        self._busy_at = -inf  # when there last was a call
+        self._slots = 0.0  # slots of one replica, as last seen
+        self._wait = 0.0  # seconds before the next start, after a failed one
         self._not_before = -inf
 
     def look(self, load: Load, busy_at: float = -inf) -> Scaling | None:
@@ -153,15 +152,15 @@ class Scaler:
         Look at the load, and decide.
 
         Args:
-            load: At this moment; the means are not set.
-            busy_at: When a call ended last, as far as that is known.
+            load: The present load; its means are not set.
+            busy_at: When a call last ended, as far as known.
 
         Returns:
-            What has to change now; None for nothing.
+            The change to make now; None for no change.
 
         Raises:
-            ValueError: The policy gave something that is no number of replicas.
-            Exception: Whatever else the policy raises.
+            ValueError: The policy returned something that is no number of replicas.
+            Exception: Any other error of the policy.
         """
         now, calls = load.time_s, load.ongoing + load.queued
         self._look_back.add(now, calls, load.oldest_wait_s)
@@ -174,29 +173,29 @@ class Scaler:
             self._direction, self._since, self._most = direction, now, 0
         if direction <= 0:
             self.wanted = load.replicas
-            if now - self._since >= self._settings.look_back:  # before that the means have the load of before in them
+            if now - self._since >= self._settings.look_back:  # until then, the means still include load from before
                 self._most = max(self._most, step)
         if not direction or (step and now < self._due(direction)):
             return None
-        if not step:  # that has lasted long enough
+        if not step:  # `_step` has already checked `scale_to_zero_delay`
             return self._decide(now, 0, reason)
         lasted = f"for {now - self._since:.3g} s"
-        if direction < 0:  # what was wanted once in this time may soon be wanted again
+        if direction < 0:  # the highest number wanted in this time may soon be wanted again
             most = max(step, self._most)
             return self._decide(now, most, f"{reason}, and no more than {counted(most, 'replica')} {lasted}")
         return self._decide(now, step, f"{reason}, {lasted}")
 
     def failed(self, now: float) -> None:
-        """What was decided last could not be done: leave time before the next try."""
+        """Report that the last decision could not be carried out; the next try waits."""
         self._wait = min(max(2 * self._wait, FIRST_WAIT_S), LONGEST_WAIT_S)
         self._not_before = now + self._wait
 
     def succeeded(self) -> None:
-        """What was decided last has been done."""
+        """Report that the last decision was carried out."""
         self._wait = 0.0
 
     def _notice(self, load: Load, calls: int, busy_at: float) -> None:
-        """With another number of replicas than before all delays begin again; what somebody else wants is wanted."""
+        """Record the load. If the number of replicas has changed, restart all delays, and accept the new number."""
         self._busy_at = load.time_s if calls else max(self._busy_at, busy_at)
         if load.ready:
             self._slots = load.slots / load.ready
@@ -217,7 +216,7 @@ class Scaler:
         return self._decide(load.time_s, self._bounded(needed), f"{_counted(calls)} while there is no replica")
 
     def _step(self, load: Load) -> tuple[int, str]:
-        """How many replicas this look wants, before any delay, and why."""
+        """Return how many replicas this look wants, before any delay, and why."""
         settings, replicas = self._settings, load.replicas
         idle = load.time_s - self._busy_at
         calls = load.ongoing + load.queued
@@ -244,7 +243,7 @@ class Scaler:
         return step, reason
 
     def _moved(self, replicas: int, wanted: float) -> int:
-        """The number to move to if *wanted* would be right."""
+        """Return the next number on the way to *wanted*."""
         ratio = wanted / replicas
         if abs(ratio - 1) <= self._settings.tolerance + _EQUAL:
             return replicas
@@ -258,12 +257,12 @@ class Scaler:
         return max(whole, min(ceil(moved - _EQUAL), replicas - 1))
 
     def _needed_now(self, load: Load) -> int:
-        """How many of the present replicas the calls need that run at this moment."""
+        """Return how many of the present replicas the running calls need."""
         return min(load.replicas, ceil(load.ongoing / self._slots - _EQUAL)) if self._slots else 0
 
     @property
     def _aim(self) -> float:
-        """Calls for each replica; threads come first: unless a number is configured, as many as a replica runs."""
+        """Wanted calls for each replica. By default the slots of a replica, so that all its threads are used first."""
         aim = self._settings.target_ongoing_requests
         return max(2.0, self._slots) if aim is None else aim
 

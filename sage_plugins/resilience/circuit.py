@@ -1,17 +1,17 @@
 """
-Whether a service that keeps failing is called at all.
+Circuit breaker: decides whether calls to a failing service are sent at all.
 
-A state machine without a clock of its own: it is asked about each call and told how those ended that it let through.
-`routing.guarding.breaking` does so.
+A state machine without a clock. `routing.guarding.breaking` asks it about each call, and reports how each admitted call
+ended.
 
-* *Closed*: every call goes through. `failures` failures in a row within `window` seconds open it; a success in between
-  has the count begin anew.
-* *Open*: no call goes through for `open` seconds.
-* *Half open*: `probes` calls go through, the others do not. When as many have succeeded it closes; when one fails it
-  opens again.
+* *Closed*: every call is admitted. `failures` failures in a row within `window` seconds open it. A success in between
+  resets the count.
+* *Open*: no call is admitted for `open` seconds.
+* *Half open*: only `probes` calls are admitted. When all of them have succeeded, it closes. When one fails, it opens
+  again.
 
-What says nothing of the service, such as a call that its caller cancelled, counts as nothing; a probe that ends so
-makes room for another. Closed, open and half open with few probes are Akka's and Finagle's; five failures in a row are
+An outcome that says nothing about the service is not counted, for example a call that its caller cancelled. If it was a
+probe, another one is admitted. The three states with few probes come from Akka and Finagle. Five failures in a row are
 the default of both.
 """
 
@@ -32,10 +32,10 @@ HALF_OPEN: Final = "half_open"
 
 class Passed(NamedTuple):
     """
-    The call goes through.
+    The call is admitted.
 
     Attributes:
-        probe: In which half-open time it is a probe, counted from 1; 0 if it is none.
+        probe: Number of the half-open period that it probes, from 1; 0 if it is no probe.
     """
 
     probe: int = 0
@@ -43,11 +43,11 @@ class Passed(NamedTuple):
 
 class Stopped(NamedTuple):
     """
-    The call does not go through.
+    The call is not admitted.
 
     Attributes:
-        retry_after: Seconds after which one may.
-        reason: The numbers that decided.
+        retry_after: Seconds after which a call may be admitted.
+        reason: The numbers behind the decision.
     """
 
     retry_after: float
@@ -58,28 +58,28 @@ class Circuit:
     """
     The circuit breaker of one service.
 
-    Not safe from several threads at once; who drives it has a lock. All times are readings of one clock, in seconds.
+    Not thread-safe: the caller must hold a lock. All times are readings of one clock, in seconds.
 
     Attributes:
         state: `closed`, `open` or `half_open`.
-        watches: Whether successes matter now: it is not closed, or there were failures.
-        changes: What it has come to and why, oldest first; whoever tells it takes it out.
+        watches: Whether successes must be reported now: it is not closed, or there were failures.
+        changes: New states and their reasons, oldest first. The code that reports one removes it.
     """
 
     def __init__(self, policy: BreakerPolicy) -> None:
-        """Be closed."""
+        """Start closed."""
         self._policy = policy
         self.state = CLOSED
         self.watches = False
         self.changes: deque[tuple[str, str]] = deque()
-        self._failures: deque[float] = deque(maxlen=policy.failures)  # when calls failed in a row
-        self._until = 0.0  # when it is half open
-        self._round = 0  # how often it has been half open
-        self._probes = 0  # calls that are being tried
-        self._succeeded = 0  # of those of this round
+        self._failures: deque[float] = deque(maxlen=policy.failures)  # times of the failures in a row
+        self._until = 0.0  # when it becomes half open
+        self._round = 0  # number of the half-open period
+        self._probes = 0  # probes that are under way
+        self._succeeded = 0  # probes of this period that succeeded
 
     def admit(self, now: float) -> Passed | Stopped:
-        """Whether a call may go through."""
+        """Decide whether a call is admitted."""
         if self.state == CLOSED:
             return Passed()
         if self.state == OPEN:
@@ -95,7 +95,7 @@ class Circuit:
         return Stopped(min(1.0, self._policy.open), f"{self._probes} probes of {self._policy.probes} are on their way")
 
     def succeeded(self, probe: int) -> None:
-        """A call that was let through has shown that the service works."""
+        """Report that an admitted call has shown that the service works."""
         if self.state == CLOSED:
             self._failures.clear()
             self.watches = False
@@ -108,7 +108,7 @@ class Circuit:
                 self._change(f"{self._succeeded} of {self._policy.probes} probes succeeded")
 
     def failed(self, now: float, probe: int) -> None:
-        """A call that was let through has failed, and that is the service's fault."""
+        """Report that an admitted call failed because of the service."""
         policy = self._policy
         if self.state == CLOSED:
             self._failures.append(now)
@@ -120,12 +120,12 @@ class Circuit:
             self._open(now, "a probe failed")
 
     def said_nothing(self, probe: int) -> None:
-        """A call that was let through has ended, and that says nothing of the service."""
+        """Report that an admitted call has ended, with an outcome that says nothing about the service."""
         if self._is_current(probe):
             self._probes -= 1
 
     def _is_current(self, probe: int) -> bool:
-        # Calls that were made before it opened come too late to change anything.
+        # Calls from before it opened no longer count.
         return self.state == HALF_OPEN and probe == self._round
 
     def _open(self, now: float, why: str) -> None:

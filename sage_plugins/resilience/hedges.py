@@ -1,13 +1,13 @@
 """
-After which time a call that is not answered gets a second attempt.
+Decides after which delay an unanswered call gets a second attempt.
 
-A state machine without a clock: it is told how long calls took, and asked for the delay. `routing.guarding.hedging`
-does the rest. `retries.Retries` has the budget, which second attempts share with retries.
+A state machine without a clock. `routing.guarding.hedging` reports how long calls took, asks for the delay and makes
+the second attempts. They share the budget of retries, in `retries.Retries`.
 
-The delay is fixed, or the time within which 95 % of the calls of the method were answered: the 95th percentile of the
-last `WINDOW` calls that were measured. At most one call in `EVERY_S` seconds is, so that measuring costs little. While
-fewer than `LEAST` are known there is no second attempt: nobody knows what is slow. Dean and Barroso, "The Tail at
-Scale" (2013), found that second attempts after the 95th percentile add 5 % to the load and remove most of the tail.
+The delay is fixed, or the 95th percentile of the last `WINDOW` measured calls of the method. At most one call in
+`EVERY_S` seconds is measured, to keep the cost low. With fewer than `LEAST` measured calls there is no second attempt,
+because it is not known yet which calls are slow. Dean and Barroso, "The Tail at Scale" (2013), found that second
+attempts after the 95th percentile add 5 % to the load and remove most of the tail.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from typing import Final
 
 __all__ = ["EVERY_S", "LEAST", "P95", "WINDOW", "Delays"]
 
-#: In place of a number of seconds.
+#: Stands for the 95th percentile, instead of a number of seconds.
 P95: Final = "p95"
 
-#: Calls of a method that are remembered.
+#: How many measured calls of a method are remembered.
 WINDOW: Final = 200
 
-#: Calls that must be known before the percentile says something: of 20 one is slower.
+#: Measured calls that the percentile needs: of 20 calls, one is slower.
 LEAST: Final = 20
 
-#: Seconds between two calls of a method that are measured, at least.
+#: Shortest time between two measured calls of a method, in seconds.
 EVERY_S: Final = 0.01
 
 
@@ -44,12 +44,12 @@ class Delays:
     """
     The delays of the methods of one service.
 
-    Safe from any thread: two that tell at the same time may lose one of the durations.
+    Safe from any thread. If two threads report at the same time, one of the durations may be lost.
     """
 
     def __init__(self, delay: float | str) -> None:
         """
-        Know of no call.
+        Start without measured calls.
 
         Args:
             delay: Seconds, or `P95`.
@@ -58,14 +58,14 @@ class Delays:
         self._methods: dict[int, _Method] = {}
 
     def of(self, method: int) -> float | None:
-        """Seconds from a call of *method* to its second attempt; None while that is not known."""
+        """Return the seconds from a call of *method* to its second attempt; None while that is not known."""
         if self._fixed is not None:
             return self._fixed
         known = self._methods.get(method)
         return None if known is None else known.delay
 
     def wants(self, method: int, now: float) -> bool:
-        """Whether a call of *method* that is made *now* is to be measured."""
+        """Whether to measure a call of *method* that is made *now*. If so, the next `EVERY_S` seconds return False."""
         if self._fixed is not None:
             return False
         known = self._methods.get(method)
@@ -77,7 +77,7 @@ class Delays:
         return True
 
     def took(self, method: int, seconds: float) -> None:
-        """A call of *method* that was measured was answered after *seconds*."""
+        """Report that a measured call of *method* was answered after *seconds*."""
         known = self._methods[method]
         known.seconds.append(seconds)
         row = sorted(known.seconds)

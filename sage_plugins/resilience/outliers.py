@@ -1,19 +1,20 @@
 """
-Which replicas get no calls for a while, because they fail or are far slower than their peers.
+Outlier ejection: decides which replicas get no calls for a while, because they fail or are far slower than their peers.
 
-A state machine without a clock of its own: it is told how calls ended at each replica, and says which are to be left
-out and which are to return. `routing.guarding.ejecting` does so.
+A state machine without a clock. `routing.guarding.ejecting` reports how calls ended at each replica, and carries out
+the decisions.
 
-* A replica is *ejected* when `consecutive` calls in a row have died or timed out there, or when its calls took more
-  than five times the median of its peers' mean durations in an interval in which it and they had 20 calls each.
-* It is out for `base_ejection` seconds, twice as long each next time, and `max_ejection` at most. Then it is *probed*:
-  the first call that ends there decides whether it is back, or out again. One that has been back for as long as it was
-  out begins with the shortest time again.
-* Never are more than `max_percent` of the replicas out. If one more would have to go, all serve (*panic*): where most
-  fail it is not the replicas, and to serve badly is better than not at all.
+* A replica is *ejected* after `consecutive` calls in a row have died or timed out there. It is also ejected if its
+  calls took more than five times the median of its peers' mean durations in one interval. Only replicas with at least
+  20 calls in the interval are compared.
+* It is out for `base_ejection` seconds, twice as long each next time, up to `max_ejection`. Then it is *probed*: the
+  first call that ends there decides whether it is back, or out again. A replica that has been back for as long as it
+  was out starts with the shortest time again.
+* At most `max_percent` of the replicas are out. If one more would have to go, all serve (*panic*). If most replicas
+  fail, the cause is probably elsewhere, and poor service is better than none.
 
-Five failures in a row, the sweep every 10 s, the growing time up to 300 s and the share that may be out are Envoy's;
-the one probe before a replica returns is Finagle's.
+Five failures in a row, the comparison every 10 s, the growing time up to 300 s and the share that may be out come from
+Envoy. The one probe before a replica returns comes from Finagle.
 """
 
 from __future__ import annotations
@@ -29,15 +30,15 @@ if TYPE_CHECKING:
 
 __all__ = ["FEWEST_CALLS", "SLOWER", "AllServe", "Ejected", "Outliers", "Probed", "Returned", "Seen"]
 
-#: How many times slower than its peers a replica is that is ejected for that.
+#: A replica is ejected if it is this many times slower than its peers.
 SLOWER: Final = 5.0
 
-#: Calls that a replica must have had in an interval before its durations are compared.
+#: Calls that a replica must have in an interval for its durations to be compared.
 FEWEST_CALLS: Final = 20
 
 
 class Ejected(NamedTuple):
-    """Send *replica* no calls until *until*, because of *reason*."""
+    """Send *replica* no calls before the time *until*, because of *reason*."""
 
     replica: str
     until: float
@@ -45,21 +46,21 @@ class Ejected(NamedTuple):
 
 
 class Probed(NamedTuple):
-    """Send *replica* calls again; the first that ends there decides."""
+    """Send *replica* calls again; the first call that ends there decides whether it stays."""
 
     replica: str
     reason: str
 
 
 class Returned(NamedTuple):
-    """*replica* is back."""
+    """*replica* is back: its probe succeeded."""
 
     replica: str
     reason: str
 
 
 class AllServe(NamedTuple):
-    """*replica* would be ejected, but then too many were out: none is, from now on."""
+    """All replicas serve again, because too many would be out with *replica*."""
 
     replica: str
     reason: str
@@ -67,15 +68,15 @@ class AllServe(NamedTuple):
 
 class Seen:
     """
-    What is known of one replica.
+    The record of one replica.
 
     Attributes:
         row: Failures since the last success.
-        calls: Calls of this interval that the replica did its part of.
-        seconds: How long these took, all together.
-        until: While it is out: until when.
-        out_for: How long it was, or is, out.
-        returned_at: When it came back last.
+        calls: Calls in this interval that ended without a failure of the replica.
+        seconds: Their total duration.
+        until: When it may be probed, if it is out; None if it is not.
+        out_for: Length of its latest ejection, in seconds.
+        returned_at: When it last came back.
         probes: Whether its next call decides.
     """
 
@@ -95,18 +96,18 @@ class Outliers:
     """
     Watches the replicas of one service.
 
-    Not safe from several threads at once; who drives it has a lock. `succeeded` needs none: a duration that is lost
-    changes nothing. All times are readings of one clock, in seconds, and never go back.
+    Not thread-safe: the caller must hold a lock, except for `succeeded`, where a lost duration does no harm. All times
+    are readings of one clock, in seconds, and never go back.
     """
 
     def __init__(self, policy: OutlierPolicy, now: float) -> None:
-        """Know of no replica."""
+        """Start without replicas."""
         self._policy = policy
         self._seen: dict[str, Seen] = {}
-        self._began = now  # of this interval
+        self._began = now  # start of this interval
 
     def replicas_are(self, replicas: Iterable[str]) -> None:
-        """These replicas take calls now, those that are out included; the others are forgotten."""
+        """Set the replicas that take calls, including those that are out. Other replicas are forgotten."""
         self._seen = {id: self._seen.get(id) or Seen() for id in replicas}
 
     @property
@@ -121,15 +122,15 @@ class Outliers:
 
     @property
     def due(self) -> float:
-        """When durations are to be compared, by `look`."""
+        """When `look` compares durations next."""
         return self._began + self._policy.interval
 
     def seen(self, replica: str) -> Seen:
-        """What is known of *replica*: who sees a success there may count it in `calls` and `seconds` itself."""
+        """Return the record of *replica*. The caller may add a success to its `calls` and `seconds` directly."""
         return self._seen[replica]
 
     def succeeded(self, replica: str, seconds: float, now: float) -> Returned | None:
-        """A call has ended at *replica* after *seconds*, and the replica did its part."""
+        """Report that a call at *replica* ended after *seconds* without a failure of the replica."""
         seen = self._seen.get(replica)
         if seen is None:
             return None
@@ -143,9 +144,9 @@ class Outliers:
         return Returned(replica, f"its probe succeeded in {seconds:.3g} s, after {seen.out_for:g} s without calls")
 
     def failed(self, replica: str, now: float) -> Ejected | AllServe | None:
-        """A call has died or timed out at *replica*."""
+        """Report that a call has died or timed out at *replica*."""
         seen = self._seen.get(replica)
-        if seen is None or seen.until is not None:  # it is out: the call was made before
+        if seen is None or seen.until is not None:  # a call from before it was ejected
             return None
         seen.row += 1
         if seen.probes:
@@ -155,7 +156,7 @@ class Outliers:
         return None
 
     def look(self, now: float) -> list[Ejected | AllServe | Probed]:
-        """What is to be done at the end of an interval, and where the time of a replica that is out is over."""
+        """Return what to do now: replicas to probe, and at the end of an interval replicas to eject."""
         found: list[Ejected | AllServe | Probed] = []
         for id, seen in self._seen.items():
             if seen.until is not None and now >= seen.until:
@@ -169,11 +170,11 @@ class Outliers:
         return found
 
     def next_return(self) -> float | None:
-        """When the first replica that is out is to be probed."""
+        """Return when the next replica that is out may be probed; None if none is out."""
         return min((seen.until for seen in self._seen.values() if seen.until is not None), default=None)
 
     def _compare(self, now: float) -> list[Ejected | AllServe]:
-        """Eject those that were far slower than their peers in this interval."""
+        """Eject replicas that were far slower than their peers in this interval."""
         means = {
             id: seen.seconds / seen.calls
             for id, seen in self._seen.items()

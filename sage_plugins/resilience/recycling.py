@@ -1,16 +1,16 @@
 """
-Which replica is replaced by a fresh one although nothing is wrong with it.
+Decides which replica is recycled: replaced by a fresh one although it is healthy.
 
-A state machine without threads, timers or a clock of its own: it is told what is known of the replicas of one service,
-and says which of them is due. `deployment.replicas.recycling` replaces that one.
+A state machine without threads, timers or a clock. `deployment.replicas.recycling` reports measurements of the replicas
+of one service, and replaces the one that is due.
 
-* A replica is *due* when it has reached one of the limits: calls that it has ended, the memory of its process, or the
-  time since it got ready. Of several the one that is furthest beyond its limit comes first.
-* One is replaced at a time. The next is due once that has ended.
-* After a replacement that failed there is a pause: 1 s, twice as long each time, 60 s at most. The waits are those of
+* A replica is *due* when it has reached a limit: number of ended calls, memory of its process, or time since it was
+  ready. Of several replicas, the one furthest beyond its limit comes first.
+* One replica is replaced at a time. No other is due before that has ended.
+* After a failed replacement there is a pause: 1 s, twice as long each time, at most 60 s. The waits are those of
   `restarts`.
-* A replica that has too much memory within a minute of its start would be followed by another such. So the same pauses
-  lie between them: a limit below what the service needs costs a start a minute, and not one a second.
+* If a replica reaches the memory limit within a minute, its replacement will probably do so too. So the same pauses
+  follow: a limit below what the service needs costs one start a minute, not one a second.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ __all__ = ["Due", "Recycling", "Seen"]
 
 class Seen(NamedTuple):
     """
-    What is known of one replica that serves.
+    Measurements of one replica that serves.
 
     Attributes:
-        replica: Its id.
-        calls: Calls that it has ended; None if that is not known.
-        memory_mb: MiB of its process; None if that is not known.
-        age: Seconds since it got ready.
+        replica: Its ID.
+        calls: Number of calls that it has ended; None if unknown.
+        memory_mb: Memory of its process in MiB; None if unknown.
+        age: Seconds since it became ready.
     """
 
     replica: str
@@ -55,20 +55,19 @@ class Recycling:
     """
     Decides about the replicas of one service.
 
-    Not safe from several threads at once; who drives it has a lock. Times are readings of one clock, in seconds, and
-    never go back.
+    Not thread-safe: the caller must hold a lock. Times are readings of one clock, in seconds, and never go back.
     """
 
     def __init__(self, policy: RecyclePolicy) -> None:
-        """Find none due yet; *policy* has the limits."""
+        """Start with no replica due. *policy* has the limits."""
         self._policy = policy
         self._busy = False  # whether a replica is being replaced
-        self._is_in_vain = False  # whether the fresh one will most likely have as much memory as soon
-        self._pause = 0.0  # the latest one, in seconds
+        self._is_in_vain = False  # whether the fresh one will probably reach the memory limit as fast
+        self._pause = 0.0  # the latest pause, in seconds
         self._not_before = 0.0
 
     def look(self, replicas: Iterable[Seen], now: float) -> Due | None:
-        """The replica that is to be replaced now; the next is given only after `replaced` or `failed`."""
+        """Return the replica to replace now. Returns no other before `replaced` or `failed` is called."""
         if self._busy or now < self._not_before:
             return None
         found = max((self._beyond(each) for each in replicas), default=(0.0, "", None), key=lambda each: each[0])
@@ -85,7 +84,7 @@ class Recycling:
         return any(self._beyond(each)[0] >= 1.0 for each in replicas)
 
     def replaced(self, now: float) -> None:
-        """A fresh replica serves in its place, or nothing is to be replaced there any more."""
+        """Report that a fresh replica serves in its place, or that no replacement is needed any more."""
         self._busy = False
         if self._is_in_vain:
             self._wait(now)
@@ -93,7 +92,7 @@ class Recycling:
             self._pause = 0.0
 
     def failed(self, now: float) -> float:
-        """No fresh replica became ready; gives the seconds until one is due again."""
+        """Report that no fresh replica became ready. Return the length of the pause, in seconds."""
         self._busy = False
         self._wait(now)
         return self._pause
@@ -103,7 +102,7 @@ class Recycling:
         self._not_before = now + self._pause
 
     def _beyond(self, seen: Seen) -> tuple[float, str, Seen]:
-        """How much of a limit *seen* has reached, as a fraction, and which; of the one that is the furthest."""
+        """Return how much of its nearest limit *seen* has reached, as a fraction, and the reason as text."""
         policy = self._policy
         reached = (
             _share("calls", seen.calls, policy.max_calls, "", "max_calls"),

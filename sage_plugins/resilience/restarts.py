@@ -1,20 +1,20 @@
 """
-When a replica that ended is started again, and when no more.
+Restart policy: decides when a replica that ended is started again, and when no longer.
 
-A state machine without threads, timers or a clock of its own: it is told what became of the replica at each position of
-a service, and when, and says what is to be done. `deployment.replicas.supervision` does it.
+A state machine without threads, timers or a clock. `deployment.replicas.supervision` reports what happens at each
+position of a service, and carries out the decisions.
 
-* A replica that had been ready is replaced at once. If its successors end as well, each next start waits longer: 1 s,
-  then twice as long each time, up to 60 s. Of each wait a random part, at most half, is left out, so that the replicas
-  of a node that died do not all come back in the same moment; no wait is shorter than the one before it. One that has
-  been ready for 60 s has made good for those before it.
-* A start that fails, or ends before the replica was ready, is followed by another in the same way. After five of them
-  within 60 s the position is in a *crash loop*, and nothing is started there any more.
-* Where a replica cannot be placed it is tried again in the same way, and for ever: nothing was started.
+* A replica that had been ready is replaced at once. If its replacements end too, each next start waits longer: 1 s,
+  then twice as long each time, up to 60 s. Each wait is reduced by a random part, at most half, so that the replicas of
+  a dead node do not all start at the same moment. No wait is shorter than the wait before it. Once a replica has been
+  ready for 60 s, its replacement starts at once again.
+* A start that fails, or ends before the replica was ready, is followed by another start after the same waits. After
+  five such starts within 60 s the position is in a *crash loop*, and nothing is started there any more.
+* A replica that cannot be placed is tried again after the same waits, without limit, because nothing was started.
 
-Five in 60 s is the restart intensity of Erlang's supervisors, who advise as many within 30 s. From 1 s to 60 s is the
-back-off of Kubernetes for containers that crash (KEP-4603); half of it random is the "equal jitter" of Amazon's
-Builders' Library.
+Five in 60 s is like the restart intensity of Erlang's supervisors, whose guide advises five in 30 s. The wait from 1 s
+to 60 s is the back-off of Kubernetes for crashing containers (KEP-4603). The random half is the "equal jitter" of
+Amazon's Builders' Library.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ if TYPE_CHECKING:
 
 __all__ = ["FIRST_WAIT_S", "LONGEST_WAIT_S", "MOST_STARTS", "STEADY_S", "WINDOW_S", "CrashLoop", "Start", "Supervisor"]
 
-#: Seconds before a second start, at most; twice as many before each next one.
+#: Longest wait before the second start, in seconds; twice as long before each next one.
 FIRST_WAIT_S: Final = 1.0
 
-#: Seconds before a start, whatever has happened.
+#: Longest wait before any start, in seconds.
 LONGEST_WAIT_S: Final = 60.0
 
-#: Seconds for which a replica must have been ready, so that its end is a first one again.
+#: After a replica has been ready for this many seconds, earlier ends at its position no longer count.
 STEADY_S: Final = 60.0
 
-#: Starts at one position that may fail within `WINDOW_S` seconds; with the last of them it is in a crash loop.
+#: When this many starts at one position have failed within `WINDOW_S` seconds, it is in a crash loop.
 MOST_STARTS: Final = 5
 
-#: Seconds.
+#: Seconds in which failed starts count towards a crash loop.
 WINDOW_S: Final = 60.0
 
 
@@ -48,11 +48,11 @@ class Start(NamedTuple):
     Start a replica.
 
     Attributes:
-        index: Its position; a `NamedTuple` has a method of that name, which nobody needs of this one.
-        at: When, as the clock's `monotonic()` has it; not before now.
+        index: Its position. Hides the method `index` of `NamedTuple`, which nothing uses here.
+        at: When, as a reading of the clock's `monotonic()`; never in the past.
     """
 
-    index: int  # type: ignore[assignment] # as said above
+    index: int  # type: ignore[assignment] # hides a method
     at: float
 
 
@@ -61,21 +61,21 @@ class CrashLoop(NamedTuple):
     Start nothing any more at a position.
 
     Attributes:
-        index: Which.
+        index: The position.
     """
 
     index: int  # type: ignore[assignment] # as in Start
 
 
 class _Position:
-    """What is known of one position; nothing has happened there yet."""
+    """The history of one position; empty at first."""
 
     def __init__(self) -> None:
-        self.retries = 0  # starts that were asked for since a replica was steady
+        self.retries = 0  # starts that were decided since a replica was steady
         self.wait = 0.0  # before the last of them
         self.started_at = 0.0
-        self.ready_at: float | None = None  # None before the last one started was ready
-        self.failed: deque[float] = deque(maxlen=MOST_STARTS)  # when those were started that were never ready
+        self.ready_at: float | None = None  # when the replica started last became ready; None before
+        self.failed: deque[float] = deque(maxlen=MOST_STARTS)  # start times of replicas that were never ready
         self.loops = False
 
 
@@ -83,56 +83,54 @@ class Supervisor:
     """
     Decides about the replicas of one service.
 
-    Not safe from several threads at once; who drives it has a lock. All times are readings of one clock, in seconds,
-    and never go back.
-
-    A position that it has not heard of has had a steady replica until now.
+    Not thread-safe: the caller must hold a lock. All times are readings of one clock, in seconds, and never go back.
+    It assumes that an unknown position has had a steady replica until now.
     """
 
     def __init__(self, random: Random) -> None:
         """
-        Know of nothing yet.
+        Start without any history.
 
         Args:
-            random: Draws the part of a wait that is left out; seed it to have the same course of events again.
+            random: Draws the random part of each wait; a seed makes the waits repeatable.
         """
         self._random = random
         self._positions: dict[int, _Position] = {}
 
     def started(self, index: int, now: float) -> None:
-        """A replica is being started."""
+        """Report that a replica is being started."""
         position = self._position(index)
         position.started_at = now
         position.ready_at = None
 
     def ready(self, index: int, now: float) -> None:
-        """The replica that was started last is ready."""
+        """Report that the replica started last is ready."""
         self._position(index).ready_at = now
 
     def died(self, index: int, now: float) -> Start | CrashLoop:
-        """A replica that had been ready ended, or has to be replaced for another reason: another one is due."""
+        """Decide what follows a replica that had been ready, and that ended or has to be replaced."""
         position = self._position(index)
         if position.ready_at is not None and now - position.ready_at >= STEADY_S:
             position.retries, position.wait = 0, 0.0
         return self._again(index, position, now)
 
     def failed(self, index: int, now: float) -> Start | CrashLoop:
-        """The replica that was started last ended before it was ready."""
+        """Decide what follows if the replica started last ended before it was ready."""
         position = self._position(index)
         position.failed.append(position.started_at)
         if len(position.failed) == MOST_STARTS and position.started_at - position.failed[0] <= WINDOW_S:
             position.loops = True
-        position.retries = max(position.retries, 1)  # only who has been ready is followed at once
+        position.retries = max(position.retries, 1)  # only a replica that has been ready is replaced at once
         return self._again(index, position, now)
 
     def unplaced(self, index: int, now: float) -> Start | CrashLoop:
-        """A replica that was due could not be placed; nothing was started."""
+        """Decide what follows if a replica could not be placed, and nothing was started."""
         position = self._position(index)
         position.retries = max(position.retries, 1)
         return self._again(index, position, now)
 
     def stopped(self, index: int) -> None:
-        """The position is not wanted any more, or is given to a new replica by hand: forget what was."""
+        """Forget the history of a position that is no longer wanted, or that gets a new replica by hand."""
         self._positions.pop(index, None)
 
     def _position(self, index: int) -> _Position:
@@ -142,7 +140,7 @@ class Supervisor:
         if position.loops:
             return CrashLoop(index)
         if position.retries:
-            # The exponent is bounded, or it would be a number without end after a week.
+            # Without a limit on the exponent, the power would overflow after about 1,000 retries.
             longest = min(FIRST_WAIT_S * 2.0 ** min(position.retries - 1, 30), LONGEST_WAIT_S)
             position.wait = max(position.wait, self._random.uniform(longest / 2, longest))
         position.retries += 1

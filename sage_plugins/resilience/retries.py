@@ -1,19 +1,20 @@
 """
-Whether a call that failed is tried again, and after which wait.
+Decides whether a failed call is retried, and after which wait.
 
-A state machine without a clock of its own: it is told of calls, asked about attempts that failed, and says what is to
-be done. `routing.guarding.retrying` does it.
+A state machine without a clock. `routing.guarding.retrying` reports calls, asks about failed attempts and carries out
+the decisions.
 
-* A call has at most `max_attempts`, and at most two replicas die of it: it may be what kills them.
-* All calls together have at most `min` attempts beyond their first in any 10 s, and one more for each `1 / budget`
-  calls that were made in these 10 s. So when whatever the service depends on is down, retries add a fifth to its load,
-  not twice as much.
-* After an exception the wait is random, up to `backoff`, twice that the next time, and so on up to 1 s. After a death
-  there is none: the replica that has what was lost is another one.
-* What is left of the call's time must be longer than the wait.
+* A call has at most `max_attempts` attempts. At most two replicas may die while they run it, because it may be the
+  cause.
+* In any 10 s, all calls together get `min` retries, and one more for each `1 / budget` calls made in these 10 s. So if
+  a dependency of the service is down, retries add a fifth to its load, not twice as much.
+* After an exception the wait is random: up to `backoff`, then up to twice as long each time, at most 1 s. After a death
+  there is no wait, because another replica runs the retry.
+* The call must have more time left than the wait.
 
-The budget, 20 % of the calls and a few more within 10 s, is Finagle's; so is the window. From 25 ms to 1 s, drawn from
-zero on ("full jitter"), is the back-off of gRPC and of Ray Serve. Three attempts are Envoy's and gRPC's common setting.
+The budget, 20 % of the calls and a few more within 10 s, comes from Finagle, and so does the window. The back-off from
+25 ms to 1 s, drawn from zero on ("full jitter"), comes from gRPC and Ray Serve. Three attempts are a common setting of
+Envoy and gRPC.
 """
 
 from __future__ import annotations
@@ -31,23 +32,23 @@ __all__ = ["LONGEST_WAIT_S", "MOST_DEATHS", "WINDOW_S", "Again", "NotAgain", "Re
 #: Seconds over which calls and retries are counted.
 WINDOW_S: Final = 10.0
 
-#: Seconds before an attempt, at most.
+#: Longest wait before an attempt, in seconds.
 LONGEST_WAIT_S: Final = 1.0
 
-#: Replicas that may die of one call.
+#: How many replicas may die while they run the same call.
 MOST_DEATHS: Final = 2
 
-#: Calls are counted together for so many seconds.
+#: Calls within this many seconds are counted together.
 _SLOT_S: Final = 1.0
 
 
 class Again(NamedTuple):
     """
-    Try the call again.
+    Retry the call.
 
     Attributes:
         wait: Seconds until then.
-        reason: The numbers that decided.
+        reason: The numbers behind the decision.
     """
 
     wait: float
@@ -56,10 +57,10 @@ class Again(NamedTuple):
 
 class NotAgain(NamedTuple):
     """
-    The call ends with what ended its attempt.
+    Do not retry the call: it ends as its attempt did.
 
     Attributes:
-        reason: The numbers that decided.
+        reason: The numbers behind the decision.
     """
 
     reason: str
@@ -69,50 +70,50 @@ class Retries:
     """
     Decides about the calls of one service.
 
-    Not safe from several threads at once; who drives it has a lock. Only `called` needs none: a call that is not
-    counted makes the budget smaller, never larger. All times are readings of one clock, in seconds, and never go back.
+    Not thread-safe: the caller must hold a lock, except for `called`. A call that is not counted makes the budget
+    smaller, never larger. All times are readings of one clock, in seconds, and never go back.
 
     Attributes:
-        calls: Calls that were made since `restart_count`.
-        counts_until: When that is due again.
+        calls: Number of calls since `restart_count`.
+        counts_until: When `restart_count` is due again.
     """
 
     def __init__(self, policy: RetryPolicy, random: Random) -> None:
         """
-        No call has been made.
+        Start without any calls.
 
         Args:
-            policy: What is allowed.
-            random: Draws the waits; seed it to have the same course of events again.
+            policy: The limits.
+            random: Draws the waits; a seed makes them repeatable.
         """
         self.policy = policy
         self._random = random
-        self._began = 0.0  # the time from which on calls are counted in `calls`, not in a slot
+        self._began = 0.0  # when the count in `calls` began
         self.calls = 0
         self.counts_until = _SLOT_S
-        self._slots: deque[tuple[float, int]] = deque()  # when calls began to be counted together, and how many
-        self._spent: deque[float] = deque()  # when calls were tried again
+        self._slots: deque[tuple[float, int]] = deque()  # earlier counts: when each began, and its calls
+        self._spent: deque[float] = deque()  # times of retries
 
     def called(self, now: float) -> None:
-        """A call was made."""
+        """Count a call."""
         if now >= self.counts_until:
             self.restart_count(now)
         self.calls += 1
 
     def failed(self, now: float, remaining: float, attempts: int) -> Again | NotAgain:
         """
-        An attempt ended with an exception that the policy names.
+        Decide what follows an attempt that ended with an exception that the policy names.
 
         Args:
-            now: Seconds on the clock.
+            now: The time on the clock, in seconds.
             remaining: Seconds that the call has left.
-            attempts: How many it has had.
+            attempts: Number of its attempts so far.
         """
         longest = min(self.policy.backoff * 2.0 ** min(attempts - 1, 30), LONGEST_WAIT_S)
         return self._decide(now, remaining, attempts, self._random.uniform(0.0, longest))
 
     def died(self, now: float, remaining: float, attempts: int, deaths: int) -> Again | NotAgain:
-        """The replica died that ran an attempt, as the *deaths*-th one of this call; the rest is as for `failed`."""
+        """As `failed`, for an attempt whose replica died. *deaths* replicas have died while they ran this call."""
         if deaths >= MOST_DEATHS:
             return NotAgain(f"{deaths} replicas died of it, the most that one call may take along")
         return self._decide(now, remaining, attempts, 0.0)
@@ -129,7 +130,7 @@ class Retries:
         return Again(wait, f"attempt {attempts + 1} of {policy.max_attempts} in {wait:.3g} s; {found.reason}")
 
     def hedged(self, now: float) -> Again | NotAgain:
-        """Whether one attempt more, which does not wait for another to fail, is within the budget."""
+        """Take one attempt from the budget, if it allows one. Second attempts of unanswered calls use this directly."""
         calls, spent = self._calls_of_late(now), self._spent_of_late(now)
         allowed = self.policy.min + self.policy.budget * calls
         numbers = f"of {calls} calls in the last {WINDOW_S:g} s"
@@ -139,13 +140,13 @@ class Retries:
         return Again(0.0, f"retry {spent + 1}, {allowed:.4g} allowed, {numbers}")
 
     def restart_count(self, now: float) -> None:
-        """Count calls together that are made within a second from *now* on."""
+        """Begin a new count of calls *now*, and keep the old one."""
         self._slots.append((self._began, self.calls))
         self._began, self.calls, self.counts_until = now, 0, now + _SLOT_S
         self._forget(now)
 
     def _forget(self, now: float) -> None:
-        # A slot counts if all of it is of late: the budget is rather too small than too large.
+        # A count that is only partly within the window is dropped, so that the budget is never too large.
         while self._slots and self._slots[0][0] <= now - WINDOW_S:
             self._slots.popleft()
 

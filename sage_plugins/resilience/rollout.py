@@ -1,20 +1,20 @@
 """
-Which replica of a service is started or stopped next while a new version takes the place of the old one.
+Rolling updates: decides which replica is started or stopped next while a new version replaces the old one.
 
-A state machine without threads, timers or a clock of its own: it is shown the replicas and the time, and says what to
-do next. `deployment.updating.rolling` does it.
+A state machine without threads, timers or a clock. `deployment.updating.rolling` passes it the replicas and the time,
+and carries out the step that it returns.
 
-A service has *places*, one for each wanted replica. At first each place has a replica of the old version, in the end
-each has one of the new version. On the way
+A service has *places*, one for each wanted replica. At first each place has a replica of the old version. At the end
+each place has a replica of the new version. Two rules hold in between:
 
-* there are never more than `max_surge` replicas more than places; those that drain do not count;
-* no replica is stopped that would leave fewer than places minus `max_unavailable` available. A new replica is
-  available once it has been ready for `min_ready_s` without a break, an old one while it is ready.
+* The number of replicas is never more than the places plus `max_surge`. Draining replicas do not count.
+* The number of available replicas is never reduced below the places minus `max_unavailable`. A new replica is available
+  once it has been ready for `min_ready_s` without a break. An old replica is available while it is ready.
 
-If a new replica does not become available in time, or cannot be placed, the roles change: now the old version is the
-wanted one, under the same two rules. So a rollback never stops the last replicas that serve.
+If a new replica does not become available in time, or cannot be placed, the old version becomes the wanted one. The
+same two rules hold, so a rollback never stops the last replicas that serve.
 
-The settings mean what those of a Deployment of Kubernetes mean.
+The settings have the same meaning as those of a Kubernetes Deployment.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ __all__ = [
     "Wait",
 ]
 
-#: New replicas in a row that may die before they are available; the next one that does ends the rollout.
+#: How many new replicas in a row may die before they are available. One more ends the rollout.
 MOST_DEATHS: Final = 3
 
 
 class RolloutSettings(NamedTuple):
     """
-    The field `update`.
+    The settings in the field `update`.
 
     Attributes:
-        max_surge: Replicas beyond the wanted number, at most.
-        max_unavailable: Replicas short of the wanted number, at most.
+        max_surge: How many replicas may exist beyond the wanted number.
+        max_unavailable: How many replicas may be missing from the wanted number.
         min_ready_s: Seconds for which a new replica must be ready before it counts as available.
-        progress_deadline: Seconds that a new replica gets to become ready.
-        auto_rollback: Whether the old version comes back if one does not.
+        progress_deadline: Seconds for a new replica to become ready.
+        auto_rollback: Whether to roll back if a new replica does not become ready.
     """
 
     max_surge: int
@@ -66,7 +66,7 @@ class RolloutSettings(NamedTuple):
 
     @classmethod
     def of(cls, update: Mapping[str, Any] | None) -> RolloutSettings:
-        """The settings that the field says, with the defaults of its other keys; None for all defaults."""
+        """Return the settings in the field *update*, with defaults for missing keys; None for all defaults."""
         given = update or {}
         return cls(**{name: given.get(name, UPDATE_FIELDS[name].default) for name in cls._fields})
 
@@ -77,17 +77,17 @@ class Seen(NamedTuple):
 
     Attributes:
         id: Its ID.
-        index: Its place; a `NamedTuple` has a method of that name, which nobody needs of this one.
-        new: Whether it is of the new version.
-        alive: Whether it starts, runs, or ended and gets a successor of its version in a moment.
-        ready: Whether it gets calls and says that it is ready.
-        kept: Whether its place is its own: it is replaced by one of its version when it dies.
-        ended: Whether it has ended: it holds no room that another one could have.
-        hopeless: Why nothing of its version starts in its place any more; "" if something may.
+        index: Its place. Hides the method `index` of `NamedTuple`, which nothing uses here.
+        new: Whether it has the new version.
+        alive: Whether it starts or runs, or has ended and is about to be replaced by one of its version.
+        ready: Whether it gets calls and is ready.
+        kept: Whether it has taken its place. Then one of its version replaces it when it dies.
+        ended: Whether it has ended, and so holds no resources.
+        hopeless: Why its version is no longer started in its place; "" if it may be.
     """
 
     id: str
-    index: int  # type: ignore[assignment] # as said above
+    index: int  # type: ignore[assignment] # hides a method
     new: bool
     alive: bool
     ready: bool
@@ -104,41 +104,41 @@ class Start(NamedTuple):
 
 
 class Take(NamedTuple):
-    """The replica *id* is available: its place is its own now, and the replica *old* leaves it, if there is one."""
+    """The available replica *id* takes its place, and the replica *old*, if any, leaves it."""
 
     id: str
     old: str | None
 
 
 class Stop(NamedTuple):
-    """Have the replica *id* leave, because of *why*."""
+    """Tell the replica *id* to leave, because of *why*."""
 
     id: str
     why: str
 
 
 class Wait(NamedTuple):
-    """Do nothing before something changes, or the clock shows *until*."""
+    """Do nothing until a replica changes, or the time *until* comes."""
 
     until: float
 
 
 class RollBack(NamedTuple):
-    """The old version is wanted from now on, because of *why*; *id* is the replica that failed, if it was one."""
+    """Roll back: the old version is wanted from now on, because of *why*. *id* is the failed replica, if any."""
 
     why: str
     id: str | None
 
 
 class Halt(NamedTuple):
-    """Do nothing any more, because of *why*; replicas of both versions may be left. *id* is as in `RollBack`."""
+    """Stop the rollout, because of *why*; replicas of both versions may be left. *id* is as in `RollBack`."""
 
     why: str
     id: str | None
 
 
 class Done(NamedTuple):
-    """Every place has a replica of the wanted version, and no other is left."""
+    """The rollout is complete: every place has a replica of the wanted version, and no other is left."""
 
 
 Step: TypeAlias = Start | Take | Stop | Wait | RollBack | Halt | Done
@@ -148,7 +148,7 @@ class Rollout:
     """
     Decides about one change from the old version to the new one.
 
-    Not safe from several threads at once. All times are readings of one clock, in seconds, and never go back.
+    Not thread-safe. All times are readings of one clock, in seconds, and never go back.
 
     Attributes:
         back: Whether the old version is the wanted one.
@@ -157,30 +157,30 @@ class Rollout:
 
     def __init__(self, places: Collection[int], settings: RolloutSettings) -> None:
         """
-        Roll out at *places*, each of which has a replica of the old version, or none that lives.
+        Begin a rollout at *places*. Each has a replica of the old version, or none that lives.
 
         Args:
             places: The indexes of the replicas.
-            settings: Within which limits.
+            settings: The limits.
         """
         self.back = False
         self.places = sorted(places)
         self._settings = settings
         self._ready_since: dict[str, float] = {}
-        self._missing_since: dict[int, float] = {}  # since when a place waits for its replica of the wanted version
+        self._missing_since: dict[int, float] = {}  # since when a place has no available replica of the wanted version
         self._failure: tuple[str, str | None] | None = None
         self._deaths = 0
-        self._refusal = ""  # why there was no room for the last start; "" if there is no reason to think so
+        self._refusal = ""  # why there was no room for the last start; "" if there may be room
         self._seen_at_refusal: object = None
 
-    # -- what has become of the last step ------------------------------------------------------------------------------
+    # -- results of the last step --------------------------------------------------------------------------------------
 
     def refused(self, why: str, seen: Sequence[Seen], leaving: int) -> None:
         """
-        There was no room for the replica that was to be started.
+        Report that there was no room for a replica that had to be started.
 
         Args:
-            why: What the target says.
+            why: The reason that the target gives.
             seen: As for `step`.
             leaving: As for `step`.
         """
@@ -189,32 +189,32 @@ class Rollout:
 
     def ended(self, id: str | None, why: str, *, died: bool) -> None:
         """
-        A new replica ended before its place was its own.
+        Report that a new replica ended before it had taken its place.
 
         Args:
-            id: Which; None if it was never started.
-            why: How.
-            died: Whether its process or node went away, which may have nothing to do with the version: another one is
-                started then, `MOST_DEATHS` times in a row.
+            id: ID of the replica; None if it was never started.
+            why: How it ended.
+            died: Whether its process or node died. The version may not be the cause, so another one is started, up to
+                `MOST_DEATHS` times in a row.
         """
         self._deaths += died
         if not died or self._deaths > MOST_DEATHS:
             self.fail(why, id)
 
     def fail(self, why: str, id: str | None = None) -> None:
-        """The version that is wanted cannot be had; the next step says what follows."""
+        """Report that the wanted version cannot be started. The next step rolls back or halts."""
         self._failure = why, id
 
-    # -- what is next --------------------------------------------------------------------------------------------------
+    # -- the next step -------------------------------------------------------------------------------------------------
 
     def step(self, seen: Sequence[Seen], leaving: int, now: float) -> Step:
         """
-        What to do next.
+        Return what to do next.
 
         Args:
-            seen: The replicas, without those that leave; at most one of each version at a place.
-            leaving: How many leave because of this rollout and have not stopped.
-            now: The time.
+            seen: The replicas that are not leaving; at most one of each version at a place.
+            leaving: Number of replicas that leave because of this rollout and have not stopped.
+            now: The time on the clock, in seconds.
         """
         self._note(seen, now)
         if self._refusal and _outline(seen, leaving) != self._seen_at_refusal:
@@ -242,7 +242,7 @@ class Rollout:
         return RollBack(why, id)
 
     def _note(self, seen: Sequence[Seen], now: float) -> None:
-        """Take the times of what has changed."""
+        """Record when replicas became ready, and since when places miss one."""
         ready = {each.id for each in seen if each.ready}
         self._ready_since = {id: self._ready_since.get(id, now) for id in ready}
         wanted = {each.index: each for each in seen if self._is_wanted(each)}
@@ -258,20 +258,20 @@ class Rollout:
         for each in seen:
             if not self._is_wanted(each):
                 continue
-            if each.hopeless and not self.back:  # the old version may have been so before
+            if each.hopeless and not self.back:  # the old version may already have been hopeless
                 self.fail(each.hopeless, each.id)
             elif each.index in self._missing_since and now >= self._latest(each):
                 if self.back and each.kept and each.index not in others:
-                    continue  # it was there before, and somebody else sees to it
+                    continue  # it was there before the rollout, and the supervisor manages it
                 self.fail(f"not ready after {self._settings.progress_deadline:g} s", each.id)
 
     def _latest(self, each: Seen) -> float:
-        """When a replica must be available."""
+        """Return the time by which a replica must be available."""
         steady = self._settings.min_ready_s if each.ready and not self.back else 0.0
         return self._missing_since[each.index] + self._settings.progress_deadline + steady
 
     def _replace(self, seen: Sequence[Seen], now: float) -> Step | None:
-        """Give a place to a replica that is available, or stop one that a rollback has no use for."""
+        """Return a step that gives an available replica its place, or that stops one which a rollback does not need."""
         others = {each.index: each for each in seen if not self._is_wanted(each)}
         for each in seen:
             if not (self._is_wanted(each) and self._available(each, now)):
@@ -298,9 +298,9 @@ class Rollout:
         return Start(waiting[0], new=not self.back) if waiting else None
 
     def _make_room(self, seen: Sequence[Seen], leaving: int, now: float) -> Step | None:
-        """Stop a replica whose successor has no room otherwise."""
+        """Return a step that stops a replica to make room for its successor."""
         full = sum(each.alive for each in seen) >= len(self.places) + self._settings.max_surge
-        if not (full or self._refusal) or (self._refusal and leaving):  # one that leaves makes room
+        if not (full or self._refusal) or (self._refusal and leaving):  # a leaving replica will make room
             return None
         waiting = self._unserved(seen)
         others = [each for each in seen if each.index in waiting and not self._is_wanted(each) and each.alive]
@@ -308,7 +308,7 @@ class Rollout:
         why = f"there is no room for its successor beside it: {self._refusal}" if self._refusal else "it is replaced"
         awaited = any(self._is_wanted(each) and not self._available(each, now) for each in seen)
         for each in others:
-            if not each.ready and awaited:  # it may serve again before long, and stopping it can wait
+            if not each.ready and awaited:  # it may soon serve again, so wait
                 continue
             if self._refusal and each.ended:
                 continue
@@ -320,7 +320,7 @@ class Rollout:
         waiting = self._unserved(seen)
         wanted = [each for each in seen if self._is_wanted(each)]
         if not waiting and len(wanted) == len(seen):
-            # Those of the old version that had not ended well before are not this rollout's to wait for.
+            # A rollback does not wait for old replicas that were unavailable before.
             settled = all(each.kept for each in wanted) if self.back else not self._missing_since
             if settled:
                 return Done()
@@ -330,31 +330,31 @@ class Rollout:
         return Wait(self._next_time(seen, now))
 
     def _next_time(self, seen: Sequence[Seen], now: float) -> float:
-        """When a replica becomes available, or is late."""
+        """Return the next time at which a replica becomes available or is late."""
         times = [self._latest(each) for each in seen if self._is_wanted(each) and each.index in self._missing_since]
         times += [self._ready_since[each.id] + self._settings.min_ready_s for each in seen if each.ready and each.new]
         return min((each for each in times if each > now), default=inf)
 
-    # -- how it is -----------------------------------------------------------------------------------------------------
+    # -- the replicas --------------------------------------------------------------------------------------------------
 
     def _is_wanted(self, each: Seen) -> bool:
         return each.new is not self.back
 
     def _available(self, each: Seen, now: float) -> bool:
-        """Whether it counts as one that serves."""
+        """Whether it counts as available; see the module."""
         if not each.new or each.kept:
             return each.ready
         return each.ready and now >= self._ready_since[each.id] + self._settings.min_ready_s
 
     def _may_stop(self, other: Seen, seen: Sequence[Seen], now: float) -> bool:
-        """Whether enough are available without *other*."""
+        """Whether enough replicas are available without *other*."""
         if not self._available(other, now):
             return True
         left = sum(self._available(each, now) for each in seen if each is not other)
         return left >= len(self.places) - self._settings.max_unavailable
 
     def _unserved(self, seen: Sequence[Seen]) -> list[int]:
-        """The places without a replica of the wanted version, those first where no other lives."""
+        """Return the places without a replica of the wanted version. Places with no living replica come first."""
         wanted = {each.index for each in seen if self._is_wanted(each)}
         living = {each.index for each in seen if each.alive}
         unserved = [index for index in self.places if index not in wanted]
@@ -362,5 +362,5 @@ class Rollout:
 
 
 def _outline(seen: Sequence[Seen], leaving: int) -> object:
-    """What has to change before there can be room where there was none."""
+    """Return a value that changes when there may be room again."""
     return frozenset(each.id for each in seen if each.alive), leaving

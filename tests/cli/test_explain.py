@@ -66,6 +66,13 @@ def test_unknown_field_is_bad_input_with_the_nearest_spelling(field, near, tmp_p
     assert "Traceback" not in done.stderr
 
 
+def test_id_of_a_rule_leads_to_the_page_of_rules(tmp_path):
+    """Messages show such IDs, and who asks for one learns where it is described."""
+    done = sage_deploy("explain", "E307", cwd=tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "docs/errors.md#e307" in done.stderr
+
+
 def test_json_has_the_same_for_programs(tmp_path):
     done = sage_deploy("explain", "methods.batch", "--json", cwd=tmp_path)
     content = json.loads(done.stdout)

@@ -112,6 +112,7 @@ WAYS = {
         {"cpu_cores": 1.0},
         {"memory_mb": 100},
         {"cls": type("Versioned", (Versioned,), {"__qualname__": "Other"})},
+        {"cls": type("Versioned", (Versioned,), {"__doc__": "Defined again under the same name."})},
         {"user_config": {"a": 1}},
         {"options": {"single": {}}, "args": [2]},
     ],

@@ -1,6 +1,5 @@
 """
-The replicas of one deployed service: started, waited for, succeeded when they die, and let go.
+Starts the replicas of one deployed service, waits for them, replaces them when they die, and stops them.
 
-Only `supervision` gives a replica into other care. Imports `deployment.life`, `deployment.monitors`, `resilience`,
-`routing` and everything below.
+Imports `deployment.life`, `deployment.monitors`, `resilience`, `routing` and everything below.
 """

@@ -1,4 +1,4 @@
-"""Replicas of one service that leave: their calls finish, they stop, and what they have counted is kept."""
+"""Stops replicas of one service: their calls finish, the replicas stop, and their counts are kept."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ["Departure"]
 
-#: Seconds that stop hooks and workers get when draining used up its time.
+#: Seconds for stop hooks and workers if draining has used up all the time.
 _LAST_GRACE_S: Final = 1.0
 
 
 class Departure:
-    """Stops replicas. All methods are safe from any thread, but none is to be called under `ReplicaSet.condition`."""
+    """Stops replicas. All methods are safe from any thread, but never call them under `ReplicaSet.condition`."""
 
     def __init__(self, replicas: ReplicaSet) -> None:
-        """Stop none yet; *replicas* are the service's."""
+        """Prepare; stops nothing. *replicas* are the service's replicas."""
         self._replicas = replicas
         self._clock = replicas.clock
 
@@ -35,15 +35,15 @@ class Departure:
 
     def leave(self, members: Sequence[Member], reason: str) -> Callable[[float], None]:
         """
-        Send no more calls to *members*; those they have go on.
+        Send no more calls to *members*; their running calls go on.
 
         Args:
-            members: Which.
+            members: The replicas that leave.
             reason: Why, for the events.
 
         Returns:
-            What is left to do, with the seconds that it may take: it waits for the calls, stops the replicas and
-            forgets them. Calls that still run then end with ServiceStoppedError; their methods go on.
+            A function that completes this within the given number of seconds. It waits for the running calls, stops the
+            replicas and forgets them. Calls that still run then end with ServiceStoppedError; their methods go on.
         """
         replicas = self._replicas
         with replicas.condition:
@@ -65,16 +65,16 @@ class Departure:
         return finish
 
     def discard(self, members: Sequence[Member]) -> None:
-        """Stop *members*, which have not served yet, and forget them."""
+        """Stop *members*, which have never had calls, and forget them."""
         replicas = self._replicas
         self._stop(members, _LAST_GRACE_S)
         replicas.forget(members)
-        # They may have been the last hope when another one was given up.
+        # Calls may have waited for these replicas only, after another one was given up.
         if members and any(each.state is ReplicaState.CRASH_LOOP for each in replicas.members):
             replicas.refuse_if_hopeless(members[-1])
 
     def vacate(self, member: Member, limit: float) -> None:
-        """Send no more calls to *member*, give those that it has *limit* seconds, and stop it."""
+        """Send no more calls to *member*, wait *limit* seconds for its running calls, and stop it."""
         until = self._clock.monotonic() + limit
         idle = threading.Event()
         self._replicas.router.retire({member.lane: idle.set})
@@ -83,7 +83,7 @@ class Departure:
         self.clean_up(member)
 
     def clean_up(self, member: Member) -> None:
-        """Have the target let go of a replica that ended: if its constructor failed, its workers may live on."""
+        """Tell the target to stop a replica that has ended. If its constructor failed, its workers may still live."""
         if member.replica is not None:
             _begin_stop(member.replica)
             _finish_stop(member.replica, _LAST_GRACE_S)
@@ -91,11 +91,11 @@ class Departure:
     # -- at the end of the service -----------------------------------------------------------------------------------
 
     def vacate_all(self, limit: float) -> None:
-        """Have the replicas take no calls of other processes, and wait at most *limit* seconds for those they have."""
+        """Make the replicas refuse calls of other processes, and wait at most *limit* seconds for running ones."""
         self._vacate(self._replicas.members, limit)
 
     def leave_all(self) -> None:
-        """Have the replicas go on without this process, and stop those that nobody has waited for."""
+        """Detach from the replicas, which go on without this process. Stop replicas that have never been ready."""
         members, condition = self._replicas.members, self._replicas.condition
         staying = [each for each in members if each.been_ready and not each.ended and each.replica is not None]
         self._stop([each for each in members if each not in staying], _LAST_GRACE_S)
@@ -107,10 +107,10 @@ class Departure:
             self._replicas.watchers.tell("replica_left", "it goes on without this process", member.id)
 
     def stop_all(self, grace: float) -> None:
-        """Stop all replicas, in reverse order, within *grace* seconds together, but at least one."""
+        """Stop all replicas in reverse order, within *grace* seconds in total, or 1 s if *grace* is shorter."""
         self._stop(self._replicas.members[::-1], max(grace, _LAST_GRACE_S))
 
-    # -- how ---------------------------------------------------------------------------------------------------------
+    # -- helpers -----------------------------------------------------------------------------------------------------
 
     def _vacate(self, members: Sequence[Member], limit: float) -> None:
         with_calls = [each for each in members if each.up or each.state is ReplicaState.DRAINING]
@@ -124,9 +124,9 @@ class Departure:
         with replicas.condition:
             for member in members:
                 member.begin_stop()
-        with replicas.starting:  # one that is being started this moment must be there to be stopped
+        with replicas.starting:  # wait for replicas that are being started, to stop them too
             started = [(member, member.replica) for member in members if member.replica is not None]
-        # Asked first and waited for afterwards, so that one that is stuck takes no time from the others.
+        # Tell all to stop before waiting for any, so that a stuck replica takes no time from the others.
         for _, replica in started:
             _begin_stop(replica)
         for member, replica in started:
@@ -138,7 +138,7 @@ class Departure:
                 replicas.watchers.tell("replica_stopped", how, member.id)
 
 
-# A target's mistake with one replica must not keep the others from being stopped, nor the target from being closed.
+# An error of the target with one replica must not prevent stopping the others or closing the target.
 
 
 def _begin_stop(replica: Replica) -> None:
@@ -149,7 +149,7 @@ def _begin_stop(replica: Replica) -> None:
 
 
 def _finish_stop(replica: Replica, grace: float) -> str:
-    """Stop it; gives what is to be said of that, "" if nothing."""
+    """Stop *replica*. Return a remark for the event, "" if there is none."""
     try:
         left = replica.stop(grace)
     except Exception as error:  # noqa: BLE001 - see above

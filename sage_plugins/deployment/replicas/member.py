@@ -1,4 +1,4 @@
-"""One replica of a service: its state, what it says of itself, and who is responsible for it."""
+"""One replica of a service: its state, its answers to questions, and who manages it."""
 
 from __future__ import annotations
 
@@ -28,41 +28,41 @@ if TYPE_CHECKING:
 
 __all__ = ["ANSWER_S", "ManagedBy", "Member", "MemberOwner", "Report"]
 
-#: Seconds that a replica gets to say how it is; a status waits no longer for all of them together.
+#: Seconds that a replica gets to answer a question. A status asks all replicas at once and waits no longer than this.
 ANSWER_S: Final = 1.0
 
 #: States of a replica that has started and has not been told to leave.
 _UP: Final = frozenset({ReplicaState.READY, ReplicaState.UNREADY, ReplicaState.UNHEALTHY})
 
-#: States of a replica that ended by itself.
+#: States of a replica that has ended without being told to.
 _ENDED: Final = frozenset({ReplicaState.FAILED, ReplicaState.CRASH_LOOP})
 
-#: What is known of a replica that has never answered.
+#: Statistics of a replica that has never answered.
 _NOTHING_SAID: Final[Mapping[str, Any]] = MappingProxyType({"runner": None, "recorders": {}, "pid": None, "age": None})
 
-#: What is told of a replica: kind of the event, reason, the replica's id.
+#: An event of a replica: its kind, its reason and the replica's ID.
 Report: TypeAlias = tuple[str, str, str]
 
-#: A state that a replica has come to: when, in seconds since the epoch, which, and why.
+#: A change of state: seconds since the epoch, the new state and the reason.
 Turn: TypeAlias = tuple[float, str, str]
 
-#: Turns of a replica that are kept.
+#: How many state changes of a replica are kept.
 _TURNS: Final = 20
 
 
 class ManagedBy(Enum):
-    """Who sees to it that a replica which ends is replaced."""
+    """Who acts when a replica ends."""
 
     STARTER = "starter"
-    """Whoever started it and waits for it: it is not part of the service yet."""
+    """The code that started it and waits for it. It is not part of the service yet."""
     SUPERVISOR = "supervisor"
-    """The set: it is one of the service's replicas."""
+    """`ReplicaSupervisor`, which replaces it. It is one of the service's replicas."""
     NOBODY = "nobody"
-    """It is on its way out."""
+    """Nobody: it is leaving."""
 
 
 class MemberOwner(Protocol):
-    """Who is told what its target and its monitors say of a replica; from any thread."""
+    """Receives what targets and monitors report about a replica; from any thread."""
 
     clock: Clock
 
@@ -79,15 +79,15 @@ class MemberOwner(Protocol):
         """As `WatchedReplica.mark`."""
 
     def wait_started(self, member: Member, limit: float) -> Replica | None:
-        """The target's side of *member*, once the target has handed it over; None if it has not in *limit* seconds."""
+        """Return the target's `Replica` of *member*; None if the target does not return it within *limit* seconds."""
 
 
 class Member(LaneEvents):
     """
     One replica of a service.
 
-    To its target it is `interfaces.ReplicaEvents`, to monitors `interfaces.WatchedReplica`. Its state changes by the
-    methods under "transitions" only, and only `ReplicaSupervisor` gives it into other care.
+    Its target uses it as `interfaces.ReplicaEvents`, monitors as `interfaces.WatchedReplica`. Only the methods under
+    "transitions" change its state. Only `leave` and `ReplicaSupervisor` change `managed_by`.
     """
 
     def __init__(
@@ -101,29 +101,29 @@ class Member(LaneEvents):
     ) -> None:
         super().__init__(lane)
         self.spec = spec
-        self.newer = newer  # whether it is of the version that is being rolled out; guarded as the next ones
+        self.newer = newer  # whether it has the version that is being rolled out; guarded as below
         self.id = spec.id
         self._find_service = find_service
-        # All but the last are guarded by ReplicaSet.condition.
+        # Guarded by ReplicaSet.condition, except those that start with an underscore.
         self.state = ReplicaState.PENDING
         self.since = time()
         self.past: list[Turn] = [(self.since, str(self.state), "")]
         self.managed_by = ManagedBy.STARTER
-        self.replacement: object = None  # what is about to take its place, beside it; nothing else may then
-        self.died = False  # whether its process or node went away
-        self.ready_at: float | None = None  # the clock's `monotonic()` when it was ready first
+        self.replacement: object = None  # if set, its replacement is under way, and nothing else may replace it
+        self.died = False  # whether its process or node died
+        self.ready_at: float | None = None  # the clock's `monotonic()` when it first became ready
         self.cause: BaseException | None = None
-        self.reason = ""  # why it is marked as it is, or why nothing has taken its place yet
+        self.reason = ""  # why a monitor marked it, or why it is not replaced yet
         self.replica: Replica | None = None
-        self.not_on: Mapping[str, str] = {}  # why it is, or can be, on none of these nodes
-        self.held = False  # whether it gets no calls yet although it is ready
-        self.recycled = False  # whether it was stopped because it had reached a limit of `recycle`
-        self.proven = True  # whether it may get calls as soon as it says that it is ready, without a canary
-        self.has_started = False  # whether its target has said that it is ready, before its canary is answered
-        self.canary: Canary | None = None  # the one that it was sent
+        self.not_on: Mapping[str, str] = {}  # by node, why it is not or cannot be there
+        self.held = False  # whether it gets no calls yet, even when it is ready
+        self.recycled = False  # whether it was stopped at a limit of `recycle`
+        self.proven = True  # whether it may get calls as soon as its target reports it ready, without a canary
+        self.has_started = False  # whether its target reported it ready before its canary was answered
+        self.canary: Canary | None = None  # the canary sent to it
         self._owner = owner
-        self._logged = 0  # number of the line that was told last
-        self._said: tuple[Mapping[str, Any], float] = _NOTHING_SAID, 0.0  # its statistics when asked last, and when
+        self._logged = 0  # number of its last line that was logged here
+        self._said: tuple[Mapping[str, Any], float] = _NOTHING_SAID, 0.0  # its last statistics, and when it gave them
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         """As `LifeEvents.changed`."""
@@ -135,7 +135,7 @@ class Member(LaneEvents):
 
     def lost(self, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
         """As `LifeEvents.lost`."""
-        if self.canary is not None:  # no call of anybody
+        if self.canary is not None:  # a canary is no caller's call
             not_started, maybe = ([each for each in works if each is not self.canary] for works in (not_started, maybe))
         self._owner.lost(self, not_started, maybe, cause)
 
@@ -148,7 +148,7 @@ class Member(LaneEvents):
         self._owner.mark(self, state, reason)
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
-        """As `Replica.control`; one that is just being started is waited for, within *timeout*."""
+        """As `Replica.control`; waits up to *timeout* seconds for a replica that is being started."""
         replica = self._owner.wait_started(self, timeout)
         if replica is None:
             msg = f"replica {self.id} was not started within {timeout:g} s"
@@ -169,11 +169,10 @@ class Member(LaneEvents):
 
     def become(self, state: ReplicaState, cause: BaseException | None) -> bool:
         """
-        Take on what its target reports.
+        Take the state that its target reports.
 
         Returns:
-            False if that is of no interest any more: it has ended, or it is leaving, such as when a constructor that
-            nobody waits for has ended.
+            False if the report came too late: the replica has ended or is leaving.
         """
         leaving = self.state is ReplicaState.DRAINING and state is not ReplicaState.FAILED
         if leaving or self.ended or self.state is ReplicaState.STOPPED:
@@ -186,10 +185,10 @@ class Member(LaneEvents):
 
     def judge(self, state: ReplicaState, reason: str) -> bool:
         """
-        Take on what a monitor says; False if that is nothing new, or it is starting or leaving.
+        Take the state that a monitor sets. Return False if it is not new, or the replica is starting or leaving.
 
         Raises:
-            ValueError: A monitor cannot say that.
+            ValueError: A monitor cannot set that state.
         """
         if state not in _UP:
             msg = f"a replica can be marked ready, unready or unhealthy, not '{state}'"
@@ -201,11 +200,11 @@ class Member(LaneEvents):
         return True
 
     def give_up(self) -> None:
-        """It ended, and nothing takes its place any more."""
+        """Enter `crash_loop`: it ended and will not be replaced."""
         self._turn(ReplicaState.CRASH_LOOP)
 
     def leave(self) -> bool:
-        """It gets no more calls and nothing takes its place; False if it has ended by itself."""
+        """Begin to leave: no more calls, no replacement. Return False if it has already ended."""
         self.managed_by = ManagedBy.NOBODY
         if self.ended:
             return False
@@ -213,12 +212,12 @@ class Member(LaneEvents):
         return True
 
     def begin_stop(self) -> None:
-        """It is about to stop: nobody asks it how it is while its stop hooks run."""
+        """Enter `draining` before its stop hooks run, so that nothing checks its health meanwhile."""
         if self.up:
             self._turn(ReplicaState.DRAINING)
 
     def end_stop(self) -> bool:
-        """It has stopped; False if it had before."""
+        """Enter `stopped`. Return False if it had stopped before."""
         first = self.state is not ReplicaState.STOPPED
         self._turn(ReplicaState.STOPPED)
         return first
@@ -228,16 +227,16 @@ class Member(LaneEvents):
             self.past = [*self.past[1 - _TURNS :], (time(), str(state), reason)]
         self.state = state
 
-    # -- looking on --------------------------------------------------------------------------------------------------
+    # -- state and answers -------------------------------------------------------------------------------------------
 
     @property
     def slots(self) -> int:
-        """Calls at once, at most; 0 before it gets any."""
+        """How many calls it can run at once; 0 until it gets calls."""
         return self.lane.slots
 
     @property
     def abandoned(self) -> int:
-        """Slots held by calls whose callers have given up."""
+        """Number of slots held by calls whose callers have given up."""
         return self.lane.abandoned
 
     @property
@@ -247,59 +246,59 @@ class Member(LaneEvents):
 
     @property
     def up(self) -> bool:
-        """Whether it has started and was not told to leave."""
+        """Whether it has started, has not ended and was not told to leave."""
         return self.state in _UP
 
     @property
     def in_service(self) -> bool:
-        """Whether it gets calls, or would if it were ready."""
+        """Whether it is up and its lane is open: it gets calls, or would if it were ready."""
         return self.up and self.lane.slots > 0
 
     @property
     def ended(self) -> bool:
-        """Whether it failed or died, and nothing has taken its place."""
+        """Whether it failed or died, and was not replaced yet."""
         return self.state in _ENDED
 
     @property
     def is_leaving(self) -> bool:
-        """Whether it is on its way out."""
+        """Whether it drains, or has ended and nobody manages it."""
         return self.state is ReplicaState.DRAINING or (self.ended and self.managed_by is ManagedBy.NOBODY)
 
     @property
     def is_coming(self) -> bool:
-        """Whether calls may wait for it, or for what takes its place."""
+        """Whether calls may wait for it or for its replacement."""
         if self.managed_by is ManagedBy.NOBODY:
             return False
         replaced = self.state is ReplicaState.FAILED and self.managed_by is ManagedBy.SUPERVISOR
         return replaced or self.up or self.state in {ReplicaState.PENDING, ReplicaState.STARTING}
 
     def progress(self) -> str:
-        """As `WaitingReplica.progress`, for targets that declare `reports_progress`; "" before it is started."""
+        """As `WaitingReplica.progress`, for targets that declare `reports_progress`; "" before its start."""
         if self.replica is None:
             return ""
         try:
             return cast("WaitingReplica", self.replica).progress(timeout=ANSWER_S)
-        except Exception as error:  # noqa: BLE001 - whatever the target raises, the replica is late
+        except Exception as error:  # noqa: BLE001 - whatever the target raises, it becomes part of the error
             return f"how far it has got cannot be found out: {text_of(error)}"
 
     def stats(self) -> Mapping[str, Any]:
         """
-        `ControlOp.STATS`, with its `age`; of one that does not answer in a second, what it said last.
+        Return `ControlOp.STATS` with `age`. If it does not answer within a second, return its last statistics.
 
-        Before it has ever answered, its `age` and `pid` are None.
+        If it has never answered, `age` and `pid` are None.
         """
         if self.replica is None:
             return self.said
         try:
             stats: Mapping[str, Any] = self.replica.control(ControlOp.STATS, timeout=ANSWER_S)
-        except Exception:  # noqa: BLE001 - it may be gone, with its process
+        except Exception:  # noqa: BLE001 - its process may be gone
             return self.said
         self._said = stats, self._owner.clock.monotonic() - stats.get("age", 0.0)
         return {"pid": None, "age": 0.0, **stats}
 
     @property
     def said(self) -> Mapping[str, Any]:
-        """What it said last."""
+        """Its last statistics."""
         said, said_at = self._said
         if said is _NOTHING_SAID:
             return said
@@ -308,52 +307,52 @@ class Member(LaneEvents):
         return {"pid": None, **said, "runner": runner, "age": self._owner.clock.monotonic() - said_at}
 
     def logs(self) -> Sequence[RemoteLine]:
-        """What it has logged in its process since `tell_log`; none if it does not say so in a second."""
+        """Return its new log lines, above the last line of `tell_log`; none if it does not answer within a second."""
         if self.replica is None:
             return ()
         wanted = self._logged, level_of(self.spec.service)
         try:
             lines: Sequence[RemoteLine] = self.replica.control(ControlOp.LOGS, wanted, timeout=ANSWER_S)
-        except Exception:  # noqa: BLE001 - it may be gone, with its process
+        except Exception:  # noqa: BLE001 - its process may be gone
             return ()
         return lines
 
     def errors(self) -> Sequence[MethodError]:
-        """What its methods have raised, by type; none if it does not say so in a second."""
+        """Return the latest error of each type from its methods; none if it does not answer within a second."""
         if self.replica is None:
             return ()
         try:
             found: Sequence[MethodError] = self.replica.control(ControlOp.ERRORS, timeout=ANSWER_S)
-        except Exception:  # noqa: BLE001 - it may be gone, with its process, or be of an earlier version
+        except Exception:  # noqa: BLE001 - its process may be gone, or run an earlier version
             return ()
         return found
 
     def tell_log(self, line: RemoteLine) -> None:
-        """Log a line of it here, unless that was done meanwhile."""
+        """Log one of its lines in this process, unless another thread already has."""
         if line.number > self._logged:
             self._logged = line.number
             tell(self.spec.service, self.id, line)
 
     def counted(self) -> Mapping[str, Any]:
-        """`ControlOp.COUNTS`, of a replica in this process; what it said last if it does not answer."""
+        """Return `ControlOp.COUNTS` of a replica in this process; its last counts if it does not answer."""
         found: Mapping[str, Any] = self.said["recorders"]
         if self.replica is not None:
-            with suppress(Exception):  # whatever its target raises
+            with suppress(Exception):  # of any kind, from its target
                 found = self.replica.control(ControlOp.COUNTS, timeout=ANSWER_S)
         return found
 
     def counts(self) -> Mapping[str, Any]:
-        """Its recorders' snapshots."""
+        """Return the snapshots of its recorders, by monitor ID."""
         counts: Mapping[str, Any] = self.stats()["recorders"]
         return counts
 
     @property
     def error(self) -> str | None:
-        """Why it is not well, for a status."""
+        """Why it is not healthy, with the traceback, for a status."""
         cause = "" if self.cause is None else "".join(traceback.format_exception(self.cause))
         return "\n".join(filter(None, (self.reason, cause))) or None
 
     @property
     def missing(self) -> str:
-        """Why its place is empty, in one line."""
+        """Why its place is empty, or it is not ready, in one line."""
         return self.reason or ("" if self.cause is None else text_of(self.cause))

@@ -1,4 +1,4 @@
-"""The nodes on which replicas run or may run."""
+"""Lists the nodes on which replicas run or may run."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["nodes_of"]
 #: Name of the node of replicas in this process.
 _HERE: Final = "this process"
 
-#: Reasons that a node has why replicas are not there, at most.
+#: At most this many reasons per node why replicas are not there.
 _REASONS: Final = 50
 
 
 def nodes_of(tasks: Iterable[ServiceTask]) -> list[dict[str, Any]]:
-    """As `Operations.nodes`, of the services that run."""
+    """As `Operations.nodes`, for the services of *tasks*."""
     listed: dict[str, NodeView] = {}
     problems: list[str] = []
     asked = set()
@@ -38,7 +38,7 @@ def nodes_of(tasks: Iterable[ServiceTask]) -> list[dict[str, Any]]:
             asked.add(target.id)
             try:
                 listed.update((node.name, node) for node in cast("ListingTarget", task.launcher.target()).nodes())
-            except Exception as error:  # noqa: BLE001 - what one cluster does not say must not hide the others
+            except Exception as error:  # noqa: BLE001 - an error of one cluster must not hide the other nodes
                 problems.append(f"target '{target.id}' does not say which nodes it has: {line_of(error)}")
     used = dict.fromkeys(member.lane.node or _HERE for _, member in members if member.replica is not None)
     if _HERE in used or not listed:
@@ -67,7 +67,7 @@ def _described(
 
 
 def _here() -> NodeView:
-    """The machine of this process, as far as the operating system says."""
+    """Return the machine of this process, as far as the operating system reports it."""
     cores = float(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
     busy, page, free, total = 0.0, 0, 0, 0
     with suppress(OSError, ValueError, AttributeError):  # not every system has all of these

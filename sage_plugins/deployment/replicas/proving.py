@@ -1,4 +1,4 @@
-"""A started replica in another process answers a canary before it gets calls: a no-op on the way that calls take."""
+"""Sends a canary, a no-op on the path of calls, to each new replica in another process before it gets calls."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["UNANSWERED", "send_canary"]
 
-#: Why a replica is not ready that has said that it is.
+#: Why a replica is not ready, although its target reported it ready.
 UNANSWERED: Final = (
     "it has started, but its canary was not answered: a no-op that goes the way of every call, over link, slot "
     "and worker. See its log and, if its target is your own, whether that brings calls to a worker and answers back"
@@ -25,9 +25,9 @@ UNANSWERED: Final = (
 
 def send_canary(member: Member, canary: Canary, replica: Replica) -> None:
     """
-    Send *canary* to *replica*, that of *member*; returns at once.
+    Send *canary* to *replica*, which is the target's side of *member*; return at once.
 
-    Once it is answered the replica is ready. If it ends with an error the replica has failed.
+    The replica becomes ready when the canary is answered. If the canary ends with an error, the replica fails.
     """
 
     def end() -> None:
@@ -38,14 +38,14 @@ def send_canary(member: Member, canary: Canary, replica: Replica) -> None:
         elif not isinstance(error, ServiceStoppedError):
             _fail(member, error)
 
-    # In a thread of its own: whoever brings the answer may read those of all calls.
+    # In a separate thread: the thread that brings this answer may also read the answers of all calls.
     canary.on_settled(lambda: CALLBACKS.run(end))
-    if replica.run_here is not None:  # calls go no way: their callers run them
+    if replica.run_here is not None:  # callers run their calls themselves, so there is no path to test
         answer_canary(canary)
         return
     try:
         replica.send(canary)
-    except Exception as error:  # noqa: BLE001 - whatever the target raises, the replica is of no use
+    except Exception as error:  # noqa: BLE001 - whatever the target raises, the replica is unusable
         _fail(member, error)
 
 

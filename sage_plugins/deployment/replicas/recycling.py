@@ -1,4 +1,4 @@
-"""Replaces replicas of one service that have reached a limit of `recycle`, one at a time, start before stop."""
+"""Replaces replicas of one service that have reached a limit of `recycle`: one at a time, and new before old."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Recycler"]
 
-#: Seconds from one look to the next.
+#: Seconds between two looks.
 _LOOK_EVERY_S: Final = 1.0
 
 _MIB: Final = 1024 * 1024
@@ -33,11 +33,11 @@ _MIB: Final = 1024 * 1024
 
 class Recycler:
     """
-    Looks at the replicas of one service from its start to its end, and replaces the one that is due.
+    Looks at the replicas of one service periodically, and replaces the one that is due.
 
-    A timer of the clock begins each look. Replicas are asked, and replaced, in a thread that ends with that: while one
-    is being replaced there is no other look. Calls pay for this only in their replica, which counts them. All methods
-    are safe from any thread.
+    A timer of the clock starts each look. A background thread asks the replicas and replaces one, then ends. There is
+    no other look before that. The only cost for a call is that its replica counts it. All methods are safe from any
+    thread.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - the parts of the service
@@ -50,15 +50,15 @@ class Recycler:
         changing: threading.Lock,
     ) -> None:
         """
-        Look at nothing yet.
+        Prepare; looks at nothing.
 
         Args:
             policy: The limits.
-            replicas: The service's.
-            launcher: Starts them.
-            departure: Stops them.
-            supervisor: Is responsible for those that run.
-            changing: Held while the service is being changed.
+            replicas: The service's replicas.
+            launcher: Starts replicas.
+            departure: Stops replicas.
+            supervisor: Manages running replicas.
+            changing: The lock that is held while the service is being changed.
         """
         self._replicas = replicas
         self._launcher = launcher
@@ -73,12 +73,12 @@ class Recycler:
         self._closed = False
 
     def start(self) -> None:
-        """The service is ready: look from now on. Under `ReplicaSet.condition`, as `close`."""
+        """Schedule the next look; first called when the service is ready. Under `ReplicaSet.condition`, as `close`."""
         if not self._closed:
             self._timer = self._clock.call_at(self._clock.monotonic() + _LOOK_EVERY_S, self._is_due)
 
     def close(self) -> None:
-        """Look no more. Idempotent."""
+        """Stop looking. Idempotent."""
         self._closed = True
         if self._timer is not None:
             self._timer.cancel()
@@ -88,7 +88,7 @@ class Recycler:
             if self._closed:
                 return
             members = [] if self._replicas.life.refuses_outsiders else self._candidates()
-            if not members or not (self._asks or self._is_old(members)):  # the clock's thread can see that by itself
+            if not members or not (self._asks or self._is_old(members)):  # ages need no thread to check
                 self.start()
                 return
             try:
@@ -106,14 +106,14 @@ class Recycler:
                 found = self._machine.look([_seen(*each, now) for each in zip(members, said, strict=True)], now)
             if found is not None:
                 self._recycle(next(each for each in members if each.id == found.replica), found)
-        except Exception:  # a target's fault must not end the looks
+        except Exception:  # an error of a target must not end the looks
             logging.getLogger("sage_plugins").exception("service '%s': recycling failed", self._replicas.name)
         finally:
             with self._replicas.condition:
                 self.start()
 
     def _candidates(self) -> list[Member]:
-        """Those of the service's replicas that are up and are not being replaced anyway; under the condition."""
+        """Return the service's replicas that are up and are not being replaced anyway; under the condition."""
         return [
             each
             for each in self._replicas.places
@@ -121,16 +121,16 @@ class Recycler:
         ]
 
     def _is_old(self, members: Sequence[Member]) -> bool:
-        """Whether one of *members* may be due for its age; under the condition."""
+        """Whether one of *members* has reached its maximum age; under the condition."""
         now = self._clock.monotonic()
         return self._machine.is_reached(_seen(each, {}, now) for each in members)
 
-    # -- what is done ------------------------------------------------------------------------------------------------
+    # -- replacing ---------------------------------------------------------------------------------------------------
 
     def _recycle(self, member: Member, due: Due) -> None:
         try:
             fresh = self._replace(member, due)
-        except Exception as error:  # noqa: BLE001 - whatever a constructor or a target raises, the old one goes on
+        except Exception as error:  # noqa: BLE001 - whatever is raised, the old replica goes on
             with self._replicas.condition:
                 pause = self._machine.failed(self._clock.monotonic())
                 wanted = self._replicas.wanted
@@ -145,11 +145,11 @@ class Recycler:
 
     def _replace(self, member: Member, due: Due) -> Member | None:
         """
-        Start a replica in the place of *member*, then stop that one.
+        Start a replacement for *member*, then stop *member*.
 
         Returns:
-            The new one. None if none was started here: *member* is not one of the service's any more, or there was no
-            room for both.
+            The replacement. None if none was started here: *member* no longer needs one, or there was no room for both
+            replicas.
         """
         watchers, index = self._replicas.watchers, member.spec.index
         with self._changing:

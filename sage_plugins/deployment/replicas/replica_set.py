@@ -1,4 +1,4 @@
-"""The replicas of one service: which there are, and what is kept of those that left."""
+"""Holds the replicas of one service, and the counts of replicas that have left."""
 
 from __future__ import annotations
 
@@ -30,52 +30,51 @@ __all__ = ["ReplicaSet", "Supervision"]
 
 
 class Supervision(Protocol):
-    """Who decides what becomes of a replica: `ReplicaSupervisor`."""
+    """Handles what replicas report; implemented by `ReplicaSupervisor`."""
 
     @property
     def replaced(self) -> int:
-        """How many replicas were started in the place of one that had ended, was unhealthy or was recycled."""
+        """Number of replacements: replicas started for one that had ended, was unhealthy or was recycled."""
 
     @property
     def replacements(self) -> Counter[str]:
-        """The same by why that one had to go: `died`, `start_failed`, `unhealthy` or `recycled`."""
+        """The same by reason: `died`, `start_failed`, `unhealthy` or `recycled`."""
 
     def changed(self, member: Member, state: ReplicaState, cause: BaseException | None) -> None:
-        """Its target reports its state."""
+        """The target reports the state of *member*."""
 
     def lost(self, member: Member, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
-        """It died with these calls."""
+        """*member* died with these calls."""
 
     def mark(self, member: Member, state: ReplicaState, reason: str) -> None:
-        """A monitor says how it is."""
+        """A monitor marks *member*."""
 
     def opened(self) -> list[Report]:
-        """Another replica gets calls; under `condition`. Gives what is to be told afterwards."""
+        """Another replica gets calls. Under `condition`. Returns events to send afterwards."""
 
 
 class ReplicaSet:
     """
-    The replicas of a service; passes on what they report.
+    The replicas of one service. Passes on their reports.
 
     All methods are safe from any thread.
 
     Attributes:
-        composition: What was decided for the service.
-        next_composition: What is being rolled out in its place; None if nothing is. Guarded by `condition`.
+        composition: The service's composition.
+        next_composition: The composition that is being rolled out; None if there is no rollout. Guarded by `condition`.
         name: Name of the service.
         router: Sends the calls.
-        watchers: Its monitors.
-        clock: Its time.
-        life: What has become of the service.
-        reach: How other processes call the service; given before the first replica is made.
-        supervision: Decides what becomes of a replica; given before the first one is made.
-        elastic: Decides how many there are; None if their number is fixed.
-        recycler: Replaces those that have reached a limit of `recycle`; None if there is none.
-        starting: Held while replicas are being started: whoever stops them all waits until all is there that must be
-            stopped.
-        members: Every replica that there is, by index, those that start or leave included; replaced, never changed.
-        counts_of_left: What the replicas that left have counted, {monitor id: snapshot}; replaced together with
-            `members`.
+        watchers: The service's monitors.
+        clock: The service's clock.
+        life: The service's state.
+        reach: How other processes call the service; set before the first replica is made.
+        supervision: Handles what replicas report; set before the first replica is made.
+        elastic: The autoscaling; None if the number of replicas is fixed.
+        recycler: Replaces replicas at the limits of `recycle`; None if there are no limits.
+        starting: Lock, held while replicas are being started. A thread that stops all replicas takes it too, so that it
+            misses none.
+        members: All replicas by index, including those that start or leave. Replaced, never changed.
+        counts_of_left: Counts of the replicas that have left, {monitor id: snapshot}. Replaced together with `members`.
     """
 
     supervision: Supervision
@@ -91,7 +90,7 @@ class ReplicaSet:
         clock: Clock,
         life: ServiceLife,
     ) -> None:
-        """Make an empty set; the arguments are the attributes of these names."""
+        """Make an empty set; the arguments are the attributes with these names."""
         self.composition = composition
         self.next_composition: Composition | None = None
         self.name = composition.name
@@ -102,54 +101,52 @@ class ReplicaSet:
         self.elastic = None
         self.recycler = None
         self.starting = threading.RLock()
-        self.members: tuple[Member, ...] = ()  # guarded by condition, as the next
+        self.members: tuple[Member, ...] = ()  # guarded by condition, as the next one
         self.counts_of_left: Mapping[str, Any] = {}
         router.coming = lambda: self.coming
 
     @property
     def condition(self) -> threading.Condition:
-        """Told of every change; guards the members and their states."""
+        """The service's condition: guards the members and their states, and is notified of each change."""
         return self.life.condition
 
     @property
     def wanted(self) -> bool:
-        """Whether the service has been started and not been stopped; under `condition`."""
+        """Whether the service has been started and not stopped; under `condition`."""
         return self.life.wanted
 
     def check_wanted(self) -> None:
         """
-        See that the service was not stopped; under `condition`.
+        Check that the service was not stopped; under `condition`.
 
         Raises:
-            DeployError: It was.
+            DeployError: The service was stopped.
         """
         if not self.wanted:
             msg = f"service '{self.name}' was stopped before it was ready"
             raise DeployError(msg, service=self.name)
 
-    # -- which there are ---------------------------------------------------------------------------------------------
+    # -- the replicas ------------------------------------------------------------------------------------------------
 
     @property
     def places(self) -> tuple[Member, ...]:
-        """
-        The service's replicas, one for each place: those that are up by index, then those that are not.
-        """
+        """The service's replicas, one for each place. Replicas that are up come first; each group is by index."""
         mine = [each for each in self.members if each.managed_by is ManagedBy.SUPERVISOR]
         return tuple(sorted(mine, key=lambda each: not each.up))
 
     def version(self, *, newer: bool) -> Composition:
-        """What its replicas are made of, or those of the version that is being rolled out."""
+        """Return the composition of the replicas; with *newer*, of those that are being rolled out."""
         coming = self.next_composition
         return coming if newer and coming is not None else self.composition
 
     @property
     def serving(self) -> list[Member]:
-        """Those that have started and were not told to leave."""
+        """The replicas that have started and were not told to leave."""
         return [member for member in self.members if member.up]
 
     @property
     def coming(self) -> list[Lane]:
-        """The lanes of replicas that get no calls yet and may soon; what takes the place of one counts as it."""
+        """The lanes of replicas that get no calls yet but may soon, themselves or through their replacements."""
         return [member.lane for member in self.members if member.is_coming and not member.in_service]
 
     @property
@@ -157,7 +154,7 @@ class ReplicaSet:
         """
         `pending`, `starting`, `ready`, `crash_loop`, `draining` or `stopped`.
 
-        In a crash loop is a service if one of its replicas is; the others may serve.
+        `crash_loop` means that at least one replica is in a crash loop; the others may serve.
         """
         state = self.life.state
         if self.life.refuses_outsiders and state in (ReplicaState.STARTING, ReplicaState.READY):
@@ -167,23 +164,23 @@ class ReplicaSet:
         return str(state)
 
     def add(self, members: Sequence[Member]) -> None:
-        """There are *members* too; under `condition`."""
+        """Add *members*; under `condition`."""
         self.members = tuple(sorted((*self.members, *members), key=lambda each: each.spec.index))
 
     def forget(self, members: Sequence[Member]) -> None:
-        """*members* have left; what they have counted is kept. They are asked for it, so not under `condition`."""
+        """Remove *members* and keep their counts. Asks them for these, so never call it under `condition`."""
         counts = [member.counts() for member in members]
         with self.condition:
             self.drop(members, counts)
 
     def drop(self, members: Sequence[Member], counts: Sequence[Mapping[str, Any]]) -> None:
-        """*members* have left, having counted *counts*; under `condition`."""
+        """Remove *members* and keep their *counts*; under `condition`."""
         self.counts_of_left = self.watchers.merge([self.counts_of_left, *counts])
         gone = frozenset(members)
         self.members = tuple(each for each in self.members if each not in gone)
 
     def refuse_if_hopeless(self, last: Member) -> None:
-        """Refuse calls if there is no replica and none is coming; *last* is the one that ended last."""
+        """Refuse calls if there is no replica and none is coming. *last* is the replica that ended last."""
         with self.condition:
             if self.wanted and (self.next_composition is not None or any(each.is_coming for each in self.members)):
                 return
@@ -200,32 +197,36 @@ class ReplicaSet:
         msg = f"service '{self.name}' has no replica left: {what}"
         self.router.unavailable(lambda: NoReplicaError(msg, service=self.name))
 
-    # -- what they report --------------------------------------------------------------------------------------------
+    # -- reports -----------------------------------------------------------------------------------------------------
 
     def changed(self, member: Member, state: ReplicaState, cause: BaseException | None) -> None:
-        """A replica reports its state."""
+        """As `Supervision.changed`."""
         self.supervision.changed(member, state, cause)
 
     def remark(self, member: Member, text: str) -> None:
-        """A replica works, but not as well as it could."""
+        """Report that a replica works, but not as well as it could."""
         self.watchers.tell("replica_remark", text, member.id)
 
     def lost(self, member: Member, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
-        """A replica died."""
+        """As `Supervision.lost`."""
         self.supervision.lost(member, not_started, maybe, cause)
 
     def mark(self, member: Member, state: ReplicaState, reason: str) -> None:
-        """A monitor says how a replica is; see `interfaces.WatchedReplica.mark`."""
+        """As `Supervision.mark`."""
         self.supervision.mark(member, state, reason)
 
     def wait_started(self, member: Member, limit: float) -> Replica | None:
-        """The target's side of *member*, which may report that it is ready before the target has handed it over."""
+        """
+        Wait at most *limit* seconds for the target's side of *member*; None if it does not come.
+
+        A replica may report that it is ready before the target's `start` has returned it.
+        """
         with self.condition:
             self.condition.wait_for(lambda: member.replica is not None, limit)
             return member.replica
 
     def tell(self, reports: Sequence[Report]) -> None:
-        """Tell the monitors; never under `condition`, which they may ask for while they hold a lock of their own."""
+        """Send events to the monitors. Never under `condition`: monitors may take it while they hold their own lock."""
         for kind, reason, id in reports:
             if kind == "crash_loop":
                 logging.getLogger("sage_plugins").error("service '%s': replica %s %s", self.name, id, reason)

@@ -1,4 +1,4 @@
-"""How replicas of one service are made, placed, started and opened for calls."""
+"""Makes, places and starts replicas of one service, and opens them for calls."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Launcher", "NoRoomError"]
 
 
 class NoRoomError(DeployError):
-    """The target can place a replica nowhere."""
+    """The target has no room for a replica."""
 
 
 class Launcher:
@@ -39,45 +39,47 @@ class Launcher:
         find_service: Callable[[str], Any],
     ) -> None:
         """
-        Start none yet.
+        Prepare; starts nothing.
 
         Args:
-            replicas: The service's.
-            departure: Stops what had started when a start fails.
+            replicas: The service's replicas.
+            departure: Stops replicas after a failed start.
             readiness: Waits for replicas.
-            find_service: Gives instances handles to other services.
+            find_service: Returns handles to other services, for the instances.
         """
         self._replicas = replicas
         self._departure = departure
         self._readiness = readiness
         self._find_service = find_service
         self._targets: list[tuple[Choice, Target]] = []  # guarded by ReplicaSet.starting
-        self._generations: dict[int, int] = {}  # by index, of the next replica there; by ReplicaSet.condition
+        self._generations: dict[int, int] = {}  # of the next replica, by index; guarded by ReplicaSet.condition
 
-    # -- several at once ---------------------------------------------------------------------------------------------
+    # -- several replicas --------------------------------------------------------------------------------------------
 
     def start(self, indices: Sequence[int], *, held: bool = False, newer: bool = False) -> tuple[Member, ...]:
         """
-        Start a replica at each of *indices*; returns at once.
+        Start a replica at each of *indices*, and return at once.
+
+        After an error, all replicas started here are stopped.
 
         Args:
             indices: Positions.
-            held: Whether they get no calls before `release`; otherwise each gets calls as soon as it is ready.
-            newer: Whether they are of the version that is being rolled out.
+            held: Whether they get no calls before `release`. If false, each gets calls as soon as it is ready.
+            newer: Whether they have the version that is being rolled out.
 
         Raises:
-            NoRoomError: The target can place one nowhere; what had started was stopped.
-            DeployError: The target fails, or the service was stopped; what had started was stopped.
+            NoRoomError: The target has no room for a replica.
+            DeployError: The target raised an error, or the service was stopped.
         """
         with self._replicas.starting:
-            # Starting one here takes no time worth mentioning, so those of this process can be opened together.
+            # Replicas in this process start very fast, so all of them can be opened together.
             together = "in_process" in self._replicas.version(newer=newer).target.registration.capabilities
             members = self._make(indices, held=held or together, newer=newer)
             try:
                 self._launch(members)
             except BaseException as error:
                 self._departure.discard(members)
-                if isinstance(error, NoRoomError):  # none of them has been there
+                if isinstance(error, NoRoomError):  # none was started, so their generations can be used again
                     with self._replicas.condition:
                         self._generations.update((each.spec.index, each.spec.generation) for each in members)
                 if isinstance(error, SageDeployError) or not isinstance(error, Exception):
@@ -95,10 +97,10 @@ class Launcher:
 
     def start_ready(self, indices: Sequence[int]) -> tuple[Member, ...]:
         """
-        Start replicas and wait until all are ready, all or none; they get no calls before `release`.
+        Start replicas and wait until all are ready. Starts all or none. They get no calls before `release`.
 
         Raises:
-            DeployError: As `start`, or one did not become ready.
+            DeployError: As `start`, or a replica did not become ready.
         """
         started = self.start(indices, held=True)
         try:
@@ -133,13 +135,13 @@ class Launcher:
 
     def take_over(self, earlier: EarlierService) -> None:
         """
-        Have the replicas that an earlier process left, and start those that are missing; returns at once.
+        Take over the replicas that an earlier process left, start missing ones, and return at once.
 
         Each gets calls as soon as it is ready.
 
         Raises:
-            DeployError: The service was stopped, or a replica that is missing cannot be started.
-            ClusterUnavailableError: It cannot be said that they are here now.
+            DeployError: The service was stopped, or a missing replica cannot be started.
+            ClusterUnavailableError: The takeover cannot be published.
         """
         replicas = self._replicas
         with replicas.starting:
@@ -162,14 +164,14 @@ class Launcher:
         reason = f"{counted(len(taken), 'replica')} of an earlier process taken over, {len(missing)} to start"
         replicas.watchers.tell("adopted", reason)
 
-    # -- one at a time -----------------------------------------------------------------------------------------------
+    # -- one replica -------------------------------------------------------------------------------------------------
 
     def next_spec(self, index: int, *, newer: bool = False) -> ReplicaSpec:
-        """What the next replica at *index* is made of, of which version; under `ReplicaSet.condition`."""
+        """Return the spec of the next replica at *index*; under `ReplicaSet.condition`."""
         return self._replicas.version(newer=newer).spec(index, self._generations.get(index, 0))
 
     def make(self, index: int, seniority: int = 0, *, newer: bool = False) -> Member:
-        """A replica at *index* that is not started yet, and not one of the set; under `ReplicaSet.condition`."""
+        """Make a replica at *index*. Does not start it or add it to the set. Under `ReplicaSet.condition`."""
         spec = self.next_spec(index, newer=newer)._replace(find_service=self._replicas.reach.find_service)
         self._generations[index] = spec.generation + 1
         lane = self._replicas.router.lane(spec.id, index, seniority)
@@ -179,12 +181,12 @@ class Launcher:
         return member
 
     def place(self, spec: ReplicaSpec, *, newer: bool = False) -> Placed | Refused:
-        """Where one more replica goes, or why nowhere; for a service that has started replicas before."""
+        """Return a place for one more replica, or why there is none. Does not raise what the target raises."""
         (place,) = self.place_all([spec], newer=newer)
         return place
 
     def place_all(self, specs: Sequence[ReplicaSpec], *, newer: bool = False) -> Sequence[Placed | Refused]:
-        """The same for more replicas together."""
+        """As `place`, for several replicas together."""
         try:
             places: Sequence[Placed | Refused] = self.target(newer=newer).place(specs)
         except Exception as error:  # noqa: BLE001 - a target that cannot answer now may do so later
@@ -194,7 +196,7 @@ class Launcher:
         return places
 
     def launch(self, member: Member, place: Placed) -> None:
-        """Start *member* at its place; it gets calls as soon as it is ready, unless it is held back."""
+        """Start *member* at its place. It gets calls as soon as it is ready, unless it is `held`."""
         member.not_on = place.refused
         target = self.target(newer=member.newer)
         self._hand_over(member, target.start(member.spec, place, member, self._replicas.clock))
@@ -209,19 +211,23 @@ class Launcher:
     # -- calls -------------------------------------------------------------------------------------------------------
 
     def release(self, members: Sequence[Member]) -> None:
-        """Send calls to *members*, which were held back until now."""
+        """Send calls to *members*, which were `held` until now, as soon as they are ready."""
         with self._replicas.condition:
             for member in members:
                 member.held = False
         self.open_if_ready(*members)
 
     def prove_if_started(self, member: Member) -> None:
-        """Send a canary to a replica that has said that it is ready and is known here; either may come first."""
+        """
+        Send a canary to *member*, if its target has reported it ready and has returned it from `start`.
+
+        Called after each of the two, because either may come first.
+        """
         with self._replicas.condition:
             replica = member.replica
             if replica is None or not member.has_started or member.proven or member.canary is not None:
                 return
-            if not member.is_coming:  # it was told to stop before it was ready
+            if not member.is_coming:  # it was told to leave before it was ready
                 return
             member.canary = Canary(self._replicas.name, self._replicas.clock)
             if replica.run_here is None:
@@ -229,7 +235,7 @@ class Launcher:
         send_canary(member, member.canary, replica)
 
     def open_if_ready(self, *members: Member) -> None:
-        """Send calls to replicas that are ready and known here; either may come first."""
+        """Send calls to those of *members* that are ready and returned by the target; either may come first."""
         replicas = self._replicas
         with replicas.condition:
             ready = {
@@ -248,9 +254,9 @@ class Launcher:
 
     def target(self, *, newer: bool = False) -> Target:
         """
-        The target of the service, or of the version that is being rolled out, made when it is first needed.
+        Return the service's target, made when first needed. With *newer*, that of the version being rolled out.
 
-        One that had other options is kept until the service stops: replicas and other processes may still need it.
+        A target with earlier options stays open until the service stops: replicas and other processes may need it.
         """
         with self._replicas.starting:
             choice = self._replicas.version(newer=newer).target
@@ -261,6 +267,6 @@ class Launcher:
             return found
 
     def close(self) -> None:
-        """Close the target: every replica has stopped, or goes on without this process."""
+        """Close the targets, after every replica has stopped or goes on without this process."""
         for _, target in self._targets:
             target.close()

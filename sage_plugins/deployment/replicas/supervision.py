@@ -1,4 +1,4 @@
-"""What becomes of the replicas of one service, and what takes the place of those that end."""
+"""Supervises the replicas of one service, and replaces those that end or are unhealthy."""
 
 from __future__ import annotations
 
@@ -28,14 +28,15 @@ __all__ = ["ReplicaSupervisor"]
 
 class ReplicaSupervisor:
     """
-    Decides what becomes of each replica: who is responsible for it, and what takes its place.
+    Decides who manages each replica, and starts replacements.
 
-    A replica is in the care of whoever starts it and waits for it, then of this, and once it is to leave of nobody. One
-    that ends in the care of this is replaced, and so is one that is unhealthy if the target declares that.
+    Code that starts a replica and waits for it manages the replica meanwhile. Then the supervisor manages it. Nobody
+    manages a replica that was told to leave. The supervisor replaces a replica that ends, and an unhealthy one if the
+    target declares `replaces_unhealthy`.
 
-    Whoever reports that a replica ended is not kept waiting: it may be the clock's thread, or a target's. What takes
-    time is done in a thread, which is there only as long as there is something to do. A service whose replicas all live
-    has no supervisor, timer or thread.
+    Reporting the end of a replica never blocks, because the clock's thread or a target's thread may report it. Slow
+    work runs in a background thread that exists only while there is work. A service whose replicas all live has no
+    `Supervisor`, timer or thread.
     """
 
     def __init__(
@@ -47,14 +48,14 @@ class ReplicaSupervisor:
         spawn: Callable[[Callable[[], None], str], None],
     ) -> None:
         """
-        Be told of everything that *replicas* report.
+        Receive all reports of *replicas* from now on.
 
         Args:
-            replicas: The service's.
-            launcher: Starts them.
-            departure: Stops them.
-            readiness: Waits for them.
-            spawn: `spawn(body, what)` runs *body* in a thread that the service waits for before it has stopped.
+            replicas: The service's replicas.
+            launcher: Starts replicas.
+            departure: Stops replicas.
+            readiness: Waits for replicas.
+            spawn: `spawn(body, what)` runs *body* in a background thread. The service waits for it when it stops.
         """
         self._replicas = replicas
         self._launcher = launcher
@@ -65,12 +66,12 @@ class ReplicaSupervisor:
         self._replaces_unhealthy = "replaces_unhealthy" in replicas.composition.target.registration.capabilities
         # All are guarded by ReplicaSet.condition.
         self._supervisor: Supervisor | None = None  # made when the first replica ends
-        #: Replicas that took the place of others, by why those had to go; `recycled` once there is such a one.
+        #: Number of replacements by the reason why the old replica had to go; `recycled` only after the first one.
         self.replacements: Counter[str] = Counter(died=0, start_failed=0, unhealthy=0)
-        self._due: dict[int, Timer] = {}  # by position: when the next replica is to be started there
-        self._late: dict[Member, Timer] = {}  # when one that is being started has to be ready
+        self._due: dict[int, Timer] = {}  # by position: starts the next replica there
+        self._late: dict[Member, Timer] = {}  # ends at the startup timeout of a replica
         self._jobs: list[Callable[[], None]] = []
-        self._at_work = False  # whether a thread does the jobs
+        self._at_work = False  # whether a thread runs the jobs
         self._closed = False
         replicas.supervision = self
 
@@ -80,13 +81,13 @@ class ReplicaSupervisor:
 
     @property
     def replaced(self) -> int:
-        """How many replicas took the place of others."""
+        """Number of replacements so far."""
         return self.replacements.total()
 
     # -- what replicas and monitors report ---------------------------------------------------------------------------
 
     def changed(self, member: Member, state: ReplicaState, cause: BaseException | None) -> None:
-        """A replica reports its state."""
+        """Record the state that a replica reports."""
         replicas = self._replicas
         if state is ReplicaState.READY and not member.proven:
             member.has_started = True
@@ -102,17 +103,17 @@ class ReplicaSupervisor:
         if state is ReplicaState.READY:
             self._launcher.open_if_ready(member)
         elif state is ReplicaState.FAILED:
-            replicas.router.close_lane(member.lane)  # it may have been opened since the router was told
+            replicas.router.close_lane(member.lane)  # its lane may have opened after `lost` told the router
 
     def lost(self, member: Member, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
-        """A replica died: its calls move on or end, and without hope for another one those that wait end too."""
+        """A replica died: its calls are sent again or end. If no other replica is coming, waiting calls end too."""
         member.died = True
-        self.changed(member, ReplicaState.FAILED, cause)  # first: whoever is told of it may look
+        self.changed(member, ReplicaState.FAILED, cause)  # first: a caller whose call ends now may look at the state
         self._replicas.router.lost(member.lane, not_started, maybe, cause)
         self._replicas.refuse_if_hopeless(member)
 
     def mark(self, member: Member, state: ReplicaState, reason: str) -> None:
-        """A monitor says how a replica is; see `interfaces.WatchedReplica.mark`."""
+        """Record a monitor's judgment of a replica; see `interfaces.WatchedReplica.mark`."""
         state = ReplicaState(state)
         replicas = self._replicas
         with replicas.condition:
@@ -125,7 +126,7 @@ class ReplicaSupervisor:
         replicas.tell(reports)
 
     def opened(self) -> list[Report]:
-        """Another replica gets calls: with the last of them the service is ready; under `condition`."""
+        """A replica gets calls now; once all do, the service is ready. Under `condition`. Returns events to send."""
         replicas = self._replicas
         members = replicas.members
         if replicas.life.state is not ReplicaState.STARTING or not all(each.in_service for each in members):
@@ -139,10 +140,10 @@ class ReplicaSupervisor:
             replicas.recycler.start()
         return reports
 
-    # -- who is responsible for them ---------------------------------------------------------------------------------
+    # -- who manages a replica ---------------------------------------------------------------------------------------
 
     def supervise(self, members: Sequence[Member]) -> list[Report]:
-        """Replace *members* when they end, or have just ended; under `condition`. Gives what is to be told then."""
+        """Replace *members* when they end, or if they have ended. Under `condition`. Returns events to send."""
         reports: list[Report] = []
         for member in members:
             member.managed_by = ManagedBy.SUPERVISOR
@@ -150,7 +151,7 @@ class ReplicaSupervisor:
         return reports
 
     def admit(self, members: Sequence[Member]) -> None:
-        """Send calls to *members*, which were held back until now; from now on they are replaced when they end."""
+        """Send calls to *members*, which got none until now, and replace them when they end."""
         self._launcher.release(members)
         with self._replicas.condition:
             reports = self.supervise(members)
@@ -158,10 +159,10 @@ class ReplicaSupervisor:
 
     def claim(self, index: int) -> tuple[Member, object] | None:
         """
-        Keep the replica at *index* from being replaced here: the caller starts another one in its place.
+        Let the caller replace the replica at *index*; the supervisor no longer does.
 
         Returns:
-            The replica, and what `cancel_replacement` takes if nothing comes of it; None if there is none any more.
+            The replica, and a token for `cancel_replacement` if the caller gives up. None if there is no replica.
         """
         with self._replicas.condition:
             member = next((each for each in self._replicas.places if each.spec.index == index), None)
@@ -172,7 +173,7 @@ class ReplicaSupervisor:
         return member, replacement
 
     def cancel_replacement(self, old: Member, replacement: object) -> None:
-        """*replacement* will not take the place of *old*: that is looked after as before."""
+        """The caller of `claim` gives up: the supervisor manages *old* again. *replacement* is the token."""
         with self._replicas.condition:
             if old.replacement is not replacement:
                 return
@@ -181,17 +182,17 @@ class ReplicaSupervisor:
         self._replicas.tell(reports)
 
     def let_go(self, member: Member) -> None:
-        """Replace *member* no more."""
+        """Stop replacing *member*."""
         with self._replicas.condition:
             member.managed_by = ManagedBy.NOBODY
             self._let_go(member)
 
     def retire(self, keep: int) -> tuple[Member, ...]:
         """
-        Replace none but *keep* of the service's replicas any more; those that do not serve go first.
+        Keep *keep* of the service's replicas, and stop replacing the others. Replicas that do not serve go first.
 
         Returns:
-            Those that are to leave now.
+            The replicas that have to leave now.
         """
         with self._replicas.condition:
             retired = self._replicas.places[keep:]
@@ -201,17 +202,17 @@ class ReplicaSupervisor:
         return retired
 
     def close(self) -> None:
-        """Start nothing any more; under `condition`. Idempotent."""
+        """Start no more replacements. Under `condition`. Idempotent."""
         self._closed = True
         if self._replicas.recycler is not None:
             self._replicas.recycler.close()
         for timer in (*self._due.values(), *self._late.values()):
             timer.cancel()
 
-    # -- what is decided; under the condition ------------------------------------------------------------------------
+    # -- decisions; under the condition ------------------------------------------------------------------------------
 
     def _look_after(self, member: Member) -> list[Report]:
-        """Have a replica of the service replaced if it has to be; gives what is to be told afterwards."""
+        """Replace *member* if necessary. Returns events to send after the condition is released."""
         if member.managed_by is not ManagedBy.SUPERVISOR or member.replacement is not None or not self._replicas.wanted:
             return []
         if member.state is ReplicaState.READY:
@@ -223,14 +224,14 @@ class ReplicaSupervisor:
         return self._ended(member) if unhealthy or member.state is ReplicaState.FAILED else []
 
     def _ended(self, member: Member) -> list[Report]:
-        """It ended, or it is up and has to be replaced."""
+        """Decide what follows a replica that has ended, or that is up but has to be replaced."""
         index, now = member.spec.index, self._clock.monotonic()
         self._forget_late(member)
         supervisor = self._made_supervisor()
         decision = supervisor.died(index, now) if member.been_ready else supervisor.failed(index, now)
         reports = self._follow(member, decision)
         if not member.up:
-            self._do(lambda: self._departure.clean_up(member))  # after the start, if that is due: it may take a while
+            self._do(lambda: self._departure.clean_up(member))  # after a start that is due: cleaning up may take long
         return reports
 
     def _made_supervisor(self) -> Supervisor:
@@ -243,7 +244,7 @@ class ReplicaSupervisor:
         return self._supervisor
 
     def _follow(self, member: Member, decision: Start | CrashLoop) -> list[Report]:
-        """Do what the supervisor says about the place of *member*; gives what is to be told."""
+        """Carry out *decision* at the position of *member*. Returns events to send."""
         from sage_plugins.resilience.restarts import MOST_STARTS, WINDOW_S, CrashLoop
 
         self._cancel(member.spec.index)
@@ -264,13 +265,13 @@ class ReplicaSupervisor:
         return [("replacement_delayed", f"another one is started in {wait:.3g} s", member.id)]
 
     def _let_go(self, member: Member) -> None:
-        """Somebody else sees to the place of *member* now, or it is given up: forget what was."""
+        """Cancel the next start at the position of *member*, and forget its history."""
         self._cancel(member.spec.index)
         if self._supervisor is not None:
             self._supervisor.stopped(member.spec.index)
 
     def _may_be_replaced(self, old: Member, *, beside: bool) -> bool:
-        """Whether a replica is still to be started in the place of *old*, or *beside* it."""
+        """Whether *old* still needs a replacement. *beside*: while *old* still runs."""
         due = ReplicaState.UNHEALTHY if beside else ReplicaState.FAILED
         return (
             old.managed_by is ManagedBy.SUPERVISOR
@@ -279,7 +280,7 @@ class ReplicaSupervisor:
             and self._replicas.wanted
         )
 
-    # -- when it is done ---------------------------------------------------------------------------------------------
+    # -- timers and jobs ---------------------------------------------------------------------------------------------
 
     def _cancel(self, index: int) -> None:
         timer = self._due.pop(index, None)
@@ -302,7 +303,7 @@ class ReplicaSupervisor:
                 self._do(lambda: self._give_up(member))
 
     def _do(self, job: Callable[[], None]) -> None:
-        """Have *job* done soon, in the order in which they come; under the condition, without which it is done."""
+        """Queue *job* for the background thread, which runs jobs in order without the lock; under the condition."""
         if self._closed:
             return
         self._jobs.append(job)
@@ -319,17 +320,17 @@ class ReplicaSupervisor:
                 job = self._jobs.pop(0)
             try:
                 job()
-            except Exception:  # a target's fault must not keep the other replicas from being replaced
+            except Exception:  # an error of a target must not stop the replacement of other replicas
                 logging.getLogger("sage_plugins").exception("a replica could not be replaced")
 
-    # -- what is done; not under the condition -----------------------------------------------------------------------
+    # -- actions; not under the condition ----------------------------------------------------------------------------
 
     def _give_up(self, member: Member) -> None:
-        """It has not become ready in time: that is a start that failed, and what it still does is of no use."""
+        """Fail the start of *member*, which was not ready in time."""
         if member.been_ready:
             return
         error = self._readiness.not_ready([member], self._config.startup_timeout)
-        if not member.been_ready:  # asking took a moment
+        if not member.been_ready:  # it may have become ready meanwhile
             self.changed(member, ReplicaState.FAILED, error)
 
     def _replace(self, old: Member) -> None:
@@ -337,7 +338,7 @@ class ReplicaSupervisor:
             if self._closed:
                 return
             if old.up:
-                # A thread of its own: it waits for the new one, and then for the calls of the old one.
+                # In a separate thread, because it waits for the new replica and then for calls of the old one.
                 self._spawn(lambda: self._replace_beside(old), "replace")
                 return
         found = self._start_replacement(old, beside=False)
@@ -346,15 +347,15 @@ class ReplicaSupervisor:
 
     def _start_replacement(self, old: Member, *, beside: bool) -> Member | Refused | None:
         """
-        Start a replica in the place of *old*.
+        Start a replacement for *old*.
 
         Args:
-            old: It ended, or with *beside* it goes on until its replacement is ready and takes over.
-            beside: Whether the old one stays for now; the new one gets no calls then, and the caller waits for it.
+            old: The replica to replace. It has ended, unless *beside* is true.
+            beside: Whether *old* still runs. Then the replacement gets no calls yet, and the caller waits for it.
 
         Returns:
-            The new one, which may have failed already; or why it cannot be placed; or None if nothing is to take the
-            place of *old* any more.
+            The replacement, which may have failed already. Or why it cannot be placed. Or None if *old* needs no
+            replacement any more.
         """
         replicas, index = self._replicas, old.spec.index
         with replicas.starting:
@@ -367,7 +368,7 @@ class ReplicaSupervisor:
                 return place
             counts = {} if beside else old.counts()
             with replicas.condition:
-                if not self._may_be_replaced(old, beside=beside):  # it may take long to place a replica
+                if not self._may_be_replaced(old, beside=beside):  # placing may have taken long
                     return None
                 self.replacements[_what_was_wrong(old, beside=beside)] += 1
                 member = self._launcher.make(index, self.replaced, newer=old.newer)
@@ -385,7 +386,7 @@ class ReplicaSupervisor:
                     replicas.drop([old], [counts])
             try:
                 self._launcher.launch(member, place)
-            except Exception as error:  # noqa: BLE001 - whatever the target raises, the next start may go well
+            except Exception as error:  # noqa: BLE001 - whatever the target raises, the next start may succeed
                 self.changed(member, ReplicaState.FAILED, error)
             return member
 
@@ -401,7 +402,7 @@ class ReplicaSupervisor:
         self._replicas.tell(reports)
 
     def _replace_beside(self, old: Member) -> None:
-        """Replace a replica that is unhealthy: it may still answer, so the new one is started first."""
+        """Replace an unhealthy replica. The replacement starts first, because *old* may still answer calls."""
         replacement = self._start_replacement(old, beside=True)
         if replacement is None:
             return
@@ -421,10 +422,10 @@ class ReplicaSupervisor:
 
     def _swap_in(self, old: Member, replacement: Member) -> bool:
         """
-        Let *replacement* take the place of *old*, beside which it was started.
+        Give the position of *old* to *replacement*, which was started while *old* ran.
 
         Returns:
-            Whether it may: the place may have been given to another one, or to none, meanwhile.
+            False if *old* has lost its position meanwhile, or the service stops.
         """
         with self._replicas.condition:
             if (
@@ -437,7 +438,7 @@ class ReplicaSupervisor:
             replacement.held = False
             reports = self.supervise(
                 [replacement]
-            )  # in one step: who scales meanwhile finds one of the two, and not both
+            )  # under the same lock, so that another thread that scales finds one of the two, never both
         self._launcher.open_if_ready(replacement)
         self._replicas.tell(reports)
         return True
@@ -454,7 +455,7 @@ class ReplicaSupervisor:
         self._replicas.tell([("replacement_failed", reason, old.id), *reports])
 
     def _make_room(self, old: Member, refused: Refused) -> None:
-        """There is no room for two: the unhealthy one has to go first, with the calls that it does not finish."""
+        """Stop the unhealthy replica first, because there is no room for two. Calls that it does not finish fail."""
         with self._replicas.condition:
             if not self._may_be_replaced(old, beside=True):
                 return
@@ -462,11 +463,11 @@ class ReplicaSupervisor:
         self._stop_for_another(old, why)
 
     def make_room(self, old: Member, why: str) -> None:
-        """Stop *old*, which is up and well, and have another one started in its place at once."""
+        """Stop *old*, a healthy replica, and start its replacement at once."""
         with self._replicas.condition:
             if old.managed_by is not ManagedBy.SUPERVISOR or old.replacement is not None or not old.up:
                 return
-            self._let_go(old)  # what was before it counts no more: its end is no failure
+            self._let_go(old)  # its end is no failure: earlier failures at this position count no more
             old.recycled = True
         self._stop_for_another(old, why)
 
@@ -481,5 +482,5 @@ def _what_was_wrong(old: Member, *, beside: bool) -> str:
         return "start_failed"
     if old.recycled:
         return "recycled"
-    # One that had to make room has failed with an error of ours; no target reports a death by such a one.
+    # `_stop_for_another` fails a replica with a DeployError; no target reports a death with one.
     return "unhealthy" if beside or isinstance(old.cause, DeployError) else "died"

@@ -1,4 +1,4 @@
-"""Waiting for replicas: until they are ready, and for what they say of themselves."""
+"""Waits for replicas: until they are ready, and for their answers to questions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Readiness", "errors_of", "raised_at", "stats_of", "tell_logs"]
 
 _Answer = TypeVar("_Answer")
 
-#: Why a replica is not ready that waits for nothing else.
+#: Why a replica is not ready if no other reason is known.
 _BEING_BUILT: Final = "the constructor or a start hook still runs. Raise `startup_timeout` if it needs that long"
 _HOOKS_WAIT: Final = (
     "the constructor or a start hook waits for {}, which never comes if that waits for this service in turn. Use "
@@ -37,7 +37,7 @@ class Readiness:
     """Waits until replicas of one service are ready. From any thread."""
 
     def __init__(self, replicas: ReplicaSet) -> None:
-        """Wait for none yet; *replicas* are the service's."""
+        """Prepare; waits for nothing. *replicas* are the service's replicas."""
         self._replicas = replicas
         self._name = replicas.name
         self._clock = replicas.clock
@@ -48,13 +48,14 @@ class Readiness:
         Wait until all of *members* are ready.
 
         Args:
-            members: Which.
-            limit: Seconds.
-            over: Whether they have been so at the same time, whatever became of them since; asked under `condition`.
+            members: The replicas.
+            limit: Seconds to wait.
+            over: Returns whether all were ready at some earlier moment, which ends the wait too. Called under
+                `condition`.
 
         Raises:
-            DeployError: One failed (raised from its constructor's error) or was not ready in time, or the service was
-                stopped.
+            DeployError: A replica failed (raised from its constructor's error) or was not ready in time, or the service
+                was stopped.
         """
         until = self._clock.monotonic() + limit
         condition = self._replicas.condition
@@ -76,14 +77,14 @@ class Readiness:
 
     def not_ready(self, late: Sequence[Member], limit: float) -> DeployError:
         """
-        The error for replicas that are not ready after *limit* seconds, with what is known of each.
+        Return the error for replicas that are not ready after *limit* seconds, with all known details.
 
-        They are asked for it, which may take two seconds; never under `condition`.
+        Asks the replicas, which may take two seconds; never call it under `condition`.
         """
         progress: dict[Member, str] = {each: "" if each.canary is None else UNANSWERED for each in late}
         if self._reports_progress:
             building = [each for each in late if each.canary is None]
-            silent = dict.fromkeys(building, "it does not say how far it has got")  # such as a cluster that is silent
+            silent = dict.fromkeys(building, "it does not say how far it has got")  # for a cluster that is silent
             progress |= {**silent, **_ask(building, Member.progress, 2 * ANSWER_S)}
         elsewhere = self._replicas.reach.awaited_by_hooks()
         together: dict[str, list[str]] = {}
@@ -96,7 +97,7 @@ class Readiness:
         return DeployError(f"service '{self._name}': {found}", service=self._name, replica=replica)
 
     def why_failed(self, member: Member) -> DeployError:
-        """The error for a replica that ended before it was ready; its cause is the replica's."""
+        """Return the error for a replica that ended before it was ready, with the replica's error as the cause."""
         cause = member.cause
         if member.has_started and isinstance(cause, DeployError):  # its canary failed
             return DeployError(f"service '{self._name}': {cause}", service=self._name, replica=member.id)
@@ -112,11 +113,11 @@ class Readiness:
 
 def stats_of(members: Sequence[Member], *, in_process: bool) -> list[Mapping[str, Any]]:
     """
-    What each of *members* says of itself, see `Member.stats`; waits for all of them together no more than a second.
+    Return `Member.stats` of each of *members*. Asks them all at once, and waits at most one second.
 
     Args:
-        members: Which.
-        in_process: Whether they are in this process: asking is looking then.
+        members: The replicas.
+        in_process: Whether they are in this process. Then no answer needs waiting for.
     """
     if in_process:
         return [member.stats() for member in members]
@@ -125,7 +126,7 @@ def stats_of(members: Sequence[Member], *, in_process: bool) -> list[Mapping[str
 
 
 def tell_logs(members: Sequence[Member]) -> None:
-    """Log here what *members*, in other processes, have logged there, the oldest first; waits a second at most."""
+    """Fetch the log lines of *members* from their processes and log them here, oldest first; waits at most a second."""
     found = _ask(members, Member.logs, ANSWER_S)
     lines = [(line.time_s, member, line) for member, each in found.items() for line in each]
     for _, member, line in sorted(lines, key=itemgetter(0)):
@@ -133,14 +134,14 @@ def tell_logs(members: Sequence[Member]) -> None:
 
 
 def errors_of(members: Sequence[Member], *, in_process: bool) -> list[Sequence[MethodError]]:
-    """What the methods of each of *members* have raised; waits as `stats_of`."""
+    """Return `Member.errors` of each of *members* that answers; waits as `stats_of`."""
     if in_process:
         return [member.errors() for member in members]
     return list(_ask(members, Member.errors, ANSWER_S).values())
 
 
 def _ask(members: Sequence[Member], question: Callable[[Member], _Answer], limit: float) -> Mapping[Member, _Answer]:
-    """The answers of those who answer within *limit* seconds, which are for all of them together."""
+    """Ask all *members* at once, and return the answers that arrive within *limit* seconds."""
     asked = {member: future_of(partial(question, member), f"{member.id}-asked") for member in members}
     done, _ = wait_for(asked.values(), limit)
     return {member: answer.result() for member, answer in asked.items() if answer in done and not answer.exception()}
@@ -148,9 +149,9 @@ def _ask(members: Sequence[Member], question: Callable[[Member], _Answer], limit
 
 def raised_at(error: BaseException | None) -> str:
     """
-    Where *error* was raised, as `file:line`: the innermost line that is not in one of our packages; "" if all are.
+    Return where *error* was raised, as `file:line`: the innermost line outside this project's packages; "" if none.
 
-    Packages are told by their names, because each distribution of ours may be installed in a folder of its own.
+    It recognizes packages by name, because each distribution may be installed in a different folder.
     """
     where = ""
     trace = None if error is None else error.__traceback__

@@ -1,6 +1,6 @@
 """
-Services that grow and shrink by themselves: the load is looked at, and what `resilience.autoscaling` decides is done.
+Autoscaling: measures the load of a service, and carries out what `resilience.autoscaling` decides.
 
 Imports `deployment.replicas`, `resilience`, `routing` and everything below. Services with a fixed number of replicas
-import nothing of it.
+never import it.
 """

@@ -1,4 +1,4 @@
-"""One service that grows and shrinks by itself: the timer that looks at its load, and the changes that follow."""
+"""Scales one service automatically: a timer looks at the load, and the number of replicas follows."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Elastic", "create_scaler"]
 
-#: Looks within `look_back`, and seconds between two looks, at least and at most.
+#: Number of looks within `look_back`, and the shortest and longest time between two looks, in seconds.
 _LOOKS: Final = 10
 _INTERVALS_S: Final = (0.05, 1.0)
 
 
 def create_scaler(replicas: ReplicaSet) -> Scaler:
     """
-    What decides how many replicas a service with an autoscaler has.
+    Return the `Scaler` of a service with an autoscaler.
 
     Raises:
         PluginError: The autoscaler cannot be made.
@@ -48,11 +48,11 @@ def create_scaler(replicas: ReplicaSet) -> Scaler:
 
 class Elastic:
     """
-    Looks at the load of one service from its start to its end, and changes its number of replicas.
+    Looks at the load of one service periodically, and changes its number of replicas.
 
-    A timer of the clock begins each look. The look runs in a thread of its own, because a policy or a replica that is
-    asked may take time; while replicas are being started there is no other look. A call that finds no replica begins a
-    look at once. All methods are safe from any thread.
+    A timer of the clock starts each look. The look runs in its own thread, because a policy or a replica may be slow.
+    There is no other look while replicas are being started. A call that finds no replica starts a look at once. All
+    methods are safe from any thread.
     """
 
     def __init__(
@@ -63,13 +63,13 @@ class Elastic:
         adjust: Callable[[int, str], None],
     ) -> None:
         """
-        Look at nothing yet.
+        Prepare; looks at nothing.
 
         Args:
-            replicas: The service's.
-            scaler: Decides.
-            room: How many replicas the service can have if it is to have so many, and why no more.
-            adjust: Runs so many replicas from now on, for a reason.
+            replicas: The service's replicas.
+            scaler: Decides how many replicas there should be.
+            room: `room(number)` returns how many of that number of replicas have room, and why no more.
+            adjust: `adjust(number, why)` changes the number of replicas.
         """
         self._replicas = replicas
         self._scaler = scaler
@@ -83,11 +83,11 @@ class Elastic:
         # All are guarded by ReplicaSet.condition.
         self._timer: Timer | None = None
         self._looking = False
-        self._again = False  # whether a call came without a replica since the present look began
+        self._again = False  # whether a call found no replica since the present look began
         self._closed = False
-        self._faulty = False  # whether the policy has failed, and that was logged
-        self._called_from_elsewhere = False  # while there is no replica
-        self._failures = 0  # starts in a row that failed while there was no replica
+        self._faulty = False  # whether the policy failed at the last look, which is logged once
+        self._called_from_elsewhere = False  # whether another process called while there is no replica
+        self._failures = 0  # failed starts in a row while there was no replica
         replicas.router.on_unserved = self.look_soon
 
     @property
@@ -102,23 +102,23 @@ class Elastic:
 
     @property
     def asleep(self) -> bool:
-        """Whether there is no replica because there was nothing to do: the next call starts one."""
+        """Whether there is no replica because the service had nothing to do; the next call starts one."""
         return self._replicas.life.state is ReplicaState.READY and not self._replicas.places
 
-    # -- when it looks -----------------------------------------------------------------------------------------------
+    # -- timer -------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """The service is ready: look from now on."""
+        """Begin to look; called when the service is ready."""
         with self._replicas.condition:
             self.scaled(len(self._replicas.places))
             self._set_timer()
 
     def scaled(self, replicas: int) -> None:
-        """Somebody else has decided how many replicas there should be; the next look begins with that."""
+        """Accept a number of replicas that was set by hand; the next look starts from it."""
         self._scaler.wanted = replicas
 
     def close(self) -> None:
-        """Look no more. Idempotent."""
+        """Stop looking. Idempotent."""
         with self._replicas.condition:
             self._closed = True
             if self._timer is not None:
@@ -126,12 +126,12 @@ class Elastic:
                 self._timer = None
 
     def look_soon(self, *, from_elsewhere: bool = False) -> None:
-        """A call has come that no replica can take, or has come *from_elsewhere* to another process: look now."""
+        """Look now, because a call found no replica. *from_elsewhere*: the call waits in another process."""
         with self._replicas.condition:
             self._called_from_elsewhere |= from_elsewhere
             if self._looking:
                 self._again = True
-            elif self._timer is not None:  # else it has not started, or is closed
+            elif self._timer is not None:  # it has started and is not closed
                 self._timer.cancel()
                 self._begin_look()
 
@@ -163,16 +163,16 @@ class Elastic:
                 else:
                     self._set_timer()
 
-    # -- what it sees ------------------------------------------------------------------------------------------------
+    # -- a look ------------------------------------------------------------------------------------------------------
 
     def _look_and_do(self) -> None:
         replicas = self._replicas
         if not replicas.wanted or replicas.router.unavailability is not None:
-            return  # it ends, or waits for somebody to mend it
+            return  # the service ends, or refuses calls until someone fixes it
         load, busy_at = self._load()
         try:
             scaling = self._scaler.look(load, busy_at)
-        except Exception as error:  # noqa: BLE001 - a policy is a stranger's, and the service goes on
+        except Exception as error:  # noqa: BLE001 - whatever a plugin's policy raises, the service goes on
             self._policy_failed(error)
             return
         self._faulty = False
@@ -180,7 +180,7 @@ class Elastic:
             self._do(load.replicas, scaling)
 
     def _load(self) -> tuple[Load, float]:
-        """The load at this moment, and when a call ended last."""
+        """Return the present load, and when a call last ended."""
         replicas, router = self._replicas, self._replicas.router
         waiting_elsewhere = replicas.reach.waiting_elsewhere()
         with replicas.condition:
@@ -191,7 +191,7 @@ class Elastic:
             elsewhere = max(waiting_elsewhere, self._called_from_elsewhere)
         stats = stats_of(members, in_process=self._in_process)
         now = self._clock.monotonic()
-        # Calls of other processes are known to the replicas alone, and those on their way to one to this process alone.
+        # Only a replica knows its calls from other processes. Only this process knows calls on their way to a replica.
         ongoing = sum(
             max(member.inflight, said.get("running") or 0) for member, said in zip(members, stats, strict=True)
         )
@@ -207,7 +207,7 @@ class Elastic:
         )
         return load, max(ended, default=-inf)
 
-    # -- what it does ------------------------------------------------------------------------------------------------
+    # -- scaling -----------------------------------------------------------------------------------------------------
 
     def _do(self, present: int, scaling: Scaling) -> None:
         number, watchers = scaling.replicas, self._replicas.watchers
@@ -233,7 +233,7 @@ class Elastic:
         self._failures = 0
 
     def _give_up_if_hopeless(self, error: BaseException) -> None:
-        """So many starts have failed while calls wait that another one is of no use."""
+        """Refuse the waiting calls after `MOST_STARTS` failed starts in a row without a replica."""
         if not self.asleep:
             return
         self._failures += 1
@@ -248,7 +248,7 @@ class Elastic:
         self._replicas.router.unavailable(lambda: NoReplicaError(msg, service=name))
 
     def _policy_failed(self, error: BaseException) -> None:
-        """The number of replicas stays; said once, until the policy answers again."""
+        """Report that the policy failed, once until it works again. The number of replicas stays."""
         if self._faulty:
             return
         self._faulty = True
@@ -260,7 +260,7 @@ class Elastic:
     # -- the end -----------------------------------------------------------------------------------------------------
 
     def wait_awake(self, limit: float) -> None:
-        """Before the service stops: wait at most *limit* seconds for the replica that waiting calls have asked for."""
+        """Wait at most *limit* seconds for a replica for the waiting calls, before the service stops."""
         replicas, router = self._replicas, self._replicas.router
         with replicas.condition:
             replicas.condition.wait_for(

@@ -1,5 +1,5 @@
 """
-How a changed configuration reaches a service that runs.
+Applies a changed configuration to a running service.
 
-`ways` says which changes go which way, `rolling` replaces replicas one by one.
+`ways` decides how each change is applied; `rolling` replaces replicas a few at a time.
 """

@@ -1,4 +1,4 @@
-"""Replaces the replicas of one service a few at a time: by a new version, or by new ones of the same version."""
+"""Replaces the replicas of one service a few at a time, by a new version or by the same one."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Rolling"]
 
-#: Seconds before a replica that says that it is not ready is asked again.
+#: Seconds between two checks of a new replica that does not pass yet.
 _ASK_AGAIN_S: Final = 0.1
 
 _CHECKS: Final = {ControlOp.CHECK: "check_health", ControlOp.READY: "check_ready"}
@@ -38,12 +38,12 @@ _CHECKS: Final = {ControlOp.CHECK: "check_health", ControlOp.READY: "check_ready
 
 class Rolling:
     """
-    One change: does what a `Rollout` says, until that is done.
+    One rolling update or restart. Carries out the steps of a `Rollout`.
 
-    It is driven by one thread at a time, while nobody else changes the service.
+    One thread at a time drives it, and no other thread changes the service meanwhile.
     """
 
-    def __init__(  # noqa: PLR0913 - the parts of the service, and what to do
+    def __init__(  # noqa: PLR0913 - the parts of the service and the change
         self,
         replicas: ReplicaSet,
         launcher: Launcher,
@@ -57,19 +57,19 @@ class Rolling:
         updates: bool,
     ) -> None:
         """
-        Replace nothing yet.
+        Prepare the change; replaces nothing.
 
         Args:
-            replicas: The service's.
-            launcher: Starts them.
-            departure: Stops them.
-            supervisor: Is responsible for those whose places are their own.
-            readiness: Says why one is not ready.
-            to: What the new replicas are made of.
-            places: The indexes of those that are replaced.
-            settings: Within which limits.
-            updates: Whether *to* is another version. Then events tell of it, and those that leave are not waited for
-                before the next ones start.
+            replicas: The service's replicas.
+            launcher: Starts replicas.
+            departure: Stops replicas.
+            supervisor: Manages replicas that have taken their places.
+            readiness: Explains why a replica is not ready.
+            to: Composition of the new replicas.
+            places: Indexes of the replicas to replace.
+            settings: Limits.
+            updates: Whether *to* is another version. Then each step is an event, and the next replicas start without
+                waiting for those that leave.
         """
         self._replicas = replicas
         self._launcher = launcher
@@ -83,24 +83,26 @@ class Rolling:
         self._settings = settings
         self._updates = updates
         self._rollout = Rollout(places, settings)
-        self._claims: dict[int, tuple[Member, object]] = {}  # old replicas whose successors are being started
-        self._trials: dict[str, Member] = {}  # started here, and their places are not their own yet
-        self._passed: set[str] = set()  # those of them that said so when they were asked last
+        self._claims: dict[int, tuple[Member, object]] = {}  # old replicas with their `claim` tokens, by index
+        self._trials: dict[str, Member] = {}  # new replicas that have not taken their places yet
+        self._passed: set[str] = set()  # trials that passed their last checks
         self._leaving: set[str] = set()  # guarded by ReplicaSet.condition
         self._departures: list[threading.Event] = []
         self._taken = 0
-        self._error: DeployError | None = None  # why the last one failed
+        self._error: DeployError | None = None  # why the last new replica failed
         self._outcome: DeployError | None = None
 
-    # -- from begin to end ---------------------------------------------------------------------------------------------
+    # -- the whole change ----------------------------------------------------------------------------------------------
 
     def run(self, then: Callable[[], None]) -> None:
         """
-        Do all of it, and call *then* once nothing is left to do, whether or not this has returned or raised by then.
+        Make the change, and call *then* when nothing is left to do.
+
+        After Ctrl-C, a background thread calls *then*, maybe after this has raised.
 
         Raises:
-            DeployError: A new replica did not become ready, and the old version is back, or it stopped where it was,
-                as the error says. Or the service was stopped.
+            DeployError: A new replica did not become ready. The change was rolled back, or stopped where it was, as the
+                error says. Or the service was stopped.
         """
         begun = self._clock.monotonic()
         with self._replicas.condition:
@@ -113,7 +115,7 @@ class Rolling:
         except Exception:
             self._end(then)
             raise
-        except BaseException as error:  # Ctrl-C: who pressed it waits for nothing
+        except BaseException as error:  # Ctrl-C: roll back in the background, so that the user need not wait
             self._rollout.fail(f"it was interrupted by {type(error).__name__}")
             self._replicas.life.in_background(partial(self._give_up, then), "roll")
             raise
@@ -124,20 +126,20 @@ class Rolling:
         self._tell("roll_done", f"{counted(self._number, 'replica')} replaced in {took:.3g} s")
 
     def wait_left(self) -> None:
-        """Wait for the replicas that leave."""
+        """Wait until all replaced replicas have stopped."""
         for each in self._departures:
             each.wait()
 
     def _give_up(self, then: Callable[[], None]) -> None:
         try:
             self._drive()
-        except Exception:  # it may have been stopped
+        except Exception:  # the service may have been stopped
             logging.getLogger("sage_plugins").debug("an interrupted update was not rolled back", exc_info=True)
         finally:
             self._end(then)
 
     def _end(self, then: Callable[[], None]) -> None:
-        """Whatever has come of it, every replica is of the one version that counts from now on."""
+        """End the change. Treat all replicas as one version from now on, even if replicas of both are left."""
         replicas = self._replicas
         try:
             self._leave_no_trial()
@@ -169,7 +171,7 @@ class Rolling:
             self._do(step)
 
     def _next(self) -> Step:
-        """The next step that is not to wait."""
+        """Wait until there is something to do, and return that step."""
         replicas = self._replicas
         while True:
             self._look_at_trials()
@@ -196,7 +198,7 @@ class Rolling:
             self._replicas.condition.notify_all()
 
     def _seen(self) -> list[Seen]:
-        """The replicas as `Rollout` looks at them; under the condition."""
+        """Return the replicas in the form that `Rollout` takes; under the condition."""
         return [
             Seen(
                 id=each.id,
@@ -250,7 +252,7 @@ class Rolling:
             replicas.condition.notify_all()
 
     def _look_at_trials(self) -> None:
-        """Send calls to new replicas that are ready, and see which have ended."""
+        """Send calls to trials that are ready, and handle those that have ended."""
         for member in list(self._trials.values()):
             if member.ended:
                 self._has_ended(member)
@@ -262,14 +264,14 @@ class Rolling:
                 self._passed.discard(member.id)
 
     def _is_news(self, member: Member) -> bool:
-        """Whether there is something to do for a new replica; one that is asked how it is has to wait its time."""
+        """Whether a trial needs an action now. Trials with checks are polled instead."""
         return member.ended or (member.up and member.held and not self._asks(member))
 
     def _may_count(self, member: Member) -> bool:
         return member.id not in self._trials or member.id in self._passed
 
     def _asks(self, member: Member) -> bool:
-        """Whether a new replica can say how it is."""
+        """Whether a trial is up and has a readiness or health check."""
         cls: Any = member.spec.factory.service_class
         return member.up and any(callable(getattr(cls, hook, None)) for hook in _CHECKS.values())
 
@@ -285,7 +287,7 @@ class Rolling:
         return True
 
     def _has_ended(self, member: Member) -> None:
-        died = member.died  # now: it is ended below
+        died = member.died  # read first: `discard` below ends the replica
         if died:
             msg = f"service '{self._replicas.name}': {member.id} died before it took its place: {member.missing}"
             self._error = DeployError(msg, service=self._replicas.name, replica=member.id)
@@ -302,7 +304,7 @@ class Rolling:
             self._passed.discard(member.id)
 
     def _take(self, step: Take) -> None:
-        """A replica is available: its place is its own, and the one that had it leaves."""
+        """Give an available replica its place, and stop the replica that had it."""
         member = self._member(step.id)
         self._claims.pop(member.spec.index, None)
         with self._replicas.condition:
@@ -320,7 +322,7 @@ class Rolling:
     # -- old replicas --------------------------------------------------------------------------------------------------
 
     def _retire(self, member: Member, reason: str) -> None:
-        """Have a replica leave."""
+        """Tell a replica to leave."""
         self._claims.pop(member.spec.index, None)
         self._supervisor.let_go(member)
         trial = member.id in self._trials
@@ -357,7 +359,7 @@ class Rolling:
         if claim is not None:
             self._supervisor.cancel_replacement(*claim)
 
-    # -- when it goes wrong --------------------------------------------------------------------------------------------
+    # -- failures ------------------------------------------------------------------------------------------------------
 
     def _roll_back(self, step: RollBack) -> None:
         error = self._why(step.why, step.id)
@@ -384,7 +386,7 @@ class Rolling:
         self._tell("roll_stopped", f"{error}; {how}", step.id or "")
 
     def _leave_no_trial(self) -> None:
-        """New replicas whose places are not their own go, and places that are left empty get replicas as before."""
+        """Stop all trials, and start replicas of the version in force in empty places."""
         for member in list(self._trials.values()):
             self._retire(member, "the update has ended")
         for index in list(self._claims):
@@ -401,7 +403,7 @@ class Rolling:
                 log.exception("replica %d of service '%s' was not started again", index, self._replicas.name)
 
     def _why(self, why: str, id: str | None) -> DeployError:
-        """The error for what `Rollout` says, with all that is known of it."""
+        """Return the error for *why* that `Rollout` gives, with all known details."""
         error, self._error = self._error, None
         if error is not None and (id is None or error.replica == id):
             return error
@@ -422,4 +424,4 @@ class Rolling:
 
 
 def _tell_nobody(kind: str, reason: str, replica: str = "") -> None:
-    """Restarts are told of as a whole."""
+    """Send no event: a restart is reported as a whole."""

@@ -1,4 +1,4 @@
-"""Which changes of a configuration reach a service in place, replica by replica, or by a new service beside the old."""
+"""Decides how a changed configuration is applied: in place, replica by replica, or by a second service."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Way", "WayKind", "way_of"]
 
-#: Settings that are changed without replacing what runs.
+#: Settings that can change without replacing a replica.
 _IN_PLACE: Final = frozenset(
     {
         "drain_timeout",
@@ -28,7 +28,7 @@ _IN_PLACE: Final = frozenset(
     }
 )
 
-#: Settings of which only replicas that start know. All others are read by the router, the handles or the monitors too.
+#: Settings that only replicas use, when they start. The router, the handles or the monitors use all others.
 _OF_REPLICAS: Final = frozenset(
     {
         "class",
@@ -50,7 +50,7 @@ _OF_REPLICAS: Final = frozenset(
 
 
 class WayKind(StrEnum):
-    """How a change reaches a service that runs."""
+    """How a change is applied to a running service."""
 
     IN_PLACE = "in place"
     """No replica is replaced."""
@@ -59,16 +59,16 @@ class WayKind(StrEnum):
     """Replicas are replaced a few at a time."""
 
     WHOLE = "whole"
-    """A new service starts beside the old one, and takes over when all its replicas are ready."""
+    """A second service starts, and takes over when all its replicas are ready."""
 
 
 class Way(NamedTuple):
     """
-    One of them, for one service.
+    How a change is applied to one service.
 
     Attributes:
-        kind: Which.
-        text: It, for people.
+        kind: The kind of change.
+        text: Description for people.
     """
 
     kind: WayKind
@@ -77,13 +77,13 @@ class Way(NamedTuple):
 
 def way_of(keys: Collection[str], old: Composition | None, new: Composition, *, outlives: bool = False) -> Way:
     """
-    How a service comes from *old* to *new*.
+    Return how a service changes from *old* to *new*.
 
     Args:
-        keys: The settings that are different, as a plan has them, such as `"timeout"` or `"init.kwargs.backend"`.
-        old: What runs; None if another process runs it and only the settings are known.
-        new: What is configured.
-        outlives: Whether the replicas outlive this process. Whoever takes them over has to find one version only.
+        keys: The settings that differ, as in a plan, such as `"timeout"` or `"init.kwargs.backend"`.
+        old: The running composition; None if another process runs it and only the settings are known.
+        new: The configured composition.
+        outlives: Whether the replicas outlive this process. A process that takes them over must find only one version.
     """
     fields = {_field_of(key, old, new) for key in keys}
     others = sorted(fields - _IN_PLACE - _OF_REPLICAS)
@@ -104,7 +104,7 @@ def way_of(keys: Collection[str], old: Composition | None, new: Composition, *, 
 
 
 def _field_of(key: str, old: Composition | None, new: Composition) -> str:
-    """The field that says what *key* says; for the options of a plugin, the one that names the plugin."""
+    """Return the field of *key*. For an option of a plugin, return the field that names the plugin."""
     field, _, rest = key.partition(".")
     if field != "options":
         return field
@@ -119,7 +119,7 @@ def _field_of(key: str, old: Composition | None, new: Composition) -> str:
 
 
 def _difference(old: Composition, new: Composition) -> str:
-    """What is different that the router, the handles or the monitors have learnt when the service began; "" if none."""
+    """Return a difference that the router, the handles or the monitors would miss, as they read it once; "" if none."""
     if old.methods != new.methods:
         return "its methods"
     if _runs_here(old.strategy) is not _runs_here(new.strategy):
@@ -139,6 +139,6 @@ def _checks(composition: Composition) -> set[str]:
 
 
 def _reconfigures(new: Composition) -> bool:
-    """Whether replicas that run can take a changed `user_config`."""
+    """Whether running replicas can take a changed `user_config`."""
     has_method = callable(getattr(new.factory.service_class, "reconfigure", None))
     return new.config.user_config is not None and has_method and not _runs_here(new.strategy)

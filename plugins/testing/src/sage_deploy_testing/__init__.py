@@ -1,18 +1,20 @@
 """
-Tests for services and plugins. Nothing of the core imports this package.
+Test tools for services and plugins. The core never imports this package.
 
-The conformance suites below are imported when they are first used. Everything else is imported from its module:
+The conformance suites below are imported on first use. Import everything else from its module:
 
-* `doubles.virtual_clock`: `VirtualClock`, time that passes only when a test says so.
+* `doubles.virtual_clock`: `VirtualClock`, whose time passes only when a test advances it.
 * `doubles.fake_replica`: `FakeReplica`, which answers, hangs or dies in virtual time as a script says.
-* `doubles.fake_candidate`: `FakeCandidate`, a replica as balancers see it, whose load a test sets.
-* `simulation`: `simulate`, a service of your own configuration in virtual time; `simulation.simulation`: `Simulation`,
-  a router with fake replicas, callers and accidents, from one seed, that checks the router's rules.
-* `chaos.run`: `run`, real services under load and accidents, with a checker; `sage-deploy chaos` is its command.
-* `tools.fixtures`: the pytest fixture `sage_environment`, there in every run of pytest.
-* `tools.fakes`: `SageEnvironment`, which that fixture gives; services can be replaced by fakes in it.
-* `tools.leak_guard`: a pytest plugin that fails every test which leaves threads, files, tasks or processes.
-* `tools.reentry`: interrupts a function at each of its lines, to enter it again or to switch threads.
+* `doubles.fake_candidate`: `FakeCandidate`, a replica as balancers see it. The test sets its load.
+* `simulation`: `simulate` runs a service of your own configuration in virtual time.
+* `simulation.simulation`: `Simulation` runs a router with fake replicas, callers and accidents, all from one seed, and
+  checks the router's rules.
+* `chaos.run`: `run` calls real services while accidents happen, and checks every call. Its command is `sage-deploy
+  chaos`.
+* `tools.fixtures`: the pytest fixture `sage_environment`, available in every pytest run.
+* `tools.fakes`: `SageEnvironment`, which that fixture returns. A test can replace its services by fakes.
+* `tools.leak_guard`: a pytest plugin that fails every test that leaves threads, files, tasks or processes.
+* `tools.reentry`: interrupts a function at each of its lines, to call it again there or to switch threads.
 """
 
 from __future__ import annotations
@@ -48,7 +50,7 @@ _HOMES: Final = {
     "TargetConformance": "suites.target_conformance",
 }
 
-#: By name: the module that has it, and what `sage-deploy --help` says of it.
+#: For each command: its module, and its line in `sage-deploy --help`.
 _COMMANDS: Final = {
     "simulate": ("simulate", "Simulate a service of FILE in virtual time."),
     "chaos": ("chaos", "Call the services of FILE while accidents happen, and judge every call."),
@@ -56,7 +58,7 @@ _COMMANDS: Final = {
 
 
 def _show_comparisons() -> None:
-    """Have pytest show, in whoever's run, what the asserts of a case compared; has an effect before their import."""
+    """Make pytest show the compared values when an assert of a case fails. Call it before the cases are imported."""
     import pkgutil
 
     import pytest
@@ -80,5 +82,5 @@ def _load(module: str) -> Any:
 
 @hookimpl
 def sage_register_commands() -> list[Command]:
-    """Offer the commands that test services."""
+    """Register the commands that test services."""
     return [Command(name, partial(_load, module), summary) for name, (module, summary) in _COMMANDS.items()]

@@ -1,4 +1,4 @@
-"""How a service is reached in the process that deployed it."""
+"""The address of a service whose replicas run in the deploying process."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 __all__ = ["KEY_BYTES", "DriverAddress", "receive_key"]
 
-#: Of what tells services of one process apart.
+#: Bytes of the key that selects a service of a process.
 KEY_BYTES: Final = 16
 
 
 @attrs.frozen
 class DriverAddress:
     """
-    A way to one service of the process that deployed it; picklable.
+    The address of one service of the deploying process; can be pickled.
 
     Attributes:
-        key: Which service: the first thing that is sent.
-        machine: That of the process.
-        near: Where it listens for processes of that machine.
+        key: Selects the service; it is the first thing that a caller sends.
+        machine: The machine of the process.
+        near: Where the process listens for processes of its machine.
         far: Where it listens for others; None if it does not.
     """
 
@@ -43,14 +43,15 @@ class DriverAddress:
         Connect to the service; takes a few seconds at most.
 
         Args:
-            certificates: Of this process, for connections to other machines; None for those without TLS.
+            certificates: Certificates of this process, for connections to other machines; None for connections without
+                TLS.
 
         Returns:
-            The connection, and `Address.exact` of where it leads to.
+            The connection, and the `Address.exact` of its address.
 
         Raises:
-            OSError, EOFError: Nobody listens, or not for this machine; or there is no agreement on TLS.
-            AuthenticationError: It is another process.
+            OSError, EOFError: Nobody listens there, or not for this machine; or the TLS handshake failed.
+            AuthenticationError: Another process listens there.
         """
         same = self.machine == this_machine()
         place = self.near if same or self.far is None else self.far
@@ -66,5 +67,5 @@ class DriverAddress:
 
 
 def receive_key(end: socket) -> bytes:
-    """Which service the connected caller wants; raises OSError."""
+    """Return the key of the service that the connected caller wants; raises OSError."""
     return end.recv(KEY_BYTES, MSG_WAITALL)

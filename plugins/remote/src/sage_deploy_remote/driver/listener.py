@@ -1,4 +1,4 @@
-"""Where other processes come in that call services of this one."""
+"""Accepts connections of other processes that call services of this one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DriverListener", "listener_for"]
 
-#: No machine is called so.
+#: No machine has this name.
 _ANOTHER: Final = ""
 
 _listeners: WeakValueDictionary[Directory, DriverListener] = WeakValueDictionary()  # guarded by _lock
@@ -29,7 +29,7 @@ _lock = threading.Lock()
 
 
 def listener_for(directory: Directory) -> DriverListener:
-    """The listener of all services that are found in *directory*."""
+    """Return the listener for all services in *directory*."""
     with _lock:
         listener = _listeners.get(directory)
         if listener is None:
@@ -39,25 +39,25 @@ def listener_for(directory: Directory) -> DriverListener:
 
 class DriverListener:
     """
-    A Unix socket for callers on this machine, and a port for others if there are such. From any thread.
+    A Unix socket for callers on this machine, and a TCP port for others if the directory has such callers.
 
-    It is opened for the first service, and closed after the last.
+    It opens for the first service, and closes after the last. Methods may be called from any thread.
     """
 
     def __init__(self, directory: Directory) -> None:
-        """Listen nowhere yet; *directory* says who is to come in."""
+        """Listen nowhere yet; *directory* says which callers there are."""
         self._directory = directory
         self._lock = threading.Lock()
         self._servers: dict[bytes, CallServer] = {}  # by key; guarded by _lock, as the next two
-        self._callers: dict[bytes, set[socket]] = {}  # likewise: those who are connected
+        self._callers: dict[bytes, set[socket]] = {}  # connected callers, by key
         self._listeners: Listeners | None = None
 
     def admit(self, server: CallServer) -> DriverAddress:
         """
-        Let callers in to *server*, which takes their calls.
+        Accept callers for *server*, which takes their calls; return the address.
 
         Raises:
-            OSError: Nothing can listen here, or the certificates for that cannot be read.
+            OSError: Listening fails, or its certificates cannot be read.
         """
         host = self._directory.host()
         with self._lock:
@@ -71,7 +71,7 @@ class DriverListener:
             return DriverAddress(key, this_machine(), near, far)
 
     def dismiss(self, key: bytes) -> None:
-        """Let nobody in any more to the service *key*, and end the connections of who came."""
+        """Accept no more callers for the service *key*, and end the connections of its callers."""
         with self._lock:
             del self._servers[key]
             callers = self._callers.pop(key)
@@ -87,7 +87,7 @@ class DriverListener:
             listeners.close()
 
     def _carry(self, end: socket) -> None:
-        """Take the calls of one caller, in a thread of its own, until the connection ends."""
+        """Take the calls of one caller until the connection ends; runs in a separate thread."""
         try:
             key = receive_key(end)
         except OSError:

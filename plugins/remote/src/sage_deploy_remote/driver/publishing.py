@@ -1,4 +1,4 @@
-"""What other processes are told of a service whose replicas are in the process that deploys."""
+"""Publishes a service whose replicas run in the deploying process, for other processes."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = ["DriverPublication", "revive_near"]
 
-#: Where a service is that has its replicas in the process that deployed it; in place of a replica's number.
+#: Takes the place of a replica's number in the ID of such a service.
 _DRIVER: Final = "driver"
 
 
 class DriverPublication(Publication):
     """
-    Has other processes find a service in the directory of another one; what they call comes to its router.
+    Publishes a service in the directory of another service's target; calls from other processes come to its router.
 
-    They see one replica, with the slots of all. What is done about calls that fail, and which replica gets which call,
-    is the router's to decide.
+    Other processes see one replica with the slots of all. The router here decides which replica gets a call, and
+    handles failed calls.
     """
 
     def __init__(
@@ -43,24 +43,22 @@ class DriverPublication(Publication):
         beside: Callable[[], Sequence[Reach]],
     ) -> None:
         """
-        Prepare; says nothing yet.
+        Prepare; publish nothing yet.
 
         Args:
-            target: That of the other service.
-            service: What is said.
+            target: The other service's target, which has the directory.
+            service: The service to publish.
             environment: The environment of both.
-            beside: Gives the reaches of the same service in all directories.
+            beside: Returns the reaches of the same service in all directories.
         """
         super().__init__(target, service, environment)
         self._beside = beside
-        self._listener: DriverListener | None = (
-            None  # guarded by _lock, as the next two; None before it is first needed
-        )
+        self._listener: DriverListener | None = None  # guarded by _lock, as the next two; None until needed
         self._server: DriverServer | None = None
         self._address: DriverAddress | None = None
 
     def announce(self, after: int = 0) -> None:
-        """Say which services there are, if anybody listens; another service has announced them there before."""
+        """Announce the environment's services again, if there is a directory; another service announced them before."""
         directory = self.directory
         if directory.repeat(self._known_now()):
             self._begin(directory, after)
@@ -78,7 +76,7 @@ class DriverPublication(Publication):
         return (ListedReplica(name, f"{name}#{_DRIVER}", 0, None, slots, self._reached_at(), returns=True),)
 
     def _reached_at(self) -> DriverAddress:
-        """The address, where this listens from now on."""
+        """Return the address; begin to listen there if this is the first call."""
         if self._address is None:
             self._listener = listener_for(self.directory)
             self._server = DriverServer(self._service, f"{self._composition.name}#{_DRIVER}")
@@ -86,7 +84,7 @@ class DriverPublication(Publication):
         return self._address
 
     def ended(self) -> None:
-        """Listen no more: all calls have been answered."""
+        """Stop listening, because all calls have been answered."""
         with self._lock:
             listener, server, address = self._listener, self._server, self._address
             self._listener = self._server = None
@@ -95,7 +93,7 @@ class DriverPublication(Publication):
             listener.dismiss(address.key)
 
     def handle_parts(self) -> tuple[Callable[..., ServiceHandle], tuple[Any, ...]]:
-        """As `Reach.handle_parts`: the handle may go to wherever the service is found."""
+        """As `Reach.handle_parts`: the handle works in every process that reaches one of the directories."""
         directories = tuple(each.directory for each in self._beside() if isinstance(each, DriverPublication))
         return revive_near, (directories or (self.directory,), self._environment.name, self._composition.name)
 
@@ -103,6 +101,6 @@ class DriverPublication(Publication):
 def revive_near(
     directories: Sequence[Directory], environment: str, service: str, given: Mapping[str, Any]
 ) -> ServiceHandle:
-    """As `client.revive`, by the first of several directories that this process reaches."""
+    """As `client.revive`, with the first of several directories that this process reaches."""
     near = (each for each in directories if each.within_reach()) if len(directories) > 1 else iter(directories)
     return revive(next(near, directories[0]), environment, service, given)

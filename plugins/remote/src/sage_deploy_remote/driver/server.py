@@ -1,4 +1,4 @@
-"""Takes the calls of other processes for a service whose replicas are in this one: its router has them run."""
+"""Takes calls of other processes for a service of this process, and passes them to its router."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ __all__ = ["DriverServer"]
 
 class DriverServer(CallServer):
     """
-    What callers in other processes have in place of replicas. All methods are safe from any thread.
+    Serves callers in other processes in place of replicas. All methods may be called from any thread.
 
-    Each of their calls is made once more here, as one of the service's router: that queues it with all others, has it
-    run and counts it. What the two calls share is their time, the channel of a stream, and what they hold up: so a
-    circle that leads through this process is found by it.
+    For each of their calls, it makes a second call for the service's router, which queues it with all others, runs it
+    and counts it. The two calls share their times, the channel of a stream, and the chain of waiting calls. So a
+    deadlock that leads through this process is detected.
     """
 
     def __init__(self, service: ReachableService, id: str) -> None:
@@ -41,30 +41,30 @@ class DriverServer(CallServer):
 
         Args:
             service: The service.
-            id: What stands in errors in place of a replica.
+            id: Takes the place of a replica's ID in errors.
         """
         composition = service.composition
         super().__init__(composition.name, id, None, composition.methods, service.clock)
         self._router = service.router
         self._queue_timeout: float | None = composition.config.queue_timeout
         self._runs_here = "in_callers_thread" in composition.strategy.registration.capabilities
-        #: What runs for each call, and the call that may wait for it; changed in single steps, which need no lock.
+        #: For each call: the call that runs for it, and the call that may wait for it. Changed by single operations.
         self._made: dict[Call, tuple[Call, Call | None]] = {}
 
     @property
     def slots(self) -> float:
-        """It refuses nothing: each caller keeps to the number of slots that it was told, and the router has a queue."""
+        """No limit: each caller respects the slots that it was told, and the router has a queue."""
         return inf
 
     def put(self, work: Work) -> None:
-        """Have the router take what *work* consists of."""
+        """Pass the calls of *work* to the router."""
         calls = work.calls if isinstance(work, Batch) else (work,)
-        left = [None] * (len(calls) - 1)  # popping is one step, so one of them finds that it is the last
+        left = [None] * (len(calls) - 1)  # popping is atomic, so exactly one thread finds the list empty
         for served in calls:
             self._pass_on(served, partial(self._one_ended, work, left))
 
     def _one_ended(self, work: Work, left: list[None]) -> Work | None:
-        """A call of *work* has ended: what goes on in its slot if that was the last."""
+        """Note that a call of *work* has ended. After the last one, return the work that follows in its slot."""
         try:
             left.pop()
         except IndexError:
@@ -78,23 +78,23 @@ class DriverServer(CallServer):
         made, waiter = self._again(served)
         self._made[served] = made, waiter
         made.on_over(partial(self._ended, served, waiter, ended))
-        assert made.context is not None  # noqa: S101 - for the type checker: nobody has it yet
-        context = made.context.copy()  # the other one is entered by who runs the call, maybe at this moment
+        assert made.context is not None  # noqa: S101 - for the type checker: the call is not shared yet
+        context = made.context.copy()  # a worker that runs the call enters the original, maybe now
         if self._runs_here:
             CALLBACKS.run(partial(context.run, run_here, made, self._router))
         else:
             context.run(self._route, made)
         if served.waits:
             self.waited_for(served)
-        if made.expires < made.deadline and made.unstarted():  # its caller watches the deadline alone
+        if made.expires < made.deadline and made.unstarted():  # its caller checks only the deadline
             self.clock.call_at(made.expires, partial(_expire, made))
-        if served.settled():  # its caller gave it up meanwhile, and found nothing to be stopped
+        if served.settled():  # its caller gave it up before there was anything to cancel
             self.cancel(served)
 
     def _route(self, made: Call) -> None:
         try:
             self._router.route(made)
-        except BaseException as error:  # noqa: BLE001 - it was not accepted, and its caller is to know
+        except BaseException as error:  # noqa: BLE001 - the router refused the call, and its caller must know
             if made.turned_away is error:
                 made.publish(None, error)
             else:
@@ -102,14 +102,14 @@ class DriverServer(CallServer):
 
     def _again(self, served: Call) -> tuple[Call, Call | None]:
         """
-        The call that runs for *served*, and the call of this process that waits for it, if there is one.
+        Return the call that runs for *served*, and the call of this process that waits for it, or None.
 
-        That is the one which was sent to the process where *served* was made, or to one before that.
+        The waiting call was sent to the process in which *served* was made, or to one before it in the chain.
         """
         waiter = next(filter(None, map(sent_as, reversed(served.chain[:-1]))), None)
-        context, served.context = served.context, None  # it would lead from the one to the other for ever
+        context, served.context = served.context, None  # avoids a cycle: the context will refer to *served*
         assert context is not None  # noqa: S101 - for the type checker: it was made with one
-        if len(served.chain) > 1:  # a service's method has made it
+        if len(served.chain) > 1:  # a method of a service made it
             context.run(CURRENT.set, served)
         expires = served.deadline
         if self._queue_timeout is not None:
@@ -135,7 +135,7 @@ class DriverServer(CallServer):
         return made, waiter
 
     def _ended(self, served: Call, waiter: Call | None, ended: Callable[[], Work | None], made: Call) -> None:
-        """Answer the caller of *served* as *made* has ended; the slot first, the caller second."""
+        """Answer the caller of *served*, because *made* has ended; free the slot before waking the caller."""
         self._made.pop(served, None)
         if served.waits and waiter is not None:
             deadlock.went_on(waiter)
@@ -152,8 +152,8 @@ class DriverServer(CallServer):
             self.put(following)
 
     def waited_for(self, call: Call) -> None:
-        """As `CallServer.waited_for`: then the method that answers `waiter` waits, too, and that may be for ever."""
-        call.waits = True  # first: if it is not on its way yet, this is looked at then
+        """As `CallServer.waited_for`: now the method that runs for `waiter` waits too, possibly for ever."""
+        call.waits = True  # first: if the call was not passed on yet, `_pass_on` checks this
         made, waiter = self._made.get(call, (None, None))
         if made is not None and waiter is not None:
             deadlock.guard(made, waiter)
@@ -161,9 +161,9 @@ class DriverServer(CallServer):
                 deadlock.went_on(waiter)
 
     def cancel(self, call: Call) -> None:
-        """Have the router give up what runs for *call*; a stream that is no longer read ends as in this process."""
+        """Let the router give up the call that runs for *call*. An unread stream ends as in this process."""
         made, _ = self._made.get(call, (None, None))
-        if made is None:  # it is over, or not on its way yet
+        if made is None:  # it is over, or was not passed on yet
             return
         outcome = report_of(call).outcome
         if outcome is None and isinstance(made, StreamCall):
@@ -172,10 +172,10 @@ class DriverServer(CallServer):
             made.give_up(made.timeout_error() if outcome == Outcome.TIMEOUT else made.cancelled_error(), outcome)
 
     def count(self, method: int, outcome: int, wait_s: float, run_s: float) -> None:
-        """The router counts what it was given."""
+        """Do nothing: the router counts its calls."""
 
     def count_unread(self, call: Call) -> None:
-        """Have the router count it."""
+        """Let the router count the call."""
         made, _ = self._again(call)
         made.began = made.ended = self.clock.monotonic()
         self._router.count_failed(made)

@@ -1,4 +1,4 @@
-"""The way to a service in the process that deployed it."""
+"""The transport to a service whose replicas run in the deploying process."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["DriverTransport"]
 
 
 class DriverTransport(SocketTransport):
-    """Connects to the process; nothing is asked there beside the calls."""
+    """Connects to the deploying process; carries only calls, no other requests."""
 
     routes = True
 
     def __init__(self, dispatcher: Dispatcher, certificates: Callable[[], Certificates | None]) -> None:
-        """Prepare; *dispatcher* has the threads that read what arrives, *certificates* as `Directory` has them."""
+        """Prepare; *dispatcher* has the threads that read what arrives, *certificates* is `Directory.certificates`."""
         super().__init__(dispatcher)
         self._certificates = certificates
 
@@ -42,15 +42,15 @@ class DriverTransport(SocketTransport):
     def _connect(self) -> None:
         try:
             end, exact = self._listed.address.connect(self._certificates())
-        except Exception as error:  # noqa: BLE001 - nobody listens, or something is in between
+        except Exception as error:  # noqa: BLE001 - nobody listens there, or a firewall is in between
             self.lost(error)
         else:
             self._connected = True
             self.carry_over(end, self._listed.id, exact=exact)
             self.receiver.release()
 
-    def request(self, method: str, *arguments: Any) -> Future[Any]:  # noqa: ARG002 - as the base has it
-        """As `RpcTransport.request`."""
+    def request(self, method: str, *arguments: Any) -> Future[Any]:  # noqa: ARG002 - as in the base
+        """As `RpcTransport.request`; always fails."""
         return failed(NotImplementedError(method))
 
     def death(self, error: BaseException) -> BaseException:

@@ -1,4 +1,6 @@
-"""Steps of the main thread that no signal handler may interrupt: half of one would lose a slot, or a frame."""
+"""
+Defers signal handlers during steps of the main thread that must not stop halfway: that would lose a slot or frame.
+"""
 
 from __future__ import annotations
 
@@ -15,19 +17,19 @@ if TYPE_CHECKING:
 
 __all__ = ["DeferredSignals"]
 
-#: Signals whose handlers raise in practice, and the program goes on: Ctrl-C, timeouts, and what users define. Each one
-#: costs every call something.
+#: Signals whose handlers raise in practice while the program continues: Ctrl-C, timeouts, user signals. Each one adds
+#: cost to every call.
 _HELD_BACK: Final = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGALRM", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
 
-# The module in C, if there is one: `signal` makes enumerations of numbers, which takes ten times as long.
+# Use the C module if there is one: `signal` converts numbers to enums, which takes ten times as long.
 _QUICK: Final[Any] = sys.modules.get("_signal", signal)
 _get_handler: Final = _QUICK.getsignal
 _set_handler: Final = _QUICK.signal
 
 
-# Identity of the main thread, which is the one that has forked in a forked child.
+# ID of the main thread; in a forked child, of the thread that forked.
 _main: Final = [threading.main_thread().ident]
 
 
@@ -41,39 +43,39 @@ if hasattr(os, "register_at_fork"):
 
 class DeferredSignals:
     """
-    Holds back Python's handlers of signals in a `with` block; they run when it ends, and may raise then.
+    Defers Python's signal handlers in a `with` block. They run when the block ends, and may raise then.
 
-    Python runs handlers in the main thread only, between any two of its steps. In other threads this does nothing, and
-    inside another block neither.
+    Python runs handlers in the main thread only, between any two bytecodes. In other threads, and inside another block,
+    this does nothing.
     """
 
-    _entered: ClassVar[bool] = False  # by the main thread
+    _entered: ClassVar[bool] = False  # whether the main thread is inside a block
 
     __slots__ = ("_came", "_handlers", "_mine", "_waits")
 
     def __init__(self, *, waits: bool = False) -> None:
         """
-        Hold back nothing yet.
+        Defer nothing yet.
 
         Args:
-            waits: Whether the block begins with a wait: then a signal ends it with KeyboardInterrupt until `waited` is
-                called. That is the one exception for which every wait ends; if no handler raises another one, it goes
-                no further.
+            waits: Whether the block begins with a wait. A signal ends that wait with KeyboardInterrupt until `waited`
+                is called, because every substrate's wait ends for KeyboardInterrupt. If no handler raises another
+                exception, the block swallows it.
         """
         self._waits = waits
-        self._mine = False  # whether it is this one that holds back
+        self._mine = False  # whether this block defers
         self._came: list[int] = []
         self._handlers: list[tuple[int, Any]] = []
 
     def __enter__(self) -> Self:
-        """Begin to hold back."""
+        """Begin to defer handlers."""
         if not DeferredSignals._entered and get_ident() == _main[0]:
             try:
                 DeferredSignals._entered = self._mine = True
                 for number in _HELD_BACK:
                     handler = _get_handler(number)
                     if callable(handler):
-                        self._handlers.append((number, handler))  # first: then it is put back in any case
+                        self._handlers.append((number, handler))  # first: then it is restored in any case
                         _set_handler(number, self._hold_back)
             except BaseException:
                 self._waits = False
@@ -82,7 +84,7 @@ class DeferredSignals:
         return self
 
     def waited(self) -> None:
-        """The wait is over: what follows is not to be interrupted."""
+        """End the interruptible part: the rest of the block is not interrupted."""
         self._waits = False
 
     def _hold_back(self, number: int, _: Any) -> None:
@@ -93,7 +95,7 @@ class DeferredSignals:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        """Put the handlers back, and run those of what came."""
+        """Restore the handlers, and run those of the signals that came."""
         waits, self._waits = self._waits, False
         if not self._mine:
             return False
@@ -101,21 +103,25 @@ class DeferredSignals:
         return waits and came and kind is not None and issubclass(kind, KeyboardInterrupt)
 
     def _restore(self) -> bool:
-        """Whether anything came; raises what the handlers raise, but only once all is as it was."""
+        """
+        Restore all handlers, then run those of the signals that came, and raise what they raise.
+
+        Return whether any came.
+        """
         raised: BaseException | None = None
         while self._handlers:
             try:
                 number, handler = self._handlers[-1]
                 _set_handler(number, handler)
                 self._handlers.pop()
-            except BaseException as by_handler:  # noqa: BLE001 - of one that is back already
+            except BaseException as by_handler:  # noqa: BLE001 - raised by a handler that is already restored
                 raised = by_handler
         DeferredSignals._entered = False
         came = bool(self._came)
         while self._came:
             try:
                 signal.raise_signal(self._came.pop(0))
-            except BaseException as by_handler:  # noqa: BLE001 - the others are to be told, too
+            except BaseException as by_handler:  # noqa: BLE001 - the other handlers must run too
                 raised = by_handler
         if raised is not None:
             raise raised

@@ -1,4 +1,4 @@
-"""Threads that read what comes from replicas, and run what that leads to."""
+"""Runs the threads that read responses of replicas and act on them."""
 
 from __future__ import annotations
 
@@ -12,20 +12,19 @@ if TYPE_CHECKING:
 
 __all__ = ["Dispatcher"]
 
-#: Seconds for a thread to end once it has nothing to do.
+#: Seconds to wait for a thread to end after its queue is empty.
 _JOIN_S: Final = 1.0
 
 
 class Dispatcher:
     """
-    The threads on which a service's callers read what comes from its replicas, one set for each service.
+    The threads in which a service's callers read responses of its replicas; one set for each service.
 
-    The substrate's own thread must not read it: that would have to unpickle, and a wait in it would hold up every other
-    answer.
+    The substrate's own thread must not read responses: unpickling or waiting there would delay all other answers.
     """
 
     def __init__(self, name: str) -> None:
-        """Prepare; threads start when there is something to do. *name* is the service's."""
+        """Prepare; threads start when there is work. *name* is the service's name."""
         self._name = name
         self._lock = threading.Lock()
         self._queues: dict[str, SimpleQueue[Callable[[], None] | None]] = {}  # by thread; guarded by _lock
@@ -33,11 +32,11 @@ class Dispatcher:
         self._closed = False
 
     def soon(self, do: Callable[[], None]) -> None:
-        """Do something quick on the thread of the responses."""
+        """Run *do*, which must be quick, in the thread that reads responses."""
         self._queue("responses").put(do)
 
     def apart(self, do: Callable[[], None]) -> None:
-        """Do something on a thread for which no answer waits."""
+        """Run *do* in a thread that reads no responses, so that it may take long."""
         self._queue("changes").put(do)
 
     def _queue(self, kind: str) -> SimpleQueue[Callable[[], None] | None]:
@@ -55,7 +54,7 @@ class Dispatcher:
         return queue
 
     def close(self) -> None:
-        """End the threads once they have done what they were given. Idempotent."""
+        """End the threads after they have finished their queued work. Idempotent."""
         with self._lock:
             self._closed = True
             for queue in self._queues.values():
@@ -70,6 +69,6 @@ def _run(queue: SimpleQueue[Callable[[], None] | None]) -> None:
     while (do := queue.get()) is not None:
         try:
             do()
-        except BaseException:  # one fault must not end all others' answers
+        except BaseException:  # one failure must not end the thread that reads all answers
             logging.getLogger("sage_plugins").exception("what came from a replica was not read")
-        del do  # until the next comes, nothing may be kept alive
+        del do  # keep nothing alive while waiting for the next item

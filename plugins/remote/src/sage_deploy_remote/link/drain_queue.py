@@ -1,4 +1,4 @@
-"""Work that whichever thread is there does, one thread at a time."""
+"""A queue that one of its users' threads empties at a time."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ __all__ = ["DrainQueue"]
 
 
 class DrainQueue:
-    """Things that one thread at a time takes away, whichever is there; nobody waits for another."""
+    """A queue that one thread at a time empties: whichever thread comes first. No thread waits for another."""
 
     def __init__(self) -> None:
         self.items: deque[Any] = deque()
         self._busy = threading.Lock()
-        # For who writes `drain` out, where a frame would cost every call.
+        # For code that inlines `drain` where an extra Python frame would slow each call.
         self.take, self.leave = partial(self._busy.acquire, blocking=False), self._busy.release
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing to take, and nobody is at it."""
+        """Whether the queue is empty and no thread is emptying it."""
         return not (self.items or self._busy.locked())
 
     def drain(self, take: Callable[[], None], over: Callable[[], bool] = lambda: False) -> None:
-        """Have *take* empty `items`, unless *over*; if another thread is at it, that one looks again before it goes."""
+        """
+        Call *take* to empty `items`, unless *over* returns True. They may be empty by then: *take* must look.
+
+        If another thread is doing it, return at once: that thread checks `items` again before it stops.
+        """
         while self.items and not over() and self.take():
             try:
                 take()

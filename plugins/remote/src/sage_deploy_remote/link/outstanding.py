@@ -1,4 +1,4 @@
-"""What is between a caller's side and its replica: what was sent, and is not over."""
+"""Records the calls and units that were sent to a replica and are not over."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Outstanding", "SentUnit", "remember", "sent_as"]
 
-#: Of all senders of this process, by their names.
-_of_senders: WeakValueDictionary[str, Outstanding] = WeakValueDictionary()  # single steps, which need no lock
+#: The records of all senders of this process, by sender name.
+_of_senders: WeakValueDictionary[str, Outstanding] = WeakValueDictionary()  # single operations, which need no lock
 
 
 def remember(sender: str, outstanding: Outstanding) -> None:
-    """What *sender* has sent is found by `sent_as`, as long as *outstanding* is in use."""
+    """Make the work of *sender* available to `sent_as`, as long as *outstanding* is in use."""
     _of_senders[sender] = outstanding
 
 
 def sent_as(holder: tuple[str, int]) -> Call | None:
     """
-    The call of this process that holds the slot *holder*, as `protocol.CallItem.chain` has it, in another one.
+    Return the call of this process that holds the slot *holder* in another process.
 
-    None if another process has sent it, or if it is over. Of several that were sent together, the one that runs; of a
-    batch, the first.
+    *holder* has the form of `protocol.CallItem.chain`. Return None if another process sent the call, or if it is over.
+    Of a bundle, return the call that runs; of a batch, the first call.
     """
     outstanding = _of_senders.get(holder[0])
     sent = None if outstanding is None else outstanding.units.get(holder[1])
@@ -49,8 +49,8 @@ class SentUnit(NamedTuple):
 
     Attributes:
         work: What took the slot.
-        numbers: Those of its calls.
-        bundle: The calls by number if it is one with others that were sent ahead, else None.
+        numbers: The numbers of its calls.
+        bundle: The calls by number if others were sent ahead with the first, else None.
     """
 
     work: Work
@@ -58,7 +58,11 @@ class SentUnit(NamedTuple):
     bundle: dict[int, Call] | None = None
 
     def works(self, unstarted: Collection[int]) -> tuple[Sequence[Work], Sequence[Work]]:
-        """What has no outcome yet, of a bundle each on its own: those not *unstarted*, and those that are."""
+        """
+        Return the work without an outcome: first what may have started, then what is in *unstarted*.
+
+        Calls of a bundle are returned separately.
+        """
         if self.bundle is None:
             return ([], [self.work]) if all(number in unstarted for number in self.numbers) else ([self.work], [])
         left = [(number in unstarted, call) for number, call in self.bundle.items() if not call.settled()]
@@ -67,17 +71,17 @@ class SentUnit(NamedTuple):
 
 class Outstanding:
     """
-    Calls and units that were sent and are not over, and exchanges on their way.
+    Calls and units that were sent and are not over, and open exchanges.
 
     Attributes:
         units: Units that hold a slot, by number.
         calls: Calls that were sent and not answered, by number.
-        given_up: What was said of those among them that were given up here, by number.
-        readings: Those among them that are streams, by number.
-        unstarted: Numbers of those among them that have surely not started.
-        lock: Guards what follows.
-        exchanges: How many are on their way.
-        withheld: Slots whose units were refused.
+        given_up: The notices about those of `calls` that were given up here, by number.
+        readings: The streams among `calls`, by number.
+        unstarted: Numbers of those of `calls` that have certainly not started.
+        lock: Guards the attributes below.
+        exchanges: Number of open exchanges.
+        withheld: Number of slots whose units were refused.
         dead: Why the replica's process is gone; None while it is not known to be.
     """
 
@@ -87,7 +91,7 @@ class Outstanding:
         self.given_up: dict[int, Notice] = {}
         self.readings: dict[int, StreamReading] = {}
         self.unstarted: set[int] = set()
-        self._number_of: dict[Call, int] = {}  # `calls`, the other way round
+        self._number_of: dict[Call, int] = {}  # the reverse of `calls`
         self.lock = threading.Lock()
         self.exchanges = 0
         self.withheld = 0
@@ -103,20 +107,20 @@ class Outstanding:
         return self.dead is not None
 
     def add(self, number: int, call: Call) -> None:
-        """*call* is about to be sent as *number*."""
+        """Record that *call* is about to be sent as *number*."""
         self.calls[number] = call
         self._number_of[call] = number
 
     def number_of(self, call: Call) -> int | None:
-        """The number of *call*; None if it was not sent, or is answered."""
+        """Return the number of *call*; None if it was not sent, or was answered."""
         return self._number_of.get(call)
 
     def reading_of(self, call: Call) -> StreamReading | None:
-        """The reading of *call* if it is a stream that was sent and is not over."""
+        """Return the reading of *call* if it is a stream that was sent and is not over, else None."""
         return self.readings.get(self._number_of.get(call, -1))
 
     def forget(self, number: int) -> Call | None:
-        """The call of that number is answered, or will not be; None if that is known already."""
+        """Forget the call *number*, which needs no more answer, and return it; None if it was forgotten already."""
         call = self.calls.pop(number, None)
         if call is not None:
             self._number_of.pop(call, None)
@@ -128,7 +132,7 @@ class Outstanding:
         return call
 
     def take_units(self) -> list[SentUnit]:
-        """Give all units that hold a slot, and forget them and all calls."""
+        """Return all units that hold a slot, and forget them and all calls."""
         units, self.units = self.units, {}
         self.calls.clear()
         self._number_of.clear()

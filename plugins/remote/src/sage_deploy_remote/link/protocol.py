@@ -1,20 +1,22 @@
 """
-What travels between a caller's side of a replica and the process in which that runs: plain tuples.
+Frames and responses: the plain tuples that travel between a caller and a replica's process.
 
-The caller's side sends *frames*: calls and notices. Each frame is one exchange: it is answered, once there is something
-to say, by a *response* with the replies that are ready, to calls of this frame or of earlier ones. As long as a caller
-has calls in a replica it keeps an exchange there; when another arrives, the one before is answered at once. So a call
-alone takes one exchange, and many at once share them. What is said after a frame has arrived never comes with a
-response to an earlier one: a caller who waits for the response to its own frame misses nothing.
+The caller sends *frames* with calls and notices. Each frame is one exchange: a *response* answers it as soon as there
+is something to say. A response has the replies that are ready, to calls of this frame or of earlier ones.
 
-An exchange that has waited long is answered with an empty response; a caller that lives sends another. So one that has
-something in a replica and keeps no exchange there for a minute is gone, though nobody says so: it was killed in the
-middle of a stream, for example. What it has there is given up. If it stood still, or was cut off, it finds that as the
-answer to each of its calls when it comes back: nothing runs twice.
+A caller keeps one exchange open while it has calls in a replica. When another frame arrives, the replica answers the
+earlier exchange at once. So a single call takes one exchange, and concurrent calls share exchanges. What the replica
+says after a frame has arrived never travels with the response to an earlier frame. So a caller that waits for the
+response to its own frame misses nothing.
 
-A replica forgets callers of which it has not heard for long and for which it does nothing: most of them are gone. One
-that was only quiet has nothing to lose by that. Its next frame is *fresh*, and with such a frame a caller can begin at
-any number. One that had expected something, because it stood still for all that time, is told that it was forgotten.
+The replica ends an exchange that has waited long with an empty response, and a living caller sends another. A caller
+that has work in a replica but keeps no exchange open for a minute counts as gone: it may have been killed in the middle
+of a stream. The replica gives up its calls. If that caller was only suspended or cut off, it gets this as
+the answer to each of its calls when it comes back. So nothing runs twice.
+
+A replica forgets callers that were silent for long and for which it runs nothing; most of them are gone. A silent but
+living caller loses nothing: its next frame is *fresh*, and a fresh frame may begin at any number. A suspended caller
+that still expected something is told that it was forgotten.
 """
 
 from __future__ import annotations
@@ -54,17 +56,17 @@ class CallItem(NamedTuple):
     One call in a frame.
 
     Attributes:
-        id: The caller's number for it; an item of a batch has one too.
+        id: The caller's number for the call; each item of a batch has its own.
         method: Index of the method.
-        payload: Its arguments, as `packing.pack_arguments` gives them.
-        waited: Seconds since it was made.
+        payload: The arguments, as `packing.pack_arguments` returns them.
+        waited: Seconds since the call was made.
         remaining: Seconds until its deadline, inf for none. A duration, because clocks of two machines differ.
-        streams: Whether its answer is a stream of items.
-        chain: The slots that are held until it is answered, by the calls from within which it was made: for each the
-            caller and the unit as they are in its replica.
-        carried: Short texts by name that go along with it, and with the calls that its method makes; None for none.
-        waits: Whether the method that has made it waits for it; one that begins later says so.
-        options: What `values.CallOptions` consists of, where a router takes the call; None for the usual ones.
+        streams: Whether the answer is a stream of items.
+        chain: Slots held until the call is answered, by the calls from within which it was made. Each is the caller and
+            the unit as that replica knows them.
+        carried: Short texts by name that travel with the call and with the calls that its method makes; None for none.
+        waits: Whether the calling method waits for the call. If it begins to wait later, a notice says so.
+        options: The items of `values.CallOptions` where a router takes the call; None for the defaults.
     """
 
     id: int
@@ -81,15 +83,15 @@ class CallItem(NamedTuple):
 
 class Unit(NamedTuple):
     """
-    What takes one slot: a call, several that are answered together, or several that run one after the other.
+    Work that takes one slot: one call, a batch that is answered together, or a bundle.
 
-    The last kind is a bundle: calls that were sent ahead. Each is answered on its own.
+    A bundle has calls that were sent ahead. They run one after the other, and each is answered separately.
 
     Attributes:
-        id: The caller's number for it; that of the call, if it is one.
+        id: The caller's number for the unit; for a single call, the call's number.
         items: The calls.
-        batch: Whether they go to the method's batch method.
-        told: Of a bundle: whether to say of each call but the first, before it starts, that it does.
+        batch: Whether the calls go to the method's batch method.
+        told: Whether the replica reports each start of a bundle's calls beforehand, except the first.
     """
 
     id: int
@@ -103,30 +105,30 @@ class Unit(NamedTuple):
 Notice: TypeAlias = tuple[Any, ...]
 
 GIVE_UP: Final = 0
-"""The caller gave the call up: count it, stop its coroutine, forget its answer."""
+"""The caller gave the call up: count it, stop its coroutine, do not answer it."""
 CLOSE: Final = 1
 """Nobody reads the call's stream any more."""
 ACK: Final = 2
-"""So many more items of the call's stream have been read."""
+"""This many more items of the call's stream were read."""
 TAKEN_BACK: Final = 3
-"""A call of a bundle that the replica has returned is no concern of its any more."""
+"""The caller took back a call of a bundle that the replica had returned: forget it."""
 COUNT: Final = 4
-"""A call ends with what its method raised, which the replica has left to its caller: count it."""
+"""A call failed with the error of its method, and the replica left the counting to its caller: count it."""
 WAITS: Final = 5
-"""The method that has made the call waits for it from now on."""
+"""The method that made the call waits for it from now on."""
 
 
 class Frame(NamedTuple):
     """
-    What a caller's side says in one exchange.
+    What a caller sends in one exchange.
 
     Attributes:
-        caller: Who; one for each process and replica.
-        number: From 0, by caller: frames are taken in this order.
-        units: Work to be done.
-        notices: About earlier work, or that in `units`.
-        fresh: Whether there was nothing between the two sides before it: every earlier frame has been answered, every
-            unit has ended, and no room is awaited.
+        caller: Identifies the sender; one for each process and replica.
+        number: Counts from 0 for each caller; the replica takes frames in this order.
+        units: Work to do.
+        notices: Notices about earlier work or about `units`.
+        fresh: Whether nothing is open between the two sides: every earlier frame was answered, every unit has ended,
+            and no room is awaited.
     """
 
     caller: str
@@ -136,7 +138,12 @@ class Frame(NamedTuple):
     fresh: bool
 
     def plain(self, written: Callable[[Any], Any] | None = None) -> tuple[Any, ...]:
-        """The frame as plain tuples, which are pickled in a sixth of the time of named ones; payloads as *written*."""
+        """
+        Return the frame as plain tuples, which pickle in a sixth of the time of named tuples.
+
+        Args:
+            written: Converts each payload; None leaves payloads unchanged.
+        """
         if written is None:
             units = [(id, [tuple(item) for item in items], *how) for id, items, *how in self.units]
         else:
@@ -148,40 +155,40 @@ class Frame(NamedTuple):
 
     @classmethod
     def of(cls, plain: tuple[Any, ...]) -> Frame:
-        """The frame that `plain` has given."""
+        """Return the frame that `plain` was made from."""
         caller, number, units, notices, fresh = plain
         made = [Unit(id, tuple(map(CallItem._make, items)), *how) for id, items, *how in units]
         return cls(caller, number, tuple(made), notices, fresh)
 
 
-#: `(kind, number, ...)`, see the kinds.
+#: `(kind, number, ...)`, see the kinds below.
 Reply: TypeAlias = tuple[Any, ...]
 
 DONE: Final = 0
-"""`(DONE, call, payload, timing)`: the method gave a result; *timing*: seconds until it started, and that it ran."""
+"""`(DONE, call, payload, timing)`: the result. *timing*: seconds until the method started, and seconds that it ran."""
 FAILED: Final = 1
 """
-`(FAILED, call, error, timing, uncounted)`: the method raised; without *timing* it could not start. *uncounted*: the
-caller may try the call again, or counts it.
+`(FAILED, call, error, timing, uncounted)`: the method raised. Without *timing* it could not start. *uncounted*: the
+caller either retries the call or counts it.
 """
 ITEM: Final = 2
-"""`(ITEM, call, payload)`: the next item of a stream; the first is followed by the seconds until the method started."""
+"""`(ITEM, call, payload)`: the next item of a stream. The first one also has the seconds until the method started."""
 GAVE_UP: Final = 3
-"""`(GAVE_UP, call, error, outcome)`: the replica ended the call, and has counted it; its method may run on."""
+"""`(GAVE_UP, call, error, outcome)`: the replica ended the call and counted it. Its method may still run."""
 ENDED: Final = 4
-"""`(ENDED, unit, seconds)`: its slot is free, where that does not follow from the answer to its only call; how long
-its calls ran, one after the other."""
+"""`(ENDED, unit, seconds)`: the unit's slot is free, and its calls ran for so long one after the other. Not sent if the
+answer to the unit's only call says it."""
 REFUSED: Final = 5
 """
-`(REFUSED, unit, stuck)`: there was no slot for it, because other processes use the replica as well; it did not start.
-*stuck*: every slot is held by a call of its own chain, so none gets free before it is answered.
+`(REFUSED, unit, stuck)`: the unit did not start, because callers in other processes use all slots. *stuck*: calls of
+its own chain hold every slot, so none becomes free before it is answered.
 """
 ROOM: Final = 6
-"""`(ROOM, number)`: so many of the slots whose units were refused may be tried again."""
+"""`(ROOM, number)`: this many refused units may be sent again."""
 STARTING: Final = 8
-"""`(STARTING, call)`: a call of a bundle is about to start. Of those of which it was not said none has."""
+"""`(STARTING, call)`: a call of a told bundle is about to start. Calls without this reply have not started."""
 RETURNED: Final = 7
-"""`(RETURNED, unit, calls)`: calls of a bundle that have not started, because those before them take long."""
+"""`(RETURNED, unit, calls)`: calls of a bundle come back before they start, because the calls before them take long."""
 
 
 class Response(NamedTuple):
@@ -189,8 +196,8 @@ class Response(NamedTuple):
     The answer to an exchange.
 
     Attributes:
-        number: From 0, by caller: responses may overtake each other, and are read in this order.
-        replies: What there is to say; may be empty.
+        number: Counts from 0 for each caller. Responses may overtake each other, and are read in this order.
+        replies: The replies that are ready; may be empty.
     """
 
     number: int

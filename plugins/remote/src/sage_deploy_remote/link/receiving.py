@@ -1,4 +1,4 @@
-"""What comes from a replica: responses, read in their order, and what each of their replies means."""
+"""Reads the responses of a replica in order, and acts on each of their replies."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ __all__ = ["Receiving"]
 
 class Receiving:
     """
-    Reads responses, one at a time, in whichever thread is there. From any thread.
+    Reads responses, one at a time, in the thread that calls. Methods may be called from any thread.
 
-    That thread may be another caller's, or read for all, so it runs no code of users: what is not plain data is
-    unpacked in a thread of its own.
+    That thread may belong to another caller, or read for all callers. So it runs no user code: what is not plain data
+    is unpacked in a separate thread.
 
     Attributes:
-        counted: The call that is being given up here because the replica has given it up, and has counted it.
+        counted: The call that is being given up here because the replica gave it up and counted it.
     """
 
     def __init__(self, events: ReplicaEvents, transport: Transport, outstanding: Outstanding, sending: Sending) -> None:
@@ -42,10 +42,10 @@ class Receiving:
         Read nothing yet.
 
         Args:
-            events: Whom to tell.
-            transport: Has threads for callbacks.
-            outstanding: What was sent, and is not over.
-            sending: Sends what responses lead to.
+                events: Gets notified of what happened to the work.
+                transport: Says whether it pushes responses.
+                outstanding: Records calls and units that were sent and are not over.
+                sending: Sends the work and notices that result from responses.
         """
         self.counted: Call | None = None
         self._events = events
@@ -53,16 +53,16 @@ class Receiving:
         self._outstanding = outstanding
         self._sending = sending
         self._queue = DrainQueue()
-        self._early: dict[int, Response] = {}  # that overtook others; used by one thread at a time, as the next
+        self._early: dict[int, Response] = {}  # that overtook others; as the next, for one thread at a time
         self._expected = 0
-        self._answers: list[tuple[Call, Any, BaseException | None]] = []  # that were read, and are to be published
-        # Calls whose slots are free and whose answers are being unpacked. Whoever takes one out says that it was
-        # abandoned, if its caller gave it up meanwhile.
+        self._answers: list[tuple[Call, Any, BaseException | None]] = []  # answers that were read but not published yet
+        # Calls whose slots are free while their answers are unpacked. The thread that removes a call reports it as
+        # abandoned if its caller has given it up.
         self._unpacking: dict[Call, None] = {}
 
     def arrived(self, response: Response, reader: Call | None = None) -> None:
-        """As `Receiver.arrived`. In the main thread signal handlers wait until everything is read."""
-        if reader is not None:  # its waiting caller holds them back already
+        """As `Receiver.arrived`. In the main thread, signal handlers run only after everything is read."""
+        if reader is not None:  # the waiting caller's thread defers signals already
             self._take(response, reader)
             return
         with DeferredSignals():
@@ -78,7 +78,7 @@ class Receiving:
                 queue.leave()
 
     def _read(self, reader: Call | None) -> None:
-        """Read all responses that have come; for one thread at a time."""
+        """Read all queued responses; for one thread at a time."""
         items, outstanding, sending = self._queue.items, self._outstanding, self._sending
         sending.corked = True
         sending.released = 0
@@ -86,7 +86,7 @@ class Receiving:
             while items:
                 response = items.popleft()
                 if response.number < self._expected or response.number in self._early:
-                    continue  # the thread that had brought it was interrupted, and left it to another
+                    continue  # duplicate: a signal interrupted its thread, which then left it to another
                 if not self._transport.pushes:
                     with outstanding.lock:
                         outstanding.exchanges -= 1
@@ -105,7 +105,7 @@ class Receiving:
 
     def _read_done(self, number: int, packed: Any, timing: tuple[float, float] | None = None) -> None:
         call = self._outstanding.calls.get(number)
-        if call is None:  # ended by `stop`
+        if call is None:  # `stop` has ended it
             return
         _note(call, timing)
         if timing is not None and self._transport.pushes:
@@ -121,7 +121,7 @@ class Receiving:
         number: int,
         packed: Any,
         timing: tuple[float, float] | None = None,
-        uncounted: bool = False,  # noqa: FBT001, FBT002 - as it came
+        uncounted: bool = False,  # noqa: FBT001, FBT002 - as in the reply
     ) -> None:
         call = self._outstanding.calls.get(number)
         if call is not None:
@@ -131,13 +131,13 @@ class Receiving:
             self._answer_later(number, call, lambda: (None, unpack_error(packed)))
 
     def _answer(self, number: int, call: Call, result: Any, error: BaseException | None) -> None:
-        call.answered = True  # first: whoever gives it up at this moment must not count it too
+        call.answered = True  # first, so that a thread that gives it up now does not count it too
         self._outstanding.forget(number)
         sent = self._outstanding.units.pop(number, None)
         wanted = call.claim_outcome()
         if not wanted:
             call.owner.abandoned_ended(call)
-        if sent is not None:  # the slot first, the caller second
+        if sent is not None:  # free the slot before waking the caller
             self._events.freed(sent.work)
         if not wanted:
             return
@@ -145,8 +145,12 @@ class Receiving:
         self._answers.append((call, result, error))
 
     def _answer_later(self, number: int, call: Call, unpack: Callable[[], tuple[Any, BaseException | None]]) -> None:
-        """Free the slot of *call* now, and end it once *unpack* has its outcome; its deadline may come before."""
-        self._unpacking[call] = None  # first, as in `_answer`
+        """
+        Free the slot of *call* now, and end the call when *unpack* has returned its outcome.
+
+        Its deadline may pass before that.
+        """
+        self._unpacking[call] = None  # before `answered`, so that `let_go` finds it
         call.answered = True
         reading = self._outstanding.readings.get(number)
         self._outstanding.forget(number)
@@ -174,7 +178,7 @@ class Receiving:
             reading.then(end)
 
     def let_go(self, call: Call) -> None:
-        """Nobody wants the answer of *call* any more; its slot is free if it is being unpacked."""
+        """Note that nobody wants the answer of *call*; if it is being unpacked, report the call as abandoned."""
         try:
             del self._unpacking[call]
         except KeyError:
@@ -210,14 +214,14 @@ class Receiving:
                 call.owner.abandoned_ended(call)
         self._events.freed(sent.work)
 
-    def _read_refused(self, number: int, stuck: bool) -> None:  # noqa: FBT001 - as it came
+    def _read_refused(self, number: int, stuck: bool) -> None:  # noqa: FBT001 - as in the reply
         sent = self._outstanding.units.pop(number, None)
         if sent is None:
             return
         calls = [call for each in sent.numbers if (call := self._outstanding.forget(each)) is not None]
         with self._outstanding.lock:
             self._outstanding.withheld += 1
-        if sent.bundle is not None:  # first, so that the oldest comes to the head
+        if sent.bundle is not None:  # first, so that the oldest call ends up at the head of the queue
             self._events.returned(calls[1:])
         self._events.refused(sent.work, stuck=stuck)
 
@@ -229,7 +233,7 @@ class Receiving:
         calls = []
         for number in numbers:
             del sent.bundle[number]
-            if number not in self._outstanding.given_up:  # else it was told so, and counts the call
+            if number not in self._outstanding.given_up:  # else the replica got GIVE_UP, and counts the call
                 self._sending.say((protocol.TAKEN_BACK, number))
             call = self._outstanding.forget(number)
             if call is not None:
@@ -261,7 +265,7 @@ class Receiving:
 
 
 def _note(call: Call, timing: tuple[float, float] | None) -> None:
-    """Give *call* the times that its replica has measured, by the clock of this process."""
+    """Set the times of *call* on the clock of this process, from the durations that its replica measured."""
     if timing is not None:
         queue_s, run_s = timing
         call.began = call.since + queue_s

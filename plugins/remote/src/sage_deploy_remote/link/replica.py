@@ -1,4 +1,4 @@
-"""The caller's side of a replica in another process: what is sent to it, what comes back, and what its death means."""
+"""The caller's side of a replica in another process: sends it work, reads its responses, and reports its death."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class RemoteReplica:
     """
     A replica whose host is in another process.
 
-    Calls are claimed when they are sent: from then on they may have started. Calls that are sent while others are being
-    sent, or while a response is being read, leave together in the next frame.
+    A call is claimed when it is sent, because it may start from then on. Calls that are made while a thread sends a
+    frame or reads a response leave together in the next frame.
     """
 
     run_here: Callable[[Call], None] | None = None
@@ -48,11 +48,11 @@ class RemoteReplica:
         Start the replica; returns at once.
 
         Args:
-            spec: What to run, or what runs already.
-            node: Name of the node where it runs.
-            events: Whom to tell.
-            clock: For deadlines.
-            transport: The way to its process.
+                spec: What to run, or the listed replica that runs already.
+                node: Name of the node where it runs.
+                events: Gets notified of its state and of what happens to its work.
+                clock: For deadlines.
+                transport: Connects to its process.
         """
         self.id = spec.id
         self.index = spec.index
@@ -67,15 +67,15 @@ class RemoteReplica:
         self._receiving = Receiving(events, transport, self._outstanding, self._sending)
         self.send: Callable[[Work], None] = self._sending.send
         self.told_waits = self._tell_waits if transport.routes else None
-        self._asked = False  # whether it was asked to stop
-        self._ended = False  # whether it was stopped
-        self._killed: BaseException | None = None  # why it is killed from here
-        self._last_stats: Mapping[str, Any] | None = None  # those with which it stopped, and when
+        self._asked = False  # whether this side has asked it to stop
+        self._ended = False  # whether this side has stopped it
+        self._killed: BaseException | None = None  # why this side kills it
+        self._last_stats: Mapping[str, Any] | None = None  # its statistics when it stopped
         self._stopped_at = 0.0
         events.changed(ReplicaState.STARTING)
         transport.start(spec, self)
 
-    # -- its life ----------------------------------------------------------------------------------------------------
+    # -- start and end -----------------------------------------------------------------------------------------------
 
     def started(self, slots: int) -> None:
         """As `Receiver.started`."""
@@ -116,7 +116,7 @@ class RemoteReplica:
         self._receiving.arrived(response, reader)
 
     def _report_lost(self) -> None:
-        """Tell what the process had, and what was to go there."""
+        """Report the work that the process had, and the work that was not sent yet."""
         cause = self._outstanding.dead
         assert cause is not None  # noqa: S101 - for the type checker
         unsent = self._sending.take_unsent()
@@ -140,7 +140,7 @@ class RemoteReplica:
 
     @property
     def address(self) -> Any:
-        """By which other processes reach it."""
+        """The address by which other processes reach it."""
         return self._transport.address
 
     def vacate(self) -> Callable[[float], None]:
@@ -152,7 +152,7 @@ class RemoteReplica:
         return self._transport.progress(timeout)
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
-        """As `Replica.control`. One that has stopped gives the statistics with which it did."""
+        """As `Replica.control`. A stopped replica returns the statistics from when it stopped."""
         if op is not ControlOp.STATS:
             return self._transport.control(op, arg, (), timeout)
         if self._last_stats is not None:
@@ -170,7 +170,7 @@ class RemoteReplica:
             self._transport.ask_to_stop()
 
     def stop(self, grace: float) -> int:
-        """As `Replica.stop`; then its process is ended, and with it whatever still runs."""
+        """As `Replica.stop`; then end its process, and with it whatever still runs."""
         if self._ended:
             return 0
         left, stats = self._transport.stop(grace)
@@ -182,8 +182,8 @@ class RemoteReplica:
         with self._outstanding.lock:
             if self._outstanding.dead is not None or self._ended or self._killed is not None:
                 return False
-            self._killed = cause  # first: what is told of the end of the process says less
-        self._transport.kill()  # and reads what it has said before
+            self._killed = cause  # first, because the transport's own report of the end says less
+        self._transport.kill()  # this also reads what the replica said before
         self.lost(cause)
         return True
 
@@ -193,7 +193,7 @@ class RemoteReplica:
         self._transport.leave()
 
     def _end(self, stats: Mapping[str, Any] | None) -> None:
-        """Whatever has not been answered from here never will be."""
+        """Give up all calls that are not answered, because no answer will come."""
         with self._outstanding.lock:
             self._ended = True
         if stats is not None:
@@ -206,10 +206,10 @@ class RemoteReplica:
                 call.give_up(call.stopped_error(self.id, self.node), Outcome.STOPPED)
         self._outstanding.take_units()
 
-    # -- calls that are given up -------------------------------------------------------------------------------------
+    # -- calls that callers give up ----------------------------------------------------------------------------------
 
     def give_up(self, call: Call, outcome: int, spent: float) -> bool:
-        """As `Replica.give_up`: the replica is told to count the call, and to stop its coroutine."""
+        """As `Replica.give_up`: tell the replica to count the call, and to stop its coroutine."""
         if outcome == Outcome.OK:
             reading = self._outstanding.reading_of(call)
             if reading is not None and not call.settled():
@@ -226,11 +226,11 @@ class RemoteReplica:
         return True
 
     def _tell_waits(self, call: Call) -> None:
-        """The method that has made *call* waits for it."""
+        """Tell the replica that the method that made *call* now waits for it."""
         number = self._outstanding.number_of(call)
         if number is not None:
             self._sending.notify((protocol.WAITS, number))
 
     def count_failed(self, call: Call) -> None:
-        """Have the replica count *call*, which it has left to its caller and which ends with what its method raised."""
+        """Tell the replica to count *call*, which failed with its method's error and whose counting was left to us."""
         self._sending.notify((protocol.COUNT, 0, call.method.index, call.began - call.since, call.ended - call.began))

@@ -1,4 +1,4 @@
-"""A transport whose substrate calls methods of the replica's process and gives a future for each."""
+"""A base for transports whose substrate can call methods in the replica's process and returns a future for each."""
 
 from __future__ import annotations
 
@@ -27,40 +27,44 @@ if TYPE_CHECKING:
 
 __all__ = ["Answer", "RpcExchange", "RpcTransport", "failed"]
 
-#: Seconds beyond its own grace that a replica gets to say that it has stopped.
+#: Seconds that a replica gets beyond its grace period to report that it has stopped.
 _STOP_MARGIN_S: Final = 1.0
 
 
 class Answer(Protocol):
-    """What a method of another process will return or raise; a `concurrent.futures.Future` is one."""
+    """Future result of a method in another process; `concurrent.futures.Future` is one."""
 
     def result(self, timeout: float | None = None) -> Any:
-        """Wait for it, at most *timeout* seconds; then raise TimeoutError."""
+        """Wait at most *timeout* seconds for the result; then raise TimeoutError."""
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Wait as `result` does; gives what that would raise, or None. What this raises is not the method's."""
+        """
+        Wait as `result` does, and return the error that it would raise, or None.
+
+        An error that this raises itself does not come from the method.
+        """
 
     def add_done_callback(self, fn: Callable[[Any], Any], /) -> object:
-        """Call *fn* with something that has its `result`, in any thread; *fn* must not block."""
+        """Call *fn* in any thread when the result is there; its argument has `result`. *fn* must not block."""
 
 
 def failed(error: BaseException) -> Future[Any]:
-    """The answer to a request that could not be sent."""
+    """Return the answer to a request that could not be sent."""
     answer: Future[Any] = Future()
     answer.set_exception(error)
     return answer
 
 
 class RpcExchange:
-    """The `Exchange` of a frame that was sent by a request."""
+    """The `Exchange` of a frame that was sent as a request."""
 
     def __init__(self, answer: Answer, transport: RpcTransport) -> None:
         """
         Wait for nothing yet.
 
         Args:
-            answer: Will be the response, in a form that the transport's `read` knows.
-            transport: Has sent the frame.
+            answer: Becomes the response, in a form that the transport's `read` accepts.
+            transport: The transport that sent the frame.
         """
         self._answer = answer
         self._transport = transport
@@ -71,17 +75,17 @@ class RpcExchange:
         read = False
         try:
             while not read:
-                # A wait ends well for KeyboardInterrupt only: some substrates wait on for any other exception.
+                # Use KeyboardInterrupt: some substrates keep waiting after any other exception.
                 with DeferredSignals(waits=True) as signals:
                     self._read_here(call, until, signals)
                     read = True
-        except BaseException:  # a signal handler's, whose business the replica is not
+        except BaseException:  # raised by a signal handler, which does not concern the replica
             if not read:
                 self.leave()
             raise
 
     def _read_here(self, call: Call, until: float | None, signals: DeferredSignals) -> None:
-        """Wait for the response; what is done then is done to its end."""
+        """Wait for the response and read it; reading is not interrupted."""
         transport = self._transport
         try:
             error = self._answer.exception(None if until is None else max(0.0, until - time.monotonic()))
@@ -92,7 +96,7 @@ class RpcExchange:
         signals.waited()
         if error is None:
             transport.receiver.arrived(transport.read(self._answer.result()), call)
-        else:  # whatever the substrate says, the frame will not be answered
+        else:  # whatever the substrate's error is, no answer to the frame will come
             transport.lost(error)
 
     def leave(self) -> None:
@@ -111,12 +115,12 @@ class RpcExchange:
 
 class RpcTransport:
     """
-    A base for transports: a subclass brings `begin`, `request`, `end` and, for errors of its own, `death`.
+    A base for transports. A subclass adds `begin`, `request`, `end` and, for errors of its own, `death`.
 
-    What is requested are the methods of the `serving.endpoint.ReplicaEndpoint` in the replica's process.
+    Requests call the methods of `serving.endpoint.ReplicaEndpoint` in the replica's process.
 
     Attributes:
-        receiver: Whom what arrives is for.
+        receiver: Gets what arrives.
         address: As `Transport.address`.
         substrate: As `Transport.substrate`.
         pushes: As `Transport.pushes`.
@@ -134,32 +138,32 @@ class RpcTransport:
     def __init__(self, dispatcher: Dispatcher) -> None:
         """Prepare; *dispatcher* has the threads that read what arrives."""
         self.soon = dispatcher.soon
-        self._ends = False  # whether its process is ended from here, which is no loss
+        self._ends = False  # whether this side ends the process, so that its end is no loss
 
-    # -- what a subclass brings --------------------------------------------------------------------------------------
+    # -- for subclasses ----------------------------------------------------------------------------------------------
 
     def begin(self, spec: ReplicaSpec) -> Answer:
-        """Start the process; gives the answer of its `start`."""
+        """Start the process, and return the answer of its `start`."""
         raise NotImplementedError
 
     def request(self, method: str, *arguments: Any) -> Answer:
-        """Call a method of the endpoint. Never blocks, and never raises: see `failed`."""
+        """Call a method of the endpoint. Never blocks or raises: see `failed`."""
         raise NotImplementedError
 
     def end(self) -> None:
-        """End the process, whatever it does. Never raises."""
+        """End the process, even if it is busy. Never raises."""
         raise NotImplementedError
 
     def death(self, error: BaseException) -> BaseException:
-        """What callers get when a request has failed with *error*: the process is gone, or as good as that."""
+        """Return the error for callers after a request failed with *error*: the process is gone or counts as gone."""
         return error
 
     def read(self, response: Any) -> Response:
-        """The response that `exchange` of the endpoint gave."""
+        """Return the response that the endpoint's `exchange` returned."""
         found: Response = response
         return found
 
-    # -- its life ----------------------------------------------------------------------------------------------------
+    # -- start and end -----------------------------------------------------------------------------------------------
 
     def start(self, spec: ReplicaSpec, receiver: Receiver) -> None:
         """As `Transport.start`."""
@@ -169,46 +173,46 @@ class RpcTransport:
     def _started(self, done: Answer) -> None:
         try:
             slots, error = done.result()
-        except BaseException as raised:  # noqa: BLE001 - whatever the substrate says, the replica will not start
+        except BaseException as raised:  # noqa: BLE001 - with any error, the replica will not start
             self.lost(raised)
         else:
             self.started(slots, error)
 
     def started(self, slots: int, error: Any) -> None:
-        """The endpoint's `start` has given this."""
+        """Handle the result of the endpoint's `start`."""
         if error is not None:
             self.receiver.failed(unpack_error(error))
-        elif slots:  # else it was stopped before it was ready
+        elif slots:  # 0: it was stopped before it was ready
             self.receiver.started(slots)
 
     def watch(self, ended: Answer) -> None:
-        """Tell that the process is gone when *ended* fails. A transport that nobody uses any more is not kept."""
+        """Report that the process is gone when *ended* fails. This does not keep an unused transport alive."""
         here = weakref.ref(self)
         ended.add_done_callback(lambda done: _look(here, done))
 
     def _ended(self, done: Answer) -> None:
         try:
             done.result()
-        except BaseException as error:  # noqa: BLE001 - whatever the substrate says, it has ended
+        except BaseException as error:  # noqa: BLE001 - any error means that the process has ended
             self.lost(error)
 
     def lost(self, error: BaseException) -> None:
-        """The process has ended, or cannot be reached: tell so, unless it was stopped; *error* is of the substrate."""
+        """Report that the process is gone or unreachable, unless it was stopped; *error* comes from the substrate."""
         if not self._ends:
             self.receiver.lost(self.death(error))
 
     def progress(self, timeout: float) -> str:  # noqa: ARG002 - as the protocol has it
-        """As `Transport.progress`: a process starts at once."""
+        """As `Transport.progress`. Always empty: this base assumes that a process starts at once."""
         return ""
 
-    # -- what is asked of it -----------------------------------------------------------------------------------------
+    # -- requests ----------------------------------------------------------------------------------------------------
 
     def exchange(self, frame: Frame) -> Exchange:
         """As `Transport.exchange`."""
         return RpcExchange(self.request("exchange", frame), self)
 
     def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]], timeout: float) -> Any:
-        """As `Transport.control`; raises TimeoutError when there was no answer in *timeout* seconds."""
+        """As `Transport.control`; raises TimeoutError if there is no answer within *timeout* seconds."""
         answer, error = self.request("control", op, arg, tuple(notices)).result(timeout)
         if error is not None:
             raise unpack_error(error)
@@ -219,7 +223,7 @@ class RpcTransport:
         vacated = self.request("vacate")
 
         def wait(limit: float) -> None:
-            with suppress(Exception):  # its time is over, or it is gone: it is stopped in any case
+            with suppress(Exception):  # timed out, or already gone: it is stopped in any case
                 vacated.result(limit)
 
         return wait
@@ -240,7 +244,7 @@ class RpcTransport:
         """As `Transport.stop`."""
         try:
             return Stopped(*self.request("stop", grace).result(grace + _STOP_MARGIN_S))
-        except Exception:  # noqa: BLE001 - it is gone, or stuck: it is ended in any case
+        except Exception:  # noqa: BLE001 - it is gone or stuck: `end` follows in any case
             return Stopped(0, None)
         finally:
             self._ends = True
@@ -250,4 +254,4 @@ class RpcTransport:
 def _look(transport: weakref.ref[RpcTransport], done: Answer) -> None:
     found = transport()
     if found is not None:
-        found.soon(lambda: found._ended(done))  # noqa: SLF001 - as a method of it, which must not keep it
+        found.soon(lambda: found._ended(done))  # noqa: SLF001 - a method would keep the transport alive

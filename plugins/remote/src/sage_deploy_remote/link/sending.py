@@ -1,4 +1,4 @@
-"""What leaves for a replica: calls and notices, gathered into frames."""
+"""Sends calls and notices to a replica, gathered into frames."""
 
 from __future__ import annotations
 
@@ -37,36 +37,37 @@ if TYPE_CHECKING:
 
 __all__ = ["Sending"]
 
-#: The most calls of a bundle: with so many, hardly any of what a call costs is the frame's part.
+#: Largest bundle. With more calls, the frame's share of a call's cost hardly shrinks further.
 _LARGEST: Final = 256
-#: The most for a method of which nothing is known, or that is slow: of calls that go alone nothing would be learnt.
+#: Largest bundle for a method that is slow or not known yet. It is 2 because single calls would teach nothing.
 _FEWEST: Final = 2
-#: Seconds that a bundle's calls are to take together.
+#: Target run time of a bundle, in seconds.
 _BUNDLE_S: Final = 0.005
 
-#: Seconds in which a caller that gets its answer calls again, if it does so at once, and the most to wait for several.
+#: Seconds that an answered caller needs to call again, if it does so at once; and the longest wait for several callers.
 _CALLS_AGAIN_S: Final = 0.000025
 _LONGEST_NAP_S: Final = 0.0002
 
 _NO_OPTIONS: Final = CallOptions()
 
-#: Stands among the outgoing work for a frame that must leave although there is none.
+#: Queue item that forces a frame even if there is no work to send.
 _POLL: Final = object()
 
 
 class Sending:
     """
-    Sends what a replica gets, one frame at a time, in whichever thread is there. From any thread.
+    Sends frames to a replica, one at a time, in the thread that calls. Methods may be called from any thread.
 
-    What is sent while a frame is being made, or while a response is being read, leaves together in the next frame.
+    Work that arrives while a thread makes a frame or reads a response leaves together in the next frame.
 
-    Arguments that are no plain data are packed before the frame is made, by the caller's own thread if it waits in
-    `call`, else by a thread of their own: that may take long, and then it holds up no other call.
+    Arguments that are not plain data are packed before the frame is made, because packing may take long and must not
+    delay other calls. A caller that waits in `call` packs them in its own thread; otherwise a separate thread does.
 
     Attributes:
-        caller: Who sends, for the replica.
-        corked: Whether a response is being read: what that leads to leaves together.
-        released: Callers who were waiting for what the last response brought.
+        caller: Random text that identifies this sender to the replica.
+        corked: Whether work stays in the queue: while a response is read, so that its results leave in one frame, and
+            while `RemoteReplica.hold` applies.
+        released: Number of waiting callers that the last response released.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - what it takes to send
@@ -82,12 +83,12 @@ class Sending:
         Send nothing yet.
 
         Args:
-            service: Whose calls they are, for errors.
-            events: Whom to tell.
+            service: Name of the service, for errors.
+            events: Gets notified of what happens to the work.
             clock: For deadlines.
-            transport: The way to the process.
-            outstanding: What was sent, and is not over.
-            too_late: Told that something was to be sent when the process was gone already.
+            transport: Carries frames to the process.
+            outstanding: Records calls and units that were sent and are not over.
+            too_late: Called when there is work to send but the process has already gone.
         """
         self.caller = uuid.uuid4().hex
         self.corked = False
@@ -99,33 +100,33 @@ class Sending:
         self._outstanding = outstanding
         remember(self.caller, outstanding)
         self._too_late = too_late
-        self._numbers = count()  # of calls and units; used by one thread at a time, as the next
+        self._numbers = count()  # IDs of calls and units; like `_frames`, used by one thread at a time
         self._frames = count()
-        self._ahead: dict[int, int] = {}  # calls to a bundle, by method of the first; used by one thread at a time
+        self._ahead: dict[int, int] = {}  # bundle size by method of its first call; used by one thread at a time
         self._queue = DrainQueue()
         self._notices: deque[Notice] = deque()
 
     def take_unsent(self) -> list[Work]:
-        """What was to leave with the next frame; it leaves no more."""
+        """Return the work that waits for the next frame, and remove it from the queue."""
         items, found = self._queue.items, []
         try:
             while items:
                 work = items.popleft()
                 if work is not _POLL:
                     found.append(work)
-        except IndexError:  # another thread reports that the process is gone
+        except IndexError:  # another thread emptied the queue at the same time, to report that the process is gone
             pass
         return found
 
     def send(self, work: Work) -> None:
-        """Have a call or a batch leave with the next frame, which is now unless one is being made."""
+        """Send a call or a batch in the next frame: now, or after the frame that is being made."""
         calls = work.calls if isinstance(work, Batch) else (work,)
         slow = [call for call in calls if call.packed is None and not is_plain(call.args, call.kwargs)]
         if slow and not (isinstance(work, Call) and work.reader_thread == threading.get_ident()):
             CALLBACKS.run(partial(self._send_slow, work, slow))
             return
         if isinstance(work, Batch) and not self.corked:
-            # Its time was over, so that this is the clock's thread: it sends nothing.
+            # The batch's waiting time has ended, so this is the clock's thread, which must not send.
             self._transport.soon(lambda: self._put(work))
             return
         try:
@@ -133,7 +134,7 @@ class Sending:
                 self._pack(call)
             with DeferredSignals():
                 self._put(work)
-        except BaseException:  # a signal handler's, as soon as the work had left
+        except BaseException:  # raised by a signal handler right after the work left
             self._leave(work)
             raise
 
@@ -143,7 +144,7 @@ class Sending:
         self._put(work)
 
     def _pack(self, call: Call) -> bool:
-        """Pack the arguments of *call*; if that fails it is over, and this is False."""
+        """Pack the arguments of *call*; if that fails, end the call with the error and return False."""
         try:
             call.packed = pack_arguments(
                 call.args,
@@ -158,7 +159,7 @@ class Sending:
         return True
 
     def _leave(self, work: Work) -> None:
-        """Its caller's thread was interrupted, and waits no more."""
+        """Give up *work*: the thread of its caller was interrupted and no longer waits."""
         if isinstance(work, Batch):
             return
         exchange, work.exchange = work.exchange, None
@@ -172,7 +173,13 @@ class Sending:
             self.flush(waits=isinstance(item, Call) and item.reader_thread == threading.get_ident())
 
     def flush(self, reader: Call | None = None, *, waits: bool) -> None:
-        """Send what is to be sent; *waits*: whether this thread has nothing better to do than to wait for an answer."""
+        """
+        Send the queued work.
+
+        Args:
+            reader: The call whose caller may wait for the response in this thread, if any.
+            waits: Whether this thread would only wait for an answer now.
+        """
         queue, outstanding = self._queue, self._outstanding
         while queue.items and outstanding.dead is None and queue.take():
             try:
@@ -182,16 +189,16 @@ class Sending:
             finally:
                 queue.leave()
         if self._outstanding.dead is not None and (self._queue.items or self._outstanding.units):
-            self._too_late()  # it was on its way when the loss was told
+            self._too_late()  # the work was on its way when the loss was reported
 
     def _wait_for_callers(self) -> None:
-        """Give callers who were released together a moment to call again: then their calls leave together."""
+        """Wait briefly until callers that were released together call again, so that their calls share a frame."""
         released, self.released = self.released, 0
         if len(self._queue.items) < released:
             time.sleep(min(released * _CALLS_AGAIN_S, _LONGEST_NAP_S))
 
     def _send_frame(self, reader: Call | None) -> None:
-        """Send all that is to be sent, in one frame; for one thread at a time."""
+        """Send all queued work in one frame; for one thread at a time."""
         outstanding = self._outstanding
         if outstanding.dead is not None:
             return
@@ -203,7 +210,7 @@ class Sending:
             if unit is not None:
                 units.append(unit)
                 if isinstance(work, Call) and work.reader_thread == threading.get_ident():
-                    # Its caller waits in this very thread, and reads the answer here: that saves waking another.
+                    # The caller waits in this thread, so it reads the answer here. That avoids waking another thread.
                     own = work
         notices = []
         while self._notices:
@@ -211,19 +218,23 @@ class Sending:
         with outstanding.lock:
             if not units and not notices and (self._transport.pushes or outstanding.exchanges or outstanding.idle):
                 return
-            # Else the answer may come with the one that is on its way, and whoever waited for this one would not know.
+            # If another exchange is open, the replica may answer there. A caller waiting on this one would miss it.
             alone = outstanding.exchanges == 0
             outstanding.exchanges += not self._transport.pushes
         number, fresh = next(self._frames), idle and alone
         exchange = self._transport.exchange(Frame(self.caller, number, tuple(units), tuple(notices), fresh))
         own = own or (reader if alone and not self._transport.pushes else None)
-        if own is None or own.exchange is not None:  # one thread waits for one response
+        if own is None or own.exchange is not None:  # a thread waits for one response only
             exchange.leave()
         else:
             own.exchange = exchange
 
     def _unit(self, work: Work) -> Unit | None:
-        """Claim the calls of *work* and put them into words; None if none is left, and then its slot is free."""
+        """
+        Claim the calls of *work* and make a unit of them.
+
+        Return None if no call is left. Then the slot has been freed.
+        """
         batch = isinstance(work, Batch)
         number = next(self._numbers)
         items = []
@@ -249,11 +260,15 @@ class Sending:
         return Unit(number, tuple(items), batch, told)
 
     def _send_ahead(self, call: Call, items: list[CallItem]) -> dict[int, Call] | None:
-        """Add to *items*, which has *call*, what may run in its slot after it; gives all calls if there are others."""
+        """
+        Add the calls to *items* that may run in the slot of *call* after it.
+
+        Return all calls of this bundle by number, or None if no call was added.
+        """
         most = self._ahead.get(call.method.index, _FEWEST)
         bundle = {items[0].id: call}
         slow = []
-        # Who sends what has to be packed elsewhere sends more of it, most likely.
+        # If this payload must be packed in another thread, the next ones most likely must be too.
         if most == 1 or not is_quick(items[0].payload):
             return None
         for other in self._events.ahead(call, most - 1, told=self._transport.exact):
@@ -269,14 +284,18 @@ class Sending:
         return bundle if len(bundle) > 1 else None
 
     def learn_one(self, method: int, seconds: float) -> None:
-        """A call of *method* has run so long: nothing is sent ahead behind one that takes too long for two."""
+        """
+        Note that a single call of *method* ran for *seconds*.
+
+        If two such calls would exceed the bundle's target time, nothing is sent ahead behind them.
+        """
         if 2 * seconds > _BUNDLE_S:
             self._ahead[method] = 1
         elif self._ahead.get(method) == 1:
             self._ahead[method] = _FEWEST
 
     def learn(self, method: int, size: int, seconds: float) -> None:
-        """Have the next bundle take no longer than it should, and be no more than twice as large as this one."""
+        """Set the size of the next bundle to what fits the target time, at most twice this bundle's size."""
         fit = int(_BUNDLE_S * size / seconds) if seconds > 0 else _LARGEST
         self._ahead[method] = max(_FEWEST, min(fit, 2 * size, _LARGEST))
 
@@ -291,12 +310,12 @@ class Sending:
         if call.settled():
             return None
         packed, call.packed = call.packed, None
-        self._outstanding.add(number, call)  # first: whoever gives it up from the next line on looks for it there
+        self._outstanding.add(number, call)  # before `claim`: a thread that then gives it up looks here
         if not call.claim():
             self._outstanding.forget(number)
             return None
         carried = leaving_with(call.context)
-        call.context = None  # the rest of it does not travel
+        call.context = None  # nothing else of the context travels
         streams = isinstance(call, StreamCall)
         if isinstance(call, StreamCall):
             reading = StreamReading(self.notify, self._transport.soon, call, number)
@@ -307,7 +326,7 @@ class Sending:
         )
 
     def _options(self, call: Call) -> tuple[Any, ...] | None:
-        """The options of *call*, for a router there; a call whose key cannot travel is over."""
+        """Return the options of *call* for a remote router; end the call if its key cannot travel."""
         options = tuple(call.options)
         if is_plain(options, {}):
             return options
@@ -319,42 +338,42 @@ class Sending:
         return None
 
     def notify(self, notice: Notice) -> None:
-        """Have *notice* leave now."""
+        """Send *notice* now."""
         with DeferredSignals():
             self._notices.append(notice)
             self._put(_POLL)
 
     def say(self, notice: Notice) -> None:
-        """Have *notice* leave with the next frame."""
+        """Send *notice* with the next frame."""
         self._notices.append(notice)
 
     def send_batches(self) -> None:
-        """Send what waits, unless callers who were released together are about to add to it."""
-        # A batch that got the slot leaves before anybody is woken: all want to go on, and only one at a time can.
-        # Others who are released together call again first, see `_wait_for_callers`.
+        """Send queued work, unless several released callers are about to add to it."""
+        # A batch that got the slot leaves before any caller is woken: woken callers compete for the processor.
+        # If there is no batch, several released callers get time to call again, see `_wait_for_callers`.
         items = self._queue.items
         if items and (self.released <= 1 or any(isinstance(item, Batch) for item in items)):
             self._queue.drain(lambda: self._send_frame(None), self._outstanding.is_dead)
 
     def keep_exchange(self, reader: Call | None) -> None:
         """
-        Send what waits after a response; if the replica has more to say, an exchange goes there in any case.
+        Send queued work after a response, and keep an exchange open if the replica has more to say.
 
         Args:
-            reader: The call whose caller's thread this is, and may wait for the next response; None for any other.
+            reader: The call whose caller runs this thread and may wait for the next response; None for other threads.
         """
         if self._outstanding.idle:
-            if not (self._queue.items or self._notices):  # there is nothing to be said, and nothing to be heard
+            if not (self._queue.items or self._notices):  # nothing to send and nothing to receive
                 return
         elif not self._transport.pushes:
-            self._queue.items.append(_POLL)  # the replica says nothing unless there is an exchange
+            self._queue.items.append(_POLL)  # without an open exchange, the replica cannot answer
         over = reader is not None and (reader.over() or reader.answered)
         self.flush(None if over else reader, waits=not over)
 
 
 def _chain(call: Call) -> tuple[tuple[str, int], ...]:
-    """The slots in other processes that are held until *call* is answered."""
+    """Return the slots in other processes that are held until *call* is answered."""
     outer = call.outer
-    while outer is not None and not outer.chain:  # the calls in between were made in this process
+    while outer is not None and not outer.chain:  # calls in between were made in this process
         outer = outer.outer
     return () if outer is None else outer.chain

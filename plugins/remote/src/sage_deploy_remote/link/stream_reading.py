@@ -1,4 +1,4 @@
-"""The caller's end of a stream whose producer is in the replica."""
+"""The caller's end of a stream whose producer is in a replica."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ __all__ = ["StreamReading"]
 
 class StreamReading:
     """
-    A stream whose producer is in the replica: what has come waits in its channel for the consumer.
+    Reads a stream whose producer is in a replica. Items that came wait in the call's channel for the consumer.
 
     Attributes:
-        over: Whether the producer has ended, or was told to.
+        over: Whether the producer has ended, or was told to end.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class StreamReading:
 
         Args:
             notify: Sends a notice to the replica.
-            soon: Does something quick in the thread that reads responses.
-            call: The stream.
-            number: What it was sent as.
+            soon: Runs something quick in the thread that reads responses.
+            call: The call whose answer is the stream.
+            number: The number under which it was sent.
         """
         self.over = False
         self._notify = notify
@@ -55,9 +55,8 @@ class StreamReading:
         self._acknowledged = 0  # guarded by _lock
         self._lock = threading.Lock()
         self._listening = False
-        self._arrivals = (
-            DrainQueue()
-        )  # what is to be done with items that are not plain data, and with what came after them
+        # Steps for items that are not plain data, and for everything that came after them.
+        self._arrivals = DrainQueue()
         self._listen()
 
     def _listen(self) -> None:
@@ -66,7 +65,7 @@ class StreamReading:
             self._call.channel.on_room(self._read_on)
 
     def deliver(self, packed: Any) -> None:
-        """One more item has come; one thread at a time says so."""
+        """Take the next item; for one thread at a time."""
         if is_quick(packed) and self.idle:
             self._deliver(packed)
         else:
@@ -74,16 +73,17 @@ class StreamReading:
 
     @property
     def idle(self) -> bool:
-        """Whether all items that have come were delivered."""
+        """Whether all items that came were delivered."""
         return self._arrivals.idle
 
     def then(self, do: Callable[[], None]) -> None:
-        """Have *do* done in a thread of its own, once all that has come was delivered."""
+        """Run *do* in a separate thread after everything that has come was delivered."""
         self._arrivals.items.append(do)
         CALLBACKS.run(partial(self._arrivals.drain, self._do_next))
 
     def _do_next(self) -> None:
-        self._arrivals.items.popleft()()
+        if self._arrivals.items:  # else the thread before this one took the last step
+            self._arrivals.items.popleft()()
 
     def _deliver(self, packed: Any) -> None:
         item, error = read(packed, self._call.owner.service, self._call.method.name)
@@ -91,26 +91,30 @@ class StreamReading:
             self._call.give_up(error, Outcome.ERROR)
             return
         self._delivered += 1
-        self._listen()  # first: the consumer may read the item, and then no other, at any moment
+        self._listen()  # first: the consumer may read this item at once and then wait
         self._call.channel.deliver(item)
 
     def _read_on(self) -> None:
-        """The consumer has read some, or reads no more."""
+        """Handle that the consumer has read some items, or has stopped reading."""
         self._listening = False
         if self._call.channel.closed:
             self.close()
         elif not self.over and not self._acknowledge():
-            # Others came meanwhile, which found this still listening. Not from here: whoever is listened to asks again
-            # for as long as somebody does.
+            # More items came while this counted as listening. Listen again in another thread: the channel wakes
+            # listeners in a loop until none is left, and that loop would not end.
             self._soon(self._listen_again)
 
     def _listen_again(self) -> None:
         self._listen()
-        self._acknowledge()  # what was taken before that
+        self._acknowledge()  # for items that were read before `_listen`
 
     def _acknowledge(self) -> bool:
-        """Say how many more were read; False if none was, and then the producer may wait for ever."""
-        with self._lock:  # producer and consumer may come here at the same time
+        """
+        Acknowledge the items read since the last time.
+
+        Return False if there are none. Then the producer may wait, and must not wait for ever.
+        """
+        with self._lock:  # producer and consumer may call this at the same time
             number = self._delivered - self._call.channel.waiting - self._acknowledged
             if number > 0:
                 self._acknowledged += number
@@ -119,7 +123,7 @@ class StreamReading:
         return number > 0
 
     def close(self) -> None:
-        """Have the producer end."""
+        """Tell the producer to end."""
         if not self.over:
             self.over = True
             self._notify((protocol.CLOSE, self._number))

@@ -1,11 +1,12 @@
 """
-What a substrate implements to carry calls to replicas in other processes: `Transport`.
+The interface that a substrate implements to carry calls to replicas in other processes: `Transport`.
 
-A substrate is whatever starts processes and moves bytes between them: a cluster framework, sockets, pipes. Its target
-makes one transport for each replica and gives it to `replica.RemoteReplica`, which does everything else on the caller's
-side. In the replica's process the substrate makes a `serving.server.ReplicaServer` of what `shipping` has packed, calls
-its methods for what the transport asks, and sends back what they return. `rpc_transport.RpcTransport` and
-`serving.endpoint.ReplicaEndpoint` are most of that for a substrate that can call a method in another process.
+A substrate starts processes and moves bytes between them: a cluster framework, sockets, pipes. Its target makes one
+transport for each replica and gives it to `replica.RemoteReplica`, which does the rest on the caller's side.
+
+In the replica's process, the substrate makes a `serving.server.ReplicaServer` from what `shipping` has packed. It calls
+the server's methods for the transport's requests, and sends back what they return. `rpc_transport.RpcTransport` and
+`serving.endpoint.ReplicaEndpoint` do most of this for a substrate that can call a method in another process.
 """
 
 from __future__ import annotations
@@ -27,23 +28,23 @@ class Exchange(Protocol):
     """
     One frame on its way, and the response that will answer it.
 
-    `RemoteReplica` calls exactly one of the two methods, once.
+    `RemoteReplica` calls exactly one of `wait` and `leave`, once.
     """
 
     def wait(self, call: Call, seconds: float | None) -> None:
         """
-        Wait for the response in this thread, and hand it to `Receiver.arrived` here.
+        Wait for the response in this thread, and pass it to `Receiver.arrived` here.
 
-        The thread is that of *call*'s caller: reading the response here saves waking another thread. After *seconds*,
-        and when the wait is interrupted by an exception such as KeyboardInterrupt, do as `leave` does.
+        This is the thread of *call*'s caller: reading the response here avoids waking another thread. After *seconds*,
+        or when an exception such as KeyboardInterrupt ends the wait, do what `leave` does.
 
         Args:
-            call: What the caller waits for; pass it to `Receiver.arrived`.
+            call: The call whose caller waits; pass it to `Receiver.arrived`.
             seconds: Longest wait; None for no limit.
         """
 
     def leave(self) -> None:
-        """Have another thread hand the response to `Receiver.arrived` when it comes; returns at once."""
+        """Let another thread pass the response to `Receiver.arrived` when it comes; return at once."""
 
 
 class Stopped(NamedTuple):
@@ -51,8 +52,8 @@ class Stopped(NamedTuple):
     How a replica stopped.
 
     Attributes:
-        left: Calls that still ran; they ended with the process.
-        stats: Its last `ControlOp.STATS`, None if it could not be asked any more.
+        left: Calls that were still running; they ended with the process.
+        stats: The replica's last `ControlOp.STATS`; None if it could not be asked any more.
     """
 
     left: int
@@ -61,158 +62,163 @@ class Stopped(NamedTuple):
 
 class Transport(Protocol):
     """
-    The way to one replica's process.
+    The connection to one replica's process.
 
-    All methods may be called from any thread, also at the same time. What comes from the process is handed to the
-    `Receiver` that `start` was given, in any thread.
+    All methods may be called from any thread, also concurrently. What the process sends goes to the `Receiver` given
+    to `start`, in any thread.
 
-    A frame must arrive once or not at all, and so must its response. Frames need not arrive in their order, and
-    responses need not either: both are numbered. A frame that is on its way when the process dies must end in
-    `Receiver.lost`; so must the death of a process to which nothing is on its way.
+    A frame must arrive once or not at all, and so must its response. Frames and responses may arrive in any order: both
+    are numbered. If the process dies, call `Receiver.lost`, whether or not a frame is on its way.
     """
 
     substrate: Substrate
     """
-    Which objects the transport carries itself, beside the pickles; `payloads.substrate.PLAIN` for none.
+    The objects that the transport carries itself, outside the pickles; `payloads.substrate.PLAIN` for none.
 
-    Their places are the third parts of the payloads in a frame and in a response.
+    They are the third parts of the payloads in a frame and in a response.
     """
 
     address: Any
     """
-    By which other processes of the deployment reach the replica; from `start` on.
+    The address by which other processes of the deployment reach the replica; available from `start` on.
 
-    It is pickled and given to the target's directory. None if only this process reaches it.
+    It is pickled and given to the target's directory. None if only this process reaches the replica.
     """
 
     pushes: bool
     """
-    Whether responses come as soon as there is something to say.
+    Whether the replica sends responses as soon as it has something to say.
 
-    Else each answers one frame, and the caller sends another frame as long as it expects something. It may become true
-    before a call is sent.
+    If false, each response answers one frame, and the caller sends frames as long as it expects something. May become
+    true before a call is sent.
     """
 
     exact: bool
     """
-    Whether what the replica has said arrives, even if its process is killed at that moment; only one that `pushes`.
+    Whether everything that the replica has said arrives, even if its process is killed at that moment.
 
-    Then it is known of each call whether it has started.
+    If true, it is known of each call whether it has started. Only for transports with `pushes`.
     """
 
     routes: bool
-    """Whether what takes the calls gives them to a router, which minds their options."""
+    """Whether a router takes the calls on the other side, and applies their options."""
 
     def start(self, spec: Any, receiver: Receiver) -> None:
         """
-        Start the process and build the replica in it; returns at once.
+        Start the process and build the replica in it; return at once.
 
-        There, make the spec of what `shipping.specs.pack_spec` has packed, make a `ReplicaServer` of it, and call its
-        `start`. What that gives is for `Receiver.started`, unless it is 0: then the replica was stopped meanwhile. What
-        it raises is for `Receiver.failed`. If the process cannot be started, tell `Receiver.lost`.
+        In the process, rebuild the spec that `shipping.specs.pack_spec` packed, make a `ReplicaServer` of it, and call
+        its `start`. Pass the result to `Receiver.started`, unless it is 0: then the replica was stopped meanwhile. Pass
+        an error to `Receiver.failed`. If the process cannot be started, call `Receiver.lost`.
 
         Args:
-            spec: What to run, a `ReplicaSpec`; for a replica that runs already, its `ListedReplica`.
-            receiver: Whom to tell.
+            spec: The `ReplicaSpec` to run; for a replica that runs already, its `ListedReplica`.
+            receiver: Gets what the process sends.
         """
 
     def progress(self, timeout: float) -> str:
         """
-        What a replica waits for that is not ready yet, such as a place for its process; "" if there is nothing to say.
+        Say what a replica that is not ready waits for, for example a node for its process; "" if unknown.
 
         Args:
-            timeout: Seconds in which the answer comes.
+            timeout: Longest time until the answer, in seconds.
         """
 
     def exchange(self, frame: Frame) -> Exchange:
         """
         Send *frame*; never blocks.
 
-        There, `ReplicaServer.exchange` takes the frame, in a thread of its own: it waits until there is something to
-        say. If the frame cannot be sent, tell `Receiver.lost` when the exchange is waited for, or left.
+        In the process, `ReplicaServer.exchange` takes the frame in a separate thread: it waits until there is something
+        to say. If the frame cannot be sent, call `Receiver.lost` from the exchange's `wait` or `leave`.
         """
 
     def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]], timeout: float) -> Any:
         """
-        Ask beside the calls, and wait for the answer; there, `ReplicaServer.control` gives it.
+        Ask a question outside the calls, and wait for the answer of `ReplicaServer.control`.
 
-        It must be answered while all slots are taken, and while exchanges wait.
+        The process must answer even while all slots are taken and exchanges wait.
 
         Args:
-            op: What to ask.
-            arg: What about.
-            notices: What the replica has to know before it answers.
+            op: The question.
+            arg: The argument of the question.
+            notices: Notices that the replica must know before it answers.
             timeout: Longest wait in seconds.
 
         Raises:
-            Exception: What the answer raised, or that there was none in time.
+            Exception: What the answer raised, or that none came in time.
         """
 
     def vacate(self) -> Callable[[float], None]:
         """
-        Have the replica take no calls any more; returns at once. There, `ReplicaServer.vacate` does it.
+        Stop the replica from taking calls, with `ReplicaServer.vacate` there; return at once.
 
         Returns:
-            What waits for the calls that the replica has, at most so many seconds.
+            A function that waits for the replica's remaining calls, for at most the given seconds.
         """
 
     def ask_to_stop(self) -> None:
-        """Have the replica run its stop hooks, with `ReplicaServer.begin_stop` there; returns at once."""
+        """Make the replica run its stop hooks, with `ReplicaServer.begin_stop` there; return at once."""
 
     def stop(self, grace: float) -> Stopped:
         """
-        Stop the replica, wait for its hooks at most *grace* seconds, and end its process in any case.
+        Stop the replica, wait at most *grace* seconds for its hooks, and end its process in any case.
 
-        The end of a process that was stopped is no loss: `Receiver.lost` is ignored from then on.
+        Then its end is no loss: `Receiver.lost` is ignored from now on.
         """
 
     def leave(self) -> None:
-        """Let go of what leads to the process, which goes on. Never raises."""
+        """Release the connection to the process, which continues to run. Never raises."""
 
     def kill(self) -> None:
-        """End the process at once, whatever it does; may block for a moment. Never raises."""
+        """End the process at once, even if it is busy; may block for a moment. Never raises."""
 
     def soon(self, do: Callable[[], None]) -> None:
-        """Have the thread that reads responses do something quick, as `dispatcher.Dispatcher.soon`; never blocks."""
+        """
+        Run *do*, which must be quick, in the thread that reads responses, as `Dispatcher.soon` does; never blocks.
+        """
 
 
 class Receiver(Protocol):
-    """What a transport tells; `RemoteReplica` is one. Each method may be called from any thread."""
+    """Gets what a transport reports; `RemoteReplica` is one. Each method may be called from any thread."""
 
     @property
     def awaited(self) -> int:
-        """Of how many calls the replica has something to say; at least 1 if it has anything to say."""
+        """Number of calls about which the replica has something to say; at least 1 if it has anything to say."""
 
     def started(self, slots: int) -> None:
-        """The replica is ready, and runs *slots* calls at once."""
+        """The replica is ready, and runs up to *slots* calls at once."""
 
     def failed(self, cause: BaseException) -> None:
         """The constructor or a start hook raised *cause*; the process lives."""
 
     def arrived(self, response: Response, reader: Call | None = None) -> None:
         """
-        A response has come.
+        Take a response.
 
         Args:
             response: What the replica says.
-            reader: The call whose caller's thread this is, see `Exchange.wait`; None in any other thread.
+            reader: The call whose caller runs this thread, see `Exchange.wait`; None in any other thread.
         """
 
     def hold(self) -> None:
-        """Send nothing until `release`: it is not known yet which way calls go. Told before `Transport.start` ends."""
+        """
+        Send nothing until `release`, because the way for calls is not known yet.
+
+        Called before `Transport.start` ends.
+        """
 
     def release(self) -> None:
-        """Send what has been waiting, and whatever comes."""
+        """Send queued work, and all later work as usual."""
 
     def remark(self, text: str) -> None:
-        """Have those told who watch the service."""
+        """Report *text* to those who watch the service."""
 
     def unarrived(self, frame: Frame) -> None:
         """
-        Nothing of *frame* has arrived, nor will it.
+        Note that nothing of *frame* has arrived or will arrive.
 
-        So when the process is told to be lost, what it was to run has surely not started.
+        So when the process is reported lost, the calls in it count as not started.
         """
 
     def lost(self, cause: BaseException) -> None:
-        """The process is gone, with all it had; *cause* is what callers get. May be told more than once."""
+        """The process is gone with all its work; callers get *cause*. May be called more than once."""

@@ -1,10 +1,10 @@
 """
-Classes and functions that the other side cannot import, pickled with their code.
+Pickles classes and functions that the other side cannot import, with their code.
 
-Such are those of `__main__`, a script's or a notebook's, and those made inside functions. cloudpickle can carry them,
-but a class that comes back would overwrite the methods of the one it once was. Here each class has an identity that
-travels with it: where it is known already, the known class is taken and left as it is. So `isinstance` and `except`
-hold on both sides.
+These are the ones of `__main__` (a script or notebook), and those made inside functions. cloudpickle can carry them,
+but a class that comes back would overwrite the methods of the original class. So here each class has an identity that
+travels with it. If the reader knows that identity, it uses the known class unchanged. So `isinstance` and `except` hold
+on both sides.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
 
 __all__ = ["DefinitionPickler", "ValuePickler", "dumps"]
 
-#: Classes by their identity, those of this process and those that came.
+#: Classes by identity: classes of this process that were sent, and classes that came.
 _CLASSES: WeakValueDictionary[str, type] = WeakValueDictionary()
-#: Those of them that have all their attributes; one that has just come gets them after it was made.
+#: The classes that have all their attributes. A class that came gets them after it was made.
 _COMPLETE: WeakSet[type] = WeakSet()
-#: Code of the classes that were sent inside values, as it was when they were first sent.
+#: Identity and code of the classes that were sent inside values. The code is that of the first time.
 _SENT: WeakKeyDictionary[type, tuple[str, bytes]] = WeakKeyDictionary()
 
-#: Functions of this process that were sent, by their identity.
+#: Functions of this process that were sent, by identity.
 _OWN_FUNCTIONS: WeakValueDictionary[str, FunctionType] = WeakValueDictionary()
-#: The identity of functions that were sent or came.
+#: Identities of functions that were sent or came.
 _FUNCTION_IDS: WeakKeyDictionary[FunctionType, str] = WeakKeyDictionary()
 
-#: Classes that are kept although nobody uses them at the moment: the next value is likely to be of one of them.
+#: Number of classes to keep alive although nothing uses them now: the next value may well be of one of them.
 _KEPT = 256
 
 
@@ -54,23 +54,23 @@ def _reduce_code(code: CodeType) -> tuple[Any, ...]:
 
 
 def _code(path: str, make: Callable[..., CodeType], *arguments: Any) -> CodeType:
-    """Code that says where its source lies; cloudpickle leaves that out, and tracebacks would have no source lines."""
+    """Make code with its source path. cloudpickle omits the path, so tracebacks would have no source lines."""
     return make(*arguments).replace(co_filename=path)
 
 
 class DefinitionPickler(cloudpickle.Pickler):
-    """Writes classes and functions that cannot be imported with their present code."""
+    """Writes classes and functions that cannot be imported, with their current code."""
 
     def __init__(self, file: io.BytesIO, substrate: Substrate, buffers: Callable[[pickle.PickleBuffer], Any]) -> None:
         """
         Write nothing yet.
 
         Args:
-            file: Where the pickle goes.
+            file: Gets the pickle.
             substrate: Has reducers for its own objects.
-            buffers: Told of each buffer that is left out.
+            buffers: Called with each buffer that the pickle leaves out.
         """
-        # Before the base's `__init__`, which reads it.
+        # Set before the base's `__init__`, which reads it.
         tables: list[Any] = [{CodeType: _reduce_code}, substrate.reducers, cloudpickle.Pickler.dispatch_table]
         self.dispatch_table = ChainMap(*tables)
         self.substrate = substrate
@@ -78,10 +78,10 @@ class DefinitionPickler(cloudpickle.Pickler):
         super().__init__(file, protocol=5, buffer_callback=buffers)  # type: ignore[no-untyped-call] # it has no types
 
     def reducer_override(self, obj: Any) -> Any:
-        """How *obj* is written; called for everything but Python's simplest values."""
+        """Return how to write *obj*; called for everything but Python's simplest values."""
         reduced = super().reducer_override(obj)  # type: ignore[no-untyped-call] # it has no types
-        # What cloudpickle makes of code: (make, arguments, state, None, None, set_state). References are shorter.
-        if not isinstance(reduced, tuple) or len(reduced) != 6:  # noqa: PLR2004 - a reduced value has 6 parts at most
+        # With code, it is (make, arguments, state, None, None, set_state). A reference by name is shorter.
+        if not isinstance(reduced, tuple) or len(reduced) != 6:  # noqa: PLR2004 - a reduced value has at most 6 parts
             return reduced
         make, arguments, state, _, _, set_state = reduced
         if isinstance(obj, type):
@@ -97,15 +97,15 @@ class DefinitionPickler(cloudpickle.Pickler):
 
 class ValuePickler(DefinitionPickler):
     """
-    As `DefinitionPickler`, but writes a class's code once: whoever knows the class does not read it.
+    As `DefinitionPickler`, but writes a class's code only once. A reader that knows the class skips the code.
 
-    References to objects in the substrate's store are left out, for its transport to carry. Those in a definition are
-    written by the substrate's reducers. Ray then keeps the object for as long as this process lives: nobody knows how
-    often a definition is read.
+    Leaves out references to objects in the substrate's store, because the transport carries them. References inside a
+    definition are written by the substrate's reducers. Ray then keeps the object as long as this process lives, because
+    nobody knows how often a definition is read.
     """
 
     def reducer_override(self, obj: Any) -> Any:
-        """How *obj* is written; called for everything but Python's simplest values."""
+        """Return how to write *obj*; called for everything but Python's simplest values."""
         if isinstance(obj, self.substrate.references):
             return set_aside(obj, self.references)
         if isinstance(obj, type):
@@ -121,10 +121,10 @@ class ValuePickler(DefinitionPickler):
 
 def dumps(value: Any, pickler: type[DefinitionPickler] = ValuePickler, substrate: Substrate = PLAIN) -> Payload:
     """
-    *value* as a payload, with the code that its reader lacks.
+    Return *value* as a payload, with the code that its reader lacks.
 
     Raises:
-        Exception: Whatever pickling the value raises.
+        Exception: The error that pickling the value raises.
     """
     buffers: list[pickle.PickleBuffer] = []
     file = io.BytesIO()
@@ -134,27 +134,27 @@ def dumps(value: Any, pickler: type[DefinitionPickler] = ValuePickler, substrate
 
 
 def _identity(arguments: tuple[Any, ...]) -> str:
-    """The name that cloudpickle gave a class, among the arguments of what makes it."""
+    """Return cloudpickle's name of a class, from the arguments of its constructor function."""
     identity: str = arguments[-2]
     return identity
 
 
 @lru_cache(_KEPT)
-def _read(identity: str, code: bytes) -> Any:  # noqa: ARG001 - equal code under another identity is another class
+def _read(identity: str, code: bytes) -> Any:  # noqa: ARG001 - the cache needs it: equal code may be another class
     return pickle.loads(code)  # noqa: S301 - from a process of this deployment
 
 
 def _known(identity: str, code: bytes) -> Any:
-    """The class of that identity, made of its code if it is not known."""
+    """Return the class of that identity; make it from its code if it is not known."""
     known = _CLASSES.get(identity)
     return _read(identity, code) if known is None else known
 
 
 def _skeleton(make: Callable[..., type], *arguments: Any) -> type:
-    """The class that is known, or a new one without attributes."""
+    """Return the known class, or a new one without attributes."""
     identity = _identity(arguments)
     known = _CLASSES.get(identity)
-    # cloudpickle makes sure that two threads which make the same class get the same object.
+    # cloudpickle ensures that two threads that make the same class get the same object.
     return _CLASSES.setdefault(identity, make(*arguments)) if known is None else known
 
 
@@ -167,7 +167,11 @@ def _complete(cls: type, state: tuple[Callable[[Any, Any], Any], Any]) -> None:
 
 
 def _function(identity: str, make: Callable[..., FunctionType], *arguments: Any) -> FunctionType:
-    """A function that comes home is the one that left; any other is made anew, for what it uses may have changed."""
+    """
+    Return the original function if it was sent from this process, else make a new one.
+
+    A new one is made each time, because the objects that it uses may have changed.
+    """
     own = _OWN_FUNCTIONS.get(identity)
     if own is not None:
         return own

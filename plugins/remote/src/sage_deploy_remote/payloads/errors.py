@@ -1,9 +1,9 @@
 """
-Exceptions that leave a process, and come in.
+Packs exceptions that leave a process, and unpacks them.
 
-An exception is carried as itself where a copy that was made on the spot turned out to be like it; else its caller gets
-a `RemoteError` with its type's name, its message and its traceback. So is each of its causes, of its contexts, and of
-the members of a group. Neither function raises, whatever the exception does; any thread may call them.
+An exception travels as itself if a test copy, made where it is packed, matches it. Otherwise its caller gets a
+`RemoteError` with the type's name, the message and the traceback. The same holds for each cause, context and group
+member. `pack_error` and `unpack_error` never raise, whatever the exception does. Any thread may call them.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
 
 __all__ = ["LONGEST_TEXT", "PackedError", "pack_error", "unpack_error", "with_payloads"]
 
-#: Characters of an exception's text that travel: 64 KiB, so that a message that quotes what it is about costs no more.
+#: Limit for an exception's text, in characters; a message may quote large data.
 LONGEST_TEXT: Final = 2**16
-#: Exceptions of a chain, and members of groups, that travel.
+#: Limit for the number of exceptions in a chain, including group members.
 _MOST: Final = 1000
-#: Would end, or close, the process or the generator of the caller.
+#: Exceptions that would end the caller's process or close its generator.
 _ENDS_THE_CALLER: Final = (SystemExit, KeyboardInterrupt, GeneratorExit)
-#: The values that are like another one if they are equal; asking others may run anything.
+#: Types whose values are compared by equality. Comparing others may run any code.
 _PLAIN: Final = (str, bytes, int, float, bool, type(None))
-#: Where an object lies, in its repr.
+#: The memory address in an object's repr.
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
-#: The frames of a traceback in which the deployment calls the method.
+#: Modules whose traceback frames belong to the deployment, which calls the method.
 _OURS: Final = re.compile(r"(sage_plugins|sage_deploy_\w+|ray)(\.|$)")
 
 
@@ -53,14 +53,14 @@ class _Where(NamedTuple):
 
 
 class _One(NamedTuple):
-    """One exception of a chain. Others are told by their position in the list, -1 for none."""
+    """One exception of a chain. It refers to others by their position in the list, -1 for none."""
 
     type_name: str
     message: str
     payload: Payload | None = None
-    """The exception, or what rebuilds it; None if it cannot travel."""
+    """The exception, or the parts to rebuild it; None if it cannot travel."""
     why: str = ""
-    """Why it cannot."""
+    """Why it cannot travel."""
     lines: str = ""
     """Where it was raised, as in a printed traceback."""
     cause: int = -1
@@ -69,15 +69,15 @@ class _One(NamedTuple):
     members: tuple[int, ...] = ()
 
 
-#: What `pack_error` gives: plain tuples, texts and bytes. The first is the exception itself.
+#: The result of `pack_error`: plain tuples, texts and bytes. The first item is the exception itself.
 PackedError: TypeAlias = "tuple[_Where, tuple[_One, ...]]"
 
 
-class _Unlike(Exception):  # noqa: N818 - a reason, which is caught where it is raised
-    """The copy is not like the exception."""
+class _Unlike(Exception):  # noqa: N818 - a reason, caught in this module
+    """The copy does not match the exception."""
 
 
-def pack_error(  # noqa: PLR0913 - who raised it is for the message alone
+def pack_error(  # noqa: PLR0913 - the names are for the message
     error: BaseException,
     *,
     service: str,
@@ -87,28 +87,28 @@ def pack_error(  # noqa: PLR0913 - who raised it is for the message alone
     substrate: Substrate = PLAIN,
 ) -> PackedError:
     """
-    What `unpack_error` makes an exception of, in another process; never raises.
+    Pack an exception for `unpack_error` in another process; never raises.
 
     Args:
         error: The exception.
         service: Name of the service that raised it.
-        method: Name of the method that did.
-        replica: Replica that did, such as `"kv#0"`.
-        node: Its node.
-        substrate: What carries it.
+        method: Name of the method that raised it.
+        replica: ID of the replica, such as `"kv#0"`.
+        node: Name of its node.
+        substrate: Carries the packed exception.
     """
     where = _Where(service, method, replica, node)
     try:
         return where, _pack_chain(error, substrate)
-    except BaseException as raised:  # noqa: BLE001 - what it is asked for raises, perhaps even SystemExit
+    except BaseException as raised:  # noqa: BLE001 - the exception's own code may raise anything, even SystemExit
         return where, (_One(type(error).__name__, "", why=f"looking at it raised {text_of(raised)}"),)
 
 
 def unpack_error(packed: PackedError) -> BaseException:
     """
-    The exception that `pack_error` got, or a `RemoteError` that tells of it; never raises.
+    Return the exception that was packed, or a `RemoteError` that describes it; never raises.
 
-    Its notes, causes, contexts and members have come with it. A note on each says where it was raised.
+    Its notes, causes, contexts and members are unpacked too. A note on each says where it was raised.
     """
     where, ones = packed
     try:
@@ -118,12 +118,12 @@ def unpack_error(packed: PackedError) -> BaseException:
 
 
 def with_payloads(packed: PackedError, change: Callable[[Payload], Any]) -> PackedError:
-    """*packed* with each payload in it changed."""
+    """Return *packed* with each of its payloads changed by *change*."""
     where, ones = packed
     return where, tuple(one if one.payload is None else one._replace(payload=change(one.payload)) for one in ones)
 
 
-# -- leaving ---------------------------------------------------------------------------------------------------------
+# -- packing ---------------------------------------------------------------------------------------------------------
 
 
 def _pack_chain(error: BaseException, substrate: Substrate) -> tuple[_One, ...]:
@@ -154,7 +154,7 @@ def _pack_chain(error: BaseException, substrate: Substrate) -> tuple[_One, ...]:
 
 
 def _pack_one(error: BaseException, substrate: Substrate) -> _One:
-    """*error* without those that belong to it."""
+    """Pack *error* without its cause, context and members."""
     cls = type(error)
     payload: Payload | None = None
     why = ""
@@ -176,10 +176,10 @@ def _pack_one(error: BaseException, substrate: Substrate) -> _One:
 
 def _payload_of(error: BaseException, substrate: Substrate) -> Payload:
     """
-    The exception as its class pickles it, or else as what it consists of; members of a group are left out.
+    Return the exception as its class pickles it, or else as its parts. Members of a group are left out.
 
     Raises:
-        BaseException: Neither gives a copy that is like it.
+        BaseException: Neither way gives a matching copy.
     """
     cls = type(error)
     if isinstance(error, _ENDS_THE_CALLER):
@@ -189,19 +189,19 @@ def _payload_of(error: BaseException, substrate: Substrate) -> Payload:
     args = tuple(_short(each) for each in error.args)
     whole = all(map(_same, args, error.args))
     ways: list[tuple[Any, ...]] = [(None, error) if whole else (_call, cls, args, error.__dict__)]
-    # Without its __init__, which may want other arguments than those that it left in `args`.
+    # Rebuilt without `__init__`, whose parameters may differ from `args`.
     ways.append((rebuild, cls, args, error.__dict__))
     reasons: list[BaseException] = []
     for way in ways:
         try:
             return _tried(way, error, args, substrate)
-        except BaseException as raised:  # noqa: BLE001 - as the class makes it; there may be another way
+        except BaseException as raised:  # noqa: BLE001 - raised by the class; the other way may work
             reasons.append(raised)
     raise reasons[0]
 
 
 def _tried(packed: tuple[Any, ...], error: BaseException, args: tuple[Any, ...], substrate: Substrate) -> Payload:
-    """The payload of *packed*, which was opened here and found to hold an exception like *error*, with *args*."""
+    """Return *packed* as a payload, after checking that it unpacks here to an exception like *error*, with *args*."""
     payload = write(packed, substrate)
     copy = _open(payload, [RuntimeError()])
     if type(copy) is not type(error):
@@ -230,12 +230,12 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _lines(where: TracebackType | None) -> str:
-    """The frames of a traceback but those in which the deployment called the method."""
+    """Format the frames of a traceback, without those in which the deployment called the method."""
     try:
         while where is not None and where.tb_next is not None and _OURS.match(where.tb_frame.f_globals["__name__"]):
             where = where.tb_next
         return _cut_start("".join(traceback.format_tb(where)))
-    except BaseException:  # noqa: BLE001 - the source may be gone, or be read in a strange way
+    except BaseException:  # noqa: BLE001 - the source may be missing, or its loader may raise
         return ""
 
 
@@ -247,7 +247,7 @@ def _text(error: BaseException) -> str:
 
 
 def _short(value: Any) -> Any:
-    """*value*, or the first part of a long text."""
+    """Return *value*, cut if it is a long text."""
     if not isinstance(value, (str, bytes)) or len(value) <= LONGEST_TEXT:
         return value
     if isinstance(value, str):
@@ -257,15 +257,15 @@ def _short(value: Any) -> Any:
 
 
 def _cut_start(text: str) -> str:
-    """The last part of a long traceback, which is where the exception was raised."""
+    """Cut the start of a long traceback: its end shows where the exception was raised."""
     return text if len(text) <= LONGEST_TEXT else "  ...\n" + text[6 - LONGEST_TEXT :]
 
 
-# -- coming in -------------------------------------------------------------------------------------------------------
+# -- unpacking -------------------------------------------------------------------------------------------------------
 
 
 def _unpack_chain(where: _Where, ones: Sequence[_One]) -> BaseException:
-    """The first of *ones*, with all that belong to it."""
+    """Return the first of *ones*, with its causes, contexts and members."""
     errors: dict[int, BaseException] = {}
 
     def build(index: int) -> BaseException:
@@ -288,7 +288,7 @@ def _unpack_one(one: _One, where: _Where, members: Sequence[BaseException]) -> B
     if one.payload is not None:
         try:
             error = _open(one.payload, members)
-        except BaseException as raised:  # noqa: BLE001 - it was opened where it was packed; here something is missing
+        except BaseException as raised:  # noqa: BLE001 - unpacking worked where it was packed
             why = f"unpacking it here raised {text_of(raised)}"
     if error is None:
         error = _remote_error(one, where, why)

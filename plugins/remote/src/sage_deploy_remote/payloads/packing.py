@@ -1,9 +1,9 @@
 """
-Values that leave a process, packed as payloads.
+Packs values that leave a process as payloads.
 
-Any thread may pack and unpack. A value is read when it is packed, but for buffers, such as the numbers of an array:
-they are only referred to, and read when the payload is written to wherever it goes. References to objects in a
-substrate's store stay references: the substrate's transport carries them.
+Any thread may pack and unpack. Packing reads the value, except for buffers such as the numbers of an array: a payload
+only refers to them, and they are read when the payload is written out. References to objects in a substrate's store
+stay references, which the substrate's transport carries.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
 __all__ = ["is_plain", "pack", "pack_arguments", "pack_result", "write"]
 
-#: Values of exactly these types have nothing that a payload leaves out, and no class or function that is elsewhere.
-#: Most arguments and results are such, and the pickler that looks for those things takes four times as long.
+#: Values of exactly these types refer to no buffers, references, classes or functions. Most arguments and results are
+#: of them, and the pickler that looks for such things takes four times as long.
 _PLAIN = frozenset({int, float, bool, str, bytes, type(None)})
 
-#: Parts of arguments that are looked at before they count as something that may take long to pack.
+#: Number of parts of arguments to check, and longest text, before packing counts as possibly slow.
 _MOST: Final = 1000
 _LONGEST: Final = 2**16
 
-#: How a pickle names the module which is another one in every process; few other pickles have it.
+#: How a pickle names `__main__`, which is a different module in every process; few other pickles contain these bytes.
 _MAIN = b"\x8c\x08__main__"
 
 
 def is_plain(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
-    """Whether packing the arguments runs no code of their classes, and takes no time; False if that is not certain."""
+    """Whether packing the arguments runs none of their code and takes no time; False if that is not certain."""
     waiting: list[Any] = [*args, *kwargs.values()]
-    for looked_at, value in enumerate(waiting):  # grows
+    for looked_at, value in enumerate(waiting):  # the list grows
         kind = type(value)
         if kind in {list, tuple, set}:
             waiting += value
@@ -54,7 +54,7 @@ def is_plain(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bool:
 
 def pack(value: Any, substrate: Substrate = PLAIN) -> Payload:
     """
-    *value* as a payload, which any process of the deployment can unpack.
+    Return *value* as a payload, which any process of the deployment can unpack.
 
     Raises:
         TypeError: It cannot be pickled; the message has the path to the part that cannot.
@@ -70,17 +70,17 @@ def pack(value: Any, substrate: Substrate = PLAIN) -> Payload:
 
 def write(value: Any, substrate: Substrate = PLAIN) -> Payload:
     """
-    As `pack`, for those who say themselves what was wrong.
+    As `pack`, for callers that describe errors themselves.
 
     Raises:
-        Exception: Whatever pickling the value raises.
+        Exception: The error that pickling the value raises.
     """
     if type(value) in _PLAIN:
         return pickle.dumps(value, 5), (), ()
     buffers: list[PickleBuffer] = []
     try:
         data, found = dumps(value, buffers.append, substrate.references)
-    except Exception:  # noqa: BLE001 - a user's __reduce__ may raise anything; cloudpickle can more, or says why not
+    except Exception:  # noqa: BLE001 - a user's __reduce__ may raise anything; cloudpickle pickles more, or explains
         return _write_with_code(value, substrate)
     if _MAIN in data:
         return _write_with_code(value, substrate)
@@ -91,7 +91,7 @@ def pack_arguments(
     args: tuple[Any, ...], kwargs: Mapping[str, Any], *, service: str, method: str, substrate: Substrate = PLAIN
 ) -> Payload:
     """
-    The arguments of a call as a payload of `(args, kwargs)`.
+    Return the arguments of a call as a payload of `(args, kwargs)`.
 
     Raises:
         TypeError: One of them cannot be pickled; the message has the path to the part that cannot.
@@ -104,7 +104,7 @@ def pack_arguments(
         raise TypeError(_about_argument(args, kwargs, f"{service}.{method}", error, substrate)) from error
 
 
-def pack_result(  # noqa: PLR0913 - who returned it is for the error alone
+def pack_result(  # noqa: PLR0913 - the names are for the error
     value: Any,
     *,
     service: str,
@@ -114,7 +114,7 @@ def pack_result(  # noqa: PLR0913 - who returned it is for the error alone
     substrate: Substrate = PLAIN,
 ) -> Payload:
     """
-    The result of a call as a payload.
+    Return the result of a call as a payload.
 
     Raises:
         ResultNotSerializableError: It cannot be pickled; the message has its type and the path to the part that cannot.
@@ -134,7 +134,7 @@ def pack_result(  # noqa: PLR0913 - who returned it is for the error alone
 
 
 def _write_with_code(value: Any, substrate: Substrate) -> Payload:
-    # Late: it takes cloudpickle, and most values need none.
+    # Imported late: it needs cloudpickle, and most values do not.
     from sage_deploy_remote.payloads import code
 
     return code.dumps(value, substrate=substrate)
@@ -143,7 +143,7 @@ def _write_with_code(value: Any, substrate: Substrate) -> Payload:
 def _about_argument(
     args: tuple[Any, ...], kwargs: Mapping[str, Any], called: str, error: Exception, substrate: Substrate
 ) -> str:
-    """Which argument of a call could not be pickled, and why."""
+    """Say which argument of a call could not be pickled, and why."""
     from sage_deploy_remote.payloads.unpicklable import describe
 
     named = [(f"argument {index} of {called}", value) for index, value in enumerate(args, 1)]

@@ -1,4 +1,4 @@
-"""The payload: a value as it travels, and the way back to the value."""
+"""The payload type: a value in the form in which it travels; and unpacking it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from sage_deploy_remote.payloads.substrate import loads
 
 __all__ = ["Payload", "is_quick", "unpack"]
 
-#: A pickle, the buffers that it leaves out, and the substrate's references that it leaves out. Whoever writes it with
-#: pickle protocol 5 need not copy the buffers. Only the transport of the references' substrate can carry them.
+#: A pickle, its out-of-band buffers, and the substrate's references that it leaves out. Writing it with pickle protocol
+#: 5 need not copy the buffers. Only the transport of the references' substrate can carry them.
 Payload: TypeAlias = tuple[bytes, Sequence[Any], Sequence[Any]]
 
-#: Bytes of a pickle that is read at once.
+#: Limit for a pickle that is unpacked at once, in bytes.
 _QUICK: Final = 2**16
-#: What a pickle begins with where it names a class or function: each way that protocol 5 has.
+#: The opcodes by which a pickle of protocol 5 names a class or function.
 _NAMES: Final = b"\x93\x82\x83\x84"
 _EACH_NAME: Final = tuple(_NAMES[at : at + 1] for at in range(len(_NAMES)))
-#: Bytes up to which one pass that copies is quicker than four that search.
+#: Up to this many bytes, one pass that copies is faster than four searches.
 _SHORT: Final = 512
 
 
@@ -35,11 +35,11 @@ def is_quick(payload: Payload) -> bool:
 
 def unpack(payload: Payload) -> Any:
     """
-    The value in *payload*.
+    Return the value in *payload*.
 
     Raises:
-        ImportError, AttributeError: Its class or function is not to be found here; a note says what to do.
-        Exception: Whatever the value raises while it is put together.
+        ImportError, AttributeError: Its class or function does not exist here; a note says what to do.
+        Exception: Any error that the value's code raises.
     """
     try:
         return loads(*payload)
@@ -49,13 +49,13 @@ def unpack(payload: Payload) -> Any:
 
 
 def _explain(error: ImportError | AttributeError) -> None:
-    """Add to what pickle says why a class may be missing here, and what to do."""
+    """Add a note to pickle's error: why a class may be missing here, and what to do."""
     if isinstance(error, ImportError):
         error.add_note(
             f"A value from another process needs {error.name or 'a module'}, which cannot be imported here. Install it "
             "in both places, or send and return plain data."
         )
-    elif str(error).startswith("Can't get attribute"):  # pickle's own; else the value's code raised it
+    elif str(error).startswith("Can't get attribute"):  # raised by pickle; other texts come from the value's own code
         error.add_note(
             "A value from another process needs it, and the module of that name here does not have it. Run the same "
             "version in both places."

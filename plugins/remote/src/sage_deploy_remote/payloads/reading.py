@@ -1,4 +1,4 @@
-"""Values as their caller gets them: what unpacking one raises is the outcome of that one call."""
+"""Unpacks values for their caller: an error of unpacking becomes the outcome of that one call."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ def read(
     packed: Payload, service: str, method: str, what: str = "what it returned"
 ) -> tuple[Any, BaseException | None]:
     """
-    The value in *packed*, or the error that its caller gets instead; never raises.
+    Return the value in *packed*, or the error that its caller gets instead; never raises.
 
-    What would end the caller, such as SystemExit, becomes a `RemoteError`.
+    An exception that would end the caller, such as SystemExit, becomes a `RemoteError`.
 
     Args:
         packed: The value.
-        service: Whose call it is.
-        method: The method.
-        what: What the value is to the call.
+        service: Name of the called service.
+        method: Name of the called method.
+        what: What the value is to the call, for the error.
     """
     try:
         return unpack(packed), None
-    except Exception as raised:  # noqa: BLE001 - whatever unpickling does is the caller's to know
+    except Exception as raised:  # noqa: BLE001 - any error goes to the caller
         return None, raised
-    except BaseException as raised:  # noqa: BLE001 - as above, but no class decides that its reader ends
+    except BaseException as raised:  # noqa: BLE001 - as above, but no class may end its reader
         return None, RemoteError(
             f"a call of {service}.{method} failed, because unpacking {what} raised {text_of(raised)}. Use plain data "
             "instead",

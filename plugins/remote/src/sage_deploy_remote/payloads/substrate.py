@@ -1,4 +1,4 @@
-"""How the objects of a substrate travel inside values: references to its stored objects, handles to its processes."""
+"""Pickles objects of a substrate inside values: references to its stored objects, handles to its processes."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _NO_REDUCERS: Final[Mapping[type, Callable[[Any], Any]]] = MappingProxyType({})
 
 class Substrate(NamedTuple):
     """
-    What pickling must know of the runtime that carries payloads, such as Ray.
+    Tells pickling about the runtime that carries payloads, such as Ray.
 
-    A reference to an object in a runtime's store does not pickle like other objects: the pickle would not say who owns
-    the object. So references are left out of the pickle, and the transport carries them beside it.
+    A reference to an object in a runtime's store cannot be pickled like other objects, because the pickle would not say
+    who owns the object. So the pickle leaves references out, and the transport carries them separately.
 
     Attributes:
         references: Types whose instances are left out of payloads.
-        reducers: How instances of other types are pickled, and references inside the code of classes and functions:
-            reducer by type, as in `copyreg.dispatch_table`. Used where code travels.
+        reducers: Reducers by type, as in `copyreg.dispatch_table`, for instances of other types, and for references
+            inside the code of classes and functions. Used where code travels.
     """
 
     references: tuple[type, ...] = ()
@@ -38,7 +38,7 @@ PLAIN: Final = Substrate()
 
 
 class _Reducers(dict[type, "Callable[[Any], Any]"]):
-    """What `copyreg` knows, and references."""
+    """The reducers of `copyreg`, and those for references."""
 
     def __missing__(self, cls: type) -> Callable[[Any], Any]:
         return copyreg.dispatch_table[cls]
@@ -48,12 +48,12 @@ def dumps(
     value: Any, keep: Callable[[pickle.PickleBuffer], Any], references: tuple[type, ...]
 ) -> tuple[bytes, list[Any]]:
     """
-    Pickle *value*; give the pickle and the references that it leaves out.
+    Pickle *value*; return the pickle, and the references that it leaves out.
 
     Args:
-        value: What to pickle.
-        keep: Whether a buffer goes into the pickle.
-        references: Types of what is left out.
+        value: The value.
+        keep: Returns whether a buffer goes into the pickle.
+        references: Types of the objects to leave out.
     """
     if not references:
         return pickle.dumps(value, 5, buffer_callback=keep), []
@@ -70,20 +70,20 @@ def dumps(
 
 
 def set_aside(reference: Any, references: list[Any]) -> tuple[Any, ...]:
-    """Reduce *reference* for a pickler that leaves it out, and keep it in *references*."""
+    """Reduce *reference* for a pickler that leaves it out, and append it to *references*."""
     references.append(reference)
     return _kept, (len(references) - 1,)
 
 
 def loads(data: bytes, buffers: Sequence[Any], references: Sequence[Any]) -> Any:
-    """The value of `dumps`."""
+    """Return the value that `dumps` pickled."""
     if not references:
         return pickle.loads(data, buffers=buffers)  # noqa: S301 - from a process of this deployment
     return _Unpickler(data, buffers, references).load()
 
 
 def _kept(index: int) -> Any:
-    """Stands in a pickle for the reference at *index*; `_Unpickler` has another one in its place."""
+    """Raise an error: replaces the reference at *index* in a pickle; `_Unpickler` resolves it differently."""
     msg = f"reference {index} did not come with the pickle that names it"
     raise pickle.UnpicklingError(msg)
 
@@ -94,7 +94,7 @@ class _Unpickler(pickle.Unpickler):
         self._references = references
 
     def find_class(self, module: str, name: str) -> Any:
-        """The class or function of that name."""
+        """Return the class or function of that name."""
         if name == _kept.__name__ and module == __name__:
             return self._references.__getitem__
         return super().find_class(module, name)

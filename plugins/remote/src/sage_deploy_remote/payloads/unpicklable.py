@@ -1,4 +1,4 @@
-"""Where in a value the part is that cannot be pickled."""
+"""Finds the part of a value that cannot be pickled."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 
 __all__ = ["describe"]
 
-#: Parts that are looked at, at most: the message is for a human, who waits for it.
+#: Limit for the number of parts to check: a person waits for the message.
 _PARTS: Final = 100_000
-#: Longest text of a mapping's key, and of a cause, in a message.
+#: Limits in a message: characters of a mapping's key, and of a cause.
 _KEY: Final = 40
 _CAUSE: Final = 500
-#: What has no parts.
+#: Types without parts.
 _LEAVES: Final = (str, bytes, bytearray, int, float, complex, type(None))
-#: What classes consist of.
+#: Types of the parts of a class.
 _CODE: Final = (type, FunctionType, ModuleType, CodeType)
-#: Attributes that are not among an object's own.
+#: Attributes of types that keep them outside `__dict__`.
 _HOLDERS: Final[dict[type, tuple[str, ...]]] = {
     BaseException: ("args",),
     MethodType: ("__self__",),
@@ -40,13 +40,13 @@ _HOLDERS: Final[dict[type, tuple[str, ...]]] = {
 
 def describe(value: Any, name: str, error: BaseException, substrate: Substrate = PLAIN) -> str:
     """
-    `result['rows'][3].lock: cannot pickle '_thread.lock' object`.
+    Return text such as `result['rows'][3].lock: cannot pickle '_thread.lock' object`.
 
     Args:
-        value: What could not be pickled.
-        name: What it is called, such as `"result"`.
-        error: What pickling it raised.
-        substrate: As it was pickled with.
+        value: The value that could not be pickled.
+        name: Its name in the text, such as `"result"`.
+        error: The error that pickling it raised.
+        substrate: The substrate that it was pickled for.
     """
     cause = str(error) if type(error) is TypeError else line_of(error)
     if len(cause) > _CAUSE:
@@ -55,18 +55,18 @@ def describe(value: Any, name: str, error: BaseException, substrate: Substrate =
 
 
 def _path(value: Any, substrate: Substrate) -> str:
-    """From *value* to the part whose pickling failed; `""` for itself, or if it is no part that can be reached."""
+    """Return the path from *value* to the part that failed; `""` for *value* itself, or if no path leads there."""
     seen = _written_until_it_failed(value, substrate)
     paths = _paths(value, {id(part) for part in seen})
-    # The last one failed. If it was made up by one before, as a state is, that one is to be named: some object, but
-    # nothing that its class consists of, and nothing that many share.
+    # The last part failed. If an earlier part made it up, as it does with a state, name that earlier part. It must be
+    # an object, but no part of its class, and nothing that many objects share.
     likely = (part for part in reversed(seen[:-1]) if not isinstance(part, (*_LEAVES, *_CODE, tuple)))
     return next((paths[id(part)] for part in (*seen[-1:], *likely) if id(part) in paths), "")
 
 
 def _written_until_it_failed(value: Any, substrate: Substrate) -> list[Any]:
-    """The parts in the order in which they are pickled, up to the one that cannot be; the last 1000."""
-    from sage_deploy_remote.payloads.code import DefinitionPickler, dumps  # late: it takes cloudpickle
+    """Return the parts in the order of pickling, up to the one that failed; the last 1000."""
+    from sage_deploy_remote.payloads.code import DefinitionPickler, dumps  # imported late: it needs cloudpickle
 
     seen: deque[Any] = deque(maxlen=1000)
     left = _PARTS
@@ -78,22 +78,22 @@ def _written_until_it_failed(value: Any, substrate: Substrate) -> list[Any]:
             if left < 0:
                 raise OverflowError
             seen.append(part)
-            # Pickling a reference may have its object kept for as long as this process lives.
+            # Pickling a reference may keep its object alive as long as this process.
             return "reference" if isinstance(part, substrate.references) else None
 
     try:
         dumps(value, Witness, substrate)
-    except BaseException:  # noqa: BLE001 - that it fails is known; a user's __reduce__ may raise anything
+    except BaseException:  # noqa: BLE001 - expected; a user's __reduce__ may raise anything
         return list(seen)
     return []
 
 
 def _paths(value: Any, wanted: set[int]) -> dict[int, str]:
-    """The shortest path to each wanted part that can be reached."""
+    """Return the shortest path to each wanted part that can be reached."""
     found: dict[int, str] = {}
     known = {id(value)}
     queue = deque([(value, "")])
-    kept = [value]  # an id is one part's only while it lives
+    kept = [value]  # an ID is unique only while the part lives
     while queue and len(known) < _PARTS:
         part, path = queue.popleft()
         if id(part) in wanted:
@@ -110,7 +110,7 @@ def _paths(value: Any, wanted: set[int]) -> dict[int, str]:
 
 
 def _children(part: Any) -> Iterator[tuple[str, Any]]:
-    """What *part* consists of, and how each is spelled."""
+    """Yield the parts of *part*, each with the text for its path."""
     if isinstance(part, _LEAVES):
         return
     if isinstance(part, type):
@@ -131,7 +131,7 @@ def _children(part: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _items(part: Any) -> Iterator[tuple[str, Any]]:
-    """What a container contains, and what a function's code uses."""
+    """Yield the items of a container, or the outside variables of a function."""
     if isinstance(part, Mapping):
         for key, child in part.items():
             text = repr(key)
@@ -148,7 +148,7 @@ def _items(part: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _variables(function: FunctionType) -> Iterator[tuple[str, Any]]:
-    """What the code of *function* uses from outside."""
+    """Yield the variables that the code of *function* uses from outside."""
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
         try:
             yield f" (its variable {name!r})", cell.cell_contents

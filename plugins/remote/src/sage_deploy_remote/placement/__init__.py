@@ -1,6 +1,6 @@
 """
-Which node of a cluster each replica goes to, decided from plain values alone.
+Chooses the node of a cluster for each replica, from plain values only.
 
-`nodes` says what a node is, `label_selectors` and `selection` which nodes a configuration allows, and `decision` which
-of them a replica gets, with the reason for every node. Modules here import each other and the core's public modules.
+`nodes` describes nodes. `label_selectors` and `selection` say which nodes a configuration allows. `decision` chooses
+one of them for a replica, with a reason for every node. Modules here import each other and the core's public modules.
 """

@@ -1,8 +1,8 @@
 """
-Where the replicas of a service go: a decision from plain values, the same for the same cluster in every run.
+Decides on which nodes the replicas of a service go. Equal clusters give equal decisions in every run.
 
-Nothing is placed where it does not fit. What nobody has room for is refused, with the reason for every node, rather
-than left to wait in the cluster for a place that may never come.
+A replica is placed only where it fits. If it fits nowhere, it is refused with a reason for every node. So it does not
+wait in the cluster for room that may never come.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ if TYPE_CHECKING:
 
 __all__ = ["CPUS", "Running", "Spot", "in_words", "lacking", "needs", "place"]
 
-#: CPU cores that a replica reserves if the configuration gives no number, as a replica of Ray Serve does.
+#: CPU cores that a replica reserves by default, as in Ray Serve.
 CPUS: Final = 1.0
 
 _MIB: Final = 1024 * 1024
 
-#: Ray counts CPUs and GPUs in whole parts of so many; so do we, for sums of fractions are not exact.
+#: Ray counts CPUs and GPUs in multiples of 1/10,000. We count these as integers, because sums of fractions are inexact.
 _PARTS: Final = 10_000
 
 
 class Running(NamedTuple):
     """
-    A replica of the service that is on a node already.
+    A replica of the service that already runs on a node.
 
     Attributes:
         node_id: ID of the node.
-        index: Its position among the service's replicas.
+        index: Position among the service's replicas.
     """
 
     node_id: str
-    index: int  # type: ignore[assignment] # hides tuple.index, which nobody needs of it
+    index: int  # type: ignore[assignment] # hides tuple.index, which nobody needs here
 
 
 class Spot(NamedTuple):
@@ -53,7 +53,7 @@ class Spot(NamedTuple):
 
     Attributes:
         placed: What the plan shows.
-        node_id: ID of the node, for those who start the replica there.
+        node_id: ID of the node, for the code that starts the replica there.
     """
 
     placed: Placed
@@ -62,23 +62,23 @@ class Spot(NamedTuple):
 
 def needs(config: ServiceDeploymentConfig, cores: float = CPUS) -> Resources:
     """
-    What a replica reserves on its node.
+    Return what a replica reserves on its node.
 
     Args:
         config: The service's configuration; `cpu_cores: 0` reserves no core.
-        cores: What it reserves without `cpu_cores`: by default one core, as a replica of Ray Serve.
+        cores: CPU cores without `cpu_cores`; by default one, as in Ray Serve.
     """
     cores = cores if config.cpu_cores is None else config.cpu_cores
     return Resources(cores, (config.memory_mb or 0) * _MIB, config.gpu_count or 0)
 
 
 def in_words(need: Resources) -> str:
-    """*need* as messages have it, such as `"1 CPU and 2 GPUs"`."""
+    """Return *need* as text for messages, such as `"1 CPU and 2 GPUs"`."""
     return _words(_parts(need))
 
 
 def lacking(node: Node, need: Resources) -> str:
-    """What *node* has too little of at the moment for *need*, such as `"has 0 of 4 CPUs free"`; "" if nothing."""
+    """Return what *node* has too little of now for *need*, such as `"has 0 of 4 CPUs free"`; "" if nothing."""
     return ", ".join(_too_little_free(_parts(node.total), _parts(node.free), _parts(need)))
 
 
@@ -90,34 +90,34 @@ def place(
     cores: float = CPUS,
 ) -> list[Spot | Refused]:
     """
-    Decide for each replica in turn where it goes; what one takes, the next one does not find.
+    Decide on a node for each replica in turn. What one replica takes is not free for the next.
 
     Args:
         specs: The replicas, of one service.
         nodes: The live nodes.
-        selector: Which of them may hold a replica.
-        running: The service's replicas that run already. They count for `spread` and `max_replicas_per_node`, except
-            one at the same position as a replica that is placed, for that takes its place. What they reserve is not
-            free in *nodes*.
+        selector: Says which nodes may hold a replica.
+        running: The service's running replicas. They count for `spread` and `max_replicas_per_node`, except a replica
+            at the position of one that is placed, because that one replaces it. What they reserve is not free in
+            *nodes*.
         cores: As for `needs`.
 
     Returns:
-        For each replica its place, or why there is none: E801 no node that the configuration allows, E802 more than
-        any of them has, E803 a GPU where none of them has one, E806 no room at the moment.
+        For each replica its place, or why there is none: E801 the configuration allows no node, E802 it needs more than
+        any allowed node has, E803 it needs a GPU and no allowed node has one, E806 there is no room now.
     """
     book = _Book(nodes, running)
     return [_place(spec, _parts(needs(spec.config, cores)), nodes, selector, book) for spec in specs]
 
 
 class _Shortage(NamedTuple):
-    """Why a node cannot hold a replica; it *lasts* if the node is too small."""
+    """Why a node cannot hold a replica; *lasts* is true if the node is too small."""
 
     reason: str
     lasts: bool
 
 
 class _Book:
-    """What is taken while replicas are placed."""
+    """Records what is taken while replicas are placed."""
 
     def __init__(self, nodes: Sequence[Node], running: Iterable[Running]) -> None:
         self.names = unique_names(nodes)
@@ -129,11 +129,11 @@ class _Book:
             self._at[each.node_id, each.index] += 1
 
     def replicas(self, node: Node, index: int) -> int:
-        """Replicas on the node, less the one whose place the replica at *index* takes."""
+        """Count the replicas on the node, without the one that the replica at *index* replaces."""
         return self._replicas[node.id] - self._at[node.id, index]
 
     def all_replicas(self, node: Node) -> int:
-        """Replicas on the node, until the one goes whose place is taken."""
+        """Count the replicas on the node, including one that will be replaced."""
         return self._replicas[node.id]
 
     def take(self, node: Node, need: _Parts) -> None:
@@ -143,7 +143,7 @@ class _Book:
 
 
 class _Parts(NamedTuple):
-    """Resources as integers: ten-thousandths of CPUs and GPUs, bytes."""
+    """Resources as integers: ten-thousandths of CPUs and GPUs, and bytes."""
 
     cpu: int
     memory: int
@@ -201,7 +201,7 @@ def _shortage(node: Node, need: _Parts, most: int | None, index: int, book: _Boo
     if most is not None and count >= most:
         reasons.append(f"already has {count} of at most {_count(most, 'replica')}")
     reasons += _too_little_free(total, book.free[node.id], need)
-    # A share must lie on one GPU, which the sum of what is free does not say.
+    # A share must fit on one GPU, which the sum of free GPUs does not say.
     if 0 < need.gpu < _PARTS and not reasons:
         each = _PARTS // need.gpu
         devices = math.ceil(node.total.gpu)
@@ -219,19 +219,19 @@ def _too_little_free(total: _Parts, free: _Parts, need: _Parts) -> list[str]:
 
 
 class _Kind(NamedTuple):
-    """How an amount of a resource is written."""
+    """How to write an amount of a resource."""
 
     unit: str
     unit_many: str
     parts: int
 
     def number(self, parts: int) -> str:
-        """The amount without its unit, such as `"0.5"`."""
-        # Rounded down: a node that lacks a byte must not seem to have what is asked for.
+        """Return the amount without its unit, such as `"0.5"`."""
+        # Rounded down, so that a node that lacks one byte does not seem to have enough.
         return f"{parts * _PARTS // self.parts / _PARTS:.4f}".rstrip("0").rstrip(".")
 
     def words(self, parts: int) -> str:
-        """The amount with its unit, such as `"4 CPUs"`."""
+        """Return the amount with its unit, such as `"4 CPUs"`."""
         return f"{self.number(parts)} {self.unit if parts == self.parts else self.unit_many}"
 
 
@@ -244,7 +244,7 @@ def _too_small(kind: _Kind, has: int) -> str:
 
 
 def _words(need: _Parts) -> str:
-    """What a replica needs, such as `"1 CPU and 2 GPUs"`."""
+    """Return a replica's needs as text, such as `"1 CPU and 2 GPUs"`."""
     found = [kind.words(parts) for kind, parts in zip(_KINDS, need, strict=True) if parts]
     return " and ".join(found) if found else "no resources"
 
@@ -257,14 +257,14 @@ def _count(number: int, what: str) -> str:
 
 
 class _Order(NamedTuple):
-    """One thing by which nodes are ordered, the least first."""
+    """A criterion by which nodes are ordered, lowest first."""
 
     key: Callable[[Node], int | str]
     ahead: Callable[[Node], str]
     behind: Callable[[Node], str]
 
 
-#: What the nodes have that lose to those with the most, or the fewest.
+#: Word for nodes that lose to those with the most, or the fewest.
 _LESS: Final = {"most": "fewer", "fewest": "more"}
 
 
@@ -305,7 +305,7 @@ def _orders(spec: ReplicaSpec, book: _Book) -> tuple[_Order, ...]:
 
 
 def _ahead(first: Node, others: Sequence[Node], orders: Sequence[_Order]) -> str:
-    """Why *first* is before the next one."""
+    """Return why *first* comes before the next node."""
     if not others:
         return "is the only node that can hold it"
     order = next(order for order in orders if order.key(first) != order.key(others[0]))
@@ -313,6 +313,6 @@ def _ahead(first: Node, others: Sequence[Node], orders: Sequence[_Order]) -> str
 
 
 def _behind(node: Node, first: Node, orders: Sequence[_Order]) -> str:
-    """Why *node* is not before *first*."""
+    """Return why *node* comes after *first*."""
     order = next(order for order in orders if order.key(node) != order.key(first))
     return order.behind(node)

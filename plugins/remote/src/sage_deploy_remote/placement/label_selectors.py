@@ -1,7 +1,7 @@
 """
-What a text such as `in(a, b)` asks of a node's label.
+Parses selectors for a node's label, such as `in(a, b)`.
 
-The language is Ray's own, with the same meaning, and two words more, `exists` and `!exists`.
+The language and its meaning are Ray's, with two additions: `exists` and `!exists`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["FORMS", "LabelRequirement", "SelectorError", "parse_requirement"]
 #: The forms of a selector, for messages.
 FORMS: Final = "value, !value, in(a, b), !in(a, b), exists or !exists"
 
-# Ray's syntax of labels, which is that of Kubernetes; a node cannot have any other.
+# Ray's syntax of labels, which is that of Kubernetes; nodes cannot have other labels.
 _VALUE: Final = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 _LABEL: Final = re.compile(rf"(?:[A-Za-z0-9.-]{{1,253}}/)?{_VALUE.pattern}")
 _SPACES: Final = re.compile(r" *")
@@ -25,10 +25,10 @@ _SPACES: Final = re.compile(r" *")
 
 class SelectorError(ValueError):
     """
-    A text is no selector.
+    A text is not a selector.
 
     Attributes:
-        position: Where the text goes wrong, in characters from 1; 0 if it is the label's name that is wrong.
+        position: Where the error is, in characters from 1; 0 if the label's name is wrong.
     """
 
     def __init__(self, message: str, position: int) -> None:
@@ -36,18 +36,18 @@ class SelectorError(ValueError):
         self.position = position
 
     def __reduce__(self) -> tuple[type[SelectorError], tuple[str, int]]:
-        """As any error, it can be pickled."""
+        """Pickle it with its position."""
         return type(self), (str(self), self.position)
 
 
 class LabelRequirement(NamedTuple):
     """
-    What one label of a node must be.
+    A condition for one label of a node.
 
     Attributes:
         label: Name of the label.
-        negated: Whether the label must not be one of the values. As in Ray, a node without the label is then welcome.
-        values: The values; None for any, so that it is the label's presence that counts.
+        negated: Whether the label must not have one of the values. As in Ray, a node without the label then matches.
+        values: The values; None for any value, so that only the label's presence counts.
     """
 
     label: str
@@ -55,7 +55,7 @@ class LabelRequirement(NamedTuple):
     values: tuple[str, ...] | None
 
     def unmet_by(self, labels: Mapping[str, str]) -> str:
-        """Why a node with *labels* does not meet it, such as `"lacks label zone=a"`; empty if it does."""
+        """Return why a node with *labels* does not match, such as `"lacks label zone=a"`; empty if it matches."""
         found = labels.get(self.label)
         meets = found is not None and (self.values is None or found in self.values)
         if meets is not self.negated:
@@ -72,15 +72,15 @@ class LabelRequirement(NamedTuple):
 
 def parse_requirement(label: str, text: str) -> LabelRequirement:
     """
-    What *text* asks of *label*.
+    Parse the selector *text* for *label*.
 
     Args:
         label: Name of the label.
-        text: One of `value`, `!value`, `in(a, b)`, `!in(a, b)`, `exists`, `!exists`. A value that is spelled like one
-            of these words is written `in(exists)`.
+        text: One of `value`, `!value`, `in(a, b)`, `!in(a, b)`, `exists`, `!exists`. Write a value that is spelled like
+            a keyword as `in(exists)`.
 
     Raises:
-        SelectorError: It is none of these, or no node could have such a label or value.
+        SelectorError: *text* has none of these forms, or no node could have such a label or value.
     """
     if not _LABEL.fullmatch(label):
         raise SelectorError(f"{label!r} is not the name of a label: no node can have it", 0)
@@ -99,7 +99,7 @@ def parse_requirement(label: str, text: str) -> LabelRequirement:
 
 
 def _list(text: str, at: int) -> tuple[tuple[str, ...], int]:
-    """The values up to the closing parenthesis, and where it goes on behind that."""
+    """Return the values up to the closing parenthesis, and the position after it."""
     values: list[str] = []
     while True:
         value, at = _value(text, _skip(text, at))

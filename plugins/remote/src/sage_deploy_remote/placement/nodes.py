@@ -1,4 +1,4 @@
-"""The nodes of a cluster as placement sees them: plain values, whatever runtime they come from."""
+"""The nodes of a cluster for placement: plain values from any runtime."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Node", "Resources", "unique_names"]
 
-#: Characters of an ID that tell two nodes apart at a glance.
+#: Number of characters of an ID that usually tell two nodes apart.
 _SHORT = 8
 
 
 class Resources(NamedTuple):
     """
-    An amount of what a node has.
+    An amount of a node's resources.
 
     Attributes:
-        cpu: CPU cores; fractions of 0.0001 count, as in Ray.
-        memory: Bytes.
-        gpu: GPUs; fractions of 0.0001 count, as in Ray.
+        cpu: CPU cores; multiples of 0.0001, as in Ray.
+        memory: Memory in bytes.
+        gpu: GPUs; multiples of 0.0001, as in Ray.
     """
 
     cpu: float
@@ -34,13 +34,13 @@ class Node(NamedTuple):
     A live node of a cluster.
 
     Attributes:
-        id: Its ID, which no other node has or will ever have.
-        name: Its name, which another live node may have too; Ray's default is the IP address.
+        id: Its ID, which no other node ever has.
+        name: Its name, which other live nodes may share; Ray's default is the IP address.
         hostname: Name of its machine; several nodes may run on one.
         address: IP address of its machine.
-        labels: What it is labelled with.
-        total: What it has.
-        free: What of that nothing reserves at the moment.
+        labels: Its labels.
+        total: All its resources.
+        free: The resources that nothing reserves now.
     """
 
     id: str
@@ -54,9 +54,9 @@ class Node(NamedTuple):
 
 def unique_names(nodes: Sequence[Node]) -> dict[str, str]:
     """
-    A name for each node that no other of *nodes* gets, by ID.
+    Return a unique name for each node, by ID.
 
-    It is the node's own name, with the beginning of its ID if it shares that name: `"gpu-01 (3f2a91c0)"`.
+    It is the node's own name, with the start of its ID if other nodes share the name: `"gpu-01 (3f2a91c0)"`.
     """
     names = Counter(node.name for node in nodes)
     shorts = Counter((node.name, node.id[:_SHORT]) for node in nodes)

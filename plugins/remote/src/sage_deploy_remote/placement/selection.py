@@ -1,4 +1,4 @@
-"""Which nodes may hold a replica, going by the configuration alone: names, labels, groups. Resources come later."""
+"""Selects the nodes that may hold a replica, by names, labels and groups in the configuration. Ignores resources."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ __all__ = ["AnyNode", "LabelledNodes", "NamedNodes", "NodeSelector", "Selection"
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 _EMPTY: Final = "the cluster has no live node"
 
-#: Nodes that a message lists at most.
+#: The most nodes that a message lists.
 _LISTED: Final = 20
 
 
 class Selection(NamedTuple):
     """
-    Which nodes may hold one replica.
+    The nodes that may hold one replica.
 
     Attributes:
-        nodes: Those that may.
-        excluded: Why not the others: reason by unique name, or by the name that the configuration has for a node that
-            is not there.
-        failure: Why there is none at all, in one sentence; empty if there is one.
-        reason: Why just this one, if the configuration leaves no choice; else empty.
+        nodes: The allowed nodes.
+        excluded: Reasons against the others, by unique name; for a node that does not exist, by the configuration's
+            name.
+        failure: Why no node is allowed, in one sentence; empty if one is.
+        reason: Why just this node, if the configuration leaves no choice; else empty.
     """
 
     nodes: tuple[Node, ...]
@@ -43,11 +43,11 @@ class Selection(NamedTuple):
 
 
 class NodeSelector(Protocol):
-    """What a service's configuration says of the nodes that may hold its replicas. Values: safe from any thread."""
+    """A configuration's rule for the nodes of a service. Values are immutable, so any thread may use them."""
 
     def select(self, index: int, nodes: Sequence[Node]) -> Selection:
         """
-        The nodes that may hold the replica at position *index*.
+        Return the nodes that may hold the replica at position *index*.
 
         Args:
             index: Its position among the service's replicas, from 0.
@@ -58,8 +58,8 @@ class NodeSelector(Protocol):
 class AnyNode(NamedTuple):
     """Any live node: target `remote_any`."""
 
-    def select(self, index: int, nodes: Sequence[Node]) -> Selection:  # noqa: ARG002 - all replicas alike
-        """All of them."""
+    def select(self, index: int, nodes: Sequence[Node]) -> Selection:  # noqa: ARG002 - the same for all replicas
+        """Return all nodes."""
         return Selection(tuple(nodes), failure="" if nodes else _EMPTY)
 
 
@@ -68,14 +68,18 @@ class NamedNodes(NamedTuple):
     One named node for each replica, in turn: target `remote_specific`.
 
     Attributes:
-        names: Names, IDs, host names or IP addresses of nodes: replica i goes to the one at position i, and it begins
-            anew behind the last.
+        names: Names, IDs, host names or IP addresses of nodes. Replica i goes to the one at position i; after the last
+            one, it starts again with the first.
     """
 
     names: tuple[str, ...]
 
     def select(self, index: int, nodes: Sequence[Node]) -> Selection:
-        """The one node that is named for the replica, or none: it does not go elsewhere."""
+        """
+        Return the node that is named for the replica.
+
+        If it does not exist, return none: the replica goes nowhere else.
+        """
         position = index % len(self.names)
         name = self.names[position]
         found, wrong = _find(name, nodes)
@@ -94,18 +98,18 @@ class LabelledNodes(NamedTuple):
     A group of nodes: target `cluster_group`.
 
     Attributes:
-        requirements: What their labels must be, all of it.
-        names: Names, IDs, host names or IP addresses of the nodes to which the group is limited, or None for no such
-            limit. One that is not there is left out; it does no harm while another one is.
-        group: Name of the group, empty for one that has none.
+        requirements: Conditions for the labels; a node must meet all of them.
+        names: Names, IDs, host names or IP addresses of the only nodes of the group; None for no such limit. Names of
+            missing nodes are ignored while another named node exists.
+        group: Name of the group; empty if it has none.
     """
 
     requirements: tuple[LabelRequirement, ...]
     names: tuple[str, ...] | None = None
     group: str = ""
 
-    def select(self, index: int, nodes: Sequence[Node]) -> Selection:  # noqa: ARG002 - all replicas alike
-        """The nodes of the group."""
+    def select(self, index: int, nodes: Sequence[Node]) -> Selection:  # noqa: ARG002 - the same for all replicas
+        """Return the nodes of the group."""
         if not nodes:
             return Selection((), failure=_EMPTY)
         unique = unique_names(nodes)
@@ -132,13 +136,13 @@ class LabelledNodes(NamedTuple):
         return Selection(tuple(chosen), excluded, "" if chosen else f"no live node belongs to {self}")
 
     def __str__(self) -> str:
-        """How messages call it."""
+        """Return its name for messages."""
         return f"group {self.group!r}" if self.group else "node_selector"
 
 
 def labelled_nodes(labels: Mapping[str, str], names: Sequence[str] | None = None, *, group: str = "") -> LabelledNodes:
     """
-    The group of nodes that have *labels* and are among *names*.
+    Return the group of nodes that match *labels* and are among *names*.
 
     Args:
         labels: Selector by label, such as `{"zone": "in(a, b)"}`.
@@ -146,14 +150,14 @@ def labelled_nodes(labels: Mapping[str, str], names: Sequence[str] | None = None
         group: Name of the group.
 
     Raises:
-        SelectorError: A selector is none; the checks of the targets find that earlier.
+        SelectorError: A text is not a selector; the checks of the targets find that earlier.
     """
     requirements = tuple(parse_requirement(label, text) for label, text in labels.items())
     return LabelledNodes(requirements, None if names is None else tuple(names), group)
 
 
 def _matching(name: str, nodes: Sequence[Node]) -> tuple[str, list[Node]]:
-    """What kind of name it is, and the nodes that have it: the first kind of name by which there are any decides."""
+    """Return the kind of *name* and the nodes that have it. The first kind with a matching node decides."""
     for kind in ("name", "id", "hostname", "address"):
         found = [node for node in nodes if getattr(node, kind) == name]
         if found:
@@ -162,7 +166,7 @@ def _matching(name: str, nodes: Sequence[Node]) -> tuple[str, list[Node]]:
 
 
 def _find(name: str, nodes: Sequence[Node]) -> tuple[Node | None, str]:
-    """The node that is called so, or why there is no such."""
+    """Return the node of that name, or why there is none."""
     kind, found = _matching(name, nodes)
     if len(found) == 1:
         return found[0], ""

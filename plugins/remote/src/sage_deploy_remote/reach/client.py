@@ -1,8 +1,8 @@
 """
-The calling side of a service that another process has deployed: calls are queued here, and go straight to its replicas.
+The calling side of a service that another process has deployed. It queues calls here and sends them to the replicas.
 
-There is one `ServiceClient` for each service in a process, and all handles there share it. It has a router of its own,
-so a call has the same semantics as where the service was deployed. `docs/design/handles-that-travel.md` has a picture.
+A process has one `ServiceClient` for each service, shared by all its handles. The client has its own router, so calls
+have the same semantics as in the deploying process. `docs/design/handles-that-travel.md` has a picture.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ServiceClient", "client_for", "revive"]
 
-#: Seconds until a directory is looked for again that was not there; twice as long each time, up to the second.
+#: Seconds until a client looks again for a missing directory: at first, doubled each time, up to the second number.
 _LOOK_AGAIN_S: Final = (0.25, 30.0)
 
-#: Seconds after which a client says again how many calls wait here, of a service that scales by its load.
+#: Interval in seconds at which a client reports how many calls wait here, if the service scales by its load.
 _REPORT_EVERY_S: Final = 1.0
 
 # Guarded by _lock.
@@ -53,10 +53,10 @@ _lock = threading.Lock()
 
 def client_for(directory: Directory, environment: str, service: str) -> ServiceClient:
     """
-    This process's client of the service, which is made if nobody here uses it.
+    Return this process's client of the service; make it if there is none.
 
     Args:
-        directory: Where the service's environment says what runs.
+        directory: Directory of the service's environment.
         environment: Name of that environment, for messages.
         service: Name of the service.
     """
@@ -69,13 +69,13 @@ def client_for(directory: Directory, environment: str, service: str) -> ServiceC
 
 def revive(directory: Directory, environment: str, service: str, given: Mapping[str, Any]) -> ServiceHandle:
     """
-    The handle that was pickled: to the service itself if this process has deployed it, else to what it has to offer.
+    Return the handle that was pickled: to the service itself if this process deployed it, else to its client.
 
     Args:
-        directory: Where the service's environment says what runs.
+        directory: Directory of the service's environment.
         environment: Name of that environment.
         service: Name of the service.
-        given: What `with_options` was given.
+        given: The arguments of `with_options`.
     """
     home = find(directory.environment)
     handle = client_for(directory, environment, service).handle if home is None else home.service(service)
@@ -83,20 +83,20 @@ def revive(directory: Directory, environment: str, service: str, given: Mapping[
 
 
 class _Attached(LaneEvents):
-    """One replica as a client reaches it. To the plugin it is its `interfaces.ReplicaEvents`."""
+    """One replica that a client reaches; the plugin gets it as `interfaces.ReplicaEvents`."""
 
     def __init__(self, client: ServiceClient, router: Router, listed: ListedReplica) -> None:
         super().__init__(router.lane(listed.id, listed.index, listed.seniority))
-        self._client = client  # whatever waits for an answer of the replica keeps the client
+        self._client = client  # so that anything that waits for the replica's answer keeps the client alive
         self.router = router
         self.listed = listed
         self.avoided = False
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
-        """The listing says how it is."""
+        """Ignore the change: the listing has the state."""
 
     def remark(self, text: str) -> None:
-        """As `LifeEvents.remark`; monitors are where the service was deployed."""
+        """As `LifeEvents.remark`, but log it: monitors are in the deploying process."""
         logging.getLogger("sage_plugins").info("service '%s' as called from here: %s", self.listed.service, text)
 
     def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
@@ -105,7 +105,7 @@ class _Attached(LaneEvents):
         self._client.lost(self.router, cause)
 
     def service(self, name: str) -> Any:
-        """Only instances ask for services, and this one's is elsewhere."""
+        """Raise LookupError: only instances find services, and this replica's instance is in another process."""
         raise LookupError(name)
 
 
@@ -113,19 +113,19 @@ class ServiceClient:
     """
     A service that another process has deployed, as this process reaches it.
 
-    It learns from the directory which replicas there are, at once when that changes, and goes on with those it knows
-    while there is no directory. All methods are safe from any thread.
+    The directory tells it at once when replicas change. Without a directory, it continues with the replicas that it
+    knows. All methods may be called from any thread.
 
     Attributes:
-        handle: Calls the service; all others here are made from it.
+        handle: Calls the service; all other handles of this process are made from it.
     """
 
     def __init__(self, directory: Directory, environment: str, service: str) -> None:
         """
-        Look for nothing yet.
+        Prepare; look for nothing yet.
 
         Args:
-            directory: Where the service's environment says what runs.
+            directory: Directory of the service's environment.
             environment: Name of that environment, for messages.
             service: Name of the service.
         """
@@ -133,36 +133,36 @@ class ServiceClient:
         self._environment = environment
         self._service = service
         self._access: ServiceAccess = directory.open(service)
-        self._lock = threading.RLock()  # what it learns is taken in by one thread at a time
-        self._binding: Binding | None = None  # guarded by _lock, as all that follows
+        self._lock = threading.RLock()  # one thread at a time takes in news
+        self._binding: Binding | None = None  # guarded by _lock, as all that follow
         self._methods: Mapping[str, MethodPlan] | None = None
         self._incarnation = 0
         self._seen = 0
-        self._stopped = ""  # completes "service 'kv' ..." if that was so when it was first found
+        self._stopped = ""  # why it takes no calls, if so when first found: completes "service 'kv' ..."
         self._listed: Sequence[ListedReplica] = ()
-        self._attached: dict[tuple[str, int], _Attached] = {}  # by id, and how many slots it had then
-        self._lost: set[tuple[str, int]] = set()  # of replicas that died and may still be listed
+        self._attached: dict[tuple[str, int], _Attached] = {}  # by ID and number of slots when attached
+        self._lost: set[tuple[str, int]] = set()  # keys of replicas that died and may still be listed
         self._balancer: Any = None
-        self._gone = False  # whether there is no directory
+        self._gone = False  # whether the directory is missing
         self._look_again_after = _LOOK_AGAIN_S[0]
-        self._binding_now = threading.Lock()  # held by the one who waits for the service, while others wait for that
-        self._timers: list[Timer] = []  # at most one, as in the next two
-        self._returning: list[Timer] = []  # for replicas that are lost, and return: attaches them again
+        self._binding_now = threading.Lock()  # held by the thread that waits for the service
+        self._timers: list[Timer] = []  # to look for a missing directory; at most one timer, as in the next two
+        self._returning: list[Timer] = []  # to attach lost replicas again
         self._attach_again_after = _LOOK_AGAIN_S[0]
-        self._reporting: list[Timer] = []  # for services that scale: says how many calls wait here
+        self._reporting: list[Timer] = []  # to report the number of waiting calls, if the service scales
         self._reported = 0
-        self._forked = False  # whether this is a copy in a forked child
-        # Nobody keeps a client that is not used: not the directory, nor what waits for its next word.
+        self._forked = False  # whether this is the copy in a forked child
+        # Neither the directory nor a waiting request keeps an unused client alive.
         self._finalizer = weakref.finalize(self, _let_go, self._access, self._timers, self._returning, self._reporting)
         self._finalizer.atexit = False
 
     @property
     def handle(self) -> ServiceHandle:
-        """A handle to it."""
+        """A handle to the service."""
         return self.handle_for(None)
 
     def handle_for(self, caller: str | None) -> ServiceHandle:
-        """A handle to it for a replica of the service *caller*, of the same environment; None for any other program."""
+        """Return a handle for a replica of the service *caller* of the same environment; None for any other program."""
         travels = partial(_travelling, self._directory, self._environment, self._service)
         return ServiceHandle(self._service, partial(self.bind, caller), travels=travels, methods=lambda: self._methods)
 
@@ -170,7 +170,10 @@ class ServiceClient:
 
     def check(self, caller: str | None) -> None:
         """
-        See that it can be called from here, which is the service *caller* if any; does not wait for it to be deployed.
+        Check that the service can be called from here. Does not wait until it is deployed.
+
+        Args:
+            caller: The service whose replica asks; None if it is another program.
 
         Raises:
             ServiceNotFoundError, CallError, NoReplicaError, ClusterUnavailableError: As for `ServiceFinder`.
@@ -184,18 +187,19 @@ class ServiceClient:
 
     def bind(self, caller: str | None) -> Binding:
         """
-        For the first call of a handle: the way to the replicas; waits for a service that is not deployed yet.
+        Return the binding to the replicas, for a handle's first call. Waits if the service is not deployed yet.
 
-        That is at most as long as its replicas get to start, and as the call that is being answered has left.
+        It waits at most for the service's startup timeout, and until the deadline of the call that is being
+        answered.
 
         Args:
             caller: The service whose replica asks; None if it is another program.
 
         Raises:
-            ReentrantCallError: Its start hooks ask, and the service waits itself until they have ended.
-            ServiceStoppedError: It has stopped.
-            CallTimeoutError: The time of the call that is being answered is over.
-            NoReplicaError: It was not deployed in time, or the process that could do so has ended.
+            ReentrantCallError: The caller's start hooks ask, and the service waits for these hooks.
+            ServiceStoppedError: The service has stopped.
+            CallTimeoutError: The deadline of the call that is being answered has passed.
+            NoReplicaError: The service was not deployed in time, or the process that could do so has ended.
             ServiceNotFoundError, CallError, ClusterUnavailableError: As for `ServiceFinder`.
             ForkedRuntimeError: This process was forked from one that uses the service.
         """
@@ -227,7 +231,7 @@ class ServiceClient:
     # -- in a forked child -------------------------------------------------------------------------------------------
 
     def after_fork(self) -> None:
-        """In a forked child: refuse every call, and touch nothing else: it is the parent's."""
+        """In a forked child: refuse every call, and touch nothing else, because it belongs to the parent."""
         self._forked = True
         self._finalizer.detach()
         if self._binding is not None:
@@ -237,14 +241,14 @@ class ServiceClient:
         if self._forked:
             raise refusals.forked(self._service)
 
-    # -- following it ------------------------------------------------------------------------------------------------
+    # -- following the service ---------------------------------------------------------------------------------------
 
     def _listen(self) -> None:
-        """Be told of the next change."""
+        """Ask the directory for the next change."""
         self._access.watch(self._seen, _Listener(self))
 
     def told(self, found: Found | None) -> None:
-        """The directory has something to say, or is gone."""
+        """Act on news from the directory; None means that it is gone."""
         if found is None:
             with self._lock:
                 self._gone = True
@@ -259,7 +263,7 @@ class ServiceClient:
         try:
             if found.listing is not None:
                 self._take_in(found.listing)
-        except Exception as error:  # noqa: BLE001 - a balancer that cannot be made here, and whatever its plugin raises
+        except Exception as error:  # noqa: BLE001 - a balancer's plugin may be missing here, or raise anything
             logging.getLogger("sage_plugins").warning(
                 "service '%s' has changed, and cannot be followed: %s", self._service, text_of(error)
             )
@@ -279,7 +283,7 @@ class ServiceClient:
                     return
                 self._begin(listing)
             binding = self._binding
-            assert binding is not None  # noqa: S101 - for the type checker: made above
+            assert binding is not None  # noqa: S101 - for the type checker
             self._attach_again_after = _LOOK_AGAIN_S[0]
             self._follow_replicas(binding.router, listing.replicas)
             self._follow_balancer(binding.router, listing)
@@ -290,7 +294,7 @@ class ServiceClient:
             self._wake()
 
     def report(self) -> None:
-        """Say how many calls wait here, if that is of interest, and say it again in a second."""
+        """Report how many calls wait here, unless there are none as before; repeat in a second."""
         router = None if self._binding is None else self._binding.router
         waiting = 0 if router is None or self._gone else router.waiting + router.parked
         if waiting or self._reported:
@@ -301,11 +305,11 @@ class ServiceClient:
             self._reporting[:] = [SYSTEM.call_at(due, partial(_report_again, weakref.ref(self)))]
 
     def _wake(self) -> None:
-        """Calls wait, and there is no replica: whoever deploys the service may start one."""
+        """Tell the deploying process that calls wait and there is no replica; it may start one."""
         self._access.wake(self._seen)
 
     def _begin(self, listing: Listing) -> None:
-        """Make a new way for a new deployment of the service; calls that were accepted take the old one to its end."""
+        """Make a router for a new deployment of the service; calls that were accepted earlier finish in the old one."""
         before = self._binding
         self._incarnation = listing.incarnation
         self._know_methods(listing)
@@ -326,7 +330,7 @@ class ServiceClient:
             on_balancer_error=partial(_balancer_failed, self._service),
             on_unserved=self._wake,
         )
-        router.count_failed = _count_there  # type: ignore[method-assign] # monitors are there
+        router.count_failed = _count_there  # type: ignore[method-assign] # the replica counts, for its monitors
         self._binding = Binding(
             router, listing.methods, queue_timeout=listing.queue_timeout, runs_here=False, caller_reads=True
         )
@@ -346,7 +350,7 @@ class ServiceClient:
                 router.avoid(attached.lane, avoided=replica.avoided)
         keys = set(map(_key, listed))
         self._lost &= keys
-        for key in self._attached.keys() - keys:  # last: what waits for them finds the others
+        for key in self._attached.keys() - keys:  # last: calls that wait for them then find the other replicas
             router.close_lane(self._attached.pop(key).lane)
 
     def _follow_balancer(self, router: Router, listing: Listing) -> None:
@@ -364,7 +368,7 @@ class ServiceClient:
             router.unavailable(lambda: NoReplicaError(listing.unavailable, service=self._service))
 
     def lost(self, router: Router, cause: BaseException | None = None) -> None:
-        """A replica of *router* died of *cause*, or the directory: without both there is no hope for the calls."""
+        """Handle the death of a replica of *router*, or of the directory; if both are gone, calls can only fail."""
         with self._lock:
             dead = {key: each for key, each in self._attached.items() if each.lane.dead}
             self._lost |= dead.keys()
@@ -381,21 +385,21 @@ class ServiceClient:
                     f"'{self._environment}' has ended"
                 )
                 router.unavailable(lambda: NoReplicaError(msg, service=self._service))
-            elif current and isinstance(cause, NoReplicaError):  # it says that it cannot be reached from here
+            elif current and isinstance(cause, NoReplicaError):  # the error says that it cannot be reached from here
                 said = str(cause)
                 router.unavailable(lambda: NoReplicaError(said, service=self._service))
-            elif not current:  # nobody will come to an earlier deployment
+            elif not current:  # an earlier deployment gets no further replicas
                 router.end()
 
     def _attach_later(self) -> None:
-        """Have replicas attached again that are lost, and return."""
+        """Schedule `attach_again`."""
         wait = self._attach_again_after
         self._attach_again_after = min(2 * wait, _LOOK_AGAIN_S[1])
         due = SYSTEM.monotonic() + wait
         self._returning[:] = [SYSTEM.call_at(due, partial(_attach_again, weakref.ref(self)))]
 
     def attach_again(self) -> None:
-        """Attach replicas that were lost, if they are still listed, and return."""
+        """Attach replicas again that were lost but are still listed with `returns`."""
         with self._lock:
             if self._binding is None:
                 return
@@ -407,7 +411,7 @@ class ServiceClient:
 
 
 class _Listener:
-    """Tells a client what its directory says, as long as the client is in use."""
+    """Passes news of the directory to a client, as long as the client is in use."""
 
     def __init__(self, client: ServiceClient) -> None:
         self._client = weakref.ref(client)
@@ -443,7 +447,7 @@ def _report_again(client: weakref.ref[ServiceClient]) -> None:
 def _listen_again(client: weakref.ref[ServiceClient]) -> None:
     found = client()
     if found is not None:
-        found._listen()  # noqa: SLF001 - as a method of it, which must not keep it
+        found._listen()  # noqa: SLF001 - a method would keep the client alive
 
 
 def _travelling(directory: Directory, environment: str, service: str) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -451,7 +455,7 @@ def _travelling(directory: Directory, environment: str, service: str) -> tuple[C
 
 
 def _choice(listing: Listing) -> tuple[Any, ...] | None:
-    """The balancer by what it is made of: a choice that was pickled is not equal to the one before."""
+    """Return a comparable key of the balancer: a choice that was pickled does not equal the earlier one."""
     choice: Choice | None = listing.balancer
     return None if choice is None else (choice.id, choice.options, choice.environment)
 
@@ -463,25 +467,25 @@ def _balancer_failed(service: str, error: BaseException) -> None:
 
 
 def _decided(service: str, kind: str, reason: str, _: str | None = None) -> None:
-    """A guard has decided something; events are where the service was deployed."""
+    """Log a guard's decision: events are in the deploying process."""
     logging.getLogger("sage_plugins").info("service '%s' as called from here: %s: %s", service, kind, reason)
 
 
 def _uncounted(*_: Any) -> None:
-    """Monitors are where the service was deployed; what runs is counted by the replicas."""
+    """Count nothing: monitors are in the deploying process, and the replicas count what runs."""
 
 
 def _count_there(call: Call) -> None:
-    """As `CallOwner.count_failed`: have the replica count *call* that has run it last."""
+    """As `CallOwner.count_failed`: let the replica that ran *call* last count it."""
     call.lane.replica.count_failed(call)
 
 
 def _nothing() -> None:
-    """Nobody waits for the calls of a client to end."""
+    """Do nothing when a client's calls have ended: nobody waits for that."""
 
 
 def _after_fork() -> None:
-    global _clients, _lock  # noqa: PLW0603 - those of the parent's are of no use
+    global _clients, _lock  # noqa: PLW0603 - the parent's are of no use here
     clients, _clients = _clients, weakref.WeakValueDictionary()
     _lock = threading.Lock()
     for client in list(clients.values()):

@@ -1,8 +1,8 @@
 """
-Where processes find each other's services: what a target brings so that `publishing`, `finder` and `client` work.
+The interface of a directory, in which processes find each other's services. A target implements it.
 
-A `Directory` is what the process that deploys an environment writes to. A `ServiceAccess` is how another process reads
-about one service there.
+The deploying process writes to a `Directory`. Another process reads about one service through a `ServiceAccess`.
+`publishing`, `finder` and `client` use them.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ __all__ = ["Directory", "ServiceAccess"]
 
 class Directory(Protocol):
     """
-    Where the process that deploys an environment says what runs, and others look it up.
+    Holds what runs in an environment: the deploying process publishes it, and other processes look it up.
 
-    It is pickled, and what is unpickled in another process looks in the same place; equal ones do. All methods are safe
-    from any thread.
+    A directory can be pickled; its copy in another process looks in the same place, and equals it. All methods may be
+    called from any thread.
     """
 
     @property
@@ -34,28 +34,28 @@ class Directory(Protocol):
 
     def announce(self, known: Mapping[str, KnownService]) -> None:
         """
-        Say which services the environment knows; before one of them is started. Where that takes it, this connects.
+        Announce the services that the environment knows, before one of them starts. Connects if necessary.
 
         Raises:
-            ClusterUnavailableError: It cannot be said.
+            ClusterUnavailableError: The directory cannot be reached.
         """
 
     def repeat(self, known: Mapping[str, KnownService]) -> bool:
-        """As `announce`, where something was announced before; never blocks. False if there is no such place."""
+        """Announce again, after an earlier `announce`; never blocks. Return False if there is no server."""
 
     def host(self) -> str | None:
         """
-        The address of this machine for callers on others, once something was announced.
+        Return the address of this machine for callers on others, once something was announced.
 
-        None if all callers are on this machine, or if nothing here may listen for others.
+        None if all callers are on this machine, or if this process may not listen for others.
         """
 
     def certificates(self) -> Certificates | None:
         """
-        Those of this process for connections between machines, on either side; None for connections without TLS.
+        Return this process's certificates for connections between machines, for both sides; None for no TLS.
 
         Raises:
-            OSError: They are not as they must be.
+            OSError: The certificate files are missing, unreadable or wrong.
         """
 
     def within_reach(self) -> bool:
@@ -63,83 +63,83 @@ class Directory(Protocol):
 
     def publish(self, listing: Listing) -> None:
         """
-        Say what has become of a service; never blocks. One older than what is known is left out.
+        Publish the state of a service; never blocks. A listing older than the known one is ignored.
 
-        A later incarnation is newer, and of one incarnation a later version.
+        A later incarnation is newer; within an incarnation, a later version is newer.
         """
 
     def wait_seen(self, service: str, version: int, timeout: float) -> None:
         """
-        Wait until whoever asks is told what was published, and those who follow the service have taken in *version*.
+        Wait until clients find the published listing, and the service's followers have taken in *version*.
 
         Args:
             service: Its name.
-            version: Of the listing, or of an earlier one; 0 if nobody who follows it is to be waited for.
-            timeout: Seconds, at most.
+            version: Version of this or an earlier listing; 0 to wait for no follower.
+            timeout: Longest wait in seconds.
         """
 
     def watch_woken(self, service: str, tell: Callable[[bool], None]) -> None:
         """
-        Have *tell* called once, when another process calls a service that has no replica; never blocks.
+        Call *tell* once when another process calls a service that has no replica; never blocks.
 
-        It is called with True then, or with False after a while. It must not wait.
+        *tell* gets True then, or False after a while. It must not wait.
         """
 
     def ask_waiting(self, service: str, tell: Callable[[int], None]) -> None:
         """
-        Have *tell* called once with how many calls of a service wait in other processes; never blocks.
+        Call *tell* once with the number of calls of a service that wait in other processes; never blocks.
 
-        It is called with 0 if nobody answers. It must not wait.
+        *tell* gets 0 if the directory does not answer. It must not wait.
         """
 
     def awaited(self, service: str, timeout: float) -> Sequence[str]:
-        """Services for which the start hooks of *service* wait; empty if unknown in *timeout* seconds."""
+        """Return the services for which the start hooks of *service* wait; empty if unknown after *timeout* seconds."""
 
     def open(self, service: str) -> ServiceAccess:
-        """This process's way to a service that another one has deployed; starts nothing."""
+        """Return this process's access to a service that another process has deployed; starts nothing."""
 
     def __hash__(self) -> int:
-        """As equality."""
+        """Hash what equality compares."""
 
 
 class ServiceAccess(Protocol):
-    """One process's way to one service that another process has deployed."""
+    """The access of one process to one service that another process has deployed."""
 
     def look_up(self, seen: int, timeout: float, starting: str = "") -> Found | None:
         """
-        What is known of the service; waits at most *timeout* seconds for another version than *seen*, 0 for none.
+        Return what is known of the service. Wait at most *timeout* seconds for another version than *seen*.
 
-        It does not wait for a service that waits itself for *starting*.
+        Do not wait if the service itself waits for *starting*.
 
         Args:
-            seen: Version that is known; 0 for none.
-            timeout: Seconds.
+            seen: The version that is known; 0 for none.
+            timeout: Longest wait in seconds.
             starting: The service whose start hooks wait for this one; empty if none do.
 
         Returns:
-            None if there is no directory: nothing has been deployed yet, or the process that did has ended.
+            None if there is no directory: nothing has been deployed yet, or the deploying process has ended.
 
         Raises:
-            ClusterUnavailableError: This process is not connected to the cluster, or that does not answer.
-            CallError: What it says cannot be read here.
+            ClusterUnavailableError: This process is not connected to the cluster, or the directory does not answer.
+            CallError: The answer cannot be unpacked here.
         """
 
     def watch(self, seen: int, tell: Callable[[Found | None], None]) -> None:
         """
-        Have *tell* called once, when there is another version than *seen*, or after a while; never blocks.
+        Call *tell* once when there is another version than *seen*, or after a while; never blocks.
 
-        With *seen* it says that it has taken in that version. *tell* is called in a thread that has nothing else to do,
-        with None if there is no directory.
+        This also reports that this process has taken in *seen*. *tell* runs in a thread that reads no responses. It
+        gets None if there is no directory.
         """
 
     def wake(self, seen: int) -> None:
-        """Say that calls wait for a replica while *seen*, the latest version, lists none; never blocks."""
+        """Report that calls wait for a replica, while the latest version *seen* lists none; never blocks."""
 
     def report(self, waiting: int) -> None:
-        """Say how many calls of the service wait in this process, to be said again within a second; never blocks."""
+        """Report how many calls of the service wait in this process; repeat it every second. Never blocks."""
 
     def attach(self, replica: ListedReplica, events: ReplicaEvents, clock: Clock) -> Replica:
-        """Reach a replica that runs; `LifeEvents.changed` is not told. It is never stopped from here."""
+        """Connect to a running replica, without calling `LifeEvents.changed`. Clients never stop it."""
 
     def close(self) -> None:
-        """Let go of everything here. Idempotent."""
+        """Release everything here. Idempotent."""

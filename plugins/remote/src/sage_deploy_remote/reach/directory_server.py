@@ -1,4 +1,4 @@
-"""The server of a directory: keeps what it is told of services, without reading it, and tells who asks."""
+"""The server of a directory: stores packed facts about services, without unpacking them, and answers queries."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
 
 __all__ = ["DirectoryAnswer", "DirectoryServer", "DirectoryThread"]
 
-#: Services that have stopped and are remembered, so that who still has a handle is told so.
+#: Number of stopped services to remember, so that later callers get a clear error.
 _REMEMBERED: Final = 1000
 
 
-#: Seconds for which it counts what a process has said of its calls that wait; it says it again each second.
+#: Seconds for which a process's report of its waiting calls is valid; it reports every second.
 _REPORT_HOLDS_S: Final = 3.0
 
 
 class DirectoryAnswer(NamedTuple):
     """
-    What the directory says of a service; whoever asks unpacks it.
+    The directory's answer about a service; the client unpacks it.
 
     Attributes:
         listing: The service's `Listing` as a payload; None if it has not been deployed.
@@ -50,31 +50,31 @@ class DirectoryServer:
     """
     Listings by environment and service.
 
-    It unpacks nothing, so it needs no module of a user's. All methods are coroutines of one event loop: those who wait
-    for a change cost no thread.
+    It unpacks nothing, so it needs no user modules. All methods are coroutines of one event loop, so waiting for a
+    change takes no thread.
     """
 
     def __init__(self) -> None:
-        """Make an empty one."""
+        """Make an empty directory."""
         self._known: dict[str, Payload] = {}
         self._entries: dict[tuple[str, str], _Entry] = {}
         self._changed: dict[tuple[str, str], asyncio.Event] = {}
-        self._seen: dict[tuple[str, str], dict[str, int]] = {}  # latest version that each who follows a service knows
-        self._came: dict[tuple[str, str], asyncio.Event] = {}  # set when one of them comes or leaves
-        self._woken: dict[tuple[str, str], asyncio.Event] = {}  # set when somebody calls a service without replicas
-        #: Calls that wait, by who follows a service, with the loop's time of that word.
+        self._seen: dict[tuple[str, str], dict[str, int]] = {}  # latest version that each follower knows
+        self._came: dict[tuple[str, str], asyncio.Event] = {}  # set when a follower comes or leaves
+        self._woken: dict[tuple[str, str], asyncio.Event] = {}  # set when a client calls a service without replicas
+        #: Number of waiting calls by follower, with the loop's time of the report.
         self._waiting: dict[tuple[str, str], dict[str, tuple[int, float]]] = {}
-        self._awaited: dict[tuple[str, str], list[str]] = {}  # services for which the start hooks of one wait
+        self._awaited: dict[tuple[str, str], list[str]] = {}  # services for which a service's start hooks wait
 
     async def announce(self, environment: str, known: Payload) -> None:
-        """Remember which services an environment has."""
+        """Store which services an environment has."""
         self._known[environment] = known
 
     async def publish(
         self, environment: str, service: str, rank: tuple[int, int], listing: Payload, *, over: bool
     ) -> None:
         """
-        Remember what a service is like now, unless something later is known.
+        Store the state of a service, unless a later one is known.
 
         Args:
             environment: ID of its environment.
@@ -87,9 +87,9 @@ class DirectoryServer:
         before = self._entries.get(key)
         if before is not None and rank < before.rank:
             return
-        self._entries.pop(key, None)  # the latest are the last
+        self._entries.pop(key, None)  # so that the latest entries come last
         self._entries[key] = _Entry(rank, listing, over)
-        self._woken.pop(key, asyncio.Event()).set()  # whoever deploys it looks again
+        self._woken.pop(key, asyncio.Event()).set()  # the deploying process checks again
         changed = self._changed.pop(key, None)
         if changed is not None:
             changed.set()
@@ -104,19 +104,19 @@ class DirectoryServer:
         for environment in [each for each in self._known if each not in running][:-_REMEMBERED]:
             del self._known[environment]
 
-    async def ask(  # noqa: PLR0913, PLR0917 - what is asked, by whom and for how long
+    async def ask(  # noqa: PLR0913, PLR0917 - the query, who asks, and the timeout
         self, environment: str, service: str, seen: int, wait_s: float, follower: str = "", starting: str = ""
     ) -> DirectoryAnswer:
         """
-        What is known of a service.
+        Return what is known of a service.
 
         Args:
             environment: ID of its environment.
             service: Its name.
-            seen: Version of the listing that is known already, and has been taken in; 0 for none.
-            wait_s: Seconds to wait for another one.
-            follower: Who asks, if it will ask again; else empty.
-            starting: The service whose start hooks ask, and wait for this one to be deployed; else empty.
+            seen: Version of the listing that the follower has taken in; 0 for none.
+            wait_s: Seconds to wait for another version.
+            follower: ID of a client that will ask again; else empty.
+            starting: The service whose start hooks ask and wait for this one; else empty.
         """
         key = environment, service
         circle = self._circle(environment, service, starting)
@@ -126,15 +126,15 @@ class DirectoryServer:
             self._seen.setdefault(key, {})[follower] = seen
             self._tell_came(key)
         entry = self._entries.get(key)
-        # One that has forgotten the service is told of it again, by whoever keeps it.
+        # A restarted server has no entry: the deploying process will publish it again.
         if (entry is None or entry.rank[1] == seen) and wait_s > 0:
             changed = self._changed.setdefault(key, asyncio.Event())
             try:
                 with self._waits(environment, service, starting) if starting else nullcontext():
                     await asyncio.wait_for(changed.wait(), wait_s)
-            except TimeoutError:  # if it has ended it does not come again
+            except TimeoutError:  # a follower that has ended does not come again
                 self._leaves(key, follower)
-            except asyncio.CancelledError:  # its connection has ended
+            except asyncio.CancelledError:  # the client's connection has ended
                 self._leaves(key, follower)
                 raise
             entry = self._entries.get(key)
@@ -142,7 +142,7 @@ class DirectoryServer:
 
     @contextmanager
     def _waits(self, environment: str, service: str, starting: str) -> Iterator[None]:
-        """Meanwhile the start hooks of *starting* wait for *service*."""
+        """Record that the start hooks of *starting* wait for *service* during the block."""
         awaited = self._awaited.setdefault((environment, starting), [])
         awaited.append(service)
         try:
@@ -153,15 +153,19 @@ class DirectoryServer:
                 self._awaited.pop((environment, starting), None)
 
     async def awaited(self, environment: str, service: str) -> tuple[str, ...]:
-        """Services for which the start hooks of *service* wait to be deployed; each once."""
+        """Return the services for which the start hooks of *service* wait; each once."""
         return tuple(dict.fromkeys(self._awaited.get((environment, service), ())))
 
     def _circle(self, environment: str, service: str, starting: str) -> tuple[str, ...]:
-        """Services that are not deployed, each waiting for the next, from *starting* over *service* to itself."""
+        """
+        Return a circle of undeployed services in which each waits for the next.
+
+        It leads from *starting* over *service* back to *starting*; empty if there is none.
+        """
         ways: deque[tuple[str, ...]] = deque([(starting, service)] if starting else [])
         while ways:
             way = ways.popleft()
-            if (environment, way[-1]) in self._entries:  # its methods answer
+            if (environment, way[-1]) in self._entries:  # deployed, so its methods answer
                 continue
             if way[-1] == starting:
                 return way
@@ -179,9 +183,9 @@ class DirectoryServer:
 
     async def wait_seen(self, environment: str, service: str, version: int, wait_s: float) -> None:
         """
-        Wait until all who follow a service know a version of its listing; at most *wait_s* seconds.
+        Wait until all followers of a service know a version of its listing, for at most *wait_s* seconds.
 
-        Those who do not come within that time have ended, most likely, and are waited for no more.
+        Followers that do not come within that time have most likely ended, and are forgotten.
         """
         key = environment, service
         followers = self._seen.get(key, {})
@@ -194,12 +198,12 @@ class DirectoryServer:
 
     async def wake(self, environment: str, service: str, seen: int) -> None:
         """
-        Tell the process that deploys a service that calls wait for a replica.
+        Tell the deploying process that calls wait for a replica.
 
         Args:
             environment: ID of its environment.
             service: Its name.
-            seen: Version of the listing that has none; nothing is told if there is another one by now.
+            seen: Version of the listing that has no replicas; ignored if there is another version by now.
         """
         key = environment, service
         entry = self._entries.get(key)
@@ -207,7 +211,7 @@ class DirectoryServer:
             self._woken.setdefault(key, asyncio.Event()).set()
 
     async def wait_woken(self, environment: str, service: str, wait_s: float) -> bool:
-        """Wait at most *wait_s* seconds until calls wait for a replica of a service; False if none do."""
+        """Wait at most *wait_s* seconds until calls wait for a replica of a service; return False if none do."""
         key = environment, service
         woken = self._woken.setdefault(key, asyncio.Event())
         with suppress(TimeoutError):
@@ -215,14 +219,16 @@ class DirectoryServer:
         return self._woken.get(key) is woken and self._woken.pop(key).is_set()
 
     async def report(self, environment: str, service: str, follower: str, waiting: int) -> None:
-        """Remember how many calls of a service wait in one process; for a while, for it may have ended."""
+        """
+        Store how many calls of a service wait in one process; valid for a short time, because that process may end.
+        """
         reports = self._waiting.setdefault((environment, service), {})
         reports.pop(follower, None)
         if waiting:
             reports[follower] = waiting, asyncio.get_running_loop().time()
 
     async def waiting(self, environment: str, service: str) -> int:
-        """How many calls of a service wait in the processes that have said so lately."""
+        """Return how many calls of a service wait, according to recent reports."""
         reports = self._waiting.pop((environment, service), {})
         since = asyncio.get_running_loop().time() - _REPORT_HOLDS_S
         fresh = {follower: report for follower, report in reports.items() if report[1] >= since}
@@ -232,7 +238,7 @@ class DirectoryServer:
 
 
 class DirectoryThread:
-    """A `DirectoryServer` in this process, with an event loop in a thread of its own."""
+    """A `DirectoryServer` in this process, with its event loop in a separate thread."""
 
     def __init__(self) -> None:
         """Start the thread."""
@@ -241,14 +247,14 @@ class DirectoryThread:
         self._thread = start_thread(self._run, "directory")
 
     def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop):  # at the end it cancels those who still wait
+        with asyncio.Runner(loop_factory=lambda: self._loop):  # at the end, this cancels waiting coroutines
             self._loop.run_forever()
 
     def request(self, method: str, *arguments: Any, **named: Any) -> Future[Any]:
-        """Call a method of the server; calls begin in their order."""
+        """Call a method of the server; calls begin in order."""
         return asyncio.run_coroutine_threadsafe(getattr(self._server, method)(*arguments, **named), self._loop)
 
     def close(self) -> None:
-        """End the thread; those who still wait find their futures cancelled."""
+        """End the thread, and cancel the futures of those that still wait."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()

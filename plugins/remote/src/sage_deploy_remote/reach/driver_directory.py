@@ -1,4 +1,4 @@
-"""A directory in a thread of the process that deploys, for targets whose replicas are processes of the same machine."""
+"""A directory in a thread of the deploying process, for targets whose replicas are processes of the same machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["DriverDirectory", "leave"]
 
 
 class _Running:
-    """The server of one environment's directory."""
+    """The directory server of one environment."""
 
     def __init__(self, address: Address) -> None:
         from sage_deploy_remote.reach.directory_server import DirectoryThread  # other processes need no event loop
@@ -30,18 +30,18 @@ class _Running:
         self._server = RpcServer(address, self.thread.request)
 
     def close(self) -> None:
-        """Answer nobody any more."""
+        """Stop answering, and end the thread."""
         self._server.close()
         self.thread.close()
 
 
 _lock = threading.Lock()
-_addresses: dict[str, Address] = {}  # by environment; handles have them before anything is deployed
+_addresses: dict[str, Address] = {}  # by environment; handles have the addresses before anything is deployed
 _running: dict[str, _Running] = {}  # by environment; guarded by _lock
 
 
 def leave(user: object) -> None:
-    """The target *user* has no services any more; a directory without users ends."""
+    """Note that the target *user* has no services any more; end the directories that have no user left."""
     with _lock:
         for environment, running in list(_running.items()):
             running.users.discard(user)
@@ -51,9 +51,9 @@ def leave(user: object) -> None:
 
 class DriverDirectory(RpcDirectory):
     """
-    A base for the directory of a target whose replicas are processes of this machine. Safe from any thread.
+    A base for the directory of a target whose replicas are processes of this machine. May be used from any thread.
 
-    The server starts with the first service of an environment; `leave` ends it with the last. A subclass brings
+    The server starts with the first service of an environment, and `leave` ends it with the last. A subclass adds
     `transport`.
     """
 
@@ -63,7 +63,7 @@ class DriverDirectory(RpcDirectory):
 
         Args:
             environment: ID of the environment.
-            address: Where the server listens, as another process is told; None in the process that deploys.
+            address: Address of the server, for other processes; None in the deploying process.
             user: The target that publishes here, for `leave`; None in other processes.
         """
         super().__init__(environment)
@@ -71,7 +71,7 @@ class DriverDirectory(RpcDirectory):
         self._user = user
 
     def announce(self, known: Mapping[str, KnownService]) -> None:
-        """As `RpcDirectory.announce`; starts the server if it does not run."""
+        """As `RpcDirectory.announce`; starts the server if it is not running."""
         with _lock:
             if self.environment not in _running:
                 _running[self.environment] = _Running(self._address)
@@ -83,7 +83,7 @@ class DriverDirectory(RpcDirectory):
         return self.environment in _running
 
     def within_reach(self) -> bool:
-        """As `Directory.within_reach`: whether the socket is there."""
+        """As `Directory.within_reach`: whether the socket exists."""
         return Path(str(self._address.place)).exists()
 
     def ask(self, method: str, *arguments: Any, **named: Any) -> Future[Any] | None:
@@ -93,10 +93,10 @@ class DriverDirectory(RpcDirectory):
 
     def connect(self, service: str) -> Callable[..., Future[Any]]:
         """As `RpcDirectory.connect`."""
-        from sage_deploy_remote.rpc.client import RpcClient  # most processes only pass a directory on
+        from sage_deploy_remote.rpc.client import RpcClient  # most processes only pass the directory on
 
         return RpcClient(self._address.connect, f"directory-of-{service}").request
 
     def __reduce__(self) -> Any:
-        """With its address."""
+        """Pickle it with its address."""
         return type(self), (self.environment, self._address)

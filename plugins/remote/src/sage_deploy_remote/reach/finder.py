@@ -17,9 +17,9 @@ __all__ = ["ServiceFinder"]
 
 class ServiceFinder:
     """
-    Gives handles to the services of one environment, in whatever process it runs; picklable.
+    Gives handles to the services of one environment, in any process; it can be pickled.
 
-    What was found stays within reach for as long as the finder lives. Safe from any thread.
+    It keeps the clients of found services as long as it lives. May be used from any thread.
     """
 
     def __init__(
@@ -30,29 +30,29 @@ class ServiceFinder:
         known: Mapping[str, KnownService] | None = None,
     ) -> None:
         """
-        Look for nothing yet.
+        Prepare; look for nothing yet.
 
         Args:
-            directory: Where the environment says what runs.
+            directory: Directory of the environment.
             environment: Its name.
             caller: The service whose replica will ask, for messages; None if it is another program.
-            known: The services of the environment as far as they are known. The directory is asked only for those that
-                are not among them, or not reachable: whoever asks may be an event loop, and it stands still until
-                the answer comes.
+            known: The services of the environment, as far as known. The directory is asked only about services that are
+                missing here or not reachable: the caller may be an event loop, which stands still until the answer
+                comes.
         """
         self._directory = directory
         self._environment = environment
         self._caller = caller
         self._known = {} if known is None else known
-        self._found: dict[str, ServiceClient] = {}  # single steps, which need no lock
+        self._found: dict[str, ServiceClient] = {}  # changed by single operations, which need no lock
 
     def __call__(self, name: str) -> ServiceHandle:
         """
-        A handle to the service *name*.
+        Return a handle to the service *name*.
 
         Raises:
-            ServiceNotFoundError: The environment has none of that name.
-            CallError: It ends with the process that deployed it, and the others of the environment do not.
+            ServiceNotFoundError: The environment has no such service.
+            CallError: The service ends with its deploying process, but the environment's other services do not.
             NoReplicaError: The process that deployed the environment has ended.
             ClusterUnavailableError: The cluster does not answer.
         """
@@ -62,11 +62,11 @@ class ServiceFinder:
 
             client = client_for(self._directory, self._environment, name)
             known = self._known.get(name)
-            if known is None or not known.reachable:  # that may be otherwise by now
+            if known is None or not known.reachable:  # this may have changed meanwhile
                 client.check(self._caller)
             self._found[name] = client
         return client.handle_for(self._caller)
 
     def __reduce__(self) -> Any:
-        """With what is known now; what was found stays where it is."""
+        """Pickle it with the services known now, without the clients."""
         return ServiceFinder, (self._directory, self._environment, self._caller, dict(self._known))

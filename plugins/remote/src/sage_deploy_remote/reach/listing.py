@@ -1,4 +1,4 @@
-"""What processes tell each other of a service: enough to call it, for whoever can reach its replicas."""
+"""Descriptions of services that processes exchange: enough to call a service whose replicas can be reached."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class ListedReplica(NamedTuple):
 
     Attributes:
         service: Name of the service.
-        id: Such as `"kv#0"`.
+        id: ID of the replica, such as `"kv#0"`.
         index: Position among the service's replicas, from 0.
         node: Name of its node.
-        slots: Calls at once, at most, of all its callers together.
-        address: By which its target's plugin reaches it from another process.
-        seniority: Without a balancer the one with the lowest serves, and the others stand by.
-        avoided: Whether it gets calls only while there is no other.
-        returns: Whether it is there as long as it is listed, so that who has lost it looks for it again.
+        slots: Number of calls that may run at once, of all callers together.
+        address: The address by which its target's plugin reaches it from another process.
+        seniority: Without a balancer, the replica with the lowest number serves, and the others stand by.
+        avoided: Whether it gets calls only if there is no other replica.
+        returns: Whether it exists as long as it is listed, so that a client that has lost it connects again.
     """
 
     service: str
     id: str
-    index: int  # type: ignore[assignment] # hides tuple.index, which nobody needs of it
+    index: int  # type: ignore[assignment] # hides tuple.index, which nobody needs here
     node: str | None
     slots: int
     address: Any
@@ -46,25 +46,25 @@ class ListedReplica(NamedTuple):
 
 class Listing(NamedTuple):
     """
-    A service at one moment of its life, as the process that deployed it tells others.
+    The state of a service, as the deploying process publishes it.
 
     Attributes:
         service: Name of the service.
-        incarnation: Which deployment of the service this is; a later one has a higher number.
-        version: Higher than that of every earlier listing of the service.
+        incarnation: Number of this deployment of the service; a later one has a higher number.
+        version: Higher than in every earlier listing of the service.
         methods: The served methods, ordered by index.
-        queue_size: Calls that may wait in each calling process.
-        overload: What happens when that many wait, as the field of this name says.
+        queue_size: Number of calls that may wait in each calling process.
+        overload: What happens if that many wait, as in the field of this name.
         queue_timeout: Seconds that a call may wait for its start; None for no limit.
-        policies: What is done about calls that fail.
-        balancer: Who gets the next call; None if one replica serves and the others stand by.
-        key_of: The key of a call by its arguments; None without a balancer that names an argument.
-        places: How many replicas the service should have.
-        replicas: Those that take calls.
-        stopped: Completes "service 'kv' ..." if it takes no more calls; else empty.
+        policies: The policies for calls that fail.
+        balancer: The load balancer; None if one replica serves and the others stand by.
+        key_of: Computes a call's key from its arguments; None without a balancer that names an argument.
+        places: Number of replicas that the service should have.
+        replicas: The replicas that take calls.
+        stopped: Completes "service 'kv' ..." if the service takes no more calls; else empty.
         unavailable: Why there is no replica and will be none; else empty.
         environment: Name of the service's environment, for its balancers; None if it has none.
-        scales: Whether the number of replicas follows the load, so that callers say how many of their calls wait.
+        scales: Whether the number of replicas follows the load, so that callers report their waiting calls.
     """
 
     service: str
@@ -86,19 +86,19 @@ class Listing(NamedTuple):
 
     @property
     def where(self) -> Where:
-        """What its balancers are told."""
+        """What its balancers get to know about the service."""
         return Where(self.service, self.environment)
 
 
 class Found(NamedTuple):
     """
-    What a directory knows.
+    What a directory knows about a service.
 
     Attributes:
-        listing: The service that was asked for; None if it has not been deployed.
-        known: The services of its environment by name, as they were when one of them was last started.
-        circle: The way from the service whose start hooks ask back to itself: each waits in its start hooks for the
-            next to be deployed. Empty if there is none.
+        listing: The requested service; None if it has not been deployed.
+        known: The services of its environment by name, as of the last start of one of them.
+        circle: A chain of services from the one whose start hooks ask back to itself; the start hooks of each wait for
+            the next to be deployed. Empty if there is none.
     """
 
     listing: Listing | None

@@ -1,4 +1,4 @@
-"""What the process that deployed a service tells other processes of it, so that they can call it too."""
+"""Publishes a service in a directory, so that other processes can call it."""
 
 from __future__ import annotations
 
@@ -33,22 +33,21 @@ if TYPE_CHECKING:
 
 __all__ = ["Publication", "PublishingTarget"]
 
-#: Seconds that another process gets to take in a change; it takes milliseconds, and some may have ended.
+#: Seconds that other processes get to take in a change. It takes milliseconds, but some may have ended.
 _SEEN_WITHIN_S: Final = 1.0
 
-#: The same until a directory that has just been started has been told.
+#: Seconds until a directory that has just started must have the first listing.
 _SAID_WITHIN_S: Final = 10.0
 
-#: Seconds for the directory to say for what the start hooks of a service wait.
+#: Seconds that the directory gets to say for which services start hooks wait.
 _ANSWERED_WITHIN_S: Final = 1.0
 
 
 class _Versions:
     """
-    Numbers for listings, one row for all services of this process: later is higher.
+    Increasing version numbers for the listings of all services of this process.
 
-    They are not below the time, so that they are also higher than what another process said earlier of the same
-    service.
+    They are at least the current time in nanoseconds, so they exceed what an earlier process published.
     """
 
     def __init__(self) -> None:
@@ -56,7 +55,7 @@ class _Versions:
         self._last = 0
 
     def next(self, after: int = 0) -> int:
-        """The next one, which is above *after*."""
+        """Return the next number, which is above *after*."""
         with self._lock:
             self._last = max(self._last + 1, after + 1, time.time_ns())
             return self._last
@@ -66,30 +65,30 @@ _VERSIONS: Final = _Versions()
 
 
 class PublishingTarget(Protocol):
-    """A target as a `Publication` uses it; `target.DirectoryTarget` is a base for one."""
+    """The methods of a target that a `Publication` uses; `target.DirectoryTarget` is a base."""
 
     def directory(self, environment: str) -> Directory:
-        """Where the environment of that ID says what runs; starts nothing. Equal for the same environment."""
+        """Return the directory of that environment; starts nothing. Equal for the same environment."""
 
     def beside(
         self, service: ReachableService, environment: EnvironmentView, beside: Callable[[], Sequence[Reach]]
     ) -> Reach:
-        """As `Reach.beside`, of the services of this target."""
+        """As `Reach.beside`, for the services of this target."""
 
     def keeper(self, environment: str, name: str) -> Keeper | None:
         """As `DetachingTarget.keeper`; None for a target whose replicas end with this process."""
 
     def adopt(self, spec: ReplicaSpec, earlier: Any, events: ReplicaEvents, clock: Clock) -> Replica:
-        """As `Target.start`, for a replica that `Keeper.snapshot` gave. It may still be starting."""
+        """As `Target.start`, for a replica from `Keeper.snapshot`. It may still be starting."""
 
 
 class Publication:
     """
     The `interfaces.Reach` of a service that other processes call.
 
-    Keeps the listing of one service in the directory of its environment, from when it is ready until it has stopped.
+    Publishes the service's listing in the directory of its environment, from when it is ready until it has stopped.
 
-    What goes wrong later than `announce` is logged: calls of this process need no directory.
+    Errors after `announce` are only logged, because calls of this process need no directory.
     """
 
     def __init__(
@@ -100,11 +99,11 @@ class Publication:
         accepts: Callable[[EarlierService], None] | None = None,
     ) -> None:
         """
-        Prepare; says nothing yet.
+        Prepare; publish nothing yet.
 
         Args:
             target: The service's target.
-            service: What is said.
+            service: The service to publish.
             environment: The service's environment.
             accepts: As for `ReachableTarget.reach`.
         """
@@ -113,32 +112,32 @@ class Publication:
         self._composition = service.composition
         self._environment = environment
         self._accepts = accepts
-        self._lock = threading.RLock()  # re-entrant because a signal handler may stop the service in the middle of it
+        self._lock = threading.RLock()  # re-entrant: a signal handler may stop the service while this thread has it
         self._incarnation = 0  # guarded by _lock, as the next seven
-        self._announced: Directory | None = None  # where
-        self._known: dict[str, KnownService] = {}  # what was announced; changed in single steps, which need no lock
+        self._announced: Directory | None = None  # the directory that got `announce`
+        self._known: dict[str, KnownService] = {}  # as announced; changed by single operations, which need no lock
         self._ready = False
         self._listing_now: Listing | None = None
         self._stopping = ""
         self._over = False
         self._failed = False
-        self._waiting_elsewhere = 0  # as it was said last
-        self._asks = False  # whether that is asked at the moment; guarded by _lock
-        self._listens = False  # whether it is to be told of calls that wait for a replica
+        self._waiting_elsewhere = 0  # last reported number
+        self._asks = False  # whether a request for that number is open; guarded by _lock
+        self._listens = False  # whether the directory will tell when calls wait for a replica
 
     @property
     def directory(self) -> Directory:
-        """Where it is said."""
+        """The directory that has the listing."""
         keeper = self._keeper()
         return self._target.directory(self._environment.id if keeper is None else keeper.environment)
 
     def _keeper(self) -> Keeper | None:
-        """What keeps the service when this process ends; None if it ends with it."""
+        """Return the keeper that holds the service after this process ends; None if the service ends with it."""
         return self._target.keeper(self._environment.id, self._environment.name)
 
     @property
     def outlives(self) -> bool:
-        """Whether the replicas go on when this process ends."""
+        """Whether the replicas continue when this process ends."""
         return self._keeper() is not None
 
     def take_over(self) -> EarlierService | None:
@@ -158,18 +157,18 @@ class Publication:
 
     @property
     def find_service(self) -> ServiceFinder:
-        """What gives the replicas handles to other services, in their processes."""
+        """The object that gives the replicas handles to other services, in their processes."""
         return ServiceFinder(self.directory, self._environment.name, self._composition.name, self._known)
 
     def announce(self, after: int = 0) -> None:
         """
-        Say which services there are, before the first replica starts: it may ask for them.
+        Announce the environment's services before the first replica starts, because it may ask for them.
 
         Args:
-            after: Version of what another process has said of the service.
+            after: Version of what another process has published about the service.
 
         Raises:
-            ClusterUnavailableError: It cannot be said.
+            ClusterUnavailableError: The directory cannot be reached.
         """
         directory = self.directory
         known = self._known_now()
@@ -180,7 +179,11 @@ class Publication:
             self._environment.announced(self)
 
     def _known_now(self) -> dict[str, KnownService]:
-        """The services of the environment; those of this process are reached through it, as long as it lives."""
+        """
+        Return the services of the environment.
+
+        Other processes reach those of this process through it, as long as it lives.
+        """
         known = self._environment.known()
         return {name: each if self.outlives else each._replace(reachable=True) for name, each in known.items()}
 
@@ -190,39 +193,39 @@ class Publication:
             self._incarnation = self._incarnation or _VERSIONS.next(after)
 
     def ready(self) -> None:
-        """The service is ready: others may call it from now on."""
+        """Publish the service, which is ready: other processes may call it from now on."""
         with self._lock:
             self._ready = True
             self._publish()
 
     def changed(self) -> None:
-        """The set of replicas, or the balancer, has changed."""
+        """Publish the new set of replicas, or the new balancer."""
         with self._lock:
             self._publish()
 
     def stopping(self) -> None:
-        """The service accepts no more calls; what its callers have accepted goes on."""
+        """Publish that the service accepts no more calls. Calls that were accepted continue."""
         with self._lock:
             self._stopping = "is stopping"
             self._publish()
 
     def stopped(self) -> None:
-        """The replicas are about to be stopped: whatever has not started by now never will. Idempotent."""
+        """Publish that the replicas are about to stop, so that calls that have not started never will. Idempotent."""
         with self._lock:
             self._stopping = "has stopped"
             self._publish()
             self._over = True
 
     def ended(self) -> None:
-        """Nothing is left to say."""
+        """Do nothing: everything was published by `stopped`."""
 
     def leave(self) -> None:
-        """From now on another process speaks for the service. Idempotent."""
+        """Publish nothing more, because another process now speaks for the service. Idempotent."""
         with self._lock:
             self._over = True
 
     def join(self, other: Reach) -> None:
-        """The service is found where it is."""
+        """Do nothing: other processes find the service in its directory."""
 
     @property
     def place(self) -> Directory:
@@ -234,14 +237,14 @@ class Publication:
         return None if self.outlives else self._target.beside(service, self._environment, beside)
 
     def wait_seen(self, limit: float = _SEEN_WITHIN_S) -> None:
-        """Wait until other processes know how things are now; at most *limit* seconds, and not long for any of them."""
+        """Wait until other processes know the current state; at most *limit* seconds, and at most 1 s."""
         with self._lock:
             directory, listing = self._announced, self._listing_now
         if directory is not None and listing is not None:
             directory.wait_seen(listing.service, listing.version, max(0.0, min(limit, _SEEN_WITHIN_S)))
 
     def waiting_elsewhere(self) -> int:
-        """How many calls wait in other processes, as it was said last; has it asked again."""
+        """Return the last reported number of calls that wait in other processes, and request it again."""
         with self._lock:
             directory = self._announced
             asks = directory is not None and not self._asks
@@ -261,7 +264,7 @@ class Publication:
         return () if directory is None else directory.awaited(self._composition.name, _ANSWERED_WITHIN_S)
 
     def wait_found(self) -> None:
-        """Wait until other processes that ask find the service; not for long, if it cannot be said."""
+        """Wait until other processes find the service; up to 10 s if the directory does not answer."""
         with self._lock:
             directory, listing = self._announced, self._listing_now
         if directory is not None and listing is not None:
@@ -271,9 +274,9 @@ class Publication:
         """As `Reach.vacate`."""
         clock = self._service.clock
         until = clock.monotonic() + limit
-        self.wait_seen(limit)  # who has not heard of it would send calls to a process that has ended
+        self.wait_seen(limit)  # processes that do not know yet would send calls to replicas that have ended
         vacating: list[Any] = list(replicas)
-        waits = [replica.vacate() for replica in vacating]  # as a `reachable` target promises
+        waits = [replica.vacate() for replica in vacating]  # `reachable` targets have this method
         for wait in waits:
             wait(max(0.0, until - clock.monotonic()))
 
@@ -282,7 +285,7 @@ class Publication:
         return revive, (self.directory, self._environment.name, self._composition.name)
 
     def _publish(self) -> None:
-        """Say how things are; under the lock, so that who looks later also speaks later."""
+        """Publish the current state; under the lock, so that later states are published later."""
         directory = self._announced
         if directory is None or not self._ready or self._over:
             return
@@ -299,7 +302,7 @@ class Publication:
                 )
 
     def _listen(self, directory: Directory) -> None:
-        """Be told of calls of other processes while there is no replica because there is nothing to do."""
+        """While the service is scaled to zero, ask the directory to report calls of other processes."""
         if self._service.sleeps and not (self._listens or self._stopping):
             self._listens = True
             directory.watch_woken(self._composition.name, lambda woken: self._woken(directory, woken=woken))
@@ -338,7 +341,7 @@ class Publication:
         )
 
     def _replicas(self, lanes: Sequence[Any]) -> tuple[ListedReplica, ...]:
-        """Where callers in other processes send their calls, for the lanes that take some."""
+        """List the replicas that take calls, for callers in other processes."""
         avoided = self._service.router.avoided
         return tuple(
             ListedReplica(

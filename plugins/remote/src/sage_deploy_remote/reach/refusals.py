@@ -1,4 +1,4 @@
-"""Why a service that another process has deployed cannot be called from here."""
+"""Errors for services of other processes that cannot be called from here."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_found(found: Found | None, service: str, environment: str, caller: str
     Raises:
         NoReplicaError: There is no directory.
         ServiceNotFoundError: The environment has no such service.
-        CallError: It ends with the process that deployed it, and the others do not.
+        CallError: The service ends with its deploying process, but the environment's other services do not.
     """
     where = f"environment '{environment}'"
     if found is None:
@@ -65,10 +65,10 @@ def check_found(found: Found | None, service: str, environment: str, caller: str
 
 def check_no_circle(found: Found, service: str) -> None:
     """
-    See that the start hooks which ask for *service* do not wait for their own end.
+    Check that the start hooks that ask for *service* do not wait for their own end.
 
     Raises:
-        ReentrantCallError: They do, for it is deployed once they have ended.
+        ReentrantCallError: They do, because the service is deployed only after they have ended.
     """
     if found.circle:
         msg = (
@@ -81,16 +81,16 @@ def check_no_circle(found: Found, service: str) -> None:
 
 def seconds_left(service: str, environment: str, begun: float, startup_timeout: float) -> float:
     """
-    How long a call may still wait until the service is deployed.
+    Return how many seconds a call may still wait until the service is deployed.
 
     Args:
         service: Name of the service.
         environment: Name of its environment.
-        begun: When the wait began.
+        begun: `monotonic()` when the wait began.
         startup_timeout: Seconds that the service's replicas get to become ready.
 
     Raises:
-        CallTimeoutError: The time of the call that is being answered is over.
+        CallTimeoutError: The deadline of the call that is being answered has passed.
         NoReplicaError: The service was not deployed in time.
     """
     now = SYSTEM.monotonic()
@@ -109,12 +109,12 @@ def seconds_left(service: str, environment: str, begun: float, startup_timeout: 
 
 
 def stopped(service: str, how: str) -> ServiceStoppedError:
-    """The error of a call of a service that has stopped; *how* completes "service 'kv' ..."."""
+    """Return the error for a call of a service that has stopped; *how* completes "service 'kv' ..."."""
     return ServiceStoppedError(f"service '{service}' {how}", service=service)
 
 
 def forked(service: str) -> ForkedRuntimeError:
-    """The error of a call in a forked child of a process that uses the service."""
+    """Return the error for a call in a forked child of a process that uses the service."""
     return ForkedRuntimeError(
         f"service '{service}' cannot be called from here: this process was forked from one that uses it, and "
         "neither threads nor the connection survive a fork. Fork before anything is called, or start this process "

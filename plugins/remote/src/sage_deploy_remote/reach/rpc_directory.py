@@ -1,4 +1,4 @@
-"""A directory that is kept by a `directory_server.DirectoryServer`, whatever carries the calls of its methods."""
+"""A directory whose `directory_server.DirectoryServer` is called remotely, on any substrate."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["RpcDirectory", "RpcServiceAccess"]
 
-#: Seconds after which one who waits for a change asks again, in case it is forgotten that it waits.
+#: Seconds after which a client that waits for a change asks again, in case the server has forgotten it.
 _ASK_AGAIN_S: Final = 60.0
 
-#: Seconds after which a directory that has died is asked again.
+#: Seconds until a directory that has died is asked again.
 _DEAD_ASKED_AGAIN_S: Final = 1.0
 
 #: Seconds after which start hooks that wait for a service ask again.
@@ -41,14 +41,14 @@ _STARTING_ASKS_AGAIN_S: Final = 5.0
 
 class RpcDirectory:
     """
-    A base for the `Directory` of one environment. Equal ones are of the same environment.
+    A base for the `Directory` of one environment. Directories of the same environment are equal.
 
-    A subclass brings `ask` for the process that deploys, which starts the server in `announce`, and `connect` and
-    `transport` for the others. It can be pickled.
+    A subclass adds `ask` for the deploying process, which starts the server in `announce`, and `connect` and
+    `transport` for other processes. It can be pickled.
 
     Attributes:
         environment: ID of the environment.
-        substrate: What carries listings.
+        substrate: Carries listings.
         answers_within_s: Seconds that the server gets to answer.
     """
 
@@ -59,18 +59,18 @@ class RpcDirectory:
         """Prepare; connects to nothing."""
         self.environment = environment
 
-    # -- what a subclass brings --------------------------------------------------------------------------------------
+    # -- for subclasses ----------------------------------------------------------------------------------------------
 
     def ask(self, method: str, *arguments: Any, **named: Any) -> Answer | None:
         """Call a method of the server, in the order of these calls; never blocks. None if there is no server."""
         raise NotImplementedError
 
     def say(self, about: Hashable, method: str, *arguments: Any, **named: Any) -> None:  # noqa: ARG002 - for subclasses
-        """The same if nobody waits for the answer. It replaces what was said of *about* before."""
+        """As `ask`, if nobody waits for the answer. It may replace an earlier message about *about*."""
         self.ask(method, *arguments, **named)
 
     def is_there(self) -> bool:
-        """Whether there is a server, in the process that deploys; connects to nothing."""
+        """Whether there is a server, in the deploying process; connects to nothing."""
         return True
 
     def within_reach(self) -> bool:
@@ -79,27 +79,27 @@ class RpcDirectory:
 
     def connect(self, service: str) -> Callable[..., Answer] | None:
         """
-        What calls a method of the server from this process, and never blocks; None if there is no server.
+        Return a function that calls a method of the server and never blocks; None if there is no server.
 
-        It lets go of its connection when nobody refers to it.
+        The function closes its connection when nobody refers to it.
 
         Args:
-            service: What is looked up, for messages.
+            service: The service that is looked up, for messages.
 
         Raises:
-            ClusterUnavailableError: It is not known whether there is one.
-            CallError: What it says cannot be read here.
+            ClusterUnavailableError: It is not known whether there is a server.
+            CallError: Its answer cannot be unpacked here.
         """
         raise NotImplementedError
 
     def transport(self, replica: ListedReplica, dispatcher: Dispatcher) -> Transport:
-        """The way to a replica that runs; its `start` gets *replica*, and reports nothing but its end."""
+        """Make a transport to a running replica. Its `start` gets *replica*, and it reports only the replica's end."""
         raise NotImplementedError
 
-    # -- the process that deploys ------------------------------------------------------------------------------------
+    # -- in the deploying process ------------------------------------------------------------------------------------
 
     def announce(self, known: Mapping[str, KnownService]) -> None:
-        """As `Directory.announce`; a subclass also sees that there is a server."""
+        """As `Directory.announce`; a subclass also starts the server if there is none."""
         self.say(self.environment, "announce", self.environment, pack(dict(known), self.substrate))
 
     def repeat(self, known: Mapping[str, KnownService]) -> bool:
@@ -110,11 +110,11 @@ class RpcDirectory:
         return there
 
     def host(self) -> str | None:
-        """As `Directory.host`: all callers are on this machine, unless a subclass knows better."""
+        """As `Directory.host`: None, for callers on this machine only; subclasses may override it."""
         return None
 
     def certificates(self) -> Certificates | None:
-        """As `Directory.certificates`: none, unless a subclass has some."""
+        """As `Directory.certificates`: None; subclasses may override it."""
         return None
 
     def publish(self, listing: Listing) -> None:
@@ -127,7 +127,7 @@ class RpcDirectory:
         """As `Directory.wait_seen`."""
         answer = self.ask("wait_seen", self.environment, service, version, timeout)
         if answer is not None:
-            with suppress(Exception):  # the server has died, or takes too long: nobody must wait for that
+            with suppress(Exception):  # the server died or is too slow: do not wait for it
                 answer.result(timeout)
 
     def watch_woken(self, service: str, tell: Callable[[bool], None]) -> None:
@@ -155,23 +155,23 @@ class RpcDirectory:
                 return found
         return ()
 
-    # -- other processes ---------------------------------------------------------------------------------------------
+    # -- in other processes ------------------------------------------------------------------------------------------
 
     def open(self, service: str) -> RpcServiceAccess:
         """As `Directory.open`."""
         return RpcServiceAccess(self, service)
 
     def __eq__(self, other: object) -> bool:
-        """Whether they are of the same environment."""
+        """Whether both are of the same environment."""
         return isinstance(other, type(self)) and other.environment == self.environment
 
     def __hash__(self) -> int:
-        """Of the environment."""
+        """Hash the environment."""
         return hash(self.environment)
 
 
 class RpcServiceAccess:
-    """`ServiceAccess` of one service."""
+    """The `ServiceAccess` of one service."""
 
     def __init__(self, directory: RpcDirectory, service: str) -> None:
         """Prepare; connects to nothing."""
@@ -180,11 +180,11 @@ class RpcServiceAccess:
         self._directory = directory
         self._service = service
         self._dispatcher = Dispatcher(service)
-        self._request: Callable[..., Answer] | None = None  # once the server was found
+        self._request: Callable[..., Answer] | None = None  # set once the server was found
         self._follower = uuid4().hex
 
     def _ask(self, seen: int, wait_s: float, follower: str = "", starting: str = "") -> Answer | None:
-        """The directory's answer, on its way; None if there is no directory."""
+        """Ask the directory, and return its future answer; None if there is no directory."""
         request = self._request
         if request is None:
             request = self._request = self._directory.connect(self._service)
@@ -194,7 +194,7 @@ class RpcServiceAccess:
 
     def look_up(self, seen: int, timeout: float, starting: str = "") -> Found | None:
         """As `ServiceAccess.look_up`."""
-        if starting:  # one that has died meanwhile, and waits no more, must not stand in the way of another for long
+        if starting:  # if the other's process died, its wait must not block this one for long
             timeout = min(timeout, _STARTING_ASKS_AGAIN_S)
         asked = self._ask(seen, timeout, starting=starting)
         if asked is None:
@@ -208,13 +208,13 @@ class RpcServiceAccess:
                 "found: its node is overloaded or cut off"
             )
             raise ClusterUnavailableError(msg) from late
-        if error is not None:  # it has died, and with it most likely the process that kept it
+        if error is not None:  # the server died, and most likely its process too
             self._request = None
             return None
         return self._read(asked.result())
 
     def _read(self, answer: Any) -> Found | None:
-        if answer.known is None and answer.listing is None:  # it was started a moment ago, and is told soon
+        if answer.known is None and answer.listing is None:  # it has just started, and will soon be told
             return None
         try:
             listing = None if answer.listing is None else unpack(answer.listing)
@@ -234,7 +234,7 @@ class RpcServiceAccess:
     def _watch(self, seen: int, tell: Callable[[Found | None], None]) -> None:
         try:
             asked = self._ask(seen, _ASK_AGAIN_S, self._follower)
-        except ClusterUnavailableError:  # it is asked again later
+        except ClusterUnavailableError:  # ask again later
             asked = None
         if asked is None:
             tell(None)
@@ -244,7 +244,7 @@ class RpcServiceAccess:
     def _tell(self, done: Answer, tell: Callable[[Found | None], None]) -> None:
         try:
             answer = done.result()
-        except BaseException:  # noqa: BLE001 - whatever the substrate says, it is not there any more
+        except BaseException:  # noqa: BLE001 - any error means that the server is gone
             self._request = None
             tell(None)
         else:
@@ -256,7 +256,7 @@ class RpcServiceAccess:
 
     def _wake(self, seen: int) -> None:
         request = self._request
-        if request is not None:  # else the service is known from nowhere, and nobody is there to be told
+        if request is not None:  # without a server there is nobody to tell
             request("wake", self._directory.environment, self._service, seen)
 
     def report(self, waiting: int) -> None:
@@ -292,14 +292,14 @@ class RpcServiceAccess:
 def _number(done: Answer) -> int:
     try:
         return int(done.result())
-    except BaseException:  # noqa: BLE001 - whatever the substrate says, it is not there for now
+    except BaseException:  # noqa: BLE001 - any error means that the server is not there for now
         return 0
 
 
 def _tell_woken(done: Answer, tell: Callable[[bool], None]) -> None:
     try:
         woken = done.result()
-    except BaseException:  # noqa: BLE001 - whatever the substrate says, it is not there for now
+    except BaseException:  # noqa: BLE001 - any error means that the server is not there for now
         _tell_later(tell)
     else:
         tell(bool(woken))

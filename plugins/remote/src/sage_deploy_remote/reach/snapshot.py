@@ -1,4 +1,4 @@
-"""What is left of a service after its process has ended: the next process takes it over."""
+"""Describes what a service left running when its process ended, for the next process, which takes it over."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["ReplicaSnapshot", "ServiceSnapshot"]
 
 class ReplicaSnapshot(NamedTuple):
     """
-    A replica that was started by an earlier process.
+    A replica that an earlier process started.
 
     Attributes:
         index: Position among the service's replicas, from 0.
-        generation: How many replicas were at this position before it.
+        generation: Number of replicas that were at this position before.
         node: Name of its node.
-        address: By which its target reaches it.
+        address: The address by which its target reaches it.
     """
 
-    index: int  # type: ignore[assignment] # hides tuple.index, which nobody needs of it
+    index: int  # type: ignore[assignment] # hides tuple.index, which nobody needs here
     generation: int
     node: str | None
     address: Any
@@ -32,12 +32,12 @@ class ReplicaSnapshot(NamedTuple):
 
 class ServiceSnapshot(NamedTuple):
     """
-    A service that was deployed by an earlier process, and was not stopped.
+    A service that an earlier process deployed and did not stop.
 
     Attributes:
-        spec: What its replicas are made of; the spec of any of them.
-        replicas: Those that there are, at most one for each index; there may be none.
-        listing: What that process published last; None if that is not known any more.
+        spec: The spec of any of its replicas.
+        replicas: The replicas that exist, at most one for each index; may be empty.
+        listing: The last listing that the earlier process published; None if it is lost.
     """
 
     spec: ReplicaSpec
@@ -46,21 +46,21 @@ class ServiceSnapshot(NamedTuple):
 
     @property
     def balancer(self) -> Choice | None:
-        """Who chose among its replicas; None if nobody did or that is not known any more."""
+        """The balancer of the last listing; None if it had none or is lost."""
         return None if self.listing is None else self.listing.balancer
 
     @property
     def key_of(self) -> KeyOf | None:
-        """The key of a call by its arguments; as `balancer`."""
+        """Computes a call's key from its arguments; None if the last listing had no such function or is lost."""
         return None if self.listing is None else self.listing.key_of
 
     @property
     def version(self) -> int:
-        """Of what that process published last; 0 if that is not known any more."""
+        """The version of the last listing; 0 if it is lost."""
         return 0 if self.listing is None else self.listing.version
 
     @property
     def places(self) -> int:
-        """How many replicas the service should have."""
+        """Number of replicas that the service should have."""
         config: ServiceDeploymentConfig = self.spec.config
         return max(config.replicas, len(self.replicas)) if self.listing is None else self.listing.places

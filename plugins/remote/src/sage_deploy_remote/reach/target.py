@@ -1,4 +1,4 @@
-"""What makes a target reachable once it brings a directory."""
+"""A base for targets that other processes can reach through a directory."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ __all__ = ["DirectoryTarget"]
 
 class DirectoryTarget:
     """
-    A base for targets that declare `reachable`: it has what `interfaces.ReachableTarget` asks for.
+    A base for targets that declare `reachable`: it implements `interfaces.ReachableTarget`.
 
-    A subclass brings `directory`. One that declares `detaches` as well brings `keeper` and `adopt` too.
+    A subclass adds `directory`. If it also declares `detaches`, it adds `keeper` and `adopt`.
     """
 
     def directory(self, environment: str) -> Directory:
@@ -42,32 +42,32 @@ class DirectoryTarget:
         environment: EnvironmentView,
         accepts: Callable[[EarlierService], None] | None = None,
     ) -> Reach:
-        """As `ReachableTarget.reach`: the service is published in the directory."""
-        from sage_deploy_remote.reach.publishing import Publication  # not needed to start a replica
+        """As `ReachableTarget.reach`: publish the service in the directory."""
+        from sage_deploy_remote.reach.publishing import Publication  # starting a replica does not need it
 
         return Publication(self, service, environment, accepts)
 
     def beside(
         self, service: ReachableService, environment: EnvironmentView, beside: Callable[[], Sequence[Reach]]
     ) -> Reach:
-        """As `PublishingTarget.beside`: the service is published in the directory, and called in this process."""
-        from sage_deploy_remote.driver.publishing import DriverPublication  # many environments have no such service
+        """As `PublishingTarget.beside`: publish the service in the directory; calls come to this process."""
+        from sage_deploy_remote.driver.publishing import DriverPublication  # many environments have none
 
         return DriverPublication(self, service, environment, beside)
 
     def finder(self, environment: str, name: str) -> Callable[[str], Any]:
-        """As `ReachableTarget.finder`: services are looked up in the directory."""
+        """As `ReachableTarget.finder`: look up services in the directory."""
         from sage_deploy_remote.reach.finder import ServiceFinder  # as above
 
         return ServiceFinder(self.directory(environment), name)
 
-    def keeper(self, environment: str, name: str) -> Keeper | None:  # noqa: ARG002 - as the interface has it
-        """Replicas end with this process."""
+    def keeper(self, environment: str, name: str) -> Keeper | None:  # noqa: ARG002 - as in the interface
+        """Return None: replicas end with this process."""
         return None
 
     def adopt(self, spec: ReplicaSpec, earlier: Any, events: ReplicaEvents, clock: Clock) -> Replica:  # noqa: ARG002
         """
-        There is no replica of an earlier process.
+        Raise DeployError: there are no replicas of an earlier process.
 
         Raises:
             DeployError: Always.

@@ -1,4 +1,4 @@
-"""Where a process listens, and how another one connects to it."""
+"""The address at which a process listens, and how to connect to it."""
 
 from __future__ import annotations
 
@@ -23,24 +23,24 @@ if TYPE_CHECKING:
 
 __all__ = ["PROOF_WITHIN_S", "Address", "as_socket", "hang_up", "limited", "prepare"]
 
-#: Seconds for a connection to be made, and for either side to prove that it knows the secret.
+#: Timeouts in seconds: for making a connection, and for each side to prove that it knows the secret.
 _CONNECT_WITHIN_S: Final = 3.0
 PROOF_WITHIN_S: Final = 3
 
-#: What finds that a machine at the other end is gone without a word: seconds of silence before the first question, from
-#: one question to the next, how many go unanswered; and milliseconds for which sent bytes may go unacknowledged.
+#: Options that detect a machine that is gone: seconds of silence before the first probe, seconds between probes, number
+#: of unanswered probes, and milliseconds for which sent bytes may stay unacknowledged.
 _KEEPALIVE: Final = (("TCP_KEEPIDLE", 5), ("TCP_KEEPINTVL", 2), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 11_000))
 
 
 @attrs.frozen
 class Address:
     """
-    A place where a process listens; picklable.
+    The address of a listening process; can be pickled.
 
     Attributes:
-        place: The path of a Unix socket, in a folder of its own which only this user may enter; or host and port.
-        key: A secret that both sides prove to know before they read anything else.
-        takes_tls: Whether connections there use TLS, and no others are taken.
+        place: Path of a Unix socket, in its own folder that only this user may enter; or host and port.
+        key: Secret that both sides prove to know before they read anything else.
+        takes_tls: Whether all connections there must use TLS.
     """
 
     place: str | tuple[str, int]
@@ -49,19 +49,23 @@ class Address:
 
     @classmethod
     def new(cls) -> Address:
-        """A Unix socket that nobody else has; creates nothing."""
-        from sage_deploy_remote.rpc.folders import new_path  # Unix alone has what that needs
+        """Return a new address with a unique Unix socket; creates nothing."""
+        from sage_deploy_remote.rpc.folders import new_path  # only Unix has what it needs
 
         return cls(new_path(), secrets.token_bytes(32))
 
     @classmethod
     def on(cls, host: str) -> Address:
-        """Any free port of *host*: which one, whoever listens there says."""
+        """Return an address for any free port of *host*; `listen` returns the one with the port."""
         return cls((host, 0), secrets.token_bytes(32))
 
     @property
     def exact(self) -> bool:
-        """Whether what one side has sent is at the other, even if either ends now; between machines it may be lost."""
+        """
+        Whether what one side has sent arrives at the other, even if either ends now.
+
+        Between machines it may be lost.
+        """
         return isinstance(self.place, str)
 
     def connect(self, certificates: Certificates | None = None) -> Connection[Any, Any]:
@@ -69,11 +73,11 @@ class Address:
         Connect to the process that listens there; takes a few seconds at most.
 
         Args:
-            certificates: Of this side, for TLS; None for none. A Unix socket has no use for them.
+            certificates: Certificates of this side, for TLS; None for none. Ignored for a Unix socket.
 
         Raises:
-            OSError, EOFError: No process does, or there is no agreement on TLS.
-            AuthenticationError: It does not know the secret.
+            OSError, EOFError: No process listens there, or the TLS handshake failed.
+            AuthenticationError: The process does not know the secret.
         """
         end, binding = self._open(certificates)
         connection = Connection(end.detach())
@@ -86,11 +90,11 @@ class Address:
         return connection
 
     def open(self, certificates: Certificates | None = None) -> socket.socket:
-        """A connection that nobody has proved anything on; raises OSError, also if there is no agreement on TLS."""
+        """Return a connection without proof of the secret; raises OSError, also if the TLS handshake failed."""
         return self._open(certificates)[0]
 
     def _open(self, certificates: Certificates | None) -> tuple[socket.socket, bytes]:
-        """As `open`, and what belongs to the secret on this connection."""
+        """As `open`; also return the bytes to append to the secret on this connection."""
         if certificates is None or isinstance(self.place, str):
             if self.takes_tls:
                 msg = "connections there use TLS, and this process has no certificates"
@@ -99,7 +103,7 @@ class Address:
         if not self.takes_tls:
             msg = "the process there has no certificates, and this process has some: it makes no connection without TLS"
             raise ConnectionError(msg)
-        from sage_deploy_remote.rpc.tls import tunnel  # takes long to import, and most processes need none
+        from sage_deploy_remote.rpc.tls import tunnel  # slow to import, and most processes need none
 
         secured = tunnel(self.dial(), certificates, _CONNECT_WITHIN_S, listens=False)
         try:
@@ -109,7 +113,7 @@ class Address:
             raise
 
     def dial(self) -> socket.socket:
-        """A connection on which nothing has been said, not even that it uses TLS; raises OSError."""
+        """Return a connection on which nothing was sent, not even the TLS handshake; raises OSError."""
         if not isinstance(self.place, str):
             end = socket.create_connection(self.place, _CONNECT_WITHIN_S)
         else:
@@ -126,7 +130,7 @@ class Address:
 
     def connect_socket(self, certificates: Certificates | None = None) -> socket.socket:
         """
-        As `connect`, for something else than requests.
+        As `connect`, but for a connection that is not for requests.
 
         Raises:
             OSError, EOFError, AuthenticationError: As for `connect`.
@@ -137,7 +141,7 @@ class Address:
 
     def listen(self, backlog: int) -> tuple[socket.socket, Address]:
         """
-        A socket that listens there, and the address at which others find it.
+        Return a socket that listens there, and the address for others, with the port.
 
         Raises:
             OSError: The folder or the socket cannot be made.
@@ -154,7 +158,7 @@ class Address:
         return end, self
 
     def remove(self) -> None:
-        """Remove the socket and its folder, after the process that listened has ended."""
+        """Remove the socket and its folder, after the listening process has ended."""
         if isinstance(self.place, str):
             from sage_deploy_remote.rpc.folders import drop  # as above
 
@@ -162,7 +166,7 @@ class Address:
 
 
 def prepare(end: socket.socket) -> None:
-    """Have a TCP connection send at once what it is given, and end when the machine at its other end is gone."""
+    """Make a TCP connection send data at once, and end when the machine at its other end is gone."""
     if end.family == socket.AF_UNIX:
         return
     end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -174,7 +178,7 @@ def prepare(end: socket.socket) -> None:
 
 @contextmanager
 def limited(connection: Connection[Any, Any], seconds: int) -> Iterator[None]:
-    """Have each read and write of *connection* fail with OSError after so many seconds, within the block."""
+    """Make each read and write of *connection* fail with OSError after *seconds*, within the block."""
     with as_socket(connection) as end:
         _limit(end, seconds)
         yield
@@ -188,11 +192,11 @@ def _limit(end: socket.socket, seconds: int) -> None:
 
 
 def as_socket(connection: Connection[Any, Any]) -> socket.socket:
-    """The same connection as a socket, which is open when *connection* is closed."""
+    """Return the same connection as a socket, which stays open when *connection* is closed."""
     return socket.socket(fileno=os.dup(connection.fileno()))
 
 
 def hang_up(connection: Connection[Any, Any]) -> None:
-    """End a connection; whoever reads from it or writes to it on either side finds that. The caller closes it."""
+    """Shut down a connection; readers and writers on both sides notice. The caller must still close it."""
     with suppress(OSError), as_socket(connection) as end:
         end.shutdown(socket.SHUT_RDWR)

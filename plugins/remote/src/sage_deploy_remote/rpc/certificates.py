@@ -1,4 +1,4 @@
-"""Files with which a process shows who it is, and checks who others are."""
+"""The certificate files of a process, for TLS connections."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def _absolute(_instance: Any, attribute: attrs.Attribute[Any], path: str) -> Non
 @attrs.frozen
 class Certificates:
     """
-    Paths of PEM files. Each process reads its own copies, whenever it makes a connection.
+    Paths of PEM files. Each process reads its own copies for every new connection.
 
     Attributes:
-        certificate: Certificate of the node, followed by intermediate ones if there are any.
+        certificate: Certificate of the node, followed by intermediate certificates if there are any.
         key: Its private key, without a password.
-        authority: Certificates of the authorities whose certificates are accepted.
+        authority: Certificates of the accepted authorities.
     """
 
     certificate: str = attrs.field(validator=_absolute)
@@ -36,26 +36,26 @@ class Certificates:
 
     def context(self, *, listens: bool) -> ssl.SSLContext:
         """
-        What TLS needs on one side of a connection. Both sides must show a certificate.
+        Return the TLS context for one side of a connection. Both sides must show a certificate.
 
-        Names in certificates are not checked: `tls` says what is checked instead.
+        Names in certificates are not checked: see `tls` for what is checked instead.
 
         Args:
-            listens: Whether this is the side that was connected to.
+            listens: Whether this is the listening side.
 
         Raises:
-            OSError: A file cannot be read, or is not what it should be.
+            OSError: A file cannot be read, or has wrong content.
         """
-        import ssl  # takes long to import, and most processes need none
+        import ssl  # slow to import, and most processes need none
 
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER if listens else ssl.PROTOCOL_TLS_CLIENT)
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.check_hostname = False
         context.verify_mode = ssl.CERT_REQUIRED
         if listens:
-            context.num_tickets = 0  # nobody resumes a session
+            context.num_tickets = 0  # sessions are not resumed
         for path in (self.certificate, self.key, self.authority):
-            Path(path).read_bytes()  # its error has the path, those of ssl have not
+            Path(path).read_bytes()  # its error has the path; those of ssl do not
         try:
             context.load_verify_locations(self.authority)
         except ssl.SSLError as error:

@@ -1,4 +1,4 @@
-"""The side that calls: requests go out in their order, and each reply finds its future."""
+"""The calling side: sends requests in order, and sets the future of each when its reply comes."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 __all__ = ["RpcClient"]
 
-#: Seconds for a thread to end that has been told to; one may wait for a process that stands still.
+#: Seconds to wait for a thread that was told to end; it may be stuck with a suspended process.
 _JOIN_S: Final = 1.0
 
 
 class RpcClient:
     """
-    Calls methods in another process. The connection ends with `close`, and when nobody refers to this any more.
+    Calls methods in another process. The connection ends with `close`, or when nobody refers to the client any more.
 
-    Safe from any thread. Two threads belong to it: one reads, one writes, so that no caller waits for a process that
-    stands still.
+    May be used from any thread. It has two threads, a reader and a writer, so that no caller waits for a suspended
+    process.
 
     Attributes:
         ended: Fails when the connection ends, or cannot be made.
@@ -46,8 +46,8 @@ class RpcClient:
         Begin to connect; returns at once.
 
         Args:
-            connect: Makes the connection, in a thread of this.
-            name: Of the threads.
+            connect: Makes the connection; called in the client's reader thread.
+            name: Prefix for the names of the threads.
         """
         self._channel = _Channel(name)
         self.ended = self._channel.ended
@@ -56,17 +56,17 @@ class RpcClient:
         self._thread = start_thread(partial(self._channel.run, connect), f"{name}-reader")
 
     def request(self, method: str, *arguments: Any) -> Future[Any]:
-        """Call a method there; gives what it will return or raise. Never blocks, and never raises."""
+        """Call a method in the other process, and return a future for its result. Never blocks or raises."""
         return self._channel.request(method, arguments)
 
     def close(self) -> None:
-        """End the connection; what has not been answered fails."""
+        """End the connection; unanswered requests fail."""
         self._channel.hang_up()
         self._thread.join(_JOIN_S)
 
 
 class _Channel:
-    """What a client shares with its threads, which must not keep it."""
+    """The state that a client shares with its threads. They must not keep the client alive."""
 
     let_go: weakref.finalize[..., RpcClient]
 
@@ -76,7 +76,7 @@ class _Channel:
         self._process = os.getpid()
         self._numbers = count()
         self._outgoing: SimpleQueue[bytes | None] = SimpleQueue()
-        self._lock = threading.RLock()  # re-entrant because a garbage collection may hang up in the middle of anything
+        self._lock = threading.RLock()  # re-entrant: garbage collection may call `hang_up` at any point
         self._answers: dict[int, Future[Any]] = {}  # guarded by _lock, as all that follows
         self._gone: Exception | None = None
         self._connection: Connection[Any, Any] | None = None
@@ -87,17 +87,17 @@ class _Channel:
         number = next(self._numbers)
         try:
             message = join(number, (method, arguments))
-        except Exception as error:  # noqa: BLE001 - an argument may raise anything while it is pickled
+        except Exception as error:  # noqa: BLE001 - pickling an argument may raise anything
             return failed(error)
         with self._lock:
             if self._gone is not None:
-                return failed(copy(self._gone))  # each time it is raised its traceback grows
+                return failed(copy(self._gone))  # a copy, because each raise extends the traceback
             self._answers[number] = answer
             self._outgoing.put(message)
         return answer
 
     def hang_up(self) -> None:
-        if os.getpid() != self._process:  # in a forked child: the connection is the parent's
+        if os.getpid() != self._process:  # in a forked child, the connection belongs to the parent
             return
         with self._lock:
             self._closed = True
@@ -108,7 +108,7 @@ class _Channel:
         """Read until the connection ends."""
         try:
             connection = connect()
-        except Exception as error:  # noqa: BLE001 - nobody listens, or it is another one
+        except Exception as error:  # noqa: BLE001 - nobody listens there, or another program does
             self._end(error)
             return
         with self._lock:
@@ -120,7 +120,7 @@ class _Channel:
             while True:
                 self._arrived(connection.recv_bytes())
         self._outgoing.put(None)
-        hang_up(connection)  # the other process may have closed one direction only
+        hang_up(connection)  # the other process may have closed only one direction
         writer.join()
         with self._lock:
             self._connection = None
@@ -133,7 +133,7 @@ class _Channel:
             answer = self._answers.pop(number)
         try:
             result, error = pickle.loads(body)  # noqa: S301 - from a process of this deployment
-        except Exception as unreadable:  # noqa: BLE001 - a module that is missing here may raise anything
+        except Exception as unreadable:  # noqa: BLE001 - if a module is missing here, unpickling may raise anything
             answer.set_exception(unreadable)
             return
         if error is None:
@@ -142,7 +142,7 @@ class _Channel:
             answer.set_exception(unpack_error(error))
 
     def _write(self, connection: Connection[Any, Any]) -> None:
-        with suppress(OSError):  # the connection has ended, and the reader finds it too
+        with suppress(OSError):  # the connection has ended; the reader finds that too
             while (message := self._outgoing.get()) is not None:
                 connection.send_bytes(message)
 
@@ -152,4 +152,4 @@ class _Channel:
             self._answers.clear()
         for answer in (*answers, self.ended):
             answer.set_exception(cause)
-        self.let_go.detach()  # it keeps this, and the errors above lead to whoever waits for them
+        self.let_go.detach()  # it keeps this object alive, whose errors keep their waiters alive

@@ -1,8 +1,8 @@
 """
-Folders for sockets: each is held for as long as its process lives, and removed after a process that was killed.
+Folders for sockets. A process holds its folders while it lives; others remove the folders of killed processes.
 
-A listener holds a lock on the folder itself, which the kernel gives back when the process ends, whatever ends it.
-Process numbers would not do, for they are used again. `systemd-tmpfiles` leaves locked folders alone as well.
+A listener holds a lock on its folder, which the kernel releases when the process ends for any reason. Process IDs would
+not do, because they are reused. `systemd-tmpfiles` also leaves locked folders alone.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _NAME: Final = re.compile(r"sage-deploy-link-[0-9a-f]{32}")
 _SOCKET: Final = "socket"
 _AS_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
-#: Bytes that the path of a socket may have: 103 on macOS, 107 on Linux.
+#: Limit for the path of a socket, in bytes: 103 on macOS, 107 on Linux.
 _LONGEST: Final = 103
 
-_held: Final[dict[Path, int]] = {}  # descriptors that have the locks; changed in single steps, which need no lock
+_held: Final[dict[Path, int]] = {}  # descriptors that hold the locks; changed by single operations, which need no lock
 
 
 def new_path() -> str:
-    """A path for a socket, in a folder that nobody else has; creates nothing."""
+    """Return a path for a socket, in a unique folder; creates nothing."""
     name = f"sage-deploy-link-{secrets.token_hex(16)}/{_SOCKET}"
     path = str(Path(gettempdir(), name))
     return path if len(os.fsencode(path)) <= _LONGEST else f"/tmp/{name}"  # noqa: S108 - only this user may enter it
@@ -40,41 +40,42 @@ def hold(folder: Path) -> None:
     """
     Make *folder*, which only this user may enter, and hold it until `drop` or the end of this process.
 
-    The first one also removes the folders beside it whose processes have ended. Raises OSError if it cannot be made.
+    The first call also removes folders in the same place whose processes have ended. Raises OSError if the folder
+    cannot be made.
     """
     _held[folder] = _made(folder)
     _sweep(folder.parent)
 
 
 def drop(folder: Path) -> None:
-    """Remove *folder*, which this process holds, or one that has ended. Idempotent."""
+    """Remove *folder*, which this process or an ended one held. Idempotent."""
     _remove(folder)
     descriptor = _held.pop(folder, None)
-    if descriptor is not None:  # not before it is removed: then nobody else takes it for one to be swept
+    if descriptor is not None:  # only after the removal: until then, no other process may sweep the folder
         os.close(descriptor)
 
 
 def _made(folder: Path) -> int:
-    """Make it; gives the descriptor that has its lock."""
+    """Make the folder, and return the descriptor that holds its lock."""
     while True:
         folder.mkdir(mode=0o700)
         with suppress(FileNotFoundError):
             descriptor = os.open(folder, _AS_FOLDER)
-            with suppress(OSError):  # there are no locks in this file system, so nobody sweeps
+            with suppress(OSError):  # this file system has no locks, so nobody sweeps
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             if _is_at(folder, descriptor):
                 return descriptor
             os.close(descriptor)
-        # Another process swept it between two of these steps.
+        # Another process removed the folder between two of these steps.
 
 
 @cache
 def _sweep(parent: Path) -> None:
-    """Remove the folders in *parent* of this user whose processes have ended."""
+    """Remove this user's folders in *parent* whose processes have ended."""
     with suppress(OSError), os.scandir(parent) as found:
         for each in found:
             if _NAME.fullmatch(each.name):
-                with suppress(OSError):  # another user's, or one that another process has just removed
+                with suppress(OSError):  # belongs to another user, or another process has just removed it
                     _remove_if_left(Path(each.path))
 
 
@@ -90,7 +91,7 @@ def _remove_if_left(folder: Path) -> None:
 
 
 def _is_at(folder: Path, descriptor: int) -> bool:
-    """Whether the folder that is open is the one that is there now."""
+    """Whether the open folder is still the one at that path."""
     with suppress(FileNotFoundError):
         return os.path.samestat(folder.lstat(), os.fstat(descriptor))
     return False
@@ -99,11 +100,11 @@ def _is_at(folder: Path, descriptor: int) -> bool:
 def _remove(folder: Path) -> None:
     with suppress(OSError):
         (folder / _SOCKET).unlink(missing_ok=True)
-        folder.rmdir()  # fails if there is anything else in it
+        folder.rmdir()  # fails if it has other content
 
 
 def _after_fork() -> None:
-    """A forked copy does not listen, so it must not go on holding when this process has ended."""
+    """Release the locks in a forked child: it does not listen, and must not hold the folders after its parent's end."""
     for descriptor in _held.values():
         os.close(descriptor)
     _held.clear()

@@ -1,4 +1,4 @@
-"""Where a replica that was started by other means than a socket listens for callers that have one."""
+"""Listening sockets that open on request, in replicas that were started without a socket, and in the driver."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ _BOOT: Path = Path("/proc/sys/kernel/random/boot_id")
 
 @cache
 def this_machine() -> str:
-    """The same in all processes that can open each other's Unix sockets, and in no other."""
+    """Return a text that is equal in processes that can open each other's Unix sockets, and different in others."""
     try:
         boot = _BOOT.read_text().strip()
     except OSError:  # not Linux
         boot = os.uname().nodename
-    try:
+    try:  # two containers of a machine may have different ones
         folder = Path(gettempdir()).stat()  # two containers of a machine may have one each
-    except OSError:  # so nobody can have a socket there
+    except OSError:  # then no process can have a socket there
         return boot
     return f"{boot}:{folder.st_dev}:{folder.st_ino}"
 
 
 class Listeners:
     """
-    The places where one replica listens: a Unix socket for callers on its machine, a port for others. From any thread.
+    Listening sockets of one replica or of the driver: a Unix socket for its machine, a TCP port for others.
 
-    Each is opened when the first caller asks for it.
+    Each is opened when the first caller asks for it. Methods may be called from any thread.
     """
 
     def __init__(
@@ -55,23 +55,24 @@ class Listeners:
         Listen nowhere yet.
 
         Args:
-            host: Gives the address of this machine under which others reach it.
-            carry_calls: Given each connection, by a thread of its own; ends when that does.
-            certificates: Gives those with which callers of other machines connect; None for connections without TLS.
+            host: Returns the address of this machine for other machines.
+            carry_calls: Called with each connection, in a separate thread; the connection ends when it returns.
+            certificates: Returns the certificates for connections from other machines; None for connections without
+                TLS.
         """
         self._host = host
         self._carry_calls = carry_calls
         self._certificates = certificates
         self._lock = threading.Lock()
-        self._open: dict[bool, RpcServer] = {}  # by whether it is for callers on this machine; guarded by _lock
+        self._open: dict[bool, RpcServer] = {}  # by whether it is for this machine's callers; guarded by _lock
         self._hidden = False
 
     def find(self, machine: str) -> Address:
         """
-        Where a process on *machine* connects.
+        Return the address for a process on *machine*; listen there if nobody has asked before.
 
         Raises:
-            OSError: There can be no such place, or its certificates cannot be read.
+            OSError: The socket cannot be made, or its certificates cannot be read.
         """
         near = machine == this_machine()
         with self._lock:
@@ -89,20 +90,20 @@ class Listeners:
             return listener.address
 
     def hide(self) -> None:
-        """Let in nobody else; those who are connected stay so until the process ends."""
+        """Accept no more connections; existing ones remain until the process ends."""
         with self._lock:
             self._hidden = True
             for listener in self._open.values():
                 listener.hide()
 
     def close(self) -> None:
-        """Let in nobody, and end all connections."""
+        """Accept no more connections, and end all existing ones."""
         self.hide()
         for listener in self._open.values():
             listener.close()
 
     def deliver(self) -> None:
-        """As `RpcServer.deliver`, for all that are connected."""
+        """As `RpcServer.deliver`, for all connections."""
         with self._lock:
             listeners = list(self._open.values())
         for listener in listeners:

@@ -1,4 +1,4 @@
-"""Requests and replies as bytes: a number that a request and its reply have both, and a pickle."""
+"""Packs requests and replies: a number, which a reply takes from its request, and a pickle."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, Final
 
 __all__ = ["HAND_OVER", "join", "split"]
 
-#: Instead of the first request: the connection is for something else than requests.
+#: Sent instead of the first request: this connection is not for requests.
 HAND_OVER: Final = b"hand over"
 
 _NUMBER: Final = 8
@@ -15,14 +15,14 @@ _NUMBER: Final = 8
 
 def join(number: int, value: Any) -> bytes:
     """
-    A message.
+    Return a message as bytes.
 
     Raises:
-        Exception: Whatever pickling the value raises.
+        Exception: The error that pickling the value raises.
     """
     return number.to_bytes(_NUMBER, "big") + pickle.dumps(value, 5)
 
 
 def split(message: bytes) -> tuple[int, memoryview]:
-    """The number of a message, and the pickle: whoever reads that knows whom to tell if it cannot be read."""
+    """Return a message's number and its pickle, so that the reader can report an unreadable pickle by its number."""
     return int.from_bytes(message[:_NUMBER], "big"), memoryview(message)[_NUMBER:]

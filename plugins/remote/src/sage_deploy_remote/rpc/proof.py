@@ -1,4 +1,4 @@
-"""How both ends of a connection show that they know the same secret, before they read anything else."""
+"""Proves to both ends of a connection that they know the same secret, before they read anything else."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ if TYPE_CHECKING:
 
 __all__ = ["prove"]
 
-#: Bytes of a challenge, and of its answer: HMAC with SHA-256.
+#: Bytes of a challenge, and of its answer (HMAC-SHA256).
 _SIZE: Final = 32
 
 
 def prove(connection: Connection[Any, Any], key: bytes, *, listens: bool) -> None:
     """
-    Answer the other side's challenge, and check its answer to ours. The secret itself does not travel.
+    Answer the other side's challenge, and check its answer to ours. The secret itself is not sent.
 
-    Each answer depends on both challenges and on who gives it: neither can be used on another connection, or be sent
-    back to whoever gave it.
+    Each answer depends on both challenges and on the role of its sender. So an answer is useless on another connection,
+    and cannot be sent back to its sender.
 
     Args:
         connection: A fresh connection.
         key: The secret.
-        listens: Whether this is the side that was connected to.
+        listens: Whether this is the listening side.
 
     Raises:
         AuthenticationError: The other side does not know the secret.
-        OSError, EOFError: It has hung up, or is something else altogether.
+        OSError, EOFError: The other side has hung up, or does not speak this protocol.
     """
     here, there = (b"listens", b"connects") if listens else (b"connects", b"listens")
     ours = secrets.token_bytes(_SIZE)

@@ -1,4 +1,4 @@
-"""The side that answers: at an address for whoever connects, or at one end of a pipe."""
+"""The answering side: accepts connections at an address, or serves one end of a pipe."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ if TYPE_CHECKING:
 
 __all__ = ["RpcServer", "in_threads", "serve"]
 
-#: More than a process has requests at once: one that waited for a thread might be what others wait for.
+#: More than a process has concurrent requests. No request may wait for a thread, because others may wait for it.
 _MOST_THREADS: Final = 10_000
 
-#: Who may wait to be accepted.
+#: Number of connections that may wait to be accepted.
 _BACKLOG: Final = 64
 
-#: Seconds after which others are accepted again when that has failed, such as for want of file descriptors.
+#: Seconds until the server accepts again after a failure, for example without free file descriptors.
 _AGAIN_S: Final = 0.05
 
-#: Seconds for a thread to end that has been told to; one may wait for a process that stands still.
+#: Seconds to wait for a thread that was told to end; it may be stuck with a suspended process.
 _JOIN_S: Final = 1.0
 
-#: Seconds for TCP to take what was said with TLS, and from one look to the next: TCP gives no notice.
+#: Seconds in which TCP must accept what was sent over TLS, and seconds between checks: TCP gives no notice.
 _DELIVERED_WITHIN_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 0.002
 
 
 def in_threads(methods: object) -> Callable[..., Future[Any]]:
     """
-    What calls a method of *methods*, each call in a thread of its own, so that a long one holds up no other.
+    Return a function that calls a method of *methods*, each call in a separate thread, so that none delays others.
 
-    Threads are used again. The interpreter joins them when it exits, so a process in which a method may hang ends with
+    Threads are reused. The interpreter joins them when it exits, so a process with a method that may hang must end with
     `os._exit`.
     """
     pool = ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="rpc")
@@ -70,26 +70,26 @@ def serve(
     hand_over: Callable[[socket], None] | None = None,
 ) -> None:
     """
-    Answer the requests that come over *connection*, until it ends; the caller closes it.
+    Answer the requests on *connection* until it ends; the caller closes it.
 
     Args:
         connection: Leads to an `RpcClient`.
-        call: Given the name of a method and its arguments, what the method will return or raise; must not block. At the
-            end those futures are cancelled that can be.
-        hand_over: Given the connection if it is for something else than requests; ends when that does.
+        call: Called with a method's name and arguments; returns a future for the result, and must not block. When the
+            connection ends, futures that can be cancelled are cancelled.
+        hand_over: Gets the connection if it is not for requests; the connection ends when this returns.
     """
     sending = threading.Lock()
-    waiting: set[Future[Any]] = set()  # single steps, which need no lock
+    waiting: set[Future[Any]] = set()  # changed by single operations, which need no lock
     over = False
 
     def reply(number: int, done: Future[Any]) -> None:
         waiting.discard(done)
         try:
             message = join(number, (done.result(), None))
-        except BaseException as error:  # noqa: BLE001 - whatever the method, or pickling what it gave, has raised
+        except BaseException as error:  # noqa: BLE001 - any error of the method, or of pickling its result
             message = join(number, (None, pack_error(error, service="", method="", replica=None, node=None)))
-        with sending, suppress(OSError):  # nobody reads it any more
-            if not over:  # else it may be closed, and its number another file's
+        with sending, suppress(OSError):  # nobody reads the reply any more
+            if not over:  # else the connection may be closed, and its descriptor reused
                 connection.send_bytes(message)
 
     with suppress(EOFError, OSError):
@@ -102,7 +102,7 @@ def serve(
             try:
                 method, arguments = pickle.loads(body)  # noqa: S301 - from a process of this deployment
                 answer = call(method, *arguments)
-            except Exception as error:  # noqa: BLE001 - a module that is missing here may raise anything
+            except Exception as error:  # noqa: BLE001 - if a module is missing here, unpickling may raise anything
                 answer = failed(error)
             waiting.add(answer)
             answer.add_done_callback(partial(reply, number))
@@ -114,10 +114,10 @@ def serve(
 
 class RpcServer:
     """
-    Listens at an address, and answers whoever connects there and knows its secret.
+    Listens at an address, and answers connections that know its secret.
 
     Attributes:
-        address: At which it is found.
+        address: The address for clients, with the port.
     """
 
     def __init__(
@@ -128,13 +128,13 @@ class RpcServer:
         certificates: Certificates | None = None,
     ) -> None:
         """
-        Begin to listen; *call* and *hand_over* are as for `serve`.
+        Begin to listen.
 
         Args:
             address: Where to listen.
             call: As for `serve`.
             hand_over: As for `serve`.
-            certificates: With which connections use TLS, all of them; None for none. Not for a Unix socket.
+            certificates: Certificates with which all connections use TLS; None for none. Not for a Unix socket.
 
         Raises:
             OSError: The folder or the socket cannot be made, or the certificates cannot be read.
@@ -143,10 +143,10 @@ class RpcServer:
         self._hand_over = hand_over
         self._certificates = certificates
         if certificates is not None:
-            certificates.context(listens=True)  # who connects later would not learn what is wrong with them
+            certificates.context(listens=True)  # fail here, because a later client would not learn the reason
         self._lock = threading.Lock()
         self._connections: dict[Connection[Any, Any], threading.Thread] = {}  # guarded by _lock
-        self._tunnels: dict[Connection[Any, Any], Tunnel] = {}  # of those that use TLS; guarded by _lock
+        self._tunnels: dict[Connection[Any, Any], Tunnel] = {}  # of connections with TLS; guarded by _lock
         self._closing = threading.Event()
         self._listener, address = address.listen(_BACKLOG)
         self.address = attrs.evolve(address, takes_tls=certificates is not None)
@@ -164,19 +164,19 @@ class RpcServer:
                     self._connections[connection] = start_thread(body, "rpc-serve")
                     if secured is not None:
                         self._tunnels[connection] = secured
-            except Exception:  # noqa: BLE001 - it has gone again, or there are no descriptors or threads left
+            except Exception:  # noqa: BLE001 - the client has gone, or there are no descriptors or threads left
                 self._closing.wait(_AGAIN_S)
 
     def _secured(self, end: socket) -> Tunnel | None:
-        """The connection *end* with TLS, None if it is to have none."""
+        """Put the connection *end* under TLS; return None if the server has no certificates."""
         if self._certificates is None:
             return None
-        from sage_deploy_remote.rpc.tls import tunnel  # takes long to import, and most processes need none
+        from sage_deploy_remote.rpc.tls import tunnel  # slow to import, and most processes need none
 
         return tunnel(end, self._certificates, PROOF_WITHIN_S, listens=True)
 
     def _serve(self, connection: Connection[Any, Any], secured: Tunnel | None) -> None:
-        with suppress(AuthenticationError, EOFError, OSError):  # whoever it is does not belong here, or has gone
+        with suppress(AuthenticationError, EOFError, OSError):  # not our client, or it has gone
             key = self.address.key + (b"" if secured is None else secured.ready.result())
             with limited(connection, PROOF_WITHIN_S):
                 prove(connection, key, listens=True)
@@ -187,7 +187,7 @@ class RpcServer:
         connection.close()
 
     def hide(self) -> None:
-        """Listen no more; who is connected stays so. Idempotent."""
+        """Accept no more connections; existing ones remain. Idempotent."""
         if not self._closing.is_set():
             self._closing.set()
             with suppress(OSError):
@@ -197,7 +197,7 @@ class RpcServer:
             self.address.remove()
 
     def deliver(self) -> None:
-        """Wait until what was said arrives even if this process is killed; a second at most."""
+        """Wait until everything sent arrives even if this process is killed; at most one second."""
         until = time.monotonic() + _DELIVERED_WITHIN_S
         with self._lock:
             tunnels = list(self._tunnels.values())
@@ -205,7 +205,7 @@ class RpcServer:
             time.sleep(_LOOK_AGAIN_S)
 
     def close(self) -> None:
-        """Listen no more, and end all connections. Idempotent."""
+        """Accept no more connections, and end all existing ones. Idempotent."""
         self.hide()
         with self._lock:
             threads = list(self._connections.values())

@@ -1,12 +1,12 @@
 """
-TLS for a TCP connection, between the connection and its user.
+TLS for a TCP connection, in a thread between the connection and its user.
 
 The user gets a plain socket: one end of a socket pair. A thread for each connection moves bytes between the other end
 and TCP. An `ssl.SSLSocket` would not do: it has no `sendmsg`, and two threads must not use it at the same time.
 
-Each side accepts any certificate of its authority, whatever names are in it. That alone would let another node of the
-same authority sit in between, with a TLS connection to each side. So both sides add `Tunnel.ready`, which differs on
-those two connections, to the secret that they prove to know.
+Each side accepts any certificate of its authority, with any names. That alone would let another node of the same
+authority relay between them, with a TLS connection to each side. So both sides append `Tunnel.ready` to the secret that
+they prove to know; it differs between two connections.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Tunnel", "tunnel"]
 
-#: Bytes that are read at once.
+#: Bytes to read at once.
 _CHUNK: Final = 2**18
 
-#: What the listening side says first. Without it a connecting side would not learn that its certificate was refused: in
-#: TLS 1.3 its handshake is complete before the other side has read the certificate.
+#: First byte from the listening side. Without it, a connecting side would not learn that its certificate was refused:
+#: in TLS 1.3 its handshake completes before the other side reads the certificate.
 _WELCOME: Final = b"\0"
 
-#: Seconds in which TCP must take what is left when the user has ended the connection.
+#: Seconds in which TCP must accept the remaining bytes after the user has ended the connection.
 _LAST_S: Final = 3.0
 
 _NOTHING: Final = memoryview(b"")
@@ -51,12 +51,12 @@ class Tunnel(NamedTuple):
     A connection over TLS.
 
     Attributes:
-        end: What its user has of it, once it is `ready`. The end of one side is the end of both, after what was sent
-            before it.
-        ready: Bytes that both sides of this connection have in common, and no other connection has; an OSError if TLS
-            was not agreed on.
-        delivered: Gives whether TCP has taken all that the user has said, so that it arrives even if this process is
-            killed; or never will.
+        end: The user's socket; use it once `ready` is set. When one side ends the connection, both sides end, after the
+            bytes sent before.
+        ready: Gives bytes that both sides of this connection share and no other connection has; an OSError if the TLS
+            handshake failed.
+        delivered: Returns True once TCP has accepted all bytes of the user: then they arrive even if this process is
+            killed. Also True if the connection has ended, so that TCP never will.
     """
 
     end: socket
@@ -66,17 +66,17 @@ class Tunnel(NamedTuple):
 
 def tunnel(outer: socket, certificates: Certificates, seconds: float, *, listens: bool) -> Tunnel:
     """
-    Have a connection use TLS; returns at once.
+    Put a connection under TLS; returns at once.
 
     Args:
-        outer: The connection, which is the tunnel's from now on, also if this raises: the object is detached from it.
-        certificates: Of this side.
-        seconds: How long agreeing on TLS may take.
-        listens: Whether this is the side that was connected to.
+        outer: The connection. It belongs to the tunnel from now on, even if this raises: the socket object is detached.
+        certificates: Certificates of this side.
+        seconds: Timeout of the handshake.
+        listens: Whether this is the listening side.
 
     Raises:
-        OSError: The certificates cannot be read, or there can be no more descriptors.
-        RuntimeError: There can be no more threads.
+        OSError: The certificates cannot be read, or there are no free descriptors.
+        RuntimeError: The system allows no more threads.
     """
     ready: Future[bytes] = Future()
     outer = socket(fileno=outer.detach())
@@ -97,26 +97,26 @@ def tunnel(outer: socket, certificates: Certificates, seconds: float, *, listens
 
 
 class _Side:
-    """One of the two connections of a tunnel; for its thread."""
+    """One of the two connections of a tunnel; for the tunnel's thread."""
 
     def __init__(self, end: socket) -> None:
         self.end = end
-        self.waiting = _NOTHING  # for the connection to take
-        self.ended = False  # nothing more comes from it
-        self.gone = False  # it takes nothing more
+        self.waiting = _NOTHING  # bytes that the connection has not accepted yet
+        self.ended = False  # whether nothing more comes from it
+        self.gone = False  # whether it accepts nothing more
 
     def wanted(self, other: _Side) -> int:
-        """What to wait for: it is read only if *other* can take that."""
+        """Return the poll events to wait for. Read only if *other* can take the bytes."""
         reads = not (self.ended or other.waiting or other.gone)
         return (POLLIN if reads else 0) | (POLLOUT if self.waiting else 0)
 
     def give(self, data: bytes) -> None:
-        """Have it take *data*, after what waits."""
+        """Send *data* after the waiting bytes."""
         self.waiting = memoryview(bytes(self.waiting) + data) if self.waiting else memoryview(data)
         self.send()
 
     def send(self) -> None:
-        """Have it take what waits, as far as it does at once."""
+        """Send as many waiting bytes as the connection accepts at once."""
         try:
             self.waiting = self.waiting[self.end.send(self.waiting) :]
         except BlockingIOError:
@@ -125,12 +125,12 @@ class _Side:
             self.leave()
 
     def leave(self) -> None:
-        """It takes nothing more."""
+        """Note that the connection accepts nothing more."""
         self.gone = True
         self.waiting = _NOTHING
 
     def read(self) -> bytes:
-        """What has come; nothing if there is nothing yet, or no more."""
+        """Return the bytes that came; empty if there are none yet or no more."""
         try:
             data = self.end.recv(_CHUNK)
         except BlockingIOError:
@@ -149,13 +149,13 @@ class _Pump:
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=listens)
         self._outer, self._inner = _Side(outer), _Side(inner)
-        self._encrypts = False  # whether it has what the user has said in its hands
+        self._encrypts = False  # whether `_encrypt` holds bytes of the user
         self._poll = select.poll()
         for side in (self._outer, self._inner):
             side.end.settimeout(0.0)
 
     def run(self, ready: Future[bytes], seconds: float) -> None:
-        """Until one side ends; *ready* and *seconds* as for `tunnel`."""
+        """Run until one side ends; *ready* and *seconds* as for `tunnel`."""
         with self._outer.end, self._inner.end:
             try:
                 binding = self._agree(time.monotonic() + seconds)
@@ -163,11 +163,11 @@ class _Pump:
                 ready.set_exception(TimeoutError(f"the other side did not agree on TLS within {seconds:g} s"))
             except ssl.SSLError as error:
                 ready.set_exception(ConnectionError(f"no agreement on TLS with the other side: {error}"))
-            except Exception as error:  # noqa: BLE001 - for the waiting caller
+            except Exception as error:  # noqa: BLE001 - passed to the waiting caller
                 ready.set_exception(error)
             else:
                 ready.set_result(binding)
-                with suppress(ssl.SSLError):  # what came is not from the other side
+                with suppress(ssl.SSLError):  # the bytes that came were not sent by the other side
                     self._carry()
         for side in (self._outer, self._inner):
             side.leave()
@@ -175,22 +175,22 @@ class _Pump:
     def delivered(self) -> bool:
         """As `Tunnel.delivered`; from any thread."""
         unread = array("i", [0])
-        with suppress(OSError, ValueError):  # it has ended
+        with suppress(OSError, ValueError):  # the connection has ended
             ioctl(self._inner.end, FIONREAD, unread)
-        # In this order: what is not unread is in its hands, then waits for TCP, then is taken.
+        # The order of these checks matters: bytes go from unread to `_encrypts`, then to `waiting`, then to TCP.
         return not (unread[0] or self._encrypts or self._outer.waiting)
 
-    # -- agreeing ----------------------------------------------------------------------------------------------------
+    # -- handshake ---------------------------------------------------------------------------------------------------
 
     def _agree(self, until: float) -> bytes:
         self._complete(self._tls.do_handshake, until)
         self._complete(partial(self._tls.write, _WELCOME) if self._listens else partial(self._tls.read, 1), until)
         binding = self._tls.get_channel_binding("tls-unique")
-        assert binding is not None  # noqa: S101 - for the type checker: there is one after the handshake
+        assert binding is not None  # noqa: S101 - for the type checker: the handshake is complete
         return binding
 
     def _complete(self, step: Callable[[], Any], until: float) -> None:
-        """Do a *step* that may take several messages to and fro."""
+        """Do a *step* that may take several messages in both directions."""
         while True:
             try:
                 step()
@@ -199,7 +199,7 @@ class _Pump:
             else:
                 done = True
             finally:
-                self._flush()  # also the message that says why it has failed
+                self._flush()  # also the message about a failure
             if done:
                 return
             happened = self._wait(until)
@@ -216,15 +216,15 @@ class _Pump:
                 raise ConnectionResetError(msg)
 
     def _flush(self) -> None:
-        """Send what TLS has to say."""
+        """Send what TLS has produced."""
         if self._outgoing.pending:
             self._outer.give(self._outgoing.read())
 
-    # -- carrying ----------------------------------------------------------------------------------------------------
+    # -- transfer ----------------------------------------------------------------------------------------------------
 
     def _carry(self) -> None:
         inner, outer = self._inner, self._outer
-        self._decrypt()  # what came behind the welcome
+        self._decrypt()  # bytes that came after the welcome
         until: float | None = None
         while not self._over():
             if until is None and (inner.ended or inner.gone):
@@ -241,14 +241,14 @@ class _Pump:
         return finished or (inner.gone and outer.gone)
 
     def _wait(self, until: float | None) -> dict[int, int]:
-        """What has happened, by descriptor; nothing if it is later than *until*."""
+        """Return the poll events by descriptor; empty after *until*."""
         for side, other in ((self._inner, self._outer), (self._outer, self._inner)):
             wanted = side.wanted(other)
             if wanted or not side.gone:
                 self._poll.register(side.end, wanted)
             else:
                 with suppress(KeyError):
-                    self._poll.unregister(side.end)  # else it would tell again and again that it is gone
+                    self._poll.unregister(side.end)  # else it would report its end again and again
         if until is None:
             return dict(self._poll.poll())
         left = until - time.monotonic()
@@ -265,7 +265,7 @@ class _Pump:
             move()
 
     def _encrypt(self) -> None:
-        """Send what the user says, and that it says no more."""
+        """Send the user's bytes, and the end of its stream."""
         self._encrypts = True
         data = self._inner.read()
         if data:
@@ -277,7 +277,7 @@ class _Pump:
         self._encrypts = False
 
     def _decrypt(self) -> None:
-        """Give the user what the other side says."""
+        """Give the user the other side's bytes."""
         self._incoming.write(self._outer.read())
         parts: list[bytes] = []
         try:
@@ -286,7 +286,7 @@ class _Pump:
             self._outer.ended = True
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLZeroReturnError:  # so it is told if this side has ended, too
+        except ssl.SSLZeroReturnError:  # TLS reports the end this way if this side has ended too
             self._outer.ended = True
         if parts:
             self._inner.give(b"".join(parts))

@@ -1,8 +1,8 @@
 """
-The caller's own modules, sent as source text and imported from it where they are missing.
+Sends the caller's own modules as source text, and imports them from it where they are missing.
 
-A class whose module both sides can import needs nothing else: it pickles by its name, is the same class on both sides,
-and brings its module's locks, caches and other globals along, which could not be pickled.
+A class from a module that both sides can import pickles by its name. So it is the same class on both sides, and the
+module's locks, caches and other globals, which could not be pickled, exist there too.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ if TYPE_CHECKING:
 
 __all__ = ["gather", "install"]
 
-#: Folders of what an installer put there, in any environment.
+#: Folders of installed packages, in any environment.
 _INSTALLED: Final = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 
 class _Source(NamedTuple):
-    """Where a module lies at the caller; without text it is a namespace package."""
+    """A module of the caller. Without text, it is a namespace package."""
 
     path: str
     text: bytes | None
     folders: tuple[str, ...] | None
-    """Of a package, where its modules lie."""
+    """The folders of a package's modules; None for other modules."""
 
 
 class _Found(NamedTuple):
-    """As `_Source`, before it is read."""
+    """As `_Source`, before its text is read."""
 
     path: str
     folders: tuple[str, ...] | None
     stamp: tuple[int, int] | None = None
-    """When the file was changed and how long it is; None if it is no file."""
+    """The file's modification time and size; None if it is no file."""
 
 
-# -- at the caller ---------------------------------------------------------------------------------------------------
+# -- in the caller's process -------------------------------------------------------------------------------------------
 
 
 class _Gathered(NamedTuple):
-    """What was last gathered, of which files and of what had come here."""
+    """The last result of `gather`, with the files and received modules that it was made from."""
 
     found: Mapping[str, _Found]
     came: Mapping[str, _Source]
@@ -67,19 +67,19 @@ _last = _Gathered({}, {}, b"")
 
 def gather() -> bytes:
     """
-    The modules that this process has imported and no installer has brought; of a package, all that belong to it.
+    Return the modules that this process has imported and that were not installed, packed.
 
-    The interpreter's own modules and the plugins of this deployment are left out, and packages with modules in C, which
-    must be installed where they run. What is read from disk is read again when it has changed.
+    Of a package, all modules are included. Left out are the interpreter's modules, the plugins of this deployment, and
+    packages with C extension modules, which must be installed where they run. Changed files are read again.
     """
     global _last  # noqa: PLW0603 - a cache of one
     found = dict(_found())
     came = _FINDER.sources
     with _lock:
         if found != _last.found or came is not _last.came:
-            sources = dict(came)  # it goes on
+            sources = dict(came)  # modules that came here travel on
             for name, each in found.items():
-                with suppress(OSError):  # its file has gone since it was imported
+                with suppress(OSError):  # the file was deleted after the import
                     sources[name] = _Source(each.path, _read(name, each), each.folders)
             _last = _Gathered(found, came, zlib.compress(pickle.dumps(sources, 5), 1))
         return _last.data
@@ -104,13 +104,13 @@ def _found() -> Iterator[tuple[str, _Found]]:
 
 
 def _own_spec(name: str, module: ModuleType) -> ModuleSpec | None:
-    """How a module was imported, if the caller, not an installer, brought it, and its source can be had."""
+    """Return the spec of a module that the caller brought and whose source is available; None for any other module."""
     try:
-        spec = object.__getattribute__(module, "__dict__").get("__spec__")  # getattr would run a module that is lazy
-    except AttributeError:  # any object can be in sys.modules
+        spec = object.__getattribute__(module, "__dict__").get("__spec__")  # getattr would load a lazy module
+    except AttributeError:  # sys.modules may contain any object
         return None
     if not isinstance(spec, ModuleSpec) or spec.name != name or not str(spec.origin).endswith(".py"):
-        return None  # made by hand, under another name, in C, or a namespace
+        return None  # made by hand, under another name, in C, or a namespace package
     origin = str(spec.origin)
     if _top(name) in sys.stdlib_module_names or _top(name) in _of_plugins() or isinstance(spec.loader, _Loader):
         return None
@@ -120,14 +120,14 @@ def _own_spec(name: str, module: ModuleType) -> ModuleSpec | None:
 
 
 def _bare_parents(name: str, loaded: Mapping[str, ModuleType]) -> Iterator[str]:
-    """The packages above a module that have no source."""
+    """Yield the packages above a module that have no source."""
     while name := name.rpartition(".")[0]:
         if name in loaded and getattr(loaded[name], "__file__", None) is None:
             yield name
 
 
 def _package(name: str, folders: Iterable[str]) -> Iterator[tuple[str, _Found]]:
-    """The modules of a package and of the packages in it, those in C too."""
+    """Yield the modules of a package and its subpackages, including C extension modules."""
     for entry in (entry for folder in folders if Path(folder).is_dir() for entry in os.scandir(folder)):
         stem, _, _ = entry.name.partition(".")
         if not stem.isidentifier():
@@ -136,7 +136,7 @@ def _package(name: str, folders: Iterable[str]) -> Iterator[tuple[str, _Found]]:
             yield f"{name}.{stem}", _of_file(entry.path)
         elif (
             entry.is_dir(follow_symlinks=False) and Path(entry.path, "__init__.py").is_file()
-        ):  # a link may be a circle
+        ):  # not a link, which may lead back to a parent
             yield f"{name}.{stem}", _of_file(str(Path(entry.path, "__init__.py")), (entry.path,))
             yield from _package(f"{name}.{stem}", (entry.path,))
 
@@ -144,7 +144,7 @@ def _package(name: str, folders: Iterable[str]) -> Iterator[tuple[str, _Found]]:
 def _of_file(path: str, folders: tuple[str, ...] | None = None) -> _Found:
     try:
         status = os.stat(path)  # noqa: PTH116 - hundreds of files
-    except OSError:  # in an archive
+    except OSError:  # inside an archive
         return _Found(path, folders)
     return _Found(path, folders, (status.st_mtime_ns, status.st_size))
 
@@ -176,31 +176,30 @@ def _interpreter() -> tuple[str, ...]:
 
 @lru_cache(1)
 def _of_plugins() -> frozenset[str]:
-    """They are installed wherever replicas run, be it in editable mode."""
+    """Top-level modules of the core and the plugins, which are installed wherever replicas run, even if editable."""
     return frozenset({"sage_plugins", *(_top(plugin.module) for plugin in installed())})
 
 
-# -- where replicas run ----------------------------------------------------------------------------------------------
+# -- in the replica's process ------------------------------------------------------------------------------------------
 
 
 def install(sources: bytes) -> None:
     """
-    Make modules importable that were gathered elsewhere; those that have been imported already stay as they are.
+    Make modules importable that `gather` packed elsewhere. Modules that are already imported stay unchanged.
 
-    Where the files of a package, or a module, lie here with the same text, they are imported from there: they may have
-    data beside them.
+    A package or module that exists here with the same text is imported from here, because it may have data files.
     """
     _FINDER.add(pickle.loads(zlib.decompress(sources)))  # noqa: S301 - from a process of this deployment
     if _FINDER not in sys.meta_path:
-        # Before what lies on the path: that may be another module of the same name.
+        # Before the path's finder, because the path may have another module of that name.
         sys.meta_path.insert(0, _FINDER)
 
 
 class _Finder(MetaPathFinder):
-    """Finds the modules that came as source."""
+    """Finds the modules that came as source text."""
 
     def __init__(self) -> None:
-        self.sources: Mapping[str, _Source] = {}  # replaced, never changed
+        self.sources: Mapping[str, _Source] = {}  # replaced, never changed in place
         self._here: dict[str, bool] = {}
 
     def add(self, sources: Mapping[str, _Source]) -> None:
@@ -208,12 +207,12 @@ class _Finder(MetaPathFinder):
         self._here = {}
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """How to import *name*, or None if it did not come, or is here as well."""
+        """Return the spec of *name*; None if it did not come, or if this process has the same files."""
         source = self.sources.get(name)
         if source is None or self._is_here(_top(name)):
             return None
         if source.text is None:
-            # Others may have installed modules under the same name.
+            # Others may have installed modules in the same namespace.
             other = PathFinder.find_spec(name, path, target)
             if other is not None:
                 return other
@@ -231,7 +230,7 @@ class _Finder(MetaPathFinder):
         return known
 
     def _compare(self, top: str) -> bool:
-        """Whether a package, or a module, can be imported from the path and is the same there."""
+        """Whether a top-level package or module can be imported from the path and has the same text there."""
         spec = PathFinder.find_spec(top)
         there = self.sources.get(top)
         if spec is None or there is None:
@@ -244,29 +243,29 @@ class _Finder(MetaPathFinder):
                     here = Path(folder_here, Path(source.path).relative_to(folder_there))
                     if here.read_bytes() != source.text:
                         return False
-                except (OSError, ValueError):  # not there, or not below
+                except (OSError, ValueError):  # missing, or outside the folder
                     return False
         return True
 
 
 def _root(path: str | None, folders: Sequence[str] | None) -> Path:
-    """The folder on the path that a package, or a module, lies in."""
+    """Return the folder on the path that has a package or module."""
     return Path(next(iter(folders or ()), path or "")).parent
 
 
 class _Loader(SourceLoader):
-    """Imports a module from its text; its `__file__` is where that lies at the caller, as tracebacks are read there."""
+    """Imports a module from its text. `__file__` is the caller's path, because people read tracebacks there."""
 
     def __init__(self, path: str, text: bytes) -> None:
         self._path = path
         self._text = text
 
-    def get_filename(self, fullname: str) -> str:  # noqa: ARG002 - SourceLoader asks one loader for one module
-        """Path of the source."""
+    def get_filename(self, fullname: str) -> str:  # noqa: ARG002 - a SourceLoader has one module
+        """Return the path of the source."""
         return self._path
 
     def get_data(self, path: str | bytes) -> bytes:
-        """The source; or what lies beside it, if the caller's folders are here too."""
+        """Return the source; or the content of another file, if the caller's folders exist here too."""
         return self._text if path == self._path else Path(os.fsdecode(path)).read_bytes()
 
 

@@ -1,9 +1,9 @@
 """
-What a replica is made of, sent to the process that makes it.
+Packs the spec of a replica for the process that builds it.
 
-The modules of the service's class, and all others that the caller has written, go along as source text: see `modules`.
-What was defined in `__main__`, in a notebook or inside a function goes as code: see `payloads.code`. Installed modules
-and plugins are imported where they arrive. Any thread may call these functions.
+The caller's own modules, including that of the service's class, travel as source text: see `modules`. Definitions from
+`__main__`, from notebooks and inside functions travel as code: see `payloads.code`. Installed modules and plugins are
+imported where they arrive. Any thread may call these functions.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _FIX = "build it in __init__ or setup(), which run where the replica does"
 
 def pack_spec(spec: ReplicaSpec, substrate: Substrate = PLAIN) -> bytes:
     """
-    What `unpack_spec` makes the same spec of, in another process.
+    Pack a spec for `unpack_spec` in another process.
 
     Args:
-        spec: What to pack.
-        substrate: What carries it.
+        spec: The spec.
+        substrate: Carries the packed spec.
 
     Raises:
         DeployError: A part of it cannot be pickled; the message has the path to that part.
@@ -51,11 +51,11 @@ def pack_spec(spec: ReplicaSpec, substrate: Substrate = PLAIN) -> bytes:
 
 def unpack_spec(data: bytes) -> ReplicaSpec:
     """
-    The spec that `pack_spec` got; the modules that came with it can be imported from then on.
+    Return the spec that `pack_spec` packed; modules that came with it can be imported from then on.
 
     Raises:
-        DeployError: A module that it needs is missing here, or fails while it is imported; or it was packed by another
-            version, as that of a replica which has outlived the process that deployed it may be.
+        DeployError: A module that it needs is missing here or fails to import. Or another version packed the spec,
+            which happens if a replica outlives the process that deployed it.
     """
     theirs, service, *rest = pickle.loads(data)  # noqa: S301 - from a process of this deployment
     problem = versions.difference("the process that deployed it", theirs)
@@ -65,13 +65,13 @@ def unpack_spec(data: bytes) -> ReplicaSpec:
     modules.install(sources)
     try:
         return cast("ReplicaSpec", unpack(payload))
-    except (Exception, SystemExit) as error:  # a module may do anything while it is imported
+    except (Exception, SystemExit) as error:  # importing a module may do anything
         msg = f"replica {replica} cannot be built here: {line_of(error)}. {_way_out(error)}"
         raise DeployError(msg, service=service, replica=replica) from error
 
 
 def problems(spec: ReplicaSpec, substrate: Substrate = PLAIN) -> list[Problem]:
-    """The parts of *spec* that cannot be sent to another process, as E703; empty if all of them can."""
+    """Return a problem E703 for each part of *spec* that cannot be sent to another process."""
     found = []
     for key, what, name, part in _parts(spec, substrate):
         error = _refusal(part, substrate)
@@ -82,7 +82,7 @@ def problems(spec: ReplicaSpec, substrate: Substrate = PLAIN) -> list[Problem]:
 
 
 def _parts(spec: ReplicaSpec, substrate: Substrate) -> Iterator[tuple[str, str, str, Any]]:
-    """Each part that a user gave: its key in the configuration, what it is, what its path starts with, itself."""
+    """Yield each part that the user gave: its key in the configuration, its description, its path, its value."""
     factory = spec.factory
     cls = getattr(factory, "service_class", None)
     name = getattr(cls, "__qualname__", "class")

@@ -1,8 +1,8 @@
 """
-Which protocol a process speaks: said before anything else, so that two versions which differ say so and no more.
+The protocol version of a process. Processes exchange it first; if versions differ, they report that and nothing else.
 
-What a replica is made of is packed as `(own_version(), service, ...)` in all versions. A substrate has more that stays
-the same: its first message to a process says `own_version()`, and so does the first answer.
+In all versions, a replica's spec is packed as `(own_version(), service, ...)`. A substrate also keeps this: its first
+message to a process begins with `own_version()`, and so does the first answer.
 """
 
 from __future__ import annotations
@@ -15,38 +15,38 @@ if TYPE_CHECKING:
 
 __all__ = ["NUMBER", "ProtocolVersion", "difference", "own_version"]
 
-#: Goes up with each change in what processes say to each other: frames, responses, payloads, errors, listings, what a
-#: replica is made of, the modules of all these, and what the processes of a substrate can be asked.
+#: Increase it with each change of what processes exchange: frames, responses, payloads, errors, listings, specs, the
+#: modules whose names pickles contain, and the requests that a substrate's processes accept.
 NUMBER: Final = 10
 
 _DISTRIBUTION: Final = "sage-deploy-remote"
 
-#: The protocol's number, and the version of this distribution.
+#: The protocol's number, and this distribution's version.
 ProtocolVersion: TypeAlias = "tuple[int, str]"
 
 
-@cache  # that opens whatever is on `sys.path`, and leaves archives open
+@cache  # looking it up opens all of `sys.path`, and leaves archives open
 def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # a replica never asks, unless it has another protocol
+    from importlib.metadata import PackageNotFoundError, version  # a replica needs it only if protocols differ
 
     try:
         return version(_DISTRIBUTION)
-    except PackageNotFoundError:  # a node may have it as files that nobody installed
+    except PackageNotFoundError:  # the files may be there without an installation
         return "of unknown version"
 
 
 def own_version() -> ProtocolVersion:
-    """What this process speaks."""
+    """Return the protocol version of this process."""
     return NUMBER, _version()
 
 
 def difference(who: str, theirs: ProtocolVersion) -> str | None:
     """
-    Why this process cannot talk to another one, and what to do; None if it can.
+    Return why this process cannot talk to another one, and what to do; None if it can.
 
     Args:
-        who: The other one, such as `"the replica's process on node-a1"`.
-        theirs: What it speaks.
+        who: The other process, such as `"the replica's process on node-a1"`.
+        theirs: Its protocol version.
     """
     number, name = theirs
     if number == NUMBER:

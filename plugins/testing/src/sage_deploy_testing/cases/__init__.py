@@ -1,5 +1,5 @@
 """
-The cases of the target and strategy suites, by subject; a new case of the contract is added here.
+The cases of the target and strategy suites, by subject. Add new cases of the contract here.
 
-Imports `doubles`, `tools` and the core.
+Imports the bases and probes in `suites`, `doubles`, `tools` and the core.
 """

@@ -1,7 +1,7 @@
 """
-What holds for services that outlive the environment which deployed them.
+The rules for services that outlive the environment that deployed them.
 
-A target that declares `detaches` sets `AdoptionCases.keeping` in its suite.
+The suite of a target that declares `detaches` sets `AdoptionCases.keeping`.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ __all__ = ["AdoptionCases"]
 
 
 class Counting:
-    """A service that shows whether it is the same one as before."""
+    """A service that shows whether it is the same instance as before."""
 
     def __init__(self) -> None:
         self._calls = 0
 
     def count(self) -> int:
-        """The number of this call."""
+        """Return the number of this call."""
         self._calls += 1
         return self._calls
 
 
 class AdoptionCases(ServiceConformance):
     """
-    One environment deploys, another one of its name takes over.
+    One environment deploys a service, and another one with the same name takes it over.
 
     Attributes:
         keeping: Options of plugins for an environment, by ID, with which its replicas outlive it.
@@ -46,7 +46,7 @@ class AdoptionCases(ServiceConformance):
 
     @contextlib.contextmanager
     def succession(self) -> Iterator[Callable[..., Deployed]]:
-        """Makes the same service in one environment of a name after the other; in the end it is stopped."""
+        """Yield a function that makes the service in a new environment of one name. At the end, stop the service."""
         name = f"kept-{os.urandom(8).hex()}"
 
         def environment() -> Environment:
@@ -68,7 +68,7 @@ class AdoptionCases(ServiceConformance):
 
     @needs("detaches")
     def test_closing_leaves_a_service_to_the_next_environment(self) -> None:
-        """It goes on as it is, also if the next one only calls it; `drain` ends it."""
+        """A service outlives its environment unchanged, even if the next environment only calls it. `drain` ends it."""
         with self.succession() as make:
             first = make()
             assert first.handle.count() == 1
@@ -99,7 +99,7 @@ class AdoptionCases(ServiceConformance):
 
     @needs("detaches")
     def test_what_was_taken_over_is_changed_like_anything_else(self) -> None:
-        """Numbers go on where they were, and a number of replicas is kept."""
+        """A service that was taken over can be changed. Replica numbers continue, and the number of replicas stays."""
         with self.succession() as make:
             first = make(**self.several(1))
             first.env.deploy()

@@ -1,4 +1,4 @@
-"""What holds for every call on every target and strategy: results, errors, coroutines."""
+"""The rules for every call on every target and strategy: results, errors, coroutines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def _get_word() -> str:
 
 
 class CallCases(ServiceConformance):
-    """Arguments, results, and what surrounds a call."""
+    """Arguments, results and context of a call."""
 
     @VERBS
     def test_arguments_reach_the_method_under_any_name(self, verb: str) -> None:
@@ -60,7 +60,7 @@ class CallCases(ServiceConformance):
         assert self.outcome(self.deploy().handle, verb, "aecho", 42) == 42
 
     def test_async_method_can_be_called_from_a_thread_with_a_running_loop(self) -> None:
-        """A caller that blocks its own event loop gets its result all the same, and is warned."""
+        """A caller that blocks its own event loop gets its result and a BlockingCallWarning."""
         handle = self.deploy().handle
 
         async def main() -> Any:
@@ -70,7 +70,7 @@ class CallCases(ServiceConformance):
         assert asyncio.run(main()) == "value"
 
     def test_calls_of_many_threads_each_run_once(self) -> None:
-        """200 calls from 8 threads: each caller gets its own results, each call runs once and counts once."""
+        """Of 200 calls from 8 threads, each caller gets its own results, and each call runs once and counts once."""
         service = self.deploy()
         calls = [(number, turn) for number in range(8) for turn in range(25)]
 
@@ -98,7 +98,7 @@ class CallCases(ServiceConformance):
     @VERBS
     @needs("in_process")
     def test_methods_changes_of_context_variables_stay_with_its_call(self, verb: str) -> None:
-        """What a method sets is seen neither by its caller nor by the next call."""
+        """Neither the caller nor the next call sees a context variable that a method sets."""
         handle = self.deploy().handle
         self.outcome(handle, verb, "run", _WORD.set, "changed")
         assert _WORD.get() == "unset"
@@ -106,7 +106,7 @@ class CallCases(ServiceConformance):
 
 
 class ErrorCases(ServiceConformance):
-    """How a call ends when its method raises."""
+    """The outcome of a call whose method raises."""
 
     @VERBS
     @pytest.mark.parametrize("method", ["fail", "afail"])
@@ -130,7 +130,7 @@ class ErrorCases(ServiceConformance):
         ids=lambda error: type(error).__name__,
     )
     def test_exception_is_the_methods_own_object(self, verb: str, error: Exception) -> None:
-        """The very object that the method raised, with the method's frames in its traceback."""
+        """The caller gets the exception object that the method raised. Its traceback has the method's frames."""
         error.__traceback__ = None
         with pytest.raises(type(error)) as caught:
             self.outcome(self.deploy().handle, verb, "run", _raise, error)
@@ -144,7 +144,7 @@ class ErrorCases(ServiceConformance):
         assert isinstance(caught.value.__cause__, ProbeError)
 
     def test_exception_of_a_future_is_there_again_and_again(self) -> None:
-        """`exception()` gives the method's exception, and every `result()` raises it."""
+        """`exception()` returns the method's exception, and every `result()` raises it."""
         future = self.begin(self.deploy().handle, "fail", "text")
         error = future.exception(self.patience)
         assert isinstance(error, ProbeError)
@@ -168,7 +168,7 @@ class ErrorCases(ServiceConformance):
             self.deploy().handle.fail_as(StopIteration)
 
     def test_stop_iteration_becomes_remote_error_in_a_coroutine(self) -> None:
-        """A coroutine cannot raise StopIteration: `acall` raises RemoteError that names it."""
+        """A coroutine cannot raise StopIteration, so `acall` raises a RemoteError that names it."""
         with pytest.raises(errors.RemoteError, match="StopIteration") as caught:
             asyncio.run(self.deploy().handle.acall("fail_as", StopIteration))
         assert caught.value.type_name == "StopIteration"
@@ -179,7 +179,7 @@ class ErrorCases(ServiceConformance):
     def test_exit_becomes_remote_error_and_the_worker_lives(
         self, verb: str, method: str, kind: type[BaseException]
     ) -> None:
-        """What would end a thread, a process or a task becomes RemoteError, and every slot goes on."""
+        """An exception that would end a thread, process or task becomes RemoteError, and every slot stays usable."""
         service = self.deploy()
         for _ in range(service.slots):
             with pytest.raises(
@@ -194,7 +194,7 @@ class ErrorCases(ServiceConformance):
 
 
 class CoroutineCases(ServiceConformance):
-    """`acall`, from whichever event loop."""
+    """`acall` from any event loop."""
 
     def test_acall_from_several_loops(self) -> None:
         """`acall` works from loops in different threads at the same time."""
@@ -209,7 +209,7 @@ class CoroutineCases(ServiceConformance):
         assert self.together(caller, 3) == [[[number, turn] for turn in range(20)] for number in range(3)]
 
     def test_acall_does_not_block_its_loop(self) -> None:
-        """While a call runs, its loop goes on: here it opens the gate for which the method waits."""
+        """`acall` does not block its event loop: here the loop opens the gate for which the method waits."""
         handle = self.deploy().handle
         gate = self.watch()
 
@@ -222,7 +222,7 @@ class CoroutineCases(ServiceConformance):
         assert asyncio.run(main()) == 0
 
     def test_first_acall_does_not_block_its_loop(self) -> None:
-        """An `acall` that has to deploy the service first does not block its loop meanwhile."""
+        """An `acall` that has to deploy the service first does not block its event loop."""
         gate, diary = self.watch(), self.watch(held=False)
         handle = self.register(Late, diary.checkpoint, gate.checkpoint).handle
 
@@ -235,7 +235,7 @@ class CoroutineCases(ServiceConformance):
         assert asyncio.run(main()) is None
 
     def test_cancelling_the_task_cancels_a_queued_call(self) -> None:
-        """A call whose awaiting task is cancelled before it starts never runs."""
+        """A call whose awaiting task is cancelled before the call starts never runs."""
         service = self.deploy(Probe)
         occupied = self.occupy(service)
 
@@ -254,7 +254,7 @@ class CoroutineCases(ServiceConformance):
         assert service.outcomes["cancelled"] == 1
 
     def test_cancelling_the_task_abandons_a_running_call(self) -> None:
-        """The task is released at once; the method keeps its slot until it ends, and its result goes nowhere."""
+        """A cancelled task ends at once. The method keeps its slot until it ends, and its result is discarded."""
         service = self.deploy()
         gate = self.watch()
 
@@ -265,7 +265,7 @@ class CoroutineCases(ServiceConformance):
             with pytest.raises(asyncio.CancelledError):
                 await task
 
-        asyncio.run(main())  # ends although the method is inside
+        asyncio.run(main())  # ends while the method still runs
         assert (service.metrics.abandoned_count, service.inflight) == (1, 1)
         gate.open()
         self.until(lambda: service.metrics.abandoned_count == 0)
@@ -275,7 +275,7 @@ class CoroutineCases(ServiceConformance):
     @VERBS
     @unless("in_callers_thread")
     def test_giving_up_a_running_coroutine_cancels_it(self, verb: str) -> None:
-        """`cancel`, the end of the awaiting task and the deadline all end the coroutine, and with it the slot."""
+        """`cancel`, a cancelled task and a deadline each end a running coroutine, and free its slot."""
         service = self.deploy()
         gate, ended = self.watch(), self.watch(held=False)
         work = ("hang", gate.checkpoint, ended.checkpoint)
@@ -304,7 +304,7 @@ class CoroutineCases(ServiceConformance):
         assert service.handle.call("aecho", 1) == 1
 
     def test_method_sees_that_its_task_was_cancelled(self) -> None:
-        """`ctx.cancelled` turns true when the awaiting task was cancelled."""
+        """`ctx.cancelled` becomes true when the awaiting task is cancelled."""
         service = self.deploy()
         gate, after = self.watch(), self.watch(held=False)
 

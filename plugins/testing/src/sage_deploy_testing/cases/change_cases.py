@@ -1,4 +1,4 @@
-"""Changing a service while it runs: more replicas, fewer, new ones, another balancer; draining; checks of health."""
+"""The rules for changes to a running service: scaling, restarts, another balancer, draining and health checks."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def _states(service: Deployed) -> list[str]:
 
 
 class ChangeCases(LoadedCases):
-    """`scale`, `restart` and `set_load_balancer`: the service goes on, or stays as it was."""
+    """`scale`, `restart` and `set_load_balancer` leave the service running, or unchanged if they fail."""
 
     def reached(self, service: Deployed) -> collections.Counter[int]:
-        """How many slots there are of each replica, by index: all are used at once."""
+        """Fill all slots at once, and return how many each replica index has."""
         gate = self.watch()
         calls = [self.begin(service.handle, "hold", gate.checkpoint) for _ in range(service.slots)]
         indices = collections.Counter(gate.wait(service.slots))
@@ -57,7 +57,7 @@ class ChangeCases(LoadedCases):
 
     @pytest.mark.parametrize("balanced", [False, True])
     def test_no_call_fails_while_replicas_come_and_go(self, balanced: bool) -> None:  # noqa: FBT001 - a parameter of pytest's
-        """Scaling and restarting under load: every call is answered, none refused, and each is counted once."""
+        """While the service scales and restarts under load, every call is answered, and each counts once."""
         service = self.deploy(**(self.several(1) if balanced else {}))
         counts = []
         with self.load(service) as wait:
@@ -69,7 +69,7 @@ class ChangeCases(LoadedCases):
         assert len(_ids(service)) == 1
 
     def change(self, service: Deployed, change: str) -> None:
-        """Scale to so many replicas, have them restarted, or have the balancer of that ID choose."""
+        """Scale to a number, restart all replicas, or set the balancer with that ID."""
         if change == "restart":
             service.env.restart(service.name)
         elif change.isdigit():
@@ -78,7 +78,7 @@ class ChangeCases(LoadedCases):
             service.env.set_load_balancer(service.name, change)
 
     def test_no_call_fails_where_methods_have_limits(self) -> None:
-        """Calls that wait for their method's turn, and open batches, move and end like all others."""
+        """Calls that wait for their method's limit, and open batches, move and end like all other calls."""
         methods = {"echo": {"max_concurrency": 1}, "get": {"batch": {"size": 4, "wait": 0}}}
         service = self.deploy(Batching, methods=methods)
         with self.load(service) as wait, self.load(service, "get", "{}!") as wait_for_batches:
@@ -88,7 +88,7 @@ class ChangeCases(LoadedCases):
                 wait_for_batches(10)
 
     def test_no_call_fails_while_the_balancer_changes(self) -> None:
-        """From each installed balancer to each, binding or not, under load."""
+        """No call fails while the balancer changes under load, from each installed balancer to each."""
         service = self.deploy(**self.several(2))
         with self.load(service) as wait:
             for first in self.balancers():
@@ -98,7 +98,7 @@ class ChangeCases(LoadedCases):
                     wait(5)
 
     def test_changes_from_many_threads_take_turns(self) -> None:
-        """Nobody is refused, and the last one decides."""
+        """Changes from many threads run one after the other: none is refused, and the last one decides."""
         service = self.deploy()
         changes = ["1", "2", "3", "restart", *self.balancers()[:2]]
 
@@ -111,17 +111,17 @@ class ChangeCases(LoadedCases):
         service.env.scale(service.name, 2)
         assert len(_ids(service)) == 2
 
-    # -- more and fewer replicas -------------------------------------------------------------------------------------
+    # -- scaling -------------------------------------------------------------------------------------------------------
 
     def test_new_replicas_get_calls(self) -> None:
-        """Every slot of each, also of a service that had no balancer."""
+        """Calls reach every slot of each new replica, also if the service had no balancer before."""
         service = self.deploy()
         slots = service.slots
         service.env.scale(service.name, 3)
         assert self.reached(service) == dict.fromkeys(range(3), slots)
 
     def test_what_a_class_measures_outlives_its_replicas(self) -> None:
-        """`ctx.metrics` of all replicas is told together; replicas that leave take only their gauges with them."""
+        """`ctx.metrics` adds up over all replicas. When a replica leaves, only its gauges go."""
         service = self.deploy(Counting, **self.several(2))
         gate, number = self.watch(), service.slots
         calls = [self.begin(service.handle, "count", gate.checkpoint, "a") for _ in range(number)]
@@ -142,7 +142,7 @@ class ChangeCases(LoadedCases):
         assert "there" not in told
 
     def test_newcomers_get_no_call_before_their_constructor_has_ended(self) -> None:
-        """Until then the others serve, and scaling waits."""
+        """A new replica gets no call before its constructor has ended. The others serve, and `scale` waits."""
         gate = self.watch()
         service = self.deploy(LateNewcomer, gate.checkpoint)
         scaling = self.in_thread(service.env.scale, service.name, 2)
@@ -154,7 +154,7 @@ class ChangeCases(LoadedCases):
         assert self.reached(service).keys() == {0, 1}
 
     def test_scaling_whose_constructor_fails_leaves_the_service_as_it_was(self) -> None:
-        """None of the new replicas stays, and the error is the constructor's."""
+        """If a new replica's constructor raises, no new replica stays, and the error has the exception as its cause."""
         diary = self.watch(held=False)
         service = self.deploy(Failing, diary.checkpoint, "init", 2)
         with pytest.raises(errors.DeployError, match="replica 2: ") as caught:
@@ -169,9 +169,9 @@ class ChangeCases(LoadedCases):
         assert len(_ids(service)) == 2
 
     def test_scaling_whose_constructor_hangs_leaves_the_service_as_it_was(self) -> None:
-        """After `startup_timeout` it is given up, and the error says that the constructor is what takes so long."""
+        """A new replica that hangs is given up after `startup_timeout`, and the error names the constructor."""
         gate = self.watch()
-        # The first replica starts within it.
+        # The first replica starts within `startup_timeout`.
         service = self.deploy(LateNewcomer, gate.checkpoint, startup_timeout=self.starting)
         with pytest.raises(errors.DeployError, match=r"svc#1 not ready after .*; the constructor"):
             service.env.scale(service.name, 2)
@@ -180,7 +180,7 @@ class ChangeCases(LoadedCases):
         gate.open()
 
     def test_last_replicas_leave_and_run_their_hooks(self) -> None:
-        """The others are left alone."""
+        """Scaling down removes the last replicas, which run their stop hooks. The others stay."""
         diary = self.watch(held=False)
         service = self.deploy(Living, diary.checkpoint, **self.several(3))
         diary.seen()
@@ -213,7 +213,7 @@ class ChangeCases(LoadedCases):
 
     @unless("in_callers_thread")
     def test_leaving_takes_no_longer_than_drain_timeout(self) -> None:
-        """A call that runs longer ends with an error that says so; its method goes on."""
+        """A call that runs longer than `drain_timeout` ends with an error that says so. Its method goes on."""
         service = self.deploy(drain_timeout=self.short, **self.several(2))
         gate = self.watch()
         calls = [service.handle.submit("hold", gate.checkpoint) for _ in range(service.slots)]
@@ -228,7 +228,7 @@ class ChangeCases(LoadedCases):
         assert [call.result(self.patience) for call in calls if call not in ended] == [0] * len(ended)
 
     def test_close_in_the_middle_of_a_change(self) -> None:
-        """Who changes the service gets an error, and nothing stays behind."""
+        """If the environment closes during a change, the change raises an error, and nothing stays behind."""
         gate = self.watch()
         service = self.deploy(LateNewcomer, gate.checkpoint)
         scaling = self.in_thread(service.env.scale, service.name, 2)
@@ -240,7 +240,7 @@ class ChangeCases(LoadedCases):
 
     @unless("in_callers_thread")
     def test_close_while_replicas_leave(self) -> None:
-        """Closing and scaling both wait for the same calls, and both end with them."""
+        """Close and scaling down both wait for the same calls, and end when the calls end."""
         service = self.deploy(**self.several(2))
         gate = self.watch()
         calls = [service.handle.submit("hold", gate.checkpoint) for _ in range(service.slots)]
@@ -255,10 +255,10 @@ class ChangeCases(LoadedCases):
         scaling.result(self.patience)
         closing.result(self.patience)
 
-    # -- new replicas for old ----------------------------------------------------------------------------------------
+    # -- restarts ------------------------------------------------------------------------------------------------------
 
     def test_restart_starts_each_before_it_stops_one(self) -> None:
-        """One replica more for a moment, in turn."""
+        """A restart replaces one replica after the other, and starts each new one before it stops the old one."""
         diary = self.watch(held=False)
         service = self.deploy(Living, diary.checkpoint, **self.several(2))
         diary.seen()
@@ -268,7 +268,7 @@ class ChangeCases(LoadedCases):
         assert _ids(service) == ["svc#0.1", "svc#1.1"]
 
     def test_restart_of_one_replica_leaves_the_others(self) -> None:
-        """One that the service does not have is refused, by its name, and nothing changes."""
+        """A restart of one replica leaves the others. An unknown one is refused by name, and nothing changes."""
         service = self.deploy(**self.several(2))
         with pytest.raises(errors.DeployError, match=r"no replica 'svc#7': it has svc#0, svc#1"):
             service.env.restart(service.name, "svc#7")
@@ -277,7 +277,7 @@ class ChangeCases(LoadedCases):
         assert _ids(service) == ["svc#0", "svc#1.1"]
 
     def test_restart_whose_constructor_fails_keeps_the_old_replica(self, tmp_path: Path) -> None:
-        """It goes on serving, and a later restart replaces it."""
+        """If the new constructor fails, the old replica goes on serving. A later restart replaces it."""
         broken = tmp_path / "broken"
         service = self.deploy(Fragile, str(broken))
         broken.touch()
@@ -292,10 +292,14 @@ class ChangeCases(LoadedCases):
 
 
 class DrainCases(ServiceConformance):
-    """`drain`: what was accepted is answered, and the service stops."""
+    """`drain` answers accepted calls, then stops the service."""
 
     def test_drain_finishes_what_was_accepted_and_stops(self) -> None:
-        """What runs and what waits; other services go on; deployed anew, the service serves again."""
+        """
+        `drain` finishes running and waiting calls, then stops the service.
+
+        Other services go on, and the service can be deployed again.
+        """
         service = self.deploy()
         other = self.register(name="other", env=service.env)
         service.env.deploy()
@@ -314,7 +318,7 @@ class DrainCases(ServiceConformance):
         assert service.env.service(service.name).echo(2) == 2
 
     def test_no_accepted_call_fails_while_draining(self) -> None:
-        """Under load each call is answered, or refused before it runs; both are counted."""
+        """During a drain under load, each call is either answered or refused before it runs, and each answer counts."""
         service = self.deploy()
         begun = self.watch(held=False)
 
@@ -336,16 +340,16 @@ class DrainCases(ServiceConformance):
 
 
 class CheckCases(ServiceConformance):
-    """`check_health` and `check_ready` run beside the calls."""
+    """`check_health` and `check_ready` run in parallel with the calls."""
 
     def checked(self, *args: Any) -> Deployed:
-        """Deploy a service that is asked how it is, again and again."""
+        """Deploy a service with frequent health checks."""
         often = {"health_check_interval": self.while_running, "health_check_timeout": self.while_running}
         thresholds = {"failure_threshold": 1, "success_threshold": 1}
         return self.deploy(Checked, *args, monitors=("health",), **often, **thresholds)
 
     def test_checks_are_answered_while_every_slot_is_taken(self) -> None:
-        """They wait for no slot, and take none."""
+        """Checks need no slot: they are answered while every slot is taken."""
         diary = self.watch(held=False)
         service = self.checked(diary.checkpoint)
         occupied = self.occupy(service)
@@ -359,7 +363,7 @@ class CheckCases(ServiceConformance):
 
     @unless("replaces_unhealthy")
     def test_replica_that_says_it_is_ill_is_unhealthy_until_it_is_well(self, tmp_path: Path) -> None:
-        """With none that is well its calls go on."""
+        """A replica whose check returns False is unhealthy until a check succeeds. It gets calls if none is healthy."""
         ill = tmp_path / "ill"
         service = self.checked(self.watch(held=False).checkpoint, str(ill))
         ill.touch()
@@ -372,7 +376,7 @@ class CheckCases(ServiceConformance):
     @needs("releases_at_deadline")
     @unless("replaces_unhealthy")
     def test_replica_whose_slots_are_all_abandoned_is_unhealthy_until_a_method_ends(self) -> None:
-        """Also if its class has no check: whoever gave the calls up is enough to have it looked at."""
+        """A replica whose slots are all abandoned is unhealthy until a method ends, even without a check method."""
         often: dict[str, Any] = {
             "health_check_interval": self.while_running,
             "health_check_timeout": self.while_running,

@@ -1,4 +1,4 @@
-"""`user_config`: handed to the class's `reconfigure` before the first call, and again when it has changed."""
+"""The rules for `user_config`: `reconfigure` gets it before the first call, and again after each change."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ConfigureCases"]
 
 
 class Configured:
-    """Knows its configuration, how often it was given one, and which thread gave it; refuses a limit below 0."""
+    """Records each configuration and `start_running`, in order. Refuses a limit below 0."""
 
     def __init__(self) -> None:
         self.seen: list[Any] = []
@@ -36,34 +36,34 @@ class Configured:
 
 
 class AsyncConfigured(Configured):
-    """Does it as a coroutine."""
+    """As `Configured`, with a coroutine."""
 
     async def reconfigure(self, user_config: Mapping[str, Any]) -> None:  # type: ignore[override]
         super().reconfigure(user_config)
 
 
 class ConfigureCases(ServiceConformance):
-    """The same on every target; strategies that run calls in their callers' threads get new replicas instead."""
+    """These rules hold on every target. Strategies that run calls in callers' threads get new replicas instead."""
 
     def apply(self, service: Deployed, cls: type, **fields: Any) -> None:
-        """Have the service run with this configuration."""
+        """Apply this configuration to the service."""
         service.env.register_service_with_config(service.name, cls, deployment_config=self.configuration(**fields))
         service.env.apply()
 
     def looks(self, service: Deployed) -> list[list[Any]]:
-        """What each of two replicas has seen; the balancer `round_robin` takes turns."""
+        """Return what each of two replicas has seen. The balancer `round_robin` alternates between them."""
         return [service.handle.look() for _ in range(2)]
 
     @pytest.mark.parametrize("cls", [Configured, AsyncConfigured])
     def test_configuration_comes_before_the_service_starts_running(self, cls: type) -> None:
-        """As plain values: the service may keep and change them."""
+        """`reconfigure` runs before `start_running`, and gets plain values that the service may keep and change."""
         service = self.deploy(cls, user_config={"limit": 1, "names": ["a"]})
         assert service.handle.look() == [{"limit": 1, "names": ["a"]}, "start_running"]
 
     @unless("in_callers_thread")
     @pytest.mark.parametrize("cls", [Configured, AsyncConfigured])
     def test_changed_configuration_reaches_the_replicas_that_run(self, cls: type) -> None:
-        """None of them is replaced; one that is added has it from the start."""
+        """A changed configuration reaches running replicas, none is replaced, and later replicas start with it."""
         several = self.several(2, "round_robin")
         service = self.deploy(cls, user_config={"limit": 1}, **several)
         before = [replica["id"] for replica in service.status["replicas"]]
@@ -76,7 +76,7 @@ class ConfigureCases(ServiceConformance):
 
     @unless("in_callers_thread")
     def test_configuration_that_one_refuses_is_taken_back_from_all(self) -> None:
-        """The service goes on with the old one, and a replica that starts later gets that, too."""
+        """If a replica refuses a configuration, all go back to the old one, which later replicas get too."""
         several = self.several(2, "round_robin")
         service = self.deploy(Configured, user_config={"limit": 1}, **several)
         with pytest.raises(errors.DeployError, match="goes on with its old user_config") as caught:
@@ -87,7 +87,7 @@ class ConfigureCases(ServiceConformance):
         assert self.looks(service) == [[{"limit": 1}, "start_running"]] * 2
 
     def test_more_replicas_replace_none(self) -> None:
-        """A changed number is all that `apply` changes."""
+        """If only the number of replicas changes, `apply` replaces none."""
         service = self.deploy(Configured, **self.several(2))
         self.apply(service, Configured, **self.several(3))
         assert [replica["id"] for replica in service.status["replicas"]] == ["svc#0", "svc#1", "svc#2"]

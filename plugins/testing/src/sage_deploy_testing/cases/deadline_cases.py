@@ -1,4 +1,4 @@
-"""Deadlines: end to end, queue included; the caller is released, the method keeps its slot until it ends."""
+"""The rules for deadlines, queue included: the caller is released, and the method keeps its slot until it ends."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ __all__ = ["CallbackCases", "DeadlineCases", "QueueDeadlineCases", "TravellingDe
 
 
 class QueueDeadlineCases(ServiceConformance):
-    """Calls whose time is over before they start."""
+    """Calls whose deadline passes before they start."""
 
     @VERBS
     def test_deadline_in_the_queue(self, verb: str) -> None:
-        """A call whose time is over in the queue ends at stage "queue", and its method never runs."""
+        """A call whose deadline passes in the queue ends at stage "queue", and its method never runs."""
         service = self.deploy()
         occupied = self.occupy(service)
         hasty = service.handle.with_options(timeout=self.short)
@@ -37,7 +37,7 @@ class QueueDeadlineCases(ServiceConformance):
         assert "late" not in service.handle.done()
 
     def test_queue_timeout_bounds_the_wait_alone(self) -> None:
-        """`queue_timeout` ends calls that wait; one that has started minds `timeout` alone."""
+        """`queue_timeout` ends only calls that wait. For a call that has started, only `timeout` counts."""
         service = self.deploy(queue_timeout=self.while_running)
         gate = self.watch()
         running = [self.begin(service.handle, "hold", gate.checkpoint) for _ in range(service.slots)]
@@ -45,14 +45,14 @@ class QueueDeadlineCases(ServiceConformance):
         with pytest.raises(errors.CallTimeoutError, match="queue") as caught:
             service.handle.call("echo")
         assert caught.value.stage == "queue"
-        # By now the running calls' own time in the queue would long be over.
+        # By now, `queue_timeout` would long have ended the running calls.
         assert not any(call.done() for call in running)
         gate.open()
         assert [call.result(self.patience) for call in running] == [0] * service.slots
 
     @unless("in_callers_thread")
     def test_queue_timeout_of_a_future(self) -> None:
-        """A submitted call ends at its `queue_timeout` too, with nobody looking."""
+        """`queue_timeout` ends a submitted call even if no caller waits for it."""
         service = self.deploy(queue_timeout=self.while_running)
         occupied = self.occupy(service)
         ended: Future[Any] = Future()
@@ -62,7 +62,7 @@ class QueueDeadlineCases(ServiceConformance):
 
     @needs("releases_at_deadline")
     def test_queue_timeout_of_a_started_future(self) -> None:
-        """The clock that ends calls in the queue leaves one alone that has started, until its deadline."""
+        """`queue_timeout` does not end a call that has started. Its deadline does."""
         service = self.deploy(queue_timeout=self.while_running, timeout=2 * self.while_running)
         gate = self.watch()
         ended: Future[Any] = Future()
@@ -72,7 +72,7 @@ class QueueDeadlineCases(ServiceConformance):
 
     @unless("in_callers_thread")
     def test_future_in_the_queue_is_ended_by_the_clock(self) -> None:
-        """A future with a callback is ended at its deadline without anybody looking."""
+        """A future with a callback ends at its deadline in the queue, even if no caller waits for it."""
         service = self.deploy()
         occupied = self.occupy(service)
         ended: Future[Any] = Future()
@@ -82,12 +82,12 @@ class QueueDeadlineCases(ServiceConformance):
 
 
 class CallbackCases(ServiceConformance):
-    """Done-callbacks that never return: they hold up nothing, however their calls end."""
+    """A done-callback that never returns blocks nothing, however its call ended."""
 
     @unless("in_callers_thread")
     @pytest.mark.parametrize("end", ["answer", "deadline", "cancel", "close"])
     def test_callback_that_never_returns_holds_up_nothing(self, end: str) -> None:
-        """Neither the worker or the clock that ended its call, nor other calls and their callbacks, nor `close`."""
+        """It blocks neither the worker or timer that ended the call, nor other calls, their callbacks, or `close`."""
         service = self.deploy()
         begun, released = threading.Event(), threading.Event()
 
@@ -120,12 +120,12 @@ class CallbackCases(ServiceConformance):
 
 
 class DeadlineCases(ServiceConformance):
-    """Calls whose time is over while their method runs."""
+    """Calls whose deadline passes while their method runs."""
 
     @VERBS
     @needs("releases_at_deadline")
     def test_deadline_while_the_method_runs(self, verb: str) -> None:
-        """The caller is released at stage "run" although the method hangs; the call keeps its slot, abandoned."""
+        """The caller is released at stage "run" while the method hangs. The abandoned call keeps its slot."""
         service = self.deploy()
         gate = self.watch()
         hasty = service.handle.with_options(timeout=self.while_running)
@@ -143,7 +143,7 @@ class DeadlineCases(ServiceConformance):
         assert service.outcomes == {"timeout": 1, "ok": 1}, "the late result is counted nowhere"
 
     def test_result_after_the_deadline_is_no_result(self) -> None:
-        """Also where a running method holds its caller: what comes too late is a timeout at stage "run"."""
+        """A result after the deadline is a timeout at stage "run", even if the running method blocked its caller."""
         service = self.deploy()
         ended = self.watch(held=False)
         with pytest.raises(errors.CallTimeoutError) as caught:
@@ -155,7 +155,7 @@ class DeadlineCases(ServiceConformance):
         assert service.handle.echo(1) == 1
 
     def test_method_sees_that_its_time_is_over_though_nobody_looks(self) -> None:
-        """`ctx.cancelled` minds the deadline itself: no caller has to look for it to turn true."""
+        """`ctx.cancelled` becomes true at the deadline, even if no caller waits."""
         service = self.deploy()
         ended = self.watch(held=False)
         future = service.handle.with_options(timeout=self.while_running).submit("outlast", ended.checkpoint)
@@ -165,7 +165,7 @@ class DeadlineCases(ServiceConformance):
 
     @needs("releases_at_deadline")
     def test_late_result_goes_nowhere(self) -> None:
-        """The result of an abandoned call reaches neither its caller, who was told, nor any other call."""
+        """The result of an abandoned call reaches neither its caller nor any other call."""
         service = self.deploy()
         gate = self.watch()
         hasty = service.handle.with_options(timeout=self.while_running)
@@ -192,7 +192,7 @@ class DeadlineCases(ServiceConformance):
 
     @needs("releases_at_deadline")
     def test_abandoned_method_keeps_its_slot(self) -> None:
-        """With every slot abandoned no call starts, and each starts once the methods have ended."""
+        """While every slot is held by an abandoned method, no call starts. Calls start once the methods have ended."""
         service = self.deploy()
         gate = self.watch()
         hasty = service.handle.with_options(timeout=self.while_running)
@@ -211,7 +211,7 @@ class DeadlineCases(ServiceConformance):
 
     @needs("releases_at_deadline", "one_at_a_time")
     def test_calls_wait_for_an_abandoned_method(self) -> None:
-        """One call at a time stays true: what was accepted meanwhile starts when the abandoned method has ended."""
+        """A replica that runs one call at a time starts no call before an abandoned method has ended."""
         service = self.deploy()
         gate = self.watch()
         with pytest.raises(errors.CallTimeoutError):
@@ -223,7 +223,7 @@ class DeadlineCases(ServiceConformance):
 
     @needs("releases_at_deadline", "concurrent")
     def test_other_slots_go_on_beside_an_abandoned_method(self) -> None:
-        """An abandoned method takes one slot and no more."""
+        """An abandoned method takes only its own slot."""
         service = self.deploy()
         gate = self.watch()
         with pytest.raises(errors.CallTimeoutError):
@@ -233,7 +233,7 @@ class DeadlineCases(ServiceConformance):
 
     @needs("releases_at_deadline")
     def test_async_method_past_its_deadline(self) -> None:
-        """A coroutine that hangs releases its caller too."""
+        """A coroutine that hangs releases its caller at the deadline."""
         service = self.deploy()
         gate = self.watch()
         with pytest.raises(errors.CallTimeoutError) as caught:
@@ -244,14 +244,14 @@ class DeadlineCases(ServiceConformance):
         assert service.handle.call("aecho", 1) == 1
 
     def test_methods_own_timeout_error_is_no_deadline(self) -> None:
-        """A TimeoutError that the method raises arrives as itself."""
+        """A TimeoutError that the method raises reaches the caller unchanged."""
         with pytest.raises(TimeoutError) as caught:
             self.deploy().handle.fail_as(TimeoutError)
         assert not isinstance(caught.value, errors.CallTimeoutError)
 
     @needs("releases_at_deadline")
     def test_unwatched_future_is_over_when_it_is_looked_at(self) -> None:
-        """A submitted call ends at its deadline although nobody waits for it: whoever looks next finds it over."""
+        """A submitted call ends at its deadline even if no caller waits. The next look at the future finds it done."""
         service = self.deploy()
         gate = self.watch()
         future = service.handle.with_options(timeout=self.while_running).submit("hold", gate.checkpoint)
@@ -262,7 +262,7 @@ class DeadlineCases(ServiceConformance):
 
     @needs("releases_at_deadline")
     def test_future_is_ended_by_the_clock_while_it_runs(self) -> None:
-        """A future with a callback is ended at its deadline without anybody looking."""
+        """A future with a callback ends at its deadline while its method runs, even if no caller waits for it."""
         gate = self.watch()
         ended: Future[Any] = Future()
         handle = self.deploy().handle.with_options(timeout=self.while_running)
@@ -283,14 +283,18 @@ class DeadlineCases(ServiceConformance):
 
     @needs("releases_at_deadline")
     def test_several_threads_wait_for_one_deadline(self) -> None:
-        """All who wait for a call are released at its deadline, with the same error."""
+        """All threads that wait for a call are released at its deadline, with the same error object."""
         gate = self.watch()
         future = self.deploy().handle.with_options(timeout=self.while_running).submit("hold", gate.checkpoint)
         seen = self.together(lambda _: future.exception(), 4)
         assert {id(error) for error in seen} == {id(future.exception(0))}
 
     def test_limit_per_method(self) -> None:
-        """`methods.<name>.timeout` beats the service's; `with_options` beats both; other options leave it alone."""
+        """
+        `methods.<name>.timeout` overrides the service's, and `with_options(timeout=)` overrides both.
+
+        Other options leave it unchanged.
+        """
         unlimited = self.deploy(timeout=100.0, methods={"remaining": {"timeout": None}}).handle
         assert unlimited.remaining() is None
         quick = self.deploy(timeout=100.0, methods={"remaining": {"timeout": 5.0}}).handle
@@ -311,10 +315,10 @@ class DeadlineCases(ServiceConformance):
 
 
 class TravellingDeadlineCases(ServiceConformance):
-    """The time that remains travels to services called from within."""
+    """Nested calls inherit the outer call's deadline."""
 
     def pair(self) -> tuple[Deployed, Deployed]:
-        """A service that calls, and one to be called; neither has a limit of its own."""
+        """Deploy a service that calls, and one that it calls. Neither has a timeout of its own."""
         outer = self.register(Calling, name="outer", timeout=None)
         inner = self.register(name="inner", env=outer.env, timeout=None)
         outer.env.deploy()
@@ -338,7 +342,7 @@ class TravellingDeadlineCases(ServiceConformance):
 
     @needs_any(*INNER_CALLS)
     def test_inner_call_is_given_up_with_the_outer(self) -> None:
-        """An inner call ends at the outer call's deadline, though its own service knows no limit."""
+        """A nested call ends at the outer call's deadline, even if its own service has no timeout."""
         outer, inner = self.pair()
         occupied = self.occupy(inner)
         ended = self.watch(held=False)
@@ -376,7 +380,7 @@ class TravellingDeadlineCases(ServiceConformance):
     @needs_any(*INNER_CALLS)
     @unless("in_callers_thread")
     def test_calls_of_a_cancelled_call_are_given_up_with_it(self) -> None:
-        """A call that nobody waits for is given up too, and never starts if it has not."""
+        """When a call is given up, its nested calls are given up too. Those that have not started never start."""
         outer, inner = self.pair()
         occupied = self.occupy(inner)
         made, ended = self.watch(), self.watch(held=False)
@@ -392,7 +396,7 @@ class TravellingDeadlineCases(ServiceConformance):
     @needs_any(*INNER_CALLS)
     @unless("in_callers_thread")
     def test_calls_of_a_call_that_ended_go_on(self) -> None:
-        """What a method has submitted runs after the method has answered, whatever its caller does then."""
+        """A call that a method submitted goes on after the method has answered, whatever the method's caller does."""
         outer, inner = self.pair()
         occupied = self.occupy(inner)
         made, ended = self.watch(held=False), self.watch(held=False)
@@ -411,7 +415,7 @@ class TravellingDeadlineCases(ServiceConformance):
 
     @needs("in_process")
     def test_calls_from_within_get_as_far_as_there_are_slots(self) -> None:
-        """A service may call itself once for each slot; the call that no slot can ever take is told so, and at once."""
+        """A service may call itself once for each slot. One more call fails at once with ReentrantCallError."""
         service = self.deploy(Calling, timeout=None)
         call: tuple[Any, ...] = ("echo", "innermost")
         for _ in range(service.slots - 1):
@@ -423,7 +427,7 @@ class TravellingDeadlineCases(ServiceConformance):
 
     @needs_any(*INNER_CALLS)
     def test_stuck_service_leaves_others_alone(self) -> None:
-        """A service whose every slot hangs takes nothing from the service beside it."""
+        """A service whose slots all hang does not affect another service."""
         outer, inner = self.pair()
         occupied = self.occupy(inner)
         for turn in range(5):

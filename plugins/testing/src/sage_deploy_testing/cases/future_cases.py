@@ -1,4 +1,4 @@
-"""What holds for the future of every call on every target and strategy: waiting, cancelling, callbacks."""
+"""The rules for the future of every call on every target and strategy: waiting, cancelling, callbacks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["FutureCases"]
 
 
 class FutureCases(ServiceConformance):
-    """What `submit` gives is a `concurrent.futures.Future`, as far as anybody can see."""
+    """`submit` returns an object that behaves like any `concurrent.futures.Future`."""
 
     def test_future_is_over_when_its_call_is(self) -> None:
         future = self.deploy().handle.submit("echo", 5)
@@ -29,7 +29,7 @@ class FutureCases(ServiceConformance):
 
     @unless("in_callers_thread")
     def test_submit_does_not_wait_for_the_method(self) -> None:
-        """`submit` returns while the method runs; the future says so, and waiting for it can be given up."""
+        """`submit` returns while the method runs. The future is running, and a wait for it can time out."""
         gate = self.watch()
         future = self.deploy().handle.submit("hold", gate.checkpoint)
         gate.wait()
@@ -44,7 +44,7 @@ class FutureCases(ServiceConformance):
 
     @needs("in_callers_thread")
     def test_submit_has_run_the_method(self) -> None:
-        """The future is over when `submit` returns, and what the method raised is in it."""
+        """The future is done when `submit` returns, and has the method's exception if it raised."""
         handle = self.deploy().handle
         assert handle.submit("echo").done()
         assert isinstance(handle.submit("fail", "text").exception(0), ProbeError)
@@ -57,7 +57,7 @@ class FutureCases(ServiceConformance):
 
     @unless("in_callers_thread")
     def test_futures_work_with_wait(self) -> None:
-        """`concurrent.futures.wait` knows our futures, also together with others."""
+        """`concurrent.futures.wait` accepts these futures, also together with others."""
         handle = self.deploy().handle
         first, rest = self.watch(), self.watch()
         calls = [handle.submit("hold", first.checkpoint)]
@@ -72,12 +72,12 @@ class FutureCases(ServiceConformance):
         stranger.set_result(None)
         done, pending = concurrent.futures.wait([*calls, stranger], self.patience)
         assert (len(done), pending) == (5, set())
-        # All over when it is asked.
+        # All are done before the call of `wait`.
         assert concurrent.futures.wait(calls, 0).not_done == set()
 
     @unless("in_callers_thread")
     def test_wait_sees_the_first_exception(self) -> None:
-        """FIRST_EXCEPTION ends the wait when a call fails meanwhile, and not when one ends well."""
+        """FIRST_EXCEPTION ends the wait when a call fails, and not when one succeeds."""
         handle = self.deploy().handle
         gate, ended = self.watch(), threading.Event()
         failing, fine, stranger = handle.submit("hold_and_fail", gate.checkpoint), handle.submit("echo"), Future[None]()
@@ -101,7 +101,7 @@ class FutureCases(ServiceConformance):
         assert sorted(done) == list(range(100))
 
     def test_futures_can_be_awaited(self) -> None:
-        """`asyncio.wrap_future` turns a call into an awaitable, result and exception alike."""
+        """`asyncio.wrap_future` makes a call awaitable, with its result or exception."""
         handle = self.deploy().handle
 
         async def main() -> None:
@@ -133,9 +133,9 @@ class FutureCases(ServiceConformance):
 
     @unless("in_callers_thread")
     @pytest.mark.parametrize("kind", [RuntimeError, SystemExit, asyncio.CancelledError])
-    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the last assertion says it
+    @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # the last assertion checks it
     def test_callback_cannot_end_the_worker(self, kind: type[BaseException]) -> None:
-        """Not even a callback that raises SystemExit ends the worker that runs it, or keeps others from running."""
+        """A callback that raises, even SystemExit, ends no worker and prevents no other callback."""
         service = self.deploy()
         gate = self.watch()
         futures = [service.handle.submit("hold", gate.checkpoint) for _ in range(service.slots)]
@@ -157,7 +157,7 @@ class FutureCases(ServiceConformance):
 
     @unless("in_callers_thread")
     def test_queued_call_is_cancelled(self) -> None:
-        """`cancel` of a queued call is True; it never runs and its result raises a CancelledError."""
+        """`cancel` of a queued call returns True. The call never runs, and `result` raises a CancelledError."""
         service = self.deploy()
         occupied = self.occupy(service)
         future = service.handle.submit("do", "cancelled")
@@ -181,7 +181,7 @@ class FutureCases(ServiceConformance):
 
     @unless("in_callers_thread")
     def test_running_call_is_not_cancelled(self) -> None:
-        """`cancel` of a call whose method runs is False, and its result comes."""
+        """`cancel` of a running call returns False, and its result arrives."""
         gate = self.watch()
         future = self.deploy().handle.submit("hold", gate.checkpoint)
         gate.wait()
@@ -198,7 +198,7 @@ class FutureCases(ServiceConformance):
 
     @unless("in_callers_thread")
     def test_call_is_started_or_cancelled_never_both(self) -> None:
-        """Whoever comes first, worker or canceller, decides: a call that `cancel` promised away has not run."""
+        """A call either starts or is cancelled: if `cancel` returns True, the call never runs."""
         handle = self.deploy().handle
         expected = []
         for batch in range(20):

@@ -1,4 +1,4 @@
-"""What holds where calls are ended at their deadline by killing their replica: `timeout_strength: kill`."""
+"""The rules for `timeout_strength: kill`: a call that runs past its deadline has its replica killed."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ __all__ = ["KillingCases"]
 
 
 class KillingCases(ServiceConformance):
-    """Calls that run on after their deadline."""
+    """Calls that run past their deadline."""
 
     def killing(self, **fields: Any) -> Deployed:
-        """A service that kills."""
+        """Deploy a service with `timeout_strength: kill`."""
         return self.deploy(timeout_strength="kill", monitors=("metrics", "events"), **fields)
 
     def hung(self, service: Deployed) -> Future[Any]:
-        """A call whose method runs on after its deadline."""
+        """Make a call whose method runs past its deadline."""
         gate = self.watch()
         call = service.handle.with_options(timeout=self.while_running).submit("hold", gate.checkpoint)
         gate.wait()
@@ -40,7 +40,7 @@ class KillingCases(ServiceConformance):
     @needs("can_kill", "releases_at_deadline")
     @pytest.mark.parametrize("waits", [True, False])
     def test_call_that_runs_on_has_its_replica_killed(self, waits: bool) -> None:  # noqa: FBT001 - a parameter of cases
-        """At its deadline, whether or not anybody waits for it; another replica takes the place."""
+        """The replica is killed at the call's deadline, even if no caller waits. Another one takes its place."""
         service = self.killing()
         call = self.hung(service)
         if waits:
@@ -57,7 +57,7 @@ class KillingCases(ServiceConformance):
 
     @needs("can_kill", "releases_at_deadline", "concurrent")
     def test_other_calls_of_a_killed_replica_end_as_after_any_death(self) -> None:
-        """Those that had started fail or are tried again, the others run where the next replica is."""
+        """The replica's other started calls fail or are retried. The rest run on the next replica."""
         service = self.killing(at_once=3, failover_enabled=True, replicas=1)
         gate = self.watch()
         lost = service.handle.submit("hold", gate.checkpoint)
@@ -77,7 +77,7 @@ class KillingCases(ServiceConformance):
 
     @needs("can_kill", "reachable", "releases_at_deadline")
     def test_call_of_another_process_that_runs_on_ends_its_replica(self) -> None:
-        """A caller elsewhere cannot kill it, so the replica ends itself."""
+        """A caller in another process cannot kill the replica, so the replica ends itself."""
         service = self.killing()
         other = self.register(Calling, name="other", env=service.env)
         gate = self.watch()
@@ -91,7 +91,7 @@ class KillingCases(ServiceConformance):
 
     @needs("can_kill", "releases_at_deadline")
     def test_call_that_ends_in_time_keeps_its_replica(self) -> None:
-        """Also after a call that waited for all of its time, and never started."""
+        """A call that ends in time keeps its replica, also after another call timed out in the queue."""
         service = self.killing()
         occupied = self.occupy(service)
         late = service.handle.with_options(timeout=self.short).submit("echo", 1)

@@ -1,4 +1,4 @@
-"""The life of a service: built, warmed up, drained, stopped, each step once and where it belongs."""
+"""The rules for the lifecycle of a service: start, warm-up, drain and stop."""
 
 from __future__ import annotations
 
@@ -36,15 +36,19 @@ _STOP = ["stop", "cleanup"]
 
 
 def _steps(diary: Watch) -> list[str]:
-    """The steps that were reported since the last look, in order."""
+    """Return the steps reported since the last look, in order."""
     return [step for step, *_ in diary.seen()]
 
 
 class HookCases(ServiceConformance):
-    """Hooks of a start and a stop that go well."""
+    """Hooks of starts and stops that succeed."""
 
     def test_hooks_run_once_each_in_order(self) -> None:
-        """init, setup, start_running, warmup, calls, stop, cleanup; `start` and `close` are not for who has these."""
+        """
+        Each hook runs once: init, setup, start_running, warmup, calls, stop, cleanup.
+
+        A class with `start_running` and `cleanup` does not get `start` and `close`.
+        """
         diary = self.watch(held=False)
         service = self.deploy(Living, diary.checkpoint)
         assert _steps(diary) == _START
@@ -53,13 +57,13 @@ class HookCases(ServiceConformance):
         service.env.close()
         assert _steps(diary) == ["method", *_STOP]
         assert service.status["state"] == "stopped"
-        # The engine fences what a stop raises, and says so in the event.
+        # The host catches what a stop hook raises, and only the event shows it.
         stopped = [each.event.reason for each in service.env.events() if each.event.kind == "replica_stopped"]
         assert stopped == [""]
 
     @unless("in_process")
     def test_canary_is_no_request(self) -> None:
-        """A started replica answers one before it gets calls: no method runs, none is counted, no slot is lost."""
+        """A new replica answers a no-op before it gets calls: no method runs, no request counts, no slot is lost."""
         service = self.deploy()
         assert service.metrics.request_count == 0
         assert [replica["inflight"] for replica in service.status["replicas"]] == [0]
@@ -74,12 +78,12 @@ class HookCases(ServiceConformance):
     @needs("in_process")
     @unless("in_callers_thread")
     def test_start_hook_may_submit_calls_for_later(self) -> None:
-        """`submit` queues a call of the own service, which runs once the replica is ready."""
+        """A start hook may `submit` a call to its own service. The call runs once the replica is ready."""
         service = self.deploy(Early, "submit", "svc")
         self.until(lambda: service.handle.done() == ["early"])
 
     def test_async_hooks_are_awaited(self) -> None:
-        """Hooks may be coroutines; `start` and `close` stand in for `start_running` and `cleanup`."""
+        """Hooks may be coroutines. `start` replaces `start_running`, and `close` replaces `cleanup`."""
         diary = self.watch(held=False)
         service = self.deploy(AsyncLiving, diary.checkpoint)
         service.handle.call("method")
@@ -87,7 +91,7 @@ class HookCases(ServiceConformance):
         assert _steps(diary) == ["setup", "start", "warmup", "method", "stop", "close"]
 
     def test_nothing_is_built_in_the_deploying_thread(self) -> None:
-        """Deploying can be given up when a constructor hangs, so constructor and start hooks run on another thread."""
+        """Constructor and start hooks run in another thread, so that a deployment can end while a constructor hangs."""
         diary = self.watch(held=False)
         self.deploy(Living, diary.checkpoint)
         assert whereabouts() not in {(process, thread) for _, _, process, thread in diary.seen()}
@@ -96,7 +100,7 @@ class HookCases(ServiceConformance):
     @unless("in_callers_thread")
     @pytest.mark.parametrize("service_class", [Living, AsyncLiving])
     def test_hooks_run_where_calls_run(self, service_class: type) -> None:
-        """Constructor, hooks and calls all run on the one thread."""
+        """Constructor, hooks and calls all run on the same thread."""
         diary = self.watch(held=False)
         service = self.deploy(service_class, diary.checkpoint)
         service.handle.call("method")
@@ -106,14 +110,14 @@ class HookCases(ServiceConformance):
     @needs("one_at_a_time")
     @unless("in_callers_thread")
     def test_hooks_and_methods_share_the_event_loop(self) -> None:
-        """What an async hook makes for its loop is good in async methods, and can be ended by the hook at the end."""
+        """Async methods can use what an async hook created on the event loop, and the last hook can end it."""
         service = self.deploy(Connected)
         assert service.handle.call("method")
         service.env.close()
 
     @needs("event_loop")
     def test_coroutines_meet_on_the_event_loop(self) -> None:
-        """A coroutine may wait for another one of its replica: both run at once, on the loop of the hooks."""
+        """Two coroutines of a replica run at once on the hooks' event loop, so one can wait for the other."""
         service = self.deploy(Meeting)
         waiting = service.handle.submit("wait")
         assert service.handle.call("meet")
@@ -128,7 +132,7 @@ class HookCases(ServiceConformance):
         assert service.status["state"] == "stopped"
 
     def test_task_lives_outside_environments(self) -> None:
-        """A task is built by `start_running` and ends by `stop`; `stop` before that does nothing."""
+        """`start_running` builds a task, and `stop` ends it. `stop` before that does nothing."""
         diary = self.watch(held=False)
         factory = ServiceFactory("svc", Living, (diary.checkpoint,))
         task = ServiceTaskFactory(factory, self.configuration(), registry=self.registry()).create_service_task()
@@ -146,7 +150,7 @@ class HookCases(ServiceConformance):
         assert self.replica_threads() == []
 
     def test_async_with(self) -> None:
-        """`async with` deploys without blocking the loop, and closes at the end."""
+        """`async with` deploys without blocking the event loop, and closes at the end."""
         diary = self.watch(held=False)
 
         async def main() -> Environment:
@@ -162,7 +166,7 @@ class HookCases(ServiceConformance):
         assert self.replica_threads() == []
 
     def test_service_is_deployed_anew_after_close(self) -> None:
-        """A closed environment leaves nothing that another one of the same services would meet."""
+        """A closed environment leaves nothing behind for a new environment with the same services."""
         for _ in range(3):
             service = self.deploy()
             assert service.handle.done() == []
@@ -175,7 +179,7 @@ class FailedStartCases(ServiceConformance):
 
     @pytest.mark.parametrize("step", _START)
     def test_start_that_raises_fails_the_deployment(self, step: str) -> None:
-        """DeployError comes from the original exception and names the replica; what was built is cleaned up."""
+        """DeployError names the replica and has the original exception as its cause. What was built is cleaned up."""
         diary = self.watch(held=False)
         service = self.register(Failing, diary.checkpoint, step)
         with pytest.raises(errors.DeployError, match="while constructing service 'svc' replica 0: ") as caught:
@@ -189,14 +193,14 @@ class FailedStartCases(ServiceConformance):
 
     @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
     def test_constructor_that_exits_fails_the_deployment(self, kind: type[BaseException]) -> None:
-        """SystemExit in a constructor is a failed start, not the end of a thread that nobody notices."""
+        """SystemExit, KeyboardInterrupt or CancelledError in a constructor fails the deployment with DeployError."""
         diary = self.watch(held=False)
         service = self.register(Failing, diary.checkpoint, "init", 0, kind)
         with pytest.raises(errors.DeployError, match=kind.__name__):
             service.env.deploy()
 
     def test_deployment_is_all_or_nothing(self) -> None:
-        """When one service fails to start, those that had started are stopped."""
+        """If one service fails to start, the services that had started are stopped."""
         diary, failed = self.watch(held=False), self.watch(held=False)
         service = self.register(Living, diary.checkpoint, name="svc-first")
         self.register(Failing, failed.checkpoint, "warmup", name="svc-second", env=service.env)
@@ -209,7 +213,7 @@ class FailedStartCases(ServiceConformance):
 
     @pytest.mark.parametrize("how", ["call", "deploy"])
     def test_failed_start_can_be_tried_again(self, how: str) -> None:
-        """A first call or deployment whose service cannot start raises DeployError; a later one starts anew."""
+        """A first call or deployment whose service cannot start raises DeployError. A later one tries again."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "fails")
             path.touch()
@@ -222,7 +226,7 @@ class FailedStartCases(ServiceConformance):
             assert service.handle.method() == "second time"
 
     def test_constructor_that_hangs_fails_the_deployment(self) -> None:
-        """After `startup_timeout` deploying ends with DeployError, whatever the constructor does."""
+        """After `startup_timeout`, deploying ends with DeployError, even if the constructor hangs."""
         diary, gate = self.watch(held=False), self.watch()
         service = self.register(Late, diary.checkpoint, gate.checkpoint, startup_timeout=self.short)
         with pytest.raises(errors.DeployError, match=rf"svc#0 not ready after {self.short:g} s"):
@@ -231,7 +235,7 @@ class FailedStartCases(ServiceConformance):
 
     @needs_any(*INNER_CALLS)
     def test_start_hook_that_waits_for_its_own_end_fails_the_deployment(self) -> None:
-        """It calls its own service, which has no other replica: that is told at once, as ReentrantCallError."""
+        """A start hook that calls its own service, without another replica, fails at once with ReentrantCallError."""
         service = self.register(Early, "call", "svc", startup_timeout=self.patience)
         with pytest.raises(errors.DeployError, match=r"ReentrantCallError: .*svc.* would never start") as caught:
             service.env.deploy()
@@ -239,7 +243,7 @@ class FailedStartCases(ServiceConformance):
 
     @needs_any(*INNER_CALLS)
     def test_start_hooks_that_wait_for_each_other_fail_the_deployment(self) -> None:
-        """Two services call each other before they are ready: that is told at once, as ReentrantCallError."""
+        """If two services call each other before they are ready, deploying fails at once with ReentrantCallError."""
         service = self.register(Early, "call", "other", startup_timeout=self.patience)
         self.register(Early, "call", "svc", name="other", env=service.env, startup_timeout=self.patience)
         with pytest.raises(errors.DeployError, match=r"ReentrantCallError: .*(svc|other).* would never start"):
@@ -247,7 +251,7 @@ class FailedStartCases(ServiceConformance):
 
     @needs("in_process")
     def test_instance_that_is_ready_too_late_is_cleaned_up(self) -> None:
-        """A constructor that ends after its service was given up leaves an instance behind: that is stopped, once."""
+        """An instance whose constructor ends after its service was given up is stopped, once."""
         diary, gate = self.watch(held=False), self.watch()
         service = self.register(Late, diary.checkpoint, gate.checkpoint, startup_timeout=self.short)
         with pytest.raises(errors.DeployError):
@@ -258,11 +262,11 @@ class FailedStartCases(ServiceConformance):
 
 
 class LazyCases(ServiceConformance):
-    """A service that is not deployed is started by its first call."""
+    """The first call starts a service that is not deployed."""
 
     @VERBS
     def test_first_call_deploys(self, verb: str) -> None:
-        """A handle starts nothing; the first call by any verb does."""
+        """A handle starts nothing. The first call with any verb deploys the service."""
         diary = self.watch(held=False)
         handle = self.register(Living, diary.checkpoint).handle
         assert (diary.seen(), self.replica_threads()) == ([], [])
@@ -282,7 +286,7 @@ class LazyCases(ServiceConformance):
         assert [call("echo", 1), submit("echo", 2).result(self.patience), echo(3), call("echo", 4)] == [1, 2, 3, 4]
 
     def test_deploying_takes_none_of_the_calls_time(self) -> None:
-        """The first call deploys the service under `startup_timeout`; its own limit starts after that."""
+        """The first call deploys the service under `startup_timeout`. The call's own timeout starts after that."""
         diary, gate = self.watch(held=False), self.watch()
         handle = self.register(Late, diary.checkpoint, gate.checkpoint).handle.with_options(timeout=self.patience)
         first = self.in_thread(handle.remaining)
@@ -297,7 +301,7 @@ class CloseCases(ServiceConformance):
     """Drain and close."""
 
     def test_close_finishes_accepted_calls(self) -> None:
-        """Running and queued calls finish; new ones get ServiceStoppedError."""
+        """`close` finishes running and queued calls. New calls fail with ServiceStoppedError."""
         service = self.deploy()
         occupied = self.occupy(service)
         waiting = [self.queued(service, "echo", number) for number in range(3)]
@@ -313,7 +317,7 @@ class CloseCases(ServiceConformance):
         assert self.replica_threads() == []
 
     def is_refused(self, service: Deployed) -> bool:
-        """Whether a new call is; the very first moment of closing is not seen from outside."""
+        """Return whether a new call is refused. The first moment of `close` cannot be seen from outside."""
         try:
             service.handle.with_options(timeout=0.005).submit("echo")
         except errors.CallTimeoutError:
@@ -323,7 +327,7 @@ class CloseCases(ServiceConformance):
         return False
 
     def test_closed_environment_refuses(self) -> None:
-        """After `close` every way to call and to register raises ServiceStoppedError."""
+        """After `close`, every way to call and to register raises ServiceStoppedError."""
         service = self.deploy()
         service.env.close()
         for verb in ("call", "submit", "acall"):
@@ -341,7 +345,7 @@ class CloseCases(ServiceConformance):
 
     @needs("in_process")
     def test_no_thread_is_left_after_close(self) -> None:
-        """Every thread of a replica ends with it, also of one whose slots were all in use."""
+        """Every thread of a replica ends with it, also if all its slots were in use."""
         service = self.deploy()
         self.occupy(service).open()
         self.together(service.handle.echo, 4)
@@ -353,7 +357,7 @@ class CloseCases(ServiceConformance):
 
     @unless("in_callers_thread")
     def test_drain_timeout_ends_the_rest(self) -> None:
-        """What has not finished when `drain_timeout` is over ends with ServiceStoppedError, running and queued."""
+        """Calls that have not finished within `drain_timeout` end with ServiceStoppedError, both running and queued."""
         service = self.deploy(drain_timeout=self.short, timeout=None)
         gate = self.watch()
         running = [service.handle.submit("hold", gate.checkpoint) for _ in range(service.slots)]
@@ -371,7 +375,7 @@ class CloseCases(ServiceConformance):
 
     @needs("releases_at_deadline")
     def test_close_does_not_wait_for_abandoned_calls(self) -> None:
-        """A method whose caller was told long ago holds up `close` only for the stop hooks, and ends its thread."""
+        """An abandoned method delays `close` only for the stop hooks, and its thread ends with the method."""
         service = self.deploy(drain_timeout=1000, timeout=1000)
         gate = self.watch()
         with pytest.raises(errors.CallTimeoutError):
@@ -382,7 +386,7 @@ class CloseCases(ServiceConformance):
         self.until(lambda: not self.replica_threads())
 
     def test_close_is_idempotent_from_many_threads(self) -> None:
-        """However often and from wherever: the hooks run once, and `close` returns when the service is stopped."""
+        """`close` may be called often, from many threads: hooks run once, and each `close` returns after the stop."""
         diary = self.watch(held=False)
         service = self.deploy(Living, diary.checkpoint)
 
@@ -405,7 +409,7 @@ class CloseCases(ServiceConformance):
 
     @needs("in_process")
     def test_close_from_within_an_inner_call(self) -> None:
-        """So may a method that another service's method called: no drain time is waited for."""
+        """A method called by another service's method may close the environment. `close` waits for no drain timeout."""
         outer = self.register(Calling, name="outer", drain_timeout=1000, timeout=1000)
         self.register(name="inner", env=outer.env, drain_timeout=1000, timeout=1000)
         outer.env.deploy()
@@ -415,7 +419,7 @@ class CloseCases(ServiceConformance):
 
     @needs_any(*INNER_CALLS)
     def test_inner_calls_are_served_while_draining(self) -> None:
-        """An accepted call may go on calling other services while its environment closes."""
+        """An accepted call can still call other services while its environment closes."""
         env = self.environment()
         callers = [self.register(Calling, name=name, env=env) for name in ("svc-a", "svc-b")]
         self.register(name="svc-c", env=env)

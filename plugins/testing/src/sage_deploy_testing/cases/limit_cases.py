@@ -1,4 +1,4 @@
-"""Methods of which a replica runs only so many calls at once."""
+"""Limits on how many calls of one method a replica runs at once."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["LimitCases"]
 
 
 class LimitCases(ServiceConformance):
-    """`methods.<m>.max_concurrency` limits the calls of one method in each replica, and touches no other's."""
+    """`methods.<m>.max_concurrency` limits the calls of one method in each replica, and no other method's."""
 
     def limited(self, method: str, most: int, **fields: Any) -> Deployed:
-        """Deploy a service of which a replica runs at most *most* calls of *method* at once."""
+        """Deploy a service whose replicas run at most *most* calls of *method* at once."""
         return self.deploy(methods={method: {"max_concurrency": most}}, **fields)
 
     @pytest.mark.parametrize("most", [1, 2])
     def test_never_more_calls_of_a_method_at_once_than_its_limit(self, most: int) -> None:
-        """Whoever calls, and however many slots there are; each call runs once."""
+        """A replica never runs more calls of a method at once than its limit, and each call runs once."""
         service = self.limited("overlap", most, at_once=4)
 
         def caller(_: int) -> None:
@@ -36,7 +36,7 @@ class LimitCases(ServiceConformance):
 
     @needs("concurrent")
     def test_as_many_calls_of_a_method_run_at_once_as_its_limit_allows(self) -> None:
-        """The next ones wait although slots are free, and follow when one of their own ends."""
+        """As many calls of a method run as its limit allows. The others wait for one of them, even with free slots."""
         service = self.limited("hold", 2, at_once=4)
         gate = self.watch()
         calls = [service.handle.submit("hold", gate.checkpoint) for _ in range(5)]
@@ -48,7 +48,7 @@ class LimitCases(ServiceConformance):
 
     @needs("concurrent")
     def test_method_at_its_limit_holds_up_no_other(self) -> None:
-        """While a slot is free, calls of other methods go ahead of those that wait for their method's turn."""
+        """While a slot is free, calls of other methods overtake calls that wait for their method's limit."""
         service = self.limited("hold", 1, at_once=2)
         gate = self.watch()
         held = [service.handle.submit("hold", gate.checkpoint) for _ in range(3)]
@@ -60,7 +60,7 @@ class LimitCases(ServiceConformance):
 
     @needs("concurrent")
     def test_limit_holds_for_each_replica(self) -> None:
-        """A replica at its limit leaves the method's calls to the others."""
+        """The limit counts per replica. A replica at its limit leaves the method's calls to the others."""
         service = self.limited("hold", 1, at_once=2, **self.several(2, "round_robin"))
         gate = self.watch()
         calls = [service.handle.submit("hold", gate.checkpoint) for _ in range(3)]
@@ -71,7 +71,7 @@ class LimitCases(ServiceConformance):
             call.result(self.patience)
 
     def test_order_holds_within_a_limited_method(self) -> None:
-        """One at a time, its calls run in the order in which they came, whatever other calls come between."""
+        """With a limit of 1, a method's calls run in the order in which they came, even among other calls."""
         service = self.limited("do", 1)
         occupied = self.occupy(service)
         waiting = []
@@ -84,7 +84,7 @@ class LimitCases(ServiceConformance):
 
     @unless("in_callers_thread")
     def test_cancelled_calls_of_a_limited_method_leave(self) -> None:
-        """Who waits for the method's turn and is cancelled never runs, and takes the turn of nobody."""
+        """A call that is cancelled while it waits for its method's limit never runs, and takes no other call's turn."""
         service = self.limited("hold", 1)
         gate = self.watch()
         calls = [service.handle.submit("hold", gate.checkpoint, number) for number in range(5)]
@@ -98,7 +98,7 @@ class LimitCases(ServiceConformance):
 
     @needs("concurrent")
     def test_deadline_while_waiting_for_the_methods_turn(self) -> None:
-        """A call whose time is over before its method's turn never starts, with a free slot or without."""
+        """A call whose deadline passes while it waits for its method's limit never starts, even with a free slot."""
         service = self.limited("hold", 1)
         gate = self.watch()
         held = service.handle.submit("hold", gate.checkpoint)
@@ -114,7 +114,7 @@ class LimitCases(ServiceConformance):
 
     @needs("concurrent", "releases_at_deadline")
     def test_abandoned_method_keeps_its_turn(self) -> None:
-        """Its caller is released, but it still runs: the next call of the method waits until it has ended."""
+        """An abandoned method still counts against its limit: the method's next call waits until it has ended."""
         service = self.limited("hold", 1)
         gate = self.watch()
         with pytest.raises(errors.CallTimeoutError):
@@ -127,7 +127,7 @@ class LimitCases(ServiceConformance):
         assert following.result(self.patience) == 0
 
     def test_turn_is_free_again_however_a_call_ends(self) -> None:
-        """Calls that raise give their turn back as those that return do."""
+        """A call that raises frees its place under the limit, as one that returns does."""
         service = self.limited("fail", 1)
         for _ in range(5):
             with pytest.raises(ProbeError):
@@ -135,7 +135,7 @@ class LimitCases(ServiceConformance):
         assert (service.inflight, service.waiting) == (0, 0)
 
     def test_calls_that_wait_for_their_methods_turn_fill_the_queue(self) -> None:
-        """They count against `queue_size` like all that wait."""
+        """Calls that wait for their method's limit count against `queue_size`."""
         service = self.limited("hold", 1, queue_size=1, overload="reject")
         gate = self.watch()
         running = self.begin(service.handle, "hold", gate.checkpoint)

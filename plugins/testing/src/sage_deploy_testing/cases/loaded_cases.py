@@ -1,4 +1,4 @@
-"""A service that is called without a pause while a case changes it."""
+"""The base of cases that change a service while callers call it without a pause."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ __all__ = ["LoadedCases"]
 
 
 class LoadedCases(ServiceConformance):
-    """A base for cases under load; it has none itself."""
+    """A base for cases under load. It has no cases itself."""
 
     @contextlib.contextmanager
     def load(self, service: Deployed, method: str = "echo", answer: str = "{}") -> Iterator[Callable[[int], None]]:
         """
-        Four callers who call without a pause, each under a key of its own; any call that fails fails the case.
+        Call the service without a pause from four threads, each with its own key. A call that fails fails the case.
 
-        Gives what waits until so many more calls have been answered. In the end every call was counted once.
+        Yield a function that waits until so many more calls have been answered. At the end, check that every call
+        counted once.
         """
         over = threading.Event()
         answered: collections.Counter[int] = collections.Counter()

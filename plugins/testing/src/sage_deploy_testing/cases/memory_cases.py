@@ -1,4 +1,4 @@
-"""What is kept of calls that are over: nothing."""
+"""The rules for memory: nothing of a finished call is kept."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["Mark", "MemoryCases"]
 
 
 class Mark:
-    """An object whose end can be seen."""
+    """An object whose end a case can observe."""
 
 
 class MemoryCases(ServiceConformance):
-    """Idle workers, loops and pools hold nothing of the calls that they have run, however large that is."""
+    """Idle workers, event loops and pools hold nothing of the calls that they ran."""
 
     @pytest.mark.parametrize(("method", "fails"), [("echo", "fail"), ("aecho", "afail")])
     def test_nothing_of_a_finished_call_is_kept(self, method: str, fails: str) -> None:
-        """Once its caller has dropped a call, its arguments, its result and its exception are free."""
+        """Once its caller has dropped a call, its arguments, result and exception are freed."""
         service = self.deploy()
         marks: list[weakref.ref[Mark]] = []
 

@@ -1,4 +1,4 @@
-"""A full queue that has a waiting call end for another, and calls that start by their priority."""
+"""The rules for a full queue that sheds a waiting call for a new one, and for priorities."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class SheddingCases(ServiceConformance):
     """`overload: shed_oldest`: the call that has waited longest makes room."""
 
     def test_the_oldest_waiting_call_ends_for_a_new_one(self) -> None:
-        """It never runs and counts as refused; the others are answered, and what runs is left alone."""
+        """The shed call never runs and counts as refused. The others are answered, and running calls go on."""
         service = self.deploy(queue_size=2, overload="shed_oldest")
         occupied = self.occupy(service)
         waiting = [self.queued(service, "do", number) for number in range(2)]
@@ -54,7 +54,7 @@ class SheddingCases(ServiceConformance):
         assert "shed" not in service.handle.done()
 
     def test_without_a_queue_a_call_is_refused(self) -> None:
-        """With `queue_size` 0 nothing waits that could make room."""
+        """With `queue_size` 0, no call waits that could make room, so the new call is refused."""
         service = self.deploy(queue_size=0, overload="shed_oldest")
         occupied = self.occupy(service)
         with pytest.raises(errors.OverloadedError, match="was not accepted"):
@@ -63,7 +63,7 @@ class SheddingCases(ServiceConformance):
 
     @pytest.mark.parametrize("overload", ["shed_oldest", "priority"])
     def test_the_bound_is_exact_under_many_threads(self, overload: str) -> None:
-        """However many threads call at once, `queue_size` calls wait in the end, and all others were refused once."""
+        """However many threads call at once, exactly `queue_size` calls wait in the end, and the others are refused."""
         service = self.deploy(queue_size=3, overload=overload)
         occupied = self.occupy(service)
         start = threading.Barrier(12)
@@ -92,7 +92,7 @@ class SheddingCases(ServiceConformance):
 
 
 class PriorityCases(ServiceConformance):
-    """`overload: priority`: waiting calls start by their priority, and the lowest makes room."""
+    """`overload: priority`: waiting calls start by priority, and the lowest one makes room."""
 
     def _queued(self, service: Deployed, priority: int, number: int) -> Future[Any]:
         before = service.waiting
@@ -102,7 +102,7 @@ class PriorityCases(ServiceConformance):
 
     @needs("ordered")
     def test_waiting_calls_start_by_priority(self) -> None:
-        """Higher ones first, the default is 0, and those with the same start in the order in which they were made."""
+        """Higher priorities start first. The default is 0. Equal priorities start in the order of their calls."""
         service = self.deploy(overload="priority")
         occupied = self.occupy(service)
         calls = [self._queued(service, priority, n) for n, priority in enumerate((-1, 1, 0, 7, 1, -1))]
@@ -113,7 +113,7 @@ class PriorityCases(ServiceConformance):
         assert service.handle.done() == [None, 3, 1, 4, 2, 6, 0, 5]
 
     def test_the_lowest_priority_makes_room_for_a_higher_one(self) -> None:
-        """If the new call is the lowest, it is refused."""
+        """The waiting call with the lowest priority makes room. A new call that is not higher is refused."""
         service = self.deploy(queue_size=2, overload="priority")
         occupied = self.occupy(service)
         low, high = self._queued(service, 0, 0), self._queued(service, 5, 1)
@@ -130,7 +130,7 @@ class PriorityCases(ServiceConformance):
         assert sorted(each for each in service.handle.done() if each is not None) == [1, 2]
 
     def test_priority_is_an_error_where_it_has_no_effect(self) -> None:
-        """Said by the first call, or at once if the handle has made one; 0 is what every call has."""
+        """The first call fails with ConfigError, or `with_options` if the handle has made a call. 0 is valid."""
         service = self.deploy()
         early = service.handle.with_options(priority=1)
         with pytest.raises(errors.ConfigError, match=r"priority: 1 has no effect on service 'svc'.*overload: priority"):

@@ -1,4 +1,4 @@
-"""Order, overlap and the bound of the queue."""
+"""The rules for the queue: order, overlap and size."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ _OUTCOMES = {
     "OverloadedError": "refused",
 }
 
-#: Answers of a storm that may meet a caller's last word on the way; of some 700 calls it is one, if any.
+#: The most answers in a storm that may cross their caller's cancellation or timeout. Usually 0 or 1 of about 700 do.
 _CROSSED = 10
 
 
 class OverlapCases(ServiceConformance):
-    """Which calls run at once, where, and in which order."""
+    """Which calls run at once, in which thread, and in which order."""
 
     @needs("one_at_a_time")
     def test_one_call_at_a_time(self) -> None:
-        """Never two calls at once, whoever calls."""
+        """A replica never runs two calls at once, for any number of callers."""
         service = self.deploy()
 
         def caller(_: int) -> None:
@@ -48,7 +48,7 @@ class OverlapCases(ServiceConformance):
     @needs("one_at_a_time")
     @unless("in_callers_thread")
     def test_everything_runs_on_one_thread(self) -> None:
-        """It is always the same thread, and never the caller's, whoever calls and however often."""
+        """All calls run on the same thread, which is never a caller's thread."""
         service = self.deploy()
         seen = {tuple(where) for _ in range(3) for where in self.together(lambda _: service.handle.where(), 4)}
         assert len(seen) == 1
@@ -56,14 +56,14 @@ class OverlapCases(ServiceConformance):
 
     @needs("in_callers_thread")
     def test_calls_run_in_their_callers_threads(self) -> None:
-        """It is the thread that calls, also for a call that had to wait for its turn."""
+        """A call runs in its caller's thread, also if it had to wait."""
         service = self.deploy()
         assert self.together(lambda _: service.handle.where() == whereabouts(), 8) == [True] * 8
 
     @needs("concurrent")
     @pytest.mark.parametrize("at_once", [2, 5])
     def test_as_many_calls_run_at_once_as_configured(self, at_once: int) -> None:
-        """All slots are used at the same time, and no call starts beyond them."""
+        """All slots are used at the same time, and no further call starts."""
         service = self.deploy(at_once=at_once)
         gate = self.watch()
         calls = [service.handle.submit("hold", gate.checkpoint) for _ in range(2 * at_once)]
@@ -88,7 +88,7 @@ class OverlapCases(ServiceConformance):
     @needs("concurrent")
     @unless("in_callers_thread")
     def test_threads_are_bounded_by_slots(self) -> None:
-        """However long the queue, there is a thread for each slot, and at most one beside them: an event loop's."""
+        """A replica has at most one thread for each slot, plus one for an event loop, however long the queue is."""
         service = self.deploy(at_once=3)
         gate = self.watch()
         for _ in range(30):
@@ -114,7 +114,7 @@ class OverlapCases(ServiceConformance):
 
         callers = [self.in_thread(caller, number) for number in range(4)]
         self.until(lambda: service.waiting >= (4 if self.declares("in_callers_thread") else 100))
-        gate.open()  # while they go on calling
+        gate.open()  # while the callers go on
         for each in callers:
             each.result(self.patience)
         done = [each for each in service.handle.done() if each is not None]
@@ -124,7 +124,7 @@ class OverlapCases(ServiceConformance):
     @needs("ordered")
     @unless("in_callers_thread")
     def test_order_holds_while_calls_are_cancelled(self) -> None:
-        """Calls that leave the queue do not disturb the order of the others."""
+        """Calls that leave the queue do not change the order of the others."""
         service = self.deploy(queue_size=1000)
         occupied = self.occupy(service)
         calls = [service.handle.submit("do", number) for number in range(300)]
@@ -136,7 +136,7 @@ class OverlapCases(ServiceConformance):
 
     @needs("ordered")
     def test_waiting_callers_get_their_turn_in_order(self) -> None:
-        """The slot goes to who has waited longest."""
+        """The caller that has waited longest gets the slot."""
         service = self.deploy()
         occupied = self.occupy(service)
         waiting = [self.queued(service, "do", number) for number in range(6)]
@@ -147,11 +147,11 @@ class OverlapCases(ServiceConformance):
 
 
 class BoundCases(ServiceConformance):
-    """`queue_size` calls wait, exactly; more are refused or wait for room."""
+    """At most `queue_size` calls wait. Further calls are refused, or block until there is room."""
 
     @pytest.mark.parametrize("queue_size", [0, 1, 5])
     def test_reject_is_exact_under_many_threads(self, queue_size: int) -> None:
-        """However many threads call at once, exactly `queue_size` calls come to wait; the others are refused."""
+        """However many threads call at once, exactly `queue_size` calls wait, and the others are refused."""
         service = self.deploy(queue_size=queue_size, overload="reject")
         occupied = self.occupy(service)
         accepted: list[Any] = []
@@ -161,7 +161,7 @@ class BoundCases(ServiceConformance):
         def caller(number: int) -> None:
             start.wait(self.patience)
             try:
-                accepted.append(service.handle.submit("do", number))  # in its callers' threads this is where it waits
+                accepted.append(service.handle.submit("do", number))  # for `in_callers_thread`, the call waits in here
             except errors.OverloadedError as error:
                 refused.append(error)
 
@@ -181,7 +181,7 @@ class BoundCases(ServiceConformance):
 
     @VERBS
     def test_reject_by_every_verb(self, verb: str) -> None:
-        """`call`, `submit` and `acall` are refused alike, and what was refused never runs."""
+        """A full queue refuses `call`, `submit` and `acall`, and a refused call never runs."""
         service = self.deploy(queue_size=1, overload="reject")
         occupied = self.occupy(service)
         waiting = self.queued(service, "echo", "waited")
@@ -193,7 +193,7 @@ class BoundCases(ServiceConformance):
         assert "refused" not in service.handle.done()
 
     def test_free_slots_are_not_refused(self) -> None:
-        """With `queue_size` 0 a call needs a free slot, and gets it: a slot is free when its caller is released."""
+        """With `queue_size` 0, a call gets any free slot: a slot is free before its caller is released."""
         handle = self.deploy(queue_size=0, overload="reject").handle
         for turn in range(200):
             assert handle.echo(turn) == turn
@@ -235,13 +235,13 @@ class BoundCases(ServiceConformance):
 
     @unless("in_callers_thread")
     def test_room_of_expired_calls_is_room_again(self) -> None:
-        """Calls whose time is over take no room, although nobody looks at them: a stuck slot cannot fill the queue."""
+        """Calls past their deadline take no room, even if nobody waits for them: a stuck slot cannot fill the queue."""
         service = self.deploy(queue_size=5, overload="reject")
         occupied = self.occupy(service)
         hasty = service.handle.with_options(timeout=self.short)
         calls = [hasty.submit("echo") for _ in range(4)]
         with pytest.raises(errors.CallTimeoutError):
-            hasty.echo()  # the last to expire, and the only one that anybody looks at
+            hasty.echo()  # the last to expire, and the only one with a waiting caller
         following = [service.handle.submit("echo", number) for number in range(5)]
         with pytest.raises(errors.OverloadedError):
             service.handle.submit("echo")
@@ -251,7 +251,7 @@ class BoundCases(ServiceConformance):
         assert [call.result(self.patience) for call in following] == [0, 1, 2, 3, 4]
 
     def test_callers_that_left_take_no_room(self) -> None:
-        """A `call` that ended in the queue has left it."""
+        """A `call` whose timeout ended in the queue has left the queue."""
         service = self.deploy(queue_size=1, overload="reject")
         occupied = self.occupy(service)
         for _ in range(3):
@@ -263,7 +263,7 @@ class BoundCases(ServiceConformance):
     @unless("in_callers_thread")
     @pytest.mark.parametrize("queue_size", [0, 2])
     def test_submit_blocks_until_there_is_room(self, queue_size: int) -> None:
-        """With a full queue `submit` holds its caller, and goes on when there is room."""
+        """With a full queue, `submit` blocks its caller until there is room."""
         service = self.deploy(queue_size=queue_size)
         occupied = self.occupy(service)
         waiting = [service.handle.submit("echo", number) for number in range(queue_size)]
@@ -277,7 +277,7 @@ class BoundCases(ServiceConformance):
 
     @pytest.mark.parametrize("queue_size", [0, 1])
     def test_bound_holds_while_callers_block(self, queue_size: int) -> None:
-        """Many callers that block see every call through, and never do more than `queue_size` calls wait."""
+        """However many callers block, every call is answered, and never more than `queue_size` calls wait."""
         service = self.deploy(queue_size=queue_size)
 
         def caller(number: int) -> list[Any]:
@@ -294,7 +294,7 @@ class BoundCases(ServiceConformance):
 
     @VERBS
     def test_no_room_before_the_deadline(self, verb: str) -> None:
-        """Who gets no room in time gets CallTimeoutError at stage "queue"; the call never runs."""
+        """A call that gets no room before its deadline fails with CallTimeoutError at stage "queue", and never runs."""
         service = self.deploy(queue_size=0)
         occupied = self.occupy(service)
         with pytest.raises(errors.CallTimeoutError) as caught:
@@ -306,7 +306,7 @@ class BoundCases(ServiceConformance):
         assert "late" not in service.handle.done()
 
     def test_no_room_before_the_queue_timeout(self) -> None:
-        """`queue_timeout` counts the wait for room too."""
+        """`queue_timeout` includes the wait for room."""
         service = self.deploy(queue_size=0, queue_timeout=self.while_running)
         occupied = self.occupy(service)
         with pytest.raises(errors.CallTimeoutError) as caught:
@@ -315,7 +315,7 @@ class BoundCases(ServiceConformance):
         occupied.open()
 
     def test_acall_suspends_until_there_is_room(self) -> None:
-        """With a full queue `acall` suspends its task; the loop goes on, and here it is the loop that makes room."""
+        """With a full queue, `acall` suspends its task and the event loop goes on. Here the loop makes the room."""
         service = self.deploy(queue_size=0)
         occupied = self.occupy(service)
 
@@ -328,7 +328,7 @@ class BoundCases(ServiceConformance):
         assert asyncio.run(main()) == [0, 1, 2]
 
     def test_task_cancelled_while_it_waits_for_room(self) -> None:
-        """A task that is cancelled before there was room for its call leaves nothing behind."""
+        """A task that is cancelled while its call waits for room leaves nothing behind, and the call never runs."""
         service = self.deploy(queue_size=0)
         occupied = self.occupy(service)
 
@@ -346,7 +346,7 @@ class BoundCases(ServiceConformance):
 
     @unless("in_callers_thread")
     def test_close_releases_blocked_submitters(self) -> None:
-        """Callers who wait for room when the service stops get ServiceStoppedError; what was accepted is done."""
+        """When the service stops, callers that wait for room get ServiceStoppedError. Accepted calls are answered."""
         service = self.deploy(queue_size=1)
         occupied = self.occupy(service)
         waiting = service.handle.submit("echo", "accepted")
@@ -360,16 +360,17 @@ class BoundCases(ServiceConformance):
 
 
 class StormCases(ServiceConformance):
-    """Everything at once."""
+    """All kinds of outcomes at the same time."""
 
     @unless("in_callers_thread")
     @pytest.mark.parametrize("overload", ["block", "reject", "shed_oldest", "priority"])
     def test_every_call_has_one_outcome_in_a_storm(self, overload: str) -> None:
         """
-        Results, errors, deadlines, cancellations and a stop at once: each accepted call ends and counts once.
+        With results, errors, deadlines, cancellations and a stop at once, each accepted call ends and counts once.
 
-        It counts as it ended. Where replicas are in other processes, one whose answer was on its way when its caller
-        gave it up counts as what its method did.
+        It counts under the outcome that its caller saw. There is one exception if replicas are in other processes: the
+        answer may be on its way when the caller gives the call up. Then the call counts under the outcome of its
+        method.
         """
         service = self.deploy(queue_size=20, overload=overload)
         stop = threading.Event()
@@ -398,13 +399,18 @@ class StormCases(ServiceConformance):
 
 
 def _outcome(call: Any) -> str:
-    """How the counters should call the way in which a call ended."""
+    """Return the name under which the counters should count the call."""
     assert call.done()
     return "cancelled" if call.cancelled() else _OUTCOMES[type(call.exception(0)).__name__]
 
 
 def _storm(handle: Any, seed: int, stop: threading.Event, overload: str) -> tuple[list[Any], int, list[Any]]:
-    """Make calls of all kinds, cancel some, watch some; gives the calls, how many ended in `submit`, and callbacks."""
+    """
+    Make calls of all kinds, cancel some and watch some.
+
+    Returns:
+        The accepted calls, the number of timeouts in `submit`, and the calls whose callback ran.
+    """
     chance = random.Random(seed)  # noqa: S311 - no secret
     accepted: list[Any] = []
     ended_here = 0
@@ -416,7 +422,7 @@ def _storm(handle: Any, seed: int, stop: threading.Event, overload: str) -> tupl
         options = {"priority": turn % 3} if overload == "priority" else {}
         try:
             call = handle.with_options(timeout=chance.choice([None, 0.001, 0.005, 5.0]), **options).submit(*work)
-        except errors.CallTimeoutError:  # no room in time
+        except errors.CallTimeoutError:  # no room before the deadline
             ended_here += 1
         except (errors.OverloadedError, errors.ServiceStoppedError):
             pass

@@ -1,4 +1,4 @@
-"""Replicas that reach a limit of `recycle` are replaced by fresh ones, wherever they run."""
+"""The rules for `recycle`: a replica that reaches a limit is replaced by a new one, on every target."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RecyclingCases"]
 
-#: Fields of a service in virtual time, of which a case lets hours pass: nothing that it waits for has a deadline.
+#: Fields of a service in virtual time. Cases let hours pass, so no wait may have a deadline.
 _NEVER_LATE: Final[Mapping[str, Any]] = {"startup_timeout": 1e6, "timeout": 1e6, "drain_timeout": 1e6}
 
 
@@ -26,7 +26,7 @@ class RecyclingCases(ServiceConformance):
     """The field `recycle`."""
 
     def recycling(self, cls: type = Probe, *args: Any, recycle: Mapping[str, Any], **fields: Any) -> Deployed:
-        """Deploy a service in virtual time; `ids_after` lets it pass."""
+        """Deploy a service in virtual time. `ids_after` advances the time."""
         self.clock = VirtualClock()
         fields = {"recycle": recycle, **_NEVER_LATE, **fields}
         service = self.register(cls, *args, env=self.environment(self.clock), **fields)
@@ -34,20 +34,20 @@ class RecyclingCases(ServiceConformance):
         return service
 
     def ids_after(self, service: Deployed, seconds: float = 1.0) -> list[str]:
-        """The ids of the replicas that are ready after so many seconds."""
+        """Advance the time by *seconds*, and return the IDs of the ready replicas."""
         self.clock.advance(seconds)
         return [replica["id"] for replica in service.status["replicas"] if replica["state"] == "ready"]
 
     def told(self, service: Deployed) -> list[tuple[str, str | None]]:
-        """The events about recycling, and the replica of each."""
+        """Return the events about recycling, each with its replica."""
         return [(each.event.kind, each.event.replica) for each in service.env.events() if "recycl" in each.event.kind]
 
     def reasons(self, service: Deployed, kind: str) -> list[str]:
-        """The reasons of the events of a kind."""
+        """Return the reasons of the events of a kind."""
         return [each.event.reason for each in service.env.events() if each.event.kind == kind]
 
     def test_replica_is_replaced_after_so_many_calls(self) -> None:
-        """Start before stop, in its place, and with the numbers in the event; its calls are no failures."""
+        """After `max_calls`, a new replica starts before the old one stops. The event has the numbers."""
         service = self.recycling(recycle={"max_calls": 5})
         for number in range(5):
             assert self.ids_after(service) == ["svc#0"]
@@ -68,7 +68,7 @@ class RecyclingCases(ServiceConformance):
         self.until(lambda: self.ids_after(service) == ["svc#0.1"])
 
     def test_replica_is_replaced_at_an_age(self) -> None:
-        """Also one that had nothing to do; the next one has all the time again."""
+        """After `max_age`, a replica is replaced, even if it was idle. The age of the new one starts at zero."""
         service = self.recycling(recycle={"max_age": 100.0})
         assert self.ids_after(service, 98.0) == ["svc#0"]
         self.until(lambda: self.ids_after(service) == ["svc#0.1"])
@@ -80,10 +80,14 @@ class RecyclingCases(ServiceConformance):
 
     @unless("in_process")
     def test_replica_is_replaced_when_its_process_has_too_much_memory(self) -> None:
-        """One whose process has it from the start costs no start a second."""
+        """
+        Above `max_memory_mb`, a replica is replaced.
+
+        If its process needs more from the start, the replacements are not repeated every second.
+        """
         service = self.recycling(recycle={"max_memory_mb": 1})
         self.until(lambda: self.ids_after(service) == ["svc#0.1"])
-        self.until(lambda: len(self.told(service)) >= 2)  # each look lets a second pass, until the next has its turn
+        self.until(lambda: len(self.told(service)) >= 2)  # each look takes a second, until the next replacement
         reason = self.reasons(service, "recycling")[0]
         assert reason.startswith("memory ")
         assert reason.endswith(" MiB, recycle.max_memory_mb is 1 MiB")
@@ -91,12 +95,13 @@ class RecyclingCases(ServiceConformance):
 
     @needs("in_process")
     def test_memory_that_replicas_share_is_no_limit(self) -> None:
-        """A fresh replica would not give it back, and the error says so."""
+        """If replicas share this process's memory, a limit fails with PlanError: a new replica would not free it."""
         with pytest.raises(errors.PlanError, match=r"E411: recycle\.max_memory_mb: .*share the memory of this process"):
             self.register(recycle={"max_memory_mb": 100}).env.deploy()
 
     def test_one_replica_is_recycled_at_a_time_and_no_call_is_lost(self) -> None:
-        # Each look lets a second pass, and there may be many: no fresh replica must come of age meanwhile.
+        # Each look advances the time by one second, and there may be many. No new replica may reach its age limit by
+        # then.
         service = self.recycling(recycle={"max_age": 1000.0}, **self.several(2))
         assert self.ids_after(service, 998.0) == ["svc#0", "svc#1"]
         stop: list[None] = []
@@ -120,7 +125,11 @@ class RecyclingCases(ServiceConformance):
         assert set(service.outcomes) == {"ok"}
 
     def test_replica_goes_on_while_no_fresh_one_can_be_built(self, tmp_path: Path) -> None:
-        """The error is told with the time of the next attempt; that is no crash loop."""
+        """
+        If no new replica can be built, the old one goes on, and this is no crash loop.
+
+        The event has the error and the time of the next attempt.
+        """
         broken = tmp_path / "broken"
         service = self.recycling(Fragile, str(broken), recycle={"max_calls": 1})
         assert service.handle.echo(1) == 1
@@ -139,7 +148,7 @@ class RecyclingCases(ServiceConformance):
         assert service.handle.echo(3) == 3
 
     def test_call_that_runs_is_finished_first(self) -> None:
-        """The old replica drains: what it has ends there, while the fresh one serves."""
+        """The old replica drains: its running call finishes there while the new replica serves."""
         service = self.recycling(recycle={"max_age": 10.0})
         gate = self.watch()
         running = self.begin(service.handle, "hold", gate.checkpoint)

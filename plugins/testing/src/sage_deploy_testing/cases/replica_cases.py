@@ -1,4 +1,4 @@
-"""Several replicas of one service, behind every installed load balancer: the light cases of a matrix."""
+"""The rules for several replicas of one service, behind every installed load balancer."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["InterruptionCases", "ReplicaCases"]
 
 
 class _Interrupt(BaseException):
-    """What a signal handler raises."""
+    """What the signal handler raises."""
 
 
 def _depth() -> int:
@@ -32,11 +32,11 @@ def _depth() -> int:
 
 
 class InterruptionCases(ServiceConformance):
-    """What is raised between two steps of a caller's thread loses nothing."""
+    """An exception between two steps of a caller's thread loses no slot."""
 
     @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no timers that signal")
     def test_no_signal_that_raises_loses_a_slot(self) -> None:
-        """What a signal handler raises in the middle of a call ends as itself, and every slot goes on."""
+        """The exception of a signal handler in the middle of a call reaches the caller, and every slot stays usable."""
         if threading.current_thread() is not threading.main_thread():
             pytest.skip("signals are handled in the main thread")
         self.may_lose = True
@@ -52,7 +52,7 @@ class InterruptionCases(ServiceConformance):
         try:
             for _ in range(100):
                 rung.clear()
-                # Python drops what is raised in a finalizer, so the list tells too.
+                # Python drops an exception raised in a finalizer, so the list records each signal too.
                 with contextlib.suppress(_Interrupt):
                     signal.setitimer(signal.ITIMER_PROF, moments.uniform(0.0003, 0.002))
                     while not rung:
@@ -64,7 +64,7 @@ class InterruptionCases(ServiceConformance):
         self.occupy(service).open()
 
     def test_the_recursion_limit_loses_no_slot(self) -> None:
-        """After calls that raise RecursionError near the limit, every slot goes on."""
+        """After calls that raise RecursionError near the limit, every slot stays usable."""
         self.may_lose = True
         service = self.deploy()
 
@@ -80,10 +80,10 @@ class InterruptionCases(ServiceConformance):
 
 
 class ReplicaCases(ServiceConformance):
-    """What holds for replicas whichever balancer chooses among them."""
+    """These rules hold for every load balancer."""
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run the cases that take a `balancer` with each."""
+        """Run each case with a `balancer` parameter once for each balancer."""
         if "balancer" in metafunc.fixturenames:
             metafunc.parametrize("balancer", self.balancers())
 
@@ -92,7 +92,7 @@ class ReplicaCases(ServiceConformance):
         return self.deploy(cls, *args, **self.several(3, balancer), **fields)
 
     def test_each_replica_has_its_own_instance(self, balancer: str) -> None:
-        """Each has an index, a context and an instance of its own, and each is reached while all are in use."""
+        """Each replica has its own index, context and instance, and calls fill the slots of all replicas."""
         service = self.balanced(balancer)
         ids = [replica["id"] for replica in service.status["replicas"]]
         assert ids == ["svc#0", "svc#1", "svc#2"]
@@ -104,7 +104,7 @@ class ReplicaCases(ServiceConformance):
         assert sorted(call.result(self.patience) for call in calls) == sorted(seen.elements())
 
     def test_calls_of_many_threads_each_run_on_one_replica(self, balancer: str) -> None:
-        """200 calls from 8 threads: each runs once, on one replica, and counts once."""
+        """Of 200 calls from 8 threads, each runs once, on one replica, and counts once."""
         service = self.balanced(balancer)
 
         def caller(number: int) -> list[int]:
@@ -116,7 +116,7 @@ class ReplicaCases(ServiceConformance):
         assert (service.inflight, service.waiting) == (0, 0)
 
     def test_deadline_in_the_queue_of_all_replicas(self, balancer: str) -> None:
-        """With every slot of every replica taken a call ends in the queue; afterwards all slots are free again."""
+        """If all slots of all replicas are full, a call times out in the queue. Afterwards all slots are free again."""
         service = self.balanced(balancer)
         occupied = self.occupy(service)
         with pytest.raises(errors.CallTimeoutError) as caught:
@@ -124,12 +124,12 @@ class ReplicaCases(ServiceConformance):
         assert caught.value.stage == "queue"
         assert service.waiting == 0
         occupied.open()
-        # A balancer that binds may else choose a replica which is still busy, and the call would wait for that.
+        # If it chose a busy replica, a balancer that binds keys would make the call wait for it.
         self.until(lambda: service.inflight == 0)
         self.occupy(service).open()
 
     def test_waiting_calls_all_run(self, balancer: str) -> None:
-        """Calls that waited for a slot run once a replica is free, whichever it is."""
+        """Calls that waited for a slot run once any replica is free."""
         service = self.balanced(balancer)
         occupied = self.occupy(service)
         waiting = [self.queued(service, "do", number) for number in range(6)]
@@ -146,7 +146,7 @@ class ReplicaCases(ServiceConformance):
         assert self.replica_threads() == []
 
     def test_one_replica_that_fails_stops_the_others(self, balancer: str) -> None:
-        """All replicas or none."""
+        """If one replica fails to start, the others stop."""
         diary = self.watch(held=False)
         with pytest.raises(errors.DeployError, match="replica 1: "):
             self.balanced(balancer, Failing, diary.checkpoint, "init", 1)

@@ -1,4 +1,4 @@
-"""Calls that fail: they are tried again, or their service is not called for a while."""
+"""The rules for failing calls: retries, hedging and circuit breakers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["BreakerCases", "HedgeCases", "RetryCases"]
 
-#: Fields of a service whose calls are tried again after a ProbeError, as often as the case likes.
+#: Fields of a service whose calls are retried after a ProbeError, with enough budget for every case.
 _RETRIES: Final[Mapping[str, Any]] = {"retry": {"on": ["ProbeError"], "budget": 1.0, "min": 100, "backoff": 0.001}}
 
 
 class Choosy(Probe):
-    """Its methods raise in the replica with one index, and answer with the index in all others."""
+    """Its methods raise in the replica with the given index, and return the index in all others."""
 
     @idempotent
     def read(self, fails: int) -> int:
@@ -60,7 +60,7 @@ class Choosy(Probe):
 
 
 class Slow(Probe):
-    """The method of its replica with one index stays until it is let go; in all others it answers with the index."""
+    """Its methods wait for the test in the replica with the given index, and return the index in all others."""
 
     @idempotent
     def read(self, slow: int, checkpoint: Checkpoint) -> int:
@@ -79,7 +79,7 @@ class Slow(Probe):
 
 
 class Patient(Probe):
-    """Fails until it is told not to."""
+    """Fails until `recover` is called."""
 
     fails = True
 
@@ -96,29 +96,33 @@ class Patient(Probe):
 
 
 class RetryCases(ServiceConformance):
-    """`retry`: idempotent calls are tried again, in one call's time, and count once."""
+    """`retry`: idempotent calls are retried within the call's deadline, and count once."""
 
     def retries(self, service: Deployed) -> dict[str, int]:
-        """How often calls were tried again, by reason."""
+        """Return the number of retries by reason."""
         values = service.env.metrics()[service.name]["sage_retries_total"].values
         return {reason: int(number) for (reason,), number in values.items() if number}
 
     @VERBS
     @pytest.mark.parametrize("method", ["read", "aread", "get"])
     def test_idempotent_call_is_tried_again_on_another_replica(self, verb: str, method: str) -> None:
-        """Whatever its kind; the caller sees the second attempt's answer, and the call counts as one."""
+        """A call of any kind is retried on another replica. The caller gets that answer, and the call counts once."""
         service = self.deploy(Choosy, batch_size=4, **self.several(2), **_RETRIES)
         assert [self.outcome(service.handle, verb, method, fails) for fails in (0, 1, 0, 1, 0)] == [1, 0, 1, 0, 1]
         assert service.outcomes == {"ok": 5}
 
     def test_many_callers_at_once_each_get_an_answer(self) -> None:
-        """One replica fails everything; nobody notices but the metrics."""
+        """If one replica fails every call, each caller still gets an answer, and every call counts as `ok`."""
         service = self.deploy(Choosy, **self.several(2), **_RETRIES)
         assert self.together(lambda _: [service.handle.read(0) for _ in range(5)], 6) == [[1] * 5] * 6
         assert service.outcomes == {"ok": 30}
 
     def test_retries_that_are_used_up_raise_the_methods_own_exception(self) -> None:
-        """After `max_attempts`, all of which count as one failed call; the events have the numbers."""
+        """
+        After `max_attempts`, the caller gets the method's exception. The attempts count as one failed call.
+
+        The events have the numbers.
+        """
         service = self.deploy(Choosy, **_RETRIES)
         with pytest.raises(ProbeError, match="never"):
             service.handle.read_never(ProbeError)
@@ -131,7 +135,11 @@ class RetryCases(ServiceConformance):
         assert "attempt 3 of 3" in told[1].reason
 
     def test_what_is_not_to_be_tried_again_is_not(self) -> None:
-        """A method that is not idempotent, unless the caller says so; an exception that `retry.on` does not name."""
+        """
+        There is no retry for a method that is not idempotent, or for an exception that `retry.on` does not name.
+
+        The caller can declare a call idempotent.
+        """
         service = self.deploy(Choosy, **_RETRIES)
         for method, argument, kind in (("write", 0, ProbeError), ("read_never", KeyError, KeyError)):
             with pytest.raises(kind):
@@ -143,14 +151,14 @@ class RetryCases(ServiceConformance):
         assert service.outcomes == {"ok": 2, "error": 3}
 
     def test_all_attempts_share_one_deadline(self) -> None:
-        """There is no attempt for which no time is left: then the call ends at once, with its own exception."""
+        """No attempt starts without time left: the call ends at once, with its own exception or CallTimeoutError."""
         service = self.deploy(Choosy, retry={"on": ["ProbeError"], "max_attempts": 100, "min": 100, "backoff": 1000})
         with pytest.raises((ProbeError, errors.CallTimeoutError)):
             service.handle.with_options(timeout=0.2).read_never(ProbeError)
         assert len(service.handle.done()) < 20
 
     def test_budget_bounds_the_attempts_of_all_calls(self) -> None:
-        """Whatever a service depends on is down: attempts stay below 1.2 x calls + min."""
+        """If every call fails, attempts stay below 1.2 x calls + min."""
         service = self.deploy(Choosy, retry={"on": ["ProbeError"], "backoff": 0.001})
         for _ in range(50):
             with pytest.raises(ProbeError):
@@ -161,7 +169,7 @@ class RetryCases(ServiceConformance):
 
     @needs("can_kill")
     def test_call_that_kills_its_replicas_is_blamed_after_two(self) -> None:
-        """Not the fleet: the others live, and go on."""
+        """A call that kills replicas is not retried after the second. The other replicas go on."""
         service = self.deploy(Choosy, **self.several(4), retry={"max_attempts": 9, "min": 9})
         gate = self.watch(held=False)
         with pytest.raises(errors.ReplicaDiedError, match="2 replicas died of it") as caught:
@@ -178,8 +186,8 @@ class HedgeCases(ServiceConformance):
     @VERBS
     @pytest.mark.parametrize("method", ["read", "aread"])
     def test_slow_call_is_answered_by_another_replica(self, verb: str, method: str) -> None:
-        """Its caller has the answer while the slow attempt still runs; both count as one call."""
-        # By then the slow attempt has started: one that has not is cancelled, and never comes to the gate.
+        """The caller gets the other replica's answer while the slow attempt runs. Both count as one call."""
+        # By then the slow attempt has started. An attempt that has not would be cancelled, and never reach the gate.
         service = self.deploy(Slow, hedge={"delay": self.while_running}, **self.several(2, "round_robin"))
         gate = self.watch()
         answers = [self.outcome(service.handle, verb, method, 0, gate.checkpoint) for _ in range(2)]
@@ -206,19 +214,19 @@ class HedgeCases(ServiceConformance):
 
 
 class BreakerCases(ServiceConformance):
-    """`circuit_breaker`: a service that keeps failing is not called for a while."""
+    """`circuit_breaker`: a service that keeps failing gets no calls for a while."""
 
     def breaker(self, **keys: Any) -> Deployed:
         """Deploy a service whose circuit breaker opens after three failures."""
         return self.deploy(Patient, retry={"on": ["ProbeError"]}, circuit_breaker={"failures": 3, **keys})
 
     def changes(self, service: Deployed) -> list[str]:
-        """What the circuit breaker has come to, in order."""
+        """Return the circuit breaker's changes, in order."""
         return [str(each.event.kind) for each in service.env.events() if "circuit" in each.event.kind]
 
     @VERBS
     def test_service_that_keeps_failing_is_not_called(self, verb: str) -> None:
-        """After so many failures in a row calls are refused at once, do not run, and count as refused."""
+        """After so many failures in a row, calls fail with CircuitOpenError at once, never run and count as refused."""
         service = self.breaker(open=1000.0)
         for _ in range(3):
             with pytest.raises(ProbeError):
@@ -233,13 +241,15 @@ class BreakerCases(ServiceConformance):
         assert "3 calls in a row" in told
 
     def test_a_call_of_a_service_with_a_breaker_is_no_argument(self) -> None:
-        """As without one: who gives a `Call` means what it answers."""
+        """A `Call` as an argument fails with TypeError, as without a circuit breaker."""
         service = self.breaker()
         with pytest.raises(TypeError, match="was given a Call of 'echo'"):
             service.handle.echo(service.handle.submit("echo", 1))
 
     def test_success_in_between_keeps_it_closed(self) -> None:
-        """What counts is failures in a row; a call that its caller cancels, or that is refused, is none."""
+        """
+        Only failures in a row open the breaker: a success resets the count. Cancelled and refused calls do not count.
+        """
         service = self.breaker(open=1000.0)
         for _ in range(4):
             for _ in range(2):
@@ -249,7 +259,7 @@ class BreakerCases(ServiceConformance):
         assert self.changes(service) == []
 
     def test_exceptions_that_are_not_named_are_the_callers_own(self) -> None:
-        """A method that raises something else works."""
+        """An exception that `retry.on` does not name is no failure for the breaker."""
         service = self.breaker(open=1000.0)
         for _ in range(10):
             with pytest.raises(KeyError):
@@ -257,7 +267,7 @@ class BreakerCases(ServiceConformance):
         assert self.changes(service) == []
 
     def test_half_open_it_lets_its_probes_through_and_no_other(self) -> None:
-        """While the probe is on its way all others are refused; when it has succeeded all go through."""
+        """A half-open breaker admits one probe and refuses other calls. If the probe succeeds, it admits all calls."""
         service = self.breaker(open=0.001)
         gate = self.watch()
         for _ in range(3):

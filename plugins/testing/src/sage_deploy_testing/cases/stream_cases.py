@@ -1,4 +1,4 @@
-"""Methods that answer with many items, and calls that are answered together."""
+"""The rules for streams and batches, and for methods that return coroutines or generators unexpectedly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class StreamCases(ServiceConformance):
     @_PRODUCERS
     @pytest.mark.parametrize("verb", ["stream", "astream"])
     def test_items_come_in_order(self, method: str, verb: str) -> None:
-        """Each item once, however many, and the slot is free afterwards; the stream counts as one call."""
+        """Each item arrives once, in order. Afterwards the slot is free, and the stream counts as one call."""
         service = self.deploy()
         diary = self.watch(held=False)
         assert self.items(service.handle, verb, method, diary.checkpoint, 100) == list(range(100))
@@ -35,7 +35,7 @@ class StreamCases(ServiceConformance):
         assert diary.seen() == ["begun", "ended"]
 
     def items(self, handle: Any, verb: str, method: str, /, *args: Any) -> list[Any]:
-        """All items of a stream, by either verb."""
+        """Return all items of a stream, read with *verb*."""
         if verb == "stream":
             return list(handle.stream(method, *args))
 
@@ -66,7 +66,7 @@ class StreamCases(ServiceConformance):
     @_PRODUCERS
     @pytest.mark.parametrize("how", ["close", "with", "drop"])
     def test_stream_that_nobody_wants_ends_its_producer(self, method: str, how: str) -> None:
-        """`close()`, leaving a `with` block or dropping the stream frees the slot; that is no failure."""
+        """`close()`, leaving a `with` block or dropping the stream frees the slot, and counts as `ok`."""
         service = self.deploy()
         diary = self.watch(held=False)
         stream = service.handle.stream(method, diary.checkpoint, 10**6)
@@ -106,7 +106,7 @@ class StreamCases(ServiceConformance):
         assert len(diary.seen()) <= 3 + 1
 
     def test_timeout_bounds_the_wait_for_each_item(self) -> None:
-        """Not the whole stream: each wait begins anew."""
+        """`timeout` limits the wait for each item, not the whole stream."""
         service = self.deploy()
         gate = self.watch()
         stream = service.handle.with_options(timeout=self.while_running).stream("produce_and_hold", gate.checkpoint)
@@ -128,12 +128,12 @@ class StreamCases(ServiceConformance):
 
 
 class DisguisedCases(ServiceConformance):
-    """Methods that give something which has yet to run, although they look plain: it never runs at the caller's."""
+    """Methods that look plain but return a coroutine or generator: it never runs on the caller's side."""
 
     @VERBS
     @pytest.mark.parametrize("method", ["coroutine", "nested"])
     def test_hidden_coroutine_is_run_in_the_replica(self, verb: str, method: str) -> None:
-        """Its caller gets what it returns."""
+        """The replica runs the coroutine, and the caller gets its result."""
         service = self.deploy(Disguised)
         assert self.outcome(service.handle, verb, method, 5) == 5
         assert len(service.handle.ran()) == 1
@@ -146,14 +146,14 @@ class DisguisedCases(ServiceConformance):
     @VERBS
     @pytest.mark.parametrize("method", ["generator", "expression", "agenerator", "agives"])
     def test_hidden_generator_is_refused(self, verb: str, method: str) -> None:
-        """The error says what to do; the slot is free again."""
+        """The error says what to do, and the slot is free again."""
         service = self.deploy(Disguised)
         with pytest.raises(TypeError, match=f"svc.{method} returned a generator.*stream"):
             self.outcome(service.handle, verb, method, 5)
         assert self.outcome(service.handle, verb, "coroutine", 6) == 6
 
     def test_hidden_coroutine_answers_a_batch(self) -> None:
-        """A result of the batch that has yet to run fails its own call."""
+        """A coroutine may be the batch method. A coroutine or generator in its result fails only its own call."""
         service = self.deploy(Disguised, batch_size=4)
         assert service.handle.single("plain") == "plain"
         for hidden in ("generator", "coroutine"):
@@ -162,7 +162,7 @@ class DisguisedCases(ServiceConformance):
 
     @VERBS
     def test_call_is_no_argument(self, verb: str) -> None:
-        """A call that has not been answered is refused where its answer is meant, and nothing is started."""
+        """A `Call` as an argument is refused, because its result is meant. No call starts."""
         service = self.deploy()
         asked = service.handle.submit("echo", 5)
         for args in ((asked,), (1, asked)):
@@ -175,18 +175,18 @@ class DisguisedCases(ServiceConformance):
 
 
 class BatchCases(ServiceConformance):
-    """`batch_size` has the calls of a method answered together, by the method that is declared for that."""
+    """`batch_size`: the declared batch method answers several calls of a method together."""
 
     @pytest.mark.parametrize("method", ["get", "aget"])
     def test_every_call_goes_through_the_batch_method(self, method: str) -> None:
-        """Even alone; its caller gets its own answer."""
+        """The batch method answers every call, even a single one. Each caller gets its own answer."""
         service = self.deploy(Batching, batch_size=4)
         assert [service.handle.call(method, key) for key in ("a", "b", "c")] == ["a!", "b!", "c!"]
         assert service.handle.sizes() == [1, 1, 1]
 
     @pytest.mark.parametrize("method", ["get", "aget"])
     def test_no_batch_is_larger_than_batch_size(self, method: str) -> None:
-        """80 calls from 8 threads: each answered once, to its own caller, and never more than 4 together."""
+        """Of 80 calls from 8 threads, each caller gets its own answer, and no batch has more than 4 calls."""
         service = self.deploy(Batching, batch_size=4)
         answers = self.together(
             lambda number: [service.handle.call(method, f"{number}{turn}") for turn in range(10)], 8
@@ -208,7 +208,7 @@ class BatchCases(ServiceConformance):
 
     @pytest.mark.parametrize("method", ["get", "aget"])
     def test_bad_item_fails_alone(self, method: str) -> None:
-        """An exception in the list of answers is its own caller's; one that is raised is everybody's."""
+        """An exception in the list of answers reaches only its own caller. A raised exception reaches all callers."""
         service = self.deploy(Batching, batch_size=4)
         occupied = self.occupy(service)
         calls = {key: self.queued(service, method, key) for key in ("good", "bad", "fine")}
@@ -220,7 +220,7 @@ class BatchCases(ServiceConformance):
     @unless("in_callers_thread")
     @pytest.mark.parametrize("method", ["get", "aget"])
     def test_the_next_batch_runs_although_somebody_watches_this_one(self, method: str) -> None:
-        """Who runs the callbacks of a batch first gives the work that follows to somebody who comes for it."""
+        """A worker that runs the callbacks of one batch first hands the next batch to another worker."""
         service = self.deploy(Batching, batch_size=2, max_concurrency=1)
         occupied = self.occupy(service)
         calls = {str(number): self.queued(service, method, str(number)) for number in range(8)}
@@ -241,7 +241,7 @@ class BatchCases(ServiceConformance):
 
     @unless("in_callers_thread")
     def test_cancelled_call_leaves_the_queue_of_its_batch(self) -> None:
-        """It is not answered, and takes no place in the batch."""
+        """A cancelled call is not answered, and takes no place in the batch."""
         service = self.deploy(Batching, batch_size=4)
         occupied = self.occupy(service)
         calls = {key: self.queued(service, "get", key) for key in "abcde"}
@@ -253,18 +253,18 @@ class BatchCases(ServiceConformance):
     @unless("in_callers_thread")
     @pytest.mark.parametrize("method", ["get", "aget"])
     def test_cancelled_call_is_left_out_of_its_open_batch(self, method: str) -> None:
-        """It has joined a batch that waits for more calls: it can still be cancelled, and the others are answered."""
+        """A call in a batch that waits for more calls can still be cancelled. The others are answered."""
         service = self.deploy(Batching, methods={method: {"batch": {"size": 10, "wait": self.patience / 2}}})
         calls = {key: service.handle.submit(method, key) for key in "abc"}
         assert calls["b"].cancel()
-        # A batch does not wait so long that a call in it would miss its deadline.
+        # A batch never waits so long that one of its calls would miss its deadline.
         service.handle.with_options(timeout=self.while_running).submit(method, "d")
         assert [calls[key].result(self.patience) for key in "ac"] == ["a!", "c!"]
         assert "b" not in service.handle.answered()
 
     @unless("in_callers_thread")
     def test_cancelled_call_takes_no_place_in_its_open_batch(self) -> None:
-        """The batch is full when so many calls are in it that are still wanted."""
+        """Cancelled calls do not count when a batch fills up."""
         service = self.deploy(Batching, methods={"get": {"batch": {"size": 3, "wait": self.patience / 2}}})
         calls = {key: service.handle.submit("get", key) for key in "ab"}
         assert calls.pop("b").cancel()

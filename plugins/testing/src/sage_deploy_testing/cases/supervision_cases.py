@@ -1,7 +1,7 @@
 """
-What holds when a replica dies, on targets whose replicas have processes of their own.
+The rules for the death of a replica, on targets whose replicas have their own processes.
 
-A target that declares `can_kill` overrides `SupervisionCases.kill` in its suite.
+The suite of a target that declares `can_kill` overrides `SupervisionCases.kill`.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ __all__ = ["SupervisionCases"]
 #: Fields of a service whose calls move to another replica.
 _FAILOVER: Final[Mapping[str, Any]] = {"failover_enabled": True}
 
-#: Fields of a service in virtual time: no start takes longer than what lies between two of them.
+#: Fields of a service in virtual time: no start may time out while the clock moves to the next one.
 _NEVER_LATE: Final[Mapping[str, Any]] = {"startup_timeout": 100 * LONGEST_WAIT_S}
 
 
 class Witnessed:
-    """Leaves a line in a file for each call before it does anything else, also in a process that ends then."""
+    """Writes a line to a file for each call before anything else, even in a process that ends then."""
 
     def note(self, path: str, number: int, last: bool) -> int:  # noqa: FBT001 - as a service has it
-        """Write *number* to the file, and give it back; end the process instead if it is the *last*."""
+        """Append *number* to the file and return it. If it is the *last*, end the process instead."""
         with open(path, "a", encoding="ascii") as file:  # noqa: PTH123 - a plain text travels quickly
             file.write(f"{number}\n")
         if last:
@@ -46,33 +46,37 @@ class Witnessed:
 
 
 class SupervisionCases(ServiceConformance):
-    """Replicas that are killed: what becomes of their calls, and of their places."""
+    """The effects of a replica's death on its calls and on its place."""
 
     def kill(self, service: Deployed, replica_id: str) -> None:
         """
-        End the process of a replica at once, without letting it clean up; a suite whose target can, overrides it.
+        End the process of a replica at once, without cleanup. Override it in the suite of a target that can.
 
         Args:
             service: The service.
-            replica_id: Of one of its replicas that has started, such as `"svc#0"`.
+            replica_id: The ID of one of its replicas that has started, for example `"svc#0"`.
         """
         msg = f"{type(self).__name__} declares 'can_kill' and has no kill(service, replica_id): override it"
         raise NotImplementedError(msg)
 
     def ids(self, service: Deployed) -> dict[str, str]:
-        """The states of the service's replicas by their ids."""
+        """Return the states of the service's replicas by ID."""
         return {replica["id"]: replica["state"] for replica in service.status["replicas"]}
 
     def until_ready(self, service: Deployed, *ids: str) -> None:
-        """Wait until the service has these replicas, and all are ready."""
+        """Wait until the service has exactly these replicas, and all are ready."""
         self.until(lambda: self.ids(service) == dict.fromkeys(ids, "ready"))
 
     def standby(self, service: Deployed) -> list[str]:
-        """The ids of the replicas that stand by."""
+        """Return the IDs of the standby replicas."""
         return [replica["id"] for replica in service.status["replicas"] if replica["standby"]]
 
     def test_first_replica_serves_and_the_other_stands_by(self, tmp_path: Path) -> None:
-        """Also where none can be killed: when the first one is ill, the other one serves, until that is well again."""
+        """
+        Without a load balancer, the first replica serves. While it is unhealthy, the standby serves.
+
+        This holds on every target, also if no replica can be killed.
+        """
         ill = tmp_path / "ill"
         often: dict[str, Any] = dict.fromkeys(("health_check_interval", "health_check_timeout"), self.while_running)
         thresholds = {"failure_threshold": 1, "success_threshold": 1}
@@ -80,7 +84,7 @@ class SupervisionCases(ServiceConformance):
         fields = {"replicas": 2, "load_balancing": False, **_FAILOVER, **checked}
         service = self.deploy(IllFirst, self.watch(held=False).checkpoint, str(ill), **fields)
         assert self.standby(service) == ["svc#1"]
-        # Not at once on a machine that stands still: a check that takes too long is one that fails.
+        # On a busy machine this takes a while, because a check that takes too long fails.
         self.until(lambda: [service.handle.do(number) for number in range(4)] == [0] * 4)
         ill.touch()
         self.until(lambda: service.handle.do(1) == 1)
@@ -88,7 +92,7 @@ class SupervisionCases(ServiceConformance):
 
     @needs("can_kill")
     def test_replica_that_dies_is_replaced(self) -> None:
-        """Also if it runs nothing; the new one has its place, and the others go on."""
+        """A dead replica is replaced in its place, even if it was idle. The others go on."""
         service = self.deploy(**self.several(2))
         self.kill(service, "svc#1")
         self.until_ready(service, "svc#0", "svc#1.1")
@@ -102,7 +106,12 @@ class SupervisionCases(ServiceConformance):
     @needs("can_kill")
     @pytest.mark.parametrize("killed", [0, 1])
     def test_replica_that_dies_during_an_update_does_not_stop_it(self, killed: int, tmp_path: Path) -> None:
-        """Whether its successor is being started already, or its turn comes later: then it is as it was until that."""
+        """
+        An update goes on when a replica dies.
+
+        If the replica's successor is already starting, that one takes its place. If its turn comes later, a replica of
+        the old version takes its place until then.
+        """
         several = self.several(2)
         gate, path = self.watch(), tmp_path / "there"
         service = self.deploy(LateHeir, gate.checkpoint, str(tmp_path / "not"), **several)
@@ -123,7 +132,7 @@ class SupervisionCases(ServiceConformance):
 
     @needs("can_kill")
     def test_what_was_told_of_a_replica_is_kept_when_it_dies(self) -> None:
-        """Of `ctx.metrics`, what it counted since somebody looked last is lost; no counter falls, and gauges go."""
+        """A dead replica's `ctx.metrics` lose counts since the last read, and gauges. No counter falls."""
         service = self.deploy(Counting)
         service.handle.count(self.watch(held=False).checkpoint, "a")
         told = service.env.metrics()["svc"]
@@ -137,7 +146,7 @@ class SupervisionCases(ServiceConformance):
 
     @needs("can_kill")
     def test_replacements_that_die_are_replaced_as_well(self) -> None:
-        """The more die, the longer it takes until the next one is started; but it is."""
+        """Replacements that die are replaced too, after waits that grow."""
         clock = VirtualClock()
         service = self.register(env=self.environment(clock), **_NEVER_LATE)
         service.env.deploy()
@@ -148,7 +157,7 @@ class SupervisionCases(ServiceConformance):
         assert service.handle.echo(1) == 1
 
     def after_waits(self, service: Deployed, clock: VirtualClock) -> dict[str, str]:
-        """What `ids` gives; if a start is due after a while, that has passed then."""
+        """Return `ids`. If a start is due after a wait, move the clock to it first."""
         states = self.ids(service)
         if "failed" in states.values() and clock.next_at() <= clock.monotonic() + LONGEST_WAIT_S:
             clock.run_until(clock.next_at())
@@ -156,7 +165,7 @@ class SupervisionCases(ServiceConformance):
 
     @needs("can_kill")
     def test_started_call_that_may_not_run_twice_ends_with_its_replica(self) -> None:
-        """It has been started once and never again, and its caller is told that it may have had its effect."""
+        """A started call that may not run twice is not retried. Its error says that it may have had its effect."""
         service = self.deploy(**self.several(2), **_FAILOVER)
         gate = self.watch()
         call = self.begin(service.handle, "hold", gate.checkpoint)
@@ -173,7 +182,7 @@ class SupervisionCases(ServiceConformance):
 
     @needs("can_kill")
     def test_who_learns_that_a_replica_died_finds_it_gone(self) -> None:
-        """In the status, and also in a callback: it is not said to be ready any more."""
+        """A caller that learns of a replica's death never finds it ready in the status, not even in a callback."""
         service = self.deploy()
         gate = self.watch()
         states: Future[dict[str, str]] = Future()
@@ -185,7 +194,7 @@ class SupervisionCases(ServiceConformance):
 
     @needs("can_kill")
     def test_started_idempotent_call_moves_to_another_replica(self) -> None:
-        """It is started once more, there, within its deadline."""
+        """A started idempotent call runs once more, on another replica, within its deadline."""
         service = self.deploy(**self.several(2), **_FAILOVER)
         gate = self.watch()
         call = self.begin(service.handle.with_options(idempotent=True), "hold", gate.checkpoint)
@@ -199,11 +208,11 @@ class SupervisionCases(ServiceConformance):
 
     @needs("can_kill")
     def test_no_more_calls_than_slots_are_lost_with_a_process(self, tmp_path: Path) -> None:
-        """The others run once, also if they were on their way to it or waited in it."""
+        """Other calls run once, even if they were on their way to the dead process or waited in it."""
         service = self.deploy(Witnessed, at_once=1)
         (replica,) = service.status["replicas"]
         path, last, failed = tmp_path / "witness", 130, dict[int, BaseException | None]()
-        for numbers in (range(100), range(100, 200)):  # after the first hundred it is known how quick they are
+        for numbers in (range(100), range(100, 200)):  # the first hundred show how quick the calls are
             calls = {number: service.handle.submit("note", str(path), number, number == last) for number in numbers}
             failed |= {number: error for number, call in calls.items() if (error := call.exception(self.patience))}
         assert isinstance(failed[last], errors.ReplicaDiedError)
@@ -224,7 +233,7 @@ class SupervisionCases(ServiceConformance):
 
     @needs("can_kill")
     def test_calls_that_wait_survive_the_only_replica(self) -> None:
-        """They wait for the one that takes its place; those that were running end."""
+        """Waiting calls run on the replacement. Running calls fail with ReplicaDiedError."""
         service = self.deploy()
         gate = self.watch()
         running = [self.begin(service.handle, "hold", gate.checkpoint) for _ in range(service.slots)]
@@ -239,7 +248,7 @@ class SupervisionCases(ServiceConformance):
 
     @needs("can_kill")
     def test_calls_that_come_while_there_is_no_replica_wait(self, tmp_path: Path) -> None:
-        """Within the bound of the queue, and until their deadlines."""
+        """Calls that come while there is no replica wait, within `queue_size` and until their deadlines."""
         late, gate = tmp_path / "late", self.watch()
         service = self.deploy(LateHeir, gate.checkpoint, str(late), queue_size=1, overload="reject")
         late.touch()
@@ -271,7 +280,7 @@ class SupervisionCases(ServiceConformance):
 
     @needs("can_kill")
     def test_starts_that_fail_again_and_again_are_a_crash_loop(self, tmp_path: Path) -> None:
-        """Nothing is started any more, the status has the constructor's traceback, and `restart` ends it."""
+        """After repeated failures nothing is started. The status has the constructor's traceback. `restart` ends it."""
         broken, clock = tmp_path / "broken", VirtualClock()
         service = self.register(Fragile, str(broken), env=self.environment(clock), **_NEVER_LATE)
         service.env.deploy()
@@ -293,7 +302,7 @@ class SupervisionCases(ServiceConformance):
         assert service.status["state"] == "ready"
 
     def refuses_for_want_of_a_replica(self, service: Deployed) -> bool:
-        """Whether the service refuses a call because there is no replica."""
+        """Return whether the service refuses a call because there is no replica."""
         try:
             service.handle.with_options(timeout=self.short).echo()
         except errors.NoReplicaError:
@@ -304,7 +313,7 @@ class SupervisionCases(ServiceConformance):
 
     @needs("can_kill")
     def test_scaling_down_gives_up_the_replica_that_is_about_to_come_back(self, tmp_path: Path) -> None:
-        """The one that serves stays, whichever it is, and nothing is started any more."""
+        """Scaling down keeps the replica that serves, whatever its index, and starts no other."""
         late, gate = tmp_path / "late", self.watch()
         service = self.deploy(LateHeir, gate.checkpoint, str(late), **self.several(2))
         late.touch()
@@ -319,7 +328,7 @@ class SupervisionCases(ServiceConformance):
 
     @needs("can_kill")
     def test_scaling_up_counts_a_replica_that_is_about_to_come_back(self, tmp_path: Path) -> None:
-        """No place is taken twice."""
+        """Scaling up takes no place twice."""
         late, gate = tmp_path / "late", self.watch()
         service = self.deploy(LateHeir, gate.checkpoint, str(late), **self.several(2))
         late.touch()
@@ -333,7 +342,7 @@ class SupervisionCases(ServiceConformance):
 
     @needs("can_kill")
     def test_nothing_is_started_after_the_end(self, tmp_path: Path) -> None:
-        """A service that is closed while a replica is being replaced has stopped when that is done."""
+        """A service that closes while a replica is being replaced starts nothing more, and stops."""
         late, gate = tmp_path / "late", self.watch()
         service = self.deploy(LateHeir, gate.checkpoint, str(late))
         late.touch()
@@ -348,7 +357,7 @@ class SupervisionCases(ServiceConformance):
 
     @needs("can_kill")
     def test_standby_takes_over_and_stays(self) -> None:
-        """Without a load balancer the first replica serves; when it dies the second does, and its heir stands by."""
+        """Without a load balancer, the second replica serves after the first dies, and the replacement stands by."""
         service = self.deploy(replicas=2, load_balancing=False, **_FAILOVER)
         assert service.handle.do(1) == 0
         assert self.standby(service) == ["svc#1"]
@@ -362,7 +371,7 @@ class SupervisionCases(ServiceConformance):
 
     @needs("replaces_unhealthy")
     def test_replica_that_says_it_is_ill_is_replaced(self, tmp_path: Path) -> None:
-        """The new one is started first; with none that is well, the old one's calls go on until then."""
+        """The new replica starts first. If no other is healthy, the old one gets calls until then."""
         ill = tmp_path / "ill"
         often: dict[str, Any] = dict.fromkeys(("health_check_interval", "health_check_timeout"), self.while_running)
         service = self.deploy(
@@ -376,7 +385,7 @@ class SupervisionCases(ServiceConformance):
 
     @needs("replaces_unhealthy", "releases_at_deadline")
     def test_replica_whose_slots_are_all_abandoned_is_replaced(self) -> None:
-        """After `failure_threshold` checks, also if its class has no check: nothing else ends what hangs there."""
+        """After `failure_threshold` checks, even if the class has no check: nothing else ends the hanging methods."""
         often: dict[str, Any] = dict.fromkeys(("health_check_interval", "health_check_timeout"), self.while_running)
         service = self.deploy(monitors=("health", "events"), failure_threshold=2, **often)
         gate = self.watch()
@@ -392,7 +401,7 @@ class SupervisionCases(ServiceConformance):
 
     @needs("can_kill")
     def test_no_idempotent_call_is_lost_when_the_primary_dies(self) -> None:
-        """They go to the replica that stands by, which serves from then on."""
+        """Idempotent calls move to the standby replica, which serves from then on."""
         service = self.deploy(replicas=2, load_balancing=False, **_FAILOVER)
         handle = service.handle.with_options(idempotent=True)
         serving: list[int] = []

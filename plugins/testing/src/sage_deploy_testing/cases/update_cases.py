@@ -1,4 +1,4 @@
-"""`apply` of a changed configuration: replicas are replaced a few at a time, or all stay as they were."""
+"""The rules for `apply` of a changed configuration: a rolling update, or a rollback to the old version."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["UpdateCases"]
 
 
 class Versioned(Probe):
-    """Says which version it is; a replica of it may be broken, or never say that it is ready."""
+    """Returns its version. One replica of it may fail to build, or never become ready."""
 
     def __init__(self, version: int, broken: int | None = None, unready: str | None = None) -> None:
         super().__init__()
@@ -42,25 +42,25 @@ def _ids(service: Deployed) -> list[str]:
 
 
 class UpdateCases(LoadedCases):
-    """The same on every target and strategy; `load` counts every call, and none may fail."""
+    """These rules hold on every target and strategy. `load` counts every call, and none may fail."""
 
     def update(self, service: Deployed, *args: Any, settings: Mapping[str, Any] | None = None, **fields: Any) -> None:
-        """Have the service run with these arguments of its constructor, and this configuration."""
+        """Apply these constructor arguments and this configuration to the service."""
         config = self.configuration(update=settings, **fields)
         service.env.register_service_with_config(service.name, Versioned, *args, deployment_config=config)
         service.env.apply()
 
     def versions(self, service: Deployed) -> set[int]:
-        """The versions that answer."""
+        """Return the versions that answer."""
         return {service.handle.version() for _ in range(8)}
 
     def rolls(self, service: Deployed) -> list[str]:
-        """The kinds of the events that tell of updates."""
+        """Return the kinds of the events about updates."""
         return [event.kind for _, _, event in service.env.events(0) if "roll" in event.kind]
 
     @pytest.mark.parametrize("settings", [None, {"max_surge": 0, "max_unavailable": 1}, {"max_surge": 3}])
     def test_no_call_fails_while_one_version_follows_the_other(self, settings: Mapping[str, int] | None) -> None:
-        """One replica after the other, all at once, or without room for more; the router and its handles go on."""
+        """No call fails in an update: one by one, all at once, or without surge. The router and its handles go on."""
         several = self.several(2, "round_robin")
         service = self.deploy(Versioned, 1, update=settings, **several)
         with self.load(service) as wait:
@@ -73,7 +73,7 @@ class UpdateCases(LoadedCases):
         assert [each.action for each in service.env.plan().services] == ["keep"]
 
     def test_a_replica_that_drains_holds_up_nobody(self) -> None:
-        """It is no surge: the others are replaced while it finishes what it runs."""
+        """A draining replica does not count as surge: the others are replaced while it finishes its calls."""
         several = self.several(2, "round_robin")
         service = self.deploy(Versioned, 1, **several)
         gate = self.watch()
@@ -91,7 +91,7 @@ class UpdateCases(LoadedCases):
 
     @pytest.mark.parametrize("broken", [0, 1])
     def test_a_version_that_cannot_be_built_is_rolled_back(self, broken: int) -> None:
-        """Also by a replica that comes after others have been replaced: all have the old version again."""
+        """If a new replica fails, also after others were replaced, all replicas have the old version again."""
         several = self.several(2, "round_robin")
         service = self.deploy(Versioned, 1, **several)
         with self.load(service) as wait:
@@ -107,7 +107,7 @@ class UpdateCases(LoadedCases):
         assert self.versions(service) == {3}
 
     def test_a_version_that_does_not_say_that_it_is_ready_is_rolled_back(self, tmp_path: Path) -> None:
-        """`check_ready` that is False is not ready, whether or not a monitor asks; `progress_deadline` is its time."""
+        """A version whose `check_ready` stays False is rolled back after `progress_deadline`, even without monitors."""
         unready = tmp_path / "unready"
         unready.touch()
         service = self.deploy(Versioned, 1, startup_timeout=self.patience)
@@ -120,7 +120,7 @@ class UpdateCases(LoadedCases):
         assert self.versions(service) == {2}
 
     def test_without_auto_rollback_an_update_stops_where_it_is(self) -> None:
-        """The error says how far it has come; a later update goes on from there."""
+        """Without `auto_rollback`, an update stops. The error says how far it came, and a later update continues."""
         several = self.several(2, "round_robin")
         service = self.deploy(Versioned, 1, **several)
         with pytest.raises(errors.DeployError, match=r"auto_rollback is false, and 1 of 2 replicas"):
@@ -131,7 +131,7 @@ class UpdateCases(LoadedCases):
         assert self.versions(service) == {3}
 
     def test_more_replicas_and_a_new_version_together(self) -> None:
-        """Those that run are replaced first, and then others are added."""
+        """If number and version change together, running replicas are replaced first, then new ones are added."""
         service = self.deploy(Versioned, 1, **self.several(1, "round_robin"))
         self.update(service, 2, **self.several(3, "round_robin"))
         assert self.versions(service) == {2}

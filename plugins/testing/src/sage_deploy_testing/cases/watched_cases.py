@@ -1,4 +1,4 @@
-"""A monitor on real deployed services: what it reports of them, and that it does them no harm."""
+"""The rules for a monitor on real deployed services: it reports them correctly and does not disturb them."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ __all__ = ["WatchedCases"]
 
 
 class WatchedCases(MonitorSuite):
-    """A service under the monitor."""
+    """Cases with a service that the monitor watches."""
 
     def watched(self, **fields: Any) -> Deployed:
-        """Deploy a service that this monitor alone watches."""
+        """Deploy a service with this monitor only."""
         return self.deploy(Probe, monitors=(self.plugin_id,), **fields)
 
     def summary(self, service: Deployed) -> Mapping[str, Any]:
-        """What the monitor reports of a service."""
-        if self.plugin_id == "metrics":  # the one whose summary has a type of its own
+        """Return what the monitor reports about a service."""
+        if self.plugin_id == "metrics":  # the only monitor whose summary has its own type
             return attrs.asdict(service.metrics, recurse=False)
         summary: Mapping[str, Any] = service.status["monitors"][self.plugin_id]
         return summary
 
     @contextlib.contextmanager
     def complaints(self) -> Iterator[list[str]]:
-        """What the core has to say meanwhile, from warnings upwards."""
+        """Collect the core's log messages at level WARNING and above."""
         said: list[str] = []
 
         class Listener(logging.Handler):
@@ -56,7 +56,7 @@ class WatchedCases(MonitorSuite):
 
     @needs("counts_calls")
     def test_outcomes_are_what_callers_saw(self) -> None:
-        """Results, errors, timeouts and cancellations are counted as such; a call that was refused is not."""
+        """Results, errors, timeouts and cancellations count under their own outcomes. A refused call does not count."""
         service = self.watched(queue_size=2, overload="reject")
         for turn in range(3):
             service.handle.echo(turn)
@@ -84,7 +84,7 @@ class WatchedCases(MonitorSuite):
 
     @needs("counts_calls")
     def test_call_given_up_while_it_runs_counts_once(self) -> None:
-        """When its caller is released, and not again when its method ends."""
+        """A call that is given up while it runs counts when its caller is released, not when its method ends."""
         service = self.watched()
         gate = self.watch()
         with pytest.raises(errors.CallTimeoutError):
@@ -96,7 +96,7 @@ class WatchedCases(MonitorSuite):
 
     @needs("counts_calls")
     def test_call_is_counted_before_its_caller_is_released(self) -> None:
-        """A count that is read after a result includes it."""
+        """A call counts before its caller is released: a count that is read after a result includes it."""
         service = self.watched()
         for number in range(1, 101):
             service.handle.echo()
@@ -104,14 +104,14 @@ class WatchedCases(MonitorSuite):
 
     @needs("counts_calls")
     def test_calls_of_many_threads_count_once_each(self) -> None:
-        """200 calls from 8 threads on three replicas."""
+        """Of 200 calls from 8 threads on three replicas, each counts once."""
         service = self.watched(replicas=3, load_balancing=True)
         self.together(lambda _: [service.handle.echo() for _ in range(25)], 8)
         assert self.outcomes(self.summary(service)) == {"ok": 200}
 
     @needs("counts_calls", "merges_counts")
     def test_counts_of_replicas_that_left_stay(self) -> None:
-        """The counts of a service never fall, whatever becomes of its replicas."""
+        """The counts of a service never fall when replicas are added, removed or restarted."""
         service = self.watched()
         for number, change in enumerate(["2", "1", "restart"], 1):
             self.together(lambda _: [service.handle.echo() for _ in range(5)], 2)
@@ -123,7 +123,7 @@ class WatchedCases(MonitorSuite):
 
     @needs("keeps_events")
     def test_life_of_the_replicas_is_told(self) -> None:
-        """What became of each replica, to the end."""
+        """The monitor reports for each replica that it became ready and that it stopped."""
         service = self.watched(replicas=2, load_balancing=True)
         service.env.close()
         kinds = collections.Counter(kind for kind, _ in self.events(self.summary(service)))
@@ -131,7 +131,7 @@ class WatchedCases(MonitorSuite):
 
     @needs("keeps_events")
     def test_changes_are_told_with_their_reasons(self) -> None:
-        """More replicas and fewer, and new ones for old."""
+        """The monitor reports each scaling and each restart, with its reason."""
         service = self.watched()
         service.env.scale(service.name, 2)
         latest = self.events(self.summary(service))
@@ -146,7 +146,7 @@ class WatchedCases(MonitorSuite):
         assert latest[-1][0] == "restarted"
 
     def test_status_is_there_at_any_time(self) -> None:
-        """Before the service starts, while it runs and after it stopped the monitor has a summary."""
+        """The monitor has a summary before the service starts, while it runs, and after it stopped."""
         service = self.register(Probe, monitors=(self.plugin_id,))
         with self.complaints() as said:
             summaries = [self.summary(service)]
@@ -158,7 +158,7 @@ class WatchedCases(MonitorSuite):
         assert {frozenset(summary) for summary in summaries} == {frozenset(summaries[-1])}
 
     def test_core_finds_no_fault_with_it(self) -> None:
-        """Calls that end in every way, events and the end: it raises nowhere, and what it does harms no call."""
+        """The monitor never raises and disturbs no call, whatever outcomes and events the service has."""
         with self.complaints() as said:
             service = self.watched(queue_size=0, overload="reject", replicas=2, load_balancing=True)
             gate = self.occupy(service)

@@ -1,4 +1,4 @@
-"""What travels between processes: whatever it does when it is packed or read, it does to its own call alone."""
+"""The rules for values that are pickled between processes: one that fails or hangs affects only its own call."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ if TYPE_CHECKING:
 
 __all__ = ["WireCases"]
 
-#: What ends a thread, a process or a generator if nobody catches it, and something that nobody expects.
+#: Exceptions that end a thread, a process or a generator if nothing catches them, and one that nothing expects.
 _ENDS = pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit, BaseException])
 
 
 class Explosive(Exception):  # noqa: N818 - a value in most cases
-    """Raises *kind* where its reader unpacks it; the replica's own threads read it unharmed."""
+    """Raises *kind* when its reader unpickles it. The replica's own threads read it without an error."""
 
     def __init__(self, kind: type[BaseException]) -> None:
         super().__init__(kind)
         self.kind = kind
 
     def __reduce__(self) -> Any:
-        """What raises."""
+        """Return what raises when it is read."""
         return _explode, (self.kind,)
 
 
@@ -48,29 +48,29 @@ def _explode(kind: type[BaseException]) -> Explosive:
 
 
 class Alarm(Exception):  # noqa: N818 - what timeout decorators raise in a signal handler
-    """No error of a call."""
+    """Not an error of a call."""
 
 
 class Slow:
-    """Is packed, or read, only when its gate is opened."""
+    """Can be pickled only after its gate is opened."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
 
     def __reduce__(self) -> Any:
-        """Wait where it is packed."""
+        """Wait while it is pickled."""
         self._checkpoint.reach()
         return int, (1,)
 
 
 class SlowToRead:
-    """Is packed at once, and read only when its gate is opened."""
+    """Is pickled at once, but can be read only after its gate is opened."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._checkpoint = checkpoint
 
     def __reduce__(self) -> Any:
-        """What waits."""
+        """Return what waits when it is read."""
         return _read_slowly, (self._checkpoint,)
 
 
@@ -86,7 +86,7 @@ class Wire:
         self._process = os.getpid(), id(self)
 
     def process(self) -> tuple[int, int]:
-        """Where it runs, and which instance it is."""
+        """Return the process ID and the identity of the instance."""
         return self._process
 
     def echo(self, value: Any = None) -> Any:
@@ -124,11 +124,11 @@ class Wire:
 
 
 class WireCases(ServiceConformance):
-    """A value, an argument or an exception that cannot be read, or only slowly, costs its own call and no other."""
+    """A value, argument or exception that cannot be read, or only slowly, affects only its own call."""
 
     @VERBS
     def test_request_on_whose_behalf_a_call_is_made_goes_along(self, verb: str) -> None:
-        """Its method knows the ID, and so do those of later calls theirs; without a request there is none."""
+        """A method sees the request ID of its own caller. Without a request, it sees none."""
         service = self.deploy(Wire)
 
         def ask(request: str) -> Any:
@@ -141,7 +141,7 @@ class WireCases(ServiceConformance):
 
     @VERBS
     def test_what_is_carried_goes_along_with_a_call(self, verb: str) -> None:
-        """All of it, and to another process what injectors add when the call leaves; nothing by default."""
+        """All carried values reach the method, by default none. Injectors add theirs to calls to another process."""
         service = self.deploy(Wire)
 
         def inject(carried: dict[str, str]) -> None:
@@ -163,7 +163,7 @@ class WireCases(ServiceConformance):
 
     @unless("in_callers_thread")
     def test_timing_of_a_call_has_its_wait_and_its_run(self) -> None:
-        """Each at least as long as the test saw it last, and both together no longer than the call took."""
+        """Wait and run time are at least as long as the test observed, and together no longer than the call."""
         service = self.deploy(Wire)
         gate = self.watch()
         holding = [service.handle.submit("hold", gate.checkpoint) for _ in range(service.slots)]
@@ -172,7 +172,7 @@ class WireCases(ServiceConformance):
         waiting = service.handle.submit("echo")
         accepted = time.monotonic()
         assert waiting.timing is None
-        self.until(lambda: service.waiting == 1)  # by the status, which takes a while
+        self.until(lambda: service.waiting == 1)  # takes a while, because it asks for the status
         released = time.monotonic()
         gate.open()
         waiting.result(self.patience)
@@ -188,13 +188,13 @@ class WireCases(ServiceConformance):
         assert holding[0].timing.run_s > released - began
 
     def test_what_a_replica_logs_is_in_the_logs_of_its_environment(self) -> None:
-        """With its level, its replica, and the request on whose behalf it was logged, wherever the replica is."""
+        """`env.logs()` has what a replica logs, with level, replica and request ID, wherever the replica runs."""
         log = logging.getLogger("sage.service")
         before = log.level
         log.setLevel(logging.INFO)
         try:
             service = self.deploy(Wire)
-            service.env.logs()  # lines are kept from now on
+            service.env.logs()  # keeps lines from now on
             mine = copy_context()
             mine.run(carry, request_id="mine")
             mine.run(service.handle.log, "first")
@@ -211,7 +211,7 @@ class WireCases(ServiceConformance):
             log.setLevel(before)
 
     def test_a_replica_logs_from_the_level_that_its_environment_takes(self) -> None:
-        """Debugging too, once that is asked for; without it, nothing is logged there that nobody takes here."""
+        """A replica logs at the level of this process's logger. Messages below that level are not kept."""
         log = logging.getLogger("sage.service")
         before = log.level
         try:
@@ -226,7 +226,7 @@ class WireCases(ServiceConformance):
             log.setLevel(before)
 
     def fails_alone(self, service: Deployed, call: Callable[[], Any]) -> None:
-        """More often than there are slots: *call* raises an error of ours, and the others are answered."""
+        """Check, more often than there are slots, that *call* raises a CallError and other calls are answered."""
         for _ in range(service.slots + 1):
             with pytest.raises(errors.CallError):
                 call()
@@ -240,28 +240,28 @@ class WireCases(ServiceConformance):
     def test_result_that_raises_while_it_is_read_fails_its_call_alone(
         self, verb: str, kind: type[BaseException]
     ) -> None:
-        """Its caller gets RemoteError, and the slot is free."""
+        """The caller gets RemoteError, and the slot is free."""
         service = self.deploy(Wire)
         self.fails_alone(service, lambda: self.outcome(service.handle, verb, "explosive", kind))
 
     @unless("in_process")
     @_ENDS
     def test_exception_that_raises_while_it_is_read_fails_its_call_alone(self, kind: type[BaseException]) -> None:
-        """Its caller gets RemoteError, and the slot is free."""
+        """The caller gets RemoteError, and the slot is free."""
         service = self.deploy(Wire)
         self.fails_alone(service, lambda: service.handle.fail(kind))
 
     @unless("in_process")
     @_ENDS
     def test_argument_that_raises_while_it_is_read_fails_its_call_alone(self, kind: type[BaseException]) -> None:
-        """Its caller gets RemoteError, and the slot is free."""
+        """The caller gets RemoteError, and the slot is free."""
         service = self.deploy(Wire)
         self.fails_alone(service, lambda: service.handle.echo(Explosive(kind)))
 
     @unless("in_process")
     @_ENDS
     def test_item_that_raises_while_it_is_read_ends_its_stream_alone(self, kind: type[BaseException]) -> None:
-        """Items before it arrive, and the slot is free."""
+        """The items before it arrive, and the slot is free."""
         service = self.deploy(Wire)
 
         def read() -> None:
@@ -274,7 +274,7 @@ class WireCases(ServiceConformance):
     @unless("in_process")
     @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt])
     def test_others_with_which_it_arrives_are_answered(self, kind: type[BaseException]) -> None:
-        """One value in a response cannot be read; whatever else the response says counts."""
+        """One value in a response cannot be read. The other values in that response reach their callers."""
         service = self.deploy(Wire, at_once=4)
         calls = [service.handle.submit("explosive" if number % 2 else "echo", kind) for number in range(12)]
         assert [call.result(self.patience) for call in calls[::2]] == [kind] * 6
@@ -282,7 +282,7 @@ class WireCases(ServiceConformance):
 
     @unless("in_process")
     def test_result_that_is_read_slowly_delays_no_other_call(self) -> None:
-        """It is read in no thread that another caller needs."""
+        """A result is read in a thread that no other caller needs."""
         service, gate = self.deploy(Wire), self.watch()
         slow = service.handle.submit("slow_to_read", gate.checkpoint)
         gate.wait(1)
@@ -294,7 +294,7 @@ class WireCases(ServiceConformance):
 
     @unless("in_process")
     def test_caller_is_released_at_its_deadline_while_its_result_is_read(self) -> None:
-        """The slot is free meanwhile, and nothing is counted as still running."""
+        """The slot is free while the result is read, and no call counts as running."""
         service, gate = self.deploy(Wire), self.watch()
         hasty = service.handle.with_options(timeout=5 * self.while_running)
         slow = [hasty.submit("slow_to_read", gate.checkpoint) for _ in range(service.slots)]
@@ -309,7 +309,7 @@ class WireCases(ServiceConformance):
     @unless("in_process")
     @pytest.mark.parametrize("queued", [False, True])
     def test_argument_that_is_packed_slowly_delays_no_other_call(self, *, queued: bool) -> None:
-        """It is packed in no thread that another caller needs, whether its call found a free slot or had to wait."""
+        """An argument is pickled in a thread that no other caller needs, even if its call had to wait for a slot."""
         service, gate = self.deploy(Wire), self.watch()
         occupied = [self.watch() for _ in range(service.slots)] if queued else []
         for each in occupied:
@@ -330,7 +330,7 @@ class WireCases(ServiceConformance):
 
     @unless("in_process")
     def test_argument_read_slowly_delays_no_other_call(self) -> None:
-        """It is read in no thread that another call of the replica needs; those that arrive with it run."""
+        """An argument is read in a thread that no other call of the replica needs. Calls that arrive with it run."""
         service, gate = self.deploy(Wire, at_once=3), self.watch()
         slow = service.handle.submit("echo", SlowToRead(gate.checkpoint))
         gate.wait(1)
@@ -344,7 +344,9 @@ class WireCases(ServiceConformance):
 
     @unless("in_process")
     def test_caller_is_released_at_its_deadline_while_its_argument_is_read(self) -> None:
-        """Its method never starts, and its slot is free as soon as the argument has been read."""
+        """
+        If the deadline passes while an argument is read, the method never starts. The slot is free once it was read.
+        """
         service, gate, ran = self.deploy(Wire), self.watch(), self.watch()
         hasty = service.handle.with_options(timeout=5 * self.while_running)
         slow = [hasty.submit("held_by", SlowToRead(gate.checkpoint), ran.checkpoint) for _ in range(service.slots)]
@@ -361,7 +363,7 @@ class WireCases(ServiceConformance):
     @pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="this system has no signals for threads")
     @pytest.mark.parametrize("kind", [Alarm, KeyboardInterrupt])
     def test_signal_handler_that_raises_ends_the_callers_wait_and_nothing_else(self, kind: type[BaseException]) -> None:
-        """The caller gets the handler's own exception; other calls are answered by the same replica."""
+        """The caller gets the handler's own exception. The same replica answers the other calls."""
         service, gate = self.deploy(Wire), self.watch()
         process = service.handle.process()
         others = [service.handle.submit("hold", gate.checkpoint) for _ in range(service.slots - 1)]

@@ -1,8 +1,7 @@
 """
-What the nemesis does to a service: one function an action, and why some cannot be done here.
+The accidents that the nemesis can make: one function for each action, and the reasons why some cannot be done.
 
-Only processes are signalled of which the run_log knows that they are replicas of the service, on this machine, and that
-are not this process.
+Signals go only to processes that the run log lists as replicas of the service on this machine, never to this process.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ACTIONS", "Action", "World"]
 
-#: Seconds that a stopped process stands still, at most.
+#: The most seconds that a process stays stopped.
 _STOPPED_S: Final = 3.0
-#: Seconds that a method takes that is slow, and that hangs; its callers wait less long for one that hangs.
+#: Seconds that a slow method takes, that a hanging method takes, and that callers of a hanging method wait.
 _SLOW_S: Final = 0.5
 _HANGS_S: Final = 3.0
 _PATIENCE_S: Final = 0.5
-#: Calls of a storm, and of a caller that dies.
+#: The number of calls in a storm, and of a caller that dies.
 _STORM: Final = 40
 _ORPHANS: Final = 10
 
@@ -48,12 +47,12 @@ class World(NamedTuple):
 
     Attributes:
         env: The environment.
-        configs: Its services, as they are configured.
+        configs: The configurations of its services.
         load: Makes calls that go to the history.
-        run_log: Knows the replicas.
+        run_log: Lists the replicas.
         redeploy: Registers a service with another configuration.
-        over: Set when the run ends; whoever waits goes on.
-        kill_node: Ends a node of a test's cluster and says which; None where there is none.
+        over: Set when the run ends. It ends all waits.
+        kill_node: Ends a node of a test's cluster, and returns which. None without a cluster.
     """
 
     env: Environment
@@ -65,12 +64,12 @@ class World(NamedTuple):
     kill_node: Callable[[Random], str] | None = None
 
     def ready(self, service: str) -> set[int]:
-        """Positions of the replicas that get calls."""
+        """Return the positions of the replicas that get calls."""
         replicas = self.env.overview()[service]["replicas"]
         return {_position(each["id"]) for each in replicas if each["state"] == "ready"}
 
     def processes(self, service: str) -> list[Up]:
-        """The processes of the replicas that get calls, as far as they may be signalled."""
+        """Return the processes of the replicas that get calls, without those that must not be signalled."""
         ready = self.ready(service)
         latest = {up.position: up for up in self.run_log.replicas() if up.service == service}
         return [up for position, up in latest.items() if position in ready and up.pid != os.getpid() and is_alive(up)]
@@ -85,10 +84,10 @@ class Action(NamedTuple):
     Something that the nemesis does.
 
     Attributes:
-        do: Does it and says what, or gives None if there was nothing to do it to.
-        why_not: Why it cannot be done to a service; empty if it can.
-        kills: Whether a replica ends with it.
-        takes_long: Whether processes may have to start for it.
+        do: Does it, and returns what it did, or None if nothing was there to do it to.
+        why_not: Returns why it cannot be done to a service, or an empty string if it can.
+        kills: Whether it ends a replica.
+        takes_long: Whether it may start processes.
     """
 
     do: Callable[[World, str, Random], str | None]
@@ -123,7 +122,7 @@ def _kill(world: World, service: str, random: Random) -> str | None:
 
 
 def _stop(world: World, service: str, random: Random) -> str | None:
-    """Some stop one after the other and go on in another order: FoundationDB's swizzle-clog."""
+    """Stop some processes one after the other, and continue them in another order: FoundationDB's swizzle-clog."""
     found = world.processes(service)
     if not found:
         return None
@@ -166,7 +165,7 @@ def _calls(method: str, *arguments: Any, **options: Any) -> Callable[[World, str
 
 
 def _hang(world: World, service: str, _random: Random) -> str:
-    """One call a time: a method cannot be stopped in this process, and keeps its slot."""
+    """Make only one call: in this process a method cannot be stopped, and it keeps its slot."""
     number, _ = world.load.submit(service, "work", _HANGS_S, timeout=_PATIENCE_S)
     return f"call {number}"
 
@@ -181,7 +180,7 @@ def _cancel(world: World, service: str, random: Random) -> str:
 
 
 def _abandon(world: World, service: str, random: Random) -> str:
-    """A thread ends without waiting for its calls, and an event loop while tasks wait for theirs."""
+    """End a thread that does not wait for its calls, and an event loop whose tasks wait for theirs."""
 
     def submit() -> None:
         for _ in range(_ORPHANS):
@@ -224,7 +223,7 @@ def _scale(world: World, service: str, random: Random) -> str:
 
 
 def _apply(world: World, service: str, random: Random) -> str:
-    """Either the running replicas get another `user_config`, or a new service with another queue replaces the old."""
+    """Give running replicas another `user_config`, or replace the service by one with another queue size."""
     config, number = world.configs[service], random.randrange(1, 1000)
     if random.random() < 0.5:  # noqa: PLR2004 - one or the other
         changes: dict[str, Any] = {"user_config": {**(config.user_config or {}), "chaos": number}}
@@ -240,7 +239,7 @@ def _restart(world: World, service: str, _random: Random) -> str:
     return "every replica"
 
 
-#: By the name that a user gives.
+#: All actions, by the name that users give.
 ACTIONS: Final[Mapping[str, Action]] = {
     "kill": Action(_kill, _needs_process, kills=True),
     "stop": Action(_stop, _needs_process),

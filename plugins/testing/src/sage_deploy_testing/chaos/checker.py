@@ -1,8 +1,8 @@
 """
-What is wrong in a history: a pure function of its events, so that a history can be checked again elsewhere.
+Finds violations in a history. It depends only on the events, so a history can be checked again elsewhere.
 
-The rules are those of every call of sage-deploy: one outcome, in time; at most once unless it is idempotent; an error
-that says what happened; and nothing left behind.
+The rules apply to every call of sage-deploy. It has one outcome, in time. It runs at most once unless it is idempotent.
+Its error says what happened. Nothing is left behind.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ RULES: Final = {
     "not_whole": "a service did not come back after the last accident",
 }
 
-#: Errors of calls that have not run. Those of `CallTimeoutError` and `ReplicaDiedError` say so themselves.
+#: Errors of calls that have not run. `CallTimeoutError` and `ReplicaDiedError` say so themselves.
 _REFUSALS: Final = frozenset(
     {
         "CallCancelledError",
@@ -48,21 +48,21 @@ _REFUSALS: Final = frozenset(
         "ServiceNotFoundError",
     }
 )
-#: Errors that only a method that runs can raise.
+#: Errors that only a running method can raise.
 _OF_METHODS: Final = frozenset({"ProbeError", "RemoteError"})
-#: Events that say that a replica has ended, or is being ended.
+#: Events that say that a replica has ended or is being ended.
 _ENDS: Final = frozenset({"replica_failed", "replica_unhealthy"})
 _OUTCOMES: Final = ("ok", "fail", "unknown")
 
 
 class Violation(NamedTuple):
     """
-    Something that must not happen.
+    A broken rule.
 
     Attributes:
         rule: One of `RULES`.
         text: What happened.
-        service: Name of the service; empty if it is about none.
+        service: Name of the service, or empty if it is about none.
         call: Number of the call, if it is about one.
     """
 
@@ -73,7 +73,7 @@ class Violation(NamedTuple):
 
 
 class _Calls:
-    """The events of a history, by what they are about."""
+    """The events of a history, by call."""
 
     def __init__(self, events: Sequence[Event]) -> None:
         self.start: Event = {"services": {}, "slack": inf}
@@ -98,7 +98,7 @@ class _Calls:
             elif kind == "end":
                 self.ended = True
         answered = [found for many in self.outcomes.values() for found in many if found["event"] == "ok"]
-        #: Services of which a replica could not note what it ran.
+        #: Services with a replica that could not note what it ran.
         self.blind = {
             self.made[each["call"]]["service"] for each in answered if not each["seen"] and each["call"] in self.made
         }
@@ -110,13 +110,13 @@ class _Calls:
 
 def check(events: Sequence[Event]) -> list[Violation]:
     """
-    Everything that is wrong in a history.
+    Find everything that is wrong in a history.
 
     Args:
-        events: As `history` describes them. Without an `end`, calls whose time was not over are not held for lost.
+        events: As `history` describes them. Without an `end`, calls within their deadline do not count as lost.
 
     Returns:
-        The violations, by rule in the order of `RULES`; empty if the run was clean.
+        The violations, sorted by rule as in `RULES`. Empty if the run was clean.
     """
     calls = _Calls(events)
     found = [violation for call in calls.made for violation in _of_call(calls, call)]
@@ -150,7 +150,7 @@ def _of_call(calls: _Calls, call: int) -> Iterator[Violation]:
     if len(outcomes) > 1:
         yield violation("twice", f"has {len(outcomes)} outcomes: {', '.join(each['event'] for each in outcomes)}")
     outcome = outcomes[0]
-    # Under `inline` the caller's own thread runs the method, and nothing can release it.
+    # Under `inline`, the caller's own thread runs the method, and nothing can release it.
     if outcome["t"] > deadline and calls.service(call).get("strategy") != "inline":
         late = outcome["t"] - made["t"] - made["within"]
         yield violation("late", f"ended {late:.3f} s after its deadline of {made['within']:g} s")
@@ -180,7 +180,7 @@ def _of_error(calls: _Calls, call: int, outcome: Event, ran: int) -> Iterator[tu
 
 
 def _deaths(calls: _Calls, events: Iterable[Event]) -> Iterator[Violation]:
-    """Only what was running can die, as many calls as there are slots; idempotent ones may have been sent ahead."""
+    """Check that no more calls died than had slots. Idempotent calls may have been sent ahead, and do not count."""
     ends = Counter(each["service"] for each in events if each["event"] == "told" and each["kind"] in _ENDS)
     died = Counter(
         calls.made[call]["service"]
@@ -196,7 +196,7 @@ def _deaths(calls: _Calls, events: Iterable[Event]) -> Iterator[Violation]:
 
 
 def _told(events: Iterable[Event]) -> Iterator[Violation]:
-    """What the run itself has found."""
+    """Yield the violations that the run itself has noted."""
     for event in events:
         kind, service = event["event"], event.get("service", "")
         if kind == "nemesis" and not event.get("typed", True):

@@ -1,27 +1,28 @@
 """
-What happened, as a list of events: calls and their outcomes, accidents, what the services told.
+The history of a run, as a list of events: calls and their outcomes, accidents, and events of the services.
 
-An event is a mapping that JSON has. Each has `t`, seconds since the run began, and `event`:
+An event is a mapping of JSON values. Each has `t`, seconds since the run started, and `event`:
 
 * `start`: `version`, `seed`, `seconds`, `slack`, `source`, `services` (see `Service`).
-* `invoke`: a call was made: `call` (its number), `service`, `method`, `idempotent`, `within` (seconds in which it has
-  to end; None for no limit).
+* `invoke`: a call was made: `call` (its number), `service`, `method`, `idempotent`, `within` (seconds until it must
+  end; None for no limit).
 * `cancel`: its caller cancelled `call`.
 * `ok`: `call` was answered: `answer` (the number that came back), `seen` (whether its replica could note it).
-* `fail`: `call` ended with an error after which it is known whether it ran: `error` (class), `text`, `typed` (whether
-  the error is one of sage-deploy, or the probe's own), and `stage` if the error has one.
-* `unknown`: as `fail`, of a call that may have run or not.
+* `fail`: `call` ended with an error that shows whether it ran: `error` (class), `text`, `typed` (whether sage-deploy or
+  the probe defines the error), and `stage` if the error has one.
+* `unknown`: as `fail`, for a call that may or may not have run.
 * `ran`: a replica ran `call`, in the process `pid`.
-* `told`: the environment told of `kind`, with `service`, `replica` and `reason`.
-* `nemesis`: an accident was made: `action`, `service`, `what`; if it did not succeed `error`, `text`, `typed`.
-* `pair`: two `actions` were to happen to `service` at the same time; `missed` are those that did not.
-* `impossible`: an `action` cannot be done to `service`, `why`.
-* `skipped`: how many `calls` were not made, because so many were in flight.
+* `told`: the environment reported `kind`, with `service`, `replica` and `reason`.
+* `nemesis`: an accident was made: `action`, `service`, `what`; if it failed, also `error`, `text`, `typed`.
+* `pair`: two `actions` were due on `service` at the same time; `missed` are those that did not happen.
+* `impossible`: an `action` cannot be done to `service`; `why`.
+* `skipped`: the number of `calls` that were not made because too many were in flight.
 * `stuck`: `what` has not ended.
 * `whole`: `service` had all replicas back and answered, `after` so many seconds.
-* `not_whole`: it had not, `text` says why.
-* `leak`: `text` says what was left. `unchecked`: `text` says what was not looked at.
-* `end`: the run was over, so nothing comes after it. `interrupted`: whether before its time.
+* `not_whole`: it had not; `text` says why.
+* `leak`: `text` says what was left. `unchecked`: `text` says what was not checked.
+* `interrupted`: the accidents were ended early.
+* `end`: the run is over, and nothing comes after it.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ __all__ = ["VERSION", "Event", "History", "Service", "read", "write"]
 
 #: Version of the format.
 VERSION: Final = 1
-#: Characters that are kept of an error.
+#: Characters of an error that are kept.
 _TEXT: Final = 600
 
 Event: TypeAlias = dict[str, Any]
@@ -61,13 +62,13 @@ Event: TypeAlias = dict[str, Any]
 
 class Service(NamedTuple):
     """
-    What is known of a service before it is called, and decides what may happen.
+    The facts of a service that are known before the first call, and decide what may happen.
 
     Attributes:
         target: ID of its target.
         strategy: ID of its threading strategy.
-        replicas: How many it has.
-        slots: Of each replica; 0 if that changes.
+        replicas: The number of replicas.
+        slots: The number of slots of each replica; 0 if it changes.
         attempts: How often an idempotent call may run.
         batch: How many calls may share a slot.
     """
@@ -91,55 +92,55 @@ def _error(error: BaseException) -> Event:
 
 
 def _may_have_run(error: BaseException, *, coroutine: bool) -> bool:
-    """Whether the error leaves open if the call ran."""
+    """Return whether the call may have run despite the error."""
     if isinstance(error, CallTimeoutError):
         return error.stage == "run"
     if isinstance(error, ReplicaDiedError):
         return error.maybe_executed
-    if isinstance(error, CallCancelledError):  # of what runs, only coroutines can be cancelled
+    if isinstance(error, CallCancelledError):  # of running calls, only coroutines can be cancelled
         return coroutine
     return isinstance(error, (CancelledError, ServiceStoppedError, ResultNotSerializableError))
 
 
 class History:
     """
-    Collects events; from any thread.
+    Collects events. Safe from any thread.
 
     Attributes:
-        events: All of them so far, in the order in which they were noted.
+        events: All events so far, in the order in which they were noted.
     """
 
     def __init__(self) -> None:
-        """Begin now."""
+        """Start the clock of the history."""
         self.events: list[Event] = []
         self._began, self._wall = time.monotonic(), time.time()
         self._lock = threading.Lock()
         self._numbers = 0  # guarded by _lock, as the next
-        self._open: dict[int, bool] = {}  # calls without an outcome: whether their method is a coroutine
+        self._open: dict[int, bool] = {}  # for each call without an outcome: whether its method is a coroutine
 
     @property
     def now(self) -> float:
-        """Seconds since it began."""
+        """Seconds since the history started."""
         return time.monotonic() - self._began
 
     @property
     def in_flight(self) -> int:
-        """How many calls have no outcome."""
+        """The number of calls without an outcome."""
         return len(self._open)
 
     @property
     def calls(self) -> int:
-        """How many were made."""
+        """The number of calls made."""
         return self._numbers
 
     def note(self, event: str, **facts: Any) -> None:
-        """Add an event of now."""
+        """Add an event with the current time."""
         self.events.append({"t": round(self.now, 6), "event": event, **facts})
 
     def invoke(
         self, service: str, method: str, *, idempotent: bool, within: float | None, coroutine: bool = False
     ) -> int:
-        """A call is about to be made; gives its number."""
+        """Note that a call is about to be made, and return its number."""
         with self._lock:
             number, self._numbers = self._numbers, self._numbers + 1
             self._open[number] = coroutine
@@ -147,7 +148,7 @@ class History:
         return number
 
     def announce(self, service: str, method: str, count: int) -> list[int]:
-        """A caller elsewhere is about to make calls, none of which may run twice; gives their numbers, in a row."""
+        """Note calls of another process, none of which may run twice. Return their consecutive numbers."""
         with self._lock:
             numbers = list(range(self._numbers, self._numbers + count))
             self._numbers += count
@@ -156,17 +157,17 @@ class History:
         return numbers
 
     def abandoned(self, call: int) -> None:
-        """The caller was killed: if the call was made, its outcome reaches nobody."""
+        """Note that the caller of *call* was killed: if the call was made, nothing learns its outcome."""
         self.note("unknown", call=call, error="caller killed", text="its caller was killed", typed=True)
 
     def answered(self, call: int, answer: Any) -> None:
-        """A call ended with what the probe answers."""
+        """Note that a call ended with the probe's answer."""
         number, seen = answer if isinstance(answer, (tuple, list)) and len(answer) == 2 else (answer, True)  # noqa: PLR2004
         self.note("ok", call=call, answer=number, seen=seen)
         self._close(call)
 
     def failed(self, call: int, error: BaseException) -> None:
-        """A call ended with an error."""
+        """Note that a call ended with an error."""
         coroutine = self._open.get(call, False)
         self.note("unknown" if _may_have_run(error, coroutine=coroutine) else "fail", call=call, **_error(error))
         self._close(call)
@@ -176,11 +177,11 @@ class History:
             self._open.pop(call, None)
 
     def done(self, action: str, service: str, what: str, error: BaseException | None = None) -> None:
-        """The nemesis has done something."""
+        """Note an action of the nemesis."""
         self.note("nemesis", action=action, service=service, what=what, **({} if error is None else _error(error)))
 
     def add_run_log(self, ran: Iterable[Ran]) -> None:
-        """Add what replicas have noted; their clock is taken for that of this machine."""
+        """Add the calls in the run log. The replicas' clock is assumed to agree with this machine's."""
         self.events += [
             {"t": round(each.time_s - self._wall, 6), "event": "ran", "call": each.call, "pid": each.pid}
             for each in ran
@@ -189,7 +190,7 @@ class History:
 
 def write(events: Iterable[Event], path: Path) -> None:
     """
-    Write a history, an event a line.
+    Write a history, one event a line.
 
     Raises:
         OSError: The file cannot be written.
@@ -205,7 +206,7 @@ def read(path: Path) -> list[Event]:
 
     Raises:
         OSError: The file cannot be read.
-        ValueError: It is none; the message says in which line.
+        ValueError: It is not a history. The message has the line.
     """
     events: list[Event] = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):

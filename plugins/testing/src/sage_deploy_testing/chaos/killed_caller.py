@@ -1,8 +1,8 @@
 """
-A caller in a process of its own, which is killed in the middle of its calls.
+A caller in its own process, which is killed in the middle of its calls.
 
-Run as a program, it takes a handle and the number of its first call from stdin, and calls. After the first answer it
-says so on stdout, and waits for its end.
+Run as a program, it reads a handle and the number of its first call from stdin, and makes the calls. It reports the
+first answer on stdout, then waits until it is killed.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CALLS", "call_and_die"]
 
-#: Calls that a killed caller makes at most, all of them at once.
+#: The most calls of a killed caller, all at the same time.
 CALLS: Final = 40
-#: Seconds until it must have connected; a runtime takes its time on a busy machine.
+#: Seconds until it must have connected. On a busy machine a runtime needs that long.
 _STARTS_S: Final = 60.0
 _LOOK_S: Final = 0.2
 _ANSWERED: Final = "answered"
@@ -35,16 +35,16 @@ _ANSWERED: Final = "answered"
 
 def call_and_die(handle: ServiceHandle, first: int, lives: float, over: threading.Event) -> bool:
     """
-    Have a process call `work` with the numbers from *first* on, and kill it.
+    Start a process that calls `work` with the numbers from *first* on, and kill it.
 
     Args:
         handle: A handle that can be pickled.
         first: Number of the first of `CALLS` calls.
-        lives: Seconds from its first answer to its end.
-        over: Ends it before its time.
+        lives: Seconds from its first answer until it is killed.
+        over: Kills it early when set.
 
     Returns:
-        Whether it has called; False if it did not come so far in time.
+        Whether it got an answer in time.
 
     Raises:
         CallError: It cannot call the service.
@@ -54,7 +54,7 @@ def call_and_die(handle: ServiceHandle, first: int, lives: float, over: threadin
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        start_new_session=True,  # Ctrl-C is not for it
+        start_new_session=True,  # Ctrl-C must not reach it
     ) as process:
         try:
             assert process.stdin is not None
@@ -75,7 +75,7 @@ def call_and_die(handle: ServiceHandle, first: int, lives: float, over: threadin
 
 
 def main() -> None:
-    """Be the caller."""
+    """Run as the caller."""
     handle, first = pickle.load(sys.stdin.buffer)  # noqa: S301 - from the process that started this one
     try:
         calls = [handle.submit("work", number, 0.05) for number in range(first, first + CALLS)]

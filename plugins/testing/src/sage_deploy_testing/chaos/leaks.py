@@ -1,4 +1,4 @@
-"""What a run has left behind once everything is closed."""
+"""Finds what a run has left behind once everything is closed."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ class Leaks:
 
     def left(self, replicas: Iterable[Up]) -> tuple[list[str], list[str]]:
         """
-        What is there that was not, after some seconds in which it may end by itself; and what was not looked at.
+        Return what is new since the start of the run, after some seconds to end by itself, and what was not checked.
 
         Args:
-            replicas: All that there have been. Their processes must have ended.
+            replicas: All replicas of the run. Their processes must have ended.
         """
         replicas = list(replicas)
         gc.collect()

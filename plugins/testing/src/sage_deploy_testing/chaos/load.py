@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 __all__ = ["DEADLINES_S", "SHAPES", "TAKES_S", "Load", "Served"]
 
-#: Kinds of methods that can be called.
+#: The kinds of methods that can be called.
 SHAPES: Final = ("plain", "async", "batch", "stream")
 
 _THREADS: Final = 3
 _METHODS: Final = {"plain": "work", "async": "awork", "batch": "together"}
 _STREAMS: Final = ("items", "aitems")
 _COROUTINES: Final = frozenset({"awork", "aitems"})
-#: Seconds that methods take; the longest so that accidents meet calls that run.
+#: Seconds that methods take. The longest gives accidents a chance to hit running calls.
 TAKES_S: Final = (0.0, 0.0, 0.001, 0.005, 0.02, 0.1)
-#: Deadlines in seconds, beside the service's own.
+#: Deadlines in seconds, in addition to the service's own.
 DEADLINES_S: Final = (0.05, 0.3, 2.0)
 _KEYS: Final = 16
-#: Seconds for callers to end once their calls have.
+#: Seconds for callers to end after their calls.
 _LAST_S: Final = 5.0
 
 
@@ -42,7 +42,7 @@ class Served(NamedTuple):
 
     Attributes:
         handle: Its handle.
-        timeout: Seconds that its calls have, None for no limit.
+        timeout: Timeout of its calls in seconds, or None for no limit.
     """
 
     handle: ServiceHandle
@@ -51,10 +51,10 @@ class Served(NamedTuple):
 
 class Load:
     """
-    Calls services at a rate until it is told to stop; every call and its outcome is in the history.
+    Calls services at a rate until it is stopped. Every call and its outcome goes to the history.
 
-    `rate` calls a second are due, whether the ones before have ended or not. Those that are due while `most` are in
-    flight are left out, and counted.
+    `rate` calls a second are due, whether or not earlier calls have ended. Calls that are due while `most` are in
+    flight are skipped and counted.
     """
 
     def __init__(  # noqa: PLR0913 - what it consists of
@@ -71,18 +71,18 @@ class Load:
         deadlines: tuple[float, ...] = DEADLINES_S,
     ) -> None:
         """
-        Call nobody yet.
+        Prepare the callers. They make no call before `start`.
 
         Args:
-            history: Where calls are noted.
-            services: Whom to call.
+            history: Gets the calls.
+            services: The services to call.
             rate: Calls a second, of all callers together.
-            most: Calls in flight at once.
-            seed: What the callers draw from: which call is made when is the same again.
-            patience: Seconds after the last call within which all must have ended, and callers with them.
-            shapes: Which of `SHAPES` to call.
-            takes: Seconds that methods take, drawn from these.
-            deadlines: Seconds that a third of the calls have instead of the service's own, if they are fewer.
+            most: The most calls in flight at once.
+            seed: Seed of the callers. The same seed makes the same calls at the same times.
+            patience: Seconds after the last call by which all calls must have ended, and then the callers.
+            shapes: The kinds of `SHAPES` to call.
+            takes: Seconds that methods take. Drawn from these.
+            deadlines: Seconds that a third of the calls have instead of the service's timeout, if they are shorter.
         """
         self._takes = takes
         self._deadlines = deadlines
@@ -94,7 +94,7 @@ class Load:
         self._streams = "stream" in shapes
         self._patience = patience
         self._over = threading.Event()
-        self._gave_up = False  # whether what is still open when the event loop ends is not an outcome
+        self._gave_up = False  # whether to drop calls that the end of the event loop interrupts
         self._pause = (_THREADS + 1) / rate
         self._skipped = 0
         callers: list[tuple[str, Callable[[], None]]] = [
@@ -105,12 +105,12 @@ class Load:
         self._threads = [threading.Thread(target=run, name=name, daemon=True) for name, run in callers]
 
     def start(self) -> None:
-        """Begin to call."""
+        """Start to call."""
         for thread in self._threads:
             thread.start()
 
     def stop(self) -> None:
-        """Make no more calls, and wait for the callers; notes those that have not ended in time."""
+        """Make no more calls, and wait for the callers. Note those that have not ended in time."""
         self._over.set()
         until = time.monotonic() + self._patience + _LAST_S
         for thread in self._threads:
@@ -130,18 +130,18 @@ class Load:
         timeout: float | None = UNSET,
         key: Any = UNSET,
     ) -> tuple[int, Future[Any] | None]:
-        """Make a call whose outcome goes to the history; gives its number, and its future if it was accepted."""
+        """Make a call whose outcome goes to the history. Return its number, and its future if it was accepted."""
         number, handle, _ = self._prepare(service, method, idempotent=idempotent, timeout=timeout, key=key)
         try:
             future = handle.submit(method, number, *arguments)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is for the history
+        except BaseException as error:  # noqa: BLE001 - the history gets any error
             self._history.failed(number, error)
             return number, None
         future.add_done_callback(partial(self._ended, number))
         return number, future
 
     def answers(self, service: str, timeout: float) -> bool:
-        """Make a call and wait; says whether it was answered in time, also if it is lost."""
+        """Make a call, and return whether it was answered within the timeout. It does not hang if the call is lost."""
         _, future = self.submit(service, "work", timeout=timeout)
         if future is None:
             return False
@@ -157,11 +157,11 @@ class Load:
             self._history.failed(number, error)
 
     def announce(self, service: str, method: str, count: int) -> list[int]:
-        """Have the history expect *count* calls of a caller elsewhere; gives their numbers, one after the other."""
+        """Note *count* calls of another process in the history, and return their consecutive numbers."""
         return self._history.announce(service, method, count)
 
     def forget(self, numbers: list[int]) -> None:
-        """The caller of these calls is gone, and nobody will know what became of them."""
+        """Note that the caller of these calls is gone, so that their outcomes stay unknown."""
         for number in numbers:
             self._history.abandoned(number)
 
@@ -190,7 +190,7 @@ class Load:
     ) -> tuple[int, ServiceHandle, float | None]:
         served = self._services[service]
         limit = served.timeout if timeout is UNSET else timeout
-        # Of a stream the time counts for each item, and for its end.
+        # For a stream, the timeout counts for each item, and for the end.
         within = limit if limit is None or items is None else limit * (items + 1)
         handle = served.handle.with_options(idempotent=idempotent, timeout=limit, key=key)
         number = self._history.invoke(
@@ -211,7 +211,7 @@ class Load:
     # -- callers -----------------------------------------------------------------------------------------------------
 
     def _due(self, random: Random) -> str | None:
-        """The service that the next call is for, or None if there are too many calls already."""
+        """Return the service for the next call, or None if too many calls are in flight."""
         if self._history.in_flight >= self._most:
             self._skipped += 1
             return None
@@ -281,12 +281,12 @@ class Load:
     async def acall(
         self, service: str, method: str, *arguments: Any, cancel_after: float | None = None, **options: Any
     ) -> None:
-        """Make a call from an event loop; its task is cancelled after so many seconds."""
+        """Make a call from an event loop. Cancel its task after *cancel_after* seconds."""
         number, handle, _ = self._prepare(service, method, **options)
         task = asyncio.ensure_future(handle.acall(method, number, *arguments))
         try:
             if cancel_after is not None:
-                await asyncio.sleep(0)  # else the task would end before it has made its call
+                await asyncio.sleep(0)  # otherwise the task would end before it made its call
                 await asyncio.wait([task], timeout=cancel_after)
                 if not task.done():
                     self._history.note("cancel", call=number)
@@ -296,7 +296,7 @@ class Load:
             if self._gave_up:
                 return
             own = asyncio.current_task()
-            if own is not None and own.cancelling():  # the loop of this caller ends
+            if own is not None and own.cancelling():  # the event loop of this caller ends
                 self._history.note("cancel", call=number)
             self._history.failed(number, error)
 

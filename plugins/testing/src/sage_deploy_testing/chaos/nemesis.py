@@ -1,4 +1,4 @@
-"""Has accidents happen to services, from a seed and within bounds."""
+"""The nemesis: makes accidents happen to services, from a seed and within bounds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Nemesis", "Pairs"]
 
-#: Changes of the deployment are so much rarer than accidents: each starts replicas.
+#: How many times as long the pauses between changes of the deployment are: each change starts replicas.
 _CHANGES_ARE_RARER: Final = 5.0
 #: Seconds until an accident that found no replica is tried again.
 _AGAIN_S: Final = 0.1
@@ -27,24 +27,24 @@ _AGAIN_S: Final = 0.1
 
 class Nemesis:
     """
-    Two threads, one for accidents and one for changes, so that replicas die while others are started.
+    Two threads, one for accidents and one for changes, so that replicas die while others start.
 
-    Each waits a random time between two actions. A replica is killed only while one of its service is ready, and so
-    many seconds after the one before it: a service gets the time to come back.
+    Each waits a random time between two actions. It kills a replica only while the service has a ready replica, and at
+    least `Setting.kill_every` seconds after the last kill. So a service gets time to recover.
 
     Attributes:
         seconds: How long accidents happen.
-        has_changed: Whether the deployment may be another than the configured one.
+        has_changed: Whether the deployment may differ from the configuration.
     """
 
     def __init__(self, history: History, world: World, setting: Setting) -> None:
         """
-        Do nothing yet, but note which actions cannot be done to which service.
+        Prepare the threads, and note which actions cannot be done to which service.
 
         Args:
-            history: Where actions are noted.
+            history: Gets the actions.
             world: What they work on.
-            setting: Which actions to choose from, the seed, and the times between them.
+            setting: The actions to choose from, the seed, and the times between actions.
         """
         self._history = history
         self._world = world
@@ -57,7 +57,7 @@ class Nemesis:
         self._threads = self._make_threads(setting, list(_possible(history, world, setting.actions)))
 
     def start(self) -> None:
-        """Begin."""
+        """Start the threads."""
         self._ends = time.monotonic() + self.seconds
         for thread in self._threads:
             thread.start()
@@ -68,7 +68,7 @@ class Nemesis:
         return self._ends - time.monotonic()
 
     def stop(self, timeout: float) -> None:
-        """End, with what is being done; `World.over` has to be set. Notes what has not ended after *timeout*."""
+        """Stop after the current actions, and note what has not ended after *timeout* s. `World.over` must be set."""
         until = time.monotonic() + timeout
         for thread in self._threads:
             thread.join(max(0.0, until - time.monotonic()))
@@ -93,7 +93,7 @@ class Nemesis:
     def _run(self, choice: list[tuple[str, str]], random: Random, pause: float) -> None:
         names = sorted({name for name, _ in choice})
         while not self._world.over.wait(random.uniform(0.0, 2 * pause)):
-            # An action that is possible for one service alone is as frequent as the others.
+            # An action that is possible for only one service is as frequent as the others.
             name = random.choice(names)
             service = random.choice([service for possible, service in choice if possible == name])
             action = ACTIONS[name]
@@ -108,12 +108,12 @@ class Nemesis:
         return True
 
     def _do(self, name: str, action: Action, service: str, random: Random) -> bool | None:
-        """Do it, and say whether it succeeded; None if there was nothing to do it to."""
+        """Do the action, and return whether it succeeded, or None if nothing was there to do it to."""
         if action.takes_long:
             self.has_changed = True
         try:
             what = action.do(self._world, service, random)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is for the history
+        except Exception as error:  # noqa: BLE001 - the history gets any error
             self._history.done(name, service, "", error)
             return False
         if what is None:
@@ -124,10 +124,10 @@ class Nemesis:
 
 class Pairs(Nemesis):
     """
-    Every pair of two actions once to every service, both at the same time, in a random order.
+    Does every pair of actions once to every service, both at the same time, in a random order.
 
-    A pair has `Setting.seconds`, or longer until both actions have ended. An action that finds no replica waits for
-    one, for `Setting.recovery` seconds at most.
+    A pair takes `Setting.seconds`, or longer until both actions have ended. An action that finds no replica waits for
+    one, at most `Setting.recovery` seconds.
     """
 
     def _make_threads(self, setting: Setting, possible: list[tuple[str, str]]) -> list[threading.Thread]:
@@ -143,7 +143,7 @@ class Pairs(Nemesis):
 
     @property
     def remaining(self) -> float:
-        """Seconds until accidents should stop; more than none until the last pair has ended."""
+        """Seconds until accidents should stop. Above 0 until the last pair has ended."""
         return self._each * len(self._left)
 
     def _run_all(self) -> None:
@@ -163,7 +163,7 @@ class Pairs(Nemesis):
             self._left.pop()
 
     def _insist(self, name: str, service: str, done: list[str]) -> None:
-        """Do it as soon as there is something to do it to, such as a replica that is ready."""
+        """Do the action as soon as it finds something to do it to, for example a ready replica."""
         random, until = self._random(f"{name} {len(self._left)}"), time.monotonic() + self._recovery
         while (succeeded := self._do(name, ACTIONS[name], service, random)) is None:
             if time.monotonic() >= until or self._world.over.wait(_AGAIN_S):
@@ -173,7 +173,7 @@ class Pairs(Nemesis):
 
 
 def _possible(history: History, world: World, names: Collection[str]) -> list[tuple[str, str]]:
-    """The actions that can be done, with the service; notes why others cannot."""
+    """Return the possible pairs of action and service, and note why the others are impossible."""
     found = []
     for name in names:
         for service in world.configs:

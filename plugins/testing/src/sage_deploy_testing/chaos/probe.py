@@ -1,4 +1,4 @@
-"""The class that serves in place of the user's: each call is noted before anything else is done with it."""
+"""The class that replaces the user's class. It notes each call before it does anything else."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ __all__ = ["Probe", "ProbeError"]
 
 
 class ProbeError(Exception):
-    """What a method of the probe raises when it is told to."""
+    """Raised by a method of the probe on request."""
 
 
 class Probe:
     """
-    A service whose calls have a run_log, and whose methods do what their arguments say.
+    A service that notes its calls in the run log. Its methods do what their arguments say.
 
-    The first argument of each is the call's number. The answer is that number, and whether the call was noted.
+    The first argument of each method is the call's number. The answer is that number, and whether the call was noted.
     """
 
     def __init__(self, path: str, token: str, deployer: tuple[str, int], ctx: Any = None) -> None:
         """
-        Note that there is a replica.
+        Note that this replica was built.
 
         Args:
-            path: The file of the run_log.
+            path: The file of the run log.
             token: Its first line.
-            deployer: Machine and process of who deploys: that process is never ended.
+            deployer: Machine and process ID of the deploying process, which is never ended.
             ctx: The replica's context.
         """
         self._path = path
@@ -45,7 +45,7 @@ class Probe:
             note(up_path(path), up_line(ctx.name, ctx.replica_index))
 
     def reconfigure(self, user_config: Mapping[str, Any]) -> None:
-        """Take any configuration."""
+        """Accept any configuration."""
 
     def _note(self, call: int) -> tuple[int, bool]:
         if self._sees:
@@ -60,13 +60,13 @@ class Probe:
         return answer
 
     async def awork(self, call: int, seconds: float = 0.0) -> tuple[int, bool]:
-        """Take *seconds*, and leave the event loop to others meanwhile."""
+        """Take *seconds* without blocking the event loop."""
         answer = self._note(call)
         await asyncio.sleep(seconds)
         return answer
 
     def together(self, call: int) -> tuple[int, bool]:
-        """Answered by `together_all` where the service has batches."""
+        """Answer one call. With batches, `together_all` answers instead."""
         return self._note(call)
 
     @batch_of("together")
@@ -75,13 +75,13 @@ class Probe:
         return [self._note(each) for each in call]
 
     def items(self, call: int, count: int) -> Iterator[tuple[int, bool]]:
-        """Give the answer *count* times."""
+        """Yield the answer *count* times."""
         answer = self._note(call)
         for _ in range(count):
             yield answer
 
     async def aitems(self, call: int, count: int) -> AsyncIterator[tuple[int, bool]]:
-        """Give the answer *count* times."""
+        """Yield the answer *count* times."""
         answer = self._note(call)
         for _ in range(count):
             await asyncio.sleep(0)
@@ -98,7 +98,7 @@ class Probe:
         sys.exit(3)
 
     def crash(self, call: int) -> None:
-        """End the process as a crash in C does; only raises in the process that deploys."""
+        """End the process as a crash in C does. In the deploying process, only raise."""
         self._note(call)
         if not self._may_end:
             raise ProbeError("this process deploys the services")

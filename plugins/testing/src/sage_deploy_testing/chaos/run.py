@@ -1,4 +1,4 @@
-"""A run: services are deployed, called, hurt, watched coming back, closed, and looked for what they left."""
+"""Runs services under accidents: deploys and calls them, waits until they recover, closes them, and looks for leaks."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ if TYPE_CHECKING:
 
 __all__ = ["Setting", "run"]
 
-#: Calls that a service has to answer one after the other before it counts as back.
+#: The number of consecutive calls that a service must answer to count as back.
 _WHOLE: Final = 20
 _CALL_S: Final = 10.0
-#: Seconds for changes to end, and from one look to the next.
+#: Seconds for changes to end, and between two looks.
 _GRACE_S: Final = 30.0
 _LOOK_S: Final = 0.2
 
 
 class Setting(NamedTuple):
     """
-    What a run is.
+    The settings of a run.
 
     Attributes:
-        services: How each service is deployed, by name; a probe serves in the place of its class.
-        seconds: How long accidents happen; of `pairs`, how long each has.
+        services: The configuration of each service, by name. A probe replaces its class.
+        seconds: Seconds of accidents. With `pairs`, seconds for each pair.
         rate: Calls a second, of all callers together.
-        seed: What callers and accidents are drawn from. When what happens is not in it: threads are not ours to order.
-        actions: Which of `actions.ACTIONS` the nemesis chooses from.
-        every: Mean time from one accident to the next, in seconds.
-        kill_every: Shortest time from the end of one replica of a service to the end of the next, in seconds.
-        most: Calls in flight at once.
-        slack: Seconds after its deadline in which a call must have ended.
-        recovery: Seconds in which a service must be back after the last accident.
-        shapes: Which of `load.SHAPES` to call.
+        seed: Seed of callers and accidents. It does not determine when things happen, because threads run in any order.
+        actions: The actions of `actions.ACTIONS` that the nemesis may choose.
+        every: Mean seconds between two accidents.
+        kill_every: Minimum seconds between the ends of two replicas of a service.
+        most: The most calls in flight at once.
+        slack: Seconds after its deadline by which a call must have ended.
+        recovery: Seconds after the last accident by which a service must be back.
+        shapes: The kinds of methods to call, from `load.SHAPES`.
         options: Options of plugins for the whole environment, by ID.
-        pairs: Whether each pair of actions happens once to each service, in place of random ones; `every` and
-            `kill_every` do not count then.
+        pairs: Whether each pair of actions happens once to each service, instead of random ones. `every` and
+            `kill_every` then have no effect.
         source: Where the services come from, for the verdict.
     """
 
@@ -87,21 +87,21 @@ def run(
     progress: Callable[[str], None] = lambda _: None,
 ) -> list[Event]:
     """
-    Run it, and give the history.
+    Run the services, and return the history.
 
     Args:
         setting: What to do.
-        registry: The plugins to choose from; by default the installed ones.
-        kill_node: Ends a node of a test's cluster and says which.
-        over: Ends the accidents before their time when it is set; the rest of the run is as usual.
-        progress: Told what happens.
+        registry: The plugins to choose from. By default the installed ones.
+        kill_node: Ends a node of a test's cluster, and returns which.
+        over: Ends the accidents early when it is set. The rest of the run is unchanged.
+        progress: Called with a text about each step.
 
     Returns:
-        The events, see `history`. `checker.check` and `verdict.Verdict.of` say what they mean.
+        The events, see `history`. `checker.check` and `verdict.Verdict.of` interpret them.
 
     Raises:
-        DeployError: The services did not start, and neither did the run.
-        PlanError, ConfigError, PluginError: They cannot be deployed so.
+        DeployError: The services did not start, so there was no run.
+        PlanError, ConfigError, PluginError: The services cannot be deployed.
     """
     leaks, history = Leaks(), History()
     with tempfile.TemporaryDirectory(prefix="sage-chaos-") as folder:
@@ -157,7 +157,7 @@ class _Run:
         )
 
     def go(self, kill_node: Callable[[Random], str] | None) -> None:
-        """From the deployment to the end of everything."""
+        """Run from the deployment until everything is closed."""
         setting, history = self._setting, self._history
         with self._env:
             self._progress("starting ...")
@@ -229,16 +229,16 @@ class _Run:
             self._history.note("interrupted")
 
     def _restore(self) -> None:
-        """Have run again what is configured."""
+        """Apply the original configuration again."""
         for name, config in self._configs.items():
             self._register(name, config)
         try:
             self._env.apply()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is for the history
+        except Exception as error:  # noqa: BLE001 - the history gets any error
             self._history.done("apply", "", "the configuration of the start", error)
 
     def _watch(self, load: Load, name: str, began: float) -> None:
-        """Wait until a service has all its replicas and answers, or until its time is over."""
+        """Wait until a service has all its replicas and answers, or until `Setting.recovery` is over."""
         until, pause = began + self._setting.recovery, threading.Event()
         answered = 0
         while answered < _WHOLE:
@@ -261,5 +261,5 @@ class _Run:
 
 
 def _for_probe(config: ServiceDeploymentConfig) -> ServiceDeploymentConfig:
-    """The same without the settings of single methods: the probe has others."""
+    """Return the configuration without the settings of single methods: the probe has other methods."""
     return attrs.evolve(config, methods={}) if config.methods else config

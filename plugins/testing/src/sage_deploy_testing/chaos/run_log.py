@@ -1,9 +1,8 @@
 """
-The file in which replicas note what they run: no death of a process takes back a line that is in it.
+The file in which replicas note the calls that they run. The death of a process removes no line.
 
-A line is written by one `write` to a file that was opened for appending, so the lines of several processes do not mix.
-A replica that does not find the file, such as one on another machine, is *blind*: it notes nothing, and says so in its
-answers.
+Each line is one `write` to a file opened for appending, so the lines of several processes do not mix. A replica that
+does not find the file is *blind*, for example on another machine. It notes nothing, and says so in its answers.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ _FIRST: Final = "run_log"
 
 class Ran(NamedTuple):
     """
-    A replica began to run a call.
+    A replica started to run a call.
 
     Attributes:
         call: Number of the call.
-        pid: Process of the replica.
+        pid: Process ID of the replica.
         time_s: Seconds since the epoch, by the clock of the replica's machine.
     """
 
@@ -54,9 +53,9 @@ class Up(NamedTuple):
     Attributes:
         service: Name of the service.
         position: Position of the replica among those of its service.
-        pid: Its process.
-        started: When that process was started, as `started_at` has it.
-        machine: Where, as `machine` has it.
+        pid: Its process ID.
+        started: When that process started, as `started_at` returns it.
+        machine: Its machine, as `machine` returns it.
     """
 
     service: str
@@ -67,7 +66,7 @@ class Up(NamedTuple):
 
 
 def machine() -> str:
-    """What tells this machine and its process ids from all others; empty if the system does not say."""
+    """Return an ID of this machine and its process IDs, or an empty string if the system does not say."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
@@ -76,7 +75,7 @@ def machine() -> str:
 
 
 def started_at(pid: int) -> str:
-    """When a process was started, in ticks since the machine was; empty if there is no such process, or no `/proc`."""
+    """Return when a process started, in ticks since boot. Empty if there is no such process, or no `/proc`."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
@@ -85,12 +84,12 @@ def started_at(pid: int) -> str:
 
 
 def is_alive(up: Up) -> bool:
-    """Whether the very process lives in which the replica was built, on this machine."""
+    """Return whether the replica's own process still lives, on this machine."""
     return up.machine != "" and up.machine == machine() and up.started != "" and started_at(up.pid) == up.started
 
 
 def note(path: str, text: str) -> None:
-    """Append a line to a file that is there."""
+    """Append a line to an existing file."""
     file = os.open(path, os.O_WRONLY | os.O_APPEND)
     try:
         os.write(file, f"{text}\n".encode())
@@ -100,26 +99,26 @@ def note(path: str, text: str) -> None:
 
 class RunLog:
     """
-    The file, on the side of who deploys.
+    The file, as the deploying process uses it.
 
     Attributes:
-        path: Where it is.
-        token: Its first line; a file of another content is not this one.
+        path: Its path.
+        token: Its first line. A file with another first line is not this one.
     """
 
     def __init__(self, path: Path) -> None:
-        """Begin the file; one that is there is overwritten."""
+        """Create the file. An existing file is overwritten."""
         self.path = str(path)
         self.token = f"{_FIRST} {uuid4().hex}"
         path.write_text(f"{self.token}\n", encoding="ascii")
         Path(up_path(self.path)).touch()
 
     def ran(self) -> list[Ran]:
-        """Every call that a replica has begun to run so far."""
+        """Return every call that a replica has started to run so far."""
         return calls_in(Path(self.path))
 
     def replicas(self) -> list[Up]:
-        """Every replica that was built so far."""
+        """Return every replica that was built so far."""
         found = []
         for line in Path(up_path(self.path)).read_text(encoding="utf-8").splitlines():
             service, position, pid, *place = line.split()
@@ -129,28 +128,28 @@ class RunLog:
 
 
 def up_path(path: str) -> str:
-    """The file beside *path* in which replicas note that they were built: it is short, and looked at often."""
+    """Return the path of the file in which replicas note that they were built. It is short, and is read often."""
     return f"{path}.up"
 
 
 def calls_in(path: Path) -> list[Ran]:
-    """Every call that was noted in a file."""
+    """Return every call that was noted in a file."""
     lines = (line.split() for line in path.read_text(encoding="utf-8").splitlines())
     return [Ran(int(words[1]), int(words[2]), float(words[3])) for words in lines if words[0] == _RAN]
 
 
 def ran_line(call: int) -> str:
-    """What a replica notes when it begins to run a call."""
+    """Return the line that a replica notes when it starts to run a call."""
     return f"{_RAN} {call} {os.getpid()} {time.time():.6f}"
 
 
 def up_line(service: str, position: int) -> str:
-    """What a replica notes when it is built."""
+    """Return the line that a replica notes when it is built."""
     return f"{service} {position} {os.getpid()} {started_at(os.getpid())} {machine()}"
 
 
 def is_there(path: str, token: str) -> bool:
-    """Whether a file is the one with that first line."""
+    """Return whether a file has that first line."""
     try:
         with Path(path).open(encoding="ascii") as file:
             return file.readline().rstrip("\n") == token

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Verdict"]
 
-#: Violations of a rule that are shown one by one.
+#: The most violations of a rule that are shown one by one.
 _SHOWN: Final = 5
 _WORDS: Final = {
     "twice": "run twice",
@@ -29,25 +29,25 @@ _WORDS: Final = {
 
 class Verdict(NamedTuple):
     """
-    What became of a run.
+    The result of a run.
 
     Attributes:
         start: Its first event.
         seconds: How long accidents happened.
-        interrupted: Whether it was ended before its time.
-        violations: What must not happen and did.
-        calls: How many calls were made.
-        outcomes: How many ended how.
-        skipped: Calls that were not made, because too many were in flight.
+        interrupted: Whether it was ended early.
+        violations: The broken rules.
+        calls: The number of calls made.
+        outcomes: The number of calls by outcome.
+        skipped: The number of calls that were not made because too many were in flight.
         done: How often each action was done.
         refused: How often each action ended with an error.
         why_refused: The last of these errors, by action.
-        pairs: Each pair of actions that was to happen at the same time; those that did not happen are in its `missed`.
+        pairs: Each pair of actions that was due at the same time; its `missed` has those that did not happen.
         impossible: Why an action could not be done, by action and service.
-        deaths: Replicas that ended.
-        twice: Idempotent calls that ran more than once, as they may.
-        back: Seconds in which each service was back after the last accident.
-        unchecked: What was not looked at.
+        deaths: The number of replicas that ended.
+        twice: The number of idempotent calls that ran more than once, as they may.
+        back: Seconds from the last accident until each service was back.
+        unchecked: What was not checked.
     """
 
     start: Event
@@ -102,17 +102,17 @@ class Verdict(NamedTuple):
 
     @property
     def is_clean(self) -> bool:
-        """Whether nothing happened that must not."""
+        """Whether no rule was broken."""
         return not self.violations
 
     @property
     def broken(self) -> dict[str, int]:
-        """How often each rule was broken, those that were not included."""
+        """How often each rule was broken, including 0."""
         found = Counter(each.rule for each in self.violations)
         return {rule: found[rule] for rule in RULES}
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, as values that JSON has."""
+        """Return everything as JSON values."""
         return {
             "clean": self.is_clean,
             "seed": self.start["seed"],
@@ -139,7 +139,7 @@ class Verdict(NamedTuple):
         }
 
     def lines(self) -> list[str]:
-        """The same for people, a fact a line."""
+        """Return the verdict for people, one fact a line."""
         word = "clean" if self.is_clean else f"{counted(len(self.violations), 'violation')}"
         early = ", interrupted" if self.interrupted else ""
         broken = ", ".join(f"{number} {_WORDS.get(rule, rule)}" for rule, number in self.broken.items())
@@ -194,7 +194,7 @@ def _outcome(event: Event) -> str:
 
 
 def _by_reason(impossible: dict[str, dict[str, str]]) -> dict[str, str]:
-    """The actions that could not be done for one reason, with their services."""
+    """Return, for each reason, the actions that could not be done, with their services."""
     actions: dict[tuple[str, tuple[str, ...]], list[str]] = defaultdict(list)
     for action, whys in impossible.items():
         services: dict[str, list[str]] = defaultdict(list)

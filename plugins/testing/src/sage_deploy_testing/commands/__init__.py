@@ -1,1 +1,1 @@
-"""The commands of `sage-deploy` that come with this distribution; each is imported when it is asked for."""
+"""The commands of `sage-deploy` in this distribution. Each is imported when it is needed."""

@@ -1,4 +1,4 @@
-"""The command that hurts services and judges what becomes of their calls: `chaos`."""
+"""The command `sage-deploy chaos`: runs accidents on services, and judges their calls."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def command(file: Path | None, history_file: Path | None, checked: Path | None, 
     if (file is None) == (checked is None):
         raise click.UsageError("give a FILE to deploy, or --check HISTORY to judge")
     _refuse_beside_pairs()
-    # What follows imports much, and `chaos --help` does without.
+    # These imports take long, and `chaos --help` does not need them.
     from sage_deploy_testing.chaos.verdict import Verdict
 
     if checked is not None:
@@ -117,7 +117,7 @@ def command(file: Path | None, history_file: Path | None, checked: Path | None, 
     else:
         assert file is not None
         if history_file is not None:
-            _write((), history_file)  # rather now than after the run
+            _write((), history_file)  # fail now rather than after the run
         events = _run(_setting(file, **options))
         if history_file is not None:
             _write(events, history_file)
@@ -133,7 +133,7 @@ def command(file: Path | None, history_file: Path | None, checked: Path | None, 
 
 
 def _refuse_beside_pairs() -> None:
-    """What decides when random accidents happen says nothing about pairs."""
+    """Refuse options about random accidents together with `--pairs`."""
     context = click.get_current_context()
     if context.params["pairs"] is None:
         return
@@ -164,14 +164,14 @@ def _run(setting: Setting) -> list[Event]:
     from sage_deploy_testing.chaos.run import run
 
     over = threading.Event()
-    # What a runtime prints, such as Ray of workers that were killed, is no data.
+    # A runtime's own output is no data, for example what Ray prints about killed workers.
     with _ends(over), redirect_stdout(sys.stderr):
         return run(setting, over=over, progress=progress)
 
 
 @contextmanager
 def _ends(over: threading.Event) -> Iterator[None]:
-    """The first signal sets *over*; a second one does not wait."""
+    """Set *over* at the first signal. Raise KeyboardInterrupt at the second one."""
 
     def end(_number: int, _frame: FrameType | None) -> None:
         if over.is_set():
@@ -230,7 +230,7 @@ def _setting(  # noqa: PLR0913 - the options
 
 
 def _chosen(asked: Collection[str], known: Collection[str], what: str, option: str) -> list[str]:
-    """Those that are asked for, all of them if none is."""
+    """Return the names that are asked for, or all if there are none."""
     from sage_plugins.texts import did_you_mean
 
     for name in asked:

@@ -1,4 +1,4 @@
-"""`sage-deploy simulate`: a service of a file in virtual time."""
+"""The command `sage-deploy simulate`: simulates a service of a file in virtual time."""
 
 from __future__ import annotations
 
@@ -84,14 +84,14 @@ def command(  # noqa: PLR0913, PLR0917 - a parameter for each option
     Starts nothing and runs no method: each takes the time that you give. The same options and seed give the same
     result.
     """
-    # The library is imported here: `simulate --help` does without.
+    # These imports take long, and `simulate --help` does not need them.
     from sage_deploy_testing.load_simulation.composed import composition_in
     from sage_deploy_testing.load_simulation.scenario.spelling import faults_of, load_of, seconds_of, time_of_method
     from sage_deploy_testing.load_simulation.scenario.times import constant
     from sage_deploy_testing.load_simulation.simulated import Simulated
     from sage_plugins.errors import ServiceNotFoundError
 
-    # What a module prints when it is imported is no data.
+    # What a module prints during its import is no data.
     try:
         with environment_of(file, profile) as env, redirect_stdout(sys.stderr):
             composition = composition_in(env, service)

@@ -1,5 +1,5 @@
 """
-Stand-ins under a test's control: a clock, replicas, candidates.
+Test doubles that a test controls: a clock, replicas and candidates.
 
 Imports the core.
 """

@@ -1,4 +1,4 @@
-"""A `FakeReplica` that behaves as one in another process: it is sent calls ahead, as `docs/design/bundles.md` says."""
+"""A `FakeReplica` that behaves as in another process: it gets calls ahead (`docs/design/bundles.md`)."""
 
 from __future__ import annotations
 
@@ -18,28 +18,35 @@ if TYPE_CHECKING:
 
 __all__ = ["PATIENCE_S", "BundlingReplica"]
 
-#: Seconds after which those that have not started go back.
+#: Seconds after which calls that have not started go back.
 PATIENCE_S: Final = 3 / 16
 
 
 class BundlingReplica(FakeReplica):
     """
-    Asks for waiting calls when it starts one, and runs them after it in the same slot.
+    Asks for waiting calls when it starts a call, and runs them one after the other in the same slot.
 
-    They are claimed at once, for they may have started as far as anybody can know. Those that have not after a while go
-    back.
+    It claims these calls at once, because the router cannot know whether they have started. Calls that have not started
+    after `PATIENCE_S` go back.
     """
 
     def __init__(self, *arguments: Any, largest: int = 4, **settings: Any) -> None:
-        """As `FakeReplica`, with the most calls in one slot; its events must have `ahead` and `returned`."""
+        """
+        As `FakeReplica`. Its events also need `ahead` and `returned`.
+
+        Args:
+            arguments: As for `FakeReplica`.
+            largest: The most calls in one slot.
+            settings: As for `FakeReplica`.
+        """
         super().__init__(*arguments, **settings)
         self._largest = largest
-        self._waiting: dict[Work, deque[Call]] = {}  # by the work that has the slot
+        self._waiting: dict[Work, deque[Call]] = {}  # by the work that holds the slot
         self._patience: dict[Work, Timer] = {}
 
     @property
     def runs(self) -> Sequence[Sequence[Call]]:
-        """As `FakeReplica.runs`, with those that were sent ahead."""
+        """As `FakeReplica.runs`, with the calls that were sent ahead."""
         return [[*calls, *self._waiting.get(work, ())] for work, calls in self.started.items()]
 
     def _maybe(self) -> list[Work]:
@@ -51,10 +58,10 @@ class BundlingReplica(FakeReplica):
 
     def _start(self, work: Work, calls: Sequence[Call], act: Act) -> None:
         if not isinstance(work, Batch) and self.run_here is None and self._largest > 1:
-            self.running[work], self.started[work] = None, calls  # those who learn here that they expired look at it
+            self.running[work], self.started[work] = None, calls  # `ahead` may expire calls, whose callers look at it
             ahead = self._events.ahead(work, self._largest - 1)
             waiting = deque(call for call in ahead if not self._is_late(call) and self.claim(call))
-            if self._reported:  # it has died meanwhile, with the work
+            if self._reported:  # it died meanwhile, with the work
                 self._events.lost((), tuple(waiting), self._cause)
                 return
             if waiting:
@@ -78,11 +85,11 @@ class BundlingReplica(FakeReplica):
             return
         self.started[work] = ()
         self._answer(call, *self._outcome(call, raises=behaviour is Behaviour.RAISE))
-        if work in self._waiting:  # else it has died meanwhile
+        if work in self._waiting:  # otherwise it died meanwhile
             self._go_on(work)
 
     def _answer(self, call: Call, outcome: int, result: Any, error: BaseException | None) -> None:
-        """End a call whose slot is not free with it."""
+        """End a call that does not free its slot."""
         if self.claim_outcome(call):
             self._record(call.method.index, outcome, self._clock.monotonic() - call.since, 0.0)
             call.publish(result, error)
@@ -90,7 +97,7 @@ class BundlingReplica(FakeReplica):
             call.owner.abandoned_ended(call)
 
     def _go_on(self, work: Work) -> None:
-        """Start the next call in the slot of *work*, or free it."""
+        """Start the next call in the slot of *work*, or free the slot."""
         waiting = self._waiting[work]
         while waiting:
             act = self._script(waiting[0])
@@ -98,9 +105,9 @@ class BundlingReplica(FakeReplica):
                 self.die()
                 return
             settled = waiting[0].settled()
-            if work not in self._waiting:  # it has died meanwhile
+            if work not in self._waiting:  # it died meanwhile
                 return
-            if not waiting:  # or returned it
+            if not waiting:  # or it gave the calls back
                 break
             call = waiting.popleft()
             if settled:

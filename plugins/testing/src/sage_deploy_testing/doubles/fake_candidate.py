@@ -1,4 +1,4 @@
-"""A replica as balancers see it, whose load a test sets."""
+"""A replica as balancers see it. The test sets its load."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ __all__ = ["FakeCandidate", "candidates"]
 @attrs.define(eq=False)
 class FakeCandidate:
     """
-    An `interfaces.Candidate` that is what a test says.
+    An `interfaces.Candidate` whose values a test sets.
 
     Attributes:
-        id: Such as `"kv#0"`.
+        id: Its ID, for example `"kv#0"`.
         index: Position among the service's replicas.
         node: Name of the node, or None.
-        slots: Calls at once, at most.
-        inflight: Calls that hold a slot.
-        waiting: Calls that wait for it.
+        slots: The most calls at once.
+        inflight: The number of calls that hold a slot.
+        waiting: The number of calls that wait for a slot of it.
     """
 
     id: str
@@ -30,5 +30,5 @@ class FakeCandidate:
 
 
 def candidates(number: int, service: str = "kv", *, slots: int = 1) -> tuple[FakeCandidate, ...]:
-    """The idle replicas of a service, by index."""
+    """Return *number* idle replicas of a service, by index."""
     return tuple(FakeCandidate(f"{service}#{index}", index, slots=slots) for index in range(number))

@@ -1,7 +1,7 @@
 """
-A replica that does as it is told, in virtual time: answers, raises, hangs, answers late, or dies at the worst moment.
+A replica that follows a script in virtual time: it answers, raises, hangs, answers late, or dies.
 
-It shows what a router does with a balancer, or with replicas in a certain state:
+Use it to test a router with a balancer, or with replicas in a certain state:
 
     clock = VirtualClock()
     router = Router("kv", clock, queue_size=10, ...)
@@ -35,35 +35,36 @@ __all__ = ["Act", "Behaviour", "FakeReplica", "ScriptedError", "calls_of", "open
 
 
 class ScriptedError(Exception):
-    """What a method raises whose script says `Behaviour.RAISE`."""
+    """Raised by a method whose script says `Behaviour.RAISE`."""
 
 
 class Behaviour(StrEnum):
-    """What becomes of a call on a `FakeReplica`."""
+    """What a `FakeReplica` does with a call."""
 
     ANSWER = "answer"
     RAISE = "raise"
-    """It raises; of a batch the first item, and the others are answered."""
+    """It raises. In a batch, only the first call fails, and the others are answered."""
     HANG = "hang"
     """It runs until `FakeReplica.release_hung`."""
     LATE = "late"
     """It answers after its deadline."""
     DIE_BEFORE = "die before"
-    """The replica dies with the call in its hands and has not started it."""
+    """The replica dies before it starts the call."""
     DIE_DURING = "die during"
-    """The replica dies while the method runs, before it had its effect."""
+    """The replica dies while the method runs, before the method has had its effect."""
     DIE_AFTER = "die after"
-    """The method has had its effect and the replica dies with the answer."""
+    """The replica dies after the method has had its effect, before it answers."""
 
 
 @attrs.frozen
 class Act:
     """
-    What a `FakeReplica` does with one call, or with one batch.
+    What a `FakeReplica` does with one call or one batch.
 
     Attributes:
-        behaviour: What becomes of it.
-        seconds: From start to end of the method; for `LATE`, from the deadline, of a batch from the last one.
+        behaviour: How the call or batch ends.
+        seconds: Seconds from start to end of the method. With `LATE`, seconds from the deadline, or the last deadline
+            of a batch.
     """
 
     behaviour: Behaviour = Behaviour.ANSWER
@@ -85,22 +86,23 @@ class _Holds:
 
 class FakeReplica:
     """
-    An `interfaces.Replica` whose methods take virtual time and end as a script says; for one thread.
+    An `interfaces.Replica` whose methods take virtual time and end as a script says. For one thread.
 
-    It keeps to what a host promises the router: a call is claimed when it starts, one whose time is over never starts,
-    its slot is free before the caller learns the outcome, and once. The calls of a batch are claimed together, and each
-    gets its own answer. An answer is `("answer", args)`. From being sent to its end a piece
-    of work is in exactly one of `inbox` and `running`, as whoever sends to a host knows at every moment
-    what the host has: so a death, whenever it comes, is reported with all work.
+    It keeps the promises of a host to the router. It claims a call when the call starts. A call past its deadline never
+    starts. The slot is free before the caller learns the outcome, which it learns once. All calls of a batch are
+    claimed together, and each gets its own answer. An answer is `("answer", args)`.
+
+    A piece of work is always in exactly one of `inbox` and `running`, from `send` to its end. So whenever the replica
+    dies, it reports all its work.
 
     Attributes:
-        send: Take work; a worker looks for it when the clock moves. A dead replica reports that it lost it.
-        run_here: Start a call at once, as if in its caller's thread; None unless it has no workers.
+        send: Take work. A worker picks it up when the clock moves. A dead replica reports the work as lost.
+        run_here: Start a call at once, as if in its caller's thread. None if the replica has workers.
         alive: Whether it has not died.
-        inbox: Work that it has and no worker has come to.
-        running: Work whose methods run, that included which its callers gave up; with the timer of its end.
-        started: For each batch that runs, the calls in it that were started.
-        starting: The batch whose calls are being started; its method does not run yet.
+        inbox: Work that no worker has picked up.
+        running: Work whose methods run, also if its callers gave up, with the timer of its end.
+        started: For each running call or batch, the calls that were started.
+        starting: The batch whose calls are being started. Its method does not run yet.
     """
 
     def __init__(  # noqa: PLR0913 - the settings of one replica, all but the first three optional
@@ -122,24 +124,24 @@ class FakeReplica:
         Make a replica that is ready.
 
         Args:
-            events: Told of freed slots and of the death: `follow(work)` and `lost(...)` of `interfaces.ReplicaEvents`.
-            clock: Its time.
-            slots: Calls at once.
+            events: Receives freed slots and the death, through `follow(work)` and `lost(...)` of
+                `interfaces.ReplicaEvents`.
+            clock: Its clock.
+            slots: The most calls at once.
             id: Name of the replica.
             index: Position among the service's replicas.
-            script: What becomes of a call, or of the batch whose first call it is; asked when its turn comes, before it
-                starts.
-            pick_up: Seconds until a worker looks for work that was sent, asked for each.
-            record: `record(method, outcome, wait_s, run_s)`, for calls that end here.
-            started: Told when a call's method starts.
-            executed: Told when a call's method has its effect.
+            script: Returns the act for a call, or for the batch whose first call it is. Called just before the start.
+            pick_up: Returns the seconds until a worker picks up work. Called for each piece of work.
+            record: `record(method, outcome, wait_s, run_s)`, called for calls that end here.
+            started: Called when a call's method starts.
+            executed: Called when a call's method has its effect.
             in_callers_thread: Whether it has no workers, as under the strategy `inline`.
         """
         self.id = id
         self.index = index
         self.node: str | None = None
         self.slots = slots
-        self.give_up: Callable[[Call, int, float], bool] = lambda *_: False  # its methods are no coroutines: they go on
+        self.give_up: Callable[[Call, int, float], bool] = lambda *_: False  # its methods cannot be cancelled
         self.alive = True
         self.inbox: deque[Work] = deque()
         self.running: dict[Work, Timer | None] = {}
@@ -160,16 +162,16 @@ class FakeReplica:
 
     @property
     def taken(self) -> int:
-        """Slots that are not free."""
+        """The number of slots that are not free."""
         return len(self.inbox) + len(self.running)
 
     @property
     def runs(self) -> Collection[Sequence[Call]]:
-        """For each slot whose method runs the calls that may have started."""
+        """For each slot whose method runs, the calls that may have started."""
         return self.started.values()
 
     def unstarted(self) -> list[Call]:
-        """The calls that it has and has not started."""
+        """Return the calls that it has not started."""
         return [call for work in self.inbox for call in calls_of(work)]
 
     def _send(self, work: Work) -> None:
@@ -185,7 +187,7 @@ class FakeReplica:
         self._clock.call_at(self._clock.monotonic() + after, self._pick_up)
 
     def _run_here(self, work: Work) -> None:
-        # Unlike a real one this comes back at once, with the method running: there is only one thread.
+        # A real replica returns after the method. This one returns at once, because there is only one thread.
         if self.alive:
             self.inbox.append(work)
             self._check_slots()
@@ -219,11 +221,11 @@ class FakeReplica:
             self._start(work, [work], act)
 
     def claim(self, call: Call) -> bool:
-        """Take the right to run *call*."""
+        """Claim the right to run *call*."""
         return call.claim()
 
     def too_late(self, call: Call) -> bool:
-        """Whether *call* must not start any more."""
+        """Return whether *call* must not start any more."""
         return self._clock.monotonic() >= call.expires
 
     def _start(self, work: Work, calls: Sequence[Call], act: Act) -> None:
@@ -260,14 +262,14 @@ class FakeReplica:
         return Outcome.OK, ("answer", call.args), None
 
     def too_late_to_end(self, call: Call) -> bool:
-        """Whether the answer to *call* comes after its deadline."""
+        """Return whether the answer to *call* comes after its deadline."""
         return self._clock.monotonic() >= call.deadline
 
     def _end_expired(self, call: Call) -> None:
         self._settle(call, [(call, Outcome.TIMEOUT, None, call.timeout_error())])
 
     def _settle(self, work: Work, outcomes: Iterable[tuple[Call, int, Any, BaseException | None]]) -> None:
-        """End *work* as a host does: count its calls, free the slot, release the callers, in this order."""
+        """End *work* as a host does: count its calls, free the slot, then release the callers."""
         over = []
         for call, outcome, result, error in outcomes:
             if self.claim_outcome(call):
@@ -280,11 +282,11 @@ class FakeReplica:
             call.publish(result, error)
 
     def claim_outcome(self, call: Call) -> bool:
-        """Take the right to decide the outcome of *call*."""
+        """Claim the right to decide the outcome of *call*."""
         return call.claim_outcome()
 
     def free(self, work: Work) -> None:
-        """Report that the slot of *work* is free, and go on to the work that gets it next."""
+        """Report that the slot of *work* is free, and take the work that gets it next."""
         following = self._events.follow(work)
         if following is not None:
             self._take(following, 0.0)
@@ -298,17 +300,17 @@ class FakeReplica:
             return
         self.inbox.popleft()
         calls: list[Call] = []
-        self.running[batch], self.started[batch] = None, calls  # those who learn here that they expired look at it
+        self.running[batch], self.started[batch] = None, calls  # callers whose call expires here look at it
         self.starting = batch
         for call in batch.calls:
             if self.too_late(call):
                 call.expire()
             elif self.claim(call):
-                if not self.alive:  # it died in the middle of that: what is dead claims nothing
+                if not self.alive:  # it died meanwhile: a dead replica claims nothing
                     call._unstarted = True  # noqa: SLF001
                     return
                 calls.append(call)
-        if not self.alive:  # it died meanwhile, and its worker with it
+        if not self.alive:  # it died meanwhile
             return
         batch.owner.batch_started(batch, len(calls))
         self.starting = None
@@ -318,19 +320,19 @@ class FakeReplica:
             del self.running[batch], self.started[batch]
             self.free(batch)
 
-    # -- what goes wrong ---------------------------------------------------------------------------------------------
+    # -- faults --------------------------------------------------------------------------------------------------------
 
     def release_hung(self) -> None:
-        """Have every method that hangs answer now."""
+        """Make every method that hangs answer now."""
         for work in [work for work, timer in self.running.items() if timer is None]:
             self._end(work, Behaviour.ANSWER)
 
     def die(self, *, report_after: float = 0.0) -> None:
         """
-        Stop at once, with every call that is here; does nothing if it is dead.
+        Die at once, with every call that is here. Do nothing if it is dead.
 
         Args:
-            report_after: Seconds until the router is told.
+            report_after: Seconds until the router gets the report.
         """
         if self.alive:
             self.alive = False
@@ -350,7 +352,7 @@ class FakeReplica:
         return tuple(self.running)
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:  # noqa: ARG002 - as in Replica
-        """Answer a question: whether it lives, or how many slots are taken."""
+        """Answer a health check, or return the statistics."""
         if op in {ControlOp.CHECK, ControlOp.READY}:
             if not self.alive:
                 raise self._cause
@@ -362,7 +364,7 @@ class FakeReplica:
         self.alive = False
 
     def stop(self, grace: float) -> int:  # noqa: ARG002 - as in Replica
-        """End without a report; gives the number of calls that still run."""
+        """End without a report, and return the number of calls that still run."""
         self.alive = False
         return len(self.running)
 
@@ -372,12 +374,12 @@ class FakeReplica:
 
 
 def calls_of(work: Work) -> Sequence[Call]:
-    """The calls that *work* answers: one, or those of a batch."""
+    """Return the calls that *work* answers: one call, or those of a batch."""
     return work.calls if isinstance(work, Batch) else (work,)
 
 
 class _Events(LaneEvents):
-    """What one fake replica reports, as far as the router is concerned."""
+    """Reports the events of one fake replica to the router."""
 
     def __init__(self, router: Router, lane: Lane) -> None:
         super().__init__(lane)
@@ -397,14 +399,14 @@ def open_replica(
     **settings: Any,
 ) -> tuple[FakeReplica, Lane]:
     """
-    Give *router* a fake replica, and the lane to it.
+    Add a fake replica to *router*, and return it with its lane.
 
     Args:
         router: Sends it calls from now on.
-        clock: The router's.
-        slots: Calls at once.
-        index: Position among the replicas; part of its id.
-        replica: What it is.
+        clock: The router's clock.
+        slots: The most calls at once.
+        index: Position among the replicas. It is part of the ID.
+        replica: The class of the replica.
         settings: As for `FakeReplica`.
     """
     lane = router.lane(f"{router.service}#{index}", index)

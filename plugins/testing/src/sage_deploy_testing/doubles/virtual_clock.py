@@ -1,15 +1,15 @@
 """
-Time that passes only when a test says so.
+A clock whose time passes only when a test moves it.
 
-`VirtualClock` is a `sage_plugins.clock.Clock`, so whatever asks its clock for the time and for timers can be tested
-over hours of virtual time in no time at all, with the same course of events every time:
+`VirtualClock` is a `sage_plugins.clock.Clock`. So a test of code that uses its clock for time and timers can cover
+hours at once, with the same course of events each time:
 
     clock = VirtualClock()
     clock.call_at(clock.monotonic() + 3600, print)
     clock.advance(3599)  # nothing yet
     clock.advance(1)  # prints
 
-It is no help for code that blocks a thread, such as `Call.result` of a call that is not over: nobody would be left to
+It does not help with code that blocks a thread, for example `Call.result` of a call that is not done: nothing would
 advance the clock.
 """
 
@@ -29,7 +29,7 @@ __all__ = ["VirtualClock"]
 
 
 class _Alarm:
-    """One entry of the heap; cancelling empties it and leaves it to be dropped when it comes up."""
+    """One entry of the heap. `cancel` empties it, and the clock drops it when its time comes."""
 
     __slots__ = ("callback",)
 
@@ -42,15 +42,15 @@ class _Alarm:
 
 class VirtualClock:
     """
-    A clock that stands still until it is told to move on, by one thread; timers are set and cancelled from any.
+    A clock that stands still until one thread moves it. Any thread can set and cancel timers.
 
-    Timers run inside `advance`, `run_until` and `run_all`, in order of time; those for the same moment in the order in
-    which they were set. While one runs, `monotonic()` is the moment for which it was set, or the present if that was in
-    the past. Timers set meanwhile take their turn like all others. What a timer raises comes out of the method that ran
-    it.
+    Timers run inside `advance`, `run_until` and `run_all`, in order of time. Timers for the same moment run in the
+    order in which they were set. While a timer runs, `monotonic()` returns the moment for which it was set, or the
+    current time if that was in the past. A timer may set timers, which run in the same order. The method that runs a
+    timer raises what the timer raises.
 
     Attributes:
-        monotonic: Seconds, as far as the clock was moved.
+        monotonic: Returns the current time of the clock in seconds.
     """
 
     def __init__(self, start: float = 1000.0) -> None:
@@ -58,28 +58,38 @@ class VirtualClock:
         Set the clock.
 
         Args:
-            start: First reading. Not 0 by default: real clocks are not at 0 either.
+            start: First reading in seconds. The default is not 0, because real clocks do not start at 0 either.
         """
         self._now = start
         self.monotonic: Callable[[], float] = lambda: self._now
         self._alarms: list[tuple[float, int, _Alarm]] = []
-        self._order = count()  # breaks ties, so that two alarms never get compared
+        self._order = count()  # breaks ties, so that two alarms are never compared
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
-        """Run *callback* when the clock is moved to *when* or beyond; never at once, not even if that is past."""
+        """Run *callback* when the clock reaches *when*. It never runs inside this call, even if *when* is past."""
         alarm = _Alarm(callback)
         heappush(self._alarms, (when, next(self._order), alarm))
         return alarm
 
     def advance(self, seconds: float) -> None:
-        """Move on by *seconds*; 0 runs what is due now."""
+        """
+        Move the clock by *seconds*. 0 runs timers that are due now.
+
+        Raises:
+            ValueError: *seconds* is below 0.
+        """
         if not seconds >= 0:
             msg = f"time does not go back: seconds must be 0 or more, got {seconds!r}"
             raise ValueError(msg)
         self.run_until(self._now + seconds)
 
     def run_until(self, when: float) -> None:
-        """Move on to *when*, with everything that is due until then, that moment included; does not go back."""
+        """
+        Move the clock to *when*, and run all timers due until then, inclusive. The clock never goes back.
+
+        Raises:
+            ValueError: *when* is not finite.
+        """
         if not -inf < when < inf:
             msg = f"a clock can only be moved to a moment, got {when!r}; `run_all` runs every timer"
             raise ValueError(msg)
@@ -89,10 +99,10 @@ class VirtualClock:
 
     def run_all(self, limit: int = 100_000) -> None:
         """
-        Move on until no timer is left.
+        Move the clock until no timer is left.
 
         Args:
-            limit: Timers to run at most.
+            limit: The most timers to run.
 
         Raises:
             RuntimeError: *limit* timers have run and there are more: some timer always sets another.
@@ -106,20 +116,20 @@ class VirtualClock:
             raise RuntimeError(msg)
 
     def next_at(self) -> float:
-        """The moment of the next timer, inf if there is none."""
+        """Return the moment of the next timer, or inf if there is none."""
         alarms = self._alarms
         while alarms:
             first = alarms[0]
             if first[2].callback is not None:
                 return first[0]
             dropped = heappop(alarms)
-            if dropped is not first:  # another thread has set an earlier one meanwhile
+            if dropped is not first:  # another thread set an earlier one meanwhile
                 heappush(alarms, dropped)
         return inf
 
     @property
     def pending(self) -> int:
-        """Timers that are set and have neither run nor been cancelled."""
+        """The number of timers that are set and have neither run nor been cancelled."""
         return sum(alarm.callback is not None for _, _, alarm in self._alarms)
 
     def _run_next(self) -> None:
@@ -130,5 +140,5 @@ class VirtualClock:
             callback()
 
     def __repr__(self) -> str:
-        """The time and what is still to come."""
+        """The time and the number of pending timers."""
         return f"<VirtualClock at {self._now:g} s, {self.pending} timers>"

@@ -1,4 +1,4 @@
-"""Makes the calls of a simulation, and sees how each ends."""
+"""Makes the calls of a simulation, and counts how each ends."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ __all__ = ["CallSource", "call_class"]
 
 
 def call_class(tally: Tally) -> type[Call]:
-    """The class of calls that tell *tally* how they end."""
+    """Return a class of calls that report to *tally* how they end."""
     publish, ended = Call.publish, tally.ended
 
     class SimulatedCall(Call):
-        """One call; it ends in one place, whoever ends it."""
+        """One call. `publish` sees its end, whatever ends it."""
 
         __slots__ = ("number",)
 
         number: int
 
         def publish(self, result: Any, error: BaseException | None = None) -> None:
-            """Make the outcome known."""
+            """Publish the outcome, and count it."""
             publish(self, result, error)
             ended(self, error)
 
@@ -56,18 +56,18 @@ class CallSource:
         waiting: Waiting,
     ) -> None:
         """
-        Make no call yet.
+        Prepare the calls. None is made before `start`.
 
         Args:
-            timeline: When they are made.
-            router: Gets them.
-            tally: Counts them.
+            timeline: The clock.
+            router: Gets the calls.
+            tally: Counts the calls.
             plan: The method.
-            queue_timeout: Seconds that a call may wait for its start; None for no limit.
-            arrivals: When calls come.
-            options: Gives the options of the next call.
-            kind: Their class.
-            waiting: Ends those that wait too long.
+            queue_timeout: Seconds that a call may wait for its start. None for no limit.
+            arrivals: The times of the calls.
+            options: Returns the options of the next call.
+            kind: The class of the calls.
+            waiting: Ends calls that wait too long.
         """
         self._timeline = timeline
         self._router = router
@@ -80,7 +80,7 @@ class CallSource:
         self._waiting = waiting
 
     def start(self) -> None:
-        """Have the first call come, and after each the next."""
+        """Schedule the first call. Each call schedules the next one."""
         try:
             at = self._next()
         except StopIteration:

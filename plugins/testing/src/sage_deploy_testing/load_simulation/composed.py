@@ -1,4 +1,4 @@
-"""What is simulated: a service as the configuration composes it, with nothing started."""
+"""Composes the service to simulate from its configuration, without starting anything."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Config", "composed", "composition_in", "seeded", "slots_of"]
 
-#: What `simulate` takes as a configuration.
+#: The types of configurations that `simulate` accepts.
 Config = ServiceDeploymentConfig | Mapping[str, Any] | str | PathLike[str]
 
 
@@ -37,18 +37,18 @@ def composed(
     registry: Registry | None,
 ) -> Composition:
     """
-    Decide everything about a service; starts nothing.
+    Compose a service. Starts nothing.
 
     Args:
         config: A configuration, a mapping with the keys of a file's entry, or the path of a deployment file.
-        service: Its name; of a file, None for its only one.
-        service_class: Its class, unless a file names it; None for one that has *methods*.
-        methods: What such a class serves, beside what the configuration names.
-        registry: The plugins; None for those installed.
+        service: Its name. For a file with only one service, it may be None.
+        service_class: Its class, unless a file names it. None for a class with *methods*.
+        methods: The methods of such a class, in addition to those that the configuration names.
+        registry: The plugins. None for the installed ones.
 
     Raises:
         ConfigError, PlanError, UnknownPluginError, PluginError: The service cannot be composed.
-        ServiceNotFoundError: The file has no such service, or several and none was named.
+        ServiceNotFoundError: The file has no such service, or it has several and none was named.
     """
     if isinstance(config, (str, os.PathLike)):
         from sage_plugins.environment.environment import Environment
@@ -69,9 +69,7 @@ def composed(
 
 
 def composition_in(env: Environment, service: str | None) -> Composition:
-    """
-    A service of an environment into which a file was loaded; as `composed`.
-    """
+    """Compose a service of an environment that has loaded a file. As `composed`."""
     catalogue = env._services.catalogue  # noqa: SLF001 - it is the environment's own, and there is nothing public
     names = list(catalogue.names)
     if service is None and len(names) == 1:
@@ -91,7 +89,7 @@ def _method(name: str) -> Any:
 
 
 def seeded(choice: Choice | None, seed: int) -> Choice | None:
-    """*choice*, with the option `seed` set if it has one that is not."""
+    """Return *choice*. If it has an option `seed` that is None, set it."""
     if choice is None or not attrs.has(type(choice.options)) or getattr(choice.options, "seed", 0) is not None:
         return choice
     return choice._replace(options=attrs.evolve(choice.options, seed=seed))
@@ -99,10 +97,10 @@ def seeded(choice: Choice | None, seed: int) -> Choice | None:
 
 def slots_of(composition: Composition) -> int:
     """
-    How many calls one replica runs at once, as far as the configuration says it.
+    Return how many calls one replica runs at once, as far as the configuration says.
 
-    A strategy says that only once it runs. This is what those of `sage-deploy-threading` would say; a pool whose size
-    is left out has as many threads as it would have on this machine.
+    A strategy knows this only when it runs, so this repeats the rules of the strategies in `sage-deploy-threading`. A
+    pool without a size has as many threads as it would have on this machine.
     """
     strategy, limits = composition.strategy, composition.limits
     capabilities = strategy.registration.capabilities

@@ -1,4 +1,4 @@
-"""The replicas of a simulated service: they start, fail, are replaced, and become more or fewer."""
+"""The replicas of a simulated service: they start, fail, are replaced, and are added or removed."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ __all__ = ["Fleet"]
 
 
 class _Place:
-    """One of the service's replicas, or what is to come in its place."""
+    """A place of one replica, or of its replacement."""
 
     __slots__ = ("index", "lane", "life", "replica", "starting")
 
     def __init__(self, index: int) -> None:
         self.index = index
-        self.life = 0  # how many replicas have been here: events of an earlier one are out of date
+        self.life = 0  # the number of replicas so far; events of an earlier one are out of date
         self.starting: _Start | None = None
         self.replica: ModelledReplica | None = None
         self.lane: Lane | None = None
 
 
 class _Start:
-    """Replicas that are started together, and get calls once all of them are ready."""
+    """Replicas that start together, and get calls once all of them are ready."""
 
     def __init__(self, then: Callable[[], None]) -> None:
         self.missing = 0
@@ -49,10 +49,10 @@ class _Start:
 
 class Fleet:
     """
-    Does what `deployment` does about replicas, with the same machines, for one thread.
+    Manages replicas as `deployment` does, with the core's router and supervisor, for one thread.
 
     Attributes:
-        places: The replicas that there should be, by index.
+        places: The places of all wanted replicas, by index.
     """
 
     def __init__(  # noqa: PLR0913 - what it is made of
@@ -70,19 +70,19 @@ class Fleet:
         replaces_hung_after: float | None,
     ) -> None:
         """
-        Have no replica.
+        Start without replicas.
 
         Args:
-            timeline: Its time.
+            timeline: Its clock.
             router: Gets the replicas.
-            tally: Told of everything.
-            slots: Calls at once in a replica.
-            nodes: How many nodes there are.
-            startup: How long a replica starts.
-            draws: How long each method takes, by index.
+            tally: Gets all events.
+            slots: The most calls at once in a replica.
+            nodes: The number of nodes.
+            startup: Draws the start time of a replica.
+            draws: Draws the duration of each method, by index.
             supervisor: Decides about restarts.
-            random: Says which replica has a fault that names none.
-            replaces_hung_after: Seconds of a hang after which health checks have a replica replaced; None if none do.
+            random: Chooses the replica of a fault that names none.
+            replaces_hung_after: Seconds of a hang after which health checks replace a replica. None if they do not.
         """
         self._timeline = timeline
         self._router = router
@@ -95,28 +95,28 @@ class Fleet:
         self._replaces_hung_after = replaces_hung_after
         self._on_node = [0] * nodes  # replicas there
         self._down: set[int] = set()
-        self._troubles: list[Fault] = []  # of nodes or of all, that go on
+        self._troubles: list[Fault] = []  # faults of nodes or of all that go on
         self._replaced = 0
         self.places: list[_Place] = []
 
-    # -- looking on --------------------------------------------------------------------------------------------------
+    # -- state ---------------------------------------------------------------------------------------------------------
 
     @property
     def ready(self) -> list[Lane]:
-        """The replicas that take calls."""
+        """The lanes of the replicas that take calls."""
         return [place.lane for place in self.places if place.lane is not None]
 
-    # -- more and fewer ----------------------------------------------------------------------------------------------
+    # -- scaling -------------------------------------------------------------------------------------------------------
 
     def begin(self, replicas: int) -> None:
-        """Have so many replicas that are ready."""
+        """Add so many ready replicas."""
         for place in self._more(replicas):
             node = self._node()
             assert node is not None
             self._open(place, *self._made(place, node))
 
     def grow(self, replicas: int, then: Callable[[], None]) -> None:
-        """Start so many more, which get calls once all are ready; *then* is called when that has come to its end."""
+        """Start so many more replicas, which get calls once all are ready. Then call *then*."""
         start = _Start(then)
         added = self._more(replicas)
         start.missing = len(added)
@@ -125,7 +125,7 @@ class Fleet:
             self._start(place)
 
     def shrink(self, replicas: int, reason: str) -> None:
-        """Have so many fewer: those that are not ready leave first, then the last ones."""
+        """Remove so many replicas: first those that are not ready, then the last ones."""
         for place in sorted(self.places, key=lambda each: (each.lane is None, each.index))[-replicas:]:
             self.places.remove(place)
             self._supervisor.stopped(place.index)
@@ -154,7 +154,7 @@ class Fleet:
     # -- starting ----------------------------------------------------------------------------------------------------
 
     def _node(self) -> int | None:
-        """The node with the fewest replicas, of those that are there."""
+        """Return the node with the fewest replicas that is not down, or None."""
         up = [node for node in range(len(self._on_node)) if node not in self._down]
         return min(up, key=self._on_node.__getitem__, default=None)
 
@@ -197,7 +197,7 @@ class Fleet:
         self._leave_start(place)
 
     def _leave_start(self, place: _Place) -> None:
-        """One replica fewer is awaited of those that were started together."""
+        """Stop waiting for *place* among the replicas that start together."""
         start, place.starting = place.starting, None
         if start is None:
             return
@@ -217,10 +217,10 @@ class Fleet:
     def _leave_node(self, replica: ModelledReplica) -> None:
         self._on_node[0 if replica.node is None else int(replica.node.removeprefix("node-"))] -= 1
 
-    # -- what goes wrong ---------------------------------------------------------------------------------------------
+    # -- faults --------------------------------------------------------------------------------------------------------
 
     def suffer(self, fault: Fault) -> None:
-        """*fault* begins."""
+        """Start *fault*."""
         self._tally.tell("fault", str(fault))
         places = self._places_of(fault)
         if fault.kind is FaultKind.NODE and fault.node is not None:
@@ -290,7 +290,7 @@ class Fleet:
             self._crash(place, "it was unhealthy")
 
     def _crash(self, place: _Place, cause: str) -> None:
-        """The replica at *place* dies, whether it takes calls, starts, or was to be started."""
+        """Kill the replica at *place*, whether it takes calls or still starts. Without a replica, do nothing."""
         replica, lane, now = place.replica, place.lane, self._timeline.now
         if replica is None:
             return
@@ -307,7 +307,7 @@ class Fleet:
         self._follow(place, self._supervisor.died(index, now) if been_ready else self._supervisor.failed(index, now))
 
     def _follow(self, place: _Place, decision: Start | CrashLoop) -> None:
-        """Do what the supervisor says."""
+        """Follow the supervisor's decision."""
         if isinstance(decision, CrashLoop):
             self._tally.tell(EventKind.CRASH_LOOP, "it has failed too often", self._id(place))
             self._leave_start(place)

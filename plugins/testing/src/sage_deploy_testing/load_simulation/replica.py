@@ -1,4 +1,4 @@
-"""A replica whose methods take as long as a model says, in virtual time."""
+"""A replica in virtual time, whose methods take as long as a model says."""
 
 from __future__ import annotations
 
@@ -23,34 +23,34 @@ __all__ = ["ModelledReplica", "watch"]
 
 
 def watch(timeline: Timeline, call: Call) -> None:
-    """Have *call* end at its deadline, or before its start at `expires`: nobody waits for it who would see to that."""
+    """End *call* at its deadline, or at `expires` if it has not started, because no caller waits for it."""
     until = call.expires if call.unstarted() else call.deadline
     if until < float("inf"):
         timeline.at(max(until, timeline.now), lambda call: _is_due(timeline, call), call)
 
 
 def _is_due(timeline: Timeline, call: Call) -> None:
-    if not call.expire() and call.deadline > timeline.now:  # it was started since, and minds its deadline alone
+    if not call.expire() and call.deadline > timeline.now:  # it has started since, and only its deadline counts
         watch(timeline, call)
 
 
 class ModelledReplica(LaneEvents):
     """
-    What a target's replica is to a router; it holds to what a host promises, as `FakeReplica` does.
+    A replica as routers see it. It keeps the promises of a host, as `FakeReplica` does.
 
-    A call is claimed when it starts. One whose time is over does not start. Its slot is free before its caller learns
-    the outcome. One that was given up runs on and keeps its slot, unless it is a coroutine.
+    It claims a call when the call starts. A call past its deadline does not start. Its slot is free before its caller
+    learns the outcome. A call that was given up runs on and keeps its slot, unless it is a coroutine.
 
     Attributes:
         lane: The router's side of it.
         id: Name of the replica.
         index: Its position.
-        node: Where it runs.
-        slots: Calls at once.
+        node: Name of its node.
+        slots: The most calls at once.
         alive: Whether it has not died.
         factor: How many times as long methods take that start now.
         hung: Whether nothing ends at the moment.
-        running: What runs: calls and batches, with the calls of each.
+        running: The running calls and batches, with the calls of each.
     """
 
     run_here: Callable[[Call], None] | None
@@ -67,16 +67,16 @@ class ModelledReplica(LaneEvents):
         random: Random,
     ) -> None:
         """
-        Be ready.
+        Make a replica that is ready.
 
         Args:
             lane: As the attribute.
             node: As the attribute.
             slots: As the attribute.
-            timeline: Its time.
-            tally: Told of starts.
-            draws: How long each method takes, by index.
-            random: Decides which answers get lost.
+            timeline: Its clock.
+            tally: Gets the starts.
+            draws: Draws the duration of each method, by index.
+            random: Decides which answers are lost.
         """
         super().__init__(lane)
         self.id, self.index = lane.id, lane.index
@@ -89,9 +89,9 @@ class ModelledReplica(LaneEvents):
         self.hung = False
         self.lost_share = 0.0  # of answers
         self.running: dict[Work, Sequence[Call]] = {}
-        self._held: list[Work] = []  # work that has ended but for a hang, or whose answers were lost
+        self._held: list[Work] = []  # work that a hang keeps from ending, or whose answers were lost
         self._timeline = timeline
-        self._trouble = False  # whether calls may run into their deadlines though their methods are quick
+        self._trouble = False  # whether calls may reach their deadlines although their methods are quick
         self._started, self._at = tally.started, timeline.at
         self._draws = draws
         self._random = random
@@ -144,7 +144,7 @@ class ModelledReplica(LaneEvents):
             self._at(until, self._end, work)
 
     def _end(self, work: Any) -> None:
-        """The methods of *work* have ended."""
+        """End the methods of *work*."""
         if self.hung:
             self._held.append(work)
             return
@@ -166,15 +166,15 @@ class ModelledReplica(LaneEvents):
             self._send(following)
 
     def give_up(self, call: Call, outcome: int, spent: float) -> bool:  # noqa: ARG002 - as in Replica
-        """A caller gave up a call that runs: a coroutine ends, and so does the wait for an answer that got lost."""
+        """Give up a running call: a coroutine ends, and so does the wait for a lost answer."""
         if call.batch is None and (call.method.kind in COROUTINES or call in self._held) and not self.hung:
             self._at(self._timeline.now, self._end, call)
         return False
 
-    # -- what goes wrong ---------------------------------------------------------------------------------------------
+    # -- faults --------------------------------------------------------------------------------------------------------
 
     def trouble(self, *, factor: float = 1.0, hung: bool = False, lost_share: float = 0.0) -> None:
-        """Be slow, hang or lose answers from now on, or be well again."""
+        """Become slow, hang or lose answers from now on. Without arguments, recover."""
         was_hung, self.hung = self.hung, hung
         self.factor, self.lost_share = factor, lost_share
         self._trouble = hung or lost_share > 0
@@ -191,22 +191,22 @@ class ModelledReplica(LaneEvents):
                 watch(self._timeline, call)
 
     def die(self) -> tuple[Work, ...]:
-        """Stop at once; gives the work that it ran, whose calls end at their deadlines from now on."""
+        """Die at once, and return the running work. From now on its calls end at their deadlines."""
         self.alive = False
         work = tuple(self.running)
         self._watch_all()
         self.running.clear()
         return work
 
-    # -- what a router and its parts ask, beside ---------------------------------------------------------------------
+    # -- other members of a replica ------------------------------------------------------------------------------------
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
-        """Nobody asks a modelled replica anything."""
+        """Never called for a modelled replica."""
         raise NotImplementedError
 
     begin_stop: Callable[[], None] = staticmethod(lambda: None)
 
     def stop(self, grace: float) -> int:  # noqa: ARG002 - as in Replica
-        """End; gives the number of calls that still run."""
+        """End, and return the number of calls that still run."""
         self.alive = False
         return len(self.running)

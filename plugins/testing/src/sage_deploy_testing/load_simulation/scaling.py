@@ -1,4 +1,4 @@
-"""The autoscaler of a simulated service: it looks at the load as `deployment.scaling` does, and is obeyed."""
+"""Runs the autoscaler of a simulated service, with the load measured as `deployment.scaling` does."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _INTERVALS_S: Final = (0.05, 1.0)
 
 
 class Scaling:
-    """Looks at the load again and again, and changes the number of replicas."""
+    """Measures the load repeatedly, and changes the number of replicas."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - what it is made of
         self,
@@ -39,15 +39,15 @@ class Scaling:
         balance: Callable[[], None],
     ) -> None:
         """
-        Look at nothing yet.
+        Prepare the autoscaler. It measures nothing before `start`.
 
         Args:
             composition: The service, which has an autoscaler.
-            timeline: Its time.
+            timeline: Its clock.
             router: Its router.
             fleet: Its replicas.
-            tally: Told of decisions.
-            balance: Gives the service a load balancer if it has none; called before it gets a second replica.
+            tally: Gets the decisions.
+            balance: Gives the service a load balancer if it has none. Called before the second replica starts.
 
         Raises:
             PluginError: The autoscaler cannot be made.
@@ -67,18 +67,18 @@ class Scaling:
         self._fleet = fleet
         self._tally = tally
         self._balance = balance
-        self._number = 0  # of the look that is due
-        self._busy = False  # while replicas are being started
+        self._number = 0  # of the next measurement
+        self._busy = False  # while replicas start
         self._faulty = False
         router.on_unserved = self._look_soon
 
     @property
     def wanted(self) -> int:
-        """How many replicas the service should have."""
+        """The number of replicas that the service should have."""
         return self._scaler.wanted
 
     def start(self) -> None:
-        """Look from now on."""
+        """Start to measure."""
         self._scaler.wanted = len(self._fleet.places)
         self._set(self._interval)
 
@@ -101,7 +101,7 @@ class Scaling:
         load = self._load()
         try:
             scaling = self._scaler.look(load, self._tally.latest)
-        except Exception as error:  # noqa: BLE001 - as in `Elastic`: a policy is a stranger's
+        except Exception as error:  # noqa: BLE001 - as in `Elastic`: autoscalers are foreign code
             if not self._faulty:
                 self._faulty = True
                 self._tally.tell(EventKind.SCALING_FAILED, f"the autoscaler failed: {text_of(error)}")

@@ -1,4 +1,4 @@
-"""A service in virtual time: `simulate`, and what it gives."""
+"""A service in virtual time: `simulate`, and the `Simulated` that it returns."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def simulate(  # noqa: PLR0913 - all but the first have a default
     registry: Registry | None = None,
 ) -> Simulated:
     """
-    Prepare to run a service in virtual time: its real router, balancer, guards, supervisor and autoscaler.
+    Prepare to run a service in virtual time, with its real router, balancer, guards, supervisor and autoscaler.
 
     Example:
         ```python
@@ -71,18 +71,18 @@ def simulate(  # noqa: PLR0913 - all but the first have a default
         ```
 
     Args:
-        config: How it is deployed: a `ServiceDeploymentConfig`, a mapping with the keys of a file's entry, or the path
+        config: Its configuration: a `ServiceDeploymentConfig`, a mapping with the keys of a file's entry, or the path
             of a deployment file.
-        seed: Decides everything that is random. The same simulation with the same seed has the same course of events.
-        service: Its name; of a file with several services it says which one.
-        service_class: Its class, so that its methods, what they declare and the arguments that are keys are known. It
-            is not instantiated. Left out, the service has the methods that `time` and the configuration name.
-        nodes: How many nodes the replicas are on; each goes to the node with the fewest.
-        slots: Calls that one replica runs at once; None for what the strategy and its limits say.
-        startup: How long a replica starts, seconds or a distribution. Those at the beginning are ready at once.
-        settle: Seconds that calls get to end after the last one has come.
-        trace: Whether the report has a line for each call that comes, starts or ends.
-        registry: The plugins to choose from; None for those installed.
+        seed: Seed of everything random. The same simulation with the same seed has the same events.
+        service: Its name. Needed to choose one from a file with several services.
+        service_class: Its class, which declares its methods and the arguments that are keys. It is not instantiated. By
+            default, the service has the methods that `time` and the configuration name.
+        nodes: The number of nodes. Each replica goes to the node with the fewest.
+        slots: The number of calls that one replica runs at once. None for the value of the strategy and its limits.
+        startup: Start time of a replica, in seconds or as a distribution. The first replicas are ready at once.
+        settle: Seconds that calls have to end after the last call.
+        trace: Whether the report has a line for each call that arrives, starts or ends.
+        registry: The plugins to choose from. None for the installed ones.
 
     Raises:
         ValueError: A number is out of range.
@@ -99,9 +99,7 @@ def simulate(  # noqa: PLR0913 - all but the first have a default
 
 
 class Simulated:
-    """
-    A service that is about to be simulated; a context manager. For one thread, and for one `run`.
-    """
+    """A service to simulate. A context manager. For one thread and for one `run`."""
 
     def __init__(  # noqa: PLR0913 - as `simulate`
         self,
@@ -118,7 +116,7 @@ class Simulated:
         Prepare; see `simulate`.
 
         Args:
-            compose: Gives the service, if it has at least these methods.
+            compose: Returns the service with at least these methods.
             seed: As for `simulate`, like the rest.
             nodes: The same.
             slots: The same.
@@ -138,19 +136,19 @@ class Simulated:
         self._faults: list[Fault] = []
         self._router: Router | None = None
 
-    # -- what is to happen -------------------------------------------------------------------------------------------
+    # -- the scenario --------------------------------------------------------------------------------------------------
 
     def time(self, method: str, seconds: Time | float | Callable[[Random], float]) -> None:
         """
-        Say how long *method* takes.
+        Set how long *method* takes.
 
         Args:
-            method: Name of the method; `"*"` for all of which nothing else is said.
-            seconds: Seconds, or `constant`, `exponential`, `lognormal` or `recorded`; or a function that draws seconds
-                from the `random.Random` that it is given. For a method that is batched: of one batch.
+            method: Name of the method, or `"*"` for all methods without their own time.
+            seconds: Seconds, `constant`, `exponential`, `lognormal` or `recorded`, or a function that takes a
+                `random.Random` and returns seconds. For a batched method, the time of one batch.
 
         Raises:
-            TypeError, ValueError: That is no duration.
+            TypeError, ValueError: It is not a duration.
         """
         self._times[method] = time_of(seconds)
 
@@ -166,21 +164,21 @@ class Simulated:
         priority: int = 0,
     ) -> None:
         """
-        Have calls come: a Poisson process of independent callers who do not wait for each other.
+        Add calls: a Poisson process of independent callers that do not wait for each other.
 
-        Given several times, all loads come together.
+        Several loads run at the same time.
 
         Args:
             rate: Calls a second.
-            until: Seconds from the beginning to the last call.
-            to: Calls a second at the end, if the rate goes up or down evenly; None for a constant rate.
-            phases: Instead of the three: stretches of time, one after the other.
-            method: Which method; None for the only one of which a time was given.
-            keys: `uniform(number)` or `zipf(number, exponent)`; None for calls without keys.
-            priority: Of the calls, as of `with_options`.
+            until: Seconds from the start to the last call.
+            to: Calls a second at the end, if the rate changes linearly. None for a constant rate.
+            phases: Phases, one after the other, instead of `rate`, `until` and `to`.
+            method: Name of the method. None for the only method with a time.
+            keys: `uniform(number)` or `zipf(number, exponent)`. None for calls without keys.
+            priority: Priority of the calls, as in `with_options`.
 
         Raises:
-            ValueError: That is no load.
+            ValueError: It is not a load.
         """
         given = tuple(phases) or (Phase(rate, rate if to is None else to, until),)
         if method is None:
@@ -191,10 +189,11 @@ class Simulated:
 
     def fault(self, kind: str | FaultKind | Fault, **what: Any) -> None:
         """
-        Have something go wrong.
+        Add a fault.
 
         Args:
-            kind: `"crash"`, `"slow"`, `"hang"`, `"node"` (it is lost) or `"drop"` (of answers); or a whole `Fault`.
+            kind: `"crash"`, `"slow"`, `"hang"`, `"node"` (loss of a node) or `"drop"` (loss of answers), or a whole
+                `Fault`.
             what: The other attributes of `Fault`: `at`, `seconds`, `replica`, `node`, `factor`, `share`.
 
         Raises:
@@ -213,14 +212,14 @@ class Simulated:
 
     def run(self) -> Report:
         """
-        Have all of it happen, and say what has.
+        Run the simulation, and return the report.
 
-        Plugins that use the module `random` draw from it seeded; afterwards it is as before.
+        It seeds the module `random`, which plugins may use, and restores it afterwards.
 
         Raises:
-            ValueError: There is no load; or the time of a method is missing, or a method is not served; or a fault is
-                of a node that there is not.
-            RuntimeError: It has run.
+            ValueError: There is no load, a method has no time or does not exist, or a fault names a node that does not
+                exist.
+            RuntimeError: It has already run.
             ConfigError, PlanError, UnknownPluginError, PluginError: The service cannot be composed.
         """
         if self._router is not None:
@@ -235,7 +234,7 @@ class Simulated:
             global_random.setstate(before)
 
     def _random(self, purpose: str) -> Random:
-        """A source for one purpose: what one draws moves no other."""
+        """Return a random source for one purpose. Draws for one purpose do not affect the others."""
         return Random(f"{self._seed} {purpose}")  # noqa: S311 - it keeps no secret
 
     def _run(self) -> Report:
@@ -280,7 +279,7 @@ class Simulated:
             balances = True
 
         if composition.balancer is not None:
-            balance()  # now, and not before: many replicas are added in less time without one
+            balance()  # now, and not before: without a balancer, many replicas are added faster
         scaling = None
         if composition.autoscaler is not None:
             scaling = Scaling(composition, timeline, router, fleet, tally, balance)
@@ -316,7 +315,7 @@ class Simulated:
         )
 
     def _make_router(self, composition: Composition, timeline: Timeline, tally: Tally) -> Router:
-        """The router, as `ServiceTask` makes it, without a balancer at first."""
+        """Make the router as `ServiceTask` does, without a balancer at first."""
         config, policies = composition.config, policies_of(composition.config)
         guards = UNGUARDED if policies == Policies() else Guards(policies, tally.tell, random=self._random("retries"))
 
@@ -356,7 +355,7 @@ class Simulated:
     def _make_sources(
         self, timeline: Timeline, router: Router, tally: Tally, plans: dict[str, MethodPlan], limit: float | None
     ) -> None:
-        """Have the calls of all loads come."""
+        """Start the calls of all loads."""
         kind = call_class(tally)
         waiting = {load.method: Waiting(timeline) for load in self._loads}
         for number, load in enumerate(self._loads):
@@ -374,13 +373,13 @@ class Simulated:
             ).start()
 
     def __enter__(self) -> Self:
-        """The simulation itself."""
+        """Return the simulation itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Let go of what was simulated."""
+        """Release the simulated service."""
         self._compose = _over
         if self._router is not None:
             self._router.end()

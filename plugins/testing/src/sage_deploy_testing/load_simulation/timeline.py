@@ -34,24 +34,24 @@ def _ring(alarm: _Alarm) -> None:
 
 class Timeline:
     """
-    A `sage_plugins.clock.Clock` of virtual time, for one thread; as `VirtualClock`, and made for millions of events.
+    A `sage_plugins.clock.Clock` of virtual time, for one thread. As `VirtualClock`, but for millions of events.
 
-    Events for the same moment happen in the order in which they were asked for.
+    Events for the same moment run in the order in which they were added.
 
     Attributes:
-        now: Seconds since the beginning.
-        monotonic: Gives `now`.
+        now: Seconds since the start.
+        monotonic: Returns `now`.
     """
 
     def __init__(self) -> None:
-        """Stand at 0."""
+        """Start at 0."""
         self.now = 0.0
         self.monotonic: Callable[[], float] = lambda: self.now
         self._events: list[tuple[float, int, Callable[[Any], object], Any]] = []
         self._order = count().__next__
 
     def at(self, when: float, do: Callable[[Any], object], what: Any) -> None:
-        """Have `do(what)` happen at *when*, which is not past and not inf."""
+        """Call `do(what)` at *when*, which must be neither past nor inf."""
         heappush(self._events, (when, self._order(), do, what))
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
@@ -62,7 +62,7 @@ class Timeline:
         return alarm
 
     def run_until(self, when: float) -> None:
-        """Have everything happen that is due until *when*, that moment included."""
+        """Run all events until *when*, inclusive."""
         events = self._events
         while events and events[0][0] <= when:
             self.now, _, do, what = heappop(events)
@@ -70,7 +70,7 @@ class Timeline:
         self.now = when
 
     def run_while(self, goes_on: Callable[[], bool], until: float) -> None:
-        """Have things happen while *goes_on*, at most until *until*."""
+        """Run events while *goes_on* returns True, at most until *until*."""
         events = self._events
         while goes_on() and events and events[0][0] <= until:
             self.now, _, do, what = heappop(events)

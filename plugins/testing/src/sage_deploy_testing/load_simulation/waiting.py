@@ -1,4 +1,4 @@
-"""Calls that wait for a slot, with nobody who waits for them and would end them at their time."""
+"""Ends calls that wait for a slot at their timeout, because no caller waits for them in a simulation."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["Waiting"]
 
 class Waiting:
     """
-    Ends the calls of one method that have waited for too long, with one timer for all of them.
+    Ends the calls of one method that have waited too long, with one timer for all.
 
-    They come in the order in which their times end, because each has the same time. Those that are over are forgotten
-    from the front, so this holds few calls more than wait.
+    All calls have the same timeout, so they expire in the order in which they came. Calls that are over are dropped
+    from the front, so the list is hardly longer than the queue.
     """
 
     def __init__(self, timeline: Timeline) -> None:
-        """Know of none; *timeline* has the timer."""
+        """Start without calls. *timeline* has the timer."""
         self._timeline = timeline
         self._calls: deque[Call] = deque()
         self._is_set = False
 
     def add(self, call: Call) -> None:
-        """*call* waits."""
+        """Add a waiting *call*."""
         until = call.expires
         if until == inf:
             return

@@ -1,7 +1,7 @@
 """
-A router with replicas, callers and accidents in virtual time, all from one seed, and the rules that it checks.
+A router with replicas, callers and accidents in virtual time, all from one seed, and the rules that it must keep.
 
-Imports `doubles`, `tools` and the core.
+Imports `doubles`, `load_simulation`, `tools` and the core.
 """
 
 from sage_deploy_testing.load_simulation.results.report import Report

@@ -1,4 +1,4 @@
-"""What a simulation tells of its course."""
+"""The report of a simulation, and the error of one that breaks a rule."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ __all__ = ["Report", "SimulationFailure"]
 
 
 class SimulationFailure(AssertionError):  # noqa: N818 - pytest and its readers know it as a failed assertion
-    """A rule was broken; the message has the seed, the settings and the last steps."""
+    """A rule was broken. The message has the seed, the settings and the last steps."""
 
 
 @attrs.frozen
 class Report:
     """
-    What happened in a simulation; for tests that want to know that something did.
+    What happened in a simulation. Tests use it to check that something did happen.
 
     Attributes:
-        calls: Calls made.
-        refused: Calls not accepted.
-        outcomes: Ended calls by `Outcome`.
-        started: Methods that were started.
-        batches: Batches by the number of their calls that were started.
-        sent_ahead: Calls that were sent ahead of their turn, with another one.
-        returned: How many of them came back.
-        behaviours: What the replicas were told to do, how often.
-        steps: Steps by name.
+        calls: The number of calls made.
+        refused: The number of calls that were not accepted.
+        outcomes: The number of ended calls by `Outcome`.
+        started: The number of methods that were started.
+        batches: For each number of started calls, the number of batches that had so many.
+        sent_ahead: The number of calls that were sent ahead of their turn, with another call.
+        returned: The number of these calls that came back.
+        behaviours: The number of times that replicas were told each behaviour.
+        steps: The number of steps by name.
     """
 
     calls: int

@@ -1,4 +1,4 @@
-"""The calls of a simulation and the places where they may be, as the rules see them."""
+"""The calls of a simulation, and the replicas where they may be, with what the rules need to know about both."""
 
 from __future__ import annotations
 
@@ -23,32 +23,32 @@ __all__ = ["BrokenRuleError", "Place", "SimulatedCall"]
 
 
 class BrokenRuleError(AssertionError):
-    """A rule was broken; becomes a `SimulationFailure` with the course of events."""
+    """A rule was broken. `Simulation.run` raises it as a `SimulationFailure` with the last steps."""
 
 
 class SimulatedCall(Call):
-    """A call as a handle makes it, that the rules follow."""
+    """A call as a handle makes it, with what the rules record about it."""
 
     number: int
     course: Course
-    inside: Call | None  # on behalf of which call it is made
-    order = -1  # in which it was accepted
+    inside: Call | None  # the call whose method made this one
+    order = -1  # its place in the order of acceptance
     ends = 0  # outcomes published
     starts = 0
     executions = 0
     registered = 0  # done-callbacks
     called_back = 0
-    admitted = False  # accepted for good: sent, or given room in the queue
-    came_back = False  # given back by a replica, which died or has not started it
+    admitted = False  # accepted for good: sent, or given a place in the queue
+    came_back = False  # returned by a replica that died or has not started it
     sent_ahead = False  # to a replica that runs others before it
     overtaken = False  # later calls may have started before it
     given_up = False  # by its caller
-    may_wait_until = -inf  # for others to join the batch that it is in
+    may_wait_until = -inf  # for others to join its batch
     waking = False  # its caller's thread is about to notice that it has a slot
-    poison = False  # whenever it starts its replica dies
+    poison = False  # its replica dies whenever it starts
 
     def publish(self, result: Any, error: BaseException | None = None) -> None:
-        """As `Call.publish`, under the rules' eyes."""
+        """As `Call.publish`, and check the rules."""
         self.course.ending(self, result, error)
         super().publish(result, error)
         self.course.ended(self)
@@ -61,19 +61,19 @@ class SimulatedCall(Call):
 
 class Place:
     """
-    One replica's place in the simulation.
+    One replica in the simulation, and the router's lane to it.
 
     Attributes:
-        lane: The router's side of it.
-        replica: What runs there.
-        follow: For the replica.
+        lane: The router's side of the replica.
+        replica: The fake replica.
+        follow: Returns the next work for a slot. The replica calls it.
         closed: Whether the router was told to send nothing more there.
         lost_already: Whether the router knows that the replica is dead.
-        seniority: Without a balancer the one with the lowest serves, of several the one with the lowest index.
+        seniority: Without a balancer, the replica with the lowest value serves. Among equals, the lowest index does.
     """
 
     def __init__(self, course: Course, lane: Lane, seniority: int = 0) -> None:
-        """Take *lane*."""
+        """Record *lane*."""
         self.lane = lane
         self.seniority = seniority
         self.follow = lane.follow
@@ -82,26 +82,26 @@ class Place:
         self.lost_already = False
         self._held: frozenset[Call] = frozenset()
         self._served = True
-        self._opened: dict[OpenBatch, float] = {}  # when batches that wait for others were first seen
+        self._opened: dict[OpenBatch, float] = {}  # when each open batch was first seen
         self._course = course
 
     @property
     def open(self) -> tuple[OpenBatch, ...]:
-        """The batches that wait for others on the router's side."""
+        """The batches on the router's side that wait for more calls."""
         methods = self.lane.methods
         return () if methods is None else tuple(methods.open.values())
 
     @property
     def taken(self) -> int:
-        """Slots that are not free."""
+        """The number of slots that are not free."""
         return self.replica.taken + len(self.open)
 
     def unstarted(self) -> list[Call]:
-        """The calls that have a slot and have not started."""
+        """Return the calls that have a slot and have not started."""
         return [*(call for batch in self.open for call in batch.calls), *self.replica.unstarted()]
 
     def check_standby(self, granted: Sequence[Call], *, serves: bool) -> None:
-        """It gets no calls while it stands by."""
+        """Check that it gets no calls while it is a standby."""
         running = (call for work in self.replica.running for call in calls_of(work))
         held = frozenset((*granted, *self.unstarted(), *running))
         if not serves and not self._served and not held <= self._held:
@@ -109,29 +109,29 @@ class Place:
         self._held, self._served = held, serves
 
     def ahead(self, call: Call, most: int) -> Sequence[Call]:
-        """What a replica asks when it has room for more in one slot."""
+        """Return more calls for the slot of *call*. The replica calls it."""
         return self._course.ahead(self, call, most)
 
     def returned(self, calls: Sequence[Call]) -> None:
-        """What a replica gives back that it has not started."""
+        """Give back calls that have not started. The replica calls it."""
         self._course.returned(self, calls)
 
     def lost(self, not_started: Sequence[Any], maybe: Sequence[Any], cause: BaseException) -> None:
-        """What a replica reports of its death."""
+        """Report the death of the replica. The replica calls it."""
         self._course.lost(self, not_started, maybe, cause)
 
     # -- methods with limits of their own ----------------------------------------------------------------------------
 
     def turns(self, method: MethodPlan, granted: Sequence[Call]) -> int:
-        """Calls and batches of *method* that hold a slot here."""
+        """Return the number of calls and batches of *method* that hold a slot here."""
         return sum(work.method is method for work in (*granted, *self.open, *self.replica.inbox, *self.replica.running))
 
     def has_turn(self, method: MethodPlan, granted: Sequence[Call]) -> bool:
-        """Whether one more call of *method* may run here."""
+        """Return whether one more call of *method* may run here."""
         return method.max_concurrency is None or self.turns(method, granted) < method.max_concurrency
 
     def check_turns(self, granted: Sequence[Call]) -> None:
-        """No method has more calls here at once than it may."""
+        """Check that no method runs more calls here than its limit."""
         for method in self._course.setting.methods:
             most = method.max_concurrency
             if most is None:
@@ -143,7 +143,7 @@ class Place:
                 raise BrokenRuleError(f"{self.lane!r} has {turns} of {method.name}, and counts {counted}")
 
     def check_batches(self, now: float, *, all_done: bool) -> None:
-        """Who is in a batch, and how long it waits for others; *all_done* if nothing is due any more."""
+        """Check the members of each batch, and how long it waits. *all_done* says that no timer is due."""
         for batch in (*self.replica.inbox, *self.replica.running):
             if isinstance(batch, Batch):
                 self._check_members(batch)

@@ -1,32 +1,34 @@
 """
-A router and its replicas in virtual time, driven from one seed.
+A router and its replicas in virtual time, driven by one seed.
 
-`Simulation(seed).run()` builds a router with settings drawn from the seed, gives it replicas that answer, raise, hang,
-answer after the deadline or die at the worst moments, and plays callers who send, watch, cancel and abandon calls while
-replicas come and go. After every step it holds the router to the rules below; whatever breaks one is a
-`SimulationFailure`, whose message has the seed, the settings and the last steps. The same seed gives the same course of
-events, in every process.
+`Simulation(seed).run()` builds a router with settings drawn from the seed. Its replicas answer, raise, hang, answer
+after the deadline, or die at the worst moments. Its callers send, watch, cancel and abandon calls while replicas come
+and go. After every step it checks the rules below. A broken rule is a `SimulationFailure` with the seed, the settings
+and the last steps. The same seed gives the same events in every process.
 
 The rules:
 
-* An accepted call has exactly one outcome, and is counted once, before its callers learn of it. A refused one has none.
-* A call is started once; an idempotent one twice if its replica died and the service retries. Nothing starts once its
-  time to start is over.
-* No more calls wait than `queue_size`, none is refused or held back while there is room, and none waits while a slot is
+* An accepted call has exactly one outcome, and is counted once, before its callers learn of it. A refused call has
+  none.
+* A call is started once. An idempotent call is started twice if its replica died and the service retries. Nothing
+  starts after its time to start is over.
+* At most `queue_size` calls wait. No call is refused or blocked while there is room, and none waits while a slot is
   free.
 * No replica gets more calls than it has slots. With one slot, calls start in the order in which they came.
-* With methods that have limits of their own, calls wait for their method's turn too, and those of each method start in
-  order. No replica has more of a method at once than it may. Calls that are answered in batches are in exactly one, of
-  their method only, within its size, and get their own answers; a batch takes one slot and one turn, waits no longer
-  than it may, and no call in it misses its time while it waits.
+* A call of a method with a limit also waits for that limit, and the calls of each method start in order. No replica
+  runs more calls of a method at once than its limit.
+* A call that is answered in a batch is in exactly one batch, and gets its own answer. A batch has calls of one method
+  only, and at most its size. It takes one slot and one place under the limit. It waits no longer than it may, and no
+  call in it misses its deadline meanwhile.
 * Only calls that may run twice are sent ahead of their turn, to run one after the other in one slot. They start in
-  order, and those that have not started go back to the queue if that slot is slow.
-* A call that somebody watches ends at its deadline at the latest; every done-callback runs once.
-* Draining finishes what was accepted, and says that the service is idle exactly when it is.
-* What an exception between two steps of a thread loses is found within a second, and nothing is found that is not lost.
-* At the end nothing is left: no waiting call, no taken room, no taken slot, no timer.
+  order. If that slot is slow, calls that have not started go back to the queue.
+* A call that is watched ends at its deadline at the latest. Every done-callback runs once.
+* A drain finishes accepted calls, and reports that the service is idle exactly when it is.
+* What an exception between two steps of a thread loses, for example a slot, is found within a second. Nothing else is
+  reported as lost.
+* At the end nothing is left: no waiting call, no used room, no used slot, no timer.
 
-It simulates no threads: what happens between two steps of a router method is not tried.
+There are no threads, so it does not test what happens between two steps of a router method.
 """
 
 from __future__ import annotations
@@ -56,7 +58,7 @@ __all__ = ["Report", "Setting", "Simulation", "SimulationFailure"]
 #: Seconds within which lost slots and places in the queue are found.
 HEALED_AFTER_S: Final = 1.0
 
-#: What happens in a step, and how often.
+#: The steps, with their weights.
 _STEPS: Final = (
     ("call", 40),
     ("advance", 40),
@@ -79,11 +81,11 @@ _STEPS: Final = (
 
 class Simulation(Course):
     """
-    One course of events; see the module's docstring.
+    One simulated run; see the module's docstring.
 
     Attributes:
-        seed: Where it comes from.
-        setting: What was drawn for it.
+        seed: Decides everything.
+        setting: The settings drawn from it.
     """
 
     #: Name and weight of each step.
@@ -99,14 +101,14 @@ class Simulation(Course):
         limits: bool = False,
     ) -> None:
         """
-        Set up; nothing happens before `run`.
+        Prepare the run. Nothing happens before `run`.
 
         Args:
             seed: Decides everything.
-            router: What is tested.
-            replica: What it is tested with.
-            setting: In place of what the seed would draw.
-            limits: Whether methods get limits of their own, which takes a `method_limits.MethodRouter`.
+            router: The router class to test.
+            replica: The class of the fake replicas.
+            setting: Settings to use instead of drawn ones.
+            limits: Whether methods have limits of their own. It requires a `method_limits.MethodRouter`.
         """
         super().__init__(seed, router=router, setting=setting, limits=limits)
         self._replica: type[FakeReplica] = replica
@@ -117,10 +119,10 @@ class Simulation(Course):
 
     def run(self) -> Report:
         """
-        Play it.
+        Run the simulation.
 
         Raises:
-            SimulationFailure: A rule was broken, or the router raised what it must not.
+            SimulationFailure: A rule was broken, or the router raised an exception that it must not raise.
         """
         try:
             self._play()
@@ -151,7 +153,7 @@ class Simulation(Course):
         self._finish()
 
     def _move(self, seconds: float) -> None:
-        """Advance one timer at a time, with a look at the rules after each."""
+        """Advance one timer at a time, and check the rules after each."""
         clock = self._clock
         until = clock.monotonic() + seconds
         while clock.next_at() <= until:
@@ -176,19 +178,19 @@ class Simulation(Course):
         self._move(ticks * TICK)
 
     def _step_lose(self) -> None:
-        """An exception between two steps of a caller's thread loses what it had in its hands; then it is looked for."""
+        """Lose a slot or a place in the queue, as an exception in a caller's thread may. The router must find it."""
         router, queue = self._router, self._router._queue  # noqa: SLF001 - what is lost shows nowhere else
         tokens = [each for each in (queue.room, *(lane.free for lane in router.lanes)) if each]
         if tokens:
             self._tell("lose a slot, or a place in the queue")
             self._random.choice(tokens).pop()
         router.suspect()
-        calm, self._calm = self._calm, True  # callbacks make no calls: what is lost may have one refused
+        calm, self._calm = self._calm, True  # callbacks make no calls: the loss may have one refused
         self._clock.run_until(self._clock.monotonic() + HEALED_AFTER_S)
         self._calm = calm
 
     def _step_suspect(self) -> None:
-        """An exception was raised somewhere and nothing was lost; or, likewise, a caller wonders where its call is."""
+        """Suspect a loss although nothing is lost, either after an exception or because a caller misses its call."""
         call = self._some_call()
         if call is None:
             self._router.suspect()
@@ -206,7 +208,7 @@ class Simulation(Course):
         if call is not None and not self.setting.in_callers_thread:
             self._tell(f"futures.wait {call.number}")
             wait([call], timeout=0)
-            call.registered += 1  # as good as watched, and no callback
+            call.registered += 1  # counts as watched, without a callback
             call.called_back += 1
 
     def _step_look(self) -> None:
@@ -255,7 +257,7 @@ class Simulation(Course):
             self._router.close_lane(place.lane)
 
     def _step_replace(self) -> None:
-        """Bring the number of replicas that take calls back to what was set."""
+        """Bring the number of replicas that take calls back to the setting."""
         used = {place.lane.index for place in self._places if not place.closed}
         for index, slots in enumerate(self.setting.slots):
             if index not in used and self._places:
@@ -289,7 +291,7 @@ class Simulation(Course):
             self._router.drain("is stopping", self._on_idle)
 
     def _finish(self) -> None:
-        """Let everything come to its end, then look for what is left."""
+        """Let everything end, then check that nothing is left."""
         self._calm = True
         if self._random.random() < 0.25:  # noqa: PLR2004 - odds
             self._tell("end without draining")
@@ -335,7 +337,7 @@ class Simulation(Course):
             key=random.choice((None, 0, 1, 2, 3)), idempotent=random.choice((None, None, None, True, False))
         )
         method = random.choice(self.setting.methods)
-        # Some are made by a method of a service; on behalf of which call does not matter.
+        # A service's method makes some of the calls. It does not matter on behalf of which call.
         inside = random.choice(self._all) if self._all and random.random() < 0.3 else None  # noqa: PLR2004 - odds
         token = CURRENT.set(inside)
         context = copy_context()
@@ -387,7 +389,7 @@ class Simulation(Course):
         call.called_back += 1
         if not call.over():
             self._broken = BrokenRuleError(f"call {call.number} is not over and its callback runs")
-        # What callbacks do most: call again. Not recursively without end, hence the odds.
+        # Most callbacks call again. The odds end the recursion.
         if not self._calm and self._random.random() < 0.1:  # noqa: PLR2004 - odds
             try:
                 self._route(self._make())
@@ -395,14 +397,14 @@ class Simulation(Course):
                 self._broken = error
 
     def _hold(self, call: SimulatedCall) -> None:
-        """Under in_callers_thread: its caller waits for its turn, and wakes up at its deadline by itself."""
+        """Under in_callers_thread, the caller waits for its turn and wakes up at its deadline by itself."""
         if call not in self._at_callers:
             self._at_callers.append(call)
         if call.expires < inf:
             self._clock.call_at(max(call.expires, self._clock.monotonic()), lambda: self._wake(call))
 
     def _wake(self, call: SimulatedCall) -> None:
-        """The thread that holds *call* wakes up: it has a slot, or its time is over, or both at once."""
+        """Wake the thread that holds *call*: it has a slot, its time is over, or both."""
         call.waking = False
         if call not in self._at_callers:
             return
@@ -414,13 +416,13 @@ class Simulation(Course):
             call.expire()
 
     def _take_turn(self, call: SimulatedCall) -> None:
-        """What `Call.hold` does in the caller's thread."""
+        """Do what `Call.hold` does in the caller's thread."""
         self._at_callers.remove(call)
         if call.take_grant() and call.lane.run_here is not None:
             call.lane.run_here(call.batch or call)
 
     def _wake_callers(self) -> None:
-        """Threads that were given a slot wake up some time."""
+        """Schedule the wake-up of each thread whose call was given a slot."""
         if not self._at_callers:
             return
         self._at_callers = [call for call in self._at_callers if call.granted or not call.over()]

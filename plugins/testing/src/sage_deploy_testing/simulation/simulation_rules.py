@@ -1,7 +1,7 @@
 """
-The rules to which `simulation.Simulation` holds a router, and what they have to know of the course of events.
+The rules that `simulation.Simulation` checks, and the state that they need.
 
-They are listed in `simulation`.
+`simulation` lists the rules.
 """
 
 from __future__ import annotations
@@ -40,20 +40,20 @@ from sage_deploy_testing.simulation.simulated_calls import BrokenRuleError, Plac
 
 __all__ = ["Course"]
 
-#: Steps that a failure tells.
+#: The number of last steps in the message of a failure.
 _TRAIL: Final = 25
 
-#: Retries without a budget: what it allows is for the tests of the machine that keeps it.
+#: Retries with an unlimited budget. Other tests check the budget.
 UNBOUNDED: Final = RetryPolicy(budget=1.0, min=10**9)
 
 
 class Course:
     """
-    What is known of a course of events, and the rules.
+    The state of a simulation, and the rules.
 
     Attributes:
-        seed: Where it comes from.
-        setting: What was drawn for it.
+        seed: Decides everything.
+        setting: The settings drawn from it.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class Course:
         limits: bool,
     ) -> None:
         """
-        Set up; nothing happens before `run`.
+        Prepare the run. Nothing happens before `run`.
 
         Args:
             seed: Decides everything.
-            router: What is tested.
-            setting: In place of what the seed would draw.
-            limits: Whether methods get limits of their own, which takes a `method_limits.MethodRouter`.
+            router: The router class to test.
+            setting: Settings to use instead of drawn ones.
+            limits: Whether methods have limits of their own. It requires a `method_limits.MethodRouter`.
         """
         self.seed = seed
         self._random = random = Random(seed)  # noqa: S311 - no secret
@@ -83,7 +83,7 @@ class Course:
         self._counted: Counter[int] = Counter()
         self._refusals: Counter[str] = Counter()
         self._refusals_checked = 0
-        self._broken: BrokenRuleError | None = None  # in a done-callback, where what is raised is dropped
+        self._broken: BrokenRuleError | None = None  # from a done-callback, where an exception would be dropped
         self._fenced = 0
         balancer: Balancer | None = BALANCERS[setting.balancer](random)
         self._router = router(
@@ -96,19 +96,19 @@ class Course:
             refused=lambda _, reason: self._refusals.update((reason,)),
             balancer=balancer,
             on_balancer_error=self._balancer_failed,
-            aside=lambda body: body(),  # at once: a thread would run when it likes
+            aside=lambda body: body(),  # at once: a thread would run at any time
         )
         self._balancer = balancer
         self._binding = balancer is not None and balancer.binding
         self._limited = limits
-        # Where calls start in the order in which they came: all of them, or with limits those of each method.
+        # Whether calls start in the order in which they came: all calls, or with limits those of each method.
         self._single = len(setting.slots) == 1 if limits else setting.slots == (1,)
         self._places: list[Place] = []
         self._calls = 0
         self._order = count()
         self._live: dict[SimulatedCall, None] = {}  # accepted calls without an outcome, in the order of their routing
         self._all: list[SimulatedCall] = []  # accepted calls
-        self._at_callers: list[SimulatedCall] = []  # under in_callers_thread: those whose callers wait for their turn
+        self._at_callers: list[SimulatedCall] = []  # under in_callers_thread: calls whose callers wait for their turn
         self._outcomes: Counter[int] = Counter()
         self._starts = 0
         self._sent_ahead = 0
@@ -116,14 +116,14 @@ class Course:
         self._together: Counter[Batch] = Counter()  # calls started in each batch
         self._last_start = [-1] * len(setting.methods)
         self._outsiders_out = False
-        self._told = 0  # times that the router said that it may be idle, since outsiders are out
+        self._told = 0  # times that the router reported that it may be idle, since outsiders are out
         self._busy = False
         self._told_then = 0  # the same when the service was last seen at work
         self._draining = False
         self._unavailable = False
         self._stopping = False  # `end` was called: waiting calls may be refused
-        self._calm = False  # the end has come: nothing hangs or dies any more
-        self._idle = 0  # times that the router said so
+        self._calm = False  # near the end: nothing hangs or dies any more
+        self._idle = 0  # times that the router reported idle
         self._trail: deque[str] = deque(maxlen=_TRAIL)
 
     def _story(self, error: Exception) -> str:
@@ -141,7 +141,7 @@ class Course:
         return self._draining or (self._outsiders_out and call.inside is None)
 
     def _give_order(self, call: SimulatedCall) -> None:
-        # Not when it is made: a done-callback that runs while it is routed may route another one before it.
+        # Not when it is made: a done-callback that runs while it is routed may route another call before it.
         if call.order < 0:
             call.order = next(self._order)
 
@@ -194,7 +194,7 @@ class Course:
             self._last_start[row] = call.order
 
     def _check_opening(self, call: SimulatedCall) -> None:
-        """A call that has found a free slot waits for others to join, if all slots there are those of one replica."""
+        """Check that a call that found a free slot waits for others to join, if all slots belong to one replica."""
         batch = call.batch
         if batch is None or self._balancer is not None or self.setting.in_callers_thread or self._outsiders_out:
             return
@@ -215,7 +215,7 @@ class Course:
         return call
 
     def ahead(self, place: Place, call: Call, most: int) -> Sequence[Call]:
-        """The replica of *place* takes calls to run after *call*."""
+        """Take calls to run after *call* on the replica of *place*."""
         found = place.lane.ahead(call, most)
         self._tell(f"{self._name(found) if found else 'none'} sent ahead with {self._mine(call).number}")
         if len(found) > most:
@@ -231,7 +231,7 @@ class Course:
         return found
 
     def returned(self, place: Place, calls: Sequence[Call]) -> None:
-        """A replica gives back what it has not started."""
+        """Give back calls that the replica has not started."""
         for call in map(self._mine, calls):
             call.came_back = True
         self._tell(f"{self._name(calls)} returned")
@@ -239,14 +239,14 @@ class Course:
         place.lane.returned(calls)
 
     def lost(self, place: Place, not_started: Sequence[Any], maybe: Sequence[Any], cause: BaseException) -> None:
-        """The replica of *place* died, and the router learns it now."""
+        """Report the death of the replica of *place* to the router."""
         waited = [self._mine(call) for work in not_started for call in calls_of(work)]
         ran = [self._mine(call) for work in maybe for call in calls_of(work)]
         self._tell(f"{place.lane.id} is lost with {self._name(waited)} not started and maybe {self._name(ran)}")
         gathered = [self._mine(call) for batch in place.open for call in batch.calls]
         for call in (*waited, *ran, *gathered):
             call.came_back, call.may_wait_until = True, -inf
-            # Others have taken over from that replica before, or were started there beside it.
+            # Later calls may already have started on other replicas, or on this one at the same time.
             call.overtaken = place.closed or place.lane.slots > 1 or call.batch is not None or call in gathered
         place.closed = place.lost_already = True
         self._router.lost(place.lane, not_started, maybe, cause)
@@ -282,7 +282,7 @@ class Course:
             raise BrokenRuleError(f"said to be idle: {self._numbers()}")
 
     def _is_idle(self) -> bool:
-        """Whether nothing waits, no slot is taken by a call that has not started, and all that runs was given up."""
+        """Return whether nothing waits, each call with a slot has started, and all running calls were given up."""
         if self._router.waiting or self._router.parked or any(call.granted for call in self._at_callers):
             return False
         return not any(
@@ -292,7 +292,7 @@ class Course:
         )
 
     def ending(self, call: SimulatedCall, result: Any, error: BaseException | None) -> None:
-        """The outcome of *call* is about to be published."""
+        """Check the outcome of *call*, which is about to be published."""
         call.ends += 1
         if call.ends > 1:
             raise BrokenRuleError(f"call {call.number} has a second outcome: {error!r}")
@@ -331,14 +331,14 @@ class Course:
         return self._stopping or self._unavailable or (self._closed_to(call) and not accepted)
 
     def ended(self, call: SimulatedCall) -> None:
-        """The outcome of *call* was published."""
+        """Check *call* after its outcome was published."""
         if not call.over():
             raise BrokenRuleError(f"call {call.number} was published and is not over")
 
     # -- rules -------------------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
-        """What must hold whenever nobody is in the middle of something."""
+        """Check the rules that hold between steps."""
         router, setting = self._router, self.setting
         if self._broken is not None:
             raise self._broken
@@ -361,7 +361,7 @@ class Course:
         self._check_deadlines()
 
     def _check_parked(self, parked: int) -> None:
-        """Who is parked, and that none is admitted before another that came first."""
+        """Check which calls are parked, and that none is admitted before another that came first."""
         held_back = 0
         for call in self._live:
             if not call.parked:
@@ -391,7 +391,7 @@ class Course:
         self._busy = not idle
 
     def _serving(self) -> list[Place]:
-        """The replicas that take calls: without balancing the first, for which the others stand by."""
+        """Return the replicas that take calls. Without a balancer that is the first one; the others are standbys."""
         places = [place for place in self._places if not place.closed]
         serving = sorted(places, key=lambda each: (each.seniority, each.lane.index))
         return serving[:1] if self.setting.balancer == "none" else serving
@@ -400,7 +400,7 @@ class Course:
         return [call for call in self._at_callers if call.granted and call.lane is place.lane]
 
     def _check_lanes(self) -> int:
-        """The rules of slots; gives the number of calls on the replicas that have no outcome."""
+        """Check the rules of slots. Return the number of calls on replicas that have no outcome."""
         now = self._clock.monotonic()
         held = sum(call.granted and not call.over() for call in self._at_callers)
         serving = self._serving()
@@ -430,7 +430,7 @@ class Course:
         return held
 
     def _could_take(self, lane: Lane) -> list[SimulatedCall]:
-        """The calls that wait for a slot of *lane*, or for any: those without a key are bound to no replica."""
+        """Return the calls that wait for a slot of *lane* or of any. Calls without a key are bound to no replica."""
         waiting = [self._mine(call) for call in lane.backlog]
         if self._balancer is not None and self._balancer.binding:
             others = (other.backlog for other in self._router.lanes if other is not lane)
@@ -438,7 +438,7 @@ class Course:
         return waiting
 
     def _check_deadlines(self) -> None:
-        """Calls that somebody watches have ended in time; to be asked when everything due has been done."""
+        """Check that watched calls have ended in time. It does nothing while a timer is due."""
         now = self._clock.monotonic()
         if self._clock.next_at() <= now:
             return
@@ -449,7 +449,7 @@ class Course:
                 raise BrokenRuleError(f"call {call.number} is watched and goes on though its time is over")
 
     def _check_nothing_left(self) -> None:
-        """What must hold at the end."""
+        """Check the rules that hold at the end."""
         router = self._router
         if self._live:
             raise BrokenRuleError(f"no outcome: {self._name(self._live)}")

@@ -1,4 +1,4 @@
-"""What a `simulation.Simulation` is about: its settings, drawn from a seed, and its balancers, good and bad."""
+"""The settings of a `simulation.Simulation`, drawn from a seed, and its balancers, good and faulty."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["BALANCERS", "HEALTHY", "TICK", "RaisingBalancer", "Setting"]
 
-#: Seconds. All times of a simulation are multiples of it and exact in binary, so that much happens at the same moment.
+#: Seconds. All times of a simulation are exact multiples of it, so that many events fall on the same moment.
 TICK: Final = 1 / 16
 
 
-# -- balancers, good and bad -------------------------------------------------------------------------------------------
+# -- balancers, good and faulty ----------------------------------------------------------------------------------------
 
 
 class _Turns:
-    """Each in turn."""
+    """Chooses each replica in turn."""
 
     binding = False
 
@@ -41,7 +41,7 @@ class _Turns:
 
 
 class _Least:
-    """The one with the fewest calls."""
+    """Chooses the replica with the fewest calls."""
 
     binding = False
 
@@ -50,21 +50,21 @@ class _Least:
 
 
 class _ByKey:
-    """Always the same one for a key, and its calls wait for it."""
+    """Chooses by key: a key's calls wait for the same replica."""
 
     binding = True
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Picker:
-        # Not hash(None): that differs from process to process.
+        # Not hash(None), which differs from process to process.
         return lambda key, _method: candidates[0 if key is None else hash(key) % len(candidates)]
 
 
 class RaisingBalancer:
     """
-    Works some time, then raises.
+    Works for some time, then raises.
 
     Attributes:
-        mistakes: Times that it raised.
+        mistakes: How often it raised.
     """
 
     def __init__(self, picks: int, *, binding: bool) -> None:
@@ -74,7 +74,7 @@ class RaisingBalancer:
         self.mistakes = 0
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Picker:
-        """Always the first, until it raises."""
+        """Choose the first candidate, until it raises."""
 
         def pick(_: Hashable | None, _method: str) -> Candidate:
             self._picks -= 1
@@ -116,18 +116,18 @@ HEALTHY: Final = ("none", "turns", "least", "by key")
 @attrs.frozen
 class Setting:
     """
-    What one simulation is about; drawn from its seed.
+    The settings of one simulation, drawn from its seed.
 
     Attributes:
-        queue_size: Calls that may wait.
-        reject: Whether a full queue refuses, rather than holds, a call.
-        retry_lost: Whether idempotent calls are started again when their replica died.
+        queue_size: The most calls that may wait.
+        reject: Whether a full queue refuses a call. If not, the call blocks.
+        retry_lost: Whether idempotent calls are started again when their replica dies.
         balancer: Name of the balancer.
-        slots: Of each replica.
+        slots: The number of slots of each replica.
         in_callers_thread: Whether calls run in their callers' threads, as under `inline`.
-        steps: What callers and replicas do, before the end.
-        dies: Probability that a call takes its replica with it.
-        methods: What is served: one that may run twice and one that may not.
+        steps: The number of steps before the end.
+        dies: Probability that a call's replica dies with it.
+        methods: The service's methods: one that may run twice, and one that may not.
     """
 
     queue_size: int
@@ -145,7 +145,7 @@ class Setting:
 
     @classmethod
     def draw(cls, random: Random) -> Setting:
-        """Settings that are small, so that bounds are met all the time."""
+        """Draw settings. They are small, so that limits are reached often."""
         here = random.random() < 0.15  # noqa: PLR2004 - odds, as below
         replicas = random.choice((1, 1, 2, 2, 3, 4))
         return cls(
@@ -160,7 +160,7 @@ class Setting:
         )
 
     def limit(self, random: Random) -> Setting:
-        """The same with methods that have limits of their own, for a `method_limits.MethodRouter`."""
+        """Return the same settings, and methods with limits of their own, for a `method_limits.MethodRouter`."""
         return attrs.evolve(
             self,
             methods=tuple(

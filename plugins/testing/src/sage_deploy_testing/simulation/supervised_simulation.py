@@ -1,18 +1,18 @@
 """
-A router and its replicas in virtual time, with the supervisor in the loop: replicas that die are replaced.
+A `Simulation` with a supervisor, which replaces replicas that die.
 
-`SupervisedSimulation(seed).run()` is a `simulation.Simulation` in which replicas die more often, some calls take each
-replica with them on which they start, starts fail, take long or find no place for a while, and somebody restarts now
-and then what is in a crash loop. It keeps all rules of that one, and these:
+In `SupervisedSimulation(seed).run()` replicas die more often. Some calls kill each replica on which they start. Starts
+fail, take long or find no place for a while. Sometimes replicas in a crash loop are restarted. It checks all rules of
+`simulation.Simulation`, and these:
 
-* A call that kills takes two replicas with it at most, and one if it may not run twice.
-* No start waits less than the one before it, until a replica has been ready for long; the first has no wait; none is
-  longer than the longest.
-* Of the starts at one position five at most fail within a minute. Then, and only then, it is in a crash loop, where
-  nothing is started until somebody restarts it.
-* While a replica is coming no call is refused because there is none.
-* Who took a dead one's place stands by, without a load balancer.
-* When all is mended, every position has a replica again, and the service serves.
+* A call that kills takes at most two replicas with it, and one if it may not run twice.
+* Each start waits at least as long as the one before it, until a replica has been ready for long. The first start does
+  not wait, and no wait is longer than the longest.
+* At one position, at most five starts fail within a minute. Then, and only then, the position is in a crash loop, where
+  nothing is started until a restart.
+* While a replica is being replaced, no call is refused for lack of a replica.
+* Without a load balancer, a replacement becomes the standby.
+* When nothing fails any more, every position has a replica again, and the service serves.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ if TYPE_CHECKING:
 
 __all__ = ["SupervisedSimulation"]
 
-#: Seconds by which a difference of two readings may be off.
+#: The most seconds by which rounding changes the difference of two clock readings.
 _ROUNDING: Final = 1e-6
 
 
 class _Position:
-    """What is known of one position, for the rules."""
+    """What the rules know of one position."""
 
     def __init__(self) -> None:
-        self.timer: Timer | None = None  # of what is to happen there next
-        self.wait: float | None = None  # before the last start; None if the next one is a first one again
+        self.timer: Timer | None = None  # of its next step
+        self.wait: float | None = None  # before the last start; None if the next start is a first one
         self.started_at = 0.0
         self.ready_at: float | None = None
         self.failed: list[float] = []
@@ -66,10 +66,10 @@ class _Position:
 
 class SupervisedSimulation(Simulation):
     """
-    One course of events; see the module's docstring.
+    One simulated run; see the module's docstring.
 
     Attributes:
-        happened: What the supervisor was told, what it said, and how often.
+        happened: How often each report to the supervisor and each of its decisions occurred.
     """
 
     STEPS: ClassVar[tuple[tuple[str, float], ...]] = (
@@ -90,13 +90,13 @@ class SupervisedSimulation(Simulation):
         limits: bool = False,
     ) -> None:
         """
-        Set up; nothing happens before `run`.
+        Prepare the run. Nothing happens before `run`.
 
         Args:
             seed: Decides everything.
-            router: What is tested, together with the supervisor.
-            replica: What it is tested with.
-            supervisor: What is tested, together with the router.
+            router: The router class to test, together with the supervisor.
+            replica: The class of the fake replicas.
+            supervisor: The supervisor class to test, together with the router.
             limits: As for `Simulation`.
         """
         random = Random(seed)  # noqa: S311 - no secret
@@ -105,14 +105,14 @@ class SupervisedSimulation(Simulation):
             drawn = drawn.limit(random)
         slots = tuple(random.choice((1, 1, 2, 3)) for _ in drawn.slots)
         dies = random.choice((0.03, 0.1, 0.2))
-        # Under `in_callers_thread` a replica dies with its callers.
+        # Under `in_callers_thread`, a replica would die with its callers.
         setting = attrs.evolve(drawn, in_callers_thread=False, slots=slots, dies=dies)
         super().__init__(seed, router=router, replica=replica, setting=setting, limits=limits)
         self._supervisor = supervisor(self._random)
         self._positions = [_Position() for _ in slots]
         self._heirs = 0
         self._fails = 0.1  # probability that a start fails
-        self._is_refused = 0.1  # the same that a replica cannot be placed
+        self._is_refused = 0.1  # probability that a replica cannot be placed
         self.happened: Counter[str] = Counter()
 
     # -- steps -------------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ class SupervisedSimulation(Simulation):
         super()._step_drain()
 
     def _finish(self) -> None:
-        """See that all comes back when nothing is wrong any more, then let everything come to its end."""
+        """Check that every position recovers when nothing fails any more, then finish."""
         self._calm = True
         if not self._draining:
             self._step_mend()
@@ -198,7 +198,7 @@ class SupervisedSimulation(Simulation):
     # -- replicas ----------------------------------------------------------------------------------------------------
 
     def lost(self, place: Place, not_started: Sequence[Any], maybe: Sequence[Any], cause: BaseException) -> None:
-        """The replica of *place* died, and the router and the supervisor learn it now."""
+        """Report the death of the replica of *place* to the router and the supervisor."""
         super().lost(place, not_started, maybe, cause)
         if self._draining:
             return
@@ -212,7 +212,7 @@ class SupervisedSimulation(Simulation):
         self._follow(index, "died", decision)
 
     def _follow(self, index: int, why: str, decision: Start | CrashLoop) -> None:
-        """Hold the supervisor to its rules, and do what it says."""
+        """Check the supervisor's decision against the rules, and follow it."""
         position, now = self._positions[index], self._clock.monotonic()
         self.happened[why] += 1
         if isinstance(decision, CrashLoop):

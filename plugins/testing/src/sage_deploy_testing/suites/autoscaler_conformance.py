@@ -1,5 +1,5 @@
 """
-What every autoscaler keeps, as cases in virtual time.
+The rules for every autoscaler, as cases in virtual time.
 
 An autoscaler's own tests inherit them:
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["AutoscalerConformance"]
 
 _BOUNDS: Final = {"min": 1, "max": 20}
-#: Seconds between two looks.
+#: Seconds between two measurements of the load.
 _LOOK_S: Final = 1.0
 
 
@@ -48,7 +48,7 @@ def _load(time_s: float, replicas: int, calls: int, slots: int = 2) -> Load:
 
 class AutoscalerConformance(Conformance):
     """
-    What a service may rely on, whichever autoscaler decides.
+    The rules that a service can rely on, whichever autoscaler decides.
 
     Inherit it in a class whose name begins with `Test`, and set `plugin_id`.
     """
@@ -57,13 +57,13 @@ class AutoscalerConformance(Conformance):
     known: ClassVar[Mapping[str, str]] = {}
 
     def autoscaler(self) -> Autoscaler:
-        """A new one, as a service gets it."""
+        """Return a new autoscaler, as a service gets it."""
         made: Autoscaler = make(self)
         return made
 
     @staticmethod
     def _loads() -> Iterator[Load]:
-        """All kinds, also of a service whose replicas are starting, and of one that has many."""
+        """Yield loads of all kinds, with starting replicas, long waits and many replicas among them."""
         for replicas in (1, 2, 7, 100, 10_000):
             for calls in (0, 1, 3, 50, 100_000):
                 yield _load(1000.0 + calls, replicas, calls)
@@ -71,7 +71,7 @@ class AutoscalerConformance(Conformance):
                 yield _load(1000.0 + calls, replicas, calls)._replace(oldest_wait_s=9.0, target_queue_wait=0.1)
 
     def _settles(self, calls: int, initial: int) -> tuple[int, list[int]]:
-        """Hold a load for an hour under the core's rules; gives the replicas at its end and the changes of its half."""
+        """Hold a load for an hour under the core's rules. Return the last number and the changes of the second half."""
         settings = AutoscaleSettings.of(_BOUNDS | {"initial": initial, "upscale_delay": 2, "downscale_delay": 5})
         scaler = Scaler(settings, self.autoscaler().decide, self.plugin_id)
         replicas, late = initial, []
@@ -85,7 +85,7 @@ class AutoscalerConformance(Conformance):
     # -- cases -------------------------------------------------------------------------------------------------------
 
     def test_answer_is_a_number_of_replicas(self) -> None:
-        """Whatever the load: a finite number, 0 or more."""
+        """The autoscaler answers each load with a finite number that is 0 or more."""
         autoscaler = self.autoscaler()
         for load in self._loads():
             answer = autoscaler.decide(load)
@@ -94,31 +94,31 @@ class AutoscalerConformance(Conformance):
             assert answer >= 0, f"for {load} it gave {answer!r}"
 
     def test_same_loads_get_the_same_answers(self) -> None:
-        """Two of its objects that see the same decide the same: neither chance nor the wall clock decides."""
+        """Two autoscalers give the same answers to the same loads: neither chance nor the wall clock decides."""
         first, second = self.autoscaler(), self.autoscaler()
         for load in self._loads():
             assert first.decide(load) == second.decide(load), f"it differs for {load}"
 
     def test_number_stays_within_the_bounds(self) -> None:
-        """Under the core's rules, from any number, for any load."""
+        """Under the core's rules, the number of replicas stays within its limits, for any first number and any load."""
         for calls in (0, 1, 10, 1000):
             for initial in (1, 20):
                 replicas, _ = self._settles(calls, initial)
                 assert _BOUNDS["min"] <= replicas <= _BOUNDS["max"]
 
     def test_steady_load_changes_nothing_in_the_end(self) -> None:
-        """After half an hour of a load that does not change the number does not either."""
+        """Under a constant load, the number of replicas does not change after the first half hour."""
         for calls in (0, 1, 2, 3, 7, 11, 24, 1000):
             for initial in (1, 5, 20):
                 replicas, late = self._settles(calls, initial)
                 assert not late, f"for {calls} calls the number goes on changing: {late[:10]}, at last {replicas}"
 
     def test_more_calls_never_get_fewer_replicas(self) -> None:
-        """Of two steady loads the higher one has at least as many."""
+        """A higher constant load gets at least as many replicas as a lower one."""
         numbers = [self._settles(calls, 1)[0] for calls in (0, 2, 8, 30, 1000)]
         assert numbers == sorted(numbers), f"for 0, 2, 8, 30 and 1000 calls it had {numbers}"
 
     def test_it_can_be_made_elsewhere(self) -> None:
-        """Its `create` and its options are pickled by name."""
+        """The autoscaler's `create` and its options can be pickled by name."""
         create, options = pickle.loads(pickle.dumps(recipe(self)))  # noqa: S301 - our own
         assert isfinite(create(options).decide(_load(1000.0, 2, 3)))

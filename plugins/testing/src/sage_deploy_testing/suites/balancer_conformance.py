@@ -1,5 +1,5 @@
 """
-What every load balancer keeps, as cases that run on replicas as it sees them and on real deployed services.
+The rules for every load balancer, as cases that run on fake candidates and on real deployed services.
 
 A balancer's own tests inherit them, and get every case that its capabilities allow:
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 __all__ = ["BALANCER_CAPABILITIES", "BalancerConformance"]
 
-#: What balancers can declare, and what each promises.
+#: The capabilities that balancers can declare, and what each promises.
 BALANCER_CAPABILITIES: Final[Mapping[str, str]] = {
     "spreads": "calls without a key are shared evenly by replicas that are loaded alike",
     "avoids_load": "a call without a key never goes to a replica that has more calls than each of the others",
@@ -49,13 +49,13 @@ BALANCER_CAPABILITIES: Final[Mapping[str, str]] = {
 _WHERE: Final = Where("svc", "env")
 _SIZES: Final = (1, 2, 3, 5, 8)
 _KEYS: Final = tuple(f"key-{number}" for number in range(1000))
-#: A key of each kind that callers may give, those included that no balancer can place.
+#: One key of each type that callers may give, including types that no balancer can place.
 _KINDS: Final[tuple[Hashable | None, ...]] = (
     None, "k", "", b"k", 7, -1, 0, 1.5, True, ("a", 1), uuid.UUID(int=7), frozenset({1}), object(),
     dt.date(2024, 2, 29), str, "\ud800", 2**80,
 )  # fmt: skip
 
-#: Run by another interpreter: what it is told to make chooses, as it would in another calling process.
+#: A program for another interpreter: it makes the balancer and chooses, as another calling process would.
 _ELSEWHERE: Final = """
 import pickle, sys
 path, create, options, where, group, keys = pickle.load(sys.stdin.buffer)
@@ -68,14 +68,14 @@ pickle.dump([pick(key, "get").id for key in keys], sys.stdout.buffer)
 
 class BalancerConformance(ReplicaCases):
     """
-    What the router and the callers of a service may rely on, whichever balancer chooses among its replicas.
+    The rules that the router and the callers can rely on, whichever balancer chooses the replicas.
 
-    Inherit it in a class whose name begins with `Test`, and set `plugin_id`. What the balancer can declare stands in
-    `BALANCER_CAPABILITIES`. The services run on target `local`.
+    Inherit it in a class whose name begins with `Test`, and set `plugin_id`. `BALANCER_CAPABILITIES` lists the
+    capabilities that a balancer can declare. The services run on target `local`.
 
     Attributes:
-        calls: Calls over which shares are compared.
-        slack: By how much of itself a share may be off.
+        calls: The number of calls over which shares are compared.
+        slack: How far a share may be from the mean, as a fraction of the mean.
     """
 
     kind: ClassVar[str] = "load balancer"
@@ -86,36 +86,36 @@ class BalancerConformance(ReplicaCases):
     slack: float = 0.25
 
     def declared(self) -> Mapping[str, str]:
-        """What the balancer declares, and the target and strategy of its services."""
+        """Return the capabilities of the balancer, and of the target and strategy of its services."""
         registration = self.registry().find(self.kind, self.plugin_id).registration
         return {**super().declared(), **dict.fromkeys(registration.capabilities, self.plugin_id)}
 
     def plugin_for(self, capability: str) -> str:
-        """The balancer, or else the target or the strategy."""
+        """Return the ID of the balancer, the target or the strategy."""
         return self.plugin_id if capability in BALANCER_CAPABILITIES else super().plugin_for(capability)
 
     def balancers(self) -> Sequence[str]:
-        """The one under test."""
+        """Return the balancer under test only."""
         return [self.plugin_id]
 
     def balancer(self) -> Balancer:
-        """A new balancer, as a service gets it."""
+        """Return a new balancer, as a service gets it."""
         made: Balancer = make(self, _WHERE)
         return made
 
     def picker(self, group: tuple[FakeCandidate, ...]) -> Picker:
-        """What a new balancer composes for *group*."""
+        """Return a picker of a new balancer for *group*."""
         return self.balancer().picker(group)
 
     @staticmethod
     def _busy(group: tuple[FakeCandidate, ...], seed: int) -> None:
-        """Load the replicas, each seed in another way."""
+        """Load the replicas differently for each seed."""
         for each in group:
             each.inflight = (each.index * 7 + seed) % (each.slots + 1)
             each.waiting = (each.index * 5 + seed) % 3
 
     def _placeable(self, group: tuple[FakeCandidate, ...]) -> Iterator[Hashable | None]:
-        """Those of the kinds of keys that the balancer takes."""
+        """Yield the keys in `_KINDS` that the balancer accepts."""
         pick = self.picker(group)
         for key in _KINDS:
             try:
@@ -127,7 +127,7 @@ class BalancerConformance(ReplicaCases):
     # -- the choice --------------------------------------------------------------------------------------------------
 
     def test_choice_is_always_one_of_the_candidates(self) -> None:
-        """Whatever the number of replicas, their loads and the keys: it is one of the objects that were given."""
+        """The balancer chooses one of the given objects, whatever the number of replicas, their loads and the keys."""
         for size in _SIZES:
             group = candidates(size, slots=3)
             pick = self.picker(group)
@@ -139,7 +139,7 @@ class BalancerConformance(ReplicaCases):
                     assert any(chosen is each for each in group), f"of {group} it chose {chosen!r} for {key!r:.50}"
 
     def test_key_is_taken_or_refused_as_such(self) -> None:
-        """A key of any kind is placed or refused with InvalidKeyError; any other error would fence the balancer off."""
+        """The balancer places a key of any type or raises InvalidKeyError. Any other error would disable it."""
         pick = self.picker(candidates(3))
         for key in _KINDS:
             try:
@@ -149,7 +149,7 @@ class BalancerConformance(ReplicaCases):
 
     @needs("spreads")
     def test_no_replica_is_forgotten(self) -> None:
-        """Each replica gets calls, whatever the number of replicas and whether or not calls have keys."""
+        """Every replica gets calls, for any number of replicas, both with keys and without."""
         for size in _SIZES:
             group = candidates(size)
             pick = self.picker(group)
@@ -158,7 +158,7 @@ class BalancerConformance(ReplicaCases):
 
     @needs("spreads")
     def test_equal_replicas_get_equal_shares(self) -> None:
-        """Of calls without a key each idle replica gets the same number, within the slack."""
+        """Idle replicas get equal shares of the calls without a key, within `slack`."""
         group = candidates(4)
         pick = self.picker(group)
         seen = collections.Counter(pick(None, "get").id for _ in range(self.calls))
@@ -167,7 +167,7 @@ class BalancerConformance(ReplicaCases):
 
     @needs("spreads")
     def test_replicas_that_are_busy_alike_get_equal_shares(self) -> None:
-        """Load that is the same everywhere changes nothing."""
+        """Replicas with equal load get equal shares of the calls without a key, within `slack`."""
         group = candidates(4, slots=3)
         for each in group:
             each.inflight, each.waiting = 3, 2
@@ -178,7 +178,7 @@ class BalancerConformance(ReplicaCases):
 
     @needs("avoids_load")
     def test_fullest_replica_is_not_chosen(self) -> None:
-        """A replica with more calls than each of the others gets no call without a key, wherever it stands."""
+        """A replica with more calls than each of the others gets no call without a key, wherever it is in the group."""
         for size in _SIZES[1:]:
             for full in range(size):
                 group = candidates(size, slots=4)
@@ -187,10 +187,10 @@ class BalancerConformance(ReplicaCases):
                 pick = self.picker(group)
                 assert group[full] not in [pick(None, "get") for _ in range(20 * size)]
 
-    # -- what it is told of the service ------------------------------------------------------------------------------
+    # -- what the balancer learns of the service -----------------------------------------------------------------------
 
     def test_any_service_and_method_will_do(self) -> None:
-        """It is made for a service in no environment too, and takes the name of any method."""
+        """The balancer works for a service without an environment, and with any method name."""
         made: Balancer = make(self, Where("other"))
         group = candidates(3)
         pick = made.picker(group)
@@ -199,20 +199,20 @@ class BalancerConformance(ReplicaCases):
             assert pick("k", method) in group
 
     def test_optional_members_are_there_as_declared(self) -> None:
-        """What it has beside `binding` and `picker` is used only if it declares that."""
+        """The balancer has `key_argument` and `observe` exactly if it declares them."""
         balancer = self.balancer()
         assert hasattr(balancer, "key_argument") == self.declares("names_key")
         assert callable(getattr(balancer, "observe", None)) == self.declares("observes")
 
     @needs("names_key")
     def test_key_argument_is_a_name_or_none(self) -> None:
-        """The plan looks for a method that has such an argument."""
+        """`key_argument` is None or a valid argument name: the plan looks for a method with such an argument."""
         argument = self.balancer().key_argument  # type: ignore[attr-defined] # declared
         assert argument is None or argument.isidentifier()
 
     @needs("observes")
     def test_every_end_of_a_call_is_taken(self) -> None:
-        """Whatever the outcome and the durations, also of a replica that has left: none makes it raise."""
+        """`observe` accepts every outcome and duration without an exception, also for a replica that has left."""
         balancer, group = self._observing(), candidates(3)
         balancer.picker(group)
         pick = balancer.picker(group[1:])
@@ -224,7 +224,7 @@ class BalancerConformance(ReplicaCases):
 
     @needs("observes")
     def test_observing_holds_no_lock(self) -> None:
-        """A call may end, and another one be made, while the same thread is being told of an end."""
+        """`observe` holds no lock: a call can be made, or end, while the same thread is in `observe`."""
         balancer, group = self._observing(), candidates(3)
         pick = balancer.picker(group)
         observe = functools.partial(balancer.observe, group[0], "get", Outcome.OK, 0.25, 0.5)
@@ -235,10 +235,10 @@ class BalancerConformance(ReplicaCases):
         balancer: ObservingBalancer = self.balancer()  # type: ignore[assignment] # declared
         return balancer
 
-    # -- a set that changes ------------------------------------------------------------------------------------------
+    # -- changes of the replicas ---------------------------------------------------------------------------------------
 
     def test_replica_that_left_is_not_chosen(self) -> None:
-        """After a change of the set only what is in it now is chosen."""
+        """After a change of the set, the new picker chooses only replicas in the new set."""
         balancer, group = self.balancer(), candidates(5)
         keys = (None, *_KEYS[:50])
         before = balancer.picker(group)
@@ -250,7 +250,7 @@ class BalancerConformance(ReplicaCases):
 
     @needs("spreads")
     def test_replica_that_joined_is_chosen(self) -> None:
-        """A new one gets its share of the calls, and so do the others."""
+        """After a replica joins, it gets calls, and so do the others."""
         balancer, group = self.balancer(), candidates(4)
         before = balancer.picker(group[:3])
         assert {before(key, "get").id for key in _KEYS} == {each.id for each in group[:3]}
@@ -259,7 +259,7 @@ class BalancerConformance(ReplicaCases):
         assert {after(None, "get").id for _ in range(400)} == {each.id for each in group}
 
     def test_picker_of_an_older_set_goes_on(self) -> None:
-        """While the set changes, callers still ask the older picker: it keeps to its own set."""
+        """Callers may still use an older picker while the set changes: it chooses only from its own set."""
         balancer, group = self.balancer(), candidates(4)
         older, newer = balancer.picker(group[:2]), balancer.picker(group[2:])
         for key in (None, *_KEYS[:50]) * 2:
@@ -267,7 +267,7 @@ class BalancerConformance(ReplicaCases):
             assert newer(key, "get") in group[2:]
 
     def test_balancers_of_two_services_are_apart(self) -> None:
-        """Each service has a balancer of its own, which knows nothing of the others' replicas."""
+        """Each service has its own balancer, which does not know other services' replicas."""
         ours, theirs = candidates(3, "ours"), candidates(2, "theirs")
         pick_ours, pick_theirs = self.picker(ours), self.picker(theirs)
         for key in (None, *_KEYS[:50]):
@@ -277,7 +277,7 @@ class BalancerConformance(ReplicaCases):
     # -- threads -----------------------------------------------------------------------------------------------------
 
     def test_picker_is_safe_from_many_threads(self) -> None:
-        """Eight threads that choose at once get answers as good as one: no error, and none but the candidates."""
+        """Eight threads can choose at once: no exception, and every choice is a candidate."""
         group = candidates(3)
         pick = self.picker(group)
 
@@ -294,7 +294,7 @@ class BalancerConformance(ReplicaCases):
         assert set(seen) <= {each.id for each in group}
 
     def test_picker_holds_no_lock(self) -> None:
-        """A caller that is interrupted anywhere in it may call the service from there, as signal handlers do."""
+        """The picker holds no lock: a signal handler that interrupts it anywhere may call the service."""
         group = candidates(3)
         pick = self.picker(group)
         for key in (None, "k"):
@@ -305,7 +305,7 @@ class BalancerConformance(ReplicaCases):
 
     @needs("binds_keys")
     def test_equal_keys_choose_the_same_replica(self) -> None:
-        """Of an idle service always the same one: asked again, from another balancer, in another order."""
+        """For an idle service, equal keys choose the same replica, also in another balancer and another order."""
         group = candidates(5)
         pick, other, reversed_ = self.picker(group), self.picker(group), self.picker(group[::-1])
         for key in _KEYS:
@@ -313,7 +313,7 @@ class BalancerConformance(ReplicaCases):
 
     @needs("binds_keys")
     def test_other_processes_choose_the_same_replica(self) -> None:
-        """Another interpreter, whose own hash of strings differs, chooses alike."""
+        """Another interpreter, with a different string hash, chooses the same replicas."""
         group = candidates(5)
         pick = self.picker(group)
         create, options = recipe(self)
@@ -331,7 +331,7 @@ class BalancerConformance(ReplicaCases):
 
     @needs("binds_keys")
     def test_keys_are_shared_by_all_replicas(self) -> None:
-        """No replica owns less than a third of the mean, or more than three times of it."""
+        """Each replica owns between a third and three times the mean number of keys."""
         group = candidates(4)
         pick = self.picker(group)
         seen = collections.Counter(pick(key, "get").id for key in _KEYS)
@@ -340,7 +340,7 @@ class BalancerConformance(ReplicaCases):
 
     @needs("binds_keys")
     def test_only_the_keys_of_a_replica_that_left_move(self) -> None:
-        """The keys of the others stay where they are."""
+        """If a replica leaves, only its keys move."""
         balancer, group = self.balancer(), candidates(5)
         before = {key: chosen.id for key, chosen in self._owners(balancer, group)}
         for gone in group:
@@ -352,7 +352,7 @@ class BalancerConformance(ReplicaCases):
 
     @needs("binds_keys")
     def test_keys_move_only_to_the_replica_that_joined(self) -> None:
-        """And no more of them than three times its share."""
+        """If a replica joins, keys move only to it, and at most three times its fair share."""
         balancer, group = self.balancer(), candidates(6)
         before = {key: chosen.id for key, chosen in self._owners(balancer, group[:5])}
         after = {key: chosen.id for key, chosen in self._owners(balancer, group)}
@@ -365,10 +365,10 @@ class BalancerConformance(ReplicaCases):
         pick = balancer.picker(group)
         return ((key, pick(key, "get")) for key in _KEYS)
 
-    # -- deployed ----------------------------------------------------------------------------------------------------
+    # -- deployed services ---------------------------------------------------------------------------------------------
 
     def test_balancer_is_never_fenced_off(self, balancer: str) -> None:
-        """Many threads, with keys and without: the core finds no fault with a choice."""
+        """With many threads, with keys and without, the core finds no invalid choice and keeps using the balancer."""
         service = self.balanced(balancer, monitors=("metrics", "events"))
 
         def caller(number: int) -> None:
@@ -383,13 +383,13 @@ class BalancerConformance(ReplicaCases):
 
     @needs("spreads")
     def test_lone_caller_reaches_every_replica(self, balancer: str) -> None:
-        """Also without load all replicas are warm."""
+        """A single caller without keys reaches every replica, so all replicas stay warm."""
         service = self.balanced(balancer)
         assert {service.handle.do(turn) for turn in range(100)} == {0, 1, 2}
 
     @needs("binds_keys")
     def test_calls_with_equal_keys_run_on_one_replica(self, balancer: str) -> None:
-        """Each key has one replica; together they use all."""
+        """All calls with one key run on one replica. Different keys together use all replicas."""
         service = self.balanced(balancer)
         homes = []
         for key in _KEYS[:50]:

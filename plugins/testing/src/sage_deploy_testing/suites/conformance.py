@@ -1,12 +1,13 @@
 """
-What the conformance suites share: capabilities instead of names, and the guard against leaks.
+The base of the conformance suites: selects cases by capability, and checks each case for leaks.
 
-A suite is a class with one case a method. A plugin's own tests inherit it, and get every case:
+A suite is a class, and each of its methods is one case. A plugin's own tests inherit the class and get every case:
 
     class TestMine(StrategyConformance):
         plugin_id = "mine"
 
-A case that asks for something which the plugin does not declare is not run, and says so: "declared unsupported".
+A case is skipped if it needs a capability that the plugin does not declare. The skip reason starts with "declared
+unsupported".
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def _note(attribute: str, capabilities: tuple[str, ...]) -> Callable[[_Case], _C
     return mark
 
 
-#: The distributions whose plugins every suite runs with, beside the one under test.
+#: The distributions whose plugins are available in every suite, in addition to the one under test.
 _FIRST_PARTY: Final = frozenset(
     {
         "sage-deploy-autoscalers",
@@ -77,9 +78,9 @@ _FIRST_PARTY: Final = frozenset(
 @cache
 def installed_with(kind: str, id: str) -> Registry:
     """
-    The plugins that the distribution with the plugin *id* has, and the first-party ones; looked for once a process.
+    Return the plugins of the distribution that has the plugin *id*, and the first-party ones.
 
-    What else is installed does not matter to the plugin under test.
+    Other installed plugins do not affect the plugin under test. Discovery runs once per process.
     """
     wanted = {Registry.discover().find(kind, id).plugin.distribution, *_FIRST_PARTY}
     return Registry.discover(lambda plugin: plugin.distribution in wanted)
@@ -87,10 +88,10 @@ def installed_with(kind: str, id: str) -> Registry:
 
 class Conformance:
     """
-    Base of the suites; a suite's subclass whose name begins with `Test` is collected by pytest.
+    Base of the suites. Pytest collects a subclass whose name begins with `Test`.
 
     Attributes:
-        kind: What the suite is about, as registries call it, such as `"threading strategy"`.
+        kind: The kind of plugin under test, as registries call it, for example `"threading strategy"`.
         known: The capabilities that plugins of this kind can declare, and what each promises.
         plugin_id: The ID of the plugin under test.
         options: Its options, as in a service's `options: {<id>: ...}`.
@@ -103,27 +104,27 @@ class Conformance:
 
     def registry(self) -> Registry:
         """
-        The plugins to choose from: those of the distribution under test, and the first-party ones.
+        Return the available plugins: those of the distribution under test, and the first-party ones.
 
-        Override it to test a plugin that is not installed, or together with others.
+        Override it to test a plugin that is not installed, or to combine it with others.
         """
         return installed_with(self.kind, self.plugin_id)
 
     def declared(self) -> Mapping[str, str]:
-        """The capabilities that hold here, each with the ID of the plugin that declares it."""
+        """Return the declared capabilities, each with the ID of the plugin that declares it."""
         capabilities = self.registry().find(self.kind, self.plugin_id).registration.capabilities
         return dict.fromkeys(capabilities, self.plugin_id)
 
     def declares(self, *capabilities: str) -> bool:
-        """Whether all of *capabilities* hold."""
+        """Return whether all of *capabilities* are declared."""
         return self.declared().keys() >= set(capabilities)
 
     def plugin_for(self, capability: str) -> str:  # noqa: ARG002 - for suites that run several plugins together
-        """The ID of the plugin that would have to declare *capability*."""
+        """Return the ID of the plugin that would have to declare *capability*."""
         return self.plugin_id
 
     def unsupported(self, case: Callable[..., Any]) -> str | None:
-        """Why *case* does not apply, or None if it does."""
+        """Return why *case* does not apply, or None if it does."""
         declared = self.declared()
         for capability in getattr(case, _NEEDS, ()):
             self._check_known(capability)
@@ -146,7 +147,7 @@ class Conformance:
 
     @pytest.fixture
     def _chosen(self) -> None:
-        """Set whatever a suite varies from case to case, before anything is asked of it."""
+        """Set what a suite varies from case to case. Runs before the suite decides whether the case applies."""
 
     @pytest.fixture(autouse=True)
     def _applies(self, request: pytest.FixtureRequest, _chosen: None) -> None:
@@ -156,7 +157,7 @@ class Conformance:
 
     @pytest.fixture(autouse=True)
     def _leaves_nothing(self, request: pytest.FixtureRequest) -> Iterator[None]:
-        """The leak guard, also where pytest runs without it."""
+        """Run the leak guard, also if its pytest plugin is not active."""
         if request.config.pluginmanager.hasplugin(leak_guard.NAME):
             yield
             return
@@ -164,7 +165,7 @@ class Conformance:
             yield
 
     def test_declared_capabilities(self) -> None:
-        """Whatever the plugin declares is known here; `pytest -rP` lists it, and the cases that do not apply."""
+        """The plugin declares only known capabilities; `pytest -rP` lists them and the cases that do not apply."""
         declared = self.declared()
         unknown = sorted(set(declared) - set(self.known))
         assert not unknown, f"unknown capabilities: {', '.join(unknown)}; known are {', '.join(self.known)}"

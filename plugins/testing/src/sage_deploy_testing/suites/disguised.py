@@ -1,4 +1,4 @@
-"""A service whose decorators hide what kind its methods are."""
+"""A service whose decorators hide that its methods are coroutines or generators."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Disguised"]
 
 
 def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator as many write them: what it gives looks like a plain function."""
+    """Decorate a method the usual way: the wrapper looks like a plain function."""
 
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:
@@ -25,13 +25,13 @@ def _plain(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class Disguised:
-    """Methods that look plain; each of them notes in which thread its body has run."""
+    """Methods that look like plain functions. Each records the thread in which its body ran."""
 
     def __init__(self) -> None:
         self._ran: list[int] = []
 
     def ran(self) -> list[int]:
-        """The threads in which bodies have run."""
+        """Return the threads in which bodies have run."""
         return self._ran
 
     @_plain

@@ -1,5 +1,5 @@
 """
-What every monitor keeps, as cases that tell one what a service would and as cases on real deployed services.
+The rules for every monitor, as cases on a monitor alone and on real deployed services.
 
 A monitor's own tests inherit them, and get every case that its capabilities allow:
 
@@ -48,18 +48,18 @@ def _event(number: int) -> Event:
 
 class MonitorConformance(watched_cases.WatchedCases):
     """
-    What the core, and who reads a status, may rely on, whatever a monitor watches.
+    The rules that the core and readers of a status can rely on, whatever a monitor watches.
 
-    Inherit it in a class whose name begins with `Test`, and set `plugin_id`. What the monitor can declare stands in
-    `MONITOR_CAPABILITIES`. If its summary has other names than said there, override `outcomes` and `events`; if it has
-    what is not kept of replicas that left, `lasting`. The
-    services run on target `local`.
+    Inherit it in a class whose name begins with `Test`, and set `plugin_id`. `MONITOR_CAPABILITIES` lists the
+    capabilities that a monitor can declare. Override `outcomes` and `events` if its summary uses other names than
+    these. Override `lasting` if its summary has parts that do not remain after replicas leave. The services run on
+    target `local`.
     """
 
     # -- members -----------------------------------------------------------------------------------------------------
 
     def test_optional_members_are_there_as_declared(self) -> None:
-        """A monitor has `merge`, `attach` and `families` if it declares their capabilities, and only then."""
+        """A monitor has `merge`, `attach` and `families` exactly if it declares their capabilities."""
         monitor = self.monitor()
         assert isinstance(monitor, SnapshotMerger) == self.declares("merges_counts"), "merge"
         assert isinstance(monitor, ServiceWatcher) == self.declares("watches_service"), "attach"
@@ -67,7 +67,7 @@ class MonitorConformance(watched_cases.WatchedCases):
 
     @needs("exports_metrics")
     def test_metrics_can_be_told(self) -> None:
-        """Each metric has one name, that of a counter ends in `_total`, and each value has all labels."""
+        """Metric names are unique, exactly the names of counters end in `_total`, and each value has all labels."""
         monitor = self.monitor()
         assert isinstance(monitor, MetricsExporter), "it declares 'exports_metrics' and has no families"
         monitor.event(_event(1))
@@ -90,14 +90,14 @@ class MonitorConformance(watched_cases.WatchedCases):
         return recorder
 
     def test_recorders_are_there_as_declared(self) -> None:
-        """A monitor that records calls says so, for the replicas and for the calling side; any other has none."""
+        """A monitor has recorders, for replicas and for the calling side, exactly if it declares `records_calls`."""
         for who in (_CALLER, _replica(0)):
             has = self.monitor().recorder(who, _METHODS) is not None
             assert has == self.declares("records_calls")
 
     @needs("records_calls")
     def test_every_outcome_and_duration_is_taken(self) -> None:
-        """Nothing that a call can be makes a recorder raise: it would be told no more."""
+        """A recorder accepts every outcome and duration without an exception. After one it would get no more calls."""
         for who in (_CALLER, _replica(0)):
             monitor = self.monitor()
             recorder = self._recorder(monitor, who)
@@ -109,7 +109,7 @@ class MonitorConformance(watched_cases.WatchedCases):
 
     @needs("records_calls")
     def test_snapshot_travels(self) -> None:
-        """A snapshot that was pickled, as from another process, says the same."""
+        """A pickled snapshot, as from another process, gives the same summary."""
         monitor = self.monitor()
         recorder = self._recorder(monitor, _replica(0))
         record = recorder.writer()
@@ -121,7 +121,7 @@ class MonitorConformance(watched_cases.WatchedCases):
 
     @needs("records_calls")
     def test_snapshot_is_taken_while_calls_are_recorded(self) -> None:
-        """Workers do not stop for a status: it may lag by a call, and never fails."""
+        """A snapshot never fails while workers record calls, and does not stop them. It may lag by a call."""
         monitor = self.monitor()
         recorder = self._recorder(monitor, _replica(0))
 
@@ -142,7 +142,7 @@ class MonitorConformance(watched_cases.WatchedCases):
 
     @needs("counts_calls")
     def test_each_outcome_counts_once(self) -> None:
-        """Where calls run and where they are given up: each is counted under its own outcome, and no other."""
+        """Each call is counted once under its own outcome, both on a replica and on the calling side."""
         for who in (_CALLER, _replica(0)):
             for outcome in _OUTCOMES:
                 monitor = self.monitor()
@@ -153,7 +153,7 @@ class MonitorConformance(watched_cases.WatchedCases):
 
     @needs("counts_calls")
     def test_replicas_and_calling_side_add_up(self) -> None:
-        """Their snapshots are merged, in whatever order they come."""
+        """The summary adds up the snapshots of replicas and calling side, in any order."""
         monitor = self.monitor()
         snapshots = []
         for turn, who in enumerate((_replica(0), _replica(1), _replica(2), _CALLER)):
@@ -168,7 +168,7 @@ class MonitorConformance(watched_cases.WatchedCases):
 
     @needs("counts_calls")
     def test_replicas_have_monitors_of_their_own(self) -> None:
-        """A replica's process makes the monitor anew, asks only for the recorder, and only snapshots come back."""
+        """A replica's process makes its own monitor and sends only snapshots. The summary counts their calls."""
         monitor = self.monitor()
         snapshots = [self._recorder(monitor, _CALLER).snapshot()]
         for index in range(2):
@@ -179,7 +179,7 @@ class MonitorConformance(watched_cases.WatchedCases):
 
     @needs("counts_calls")
     def test_no_call_is_lost_among_workers(self) -> None:
-        """Each worker has a writer of its own; together they count every call."""
+        """Each worker has its own writer. Together they count every call."""
         monitor = self.monitor()
         recorder = self._recorder(monitor, _replica(0))
 
@@ -197,7 +197,7 @@ class MonitorConformance(watched_cases.WatchedCases):
 
     @needs("counts_calls")
     def test_what_a_worker_counted_outlives_it(self) -> None:
-        """Threads of a pool come and go; their counts stay."""
+        """The counts of a worker remain after it ends, because threads of a pool come and go."""
         monitor = self.monitor()
         recorder = self._recorder(monitor, _replica(0))
         for _ in range(50):
@@ -207,7 +207,7 @@ class MonitorConformance(watched_cases.WatchedCases):
 
     @needs("records_calls")
     def test_closed_recorder_keeps_what_it_counted(self) -> None:
-        """A replica that has stopped is asked once more; its recorder is closed once or twice."""
+        """A closed recorder keeps its counts, because a stopped replica is asked once more. It can be closed twice."""
         for who in (_CALLER, _replica(0)):
             monitor = self.monitor()
             recorder = self._recorder(monitor, who)
@@ -217,14 +217,14 @@ class MonitorConformance(watched_cases.WatchedCases):
             recorder.close()
             assert self.lasting(monitor.summary([recorder.snapshot()])) == before
 
-    # -- what replicas leave behind ----------------------------------------------------------------------------------
+    # -- counts of replicas that left ----------------------------------------------------------------------------------
 
     def _merge(self, monitor: Monitor, *snapshots: Mapping[str, Any]) -> Mapping[str, Any]:
         assert isinstance(monitor, SnapshotMerger), "it declares 'merges_counts' and has no merge"
         return monitor.merge(snapshots)
 
     def _counted(self, monitor: Monitor, *calls: int) -> list[Mapping[str, Any]]:
-        """The snapshots of replicas that have run so many *calls* each, in other ways and with other durations."""
+        """Return the snapshots of replicas that ran *calls* calls each, with various outcomes and durations."""
         snapshots = []
         for index, number in enumerate(calls):
             recorder = self._recorder(monitor, _replica(index))
@@ -236,7 +236,7 @@ class MonitorConformance(watched_cases.WatchedCases):
 
     @needs("records_calls", "merges_counts")
     def test_merge_says_what_its_parts_say(self) -> None:
-        """In whatever groups and order replicas leave, and also if it travels."""
+        """A merged snapshot gives the same summary as its parts, in any grouping and order, also after pickling."""
         monitor = self.monitor()
         first, second, third = parts = self._counted(monitor, 5, 0, 11)
         expected = self.lasting(monitor.summary(parts))
@@ -253,7 +253,7 @@ class MonitorConformance(watched_cases.WatchedCases):
 
     @needs("records_calls", "merges_counts")
     def test_merge_needs_bounded_memory(self) -> None:
-        """A service that is restarted every day keeps no more in a year than in a week."""
+        """A merged snapshot does not grow: a service that restarts daily keeps no more in a year than in a week."""
         monitor = self.monitor()
         (part,) = self._counted(monitor, 9)
         kept, sizes = part, {}
@@ -265,7 +265,7 @@ class MonitorConformance(watched_cases.WatchedCases):
     # -- events and refused calls ------------------------------------------------------------------------------------
 
     def test_events_never_block(self) -> None:
-        """Who decides does not wait for who watches, however many events nobody reads."""
+        """`event` never blocks, however many events nobody reads."""
         monitor = self.monitor()
 
         def tell() -> None:
@@ -275,7 +275,7 @@ class MonitorConformance(watched_cases.WatchedCases):
         self._in_time(tell)
 
     def test_refused_calls_never_block(self) -> None:
-        """They come by the thousands, for that is why they are refused."""
+        """`refused` never blocks, because overload refuses thousands of calls."""
         monitor = self.monitor()
         monitor.recorder(_CALLER, _METHODS)
 
@@ -293,7 +293,7 @@ class MonitorConformance(watched_cases.WatchedCases):
 
     @needs("counts_calls")
     def test_refused_calls_are_no_calls(self) -> None:
-        """A call that was not accepted has no outcome."""
+        """A refused call was not accepted, and counts under no outcome."""
         monitor = self.monitor()
         recorder = self._recorder(monitor, _CALLER)
         monitor.refused(0, "overloaded")
@@ -302,7 +302,7 @@ class MonitorConformance(watched_cases.WatchedCases):
 
     @needs("keeps_events")
     def test_events_are_kept_in_order(self) -> None:
-        """The latest ones, the oldest of them first, with the reasons that were given."""
+        """A monitor keeps the latest events with their reasons, the oldest first."""
         monitor = self.monitor()
         told = [_event(number) for number in range(20)]
         for event in told:
@@ -313,7 +313,7 @@ class MonitorConformance(watched_cases.WatchedCases):
 
     @needs("keeps_events")
     def test_events_of_many_threads_are_kept_once(self) -> None:
-        """None twice and none that was not told."""
+        """Events from many threads are kept at most once, and no others appear."""
         monitor = self.monitor()
 
         def tell(number: int) -> None:
@@ -327,7 +327,7 @@ class MonitorConformance(watched_cases.WatchedCases):
 
     @needs("keeps_events")
     def test_events_need_bounded_memory(self) -> None:
-        """A service that runs for a year keeps no more of them than one that runs for a day."""
+        """The number of kept events is bounded: a year keeps no more than a day."""
         monitor = self.monitor()
         lengths = set()
         for turn in range(2):
@@ -339,11 +339,11 @@ class MonitorConformance(watched_cases.WatchedCases):
     # -- summaries ---------------------------------------------------------------------------------------------------
 
     def test_summary_needs_no_snapshot(self) -> None:
-        """A service that has not started has a status too."""
+        """A monitor has a summary without any snapshot, because a service has a status before it starts."""
         assert isinstance({**self.monitor().summary([])}, dict)
 
     def test_summary_changes_nothing(self) -> None:
-        """Two who look see the same."""
+        """A summary changes nothing: the next one is equal."""
         monitor = self.monitor()
         recorder = monitor.recorder(_replica(0), _METHODS)
         if recorder is not None:
@@ -355,7 +355,7 @@ class MonitorConformance(watched_cases.WatchedCases):
         assert recorder is None or monitor.summary([recorder.snapshot()]).keys() == first.keys()
 
     def test_status_can_be_read_in_the_middle(self) -> None:
-        """A signal handler may look at a service while the same thread records a call or tells an event."""
+        """A signal handler may read the status while the same thread records a call or an event."""
         monitor = self.monitor()
         recorders = [each for each in (monitor.recorder(who, _METHODS) for who in (_CALLER, _replica(0))) if each]
         writers = [recorder.writer() for recorder in recorders]
@@ -374,7 +374,7 @@ class MonitorConformance(watched_cases.WatchedCases):
             interrupt(middle, look, patience=self.patience)
 
     def test_monitors_of_two_services_are_apart(self) -> None:
-        """What happens to one service is not in the summary of the other."""
+        """Two services' monitors are separate: events and calls of one do not appear in the other's summary."""
         ours, theirs = self.monitor(), self.monitor()
         before = theirs.summary([])
         recorder = ours.recorder(_replica(0), _METHODS)
@@ -385,7 +385,7 @@ class MonitorConformance(watched_cases.WatchedCases):
         assert theirs.summary([]) == before
 
     def test_close_is_idempotent_and_keeps_the_summary(self) -> None:
-        """After the end a status can be read, and what comes late does no harm."""
+        """`close` can be called twice. The status can still be read, and late events and refused calls are accepted."""
         monitor = self.monitor()
         monitor.recorder(_CALLER, _METHODS)
         monitor.event(_event(1))

@@ -1,4 +1,4 @@
-"""What the cases of the monitors' suite share: the monitor under test, and how its summary is read."""
+"""The base of the monitor cases: creates the monitor under test, and reads its summary."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MONITOR_CAPABILITIES", "MonitorSuite"]
 
-#: What monitors can declare, and what each promises.
+#: The capabilities that monitors can declare, and what each promises.
 MONITOR_CAPABILITIES: Final[Mapping[str, str]] = {
     "records_calls": "it has a recorder for each replica and for the calling side",
     "counts_calls": "its summary has `outcomes`: each accepted call that ended, once, by the name of its outcome",
@@ -27,7 +27,7 @@ MONITOR_CAPABILITIES: Final[Mapping[str, str]] = {
 
 
 class MonitorSuite(ServiceConformance):
-    """Base of the cases about one monitor; the services run on target `local`."""
+    """Base of the cases about one monitor. The services run on target `local`."""
 
     kind: ClassVar[str] = "monitor"
     known: ClassVar[Mapping[str, str]] = {**ServiceConformance.known, **MONITOR_CAPABILITIES}
@@ -35,27 +35,27 @@ class MonitorSuite(ServiceConformance):
     strategy = "single"
 
     def declared(self) -> Mapping[str, str]:
-        """What the monitor declares, and the target and strategy of its services."""
+        """Return the capabilities of the monitor, and of the target and strategy of its services."""
         registration = self.registry().find(self.kind, self.plugin_id).registration
         return {**super().declared(), **dict.fromkeys(registration.capabilities, self.plugin_id)}
 
     def plugin_for(self, capability: str) -> str:
-        """The monitor, or else the target or the strategy."""
+        """Return the ID of the monitor, the target or the strategy."""
         return self.plugin_id if capability in MONITOR_CAPABILITIES else super().plugin_for(capability)
 
     def monitor(self) -> Monitor:
-        """A new monitor, as a service gets it."""
+        """Return a new monitor, as a service gets it."""
         made: Monitor = make(self)
         return made
 
     def outcomes(self, summary: Mapping[str, Any]) -> Mapping[str, int]:
-        """Of a summary: the calls by outcome, those left out that there were none of."""
+        """Return a summary's number of calls by outcome, without outcomes that have none."""
         return {name: number for name, number in summary["outcomes"].items() if number}
 
     def events(self, summary: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
-        """Of a summary: kind and reason of each event, the oldest first."""
+        """Return kind and reason of each event in a summary, the oldest first."""
         return [(event["kind"], event["reason"]) for event in summary["latest"]]
 
     def lasting(self, summary: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Of a summary: what stays of replicas that left; override it if that is not all."""
+        """Return the part of a summary that remains after replicas leave. Override it if that is not everything."""
         return summary

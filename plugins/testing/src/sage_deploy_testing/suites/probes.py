@@ -1,8 +1,8 @@
 """
 Services that the conformance suites deploy.
 
-They can be imported and pickled, as can all that they are given and all that they answer, so that they run on any
-target. What is seen of them is what they answer and what they report at checkpoints.
+The services, their arguments and their results can be imported and pickled, so they run on any target. A case observes
+them only through their results and their reports at checkpoints.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ __all__ = [
     "whereabouts",
 ]
 
-#: Seconds within which a method in another process learns, on a busy machine, that its caller is gone.
+#: The time in seconds that a method in another process may need to learn, on a busy machine, that its caller is gone.
 _NEWS_S: Final = 5.0
 
 
 def whereabouts() -> tuple[int, int]:
-    """The present process and thread, as the operating system knows them: it uses their numbers again only late."""
+    """Return the current process and thread IDs of the operating system, which reuses them only late."""
     return os.getpid(), threading.get_native_id()
 
 
 class ProbeError(Exception):
-    """What a probe raises: it carries more than a text."""
+    """The exception that a probe raises. It carries more than a text."""
 
     def __init__(self, text: str, detail: Any = None) -> None:
         super().__init__(text, detail)
@@ -60,13 +60,13 @@ class ProbeError(Exception):
 
 
 class Probe:
-    """A service that does as its caller says and remembers what it did."""
+    """A service that does what its caller asks, and remembers it."""
 
     ctx: ServiceContext
 
     def __init__(self) -> None:
         self._done: list[Any] = []
-        self._inside: list[None] = []  # an entry for each call in `overlap`; appending and popping are atomic
+        self._inside: list[None] = []  # one entry for each call in `overlap`; append and pop are atomic
         self._most = 0
 
     def echo(self, value: Any = None) -> Any:
@@ -76,23 +76,23 @@ class Probe:
         return args, kwargs
 
     def run(self, function: Callable[..., Any], /, *args: Any) -> Any:
-        """Do what cannot leave the process."""
+        """Run a function that cannot leave the process."""
         return function(*args)
 
     async def arun(self, function: Callable[..., Any], /, *args: Any) -> Any:
         return await function(*args)
 
     def do(self, value: Any) -> int:
-        """Remember *value*; the replica's index."""
+        """Remember *value*, and return the replica's index."""
         self._done.append(value)
         return self.ctx.replica_index
 
     def done(self) -> list[Any]:
-        """What `do` and `hold` have remembered, in order."""
+        """Return the values that `do`, `hold` and `ahold` have remembered, in order."""
         return list(self._done)
 
     def hold(self, checkpoint: Checkpoint, value: Any = None) -> int:
-        """Report the replica's index, stay until the test lets go, and remember *value*; the replica's index."""
+        """Report the replica's index, wait for the test, remember *value*, and return the replica's index."""
         checkpoint.reach(self.ctx.replica_index)
         self._done.append(value)
         return self.ctx.replica_index
@@ -111,39 +111,39 @@ class Probe:
         raise ProbeError("held")
 
     def die(self, checkpoint: Checkpoint) -> None:
-        """Report the replica's index and end the process; only for replicas that have one of their own."""
+        """Report the replica's index, then end the process. Only for replicas that have their own process."""
         checkpoint.reach(self.ctx.replica_index)
         os._exit(1)
 
     def overlap(self) -> None:
-        """Count how many are here at the same time."""
+        """Count how many calls are in this method at the same time."""
         self._inside.append(None)
         self._most = max(self._most, len(self._inside))
-        threading.Event().wait(0.0001)  # lets the others in, if they can come in
+        threading.Event().wait(0.0001)  # lets other calls in, if they can run at once
         self._inside.pop()
 
     def most(self) -> int:
-        """How many were in `overlap` at the same time."""
+        """Return the most calls that were in `overlap` at the same time."""
         return self._most
 
     def where(self) -> tuple[int, int]:
         return whereabouts()
 
     def who(self) -> tuple[str, int, int]:
-        """Service, replica and identity of the instance."""
+        """Return the service, the replica and the identity of the instance."""
         return self.ctx.name, self.ctx.replica_index, id(self)
 
     def remaining(self) -> float | None:
         return self.ctx.remaining()
 
     def outlast(self, checkpoint: Checkpoint) -> None:
-        """Stay until the caller is gone or the time is over, then report which: (cancelled, remaining)."""
+        """Run until the call is given up, then report `[cancelled, remaining]`."""
         while not self.ctx.cancelled:
             threading.Event().wait(0.002)
         checkpoint.reach([self.ctx.cancelled, self.ctx.remaining()])
 
     def hold_and_look(self, checkpoint: Checkpoint, after: Checkpoint) -> None:
-        """Report, stay until the test lets go, then report whether the call was given up."""
+        """Report, wait for the test, then report whether the call was given up."""
         checkpoint.reach(self.ctx.cancelled)
         enough = time.monotonic() + _NEWS_S
         while not self.ctx.cancelled and time.monotonic() < enough:
@@ -171,7 +171,7 @@ class Probe:
         raise kind("leaving")
 
     async def hang(self, checkpoint: Checkpoint, ended: Checkpoint) -> None:
-        """Report, stay until the test lets go, and report it if the coroutine is cancelled before."""
+        """Report, then wait for the test. Report "cancelled" if the coroutine is cancelled before."""
         try:
             await checkpoint.areach(self.ctx.replica_index)
         except asyncio.CancelledError:
@@ -227,7 +227,7 @@ class Calling:
         return await self.ctx.service(name).acall(method, *args)
 
     def ask_and_report(self, checkpoint: Checkpoint, name: str, method: str, /, *args: Any) -> None:
-        """Report how an inner call ended."""
+        """Make a call, and report how it ended."""
         try:
             self.ctx.call_service(name, *args, method=method)
         except Exception as error:
@@ -242,19 +242,19 @@ class Calling:
         made.reach()
 
     def ask_too_late(self, checkpoint: Checkpoint, name: str, method: str, /, *args: Any) -> None:
-        """Call when the time of the own call is over."""
+        """Make a call after the deadline of this method's own call."""
         while self.ctx.remaining() != 0:
             threading.Event().wait(0.002)
         self.ask_and_report(checkpoint, name, method, *args)
 
     def ask_after(self, checkpoint: Checkpoint, name: str, method: str, /, *args: Any) -> Any:
-        """Stay until the test lets go, then call."""
+        """Wait for the test, then make a call."""
         checkpoint.reach(self.ctx.name)
         return self.ask(name, method, *args)
 
 
 class Early(Calling):
-    """Makes a call before it is ready: waits for the result, or not."""
+    """Makes a call before it is ready, and with some verbs waits for the result."""
 
     def __init__(self, verb: str, name: str) -> None:
         self._verb = verb
@@ -272,7 +272,7 @@ class Early(Calling):
 
 
 class Living:
-    """A service with every hook; each reports its name, the replica and where it runs."""
+    """A service with every hook. Each hook reports its name, the replica, the process and the thread."""
 
     ctx: ServiceContext
 
@@ -309,7 +309,7 @@ class Living:
 
 
 class AsyncLiving:
-    """A service whose hooks are coroutines, without the hooks that come first."""
+    """A service whose hooks are coroutines. It has `start` and `close` instead of `start_running` and `cleanup`."""
 
     def __init__(self, diary: Checkpoint) -> None:
         self._diary = diary
@@ -351,7 +351,7 @@ class Failing(Living):
 
 
 class Late(Living):
-    """A service whose constructor takes until the test lets go."""
+    """A service whose constructor waits for the test."""
 
     def __init__(self, diary: Checkpoint, checkpoint: Checkpoint) -> None:
         checkpoint.reach()
@@ -362,7 +362,7 @@ class Late(Living):
 
 
 class FailingOnce:
-    """A service whose first instance cannot be built: it takes away the file that tells the others to be built."""
+    """A service whose first instance fails. Its constructor deletes a file; without the file, constructors succeed."""
 
     def __init__(self, path: str) -> None:
         try:
@@ -377,7 +377,7 @@ class FailingOnce:
 
 
 class LateNewcomer(Probe):
-    """A service of which the constructors of all replicas but the first take until the test lets go."""
+    """A service whose constructors wait for the test, except in replica 0."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         super().__init__()
@@ -386,7 +386,7 @@ class LateNewcomer(Probe):
 
 
 class LateHeir(Probe):
-    """A service whose constructors take until the test lets go, as long as there is a file."""
+    """A service whose constructors wait for the test while a file exists."""
 
     def __init__(self, checkpoint: Checkpoint, path: str) -> None:
         super().__init__()
@@ -395,7 +395,7 @@ class LateHeir(Probe):
 
 
 class Fragile(Probe):
-    """A service that cannot be built while there is a file."""
+    """A service that cannot be built while a file exists."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
@@ -405,7 +405,7 @@ class Fragile(Probe):
 
 
 class Checked(Probe):
-    """A service that reports who asks how it is; it is ill while there is a file."""
+    """A service that reports its health checks and readiness checks. It is unhealthy while a file exists."""
 
     def __init__(self, diary: Checkpoint, path: str | None = None) -> None:
         super().__init__()
@@ -422,14 +422,14 @@ class Checked(Probe):
 
 
 class IllFirst(Checked):
-    """The same, of whose replicas only the first can be ill."""
+    """As `Checked`, but only replica 0 can be unhealthy."""
 
     def check_health(self) -> bool:
         return super().check_health() or self.do(0) > 0
 
 
 class Connected:
-    """A service with something that belongs to an event loop."""
+    """A service that owns a task of an event loop."""
 
     async def setup(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -461,7 +461,7 @@ class Meeting:
 
 
 class Batching(Probe):
-    """A service that answers calls together."""
+    """A service that answers calls in batches."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -489,9 +489,9 @@ class Batching(Probe):
         return self.get_many(keys)
 
     def sizes(self) -> list[int]:
-        """How many calls were answered together, each time."""
+        """Return the size of each batch."""
         return self._sizes
 
     def answered(self) -> list[str]:
-        """The keys of all calls that were answered, in order."""
+        """Return the keys of all answered calls, in order."""
         return self._answered

@@ -1,4 +1,4 @@
-"""How the objects of a plugin under test are made, for cases that look at one by itself."""
+"""Creates the objects of a plugin under test, for cases that test one object alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["make", "recipe"]
 
 def recipe(suite: Conformance) -> tuple[Callable[..., Any], Any]:
     """
-    The `create` of the plugin that *suite* is about, and the options for it.
+    Return the `create` of the plugin that *suite* tests, and the options for it.
 
     Raises:
         AssertionError: The suite's options are not valid.
@@ -33,6 +33,6 @@ def recipe(suite: Conformance) -> tuple[Callable[..., Any], Any]:
 
 
 def make(suite: Conformance, *where: Where) -> Any:
-    """A new object of the plugin that *suite* is about; a load balancer is told *where*."""
+    """Return a new object of the plugin that *suite* tests. Give *where* for a load balancer."""
     create, options = recipe(suite)
     return create(options, *where)

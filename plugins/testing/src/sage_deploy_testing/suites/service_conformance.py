@@ -1,4 +1,4 @@
-"""The ground on which the cases about running services stand: real deployments, gates, and threads that call."""
+"""The base of the cases about running services: real deployments, gates, and threads that make calls."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["INNER_CALLS", "STRATEGY_CAPABILITIES", "TARGET_CAPABILITIES", "VERBS", "Deployed", "ServiceConformance"]
 
-#: What targets can declare, and what each promises.
+#: The capabilities that targets can declare, and what each promises.
 TARGET_CAPABILITIES: Mapping[str, str] = {
     "in_process": "replicas are in the process that deploys them: arguments, results and errors are not copied",
     "can_kill": "each replica has a process of its own, which `KillableReplica.kill` and the suite's `kill` end",
@@ -37,7 +37,7 @@ TARGET_CAPABILITIES: Mapping[str, str] = {
     "lists_nodes": "it says which nodes it has, and what is free on each",
     "reports_progress": "a replica that waits for a place or a process says what it waits for",
 }
-#: What strategies can declare, and what each promises.
+#: The capabilities that strategies can declare, and what each promises.
 STRATEGY_CAPABILITIES: Mapping[str, str] = {
     "in_callers_thread": "a call runs in its caller's thread, and `submit` returns when it has run",
     "ordered": "the calls of one caller start in the order in which they were made",
@@ -47,7 +47,7 @@ STRATEGY_CAPABILITIES: Mapping[str, str] = {
     "releases_at_deadline": "a caller is released at the deadline although the method runs on",
 }
 
-#: What a target declares one of if methods can call other services: for `needs_any`.
+#: A target declares at least one of these if methods can call other services. Use it with `needs_any`.
 INNER_CALLS = ("in_process", "reachable")
 
 #: For cases that hold for each way to make a call.
@@ -56,7 +56,7 @@ VERBS = pytest.mark.parametrize("verb", ["call", "submit", "acall"])
 
 @contextlib.contextmanager
 def _losses() -> Iterator[list[str]]:
-    """What routers say meanwhile of things that were lost and that they gave back."""
+    """Collect the routers' log messages about slots, calls and other things that were lost and recovered."""
     found: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
@@ -70,12 +70,12 @@ def _losses() -> Iterator[list[str]]:
 
 class Deployed:
     """
-    One service of a test, deployed or about to be.
+    One service of a test, deployed or registered.
 
     Attributes:
         env: Its environment.
         name: Its name.
-        handle: Calls it.
+        handle: Its handle.
     """
 
     def __init__(self, env: Environment, name: str) -> None:
@@ -85,7 +85,7 @@ class Deployed:
 
     @property
     def status(self) -> dict[str, Any]:
-        """The service at a glance."""
+        """The status of the service."""
         return self.env.get_service_status(self.name)
 
     @property
@@ -95,23 +95,23 @@ class Deployed:
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """How its calls ended."""
+        """The number of calls by outcome. Outcomes without calls are left out."""
         return {name: count for name, count in self.metrics.outcomes.items() if count}
 
     @property
     def waiting(self) -> int:
-        """Calls that wait for a slot."""
+        """The number of calls that wait for a slot."""
         count: int = self.metrics.queue_size
         return count
 
     @property
     def inflight(self) -> int:
-        """Calls that hold a slot."""
+        """The number of calls that hold a slot."""
         return sum(replica["inflight"] for replica in self.status["replicas"])
 
     @property
     def slots(self) -> int:
-        """Calls at once, at most."""
+        """The number of slots of all replicas: the most calls that run at once."""
         return sum(replica["slots"] for replica in self.status["replicas"])
 
 
@@ -119,19 +119,18 @@ class ServiceConformance(Conformance):
     """
     Base of the suites whose cases deploy services.
 
-    A subclass can set the attributes below. Raise the times, but for `patience`, for a target that starts replicas or
-    delivers calls slowly.
+    A subclass can set the attributes below. For a target that starts replicas or delivers calls slowly, raise the times
+    other than `patience`.
 
     Attributes:
         target: The ID of the target.
         strategy: The ID of the threading strategy.
         config: Fields of the configuration of every service.
         environment_options: Options of plugins for every environment, by ID.
-        patience: Seconds after which something that must happen counts as not happened; no case that passes waits for
-            it.
-        short: Seconds of a timeout that a case lets pass in the queue.
-        while_running: Seconds of a timeout that a case lets pass while a method runs: it must have started by then.
-        starting: Seconds of a `startup_timeout` that a case lets pass: a replica that nothing holds is ready by then.
+        patience: Seconds after which an expected event counts as missing. A case that passes never waits this long.
+        short: Seconds of a timeout that ends while the call waits in the queue.
+        while_running: Seconds of a timeout that ends while the method runs. The method must have started by then.
+        starting: Seconds of a `startup_timeout` that ends in a case. A replica that is not held is ready by then.
     """
 
     known: ClassVar[Mapping[str, str]] = {**TARGET_CAPABILITIES, **STRATEGY_CAPABILITIES}
@@ -145,17 +144,17 @@ class ServiceConformance(Conformance):
     starting: float = 0.4
 
     def declared(self) -> Mapping[str, str]:
-        """What target and strategy declare together."""
+        """Return the capabilities of the target and the strategy."""
         found: dict[str, str] = {}
         for kind, id in (("target", self.target), ("threading strategy", self.strategy)):
             found |= dict.fromkeys(self.registry().find(kind, id).registration.capabilities, id)
         return found
 
     def plugin_for(self, capability: str) -> str:
-        """The target, or the strategy."""
+        """Return the ID of the target or the strategy."""
         return self.target if capability in TARGET_CAPABILITIES else self.strategy
 
-    # -- the stage ---------------------------------------------------------------------------------------------------
+    # -- set-up and helpers --------------------------------------------------------------------------------------------
 
     @pytest.fixture(autouse=True)
     def _on_stage(self, _applies: None, _leaves_nothing: None) -> Iterator[None]:
@@ -165,12 +164,12 @@ class ServiceConformance(Conformance):
     @contextlib.contextmanager
     def stage(self) -> Iterator[None]:
         """
-        What the helpers below need; pytest enters it around each case.
+        Prepare what the helpers below need. Pytest enters it around each case.
 
-        At the end every gate is opened, every thread joined and every environment closed. Then the case fails if the
-        router had to give back what was lost: else that would hide faults of the plugin.
+        At the end, it opens every gate, joins every thread and closes every environment. The case then fails if a
+        router had to recover something that was lost: the recovery would hide a fault of the plugin.
         """
-        self.may_lose = False  # a case that has something lost says so
+        self.may_lose = False  # a case that expects losses sets it
         self._environments: list[Environment] = []
         self._threads: list[threading.Thread] = []
         with _losses() as losses, Switchboard(self.patience) as self._switchboard:
@@ -182,7 +181,7 @@ class ServiceConformance(Conformance):
                 self._join_threads()
                 for env in reversed(self._environments):
                     env.close(drain_timeout=0)
-                self._join_threads()  # those that only the end of their service released
+                self._join_threads()  # joins threads that continue only when their service ends
         if losses and not self.may_lose:
             pytest.fail("\n".join(losses), pytrace=False)
 
@@ -192,26 +191,26 @@ class ServiceConformance(Conformance):
             thread.join(max(0.0, until - time.monotonic()))
 
     def environment(self, clock: Clock = SYSTEM) -> Environment:
-        """A new environment; it is closed when the case ends."""
+        """Return a new environment. It is closed when the case ends."""
         env = Environment("conformance", registry=self.registry(), options=self.environment_options, clock=clock)
         self._environments.append(env)
         return env
 
     def configuration(self, at_once: int = 2, **fields: Any) -> ServiceDeploymentConfig:
-        """A configuration of the plugins under test; where the strategy can, a replica runs *at_once* calls at once."""
+        """Return a configuration with the plugins under test, and *at_once* calls at once if the strategy can."""
         counts = {"thread_count": at_once} if self.declares("concurrent") else {}
         options = {self.plugin_id: self.options} if self.options else {}
         chosen = {"target": self.target, "threading_strategy": self.strategy, "options": options}
-        # A call that is lost fails its case, and holds up no thread for longer than that.
+        # A lost call fails its case after this time, and does not block a thread longer.
         limit = {"timeout": self.patience}
         return ServiceDeploymentConfig(**{**chosen, **limit, **counts, **self.config, **fields})
 
     def balancers(self) -> Sequence[str]:
-        """The IDs of the load balancers to run with: all in `registry`. Override it to run with fewer."""
+        """Return the IDs of the load balancers to run with: all in `registry`. Override it to run with fewer."""
         return self.registry().ids("load balancer")
 
     def several(self, replicas: int, balancer: str | None = None) -> dict[str, Any]:
-        """Fields of a configuration with so many replicas, behind *balancer* or the first of `balancers`."""
+        """Return configuration fields for so many replicas behind *balancer*, or behind the first of `balancers`."""
         return {
             "replicas": replicas,
             "load_balancing": True,
@@ -221,29 +220,29 @@ class ServiceConformance(Conformance):
     def register(
         self, cls: type = Probe, *args: Any, name: str = "svc", env: Environment | None = None, **fields: Any
     ) -> Deployed:
-        """Register a service; *fields* are its configuration's, *args* its constructor's."""
+        """Register a service. *fields* go to its configuration, *args* to its constructor."""
         env = env or self.environment()
         env.register_service_with_config(name, cls, *args, deployment_config=self.configuration(**fields))
         return Deployed(env, name)
 
     def deploy(self, cls: type = Probe, *args: Any, **fields: Any) -> Deployed:
-        """Register a service and deploy its environment."""
+        """Register a service, and deploy its environment."""
         service = self.register(cls, *args, **fields)
         service.env.deploy()
         return service
 
     def watch(self, *, held: bool = True) -> Watch:
-        """A checkpoint; if not *held*, who comes by reports and goes on."""
+        """Return a checkpoint. If not *held*, callers that reach it report and go on."""
         return self._switchboard.watch(held=held)
 
     def in_thread(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run a function in a thread of its own; the thread is joined when the case ends."""
+        """Run a function in a new thread. The thread is joined when the case ends."""
         outcome: Future[Any] = Future()
 
         def body() -> None:
             try:
                 outcome.set_result(function(*args, **kwargs))
-            except BaseException as error:  # noqa: BLE001 - it is for who looks at the future
+            except BaseException as error:  # noqa: BLE001 - the reader of the future gets it
                 outcome.set_exception(error)
 
         thread = threading.Thread(target=body, daemon=True, name=f"caller-{len(self._threads)}")
@@ -252,7 +251,7 @@ class ServiceConformance(Conformance):
         return outcome
 
     def together(self, function: Callable[[int], Any], count: int) -> list[Any]:
-        """What *function* gives for each number below *count*, each run in a thread of its own, all at once."""
+        """Run *function* for each number below *count*, all at once in threads of their own. Return the results."""
         start = threading.Barrier(count)
 
         def body(number: int) -> Any:
@@ -262,7 +261,7 @@ class ServiceConformance(Conformance):
         return [future.result(self.patience) for future in [self.in_thread(body, number) for number in range(count)]]
 
     def outcome(self, handle: ServiceHandle, verb: str, method: str, /, *args: Any, **kwargs: Any) -> Any:
-        """Make a call in one of the three ways, and wait for its outcome."""
+        """Make a call with *verb*, which is in `VERBS`, and return its outcome."""
         if verb == "acall":
             return asyncio.run(handle.acall(method, *args, **kwargs))
         if verb == "submit":
@@ -276,7 +275,7 @@ class ServiceConformance(Conformance):
         return handle.submit(method, *args)
 
     def occupy(self, service: Deployed) -> Watch:
-        """Take every slot of a service, until what this gives is opened."""
+        """Fill every slot of a service until the returned gate is opened."""
         gate = self.watch()
         slots = service.slots
         for _ in range(slots):
@@ -285,7 +284,7 @@ class ServiceConformance(Conformance):
         return gate
 
     def queued(self, service: Deployed, method: str, /, *args: Any) -> Future[Any]:
-        """Make a call that has to wait for a slot; gives its future once it waits."""
+        """Make a call that has to wait for a slot. Return its future once the call waits."""
         before = service.waiting
         future = self.begin(service.handle, method, *args)
         self.until(lambda: service.waiting > before or future.done())
@@ -293,10 +292,10 @@ class ServiceConformance(Conformance):
 
     def until(self, condition: Callable[[], Any]) -> None:
         """
-        Wait until *condition* holds of which nobody gives notice, such as that a thread waits.
+        Wait until *condition* is true. For conditions without a notification, for example that a thread waits.
 
         Raises:
-            AssertionError: It did not come true.
+            AssertionError: It did not become true within `patience`.
         """
         deadline = time.monotonic() + self.patience
         pause = threading.Event()
@@ -305,6 +304,6 @@ class ServiceConformance(Conformance):
             pause.wait(0.001)
 
     def replica_threads(self) -> list[str]:
-        """Names of the threads that have been started in this process since the case began, for replicas."""
+        """Return the names of the replica threads that started in this process since the case began."""
         new = frozenset(threading.enumerate()) - self._before - frozenset(self._threads)
         return sorted(thread.name for thread in new if "#" in thread.name)

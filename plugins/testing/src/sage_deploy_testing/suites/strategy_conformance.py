@@ -1,5 +1,5 @@
 """
-The semantics that every threading strategy keeps, as cases that run on real deployed services.
+The rules for every threading strategy, as cases that run on real deployed services.
 
 A strategy's own tests inherit them, and get every case that its capabilities allow:
 
@@ -69,12 +69,12 @@ class StrategyConformance(
     resilience_cases.BreakerCases,
 ):
     """
-    Everything that a caller of a service may rely on, whichever strategy runs its calls.
+    The rules that a caller of a service can rely on, whichever strategy runs its calls.
 
-    Inherit it in a class whose name begins with `Test`, and set `plugin_id`. What the strategy can declare stands in
-    `service_conformance.STRATEGY_CAPABILITIES`. The times that the cases use, such as `patience` and `starting`, and
-    the configuration are attributes of `ServiceConformance`. The services run on target `local`, with every load
-    balancer that `balancers` names.
+    Inherit it in a class whose name begins with `Test`, and set `plugin_id`.
+    `service_conformance.STRATEGY_CAPABILITIES` lists the capabilities that a strategy can declare. `ServiceConformance`
+    has attributes for the configuration and for the times that the cases use, for example `patience` and `starting`.
+    The services run on target `local`, with every load balancer that `balancers` returns.
     """
 
     kind: ClassVar[str] = "threading strategy"

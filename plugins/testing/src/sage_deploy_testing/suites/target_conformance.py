@@ -1,5 +1,5 @@
 """
-The semantics that every target keeps, as cases that run on real deployed services, under every strategy.
+The rules for every target, as cases that run on real deployed services, under every strategy.
 
 A target's own tests inherit them, and get every case that its capabilities allow:
 
@@ -9,9 +9,8 @@ A target's own tests inherit them, and get every case that its capabilities allo
         plugin_id = "mine"
         options = {"address": "..."}
 
-The services of the cases, their arguments and their answers can be pickled, and what a case sees of a service it sees
-through these and through sockets on the loopback. So replicas may run in other processes of this machine; cases for
-which objects have to be shared ask for the capability `in_process`.
+Replicas may run in other processes of this machine: services, arguments and results can be pickled. A case observes a
+service only through these and through loopback sockets. Cases that share objects need the capability `in_process`.
 """
 
 from __future__ import annotations
@@ -54,10 +53,10 @@ __all__ = ["TargetConformance"]
 
 
 class PlacementCases(ServiceConformance):
-    """Where replicas run, and what a target reports of them."""
+    """The target places replicas, and reports their states."""
 
     def test_plan_starts_nothing(self) -> None:
-        """Planning places replicas and says by whom, without building any."""
+        """Planning names the target and builds no replica."""
         diary = self.watch(held=False)
         service = self.register(Living, diary.checkpoint)
         assert self.target in str(service.env.plan())
@@ -65,7 +64,11 @@ class PlacementCases(ServiceConformance):
         assert service.status["state"] == "pending"
 
     def test_every_replica_is_placed_or_refused_with_a_reason(self) -> None:
-        """`place` answers for each replica in turn and starts nothing; a target that started nothing can be closed."""
+        """
+        `place` returns a place or a refusal for each replica in turn, with a reason, and starts nothing.
+
+        A target that started nothing can be closed, even twice.
+        """
         diary = self.watch(held=False)
         factory = ServiceFactory("svc", Living, (diary.checkpoint,))
         task = ServiceTaskFactory(factory, self.configuration(), registry=self.registry()).create_service_task()
@@ -78,7 +81,7 @@ class PlacementCases(ServiceConformance):
         assert (diary.seen(), self.replica_threads()) == ([], [])
 
     def test_replica_is_ready_when_its_start_hooks_have_ended(self) -> None:
-        """Until then it is `starting`, and deploying waits."""
+        """A replica is `starting` until its start hooks have ended, and deploying waits for them."""
         diary, gate = self.watch(held=False), self.watch()
         service = self.register(Late, diary.checkpoint, gate.checkpoint, **self.several(2))
         deploying = self.in_thread(service.env.deploy)
@@ -92,7 +95,7 @@ class PlacementCases(ServiceConformance):
         assert service.status["health"]["healthy"]
 
     def test_status_is_answered_while_every_slot_is_taken(self) -> None:
-        """Control has a lane of its own: it waits for no slot."""
+        """A status needs no slot: it is answered while every slot is taken."""
         service = self.deploy()
         occupied = self.occupy(service)
         status = self.in_thread(lambda: service.status).result(self.patience)
@@ -146,15 +149,15 @@ class TargetConformance(
     adoption_cases.AdoptionCases,
 ):
     """
-    Everything that a caller of a service may rely on, wherever its replicas run.
+    The rules that a caller of a service can rely on, wherever its replicas run.
 
-    Inherit it in a class whose name begins with `Test`, and set `plugin_id`. What the target can declare stands in
-    `service_conformance.TARGET_CAPABILITIES`. The times that the cases use, such as `patience` and `starting`, the
-    configuration and the options of environments are attributes of `ServiceConformance`. `strategies` and `balancers`
-    say with what each case runs, `registry` which plugins there are.
+    Inherit it in a class whose name begins with `Test`, and set `plugin_id`. `service_conformance.TARGET_CAPABILITIES`
+    lists the capabilities that a target can declare. `ServiceConformance` has attributes for the configuration, the
+    options of environments, and the times that the cases use, for example `patience` and `starting`. Each case runs
+    with the strategies that `strategies` returns, the load balancers of `balancers`, and the plugins of `registry`.
 
     Attributes:
-        in_turn: Run each case under one strategy only, and the next case under another. Set it for a target whose
+        in_turn: Run each case under only one strategy, chosen by the name of the case. Set it for a target whose
             replicas take long to start.
     """
 
@@ -168,10 +171,10 @@ class TargetConformance(
 
     def strategies(self) -> Sequence[str]:
         """
-        The IDs of the threading strategies under which each case runs; override it to run under fewer.
+        Return the IDs of the threading strategies under which each case runs. Override it to run fewer.
 
-        All in `registry` that the target can run: those that run calls on their callers' threads are left out where
-        replicas are in other processes, since a configuration with both is refused (`E306`).
+        The default is all strategies in `registry` that the target can run. If replicas run in other processes,
+        strategies that run calls in their callers' threads are left out: such a configuration is refused (`E306`).
         """
         registry = self.registry()
         here = "in_process" in registry.find("target", self.plugin_id).registration.capabilities
@@ -182,13 +185,13 @@ class TargetConformance(
         ]
 
     def pytest_generate_tests(self, metafunc: pytest.Metafunc) -> None:
-        """Run each case under each strategy, or under one of them, see `in_turn`."""
+        """Run each case under each strategy, or under one of them (see `in_turn`)."""
         super().pytest_generate_tests(metafunc)
         known = self.strategies()
         metafunc.parametrize("strategy", [self.strategy_in_turn(metafunc.function)] if self.in_turn else known)
 
     def strategy_in_turn(self, case: Callable[..., Any]) -> str:
-        """One of the strategies under which *case* applies; the same in every run."""
+        """Return a strategy under which *case* applies. It is the same in every run."""
         known = self.strategies()
         first = crc32(case.__name__.encode()) % len(known)
         for self.strategy in (*known[first:], *known[:first]):

@@ -1,8 +1,8 @@
 """
-Places in a service's code that a test watches: who comes by reports there, and stays until the test lets it go.
+Checkpoints in a service's code: a call that reaches one reports to the test, and waits until the test lets it go on.
 
-A checkpoint is picklable and works wherever the service runs, in this process or in another one of this machine: it
-is an address on the loopback, where the test's `Switchboard` listens. Nobody polls and nobody sleeps.
+A checkpoint can be pickled, and works in this process and in other processes of this machine. It is a loopback address
+where the test's `Switchboard` listens. Nothing polls or sleeps.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Checkpoint", "Switchboard", "Watch"]
 
-#: What is sent to who may go on.
+#: Sent to a call that may go on.
 _GO: Final = b"\n"
 
 
 class Checkpoint(NamedTuple):
     """
-    A place to come by, for the service.
+    The service's side of a checkpoint.
 
     Attributes:
-        port: Where the switchboard listens.
-        number: Which of its checkpoints this is.
-        patience: Seconds after which nobody can still be meant to stay.
+        port: The port of the switchboard.
+        number: The number of the checkpoint on that switchboard.
+        patience: Seconds until `reach` gives up waiting.
     """
 
     port: int
@@ -41,17 +41,17 @@ class Checkpoint(NamedTuple):
 
     def reach(self, value: Any = None) -> None:
         """
-        Report *value*, which JSON must be able to carry, and stay until the test lets go; from any thread.
+        Report *value*, which JSON must be able to represent, and wait until the test lets go. Safe from any thread.
 
         Raises:
-            TimeoutError: The test did not let go: most likely it waits for this very thread.
+            TimeoutError: The test did not let go within `patience`. Most likely it waits for this very thread.
         """
         with socket.create_connection(("127.0.0.1", self.port), self.patience) as connection:
             connection.sendall(self._report(value))
             connection.recv(1)
 
     async def areach(self, value: Any = None) -> None:
-        """Like `reach`, without holding the event loop."""
+        """As `reach`, without blocking the event loop."""
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
             writer.write(self._report(value))
@@ -65,10 +65,10 @@ class Checkpoint(NamedTuple):
 
 class Watch:
     """
-    The test's side of one checkpoint; made by `Switchboard.watch`, safe from any thread.
+    The test's side of one checkpoint, made by `Switchboard.watch`. Safe from any thread.
 
     Attributes:
-        checkpoint: What to hand to the service.
+        checkpoint: Give it to the service.
     """
 
     def __init__(self, checkpoint: Checkpoint, patience: float) -> None:
@@ -81,10 +81,10 @@ class Watch:
 
     def wait(self, reports: int = 1) -> list[Any]:
         """
-        What the next *reports* that come by report, in their order.
+        Wait for the next *reports* reports, and return them in order.
 
         Raises:
-            AssertionError: They did not come.
+            AssertionError: They did not come in time.
         """
         values: list[Any] = []
         for number in range(reports):
@@ -96,11 +96,11 @@ class Watch:
         return values
 
     def seen(self) -> list[Any]:
-        """What was reported and not waited for, without waiting."""
+        """Return the reports that nothing has waited for, without waiting."""
         return [self._values.get() for _ in range(self._values.qsize())]
 
     def open(self) -> None:
-        """Let everybody go on, now and later. Idempotent."""
+        """Let all callers go on, now and later. Idempotent."""
         with self._lock:
             self._opened = True
             held, self._held = self._held, []
@@ -108,7 +108,7 @@ class Watch:
             _let_go(connection)
 
     def arrived(self, connection: socket.socket, value: Any) -> None:
-        """Somebody came by; for the switchboard."""
+        """Record a report. The switchboard calls it."""
         self._values.put(value)
         with self._lock:
             if not self._opened:
@@ -118,14 +118,14 @@ class Watch:
 
 
 class Switchboard:
-    """Listens on the loopback for all checkpoints of one test, in a thread of its own; a context manager."""
+    """Listens on the loopback for all checkpoints of one test, in its own thread. A context manager."""
 
     def __init__(self, patience: float) -> None:
         """
-        Begin to listen.
+        Start to listen.
 
         Args:
-            patience: Seconds after which something that must happen counts as not happened.
+            patience: Seconds after which an expected report counts as missing.
         """
         self._patience = patience
         self._watches: list[Watch] = []
@@ -136,7 +136,7 @@ class Switchboard:
         self._thread.start()
 
     def watch(self, *, held: bool = True) -> Watch:
-        """A new checkpoint; if not *held*, whoever comes by reports and goes on at once."""
+        """Return a new checkpoint. If not *held*, callers that reach it report and go on at once."""
         watch = Watch(Checkpoint(self._port, len(self._watches), 2 * self._patience), self._patience)
         if not held:
             watch.open()
@@ -145,14 +145,14 @@ class Switchboard:
 
     def _listen(self) -> None:
         for connection in self._connections():
-            # What connects is our own and sends its one line at once.
+            # Only checkpoints connect. Each sends its one line at once.
             with connection.makefile("rb") as lines:
                 line = lines.readline()
             if line:
                 number, value = json.loads(line)
                 self._watches[number].arrived(connection, value)
                 continue
-            connection.close()  # `close` calls, or a process died in the middle of a report
+            connection.close()  # from `close`, or from a process that died during its report
             if self._closing:
                 return
 
@@ -161,12 +161,12 @@ class Switchboard:
             yield self._listener.accept()[0]
 
     def open_all(self) -> None:
-        """Let everybody go on, now and later."""
+        """Let all callers go on, now and later."""
         for watch in self._watches:
             watch.open()
 
     def close(self) -> None:
-        """Let everybody go, and stop listening."""
+        """Let all callers go on, and stop listening."""
         self.open_all()
         self._closing = True
         with socket.create_connection(("127.0.0.1", self._port)):
@@ -182,5 +182,5 @@ class Switchboard:
 
 
 def _let_go(connection: socket.socket) -> None:
-    with connection, contextlib.suppress(OSError):  # its coroutine was cancelled, or its process has died
+    with connection, contextlib.suppress(OSError):  # its coroutine was cancelled, or its process died
         connection.sendall(_GO)

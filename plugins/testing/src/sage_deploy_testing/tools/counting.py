@@ -1,4 +1,4 @@
-"""A service that measures itself, for the cases of targets."""
+"""A service that records its own metrics, for the cases of targets."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Counting:
     ctx: ServiceContext
 
     def count(self, checkpoint: Checkpoint, kind: str) -> None:
-        """Count one of *kind*, and measure two more things."""
+        """Count one of *kind*, set a gauge and observe a histogram."""
         self.ctx.metrics.counter("counted", labels=("kind",)).labels(kind).inc()
         self.ctx.metrics.gauge("there").set(1)
         self.ctx.metrics.histogram("size", buckets=(1, 2)).observe(1.5)

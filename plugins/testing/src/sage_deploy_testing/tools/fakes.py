@@ -1,4 +1,4 @@
-"""An environment in which services can be replaced by fakes."""
+"""An environment in which tests can replace services by fakes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["SageEnvironment"]
 
-#: What of a service's configuration holds for the fake: how calls run, and how long they may take.
+#: The fields of a service's configuration that apply to the fake: how calls run, and their timeouts.
 _KEPT: Final = (
     "threading_strategy",
     "thread_count",
@@ -28,19 +28,20 @@ _KEPT: Final = (
 
 
 class SageEnvironment(Environment):
-    """An `Environment` for tests: a service can be replaced by a fake, whatever a file says where it runs."""
+    """An `Environment` for tests. A fake can replace a service, wherever its file says that it runs."""
 
     def override(self, name: str, fake: Any) -> None:
         """
-        Have *fake* answer the calls of a service, from the next `deploy` or `apply` on.
+        Make *fake* answer the calls of a service, from the next `deploy` or `apply` on.
 
-        It runs in this process, as one replica, on the threads and with the timeouts and limits of the queue that the
-        service has. What else is configured for the service does not count: its place, its constructor's arguments,
-        its `methods`, of which a fake need not have all.
+        The fake runs in this process, as one replica. It keeps the service's threads, timeouts and queue limits. The
+        rest of the service's configuration does not apply: its place, its constructor's arguments and its `methods`. So
+        a fake need not have all methods.
 
         Args:
             name: Name of a service that was registered or loaded before.
-            fake: A class that takes no argument; or an object with public methods, such as `Mock(spec=KV)`.
+            fake: A class whose constructor takes no arguments, or an object with public methods, for example
+                `Mock(spec=KV)`.
 
         Raises:
             ServiceNotFoundError: There is no such service.
@@ -55,7 +56,7 @@ class SageEnvironment(Environment):
 
 
 class _Ready:
-    """A factory of an instance that there is already."""
+    """A factory that returns an existing instance."""
 
     def __init__(self, name: str, instance: Any) -> None:
         public = {key: _as_of_class(instance, key) for key in dir(instance) if not key.startswith("_")}
@@ -69,12 +70,12 @@ class _Ready:
 
     def create_service(self, ctx: ServiceContext | None = None) -> Any:
         if ctx is not None:
-            with suppress(AttributeError):  # it has no place for it
+            with suppress(AttributeError):  # the instance does not allow the attribute
                 self._instance.ctx = ctx
         return self._instance
 
 
 def _as_of_class(instance: Any, name: str) -> Any:
-    """The attribute as a class has it: a method without its instance; so that its parameters are those of a method."""
+    """Return the attribute from the class if it has it, so that a method's signature has its `self`."""
     found = getattr(type(instance), name, None)
     return getattr(instance, name) if found is None else found

@@ -1,8 +1,8 @@
 """
-The pytest plugin that `pip install sage-deploy[testing]` brings: an environment for tests of services.
+The pytest plugin of `pip install sage-deploy[testing]`: an environment for tests of services.
 
-Tests ask for the fixture `sage_environment`. In their tracebacks the frames of sage-deploy are hidden, unless pytest
-runs with `--full-trace`.
+Tests use the fixture `sage_environment`. Their tracebacks hide the frames of sage-deploy, unless pytest runs with
+`--full-trace`.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 @pytest.fixture
 def sage_environment(request: pytest.FixtureRequest) -> Iterator[SageEnvironment]:
     """
-    A new `Environment` for one test, in which services can be replaced by fakes, see `SageEnvironment.override`.
+    Return a new `Environment` for one test. `SageEnvironment.override` replaces its services by fakes.
 
-    It is closed when the test ends. A test that leaves threads, files, asyncio tasks or child processes behind then
-    fails, with what it left.
+    It is closed when the test ends. The test then fails if it left threads, files, asyncio tasks or child processes,
+    and the failure lists them.
     """
     from sage_deploy_testing.tools import leak_guard
     from sage_deploy_testing.tools.fakes import SageEnvironment
 
-    if request.config.pluginmanager.has_plugin(leak_guard.NAME):  # it looks at every test
+    if request.config.pluginmanager.has_plugin(leak_guard.NAME):  # it checks every test
         with SageEnvironment("test") as env:
             yield env
     else:
@@ -38,7 +38,7 @@ def sage_environment(request: pytest.FixtureRequest) -> Iterator[SageEnvironment
 
 
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> None:
-    """Hide the frames of sage-deploy from the traceback of a test with that fixture that fails."""
+    """Hide the frames of sage-deploy from the traceback of a failed test with that fixture."""
     if call.excinfo is None or "sage_environment" not in getattr(item, "fixturenames", ()):
         return
     for name, module in tuple(sys.modules.items()):

@@ -1,22 +1,22 @@
 """
-A pytest plugin that fails every test which leaves something behind.
+A pytest plugin that fails every test that leaves something behind.
 
-Watched on each test: threads, file descriptors (sockets included), asyncio tasks that are still pending, and child
-processes. What a fixture of a wider scope starts belongs to the fixture until it ends; what it leaves then is charged
-to the test that ended it. Load the plugin from the top conftest:
+It watches threads, file descriptors (also sockets), pending asyncio tasks and child processes. What a fixture of a
+wider scope starts belongs to that fixture until it ends. If it leaves something then, the test that ended it fails.
+Load the plugin from the top conftest:
 
     pytest_plugins = ["sage_deploy_testing.tools.leak_guard"]
 
-A test whose point is a thread that cannot be stopped says so, and the guard then checks that nothing else is left:
+A test that has to leave a thread that cannot be stopped declares it. The guard then checks that nothing else is left:
 
     @pytest.mark.leaves_threads("an abandoned call keeps its thread", prefix="kv#")
 
-A runtime that shares the process, such as the driver of a cluster, has things of its own that come and go, and holds
-things elsewhere, such as actors, that no list of this process shows. `add_runtime` tells the guard of both.
+A runtime that shares the process, for example the driver of a cluster, has its own threads and files that come and go.
+It may also hold things in other processes, for example actors. `add_runtime` tells the guard about both.
 
-Not watched: threads that Python did not start or that serve the whole process; file descriptors and children where the
-platform does not list them; tasks from Python 3.14 on, which keeps them out of reach. The report's header says what is
-watched.
+It does not watch threads that Python did not start, or that serve the whole process. It does not watch file descriptors
+and child processes where the platform does not list them, or asyncio tasks from Python 3.14 on, which does not list
+them. The header of pytest's report says what is watched.
 """
 
 from __future__ import annotations
@@ -40,36 +40,36 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Generator, Iterator
 
-#: Seconds that a test's threads, files, tasks and children get to end by themselves. Spent only when something is left:
-#: a thread that was told to stop is joined, and the wait ends with it.
+#: Seconds in which a test's threads, files, tasks and children may end by themselves. The wait stops once nothing is
+#: left.
 GRACE_S: Final = 10.0
 
-#: Seconds from one garbage collection to the next.
+#: Seconds between garbage collections.
 _COLLECT_EVERY_S: Final = 1.0
 
 #: Threads that serve the whole process and end by themselves: pytest-timeout's timer around the test.
 PROCESS_WIDE: Final = ("pytest_timeout",)
 
-#: Name of the plugin, for who asks pytest whether the guard is on.
+#: Name of the plugin. Ask pytest for it to find out whether the guard is active.
 NAME: Final = "sage-leak-guard"
 
 _FD_FOLDER: Final = "/proc/self/fd"
 _TASKS_ARE_LISTED: Final = sys.version_info < (3, 14)
 _CHILDREN_ARE_LISTED: Final = hasattr(os, "waitid") and Path("/proc/self/task").exists()
-#: pytest moves these three about between capturing and not capturing.
+#: Pytest replaces these three when it starts and stops capturing.
 _STANDARD_STREAMS: Final = frozenset({0, 1, 2})
 
 
 class Resources(NamedTuple):
     """
-    What the process holds at one moment; `-` gives what is new.
+    What the process holds at one moment. `-` returns what is new.
 
     Attributes:
         threads: Living threads that Python started.
-        files: Number and target of each open file descriptor. The target tells a reused number from the old one.
-        tasks: asyncio tasks that are not done, of every loop in the process.
-        children: Process ids, of processes that ended and were not waited for too.
-        elsewhere: What this process holds in others, in the words of the runtimes that the guard was told of.
+        files: Number and target of each open file descriptor. The target shows whether a number was reused.
+        tasks: asyncio tasks of all event loops in the process that are not done.
+        children: Process IDs, including ended processes that nobody waited for.
+        elsewhere: What this process holds in other processes, as the added runtimes describe it.
     """
 
     threads: frozenset[threading.Thread] = frozenset()
@@ -80,11 +80,11 @@ class Resources(NamedTuple):
 
     @classmethod
     def now(cls) -> Resources:
-        """What this process holds now."""
+        """Return what this process holds now."""
         return cls(_threads(), frozenset(_files()), _pending_tasks(), frozenset(_children()), _elsewhere())
 
     def __sub__(self, other: Resources) -> Resources:
-        """What is here and not in *other*."""
+        """Return what is here and not in *other*."""
         return Resources(
             self.threads - other.threads,
             self.files - other.files,
@@ -94,8 +94,8 @@ class Resources(NamedTuple):
         )
 
     def describe(self) -> Iterator[str]:
-        """One paragraph for each thing; a thread and a task with the place where it stands."""
-        frames = sys._current_frames()  # noqa: SLF001 - the one way to another thread's stack
+        """Yield one paragraph for each resource. Threads and tasks have the place where they are."""
+        frames = sys._current_frames()  # noqa: SLF001 - the only way to another thread's stack
         for thread in sorted(self.threads, key=lambda thread: thread.name):
             frame = frames.get(thread.ident or 0)
             stack = "".join(traceback.format_stack(frame)) if frame else "  (ended meanwhile)\n"
@@ -114,17 +114,17 @@ class Runtime(Protocol):
     """A runtime that shares the process with the tests."""
 
     def held(self) -> frozenset[str]:
-        """What the process holds elsewhere now, each in a line of its own; nothing once the runtime has ended."""
+        """Return what the process holds in other processes now, one line each. Nothing after the runtime has ended."""
 
     def own(self, new: Resources) -> Resources:
-        """Which of *new* the runtime made for itself, and nobody can end. Asked only if there is something new."""
+        """Return what the runtime created for itself and nothing can end. Called only if *new* is not empty."""
 
 
 _runtimes: list[Runtime] = []
 
 
 def add_runtime(runtime: Runtime) -> None:
-    """Have the guard know of *runtime* from now on, also when it has ended: it may leave things of its own."""
+    """Add *runtime* for the rest of the process. It stays after its end, because it may leave things behind."""
     _runtimes.append(runtime)
 
 
@@ -136,7 +136,7 @@ def _threads() -> frozenset[threading.Thread]:
     return frozenset(
         thread
         for thread in threading.enumerate()
-        # A dummy stands for a thread that Python did not start, and stays listed after that thread's end.
+        # A dummy stands for a thread that Python did not start, and stays listed after that thread ends.
         if not isinstance(thread, threading._DummyThread)  # noqa: SLF001 - there is no public name
         and not thread.name.startswith(PROCESS_WIDE)
     )
@@ -160,9 +160,9 @@ def _pending_tasks() -> frozenset[asyncio.Task[Any]]:
         return frozenset()
     tasks = sys.modules["asyncio.tasks"]
     found: set[asyncio.Task[Any]] = set()
-    # asyncio.all_tasks() asks for a loop, and a test's loop is gone. 3.11 keeps one set, 3.12 and 3.13 keep two.
+    # asyncio.all_tasks() needs a loop, and a test's loop is gone. 3.11 keeps one set, 3.12 and 3.13 keep two.
     for name in ("_all_tasks", "_scheduled_tasks", "_eager_tasks"):
-        for _ in range(100):  # as asyncio.all_tasks(): another thread may add to the set while it is read
+        for _ in range(100):  # as asyncio.all_tasks(): another thread may add to the set during the read
             try:
                 found.update(getattr(tasks, name, ()))
             except RuntimeError:
@@ -175,7 +175,7 @@ def _children() -> Iterator[int]:
     if not _CHILDREN_ARE_LISTED:
         return
     try:
-        # One system call answers for nearly every test: there is no child at all.
+        # For nearly every test, one system call shows that there is no child.
         os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
         return
@@ -188,7 +188,7 @@ def _children() -> Iterator[int]:
 
 
 def _resource_tracker() -> tuple[int | None, int | None]:
-    """Return process id and pipe of multiprocessing's helper, which is started on demand and outlives every test."""
+    """Return process ID and pipe of multiprocessing's resource tracker, which outlives every test."""
     module = sys.modules.get("multiprocessing.resource_tracker")
     tracker = getattr(module, "_resource_tracker", None)
     return getattr(tracker, "_pid", None), getattr(tracker, "_fd", None)
@@ -198,14 +198,14 @@ def _command(pid: int) -> str:
     try:
         process = Path(f"/proc/{pid}")
         command = (process / "cmdline").read_text(encoding="utf-8", errors="replace").replace("\0", " ").strip()
-        # Of a process that has ended, only the name is left.
+        # A process that has ended has only its name.
         return command or f"{(process / 'comm').read_text(encoding='utf-8').strip()} (ended, nobody waited for it)"
     except OSError:
         return "(gone)"
 
 
 class LeakGuard:
-    """Takes stock before and after each test. One a session, used from pytest's thread only."""
+    """Compares resources before and after each test. One per session, used only from pytest's thread."""
 
     def __init__(self) -> None:
         self._before = Resources()
@@ -218,13 +218,13 @@ class LeakGuard:
         return (yield)
 
     def take_stock(self) -> None:
-        """Remember what there is before a test."""
-        # Without what fixtures own now: they may end with this test, and then nothing of it may be left.
+        """Record the resources that exist before a test."""
+        # Without those of fixtures: the fixtures may end with this test, and must leave nothing then.
         self._before = self._unowned()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(self, fixturedef: pytest.FixtureDef[Any]) -> Generator[None, object, object]:
-        """Give what a fixture of a wider scope starts to that fixture."""
+        """Assign what a fixture of a wider scope starts to that fixture."""
         if fixturedef.scope == "function":
             return (yield)
         before = Resources.now()
@@ -234,20 +234,20 @@ class LeakGuard:
             self._owned[fixturedef] = Resources.now() - before
 
     def pytest_fixture_post_finalizer(self, fixturedef: pytest.FixtureDef[Any]) -> None:
-        """A fixture that has ended owns nothing."""
+        """Drop what an ended fixture owned."""
         self._owned.pop(fixturedef, None)
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_runtest_teardown(self, item: pytest.Item) -> Generator[None, object, object]:
         """Fail the test if something is left after its last fixture."""
-        # A teardown that raises goes through: what it leaves is its consequence.
+        # If a teardown raises, nothing is checked: leaks would only be its consequence.
         result = yield
         self.check(item)
         return result
 
     def check(self, item: pytest.Item) -> None:
-        """Fail if *item* left something since stock was taken."""
-        # No local refers to what is left, so that the collection in _left can free it.
+        """Fail if *item* left something since the last `take_stock`."""
+        # No local variable refers to a leaked object, so that the collection in _left can free it.
         if left := self._left(item):
             pytest.fail(f"{item.nodeid} left behind:\n\n" + "\n\n".join(left), pytrace=False)
 
@@ -256,15 +256,15 @@ class LeakGuard:
             return []
         deadline = time.monotonic() + GRACE_S
         collect_at = 0.0
-        # Most of what is left ends in somebody else's thread, which tells nobody.
+        # Most of what is left ends in another thread, without a notification.
         pause = threading.Event()
         while any(self._new(item)) and (remains := deadline - time.monotonic()) > 0:
             if time.monotonic() >= collect_at:
-                # What only a reference cycle keeps alive is not leaked; its own ResourceWarning, if it has one, fails
-                # the test. It may be a thread that has just ended which has kept it until now.
+                # Garbage in a reference cycle is no leak. Its own ResourceWarning, if it has one, fails the test. A
+                # thread that has just ended may have kept it until now.
                 gc.collect()
                 collect_at = time.monotonic() + _COLLECT_EVERY_S
-            SYSTEM.rest()  # its thread waits a while for the next timer, and the next ones for more callbacks
+            SYSTEM.rest()  # its thread waits for the next timer, and the next two for more callbacks
             CALLBACKS.rest()
             HOOKS.rest()
             pause.wait(min(0.01, remains))
@@ -291,7 +291,7 @@ class LeakGuard:
 
 @contextlib.contextmanager
 def guard(item: pytest.Item) -> Iterator[None]:
-    """Watch over one test where the plugin is not loaded: a fixture that is set up before all others enters this."""
+    """Watch one test if the plugin is not loaded. Enter it in the first fixture that is set up."""
     watching = LeakGuard()
     watching.take_stock()
     yield
@@ -309,7 +309,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse an exception without its reason and bounds."""
+    """Refuse a `leaves_threads` marker without a reason and a prefix."""
     for item in items:
         for marker in item.iter_markers("leaves_threads"):
             stated = [*marker.args, *marker.kwargs.values()]
@@ -321,7 +321,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_report_header() -> str:
-    """Say what is watched here."""
+    """Return the kinds of resources that are watched here."""
     watched = {
         "threads": True,
         "files": Path(_FD_FOLDER).exists(),

@@ -1,4 +1,4 @@
-"""Interrupt a function at each of its lines: to enter it again, as a signal may, or to let other threads go on."""
+"""Interrupts a function at each of its lines, to enter it again as a signal handler may, or to switch threads."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["interrupt", "with_switches"]
 
-#: Long enough to be taken off the processor, so that another thread runs.
+#: Long enough for the operating system to run another thread.
 _PAUSE_S: Final = 1e-6
 
 _Result = TypeVar("_Result")
@@ -22,22 +22,22 @@ _Result = TypeVar("_Result")
 
 def interrupt(function: Callable[[], Any], inner: Callable[[], Any], *, patience: float) -> Any:
     """
-    Call *function*, and *inner* at each line of Python that it runs, in the same thread.
+    Call *function*, and call *inner* at each line of Python that it runs, in the same thread.
 
-    A signal handler that looks at a service does just that. Whatever holds a plain lock at one of these lines waits for
-    itself.
+    A signal handler that reads a service's status does the same. If *function* holds a plain lock at such a line, and
+    *inner* needs the lock, they deadlock.
 
     Args:
-        function: What is interrupted.
-        inner: What is done in the middle of it.
-        patience: Seconds after which it counts as waiting for ever; its thread, a daemon, is then left as it is.
+        function: The function to interrupt.
+        inner: The function to call in the middle of it.
+        patience: Seconds after which it counts as a deadlock. Its daemon thread is then left running.
 
     Returns:
         What *function* returns.
 
     Raises:
-        AssertionError: It waits for itself; the message says at which line it was interrupted.
-        BaseException: What either of the two raises.
+        AssertionError: There is a deadlock. The message has the line that was interrupted.
+        BaseException: What *function* or *inner* raises.
     """
     where = "its first line"
     outcome: Future[Any] = Future()
@@ -46,14 +46,14 @@ def interrupt(function: Callable[[], Any], inner: Callable[[], Any], *, patience
         nonlocal where
         if event == "line":
             where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-            inner()  # the interpreter traces nothing meanwhile
+            inner()  # the interpreter does not trace it
         return trace
 
     def body() -> None:
         sys.settrace(trace)
         try:
             result = function()
-        except BaseException as error:  # noqa: BLE001 - it is for who asked
+        except BaseException as error:  # noqa: BLE001 - the caller gets it
             sys.settrace(None)
             outcome.set_exception(error)
         else:
@@ -64,7 +64,7 @@ def interrupt(function: Callable[[], Any], inner: Callable[[], Any], *, patience
     try:
         return outcome.result(patience)
     except TimeoutError:
-        if outcome.done():  # it was its own
+        if outcome.done():  # raised by the function
             raise
         msg = f"interrupted at {where} and entered again there, it waits for itself for {patience:g} s: it holds a lock"
         raise AssertionError(msg) from None
@@ -72,10 +72,9 @@ def interrupt(function: Callable[[], Any], inner: Callable[[], Any], *, patience
 
 def with_switches(function: Callable[[], _Result]) -> _Result:
     """
-    Call *function* and let other threads go on at each line of Python that it runs.
+    Call *function*, and let other threads run at each line of Python that it runs.
 
-    Threads that do this at the same time meet in the middle of what is not safe from several, with certainty rather
-    than once a week.
+    If several threads do this at the same time, code that is not thread-safe fails reliably instead of once a week.
     """
 
     def trace(_frame: FrameType, event: str, _argument: Any) -> Any:

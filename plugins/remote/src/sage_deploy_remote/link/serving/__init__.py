@@ -1,8 +1,9 @@
 """
-The replica's side of the link, in the replica's own process.
+The replica's side of the link, in the replica's process.
 
-`calls.CallServer` admits what frames bring, and says what responses tell; `server.ReplicaServer` is one with a host.
-`outbox` has what one caller is to be told, `report` answers one call, `units` are what takes one slot, `late_calls`
-wait for their arguments. `endpoint` is the server as remote calls of methods. Modules here import `link.protocol`,
-`payloads`, `shipping` and the core's public modules; nothing of the caller's side.
+`calls.CallServer` takes the calls in frames and makes the responses; `server.ReplicaServer` is one with a host.
+`outbox` and `pushing` hold the replies for one caller, `report` answers one call, `units` has the units that take
+slots, and `late_calls` waits for arguments. `endpoint` offers the server as methods for remote calls. Modules here
+import `link.protocol`, `link.sockets`, `payloads`, `shipping` and the core's public modules; nothing of the caller's
+side.
 """

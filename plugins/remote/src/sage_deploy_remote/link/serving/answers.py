@@ -1,4 +1,4 @@
-"""What a replica answers, ready to travel."""
+"""Packs a replica's results and errors for other processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Answers"]
 
 
 class Answers:
-    """Packs what the methods of one replica return and raise. From any thread."""
+    """Packs what the methods of one replica return and raise. Methods may be called from any thread."""
 
     def __init__(self, service: str, replica: str, node: str | None, substrate: Substrate) -> None:
         """
@@ -23,16 +23,16 @@ class Answers:
 
         Args:
             service: Name of the service, for errors.
-            replica: ID of the replica, likewise.
-            node: Its node, likewise.
-            substrate: What carries them.
+            replica: ID of the replica, for errors.
+            node: Name of its node, for errors.
+            substrate: Carries the packed values.
         """
         self._whose = {"service": service, "replica": replica, "node": node, "substrate": substrate}
 
     def error(self, error: BaseException, method: str) -> Any:
-        """*error*, ready to travel."""
-        return pack_error(error, method=method, **self._whose)  # type: ignore[arg-type] # as it asks for
+        """Return *error* packed."""
+        return pack_error(error, method=method, **self._whose)  # type: ignore[arg-type] # its parameters
 
     def result(self, value: Any, method: str) -> Payload:
-        """*value*, ready to travel; raises ResultNotSerializableError if it cannot."""
+        """Return *value* packed; raises ResultNotSerializableError if that fails."""
         return pack_result(value, method=method, **self._whose)  # type: ignore[arg-type] # as above

@@ -1,4 +1,4 @@
-"""Who has calls in a replica, and which of them are gone."""
+"""Tracks the callers of a replica, and detects which of them are gone."""
 
 from __future__ import annotations
 
@@ -18,22 +18,23 @@ if TYPE_CHECKING:
 
 __all__ = ["GONE_AFTER_S", "LOOK_AFTER_S", "Callers", "Mailbox"]
 
-#: Seconds after which a replica looks whether its callers are there. An exchange that has been waiting since the last
-#: time is answered with an empty response: a caller that lives comes back at once.
+#: Interval in seconds at which a replica checks its callers. An exchange that has waited since the last check is
+#: answered with an empty response; a living caller then sends the next one at once.
 LOOK_AFTER_S: Final = 15.0
 
-#: Seconds without an exchange after which a caller is gone for which something is done: one that lives keeps one here.
+#: Seconds without an exchange after which a caller counts as gone if something runs for it: a living one keeps one
+#: open.
 GONE_AFTER_S: Final = 60.0
 
 
 class Mailbox(Protocol):
     """
-    What one caller is to be told: an `outbox.Outbox` or a `pushing.PushedReplies`.
+    Holds the replies for one caller: an `outbox.Outbox` or a `pushing.PushedReplies`.
 
     Attributes:
-        caller: Whose it is.
-        calls: Those that have not been answered, by the caller's number.
-        sends_at_once: Whether what is posted is sent at once, rather than with what else comes in a moment.
+        caller: The caller's name.
+        calls: Its calls that are not answered yet, by the caller's number.
+        sends_at_once: Whether a posted reply is sent at once, instead of with other replies a moment later.
     """
 
     sends_at_once: bool
@@ -42,80 +43,84 @@ class Mailbox(Protocol):
 
     @property
     def has_replies(self) -> bool:
-        """Whether there is something that nobody has taken away."""
+        """Whether there are replies that were not sent yet."""
 
     def begin(self) -> None:
-        """A unit of this caller begins."""
+        """Note that a unit of this caller begins."""
 
     def post(self, reply: Reply, *, wakes: bool = True) -> None:
-        """Say *reply*, unless not *wakes*: then it goes with another one that is about to come."""
+        """Say *reply* now; if not *wakes*, say it together with another reply that is about to come."""
 
     def tell_start(self, id: int) -> bool:
-        """Say that a call starts; whether its caller learns of it even if this process ends now."""
+        """Say that a call starts; return whether its caller learns of it even if this process ends now."""
 
     def keep(self, reply: Reply) -> object:
-        """Say *reply* with what is said next; its caller learns of it even if this process ends before."""
+        """Say *reply* together with the next one. Its caller must learn of it even if this process ends before."""
 
     def end(self, reply: Reply | None = None) -> None:
-        """A unit has ended; say *reply*."""
+        """Note that a unit has ended, and say *reply*."""
 
     def forget(self, id: int) -> None:
-        """A call is over, and no notice about it is awaited."""
+        """Forget a call that is over and about which no notice will come."""
 
     def watch(self, bundle: Bundle) -> None:
-        """Return what waits in *bundle* when it is due."""
+        """Return the waiting calls of *bundle* to the caller when they are due."""
 
     def close_if_silent(self, before: float) -> bool:
-        """Forget the caller if it has said nothing since *before* and nothing runs for it; whether that is so."""
+        """
+        Forget the caller if it has been silent since *before* and nothing runs for it.
+
+        Return whether it was forgotten.
+        """
 
     def is_gone(self, before: float) -> bool:
-        """Whether something is done for the caller, and it has not been heard of since *before*."""
+        """Whether something runs for the caller although it has been silent since *before*."""
 
 
 class _Server(Protocol):
     @property
     def clock(self) -> Clock:
-        """Its time."""
+        """The clock for its deadlines."""
 
     def looked(self) -> None:
-        """A response is taken away."""
+        """Note that a response was sent."""
 
 
 class Callers:
     """
-    The callers of one replica. From any thread.
+    The callers of one replica. Methods may be called from any thread.
 
-    Those that ask for their answers are gone when they have not asked for long; those with a connection when it ends.
+    A caller that sends exchanges counts as gone after a long silence, and a caller with a connection when that ends.
     """
 
     def __init__(self, server: _Server, works: Callable[[], bool], give_up: Callable[[Call, str], None]) -> None:
         """
-        Nobody has called yet.
+        Start without callers.
 
         Args:
-            server: Whose callers they are.
-            works: Whether anybody has a slot, or waits for one.
-            give_up: Ends a call whose caller is gone; why that is so goes into its error.
+            server: The replica's server.
+            works: Returns whether any caller has a slot or waits for one.
+            give_up: Ends a call whose caller is gone; its second argument is the reason, for the error.
         """
         self._server = server
         self._works = works
         self._give_up = give_up
         self._lock = threading.Lock()
         self._mailboxes: dict[str, Mailbox] = {}  # by caller; guarded by _lock, as the next two
-        self._looking: Timer | None = None  # what looks after callers next
+        self._looking: Timer | None = None  # timer of the next check
         self._ended = False
 
     @property
     def mailboxes(self) -> Collection[Mailbox]:
-        """What all callers are to be told."""
+        """The mailboxes of all callers."""
         return tuple(self._mailboxes.values())
 
     def find(self, caller: str) -> Mailbox | None:
-        """What *caller* is to be told; None if it has called nothing."""
+        """Return the mailbox of *caller*; None if it has sent nothing."""
         return self._mailboxes.get(caller)
 
     def mailbox(self, caller: str) -> Outbox:
-        """The same for one that asks for its answers."""
+        """Return the mailbox of a caller that sends exchanges; make it if there is none."""
         mailbox = self._mailboxes.get(caller)
         if mailbox is None:
             with self._lock:
@@ -125,26 +130,30 @@ class Callers:
         return mailbox
 
     def add(self, mailbox: PushedReplies) -> None:
-        """A caller has connected."""
+        """Add a caller that has connected."""
         with self._lock:
             self._mailboxes[mailbox.caller] = mailbox
 
     def leave(self, mailbox: PushedReplies) -> None:
-        """Its connection has ended: give up what it has here."""
+        """Give up the calls of a caller whose connection has ended."""
         with self._lock:
             self._mailboxes.pop(mailbox.caller, None)
         for call in list(mailbox.calls.values()):
             self._give_up(call, "whose connection with this process has ended")
 
     def _forget_silent(self) -> None:
-        """Forget callers that are gone, or quiet; under `_lock`. Others come only then, so they are never many."""
+        """
+        Forget callers that are gone or silent; under `_lock`.
+
+        New callers come only after this, so there are never many.
+        """
         before = self._server.clock.monotonic() - FORGOTTEN_AFTER_S
         for caller, mailbox in tuple(self._mailboxes.items()):
             if mailbox.close_if_silent(before):
                 del self._mailboxes[caller]
 
     def look_later(self) -> None:
-        """See in a while whether those who have something here are still there."""
+        """Check after a while whether the callers with work here still live."""
         if self._looking is None:
             with self._lock:
                 self._look_later()
@@ -156,9 +165,9 @@ class Callers:
 
     def _look(self) -> None:
         """
-        Have callers show that they live, and give up what those have here that are gone.
+        Make callers show that they live, and give up the calls of those that are gone.
 
-        Else a stream whose consumer was killed would keep its slot for ever, and its exchange a thread.
+        Otherwise a stream whose consumer was killed would keep its slot and a thread for ever.
         """
         before = self._server.clock.monotonic() - GONE_AFTER_S
         why = f"which has heard nothing of this process for {GONE_AFTER_S:g} s"
@@ -175,7 +184,7 @@ class Callers:
                     self._look_later()
 
     def close(self) -> None:
-        """Look after nobody any more."""
+        """Stop checking callers."""
         with self._lock:
             self._ended = True
             if self._looking is not None:

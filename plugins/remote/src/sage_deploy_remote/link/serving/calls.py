@@ -1,4 +1,4 @@
-"""What takes the calls of callers in other processes, each in its slot, and answers them."""
+"""Takes calls from callers in other processes, gives each a slot, and answers them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ __all__ = ["CallServer"]
 #: Seconds that callers get to read their answers before the replica stops.
 _READ_WITHIN_S: Final = 1.0
 
-#: Seconds in which a call has ended that takes no time.
+#: A call that ran for fewer seconds counts as quick.
 _QUICK_S: Final = 0.0005
 
 _NO_OPTIONS: Final = CallOptions()
@@ -52,24 +52,24 @@ _NO_OPTIONS: Final = CallOptions()
 
 class CallServer(CallOwner):
     """
-    The calls of one replica, or of what stands for several, whose callers exchange frames with it.
+    Takes the calls of one replica, or of a router for several, whose callers exchange frames with it.
 
-    A subclass says what runs them. All methods are safe from any thread; `exchange` blocks its thread until there is
-    something to say.
+    A subclass decides what runs the calls. All methods may be called from any thread. `exchange` blocks its thread
+    until there is something to say.
 
     Attributes:
-        id: Of the replica, for errors.
+        id: ID of the replica, for errors.
         node: Name of its node; None if it has none.
-        callers: Who has calls here.
-        answers: Packs what methods give.
-        late: Calls whose arguments are not here yet.
-        quick: Indices of methods that took no time when they ran last; changed in single steps.
-        socket_inbox: Whose workers read connections; None if none do.
+        callers: The callers that have calls here.
+        answers: Packs results and errors.
+        late: Calls whose arguments have not arrived yet.
+        quick: Indices of methods that took no time when they last ran; changed by single operations.
+        socket_inbox: The inbox whose workers read connections; None if there is none.
     """
 
     socket_inbox: SocketInbox | None = None
 
-    def __init__(  # noqa: PLR0913 - what there is to know of it
+    def __init__(  # noqa: PLR0913 - all that a server needs
         self,
         service: str,
         id: str,
@@ -81,16 +81,16 @@ class CallServer(CallOwner):
         substrate: Substrate = PLAIN,
     ) -> None:
         """
-        Have no calls yet.
+        Start without calls.
 
         Args:
             service: Name of the service.
-            id: Of the replica.
+            id: ID of the replica.
             node: Name of its node.
-            methods: By their index; what an index of -1 means comes last.
+            methods: The methods by index; the last one has index -1.
             clock: For deadlines.
-            source: Has the values of arguments that are references; None if no argument is one.
-            substrate: What carries results.
+            source: Resolves arguments that are references; None if no argument is one.
+            substrate: Carries results.
         """
         self.service = service
         self.id = id
@@ -98,58 +98,58 @@ class CallServer(CallOwner):
         self.clock = clock
         self._methods = methods
         self._lock = threading.Lock()
-        self._answered = threading.Condition(self._lock)  # told of every answer, once nothing more is accepted
+        self._answered = threading.Condition(self._lock)  # notified of each answer while `vacate` waits
         self._vacating = False  # guarded by _lock, as the next two
-        self._holders: set[tuple[str, int]] = set()  # who holds a slot: the caller, and its unit
-        self._refused: list[Mailbox] = []  # whose units found no slot, one entry each, oldest first
+        self._holders: set[tuple[str, int]] = set()  # caller and unit of each taken slot
+        self._refused: list[Mailbox] = []  # one entry for each unit that found no slot, oldest first
         self.callers = Callers(self, lambda: bool(self._holders or self._refused), self._give_up_gone)
         self.quick: set[int] = set()
-        self._batches: dict[Any, BatchUnit] = {}  # of those that run
+        self._batches: dict[Any, BatchUnit] = {}  # units of the batches that run
         self._source: ArgumentSource = NoReferences() if source is None else source
         self.answers = Answers(service, id, node, substrate)
         self.late = LateCalls(service, clock, self._source, self._arguments_arrived, self._arguments_failed)
 
-    # -- what a subclass brings --------------------------------------------------------------------------------------
+    # -- for subclasses ----------------------------------------------------------------------------------------------
 
     @property
     def slots(self) -> float:
-        """Units at once; inf for no limit."""
+        """Number of units that may run at once; inf for no limit."""
         raise NotImplementedError
 
     def put(self, work: Work) -> None:
-        """Run *work*, which has its slot and its arguments; `work_ended` is told of its end."""
+        """Run *work*, which has its slot and its arguments. Call `work_ended` when it has ended."""
         raise NotImplementedError
 
     def cancel(self, call: Call) -> None:
-        """Nobody wants the answer of *call*, which was given to `put`: stop what can be stopped."""
+        """Stop what can be stopped of *call*, which was given to `put` and whose answer nobody wants."""
         raise NotImplementedError
 
     def count(self, method: int, outcome: int, wait_s: float, run_s: float) -> None:
-        """Count a call that has ended, and that what runs calls does not count."""
+        """Count a call that has ended and that the subclass's runner does not count."""
         raise NotImplementedError
 
     def count_unread(self, call: Call) -> None:
-        """Count *call*, which has failed because its arguments cannot be read."""
+        """Count *call* as failed because its arguments cannot be read."""
         self.count(call.method.index, Outcome.ERROR, self.clock.monotonic() - call.since, 0.0)
 
     def waited_for(self, call: Call) -> None:
-        """The method that has made *call*, in another process, waits for it from now on."""
+        """Note that the method that made *call*, in another process, waits for it from now on."""
 
     def overran(self, call: Call) -> None:
-        """The time of *call* was over, and it may run on."""
+        """Note that the deadline of *call* has passed, although its method may still run."""
 
-    # -- its end -----------------------------------------------------------------------------------------------------
+    # -- end ---------------------------------------------------------------------------------------------------------
 
     def vacate(self) -> None:
         """
-        Refuse whatever is sent from now on, and wait until the callers of what runs have been answered.
+        Refuse new units, and wait until the callers have the answers to all running calls.
 
-        Calls that were given up count as answered. It may be asked by one thread.
+        Calls that were given up count as answered. For one thread only.
         """
         with self._answered:
             self._vacating = True
             self._answered.wait_for(self._all_answered)
-            # What was said last travels with responses that are read in a moment; some callers may be gone.
+            # The last replies travel with responses that callers read in a moment. Some callers may be gone.
             self._answered.wait_for(self._all_read, _READ_WITHIN_S)
 
     def _all_answered(self) -> bool:
@@ -159,7 +159,7 @@ class CallServer(CallOwner):
         return not any(mailbox.has_replies for mailbox in self.callers.mailboxes)
 
     def looked(self) -> None:
-        """A call was answered, or a response has been taken away."""
+        """Wake `vacate`, because a call was answered or a response was sent."""
         if self._vacating:
             with self._answered:
                 self._answered.notify_all()
@@ -171,13 +171,13 @@ class CallServer(CallOwner):
         Take a frame, and wait until there is something to say to its sender.
 
         Raises:
-            RuntimeError: The sender expects something, and was forgotten.
+            RuntimeError: The sender expects replies, but was forgotten.
         """
         while True:
             mailbox = self.callers.mailbox(frame.caller)
             try:
                 mailbox.enter(frame.number, fresh=frame.fresh)
-            except ForgottenError:  # this very moment
+            except ForgottenError:  # forgotten right now: make another mailbox
                 continue
             try:
                 self.take(mailbox, frame)
@@ -193,14 +193,14 @@ class CallServer(CallOwner):
             self.take_notice(mailbox, notice)
 
     def note_quick(self, method: int, seconds: float) -> None:
-        """A call of *method* has run so long."""
+        """Note that a call of *method* ran for *seconds*."""
         if seconds < _QUICK_S:
             self.quick.add(method)
         else:
             self.quick.discard(method)
 
     def _give_up_gone(self, call: Call, why: str) -> None:
-        """End a call of a caller that is gone; one that was only frozen finds that as its answer when it comes back."""
+        """End a call whose caller is gone. A caller that was only suspended gets this error when it comes back."""
         id, name = self.id, f"{self.service}.{call.method.name}"
         for runs in (False, True):
             so_far = "it had started, and may have had its effect" if runs else "it had not started, and never will"
@@ -215,7 +215,7 @@ class CallServer(CallOwner):
             if call.give_up(error, Outcome.CANCELLED, only_unstarted=not runs):
                 return
 
-    # -- what frames bring -------------------------------------------------------------------------------------------
+    # -- work from frames --------------------------------------------------------------------------------------------
 
     def _admit(self, mailbox: Mailbox, unit: Unit) -> None:
         holder, chain = (mailbox.caller, unit.id), unit.items[0].chain
@@ -245,10 +245,10 @@ class CallServer(CallOwner):
         if all(is_quick(item.payload) for item in unit.items):
             begin()
         else:
-            CALLBACKS.run(begin)  # the code of an argument's class may take long; no other call waits for it
+            CALLBACKS.run(begin)  # code of an argument's class may take long, and must not delay other calls
 
     def _begin_alone(self, mailbox: Mailbox, unit: Unit, holder: tuple[str, int]) -> None:
-        """As `_begin`, for most calls."""
+        """Do what `_begin` does, faster, for a single call; most calls are."""
         item = unit.items[0]
         call = self._call(mailbox, item, None, holder)
         if self._read_arguments(call, item.payload) is None:
@@ -257,14 +257,14 @@ class CallServer(CallOwner):
             self._begin(mailbox, unit, None, [call])
 
     def _begin(self, mailbox: Mailbox, unit: Unit, together: CallGroup | None, calls: Sequence[Call]) -> None:
-        """Run the calls of *unit* in the slot that it has; those whose arguments cannot be read fail."""
+        """Run the calls of *unit* in its slot; calls whose arguments cannot be read fail."""
         able: list[Call] = []
         failed: list[tuple[Call, BaseException]] = []
         for call, item in zip(calls, unit.items, strict=True):
             error = self._read_arguments(call, item.payload)
             if error is not None and self._claim_failed(call):
                 failed.append((call, error))
-            else:  # a worker takes one, too, that was given up meanwhile: it finds that, and frees its slot
+            else:  # also a call that was given up meanwhile: its worker finds that, and frees its slot
                 able.append(call)
         if isinstance(together, BatchUnit):
             self._admit_batch(together, able, calls[0])
@@ -275,12 +275,16 @@ class CallServer(CallOwner):
             self._put(able[0])
         else:
             self._put(self.work_ended(calls[0]))
-        # Their slot first, as after a call that has run.
+        # After the slot was freed, as for a call that has run.
         for call, error in failed:
             call.publish(None, error)
 
     def _read_arguments(self, call: Call, payload: Payload) -> BaseException | None:
-        """Give *call* its arguments, or references that stand for them; what is returned is why it has none."""
+        """
+        Give *call* its arguments, or the references that stand for them.
+
+        Return the error if they cannot be read, else None.
+        """
         if call.over():
             return None
         found, error = read(payload, self.service, call.method.name, "its arguments")
@@ -289,7 +293,7 @@ class CallServer(CallOwner):
         if payload[-1]:
             try:
                 present = self._source.fetch_present(*found)
-            except BaseException as raised:  # noqa: BLE001 - whatever it is, it is for the caller
+            except BaseException as raised:  # noqa: BLE001 - any error goes to the caller
                 return raised
             report_of(call).late = present is None
             found = present or found
@@ -297,7 +301,11 @@ class CallServer(CallOwner):
         return None
 
     def _admit_batch(self, unit: BatchUnit, calls: Sequence[Call], first: Call) -> None:
-        """Begin a batch with what has its arguments; the others run when they have theirs, in the slot of *first*."""
+        """
+        Begin a batch with the calls whose arguments have arrived.
+
+        The others run when their arguments arrive, in the slot of *first*.
+        """
         late = [call for call in calls if report_of(call).late]
         unit.late = len(late)
         unit.present.extend(call for call in calls if not report_of(call).late)
@@ -306,7 +314,11 @@ class CallServer(CallOwner):
             self.late.add(call)
 
     def _next_batch(self, unit: BatchUnit, call: Call) -> Work | None:
-        """What runs next in the slot of *unit*, which has *call*; with nothing to run and nothing late it is free."""
+        """
+        Return the batch that runs next in the slot of *unit*, which has *call*.
+
+        Without calls to run now, return None; if no late calls are left either, free the slot.
+        """
         calls = unit.take()
         if calls is None:
             self.slot_free(call.chain[-1])
@@ -318,14 +330,18 @@ class CallServer(CallOwner):
         return batch
 
     def _put(self, work: Any) -> None:
-        """Have *work* run in the slot that it has, as soon as its arguments are here."""
+        """Run *work* in the slot that it has, as soon as its arguments are here."""
         if isinstance(work, Call) and report_of(work).late:
             self.late.add(work)
         elif work is not None:
             self.put(work)
 
     def _arguments_arrived(self, call: Call) -> None:
-        """*call* has its arguments, or needs them no more: then its worker finds that, and frees its slot."""
+        """
+        Run *call*, whose arguments have arrived or are not needed any more.
+
+        In the second case, its worker finds that and frees its slot.
+        """
         report = report_of(call)
         report.late = False
         if isinstance(report.unit, BatchUnit):
@@ -335,11 +351,11 @@ class CallServer(CallOwner):
             self._put(call)
 
     def _arguments_failed(self, call: Call, error: BaseException) -> None:
-        """There is an argument that *call* cannot have: its method does not start."""
+        """End *call* with *error*, because one of its arguments cannot be had; its method does not start."""
         if not self._claim_failed(call):
             self._arguments_arrived(call)
             return
-        # The slot first, as after a call that has run.
+        # The slot first, as for a call that has run.
         report = report_of(call)
         report.late = False
         if isinstance(report.unit, BatchUnit):
@@ -350,14 +366,14 @@ class CallServer(CallOwner):
         call.publish(None, error)
 
     def _claim_failed(self, call: Call) -> bool:
-        """Count *call* as one that failed before its method started, unless it is over already."""
+        """Count *call* as failed before its method started; return False if it is over already."""
         if not (call.claim() and call.claim_outcome()):
             return False
         self.count_unread(call)
         return True
 
     def _call(self, mailbox: Mailbox, item: CallItem, unit: CallGroup | None, holder: tuple[str, int]) -> Call:
-        """The call of *item*, which has no arguments yet."""
+        """Make the call of *item*; it has no arguments yet."""
         method = self._methods[item.method]
         now = self.clock.monotonic()
         since, deadline, context = now - item.waited, now + item.remaining, Context()
@@ -380,14 +396,14 @@ class CallServer(CallOwner):
         return call
 
     def take_notice(self, mailbox: Mailbox, notice: Notice) -> None:
-        """Take what a caller says of an earlier call."""
+        """Act on what a caller says about an earlier call."""
         kind, id, *rest = notice
         if kind == protocol.COUNT:
             method, wait_s, run_s = rest
             self.count(method, Outcome.ERROR, wait_s, run_s)
             return
         call = mailbox.calls.get(id)
-        if call is None:  # it has been answered meanwhile
+        if call is None:  # it was answered meanwhile
             return
         if kind == protocol.ACK:
             channel: Any = call.channel  # type: ignore[attr-defined] # only streams are acknowledged
@@ -405,7 +421,7 @@ class CallServer(CallOwner):
             report = report_of(call)
             report.told = True
             report.spent = spent
-            # Its time is over here too, though by this clock it would be so a moment later.
+            # Its deadline has passed here too, even if this process's clock is a moment behind.
             call.deadline = min(call.deadline, self.clock.monotonic())
             if not call.give_up(CallError("its caller gave it up"), outcome) and report.returned:
                 self.gave_up(call, outcome, started=False)
@@ -414,7 +430,11 @@ class CallServer(CallOwner):
     # -- slots -----------------------------------------------------------------------------------------
 
     def work_ended(self, work: Any) -> Work | None:
-        """*work* has ended: gives what goes on in its slot, and without that, and if nothing is late, it is free."""
+        """
+        Return what runs next in the slot of *work*, which has ended.
+
+        If nothing does and no call of it is late, free the slot and return None.
+        """
         if isinstance(work, Batch):
             ended = self._batches.pop(work)
             ended.run_over()
@@ -432,13 +452,17 @@ class CallServer(CallOwner):
                 return None
             return following
         self.slot_free(holder)
-        if report.outcome is not None:  # it was given up: only now its slot is free
+        if report.outcome is not None:  # a call that was given up frees its slot only now
             report.mailbox.forget(report.id)
             report.mailbox.end((protocol.ENDED, report.id, 0.0))
         return None
 
     def slot_free(self, holder: tuple[str, int]) -> None:
-        """*holder* has given up its slot: every caller with refused units may try one again, for some may be gone."""
+        """
+        Free the slot of *holder*.
+
+        Every caller with refused units may try one again, because some callers may be gone.
+        """
         with self._lock:
             self._holders.discard(holder)
             mailboxes = list(dict.fromkeys(self._refused)) if self._refused else []
@@ -447,10 +471,10 @@ class CallServer(CallOwner):
         for mailbox in mailboxes:
             mailbox.post((protocol.ROOM, 1))
 
-    # -- what a call needs of its owner, see `call.CallOwner` --------------------------------------------------------
+    # -- as owner of its calls, see `call.CallOwner` -----------------------------------------------------------------
 
     def failed(self, call: Call, error: BaseException) -> Callable[[], None] | None:
-        """Leave it to the caller of *call* to try it again, or to count it."""
+        """Leave the retry, or else the counting, to the caller of *call*."""
         if call.method.kind in GENERATORS or not call.claim_outcome():
             return None
         report_of(call).uncounted = True

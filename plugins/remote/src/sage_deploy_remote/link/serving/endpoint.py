@@ -1,4 +1,4 @@
-"""The methods of a replica's process that its callers use through a `rpc_transport.RpcTransport`."""
+"""The methods of a replica's process that callers use through a `rpc_transport.RpcTransport`."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ __all__ = ["ReplicaEndpoint"]
 
 class ReplicaEndpoint:
     """
-    Builds the replica of this process, and hands on to it what its callers ask.
+    Builds the replica of this process, and passes on what its callers request.
 
-    Each method may block, so each call of one needs a thread: `control` and `stop` must be answered while exchanges
-    wait. What the service raises is returned, packed.
+    Each method may block, so call each in a separate thread: `control` and `stop` must answer while exchanges wait.
+    Exceptions of the service are returned, packed.
     """
 
     def __init__(self, source: ArgumentSource | None = None, substrate: Substrate = PLAIN) -> None:
@@ -45,11 +45,15 @@ class ReplicaEndpoint:
 
     def start(self, packed: bytes, node: str | None) -> tuple[int, PackedError | None]:
         """
-        Build the replica; gives its slots, 0 if it was stopped meanwhile, and what its constructor or a hook raised.
+        Build the replica.
 
         Args:
-            packed: What to run, from `pack_spec`.
-            node: Name of the node that this is.
+            packed: The spec, from `pack_spec`.
+            node: Name of this node.
+
+        Returns:
+            The number of slots, 0 if the replica was stopped meanwhile; and the packed error of its constructor or a
+            hook.
         """
         service = replica = ""
         try:
@@ -73,19 +77,19 @@ class ReplicaEndpoint:
         carry_calls(self._started, end, carrier)
 
     def _started(self) -> ReplicaServer:
-        assert self._server is not None  # noqa: S101 - callers wait for `start`
+        assert self._server is not None  # noqa: S101 - callers wait for `start` first
         return self._server
 
     def control(
         self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]]
     ) -> tuple[Any, PackedError | None]:
-        """As `ReplicaServer.control`; gives the answer, and what it raised."""
+        """As `ReplicaServer.control`; returns the answer and the packed error."""
         server = self._server
         if server is None:
             return None, self._packed(RuntimeError("it is still being built"), str(op))
         try:
             answer = server.control(op, arg, notices)
-            # What is the service's own travels as a result does: by value where it must, and refused in the same words.
+            # Values of the service travel like results: by value where necessary, and refused with the same error.
             return server.answers.result(answer, str(arg)) if op is ControlOp.GET else answer, None
         except BaseException as error:  # noqa: BLE001 - a check may raise anything
             return None, server.answers.error(error, str(op))
@@ -96,8 +100,8 @@ class ReplicaEndpoint:
             self._server.vacate()
 
     def stop(self, grace: float) -> tuple[int, Mapping[str, Any] | None]:
-        """Stop the replica; gives how many calls still run, and its last statistics."""
-        with self._lock:  # what has not been built by now never will
+        """Stop the replica; return the number of calls that still run, and its last statistics."""
+        with self._lock:  # a server that does not exist by now will not be built
             self._stopped = True
             server = self._server
         return (0, None) if server is None else (server.stop(grace), server.host.control(ControlOp.STATS))

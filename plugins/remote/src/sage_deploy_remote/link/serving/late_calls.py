@@ -1,8 +1,8 @@
 """
-Calls that have their slot in a replica, and whose arguments are not there yet.
+Calls that have their slot in a replica, but whose arguments have not arrived yet.
 
-Such a call takes no worker: others run while it waits. Each has a thread of its own to wait for its arguments, so there
-are no more of them than slots.
+Such a call takes no worker, so other calls run while it waits. Each one has a separate thread that waits for its
+arguments; so there are at most as many of these threads as slots.
 """
 
 from __future__ import annotations
@@ -24,40 +24,40 @@ Arguments: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any]]"
 
 
 class ArgumentSource(Protocol):
-    """Has the values of arguments that are references to objects in a substrate's store."""
+    """Resolves arguments that are references to objects in a substrate's store."""
 
     def fetch_present(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
-        """The arguments with their values; None if `fetch` is needed. Never waits."""
+        """Return the arguments with their values, or None if `fetch` is needed. Never waits."""
 
     def fetch(
         self, args: tuple[Any, ...], kwargs: dict[str, Any], remaining: Callable[[], float], method: str
     ) -> Arguments | None:
-        """The arguments with their values, which it waits for; None if they are wanted no more."""
+        """Wait for the values, and return the arguments with them, or None if they are not needed any more."""
 
 
 class NoReferences:
     """The `ArgumentSource` of a substrate without a store: no argument is a reference."""
 
     def fetch_present(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
-        """The arguments as they are."""
+        """Return the arguments unchanged."""
         return args, kwargs
 
     def fetch(
         self,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        remaining: Callable[[], float],  # noqa: ARG002 - nothing is waited for
+        remaining: Callable[[], float],  # noqa: ARG002 - nothing to wait for
         method: str,  # noqa: ARG002 - as above
     ) -> Arguments | None:
-        """The arguments as they are."""
+        """Return the arguments unchanged."""
         return args, kwargs
 
 
 class LateCalls:
     """
-    The calls of one replica that wait for their arguments. From any thread.
+    The calls of one replica that wait for their arguments. Methods may be called from any thread.
 
-    Whoever takes a call out of those that wait says what becomes of it; so that is said once.
+    The thread that takes a call out of the waiting ones reports what happened to it; so this is reported once.
     """
 
     def __init__(
@@ -72,38 +72,38 @@ class LateCalls:
         Wait for nothing yet.
 
         Args:
-            service: Whose calls they are, for errors.
+            service: Name of the service, for errors.
             clock: For deadlines.
-            source: Has the arguments.
-            arrived: Told that a call waits no more: it has its arguments, or is over, or its deadline has passed.
-            failed: Told instead that there are none, and why.
+            source: Resolves the arguments.
+            arrived: Called when a call stops waiting: its arguments are there, it is over, or its deadline has passed.
+            failed: Called instead if the arguments cannot be had, with the error.
         """
         self._service = service
         self._clock = clock
         self._fetch = source.fetch
         self._arrived = arrived
         self._failed = failed
-        self._waiting: dict[Call, None] = {}  # changed in single steps, which need no lock
+        self._waiting: dict[Call, None] = {}  # changed by single operations, which need no lock
 
     def add(self, call: Call) -> None:
         """Wait for the arguments of *call*; never blocks."""
         self._waiting[call] = None
-        if call.over():  # given up before it could be found here
+        if call.over():  # given up before `let_go` could find it here
             self.let_go(call)
             return
         thread = threading.Thread(target=self._wait, args=(call,), name=f"{self._service}-arguments", daemon=True)
         try:
             thread.start()
-        except RuntimeError as error:  # there can be no more threads
+        except RuntimeError as error:  # the system allows no more threads
             self._end(call, partial(self._failed, call, error))
 
     def let_go(self, call: Call) -> None:
-        """*call* is over, or nobody wants its answer; one that does not wait is left alone."""
+        """Stop waiting for *call*, which is over or whose answer nobody wants; do nothing if it does not wait."""
         self._end(call, partial(self._arrived, call))
 
     @property
     def waiting(self) -> list[Call]:
-        """Those that wait now."""
+        """The calls that wait now."""
         return list(self._waiting)
 
     def _end(self, call: Call, say: Callable[[], None]) -> None:
@@ -120,7 +120,7 @@ class LateCalls:
         while call in self._waiting and not call.expire():
             try:
                 found = self._fetch(call.args, call.kwargs, remaining, f"{self._service}.{call.method.name}")
-            except BaseException as error:  # noqa: BLE001 - whatever it is, it is for the caller
+            except BaseException as error:  # noqa: BLE001 - any error goes to the caller
                 self._end(call, partial(self._failed, call, error))
                 return
             if found is not None:

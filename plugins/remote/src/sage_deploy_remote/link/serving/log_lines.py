@@ -1,4 +1,4 @@
-"""What a replica has logged in its process, until the process that deployed it asks."""
+"""Keeps the log lines of a replica until the deploying process asks for them."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["LogLines"]
 #: The logger of all services of this process.
 _ALL: Final = logging.getLogger(LOGGER)
 
-#: Lines that are kept.
+#: Number of lines to keep; older ones are dropped.
 _LINES: Final = 1_000
 
 
 class LogLines(logging.Handler):
-    """The last lines of one replica. From any thread."""
+    """The last log lines of one replica. Methods may be called from any thread."""
 
     def __init__(self, service: str, replica: str) -> None:
-        """Keep nothing yet."""
+        """Keep no lines yet."""
         super().__init__()
         self._replica = replica
         self._logger = logging.getLogger(f"{LOGGER}.{service}")
@@ -33,13 +33,17 @@ class LogLines(logging.Handler):
         self._sets_level = False
 
     def begin(self) -> None:
-        """Keep what is logged from now on, from level INFO until `after` says another, if nobody here has set one."""
+        """
+        Keep what is logged from now on.
+
+        Unless code in this process has set a level, log from level INFO on until `after` gives another level.
+        """
         self._sets_level = _ALL.level == logging.NOTSET
         self._set_level(min(logging.INFO, _ALL.getEffectiveLevel()))
         self._logger.addHandler(self)
 
     def end(self) -> None:
-        """Keep no more; what is there can be asked for. Idempotent."""
+        """Keep no further lines; `after` still returns those that were kept. Idempotent."""
         self._logger.removeHandler(self)
         self._set_level(logging.NOTSET)
         self._sets_level = False
@@ -49,7 +53,7 @@ class LogLines(logging.Handler):
             _ALL.setLevel(level)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep a line, unless another replica has logged it."""
+        """Keep a line, unless another replica logged it."""
         if replica_of(record) in {None, self._replica} and not is_told(record):
             message = self.format(record)
             with self._guard:
@@ -58,7 +62,7 @@ class LogLines(logging.Handler):
                 )
 
     def after(self, number: int, level: int) -> list[RemoteLine]:
-        """Those with higher numbers; from now on those from *level* on are logged."""
+        """Return the kept lines with numbers above *number*; from now on, log from *level* on."""
         self._set_level(level)
         with self._guard:
             return [line for line in self._lines if line.number > number]

@@ -1,4 +1,4 @@
-"""What one caller of a replica is to be told, in the replica's process, and how its exchanges wait for it."""
+"""Holds the replies for one caller of a replica, and lets its exchanges wait for them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,15 @@ if TYPE_CHECKING:
 
 __all__ = ["FORGOTTEN_AFTER_S", "Bundle", "ForgottenError", "Outbox"]
 
-#: Seconds that a response waits for more replies, while other calls of its caller run: what ends together travels
-#: together.
+#: Seconds that a response waits for more replies while other calls of its caller run: calls that end together are
+#: answered together.
 _LINGER_S: Final = 0.0005
 
-#: Seconds after which a caller is forgotten that says nothing, and for which nothing is done.
+#: Seconds after which a silent caller is forgotten, if nothing runs for it.
 FORGOTTEN_AFTER_S: Final = 600.0
 
-#: Seconds within which frames overtake each other: those of one caller come in order, but in threads of their own.
+#: Seconds within which frames may overtake each other: a caller sends them in order, but each has a separate thread
+#: here.
 _OVERTAKEN_WITHIN_S: Final = 30.0
 
 
@@ -34,39 +35,39 @@ class Bundle(Protocol):
     Calls of one caller that run one after the other.
 
     Attributes:
-        due: `monotonic()` after which those that have not started go back.
+        due: `monotonic()` after which calls that have not started go back.
     """
 
     due: float
 
     @property
     def waiting(self) -> Collection[Any]:
-        """Those that have not started."""
+        """The calls that have not started."""
 
     def give_back(self) -> None:
-        """Return them to their caller."""
+        """Return the waiting calls to their caller."""
 
 
 class _Owner(Protocol):
     @property
     def clock(self) -> Clock:
-        """Its time."""
+        """The clock for its deadlines."""
 
     def looked(self) -> None:
-        """A response is taken away."""
+        """Note that a response was sent."""
 
 
 class ForgottenError(Exception):
-    """The mailbox is not its caller's any more."""
+    """The caller was forgotten, so this mailbox is not used any more."""
 
 
 class Outbox:
     """
-    What one caller is to be told, and its exchange that waits for that.
+    Holds the replies for one caller, and lets its exchange wait for them.
 
     Attributes:
-        caller: Whose it is.
-        calls: Those that have not been answered, by the caller's number.
+        caller: The caller's name.
+        calls: Its calls that are not answered yet, by the caller's number.
     """
 
     sends_at_once = False
@@ -76,33 +77,37 @@ class Outbox:
         self.calls: dict[int, Call] = {}
         self._server = server
         self._mutex = threading.Lock()
-        self._condition = threading.Condition(self._mutex)  # entering the lock itself takes a third of the time
-        # The next are guarded by _mutex.
+        self._condition = threading.Condition(self._mutex)  # entering a Lock directly takes a third of the time
+        # The attributes below are guarded by _mutex.
         self._replies: list[Reply] = []
-        self._asleep = 0  # exchanges that wait for the first reply; the one before may still be waking up
-        self._bundles: list[Bundle] = []  # that may have calls to be returned
-        self._units = 0  # that have not ended
+        self._asleep = 0  # exchanges that wait for the first reply; the one before may not have woken yet
+        self._bundles: list[Bundle] = []  # that may have calls to return
+        self._units = 0  # units that have not ended
         self._owed = 0  # refused units whose callers wait for room
-        self._latest = -1  # frame that was taken last
-        self._number = 0  # of the next response
-        self._next_frame = -1  # the first is known when a fresh one has come
-        self._exchanges = 0  # that are here
-        self._left_at = server.clock.monotonic()  # when the last of them left
-        self._seen = -1  # frame whose exchange was the latest when callers were last looked after
-        self._answered = -1  # frame up to which exchanges wait no more, though there is nothing to say
+        self._latest = -1  # latest frame
+        self._number = 0  # number of the next response
+        self._next_frame = -1  # number of the next frame; known once a fresh one has come
+        self._exchanges = 0  # exchanges that are open
+        self._left_at = server.clock.monotonic()  # when the last exchange left
+        self._seen = -1  # latest frame at the last check of callers
+        self._answered = -1  # exchanges up to this frame stop waiting, even without replies
         self._closed = False  # whether the caller was forgotten
 
     def close_if_silent(self, before: float) -> bool:
-        """Forget the caller if its last exchange left *before*, and nothing runs for it; gives whether that is so."""
+        """
+        Forget the caller if its last exchange left before *before* and nothing runs for it.
+
+        Return whether it was forgotten.
+        """
         with self._mutex:
             self._closed = self._left_at < before and not (self._exchanges or self._units)
             return self._closed
 
     def is_gone(self, before: float) -> bool:
         """
-        Whether something is done for the caller and its last exchange left *before*.
+        Whether something runs for the caller although its last exchange left before *before*.
 
-        One that has been waiting since this was last asked is answered: whoever gets that sends another.
+        An exchange that has waited since the last check is answered; a living caller then sends another.
         """
         with self._mutex:
             if self._exchanges:
@@ -115,14 +120,14 @@ class Outbox:
 
     def enter(self, number: int, *, fresh: bool) -> None:
         """
-        Wait until all frames before this one are taken: they come in order, but in threads of their own.
+        Wait until all frames before this one are taken: they come in order, but each has a separate thread.
 
-        Whoever comes back from this takes the frame, and then calls `taken`. What is said from then on is for this
-        exchange: its caller may be waiting for nothing else.
+        After this, the thread takes the frame, and then calls `taken`. Replies from then on belong to this exchange,
+        because its caller may wait for no other.
 
         Raises:
-            ForgottenError: There is, or has to be, another mailbox for the caller.
-            RuntimeError: As `ReplicaServer.exchange`.
+            ForgottenError: The caller has another mailbox, or needs one.
+            RuntimeError: As `CallServer.exchange`.
         """
         with self._mutex:
             if self._closed:
@@ -133,37 +138,37 @@ class Outbox:
             if self._next_frame != number:
                 self._condition.wait_for(lambda: self._next_frame == number)
             self._latest = number
-            if self._exchanges > 1:  # the one before is answered now
+            if self._exchanges > 1:  # answer the exchange before this one now
                 self._condition.notify_all()
 
     def taken(self) -> None:
-        """It is the next frame's turn."""
+        """Let the next frame be taken."""
         with self._mutex:
             self._next_frame += 1
             if self._exchanges > 1:
                 self._condition.notify_all()
 
     def _begin(self, number: int, *, fresh: bool) -> None:
-        """Begin with the first frame of a caller that is not known, or not any more; with the condition."""
+        """Begin with the first frame of an unknown or forgotten caller; with the condition's lock held."""
         if fresh:
-            self._next_frame = self._number = number  # all responses before it have been read
+            self._next_frame = self._number = number  # the caller has read all earlier responses
             self._condition.notify_all()
         elif not self._condition.wait_for(lambda: self._next_frame >= 0, _OVERTAKEN_WITHIN_S):
             msg = f"its caller stood still for more than {FORGOTTEN_AFTER_S:g} s, and what it was to be told is lost"
             raise RuntimeError(msg)
 
     def watch(self, bundle: Bundle) -> None:
-        """Return what waits in *bundle* when it is due."""
+        """As `callers.Mailbox.watch`."""
         with self._mutex:
             self._bundles.append(bundle)
 
     def begin(self) -> None:
-        """A unit of this caller begins."""
+        """As `callers.Mailbox.begin`."""
         with self._mutex:
             self._units += 1
 
     def post(self, reply: Reply, *, wakes: bool = True) -> None:
-        """Say *reply*, unless not *wakes*: then it goes with another one that is about to come."""
+        """As `callers.Mailbox.post`."""
         with self._mutex:
             self._replies.append(reply)
             if reply[0] == protocol.REFUSED:
@@ -174,16 +179,16 @@ class Outbox:
                 self._condition.notify_all()
 
     def tell_start(self, id: int) -> bool:
-        """As `callers.Mailbox.tell_start`: what waits to be asked for is lost with this process."""
+        """As `callers.Mailbox.tell_start`: always False, because queued replies are lost with this process."""
         self.post((protocol.STARTING, id), wakes=False)
         return False
 
     def keep(self, reply: Reply) -> None:
-        """As `callers.Mailbox.keep`: no caller is told of starts here, so none asks for it."""
+        """As `callers.Mailbox.keep`. Not used here: without a connection, no caller asks to be told of starts."""
         self.post(reply)
 
     def end(self, reply: Reply | None = None) -> None:
-        """A unit has ended; say *reply*."""
+        """As `callers.Mailbox.end`."""
         with self._mutex:
             self._units -= 1
             if reply is not None:
@@ -192,11 +197,15 @@ class Outbox:
                 self._condition.notify_all()
 
     def forget(self, id: int) -> None:
-        """A call is over, and no notice about it is awaited."""
+        """As `callers.Mailbox.forget`."""
         self.calls.pop(id, None)
 
     def collect(self, frame: int) -> Response:
-        """Wait for something to say in answer to *frame*, or for the caller's next one: then that has the replies."""
+        """
+        Wait for replies to *frame*, or for the caller's next frame.
+
+        In the second case, the response is empty, and the next frame's response has the replies.
+        """
         with self._mutex:
             until = None
             while self._latest == frame and (self._units or self._owed) and self._answered < frame:
@@ -221,11 +230,11 @@ class Outbox:
 
     @property
     def has_replies(self) -> bool:
-        """Whether there are replies that nobody has taken away."""
+        """Whether there are replies that were not sent yet."""
         return bool(self._replies)
 
     def _sleep(self) -> None:
-        """Wait for a reply, or until calls are to be returned; with the condition."""
+        """Wait for a reply, or until calls must be returned; with the condition's lock held."""
         due = None
         if self._bundles:
             self._bundles = [bundle for bundle in self._bundles if bundle.waiting]
@@ -237,7 +246,7 @@ class Outbox:
             return
         now = time.monotonic()
         overdue = [bundle for bundle in self._bundles if bundle.due <= now]
-        self._condition.release()  # what is done now says so here
+        self._condition.release()  # `give_back` posts replies here
         try:
             for bundle in overdue:
                 bundle.give_back()

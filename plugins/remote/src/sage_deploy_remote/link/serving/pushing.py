@@ -1,4 +1,4 @@
-"""What one caller is told over a connection of its own, as soon as there is something to say."""
+"""Sends replies to one caller over its own connection, as soon as there is something to say."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["CallersCarrier", "PushedReplies", "carry_calls"]
 
 _ANSWERS: Final = frozenset({protocol.DONE, protocol.FAILED})
 
-#: Bytes of an answer up to which it may leave later.
+#: Answers of at most this many bytes may wait in the journal.
 _LIGHT: Final = 2**12
 
 
@@ -37,21 +37,21 @@ class CallersCarrier(Carrier, Protocol):
     """A `Carrier` that all callers of a replica share."""
 
     def end(self, mark: str) -> None:
-        """The call is over in whose arguments *mark* stood, and uses them no more; never blocks."""
+        """Note that the call with *mark* in its arguments is over and does not use them any more; never blocks."""
 
     def leave(self, caller: str) -> None:
-        """The connection of *caller* has ended: let go of what was on its way."""
+        """Discard what was on its way for *caller*, whose connection has ended."""
 
 
 class PushedReplies:
     """
-    As `outbox.Outbox`, for a caller with a connection: its end says that the caller is gone.
+    Does what `outbox.Outbox` does, for a caller with a connection. When the connection ends, the caller is gone.
 
-    Whoever says something sends it, with what others say at that moment.
+    A thread that posts a reply sends it, together with the replies that other threads have posted.
 
     Attributes:
-        caller: Whose it is.
-        calls: Those that have not been answered, by the caller's number.
+        caller: The caller's name.
+        calls: Its calls that are not answered yet, by the caller's number.
     """
 
     sends_at_once = True
@@ -60,14 +60,14 @@ class PushedReplies:
         self, server: CallServer, stream: Stream, attachments: Attachments, caller: str, journal: Journal | None = None
     ) -> None:
         """
-        Say nothing yet.
+        Send nothing yet.
 
         Args:
             server: Runs the calls.
-            stream: The connection with the caller.
-            attachments: Says how replies are written.
-            caller: Who it is.
-            journal: Where it finds what was not sent; None if there is none.
+            stream: The connection to the caller.
+            attachments: Converts replies to plain data.
+            caller: The caller's name.
+            journal: Where the caller finds replies that were not sent; None if there is no journal.
         """
         self.caller = caller
         self.calls: dict[int, Call] = {}
@@ -75,22 +75,22 @@ class PushedReplies:
         self._stream = stream
         self._attachments = attachments
         self._replies: deque[Reply] = deque()
-        self._turn = threading.Lock()  # whose holder sends
-        self._number = 0  # of the next response; for the holder, as the next
+        self._turn = threading.Lock()  # its holder sends
+        self._number = 0  # of the next response; for the holder of the turn, as the next
         self._journal = journal
-        self._started: dict[int, Reply] = {}  # calls whose starts are only written there, and are not answered
-        self._behind = False  # whether the journal has what was sent and may not have arrived
-        self._bundles: list[Bundle] = []  # that may have calls to be returned; guarded by _watching, as the next
+        self._started: dict[int, Reply] = {}  # starts of unanswered calls, only in the journal
+        self._behind = False  # whether the journal still has replies that were sent
+        self._bundles: list[Bundle] = []  # that may have calls to return; guarded by _watching, as the next
         self._timer: Timer | None = None
         self._watching = threading.Lock()
         server.callers.add(self)
 
     def take(self, frame: Frame) -> None:
-        """Take the next frame."""
+        """Take the caller's next frame."""
         self._server.take(self, frame)
 
     def leave(self) -> None:
-        """The connection has ended: give up what its caller has here."""
+        """Give up the caller's calls, because its connection has ended."""
         with self._turn:
             journal, self._journal = self._journal, None
         if journal is not None:
@@ -98,23 +98,23 @@ class PushedReplies:
         self._server.callers.leave(self)
 
     def begin(self) -> None:
-        """A unit of this caller begins."""
+        """As `callers.Mailbox.begin`."""
 
     def post(self, reply: Reply, *, wakes: bool = True) -> None:
-        """Say *reply*, unless not *wakes*: then it goes with another one that is about to come."""
+        """As `callers.Mailbox.post`."""
         self._say(reply)
         if wakes:
             self._send()
 
     def _say(self, reply: Reply) -> None:
         self._replies.append(reply)
-        if reply[0] in _ANSWERS:  # second: until the answer is among them, its caller must learn of the start
+        if reply[0] in _ANSWERS:  # after the append: until the answer is queued, the caller must learn of the start
             self._started.pop(reply[1], None)
 
     def tell_start(self, id: int) -> bool:
-        """As `callers.Mailbox.tell_start`: what the system has taken is delivered."""
+        """As `callers.Mailbox.tell_start`: data that the system has accepted will arrive."""
         reply = protocol.STARTING, id
-        with self._turn:  # others keep it for a moment only
+        with self._turn:  # held only briefly
             if self._in_journal(reply):
                 self._started[id] = reply
                 return True
@@ -124,7 +124,7 @@ class PushedReplies:
         return self._stream.taken
 
     def keep(self, reply: Reply) -> None:
-        """As `callers.Mailbox.keep`: a small result, if a journal has room for it; else it is sent now."""
+        """As `callers.Mailbox.keep`: write a small result into the journal, or send *reply* now."""
         with self._turn:
             self._say(reply)
             if reply[0] == protocol.DONE and _is_light(reply[2]) and self._in_journal(reply):
@@ -133,7 +133,11 @@ class PushedReplies:
         self._send()
 
     def _in_journal(self, reply: Reply) -> bool:
-        """Write *reply* down; False if that says nothing. For the holder of the turn."""
+        """
+        Write *reply* into the journal; return False if the caller may not find it there.
+
+        For the holder of the turn.
+        """
         journal = self._journal
         if journal is None or not self._stream.taken:
             return False
@@ -143,13 +147,13 @@ class PushedReplies:
         return journal.add(reply)
 
     def end(self, reply: Reply | None = None) -> None:
-        """A unit has ended; say *reply*."""
+        """As `callers.Mailbox.end`."""
         if reply is not None:
             self._replies.append(reply)
         self._send()
 
     def forget(self, id: int) -> None:
-        """A call is over, and no notice about it is awaited."""
+        """As `callers.Mailbox.forget`."""
         self.calls.pop(id, None)
         self._attachments.over(id)
 
@@ -162,11 +166,11 @@ class PushedReplies:
         self._server.looked()
 
     def _send_all(self) -> None:
-        """Send what is to be said; for the holder of the turn."""
+        """Send all queued replies; for the holder of the turn."""
         waiting = self._replies
         replies = list(self._started.values())
         self._started.clear()
-        while waiting:  # nobody else takes any
+        while waiting:  # the holder of the turn alone takes replies
             replies.append(waiting.popleft())
         if replies:
             number, self._number = self._number, self._number + 1
@@ -175,13 +179,13 @@ class PushedReplies:
 
     @property
     def has_replies(self) -> bool:
-        """Whether there is something to say that the connection has not taken yet."""
+        """Whether there are replies that the connection has not accepted yet."""
         return bool(self._replies) or self._stream.unsent
 
-    # -- what was sent ahead -----------------------------------------------------------------------------------------
+    # -- calls that were sent ahead ----------------------------------------------------------------------------------
 
     def watch(self, bundle: Bundle) -> None:
-        """Return what waits in *bundle* when it is due."""
+        """As `callers.Mailbox.watch`."""
         with self._watching:
             self._bundles.append(bundle)
             self._look_at(bundle.due)
@@ -200,27 +204,27 @@ class PushedReplies:
                 self._look_at(min(bundle.due for bundle in self._bundles))
         for bundle in overdue:
             bundle.give_back()
-        self._send()  # what was held back
+        self._send()  # answers that were held back
 
-    # -- callers that are gone ---------------------------------------------------------------------------------------
+    # -- whether the caller is gone ----------------------------------------------------------------------------------
 
-    def close_if_silent(self, before: float) -> bool:  # noqa: ARG002 - as `Outbox` has it
-        """A caller that says nothing is no caller that is gone."""
+    def close_if_silent(self, before: float) -> bool:  # noqa: ARG002 - as in `Outbox`
+        """As `callers.Mailbox.close_if_silent`: always False, because a silent caller with a connection is not gone."""
         return False
 
     def is_gone(self, before: float) -> bool:  # noqa: ARG002 - as above
-        """As above."""
+        """As `callers.Mailbox.is_gone`: always False, for the same reason."""
         return False
 
 
 def _is_light(payload: Payload) -> bool:
-    """Whether to copy *payload* costs next to nothing."""
+    """Whether copying *payload* costs next to nothing."""
     data, buffers, references = payload
     return not (buffers or references) and len(data) <= _LIGHT
 
 
 class _Connection:
-    """The calls of one caller, as they come."""
+    """The connection of one caller."""
 
     def __init__(self, find_server: Callable[[], CallServer], end: socket, carrier: CallersCarrier | None) -> None:
         self._find_server = find_server
@@ -235,7 +239,7 @@ class _Connection:
     def read(self) -> None:
         """As `Incoming.read`."""
         for body, buffers in self._stream.receive():
-            frame = self._attachments.to_frame(pickle.loads(body, buffers=buffers))  # noqa: S301 - from a process of ours
+            frame = self._attachments.to_frame(pickle.loads(body, buffers=buffers))  # noqa: S301 - from our own process
             mailbox = self.mailbox
             if mailbox is None:
                 server = self._find_server()
@@ -250,12 +254,12 @@ class _Connection:
         self._over.set()
 
     def wait(self) -> None:
-        """Wait until another thread has read it to its end; raises what ended it."""
+        """Wait until another thread has read the connection to its end; raises what ended it."""
         self._over.wait()
         raise self._error
 
     def close(self) -> None:
-        """It has ended: give up what the caller has here."""
+        """Free the connection, which has ended, and give up the caller's calls."""
         self._stream.close()
         if self.mailbox is not None:
             self.mailbox.leave()
@@ -265,10 +269,10 @@ class _Connection:
 
 def carry_calls(find_server: Callable[[], CallServer], end: socket, carrier: CallersCarrier | None = None) -> None:
     """
-    Take the frames of one caller, and answer them, until the connection ends; then give up what that caller has here.
+    Take and answer the frames of one caller until the connection ends; then give up its calls.
 
     Args:
-        find_server: Gives the replica when the first frame has come.
+        find_server: Returns the replica; called when the first frame has come.
         end: This side of the connection; at the other side is a `sockets.transport.SocketTransport`.
         carrier: Carries references; None if there are none.
     """

@@ -1,4 +1,4 @@
-"""What a host in a replica's process tells: the answers to single calls, and the end of work."""
+"""Reports what a host does to the callers in other processes: answers of calls, and the end of work."""
 
 from __future__ import annotations
 
@@ -25,13 +25,15 @@ __all__ = ["HostEvents", "Report", "ServedCall", "ServedStream", "report_of"]
 
 
 class HostEvents(QuietEvents):
-    """`interfaces.ReplicaEvents` for a host whose callers are elsewhere; it refuses, loses and returns nothing."""
+    """
+    `interfaces.ReplicaEvents` for a host whose callers are in other processes; it refuses, loses and returns no work.
+    """
 
     def __init__(self, server: ReplicaServer, find_service: Callable[[str], Any]) -> None:
         self._server = server
         self.service: Any = find_service
         self.freed: Callable[[Any], None] = self._freed
-        # What waits is at the callers, but for what was sent ahead.
+        # Calls wait at their callers, except those that were sent ahead.
         self.follow: Callable[[Any], Any | None] = server.work_ended
 
     def _freed(self, ended: Any) -> None:
@@ -40,27 +42,27 @@ class HostEvents(QuietEvents):
             self._server.host.put(following)
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
-        """The host's state changed."""
+        """Handle a change of the host's state."""
         self._server.changed(state, cause)
 
 
 class Report:
     """
-    Answers the caller of one call when it is over.
+    Answers the caller of one call when the call is over.
 
-    The answer is packed in the thread that ends the call, before the next one starts: that might change what was
-    returned.
+    The thread that ends the call packs the answer before the next call starts, because that call might change the
+    returned object.
 
     Attributes:
         mailbox: Where the answer goes.
         id: The caller's number for the call.
-        outcome: As what it was given up; None while it was not.
-        told: Whether its caller knows of that.
-        spent: Seconds since the call was made, if its caller said so.
-        unit: That of which the call is a part; None if it is one by itself.
-        returned: Whether the call went back to its caller, as one that was sent ahead in vain.
-        late: Whether its arguments are not here yet.
-        uncounted: Whether its caller may try it again, or counts it.
+        outcome: The outcome with which the call was given up; None if it was not.
+        told: Whether the caller knows that, because it gave up the call itself.
+        spent: Seconds since the call was made, if its caller reported them.
+        unit: The unit that has the call and others; None if the call is the only one.
+        returned: Whether the call, which was sent ahead, went back to its caller unstarted.
+        late: Whether its arguments have not arrived yet.
+        uncounted: Whether its caller either retries it or counts it.
     """
 
     __slots__ = (
@@ -91,14 +93,14 @@ class Report:
         self.uncounted = False
 
     def send(self) -> None:
-        """The call is over; see `Call.on_settled`."""
-        # The call refers to this: keeping both ways would leave every call to the collector.
+        """Answer the caller, because the call is over; see `Call.on_settled`."""
+        # The call refers to this report. References in both directions would leave every call to the garbage collector.
         call, self._call = self._call, None
-        assert call is not None  # noqa: S101 - for the type checker: a call is over once
+        assert call is not None  # noqa: S101 - for the type checker: a call ends once
         self._report(call)
         if self.outcome == Outcome.TIMEOUT:
             self._server.overran(call)
-        if self.late:  # nobody but its slot waits for its arguments any more
+        if self.late:  # only its slot still waits for its arguments
             self._server.late.let_go(call)
         self._server.looked()
 
@@ -107,7 +109,7 @@ class Report:
         name = call.method.name
         if self.outcome is not None:
             if not self.told:
-                assert error is not None  # noqa: S101 - for the type checker: who gives up says why
+                assert error is not None  # noqa: S101 - for the type checker: giving up takes an error
                 self.mailbox.post((protocol.GAVE_UP, self.id, self._server.answers.error(error, name), self.outcome))
             if self.unit is not None:
                 self.mailbox.forget(self.id)
@@ -131,15 +133,22 @@ class Report:
             if self.uncounted:
                 reply += (True,)
         self.mailbox.forget(self.id)
-        if self.unit is None:  # its slot is free with its answer
+        if self.unit is None:  # the answer frees its slot
             self.mailbox.end(reply)
         else:
             self._answer_in(self.unit, reply, call if timing else None)
 
     def _answer_in(self, unit: CallGroup, reply: Reply, ran: Call | None) -> None:
-        """Answer a call of *unit*, *ran* if its method has started: at once, or with what comes next."""
+        """
+        Answer a call of *unit*, at once or together with the next answer.
+
+        Args:
+            unit: The unit.
+            reply: The answer.
+            ran: The call if its method has started, else None.
+        """
         waits = unit.ends or (ran is not None and unit.holds_back(ran, self._server.quick))
-        if waits and unit.told:  # else the next call might lose it, with the process
+        if waits and unit.told:  # the next call could end the process before the answer is sent
             self.mailbox.keep(reply)
         else:
             self.mailbox.post(reply, wakes=not waits)
@@ -147,14 +156,14 @@ class Report:
 
 
 class ServedCall(Call):
-    """A call of another process, run here."""
+    """A call from another process that runs here."""
 
     __slots__ = ("report",)
 
     report: Report
 
     def expire(self) -> bool:
-        """As `Call.expire`; a canary, whose time is always over, is answered."""
+        """As `Call.expire`; a canary, whose deadline has always passed, is answered instead."""
         if self.method is not CANARY:
             return super().expire()
         answer_canary(self)
@@ -162,7 +171,7 @@ class ServedCall(Call):
 
 
 class ServedStream(StreamCall):
-    """The same of a method that gives items."""
+    """A `ServedCall` of a method that yields items."""
 
     __slots__ = ("report",)
 
@@ -170,6 +179,6 @@ class ServedStream(StreamCall):
 
 
 def report_of(call: Call) -> Report:
-    """The report of *call*, which `ReplicaServer` has made."""
+    """Return the report of *call*, which a `CallServer` has made."""
     assert isinstance(call, (ServedCall, ServedStream))  # noqa: S101 - for the type checker
     return call.report

@@ -1,4 +1,4 @@
-"""A replica in its own process: its host, and what callers in other processes get to see of it."""
+"""A replica in its own process: its host, and the server for callers in other processes."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 __all__ = ["ReplicaServer"]
 
-#: Seconds that a call gets to end after its deadline, of a service with `timeout_strength: kill`.
+#: Seconds that a call gets to end after its deadline, before its process is killed (`timeout_strength: kill`).
 _ENDS_WITHIN_S: Final = 1.0
 
 
 class ReplicaServer(CallServer):
-    """One replica, for callers that exchange frames with it. All methods are safe from any thread."""
+    """One replica, for callers that exchange frames with it. All methods may be called from any thread."""
 
     def __init__(
         self,
@@ -51,12 +51,12 @@ class ReplicaServer(CallServer):
 
         Args:
             spec: What to run.
-            node: Name of the node that this is, for the recorders.
-            find_service: Gives the instance handles to other services.
-            source: Has the values of arguments that are references; None if no argument is one.
-            substrate: What carries results.
+            node: Name of this node, for the recorders.
+            find_service: Returns the instance's handles to other services.
+            source: Resolves arguments that are references; None if no argument is one.
+            substrate: Carries results.
         """
-        methods = (*spec.methods, CANARY)  # at the index -1, as its plan says
+        methods = (*spec.methods, CANARY)  # CANARY has index -1, as its plan says
         super().__init__(spec.service, spec.id, node, methods, SYSTEM, source=source, substrate=substrate)
         self.spec = spec
         self.socket_inbox = SocketInbox(self.quick) if SocketInbox.possible() else None
@@ -64,15 +64,15 @@ class ReplicaServer(CallServer):
         self._start_over = threading.Event()
         self._start_error: BaseException | None = None
         self._ready = False
-        self._stopped = self._is_over = False  # the first is guarded by _lock; the second: the host takes no more work
+        self._stopped = self._is_over = False  # the first: guarded by _lock; the second: the host takes no more work
         self._counting = threading.Lock()
         self._logs = LogLines(spec.service, spec.id)
 
-    # -- life --------------------------------------------------------------------------------------------------------
+    # -- start and end -----------------------------------------------------------------------------------------------
 
     def start(self) -> int:
         """
-        Build the instance and run its start hooks, and wait for that; gives the number of slots, 0 if it was stopped.
+        Build the instance, run its start hooks, and wait for them; return the number of slots, 0 if it was stopped.
 
         Raises:
             BaseException: What the constructor or a hook raised.
@@ -89,14 +89,21 @@ class ReplicaServer(CallServer):
         return self.host.slots if self._ready else 0
 
     def changed(self, state: ReplicaState, cause: BaseException | None) -> None:
-        """The host's state changed."""
+        """Handle a change of the host's state."""
         if state is not ReplicaState.STARTING:
             self._ready = state is ReplicaState.READY
             self._start_error = cause
             self._start_over.set()
 
     def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]]) -> Any:
-        """Answer a question beside the calls, after *notices* that may not have arrived yet, each with its caller."""
+        """
+        Answer a question outside the calls.
+
+        Args:
+            op: The question.
+            arg: Its argument.
+            notices: Notices that may not have arrived yet, each with its caller; applied first.
+        """
         for caller, notice in notices:
             mailbox = self.callers.find(caller)
             if mailbox is not None:  # else it has no call here
@@ -108,11 +115,11 @@ class ReplicaServer(CallServer):
         self.stop(0.0)
 
     def stop(self, grace: float) -> int:
-        """As `Host.stop`; whoever waits for a start waits no more."""
-        with self._lock:  # what has not been started by now never will
+        """As `Host.stop`; also ends a wait in `start`."""
+        with self._lock:  # what has not started by now never will
             self._stopped = True
         self.callers.close()
-        for call in self.late.waiting:  # first: none of them may begin after the stop hooks
+        for call in self.late.waiting:  # first: no late call may begin after the stop hooks
             call.give_up(call.stopped_error(self.spec.id, self.node), Outcome.STOPPED)
         left = self.host.stop(grace)
         self._is_over = True
@@ -121,17 +128,18 @@ class ReplicaServer(CallServer):
         self._start_over.set()
         return left
 
-    # -- what runs the calls, as `calls.CallServer` has it -------------------------------------------------------------
+    # -- runs the calls, as `calls.CallServer` requires
+    # ------------------------------------------------------------------
 
     @property
     def slots(self) -> int:
-        """As many as the host has."""
+        """The host's number of slots."""
         return self.host.slots
 
     def put(self, work: Work) -> None:
         """Give *work* to the host."""
         self.host.put(work)
-        if self._is_over:  # it was on its way
+        if self._is_over:  # the work was on its way when the host ended
             end_slots(self, self.host.end_unfetched())
 
     def cancel(self, call: Call) -> None:
@@ -139,15 +147,16 @@ class ReplicaServer(CallServer):
         self.host.cancel(call)
 
     def count(self, method: int, outcome: int, wait_s: float, run_s: float) -> None:
-        """Count it as the host counts what it has run."""
+        """Count the call in the way that the host counts the calls it runs."""
         with self._counting:
             self._record(method, outcome, wait_s, run_s)
 
     def overran(self, call: Call) -> None:
         """
-        End this process if *call* still has its slot in a moment, where `timeout_strength: kill` asks for that.
+        With `timeout_strength: kill`, end this process if *call* still has its slot after one second.
 
-        The process that started the replica kills it itself, at once. This is for callers in others, which cannot.
+        The process that started the replica kills it itself, at once. This is for callers in other processes, which
+        cannot.
         """
         if self.spec.config.timeout_strength != "kill":
             return

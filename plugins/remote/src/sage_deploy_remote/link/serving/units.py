@@ -1,4 +1,4 @@
-"""What a caller has sent to be run in one slot, and the producer's end of a stream whose consumer is elsewhere."""
+"""The units that a caller has sent, each with its calls for one slot, and the producer's end of a stream."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["BatchUnit", "CallGroup", "StreamProducer", "end_slots"]
 
-#: Seconds after which what was sent ahead and has not started goes back: the call before it takes long.
+#: Seconds until calls that were sent ahead and have not started go back, because the call before them takes long.
 _GIVE_BACK_AFTER_S: Final = 0.01
 
-#: Seconds for which answers are held back to leave together, while calls run that take less.
+#: Seconds that answers wait to leave together while quick calls run.
 _LINGER_S: Final = 0.0005
 
 
@@ -35,13 +35,13 @@ class CallGroup:
     """
     The calls of a unit that are answered together, or that run one after the other.
 
-    Says that the unit has ended, once its slot is free and all its calls are answered, whichever comes last.
+    Reports that the unit has ended when its slot is free and all its calls are answered, whichever comes last.
 
     Attributes:
-        open: What is still to come: the answers, and the slot.
-        waiting: Calls that run after the one that runs; whoever takes one decides what becomes of it.
-        due: `monotonic()` after which those that still wait are returned.
-        ends: Whether all its answers are about to come, and then its end.
+        open: Number of events still to come: the answers, and the free slot.
+        waiting: Calls that run after the current one. The thread that takes one out decides what happens to it.
+        due: `monotonic()` after which waiting calls go back to their caller.
+        ends: Whether all answers are about to come, followed by the end of the unit.
         told: As `protocol.Unit.told`.
     """
 
@@ -57,7 +57,7 @@ class CallGroup:
         self._lock = threading.Lock()
 
     def one_over(self) -> None:
-        """One answer has been given, or the slot is free."""
+        """Count one answer as given, or the slot as free."""
         with self._lock:
             self.open -= 1
             last = self.open == 0
@@ -65,14 +65,18 @@ class CallGroup:
             self._mailbox.end((protocol.ENDED, self._id, time.monotonic() - self._begun))
 
     def next(self) -> Call | None:
-        """The call that runs next, None if none is left. Its caller knows that it starts, if that is to be told."""
+        """
+        Return the call to run next, None if none is left.
+
+        If starts are to be told, the caller is certain to learn of this start.
+        """
         try:
             call = self.waiting.popleft()
         except IndexError:
             return None
         if self.told:
             report: Any = call.report  # type: ignore[attr-defined] # a `report.ServedCall`
-            if not self._mailbox.tell_start(report.id):  # else it could run twice
+            if not self._mailbox.tell_start(report.id):  # the caller might then run it again
                 self.waiting.appendleft(call)
                 self.give_back()
                 return None
@@ -80,13 +84,14 @@ class CallGroup:
 
     def holds_back(self, call: Call, quick: set[int]) -> bool:
         """
-        Whether the answer to *call* waits for that of the next one, which is about to start and takes no time.
+        Return whether the answer to *call* waits for the next call's answer.
 
-        Sending costs as much as a short method. If the next one takes long after all, the answer leaves when `due`.
+        This is so if the next call is quick and starts now, because sending costs as much as a short method. If that
+        call takes long after all, the answer leaves when `due` has passed.
 
         Args:
-            call: Has run.
-            quick: Indices of the methods that took no time when they ran last.
+            call: The call that has run.
+            quick: Indices of the methods that took no time when they last ran.
         """
         if not self._mailbox.sends_at_once:
             return False
@@ -100,7 +105,7 @@ class CallGroup:
         return False
 
     def give_back(self) -> None:
-        """Return the calls that still wait to their caller, who may have another slot for them."""
+        """Return the waiting calls to their caller, which may have another free slot for them."""
         returned: list[int] = []
         while self.waiting:
             try:
@@ -108,7 +113,7 @@ class CallGroup:
             except IndexError:
                 break
             report: Any = call.report  # type: ignore[attr-defined] # a `report.ServedCall`
-            report.returned = True  # first: its caller may be giving it up this moment, and then that is counted
+            report.returned = True  # first: if its caller gives it up right now, that is counted
             if call.claim() and call.claim_outcome():
                 returned.append(report.id)
             else:
@@ -121,38 +126,42 @@ class CallGroup:
 
 class BatchUnit(CallGroup):
     """
-    The calls of a batch; those whose arguments come later run after the others, with whatever has come by then.
+    The calls of a batch. Calls whose arguments are late run after the others, with all that have arrived by then.
 
     Attributes:
         present: Calls that can run.
-        late: How many cannot yet.
+        late: Number of calls whose arguments have not arrived.
     """
 
     def __init__(self, mailbox: Mailbox, id: int, calls: int, *, told: bool = False) -> None:
         super().__init__(mailbox, id, calls, told=told)
-        self.present: list[Call] = []  # guarded by _lock, as the next
+        self.present: list[Call] = []  # like `late`, guarded by _lock
         self.late = 0
         self._runs = False
         self._free = False
 
     def arrived(self, call: Call) -> None:
-        """A late one can run."""
+        """Note that the arguments of *call* have arrived, so that it can run."""
         with self._lock:
             self.late -= 1
             self.present.append(call)
 
     def late_over(self) -> None:
-        """A late one never will."""
+        """Note that a late call will never run."""
         with self._lock:
             self.late -= 1
 
     def run_over(self) -> None:
-        """What ran has ended."""
+        """Note that the calls that ran have ended."""
         with self._lock:
             self._runs = False
 
     def take(self) -> list[Call] | None:
-        """The calls that are to run now, together; None, once, when there will be no more."""
+        """
+        Return the calls to run together now, perhaps none.
+
+        Return None once, when no more calls will come.
+        """
         with self._lock:
             if self._runs or self._free:
                 return []
@@ -165,7 +174,7 @@ class BatchUnit(CallGroup):
 
 
 class StreamProducer(Channel):
-    """The producer's end of a stream whose consumer is elsewhere; what it holds are items not yet acknowledged."""
+    """The producer's end of a stream to another process; it holds a place for each item not acknowledged yet."""
 
     __slots__ = ("_first", "_id", "_mailbox", "_pack")
 
@@ -177,21 +186,21 @@ class StreamProducer(Channel):
         self._first = True
 
     def deliver(self, item: Any) -> None:
-        """Send *item*; what is kept here is its place."""
+        """Send *item*, and keep its place."""
         packed = self._pack(item)
-        super().deliver(None)  # first: once it is posted it may be acknowledged at any moment
-        call = current_call() if self._first else None  # the one whose generator gives the item
+        super().deliver(None)  # first: once posted, the item may be acknowledged at any moment
+        call = current_call() if self._first else None  # the call whose generator yields the item
         self._first = False
         self._mailbox.post((protocol.ITEM, self._id, packed, *(() if call is None else (call.began - call.since,))))
 
     def acknowledge(self, number: int) -> None:
-        """So many more have been read: there is room for others."""
+        """Note that *number* more items were read, so that there is room for others."""
         for _ in range(number):
             self.take()
 
 
 def end_slots(server: ReplicaServer, works: Iterable[Work]) -> None:
-    """Tell callers that the slots of *works* are free, which ended before a worker had fetched them."""
+    """Tell callers that the slots of *works* are free: these ended before a worker fetched them."""
     for work in works:
         following = server.work_ended(work)
         while following is not None:

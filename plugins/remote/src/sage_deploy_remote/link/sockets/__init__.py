@@ -1,8 +1,8 @@
 """
-Frames and responses over a socket, which carries them as soon as there is something to say.
+Carries frames and responses over a socket. Each side sends as soon as it has something to say.
 
-`messages` is what is on the wire, `stream` one end of a connection. `channel` is the caller's side of one connection,
-`transport` the base of transports that have one. The replica's side is `serving.pushing`, and `socket_inbox`, whose
-workers read. `journal` is what both know even if the replica is killed. Modules here import other modules of the link
-and the core's public modules.
+`messages` is the wire format, and `stream` is one end of a connection. `channel` is the caller's side of a connection,
+and `transport` is the base of transports that have one. The replica's side is `serving.pushing` and `socket_inbox`,
+whose workers read connections. `journal` is shared memory that survives a killed replica. Modules here import other
+modules of `link` and the core's public modules. See docs/design/calls-over-a-socket.md.
 """

@@ -1,9 +1,9 @@
 """
-What a message over a socket is pickled from, and what is made of it there.
+Converts frames and responses to plain data for a socket, and back.
 
-References to a substrate's objects do not go over a socket, nor do the buffers of large values where the substrate has
-memory that processes share: its *carrier* carries them, and a mark stands for them in the message. Whoever reads a
-payload with a mark waits for them then.
+Two kinds of data do not go over the socket: references to a substrate's objects and, where the substrate has shared
+memory, the buffers of large values. The substrate's *carrier* carries them, and a mark replaces them in the message.
+The reader of a payload with a mark waits for the data when it needs it.
 """
 
 from __future__ import annotations
@@ -28,46 +28,46 @@ _ERRORS: Final = frozenset({protocol.FAILED, protocol.GAVE_UP})
 
 class Carrier(Protocol):
     """
-    Carries references and buffers from one end of a connection to the other. From any thread.
+    Carries references and buffers from one end of a connection to the other. Methods may be called from any thread.
 
     Attributes:
-        large: Bytes of a value's buffers from which on they go by the carrier.
+        large: Buffers of a value go by the carrier if they have at least this many bytes in total.
     """
 
     large: float
 
     def send(self, caller: str, references: Sequence[Any]) -> str:
         """
-        Send them on their way; never blocks.
+        Send *references*; never blocks.
 
         Args:
-            caller: Whose connection it is, in either direction.
+            caller: The caller at one end of the connection; the references may go in either direction.
             references: What to carry.
 
         Returns:
-            What stands for them in the message.
+            The mark that replaces them in the message.
         """
 
     def send_buffers(self, caller: str, buffers: Sequence[Any]) -> str:
-        """The same for buffers, whose owner may change them as soon as this returns."""
+        """Do the same for buffers; their owner may change them as soon as this returns."""
 
     def receive(self, mark: str) -> Sequence[Any]:
-        """Wait for what *mark* stands for; raises if it will not come."""
+        """Wait for the data of *mark*; raises if it will not come."""
 
     def drop(self, mark: str) -> None:
-        """Nobody wants what *mark* stands for; never blocks or raises."""
+        """Discard the data of *mark*, which nobody needs; never blocks or raises."""
 
 
 class Attachments:
-    """Makes plain data of what goes over one connection, and the other way round."""
+    """Converts what goes over one connection to plain data, and back."""
 
     def __init__(self, carrier: Carrier | None = None) -> None:
-        """Without a *carrier* nothing that is sent has references, and all buffers go over the socket."""
+        """Without a *carrier*, nothing that is sent has references, and all buffers go over the socket."""
         self._carrier: Any = carrier
-        self._marks: dict[int, list[str]] = {}  # in the arguments of calls that are not over, by their numbers
+        self._marks: dict[int, list[str]] = {}  # marks in the arguments of calls that are not over, by number
 
     def of_frame(self, frame: Frame) -> tuple[Any, ...]:
-        """*frame* as plain data."""
+        """Return *frame* as plain data."""
         if self._carrier is None:
             return frame.plain(apart)
         marks: list[str] = []
@@ -75,9 +75,9 @@ class Attachments:
         return (*plain, True) if marks else plain
 
     def to_frame(self, plain: tuple[Any, ...]) -> Frame:
-        """The frame of `of_frame`."""
+        """Return the frame that `of_frame` converted."""
         frame = Frame.of(plain[:5])
-        if len(plain) == 5:  # noqa: PLR2004 - as `Frame.plain` has it
+        if len(plain) == 5:  # noqa: PLR2004 - the length from `Frame.plain`
             return frame
         units = (unit._replace(items=tuple(map(self._coming_item, unit.items))) for unit in frame.units)
         return frame._replace(units=tuple(units))
@@ -90,13 +90,13 @@ class Attachments:
         return item._replace(payload=self._coming(item.payload))
 
     def over(self, id: int) -> None:
-        """The call of that number is over, and uses its arguments no more; for a frame's receiver."""
+        """Note that call *id* is over and no longer uses its arguments; for a frame's receiver."""
         if self._marks:
             for mark in self._marks.pop(id, ()):
                 self._carrier.end(mark)
 
     def of_replies(self, caller: str, number: int, replies: Iterable[Reply]) -> tuple[Any, ...]:
-        """The response *number* to *caller* as plain data."""
+        """Return the response *number* to *caller* as plain data."""
         if self._carrier is None:
             return number, [_with_payload(reply, apart) if reply[0] in _PAYLOADS else reply for reply in replies]
         marks: list[str] = []
@@ -104,12 +104,12 @@ class Attachments:
         return (*plain, True) if marks else plain
 
     def to_response(self, plain: tuple[Any, ...]) -> Response:
-        """The response of `of_replies`."""
+        """Return the response that `of_replies` converted."""
         number, replies, *marked = plain
         return Response(number, [_changed(reply, self._coming) for reply in replies] if marked else replies)
 
     def _leaving(self, caller: str, marks: list[str]) -> Callable[[Any], Any]:
-        """What makes plain data of a payload; *marks* gets those that it puts in."""
+        """Return a function that converts a payload to plain data and adds the marks that it uses to *marks*."""
         carrier = self._carrier
 
         def leave(payload: Any) -> Any:
@@ -125,12 +125,12 @@ class Attachments:
         return leave
 
     def _coming(self, payload: Any) -> Any:
-        """*payload* with what marks in it stand for."""
+        """Return *payload* with each mark replaced by data that is fetched when needed."""
         return tuple(_Awaited(self._carrier, part) if isinstance(part, str) else part for part in payload)
 
 
 class _Awaited:
-    """What a mark stands for: waited for when it is wanted."""
+    """The data of a mark, fetched on first use."""
 
     def __init__(self, carrier: Any, mark: str) -> None:
         self._carrier = carrier
@@ -153,7 +153,7 @@ def _with_payload(reply: Reply, change: Callable[[Any], Any]) -> Reply:
 
 
 def _changed(reply: Reply, change: Callable[[Any], Any]) -> Reply:
-    """*reply* with each of its payloads changed."""
+    """Return *reply* with *change* applied to each of its payloads."""
     if reply[0] in _PAYLOADS:
         return _with_payload(reply, change)
     return _with_payload(reply, lambda error: with_payloads(error, change)) if reply[0] in _ERRORS else reply

@@ -1,4 +1,4 @@
-"""The caller's side of one connection: who reads what the replica says."""
+"""The caller's side of one connection: decides which thread reads the replica's responses."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Channel"]
 
-#: Seconds for which the thread that reads waits for something to do before it ends.
+#: Seconds that the reader thread waits for work before it ends.
 _IDLE_S: Final = 1.0
-#: Seconds for whoever reads to find that the connection has ended.
+#: Seconds that a reading thread gets to find that the connection has ended.
 _JOIN_S: Final = 1.0
 
 
 class Channel:
     """
-    Reads what comes over one connection, in a thread that waits for it anyway.
+    Reads one connection in a thread that waits for its responses anyway.
 
-    One thread at a time reads: the *leader*. A caller that waits in `call` is it if nobody else waits for anything:
-    that saves waking it. Otherwise the channel's own thread is, which runs only while something is awaited. Whoever
-    leaves looks whether something is awaited still, and whoever sends looks whether somebody leads; so nothing is left
-    unread.
+    One thread at a time reads: the *leader*. A caller that waits in `call` leads if it alone waits for anything; then
+    no thread has to be woken for its answer. Otherwise the channel's own thread leads, which runs only while something
+    is awaited. A thread that stops leading checks whether something is still awaited, and a thread that sends checks
+    whether anybody leads. So nothing stays unread.
     """
 
     def __init__(
@@ -46,28 +46,29 @@ class Channel:
         Read nothing yet.
 
         Args:
-            stream: What to read.
-            name: Of the thread.
-            arrived: Told of each message, by the leader; and the call for which that waits, None for the thread.
-            ended: Told once why there will be no more.
-            awaited: Of how many calls the replica has something to say.
+            stream: The connection to read.
+            name: Name of the thread.
+            arrived: Called by the leader for each message, with the call for which it waits; None for the channel's
+                thread.
+            ended: Called once, with the reason why no more messages come.
+            awaited: Returns the number of calls about which the replica has something to say.
         """
         self._stream = stream
         self._name = name
         self._arrived = arrived
         self._ended = ended
         self._awaited = awaited
-        self._lead = threading.Lock()
+        self._lead = threading.Lock()  # its holder is the leader
         self._over = False  # whether the connection has ended; set by the leader
-        self._finishing = False  # whether to read until it ends, though nothing is awaited
-        self._told = threading.Event()  # that the thread may have something to do
+        self._finishing = False  # whether to read until the connection ends, even if nothing is awaited
+        self._told = threading.Event()  # set when the thread may have something to do
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None  # guarded by _starting
 
     # -- as an `Exchange` --------------------------------------------------------------------------------------------
 
     def wait(self, call: Call, seconds: float | None) -> None:
-        """As `Exchange.wait`; returns at once if another thread reads: then the call ends by that."""
+        """As `Exchange.wait`; returns at once if another thread reads, because that thread then ends the call."""
         if self._awaited() > 1 or not self._lead.acquire(blocking=False):
             self.leave()
             return
@@ -85,7 +86,7 @@ class Channel:
             self.leave()
 
     def leave(self) -> None:
-        """As `Exchange.leave`: have somebody read if something is awaited."""
+        """As `Exchange.leave`: let a thread read if something is awaited."""
         if not self._over and (self._finishing or self._awaited()) and not self._lead.locked():
             self._told.set()
             if self._thread is None:
@@ -100,13 +101,13 @@ class Channel:
         try:
             for message in self._stream.receive():
                 self._arrived(message, call)
-        except Exception as error:  # noqa: BLE001 - the connection has ended, or there is none
+        except Exception as error:  # noqa: BLE001 - the connection has ended, or the other end sent no message
             self._over = True
             self._stream.close()
             self._ended(error)
 
     def _run(self) -> None:
-        """Read while something is awaited; ends when there was nothing to do for a while."""
+        """Read while something is awaited; end after a while with nothing to do."""
         while True:
             told = self._told.wait(_IDLE_S)
             self._told.clear()
@@ -122,18 +123,22 @@ class Channel:
                         self._thread = None
                         return
 
-    # -- its end -----------------------------------------------------------------------------------------------------
+    # -- end ---------------------------------------------------------------------------------------------------------
 
     def finish(self) -> None:
-        """End the connection, read what has come before, and tell that it has ended; returns at once."""
+        """End the connection, read what came before, and report the end; return at once."""
         self._finishing = True
         self._stream.hang_up()
         self.leave()
 
     def close(self) -> None:
-        """End the connection, once all that has come is read: it may say what had started in a killed process."""
+        """
+        End the connection after reading all that came.
+
+        These messages may say which calls had started in a killed process.
+        """
         self._stream.hang_up()
-        if not self._over and self._lead.acquire(timeout=_JOIN_S):  # else it may be this thread that reads
+        if not self._over and self._lead.acquire(timeout=_JOIN_S):  # fails if this thread reads itself
             try:
                 while not self._over:
                     self._read(None)

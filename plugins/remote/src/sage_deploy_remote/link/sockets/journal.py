@@ -1,4 +1,4 @@
-"""What a replica has said and not sent yet, where its caller finds it even if the replica is killed."""
+"""A journal in shared memory: what a replica has said but not sent yet. Its caller can read it after a kill."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Journal"]
 
-#: Bytes of it: some hundred small answers. What does not fit is sent.
+#: Size in bytes: room for some hundred small answers. What does not fit is sent.
 _SIZE: Final = 2**16
-#: Numbers at its beginning: of the response, bytes of its replies, and whether the caller has closed it.
+#: Numbers at its beginning: the response, the bytes of its replies, and whether the caller has closed the journal.
 _RESPONSE, _LENGTH, _CLOSED = range(3)
 _HEAD: Final = 24
-#: Seconds in which what one processor has written can be read by all others; a thousand times what it takes.
+#: Seconds until all processors certainly see what one of them has written; a thousand times what it takes.
 _WRITTEN_WITHIN_S: Final = 0.001
 
 _WITH, _WITHOUT = b"\1", b"\0"
@@ -31,23 +31,27 @@ _WITH, _WITHOUT = b"\1", b"\0"
 
 class Journal:
     """
-    Replies of the response that is to be sent next, in memory of two processes: the replica writes, the caller reads.
+    Replies of the response to be sent next, in shared memory: the replica writes, and the caller reads.
 
-    A write into memory costs a tenth of what a message costs, and outlives the process that has made it. So what must
-    be known of a replica that is killed need not be sent at once.
+    A write into memory costs a tenth of a message, and survives the process that made it. So the replica need not send
+    at once what must be known if it is killed.
 
-    The replica's methods may be called by one thread at a time, likewise the caller's.
+    One thread at a time may call the replica's methods, and one thread at a time the caller's.
     """
 
     def __init__(self, memory: mmap.mmap) -> None:
-        """Use *memory*, which is zero in the beginning."""
+        """Use *memory*, which is all zero at first."""
         self._memory = memory
         self._head = memoryview(memory)[:_HEAD].cast("Q")
         self._end = _HEAD
 
     @classmethod
     def offer(cls, end: socket) -> Journal | None:
-        """Make one, and send it as the first thing over *end*, a Unix socket; None if the system has no room for it."""
+        """
+        Make a journal, and send it as the first thing over *end*, a Unix socket.
+
+        Return None if the system has no room for a journal.
+        """
         try:
             with _unnamed() if hasattr(os, "memfd_create") else TemporaryFile(buffering=0) as file:
                 file.truncate(_SIZE)
@@ -60,17 +64,17 @@ class Journal:
 
     @staticmethod
     def refuse(end: socket) -> None:
-        """Say, as the first thing over *end*, that there is none."""
+        """Say, as the first thing over *end*, that there is no journal."""
         end.sendall(_WITHOUT)
 
     @classmethod
     def take(cls, end: socket) -> Journal | None:
         """
-        The one that the caller at the other side of *end* offers; None if it offers none.
+        Return the journal that the caller at the other side of *end* offers; None if it offers none.
 
         Raises:
             EOFError: The connection has ended.
-            OSError: It is broken.
+            OSError: The connection is broken.
         """
         said, descriptors, *_ = recv_fds(end, 1, 1)
         try:
@@ -82,44 +86,46 @@ class Journal:
                 os.close(each)
 
     def free(self) -> None:
-        """Let go of the memory, which is used no more. Idempotent."""
+        """Release the memory, which is used no more. Idempotent."""
         self._head.release()
         self._memory.close()
 
-    # -- the replica's -----------------------------------------------------------------------------------------------
+    # -- the replica's side ------------------------------------------------------------------------------------------
 
     def add(self, reply: Reply) -> bool:
-        """Keep *reply*; False if there is no room, or if the caller has closed it and will not read it."""
+        """
+        Write *reply*; return False if there is no room, or if the caller has closed the journal and will not read it.
+        """
         data = pickle.dumps(reply, 5)
         end = self._end + len(data)
         if end > _SIZE:
             return False
         self._memory[self._end : end] = data
-        self._head[_LENGTH] = end - _HEAD  # last: what is not written to its end is not read
+        self._head[_LENGTH] = end - _HEAD  # last, so that a partly written reply is never read
         self._end = end
         return not self._head[_CLOSED]
 
     def begin(self, number: int) -> None:
-        """What it has was sent; next comes response *number*."""
-        self._head[_LENGTH] = 0  # first: the replies are none of that number
+        """Start with response *number*, because the earlier replies were sent."""
+        self._head[_LENGTH] = 0  # first, so that the old replies do not count for the new number
         self._head[_RESPONSE] = number
         self._end = _HEAD
 
-    # -- the caller's ------------------------------------------------------------------------------------------------
+    # -- the caller's side -------------------------------------------------------------------------------------------
 
     def close(self) -> tuple[int, list[Reply]]:
         """
-        Have no reply added any more; gives the number of the response that was not sent, and its replies.
+        Accept no more replies; return the number of the response that was not sent, and its replies.
 
-        The replica need not have ended, nor take notice. A reply that `add` has taken is among them, or was sent.
+        The replica may still run, and need not notice. A reply that `add` accepted is among them, or was sent.
         """
         head = self._head
         head[_CLOSED] = 1
-        sleep(_WRITTEN_WITHIN_S)  # either we see what the replica writes, or it sees this before it goes on
+        sleep(_WRITTEN_WITHIN_S)  # now we see the replica's write, or it sees _CLOSED and goes no further
         while True:
             number = head[_RESPONSE]
             data = self._memory[_HEAD : _HEAD + head[_LENGTH]]
-            if number == head[_RESPONSE]:  # else a replica that lives has begun another one
+            if number == head[_RESPONSE]:  # else a living replica began another one
                 return number, _replies(data)
 
 

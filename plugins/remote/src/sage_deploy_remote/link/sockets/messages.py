@@ -1,8 +1,8 @@
 """
 Messages in a stream of bytes.
 
-A message is a pickle and the buffers that were left out of it. On the wire: the size of the pickle in 8 bytes, the
-number of buffers in 4, the size of each buffer in 8, all little-endian; then the pickle, then the buffers.
+A message is a pickle and its out-of-band buffers. On the wire, all numbers are little-endian: the size of the pickle
+(8 bytes), the number of buffers (4 bytes), the size of each buffer (8 bytes), the pickle, the buffers.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
 
 __all__ = ["Message", "MessageError", "Messages", "apart", "join", "memory", "pickled"]
 
-#: A pickle, and the buffers that were left out of it.
+#: A pickle and its out-of-band buffers.
 Message: TypeAlias = "tuple[bytes | bytearray | mmap.mmap, Sequence[Any]]"
 
 _HEAD: Final = struct.Struct("<QI")
 _SIZE: Final = 8
 
-#: Bytes of the largest message (64 GiB), and the most buffers; what says more is no message.
+#: Limits of a message: its bytes (64 GiB) and its buffers. A larger number means that the other end is something else.
 _LARGEST: Final = 2**36
 _MOST: Final = 2**20
 
-#: Bytes of a part from which on it is sent, and read, without being copied.
+#: Parts of at least this many bytes are sent and read without a copy.
 _APART: Final = 2**16
-#: Bytes of a part from which on its memory comes from the system, page by page as it is filled: it need not be zeroed
-#: first, and a size that is no size takes no memory.
+#: Parts of at least this many bytes are mapped from the system, which provides pages as they are filled. So they need
+#: no zeroing, and a false size takes no memory.
 _HUGE: Final = 2**23
-#: Bytes of a buffer up to which it is copied into the pickle: two parts more cost more than that.
+#: Buffers of fewer bytes are copied into the pickle, because two more parts would cost more than the copy.
 _SMALL: Final = 2**14
 
 
 class MessageError(Exception):
-    """What came is no message: at the other end is something else."""
+    """The bytes that came are no message, so the other end is something else."""
 
 
 def pickled(value: Any) -> tuple[bytes, Sequence[PickleBuffer]]:
-    """Plain data as the two parts of a message; large buffers in it are not copied."""
+    """Return plain data as the two parts of a message, without copying large buffers in it."""
     large: list[PickleBuffer] = []
 
     def keep(buffer: PickleBuffer) -> bool:
@@ -57,18 +57,18 @@ def pickled(value: Any) -> tuple[bytes, Sequence[PickleBuffer]]:
 
 
 def apart(payload: Payload) -> Payload | tuple[PickleBuffer, Sequence[Any], Sequence[Any]]:
-    """*payload*, to be pickled with `pickled`: its own pickle is not copied if it is large."""
+    """Prepare *payload* for `pickled`, so that its own pickle is not copied if it is large."""
     data = payload[0]
     return payload if len(data) < _APART else (PickleBuffer(data), *payload[1:])
 
 
 def join(body: bytes, buffers: Sequence[Any] = ()) -> list[Any]:
     """
-    A message as the parts that are to be sent one after the other.
+    Return a message as the parts to send one after the other.
 
     Args:
         body: The pickle.
-        buffers: `pickle.PickleBuffer` objects, or whatever has contiguous bytes.
+        buffers: `pickle.PickleBuffer` objects, or other objects with contiguous bytes.
     """
     if not buffers:
         head = _HEAD.pack(len(body), 0)
@@ -80,24 +80,24 @@ def join(body: bytes, buffers: Sequence[Any] = ()) -> list[Any]:
 
 class Messages:
     """
-    Puts messages together of what comes from a stream. For one thread at a time.
+    Assembles messages from a stream. For one thread at a time.
 
-    Small ones come in `take`. Of a large one `room` gives where the next bytes go, so that they are not copied.
+    Pass small messages to `take`. For a large one, write the next bytes into `room`, so that they are not copied.
     """
 
     def __init__(self) -> None:
-        """Nothing has come yet."""
-        self._rest = b""  # the beginning of a message
-        self._parts: list[Any] = []  # of a large one: the pickle, and its buffers
-        self._empty: list[memoryview] = []  # what is still to come of them; the last comes first
+        """Start at the beginning of a message."""
+        self._rest = b""  # incomplete beginning of a message
+        self._parts: list[Any] = []  # of a large message: the pickle and its buffers
+        self._empty: list[memoryview] = []  # unfilled parts of the large message, in reverse order
 
     @property
     def room(self) -> memoryview | None:
-        """Where the next bytes go; None while no large message is on its way."""
+        """Memory for the next bytes; None while no large message is being received."""
         return self._empty[-1] if self._empty else None
 
     def filled(self, number: int) -> list[Message]:
-        """So many bytes were written to `room`; gives the message if it is complete."""
+        """Note that *number* bytes were written to `room`; return the message if it is complete."""
         room = self._empty.pop()
         if number < room.nbytes:
             self._empty.append(room[number:])
@@ -105,10 +105,10 @@ class Messages:
 
     def take(self, data: bytes) -> Iterator[Message]:
         """
-        The messages that are complete with *data*; take them all before anything else comes.
+        Yield the messages that are complete with *data*. Take all of them before you pass more data.
 
         Raises:
-            MessageError: What follows those that it has given is no message.
+            MessageError: The bytes after the yielded messages are no message.
         """
         if self._rest:
             data = self._rest + data
@@ -137,7 +137,9 @@ class Messages:
         self._rest = data[at:]
 
     def _begin(self, sizes: Sequence[int], data: memoryview) -> int:
-        """Make room for a message of these parts, and put there what has come of it; gives how much that was."""
+        """
+        Allocate a message with parts of these sizes, copy its first bytes from *data*, and return how many they were.
+        """
         try:
             self._parts = [memory(size) for size in sizes]
         except (MemoryError, OSError) as error:
@@ -163,17 +165,17 @@ class Messages:
 
 
 def memory(size: int) -> Any:
-    """Room for so many bytes."""
+    """Return writable memory of *size* bytes."""
     if size < _HUGE:
         return bytearray(size)
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):  # a tenth of the time: most of it goes into pages
+    if hasattr(mmap, "MADV_HUGEPAGE"):  # takes a tenth of the time, most of which goes into pages
         pages.madvise(mmap.MADV_HUGEPAGE)
     return pages
 
 
 def _sizes(data: bytes, at: int, number: int) -> list[int]:
-    """The sizes of so many buffers, which stand at *at*."""
+    """Return the sizes of *number* buffers, which begin at *at*."""
     sizes = [int.from_bytes(data[place : place + _SIZE], "little") for place in range(at, at + _SIZE * number, _SIZE)]
     if sum(sizes) > _LARGEST:
         msg = f"buffers of {sum(sizes)} bytes are more than any message has"

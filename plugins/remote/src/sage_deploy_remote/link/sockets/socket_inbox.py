@@ -1,4 +1,4 @@
-"""Where work waits in a replica whose idle workers read its connections: so a call alone wakes one thread there."""
+"""An inbox whose idle workers read the replica's connections, so that a single call wakes only one thread."""
 
 from __future__ import annotations
 
@@ -24,37 +24,37 @@ if TYPE_CHECKING:
 
 __all__ = ["Incoming", "SocketInbox"]
 
-#: Seconds after which the thread that stands by reads, when a worker has left for a call that was to take less.
+#: Seconds that a worker's call may take before the standby thread reads instead of that worker.
 _TICK_S: Final = 0.001
-#: Ticks without a call after which that thread looks no more until the next one.
+#: Ticks without a new call after which the standby thread sleeps until the next one.
 _QUIET_TICKS: Final = 100
 
 
 class Incoming(Protocol):
-    """One connection over which work comes."""
+    """A connection that brings work."""
 
     def fileno(self) -> int:
-        """Its number."""
+        """Return its file descriptor."""
 
     def read(self) -> None:
-        """Read what is there, and put the work in it into the inbox; raises when the connection has ended."""
+        """Read what is there, and put the work into the inbox; raises when the connection has ended."""
 
     def ended(self, error: BaseException) -> None:
-        """It is read no more, for it has raised *error*."""
+        """Note that the connection is read no more, because `read` raised *error*."""
 
 
 class SocketInbox(Inbox):
     """
-    An inbox whose work comes over connections, which one thread at a time reads.
+    An inbox whose work comes over connections. One thread at a time reads them.
 
-    An idle worker does, and runs what it has read itself. While methods take no time nobody reads meanwhile, and calls
-    that came together run one after the other. Before a call that may take long, the others go to other workers, and
-    the thread that stands by reads. It looks whether a call takes long after all, too. It leaves reading to the
-    workers again when what it has read takes no time.
+    An idle worker reads, and runs what it has read itself. While methods are quick, nobody reads in the meantime, and
+    calls that came together run one after the other. Before a call that may take long, the worker gives the other calls
+    to other workers, and the standby thread reads. That thread also checks whether a quick call takes long after all.
+    It leaves the reading to the workers again when it has read only quick calls.
     """
 
     def __init__(self, quick: Collection[int]) -> None:
-        """Have no connections; *quick* are the indices of methods that took no time when they ran last."""
+        """Start without connections; *quick* has the indices of methods that took no time when they last ran."""
         super().__init__()
         self.put: Callable[[Work | None], None] = self._put_work
         self.get: Callable[[], Work | None] = self._get_work
@@ -63,30 +63,30 @@ class SocketInbox(Inbox):
         self._idle: Sequence[object] = (None,)
         self._attend: Callable[[], None] = lambda: None
         self._on_loop = False
-        self._lead = threading.Lock()  # whose holder reads
-        self._reader = 0  # the thread that puts what it is reading into the next
+        self._lead = threading.Lock()  # its holder is the leader, which reads
+        self._reader = 0  # ID of the thread that puts what it reads into `_read`
         self._read: deque[Work | None] = deque()
-        self._polls = False  # whether a worker waits for connections, and not for the queue
-        self._fetched = False  # whether workers come here
-        self._left = 0  # times that one has left for a call
-        self._bell = closed_lock()
-        self._sleeps = False  # whether who stands by waits for the bell alone
-        self._wanted = False  # whether that is to read at once
+        self._polls = False  # whether a worker waits for connections rather than for the queue
+        self._fetched = False  # whether workers fetch work here
+        self._left = 0  # how often a worker has left for a call
+        self._bell = closed_lock()  # wakes the standby thread
+        self._sleeps = False  # whether the standby thread waits for the bell only, without ticks
+        self._wanted = False  # whether the standby thread must read at once
         self._changing = threading.Lock()  # guards the next two
         self._incoming: dict[int, Incoming] = {}
-        self._attended = False  # whether a thread stands by
+        self._attended = False  # whether there is a standby thread
         self._epoll: Any = None
-        self._alarm = -1  # readable when there is work from elsewhere
+        self._alarm = -1  # eventfd that is readable when there is work from elsewhere
 
     @staticmethod
     def possible() -> bool:
-        """Whether the system has what this takes."""
+        """Whether the system supports this."""
         return hasattr(select, "epoll") and hasattr(os, "eventfd")
 
     # -- as an inbox -------------------------------------------------------------------------------------------------
 
     def notify(self, wake: Callable[[], None]) -> None:
-        """As `Inbox.notify`; a loop reads no connections."""
+        """As `Inbox.notify`; an event loop reads no connections."""
         super().notify(wake)
         self._on_loop = True
 
@@ -111,12 +111,12 @@ class SocketInbox(Inbox):
 
     def _get_work(self, seconds: float | None = None) -> Work | None:
         if self._read:
-            with suppress(IndexError):  # who stands by has given it to others
+            with suppress(IndexError):  # the standby thread gave it to others
                 return self._read.popleft()
         self._fetched = True
         if not (self._incoming and self._lead.acquire(blocking=False)):
             return self._queue.get(timeout=seconds)
-        quick = False  # also if this worker comes back no more
+        quick = False  # stays False if reading raises and this worker does not come back
         try:
             work, quick = self._read_and_fetch(seconds)
         finally:
@@ -130,7 +130,7 @@ class SocketInbox(Inbox):
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def attend(self, incoming: Incoming) -> bool:
-        """Read *incoming* from now on; False if the workers read nothing."""
+        """Have *incoming* read from now on; return False if workers read no connections here."""
         if self._on_loop:
             return False
         with self._changing:
@@ -151,10 +151,10 @@ class SocketInbox(Inbox):
 
     def _read_and_fetch(self, seconds: float | None) -> tuple[Work | None, bool]:
         """
-        Read until there is work; gives the first, and whether all that was read takes no time. For a worker that leads.
+        Read until there is work; return the first item, and whether all that was read is quick. For the leader.
 
         Raises:
-            Empty: There was none in *seconds*.
+            Empty: There was none within *seconds*.
         """
         until = None if seconds is None else monotonic() + seconds
         queue, read = self._queue, self._read
@@ -177,7 +177,7 @@ class SocketInbox(Inbox):
                 raise Empty
 
     def _read_some(self, seconds: float | None = None) -> bool:
-        """Wait for something to read, and read it; False if nothing came in time. For the leader."""
+        """Wait for something to read, and read it; return False if nothing came in time. For the leader."""
         found = self._epoll.poll(None if seconds is None else max(0.0, seconds))
         self._polls = False
         self._reader = get_ident()
@@ -195,26 +195,26 @@ class SocketInbox(Inbox):
     def _read_from(self, incoming: Incoming) -> None:
         try:
             incoming.read()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, it is that connection's
+        except BaseException as error:  # noqa: BLE001 - any error concerns that connection only
             number = incoming.fileno()
             with self._changing:
                 self._epoll.unregister(number)
                 del self._incoming[number]
-            open_lock(self._bell)  # it may have been the last
+            open_lock(self._bell)  # the standby thread must see it, because this may have been the last connection
             incoming.ended(error)
 
     def _is_quick(self, work: Any) -> bool:
-        """Whether *work* is a call that takes no time, most likely."""
+        """Whether *work* is a call that most likely takes no time."""
         method = getattr(work, "method", None)
         return method is not None and method.index in self._quick
 
     def _give_out(self) -> None:
-        """Give what was read to whichever worker is free."""
+        """Give what was read to any free worker."""
         with suppress(IndexError):
             while True:
                 self._put_work(self._read.popleft())
 
-    # -- the thread that stands by -----------------------------------------------------------------------------------
+    # -- the standby thread ------------------------------------------------------------------------------------------
 
     def _stand_by(self) -> None:
         """Read while no worker does, as long as there are connections."""
@@ -228,10 +228,10 @@ class SocketInbox(Inbox):
             elif self._lead.locked():
                 quiet += 1
                 if quiet > _QUIET_TICKS:
-                    self._sleeps = True  # first: a worker that leaves from now on rings
+                    self._sleeps = True  # before the next check: from now on a worker that leaves rings the bell
                     self._sleeps = self._lead.locked()
                 continue
-            elif seen != self._left:  # it has only just left
+            elif seen != self._left:  # the worker left within the last tick: give its call one more
                 seen, quiet = self._left, 0
                 continue
             if self._lead.acquire(blocking=False):
@@ -241,14 +241,14 @@ class SocketInbox(Inbox):
                     self._lead.release()
 
     def _has_incoming(self) -> bool:
-        """Whether there is something to stand by for; if not, the next connection starts another thread."""
+        """Whether there are connections left; if not, the next one starts another standby thread."""
         with self._changing:
             self._attended = bool(self._incoming)
             return self._attended
 
     def _read_for_workers(self) -> None:
-        """Read until that is a worker's again; for the leader."""
-        self._give_out()  # what a worker has left behind that takes long
+        """Read until a worker can read again; for the leader."""
+        self._give_out()  # calls left by a worker whose own call takes long
         while self._incoming:
             self._read_some()
             works = tuple(self._read)

@@ -1,4 +1,4 @@
-"""One end of a connection that carries messages both ways."""
+"""One end of a connection that carries messages in both directions."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Stream"]
 
-#: Bytes that are read at once.
+#: Bytes to read at once.
 _CHUNK: Final = 2**16
-#: Bytes that are put together to be sent at once; more is sent as it is.
+#: Messages up to this many bytes are joined and sent in one call; larger ones are sent in parts.
 _TOGETHER: Final = 2**16
-#: The most parts that one system call takes on every system.
+#: The most parts that one system call accepts on every system.
 _PARTS: Final = 512
 
 
@@ -34,43 +34,43 @@ class Stream:
     """
     One end of a connection.
 
-    `send` may be called from any thread, and never blocks; `wait` and `receive` by one thread at a time. Whoever sends
-    also sends what others have to send at that moment. What the other end does not take at once is sent by a thread of
-    its own, and copied for that.
+    `send` may be called from any thread and never blocks. `wait` and `receive` are for one thread at a time. A thread
+    that sends also sends what other threads have queued at that moment. What the other end does not accept at once is
+    copied, and a separate thread sends it.
     """
 
     def __init__(self, end: socket) -> None:
-        """Use *end*, which belongs to this from now on."""
+        """Use *end*, which belongs to this object from now on."""
         end.settimeout(None)
         self._end = end
         self._poll = select.poll()
         self._poll.register(end, select.POLLIN)
         self._process = os.getpid()
         self._outgoing: deque[list[Any]] = deque()
-        self._turn = threading.Lock()  # whose holder sends
+        self._turn = threading.Lock()  # its holder sends
         self._broken = False
         self._messages = Messages()
 
     @property
     def unsent(self) -> bool:
-        """Whether there is something that the other end has not taken yet."""
+        """Whether there is something to send that the other end has not accepted yet."""
         return not self._broken and (bool(self._outgoing) or self._turn.locked())
 
     @property
     def taken(self) -> bool:
-        """Whether the system has taken all that was to be sent; False if the connection has ended."""
+        """Whether the system has accepted everything that was to be sent; False if the connection has ended."""
         return not (self._broken or self._outgoing or self._turn.locked())
 
     # -- sending -----------------------------------------------------------------------------------------------------
 
     def send(self, body: bytes, buffers: Sequence[Any] = ()) -> bool:
-        """Send a message; False if the connection had ended before, so that nothing of it has arrived."""
+        """Send a message; return False if the connection ended before, so that nothing of the message has arrived."""
         message = join(body, buffers)
         self._outgoing.append(message)
         return self._send_waiting(message)
 
     def _send_waiting(self, own: list[Any] | None = None) -> bool:
-        """Send what waits, unless another thread is at it; False if it was too late for *own*."""
+        """Send queued messages, unless another thread does; return False if it was too late for *own*."""
         in_time = True
         while self._outgoing and self._turn.acquire(blocking=False):
             messages = self._take()
@@ -84,20 +84,20 @@ class Stream:
             if rest is None:
                 in_time = in_time and not any(message is own for message in messages)
             elif rest:
-                start_thread(partial(self._send_rest, rest), "link-writer")  # it has the turn now
+                start_thread(partial(self._send_rest, rest), "link-writer")  # that thread holds the turn now
                 return in_time
             self._turn.release()
         return in_time
 
     def _take(self) -> list[list[Any]]:
         outgoing = self._outgoing
-        messages = [outgoing.popleft()] if outgoing else []  # nobody else takes any
+        messages = [outgoing.popleft()] if outgoing else []  # the turn's holder alone takes messages
         while outgoing:
             messages.append(outgoing.popleft())
         return messages
 
     def _send_some(self, parts: list[Any]) -> list[memoryview] | None:
-        """Send what the other end takes at once; gives a copy of the rest, or None if it takes nothing any more."""
+        """Send what the other end accepts at once; return a copy of the rest, or None if the connection has ended."""
         if self._broken:
             return None
         try:
@@ -111,13 +111,13 @@ class Stream:
                 sent = self._end.sendmsg(parts[:_PARTS], (), MSG_DONTWAIT)
         except BlockingIOError:
             sent = 0
-        except OSError:  # it has ended; whoever reads finds that, too
+        except OSError:  # the connection has ended; the reader finds that too
             self._broken = True
             return None
         return [_kept(part) for part in _without(parts, sent)]
 
     def _send_rest(self, parts: list[memoryview]) -> None:
-        """Send *parts* and whatever comes meanwhile, waiting for the other end."""
+        """Send *parts* and what is queued meanwhile, and wait for the other end."""
         try:
             while parts:
                 parts = _without(parts, self._end.sendmsg(parts[:_PARTS]))
@@ -132,17 +132,17 @@ class Stream:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait until there is something to read, or the connection has ended; False if *seconds* are over before."""
+        """Wait until there is something to read or the connection has ended; return False after *seconds*."""
         return bool(self._poll.poll(None if seconds is None else max(0.0, seconds * 1000)))
 
     def receive(self) -> Iterable[Message]:
         """
-        Wait for the next bytes; gives the messages that are complete with them, perhaps none.
+        Wait for the next bytes; return the messages that are complete with them, perhaps none.
 
         Raises:
-            EOFError: The other end has ended the connection.
+            EOFError: The other end has closed the connection.
             OSError: The connection is broken.
-            MessageError: What came after those messages is none; raised when they have been taken.
+            MessageError: The bytes after those messages are no message; raised when the messages were taken.
         """
         room = self._messages.room
         if room is None:
@@ -158,21 +158,21 @@ class Stream:
     # -- its end -----------------------------------------------------------------------------------------------------
 
     def hang_up(self) -> None:
-        """End the connection; what the other end has sent before can still be read. Idempotent."""
-        if os.getpid() == self._process:  # not in a forked child: the connection is its parent's
+        """Shut down the connection; what the other end has sent before can still be read. Idempotent."""
+        if os.getpid() == self._process:  # in a forked child, the connection belongs to the parent
             with suppress(OSError):
                 self._end.shutdown(SHUT_RDWR)
 
     def close(self) -> None:
-        """End the connection, and free what it has of the system; for the thread that reads."""
+        """End the connection and free its descriptor; for the reading thread."""
         self.hang_up()
         self._broken = True
-        with self._turn:  # whoever is sending finds that it has ended; its number may be another file's from now on
+        with self._turn:  # wait for a sender to notice the end: the system may use the descriptor's number again
             self._end.close()
 
 
 def _kept(part: Any) -> memoryview:
-    """*part* as it is now, whatever its owner does with it."""
+    """Return the bytes of *part* as they are now, even if its owner changes them later."""
     view = memoryview(part)
     if isinstance(view.obj, bytes):
         return view
@@ -182,7 +182,7 @@ def _kept(part: Any) -> memoryview:
 
 
 def _without(parts: Sequence[Any], sent: int) -> list[Any]:
-    """What is left of *parts* when so many bytes of them are sent."""
+    """Return what is left of *parts* after *sent* bytes of them were sent."""
     for index, part in enumerate(parts):
         size = len(part)
         if sent < size:

@@ -1,4 +1,4 @@
-"""A base for transports that carry calls over a socket where there is one, beside the requests of an `RpcTransport`."""
+"""A base for transports that carry calls over a socket, and other requests as `RpcTransport` does."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ __all__ = ["SocketTransport"]
 
 class SocketTransport(RpcTransport):
     """
-    A base for transports: a subclass has what one of `RpcTransport` has, and calls `carry_over` before a call is sent.
+    A base for transports that may carry calls over a socket.
 
-    From then on requests go the subclass's own way, calls over the socket. Without it calls are requests, too.
+    A subclass adds what `RpcTransport` requires, and may call `carry_over` before a call is sent. From then on, calls
+    go over the socket, and requests still go the subclass's own way. Without `carry_over`, calls are requests too.
     """
 
     def __init__(self, dispatcher: Dispatcher) -> None:
@@ -44,13 +45,13 @@ class SocketTransport(RpcTransport):
 
     def carry_over(self, end: socket, replica: str, carrier: Carrier | None = None, *, exact: bool) -> None:
         """
-        Have calls go over a connection.
+        Use a connection for calls.
 
         Args:
-            end: This side of it; at the other side is `serving.pushing.carry_calls`.
-            replica: Its ID.
+            end: This side of the connection; at the other side is `serving.pushing.carry_calls`.
+            replica: ID of the replica.
             carrier: Carries references; None if there are none.
-            exact: As `Transport.exact`; `Address.exact` of where the connection leads to.
+            exact: As `Transport.exact`; take it from `Address.exact` of the connection's address.
         """
         self._journal = Journal.offer(end) if exact else Journal.refuse(end)
         self._stream = Stream(end)
@@ -82,13 +83,13 @@ class SocketTransport(RpcTransport):
                 self._journal.free()
 
     def connection_ended(self, error: BaseException) -> None:
-        """The connection has ended with *error*, and all that came over it is read."""
+        """Handle that the connection has ended with *error*, after everything that came over it was read."""
         if self._journal is not None:
             self.receiver.arrived(Response(*self._journal.close()))
         super().lost(self._why or error)
 
     def lost(self, error: BaseException) -> None:
-        """As `RpcTransport.lost`; what has come over the socket before is read first."""
+        """As `RpcTransport.lost`, but first read what came over the socket before."""
         channel = self._channel
         if channel is None:
             super().lost(error)
@@ -112,7 +113,7 @@ class SocketTransport(RpcTransport):
         self.end_calls()
 
     def end_calls(self) -> None:
-        """Have no more calls; for `end` and `leave`."""
+        """Take no more calls; for `end` and `leave`."""
         with self._deciding:
             self._ended_calls = True
             channel = self._channel

@@ -1,1 +1,1 @@
-"""What has happened in a simulation: it is counted, summed up, and drawn."""
+"""The output of a simulation: counts, the report, and charts."""

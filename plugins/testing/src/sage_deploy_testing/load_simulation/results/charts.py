@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["STYLE", "Chart", "Line", "picture"]
 
-#: Of a chart, and of its parts; the colours are those of the dashboard's kind: told apart in print and by most eyes.
+#: The style of charts. As in the dashboard, print and most eyes can tell the lines apart.
 STYLE: Final = """\
 svg.chart{--ink:#1a1a1a;--faint:#d4d4d4;--c0:#0b62a4;--c1:#c2410c;--c2:#15803d;--c3:#7e22ce;--c4:#a16207;
 max-width:100%;height:auto;font:12px system-ui,sans-serif}
@@ -27,13 +27,13 @@ max-width:100%;height:auto;font:12px system-ui,sans-serif}
 .chart .l4{stroke:var(--c4);stroke-dasharray:5 2}
 """
 
-#: Of a picture, which may stand on a page of another colour.
+#: The background of a picture, because the page around it may have another colour.
 _BACK: Final = ".back{fill:#fff}@media (prefers-color-scheme:dark){.back{fill:#161616}}"
 
 _WIDTH, _HEIGHT = 560, 260
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 12, 44, 40
 _ROW = 15  # of the legend
-_MARGIN = 0.3  # before the first and after the last of places with names
+_MARGIN = 0.3  # before the first and after the last named place
 _STYLES: Final = 5
 
 
@@ -43,8 +43,8 @@ class Line:
     One line of a chart.
 
     Attributes:
-        name: In the legend.
-        points: x and y; one whose y is nan or inf, or on a logarithmic axis not above 0, breaks the line.
+        name: Its name in the legend.
+        points: x and y. A y that is nan or inf, or not above 0 on a logarithmic axis, breaks the line.
     """
 
     name: str
@@ -57,13 +57,13 @@ class Chart:
     A chart.
 
     Attributes:
-        title: Above it.
+        title: The title above it.
         x: What the horizontal axis shows, with its unit.
         y: What the vertical axis shows, with its unit.
-        lines: The lines; five look different.
+        lines: The lines. At most five look different.
         log: Whether the vertical axis is logarithmic.
         marks: Vertical lines: x, and what is there.
-        places: Names of the x 0, 1, 2 and so on; with them the horizontal axis has no numbers.
+        places: Names for x = 0, 1, 2 and so on. With them, the horizontal axis has no numbers.
     """
 
     title: str
@@ -75,7 +75,7 @@ class Chart:
     places: Sequence[str] = ()
 
     def svg(self, *, left: float = 0, top: float = 0) -> str:
-        """The chart as an element `svg`, at a place in an outer one."""
+        """Return the chart as an `svg` element, at this position in an outer one."""
         points = [point for line in self.lines for point in line.points if self._is_drawn(point[1])]
         if self.places:
             x_axis = [(float(x), name) for x, name in enumerate(self.places)]
@@ -145,7 +145,7 @@ class Chart:
                 stretch = []
 
     def _legend(self) -> tuple[str, int]:
-        """The names of the lines, and how many rows they take."""
+        """Return the legend, and the number of its rows."""
         parts, left, row = [], _LEFT, 0
         for number, line in enumerate(self.lines):
             width = 44 + 7 * len(line.name)
@@ -159,7 +159,7 @@ class Chart:
 
 
 def picture(charts: Sequence[Chart], columns: int = 2) -> str:
-    """Charts beside and below each other, as the text of an SVG file; the same charts give the same text."""
+    """Return charts in rows of *columns*, as the text of an SVG file. The same charts give the same text."""
     rows = ceil(len(charts) / columns)
     inner = "".join(
         chart.svg(left=index % columns * _WIDTH, top=index // columns * _HEIGHT) for index, chart in enumerate(charts)
@@ -172,7 +172,7 @@ def picture(charts: Sequence[Chart], columns: int = 2) -> str:
 
 
 def _axis(values: Sequence[float]) -> list[float]:
-    """Round numbers that enclose *values*."""
+    """Return round numbers that enclose *values*."""
     low, high = min(values), max(values)
     if high <= low:
         high = low + (abs(low) or 1.0)
@@ -183,7 +183,7 @@ def _axis(values: Sequence[float]) -> list[float]:
 
 
 def _log_axis(values: Sequence[float]) -> list[float]:
-    """Powers of ten that enclose *values*, with 2 and 5 times each if they are few."""
+    """Return powers of ten that enclose *values*. If they are few, add 2 and 5 times each."""
     first, last = floor(log10(min(values))), ceil(log10(max(values)))
     last = max(last, first + 1)
     ticks = [factor * 10.0**power for power in range(first, last) for factor in (1, 2, 5)]

@@ -1,4 +1,4 @@
-"""The report as one HTML document: no script, and nothing that it loads."""
+"""The report as one HTML document. It has no script, and loads nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["page_of"]
 
-#: Events in the table.
+#: The most events in the table.
 _MOST: Final = 500
 
 _CSS: Final = """\
@@ -62,7 +62,7 @@ _PAGE: Final = """\
 
 
 def page_of(report: Report) -> str:
-    """The document for *report*; the same report gives the same bytes."""
+    """Return the document for *report*. The same report gives the same bytes."""
     style = _CSS + STYLE
     hashed = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     left_out = sum(report.event_counts.values()) - min(len(report.events), _MOST)

@@ -1,4 +1,4 @@
-"""What a simulation reports: numbers, and the same as text, for programs, and as a page."""
+"""The report of a simulation: its numbers, also as text, for programs, and as a page."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Happening", "Latency", "Report", "seconds_text"]
 
-#: Events that the text shows at most; the page and JSON have more.
+#: The most events in the text. The page and JSON have more.
 _SHOWN = 20
 
 
 @attrs.frozen
 class Latency:
     """
-    Durations in seconds; each share is right within 1.1 %. All are nan if there is none.
+    Durations in seconds. Each percentile is exact within 1.1 %. All are nan if there are no durations.
 
     Attributes:
         mean: Mean.
@@ -46,7 +46,7 @@ class Latency:
 
     @classmethod
     def of(cls, durations: Durations) -> Latency:
-        """Those of a histogram."""
+        """Return the latency of a histogram."""
         longest = durations.longest if len(durations) else float("nan")
         p50, p90, p99, p999 = (durations.share(share) for share in (0.5, 0.9, 0.99, 0.999))
         return cls(durations.mean, p50, p90, p99, p999, longest)
@@ -58,10 +58,10 @@ class Happening:
     A fault, or a decision of the service.
 
     Attributes:
-        at: Seconds since the beginning.
-        kind: An `EventKind`; `fault` and `fault_over` for what the simulation did.
-        reason: Why, with the numbers that decided.
-        replica: Which replica; None for the whole service.
+        at: Seconds since the start.
+        kind: An `EventKind`, or `fault` and `fault_over` for the simulation's faults.
+        reason: The reason, with the numbers behind the decision.
+        replica: ID of the replica; None for the whole service.
     """
 
     at: float
@@ -73,18 +73,20 @@ class Happening:
 @attrs.frozen(kw_only=True)
 class Report:
     """
-    What has happened. `calls` is the sum of `ok`, `errors`, `timeouts`, `died`, `rejected`, `stopped` and `unfinished`.
+    The result of a simulation.
+
+    `calls` is the sum of `ok`, `errors`, `timeouts`, `died`, `rejected`, `stopped` and `unfinished`.
 
     Attributes:
         service: Name of the service.
         balancer: ID of its load balancer; None without one.
         autoscaler: ID of its autoscaler; None without one.
-        seed: Of the simulation.
-        seconds: For how long calls came.
-        ended_at: When the last thing happened.
-        slots: Calls at once in a replica.
+        seed: Seed of the simulation.
+        seconds: Seconds in which calls arrived.
+        ended_at: Seconds from the start to the last event.
+        slots: The most calls at once in a replica.
         scenario: Loads, times and faults, as the command line spells them.
-        calls: Calls made.
+        calls: The number of calls made.
         ok: Calls that were answered.
         errors: Calls that ended with another error than those below.
         timeouts: Calls that ended at their deadline.
@@ -95,15 +97,15 @@ class Report:
         refusals: `rejected` by reason.
         attempts: How often a method was started.
         retries: Calls that were sent again, by reason.
-        throughput: Answers a second, while calls came.
-        latency: From call to answer.
-        wait: From call to start of the method, of calls that were answered.
-        replicas: Replicas that took calls, at the beginning, at most and when the last call came.
-        series: All over time.
-        events: What was decided; not more than 10,000.
-        event_counts: How many events there were, by kind.
-        digest: The same for the same course of events.
-        traced: The lines of the trace; None if none was asked for.
+        throughput: Answers a second, while calls arrived.
+        latency: Seconds from call to answer.
+        wait: Seconds from call to start of the method, for answered calls.
+        replicas: Replicas that took calls: at the start, at most, and when the last call arrived.
+        series: The numbers over time.
+        events: Faults and decisions, at most 10,000.
+        event_counts: The number of events by kind.
+        digest: A hash of the events. The same events give the same hash.
+        traced: The lines of the trace; None without a trace.
     """
 
     service: str
@@ -150,7 +152,7 @@ class Report:
         faults: Sequence[Fault],
         ended_at: float,
     ) -> Report:
-        """Sum up."""
+        """Build the report."""
         series, outcomes = tally.series, tally.outcomes
         ready = [moment.ready for moment in series.moments[:-1]] or [0]
         within = series.moments[:-1]
@@ -192,10 +194,10 @@ class Report:
     @property
     def trace(self) -> str:
         """
-        What happened, a line for each thing.
+        The trace, with one line for each event.
 
         Raises:
-            ValueError: No trace was asked for.
+            ValueError: The simulation kept no trace.
         """
         if self.traced is None:
             raise ValueError("no trace was kept: give simulate(..., trace=True)")
@@ -203,11 +205,11 @@ class Report:
 
     def latency_between(self, begin: float, end: float) -> Latency:
         """
-        Latency of the calls that came in a part of the time, such as after the service has warmed up.
+        Return the latency of the calls that arrived in a period, for example after the warm-up.
 
         Args:
-            begin: Seconds since the beginning; rounded to a slice of `series`.
-            end: The same; not later than calls came.
+            begin: Seconds since the start, rounded to a slice of `series`.
+            end: The same. Not later than the last call.
         """
         first, last = round(begin / self.series.step), round(end / self.series.step)
         merged = Durations()
@@ -216,7 +218,7 @@ class Report:
         return Latency.of(merged)
 
     def as_dict(self) -> dict[str, Any]:
-        """All of it, for programs; durations that there are none of are null. Without the trace."""
+        """Return everything for programs, without the trace. Durations without a value are None."""
         skipped = {"series", "events", "traced", "latency", "wait", "replicas"}
         found = {each.name: getattr(self, each.name) for each in attrs.fields(type(self)) if each.name not in skipped}
         first, most, last = self.replicas
@@ -234,7 +236,7 @@ class Report:
         return "\n".join(self.lines())
 
     def lines(self) -> list[str]:
-        """The report as lines of text."""
+        """Return the report as lines of text."""
         spread = self.balancer or "one replica serves"
         scaled = f", scaled by {self.autoscaler}" if self.autoscaler else ""
         first, most, last = self.replicas
@@ -271,14 +273,14 @@ class Report:
         return [*lines, *([f"  ... and {more:,} more events"] if more > 0 else []), f"  digest      {self.digest}"]
 
     def to_html(self) -> str:
-        """The report as one HTML document with plots, which loads nothing."""
+        """Return the report as one HTML document with plots, which loads nothing."""
         from sage_deploy_testing.load_simulation.results.page import page_of
 
         return page_of(self)
 
 
 def seconds_text(seconds: float) -> str:
-    """A duration for people."""
+    """Return a duration for people."""
     if isnan(seconds):
         return "-"
     if seconds >= 1:

@@ -1,4 +1,4 @@
-"""What is counted while a simulation runs, in memory that does not grow with the number of calls."""
+"""Counts what happens in a simulation, in memory that does not grow with the number of calls."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Durations", "Moment", "Series", "Tally"]
 
-#: Buckets for each doubling of a duration: a bucket is 2.2 % wide, and its middle at most 1.1 % off.
+#: Buckets for each doubling of a duration. A bucket is 2.2 % wide, so its middle is at most 1.1 % off.
 _PER_DOUBLING: Final = 32
-#: 2**-30 s, about a nanosecond, is the lowest bucket; 2**34 s the highest.
+#: The lowest bucket is 2**-30 s, about a nanosecond. The highest is 2**34 s.
 _LOWEST: Final = 30 * _PER_DOUBLING
 _BUCKETS: Final = 64 * _PER_DOUBLING
 
-#: Numbers that are kept before the digest takes them.
+#: The number of values that are collected before the digest takes them.
 _KEPT: Final = 3 * 4096
 
-#: How a call ended, by the class of its error; the first that fits.
+#: The outcome of a call by the class of its error. The first class that fits counts.
 _ENDS: Final = (
     (CallTimeoutError, "timeout"),
     (ReplicaDiedError, "died"),
@@ -48,14 +48,14 @@ _NUMBERS: Final = {name: number for number, name in enumerate(OUTCOMES)}
 
 
 def bucket_of(seconds: float) -> int:
-    """The bucket of a duration."""
+    """Return the bucket of a duration."""
     if seconds <= 0:
         return 0
     return min(max(int(log2(seconds) * _PER_DOUBLING + _LOWEST), 0), _BUCKETS - 1)
 
 
 def middle_of(bucket: int) -> float:
-    """The seconds in the middle of a bucket; of the lowest, 0."""
+    """Return the seconds in the middle of a bucket, or 0 for the lowest."""
     return float(2.0 ** ((bucket + 0.5 - _LOWEST) / _PER_DOUBLING)) if bucket else 0.0
 
 
@@ -65,35 +65,35 @@ class Durations:
     __slots__ = ("counts", "longest", "total")
 
     def __init__(self) -> None:
-        """Know none."""
+        """Start empty."""
         self.counts = [0] * _BUCKETS
         self.total = 0.0
         self.longest = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Add a duration."""
         self.counts[bucket_of(seconds)] += 1
         self.total += seconds
         self.longest = max(self.longest, seconds)
 
     def __len__(self) -> int:
-        """How many there are."""
+        """Return the number of durations."""
         return sum(self.counts)
 
     @property
     def mean(self) -> float:
-        """Their mean; nan of none."""
+        """Their mean, or nan without durations."""
         number = len(self)
         return self.total / number if number else float("nan")
 
     def merge(self, other: Durations) -> None:
-        """Count those of *other*, too."""
+        """Add the durations of *other*."""
         self.counts = list(map(add, self.counts, other.counts))
         self.total += other.total
         self.longest = max(self.longest, other.longest)
 
     def share(self, share: float) -> float:
-        """The duration that so large a *share* of them does not exceed, within 1.1 %; nan of none."""
+        """Return the duration that this *share* of them does not exceed, within 1.1 %, or nan without durations."""
         wanted, seen = share * len(self), 0
         if not wanted:
             return float("nan")
@@ -106,13 +106,13 @@ class Durations:
 
 class Moment:
     """
-    What happened in one slice of time, and how the service was at its end.
+    What happened in one slice of time, and the state of the service at its end.
 
     Attributes:
-        calls: Calls that came.
+        calls: Calls that arrived.
         ok: Calls that were answered.
-        failed: Calls that ended otherwise.
-        latency: From call to answer, of the calls that came, whenever they were answered.
+        failed: Calls that ended with an error.
+        latency: Seconds from call to answer, for the calls that arrived in the slice, whenever they were answered.
         ready: Replicas that took calls.
         wanted: Replicas that there should have been.
         queued: Calls that waited.
@@ -122,7 +122,7 @@ class Moment:
     __slots__ = ("calls", "failed", "latency", "ok", "queued", "ready", "running", "wanted")
 
     def __init__(self) -> None:
-        """Nothing has happened."""
+        """Start empty."""
         self.calls = self.ok = self.failed = 0
         self.latency = Durations()
         self.ready = self.wanted = self.queued = self.running = 0
@@ -130,20 +130,20 @@ class Moment:
 
 class Series:
     """
-    Slices of the time in which calls come, equally long.
+    Slices of equal length of the time in which calls arrive.
 
     Attributes:
-        step: Seconds of each.
-        moments: The slices, from the beginning; the last one has what came after them.
+        step: Length of each in seconds.
+        moments: The slices in order. The last one has what came after them.
     """
 
     def __init__(self, step: float) -> None:
-        """Begin with the first slice."""
+        """Start with the first slice."""
         self.step = step
         self.moments = [Moment()]
 
     def look(self, ready: int, wanted: int, queued: int, running: int) -> None:
-        """A slice ends, in which the service is so; the next begins."""
+        """End a slice with this state of the service, and start the next."""
         now = self.moments[-1]
         now.ready, now.wanted, now.queued, now.running = ready, wanted, queued, running
         self.moments.append(Moment())
@@ -151,28 +151,28 @@ class Series:
 
 class Tally:
     """
-    What has become of the calls.
+    Counts the calls by outcome, and records the events.
 
     Attributes:
-        calls: Calls made.
-        open: Those of them that have not ended.
-        outcomes: Those that have, by how: one of `OUTCOMES`.
-        refused: Calls that were not accepted, by reason.
-        latency: From call to answer, of those with one.
-        wait: From call to start of the method, likewise.
+        calls: The number of calls made.
+        open: The number of these that have not ended.
+        outcomes: The number of calls that ended with an error, by outcome. Answered calls are in `latency`.
+        refused: The number of calls that were not accepted, by reason.
+        latency: Seconds from call to answer, for answered calls.
+        wait: Seconds from call to start of the method, for answered calls.
         starts: How often a method was started.
-        first_replicas: Replicas at the beginning.
-        latest: When a call ended last.
-        series: The same over time.
-        trace: What happened, line by line; None if nobody wants to know.
-        events: What was decided: seconds, kind, reason, replica. No more than `MOST_EVENTS`.
-        kinds: How many events there were, by kind.
+        first_replicas: The number of replicas at the start.
+        latest: When the last call ended.
+        series: The same numbers over time.
+        trace: A line for each event; None without a trace.
+        events: Faults and decisions: seconds, kind, reason, replica. At most `MOST_EVENTS`.
+        kinds: The number of events by kind.
     """
 
     MOST_EVENTS: Final = 10_000
 
     def __init__(self, timeline: Timeline, step: float, *, trace: bool) -> None:
-        """Nothing has happened."""
+        """Start empty."""
         self._timeline = timeline
         self.calls = self.open = self.starts = self.first_replicas = 0
         self.outcomes: Counter[str] = Counter()
@@ -188,7 +188,7 @@ class Tally:
         self._kept = array("d")
 
     def made(self, call: Any) -> None:
-        """A call is about to be routed: it gets its number."""
+        """Count a call that is about to be routed, and give it its number."""
         self.calls += 1
         self.open += 1
         call.number = self.calls
@@ -198,19 +198,19 @@ class Tally:
             self.note(f"call {self.calls} {call.method.name}{key}")
 
     def started(self, call: Any, replica: str) -> None:
-        """A method is started."""
+        """Count a start of a method."""
         self.starts += 1
         if self.trace is not None:
             self.note(f"start {call.number} {replica}")
 
     def ended(self, call: Any, error: BaseException | None) -> None:
-        """A call has ended, or was refused."""
+        """Count a call that has ended or was refused."""
         now, moment = self._timeline.now, self.series.moments[-1]
         self.open -= 1
         if error is None:
             number = 0
             seconds = now - call.since
-            # `Durations.add` written out three times: this is on the path of every call.
+            # This repeats `Durations.add` because it is on the path of every call.
             bucket = int(log2(seconds) * _PER_DOUBLING + _LOWEST) if seconds > 1e-9 else 0  # noqa: PLR2004 - as _LOWEST
             moments = self.series.moments
             came = int(call.since * self._slices_per_s)
@@ -244,7 +244,7 @@ class Tally:
             self.note(f"end {call.number} {OUTCOMES[number]}")
 
     def tell(self, kind: str, reason: str, replica: str | None = None) -> None:
-        """Something was decided."""
+        """Record a fault or a decision."""
         self.kinds[str(kind)] += 1
         if len(self.events) < self.MOST_EVENTS:
             self.events.append((self._timeline.now, str(kind), reason, replica))
@@ -253,12 +253,12 @@ class Tally:
             self.note(f"event {kind} {replica or '-'} {reason}")
 
     def note(self, what: str) -> None:
-        """Add a line to the trace, which there is."""
+        """Add a line to the trace. Only with a trace."""
         assert self.trace is not None
         self.trace.append(f"{self._timeline.now:.9f} {what}")
 
     def digest(self) -> str:
-        """The same for the same course of events: of each call its number, how it ended and when; and of each event."""
+        """Return a hash of each call's number, outcome and time, and of each event. Equal runs have equal hashes."""
         found = self._hash.copy()
         found.update(self._kept.tobytes())
         return found.hexdigest()

@@ -1,1 +1,1 @@
-"""What is to happen in a simulation: durations of methods, loads, faults, and how the command line spells them."""
+"""The input of a simulation: durations of methods, loads and faults, and their spelling on the command line."""

@@ -1,4 +1,4 @@
-"""What goes wrong in a simulation, and when."""
+"""Faults of a simulation."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["Fault", "FaultKind"]
 
 
 class FaultKind(StrEnum):
-    """What goes wrong."""
+    """The kinds of faults."""
 
     CRASH = "crash"
-    """A replica dies, with the calls that it runs; it is replaced as the configuration says."""
+    """A replica dies, with the calls that it runs. It is replaced as configured."""
     SLOW = "slow"
-    """Methods that start meanwhile take several times as long."""
+    """Methods that start during the fault take several times as long."""
     HANG = "hang"
-    """Nothing ends meanwhile; calls are taken and do not go on."""
+    """No call ends during the fault. Replicas accept calls without progress."""
     NODE = "node"
-    """A node is lost, with all its replicas, and takes no others meanwhile."""
+    """A node is lost with all its replicas, and takes no others during the fault."""
     DROP = "drop"
-    """Some answers get lost: the caller waits until its deadline, and so long the call keeps its slot."""
+    """Some answers are lost. The caller waits until its deadline, and the call keeps its slot until then."""
 
 
 @attrs.frozen(kw_only=True)
@@ -31,14 +31,14 @@ class Fault:
     Something that goes wrong.
 
     Attributes:
-        kind: What, one of `FaultKind` or its text.
-        at: Seconds since the beginning.
-        seconds: How long; inf for ever. A crash has no duration.
-        replica: Position of the replica that has it; None for the node below, else for a random one, or of `drop` for
-            all.
-        node: Number of the node whose replicas have it; None for the replica above.
-        factor: Of `slow`: how many times as long methods take.
-        share: Of `drop`: the share of answers that get lost, up to 1.
+        kind: One of `FaultKind`, or its text.
+        at: Seconds since the start.
+        seconds: Duration in seconds; inf for ever. A crash has no duration.
+        replica: Position of the replica. None for the replicas of `node`. If both are None: a random replica, or for
+            `drop` all.
+        node: Number of the node whose replicas have the fault. None for `replica`.
+        factor: For `slow`: how many times as long methods take.
+        share: For `drop`: the share of lost answers, above 0 and at most 1.
     """
 
     kind: FaultKind = attrs.field(converter=FaultKind)
@@ -50,7 +50,7 @@ class Fault:
     share: float = 1.0
 
     def __attrs_post_init__(self) -> None:
-        """Refuse what cannot happen."""
+        """Refuse impossible values."""
         if not (isfinite(self.at) and self.at >= 0):
             raise ValueError(f"a fault happens at a number of seconds, 0 or more, got {self.at!r}")
         if not self.seconds > 0:
@@ -67,7 +67,7 @@ class Fault:
             raise ValueError(f"share must be above 0 and at most 1, got {self.share!r}")
 
     def __str__(self) -> str:
-        """As the command line spells it."""
+        """Return the fault as the command line spells it."""
         what = {
             FaultKind.SLOW: f"slow x{self.factor:g}",
             FaultKind.DROP: f"drop {100 * self.share:g}%",

@@ -1,4 +1,4 @@
-"""Which calls come, and when."""
+"""Loads of a simulation: which calls arrive, and when."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ __all__ = ["Keys", "Load", "Phase", "uniform", "zipf"]
 @attrs.frozen
 class Phase:
     """
-    A stretch of time with a rate of calls that is constant or goes up or down evenly.
+    A period with a rate of calls that is constant or changes linearly.
 
     Attributes:
-        rate: Calls a second at its beginning.
+        rate: Calls a second at its start.
         to: Calls a second at its end.
-        seconds: How long it is.
+        seconds: Its length in seconds.
     """
 
     rate: float
@@ -35,7 +35,7 @@ class Phase:
     seconds: float
 
     def __attrs_post_init__(self) -> None:
-        """Refuse what is no rate or no duration."""
+        """Refuse values that are not a rate or a duration."""
         for rate in (self.rate, self.to):
             if not (isfinite(rate) and rate >= 0):
                 msg = f"a rate is a number of calls a second, 0 or more, got {rate!r}"
@@ -45,18 +45,18 @@ class Phase:
             raise ValueError(msg)
 
     def __str__(self) -> str:
-        """As the command line spells it."""
+        """Return the phase as the command line spells it."""
         to = "" if self.to == self.rate else f"..{self.to:g}/s"
         return f"{self.rate:g}/s{to} for {self.seconds:g}s"
 
 
 class Keys:
     """
-    The keys of calls, for balancers that look at them.
+    The keys of calls, for balancers that use them.
 
     Attributes:
-        text: As the command line spells it.
-        drawn_by: `drawn_by(random)` gives a function that draws the number of a key.
+        text: The spelling on the command line.
+        drawn_by: `drawn_by(random)` returns a function that draws the number of a key.
     """
 
     def __init__(self, text: str, drawn_by: Callable[[Random], Callable[[], int]]) -> None:
@@ -65,12 +65,12 @@ class Keys:
         self.drawn_by = drawn_by
 
     def __repr__(self) -> str:
-        """How it is spelt."""
+        """The spelling on the command line."""
         return self.text
 
 
 def uniform(number: int) -> Keys:
-    """So many keys, all equally likely."""
+    """Return *number* keys, all equally likely."""
     _check_number(number)
 
     def drawn_by(random: Random) -> Callable[[], int]:
@@ -82,11 +82,11 @@ def uniform(number: int) -> Keys:
 
 def zipf(number: int, exponent: float = 1.0) -> Keys:
     """
-    So many keys, the first one most likely: the probability of the n-th is proportional to `1 / n ** exponent`.
+    Return *number* keys, the first one most likely. The n-th has a probability proportional to `1 / n ** exponent`.
 
     Args:
-        number: How many there are.
-        exponent: 0 makes all equally likely; 1 is Zipf's law, as it is seen for words and for entries of caches.
+        number: The number of keys.
+        exponent: 0 makes all equally likely. 1 is Zipf's law, as observed for words and for entries of caches.
     """
     _check_number(number)
     if not 0 <= exponent < float("inf"):
@@ -110,13 +110,13 @@ def _check_number(number: Any) -> None:
 @attrs.frozen
 class Load:
     """
-    Calls of one method from independent callers: a Poisson process, whatever the service does with them.
+    Calls of one method from independent callers: a Poisson process, whatever the service does with the calls.
 
     Attributes:
-        method: Which method.
-        phases: One after the other.
-        keys: Of the calls; None for calls without.
-        priority: Of the calls.
+        method: Name of the method.
+        phases: The phases, one after the other.
+        keys: Keys of the calls; None for calls without keys.
+        priority: Priority of the calls.
     """
 
     method: str
@@ -126,25 +126,26 @@ class Load:
 
     @property
     def seconds(self) -> float:
-        """How long it is."""
+        """Its length in seconds."""
         return sum(phase.seconds for phase in self.phases)
 
     @property
     def calls(self) -> float:
-        """How many there are likely to be."""
+        """The expected number of calls."""
         return sum((phase.rate + phase.to) / 2 * phase.seconds for phase in self.phases)
 
     def __str__(self) -> str:
-        """As the command line spells it."""
+        """Return the load as the command line spells it."""
         keys = "" if self.keys is None else f", {self.keys}"
         priority = f", priority {self.priority}" if self.priority else ""
         return f"{self.method} {'; '.join(map(str, self.phases))}{keys}{priority}"
 
     def arrivals(self, random: Random) -> Iterator[float]:
-        """When the calls come, in seconds since its beginning."""
+        """Yield the times of the calls, in seconds since the start."""
         begin, draw = 0.0, random.expovariate
         for phase in self.phases:
-            # A process of rate 1, on a time that goes by as fast as calls come: exact for a rate that changes, too.
+            # A process of rate 1 in a time that passes as fast as calls arrive. This is exact also for a rate that
+            # changes.
             passed, most = draw(1.0), (phase.rate + phase.to) / 2 * phase.seconds
             slope = (phase.to - phase.rate) / phase.seconds
             while passed < most:
@@ -157,7 +158,7 @@ class Load:
             begin += phase.seconds
 
     def options_drawn_by(self, random: Random) -> Callable[[], CallOptions]:
-        """What draws the options of the next call."""
+        """Return a function that draws the options of the next call."""
         if self.keys is None:
             none = CallOptions(priority=self.priority)
             return lambda: none

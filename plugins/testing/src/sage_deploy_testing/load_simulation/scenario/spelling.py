@@ -1,4 +1,4 @@
-"""Loads, times and faults as the command line spells them."""
+"""Parses loads, times and faults from the command line."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ _FAULT: Final = re.compile(
 
 def seconds_of(text: str) -> float:
     """
-    The seconds of a duration: `"250ms"`, `"1m30s"`, or a number of seconds.
+    Return the seconds of a duration: `"250ms"`, `"1m30s"`, or a number of seconds.
 
     Raises:
-        ValueError: It is none.
+        ValueError: It is not a duration.
     """
     found = duration(text.strip())
     if found is None:
@@ -63,10 +63,10 @@ def seconds_of(text: str) -> float:
 
 def load_of(text: str) -> tuple[str | None, Sequence[Phase], Keys | None, int]:
     """
-    Method, phases, keys and priority of a load; None for a method or keys that it does not say.
+    Return method, phases, keys and priority of a load. Method and keys are None if the text has none.
 
     Raises:
-        ValueError: It is none; the message says how loads look.
+        ValueError: It is not a load. The message shows the format.
     """
     found = _LOAD.fullmatch(text.strip())
     if found is None:
@@ -87,10 +87,10 @@ def load_of(text: str) -> tuple[str | None, Sequence[Phase], Keys | None, int]:
 
 def time_of_method(text: str) -> tuple[str, Time]:
     """
-    A method, `"*"` for all, and how long it takes.
+    Return a method, or `"*"` for all, and how long it takes.
 
     Raises:
-        ValueError: It is none; the message says how times look. Or the file of a sample cannot be read.
+        ValueError: It is not a time, and the message shows the format. Or the file of a sample cannot be read.
     """
     found = _TIME.fullmatch(text.strip())
     if found is None:
@@ -108,7 +108,7 @@ def time_of_method(text: str) -> tuple[str, Time]:
 
 
 def _sample(file: Path) -> Iterator[float]:
-    """The durations in a file: a line for each, which is a duration or a JSON object with `seconds`."""
+    """Yield the durations in a file. Each line is a duration, or a JSON object with `seconds`."""
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -126,10 +126,10 @@ def _sample(file: Path) -> Iterator[float]:
 
 def faults_of(text: str) -> list[Fault]:
     """
-    Faults with `;` between them.
+    Return the faults of a text that separates them by `;`.
 
     Raises:
-        ValueError: One is none; the message says how faults look.
+        ValueError: One is not a fault. The message shows the format.
     """
     return [_fault(each.strip()) for each in text.split(";") if each.strip()]
 

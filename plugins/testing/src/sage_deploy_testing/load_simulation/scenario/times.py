@@ -1,4 +1,4 @@
-"""How long methods take: distributions to draw from."""
+"""Durations of methods, as distributions to draw from."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Draw", "Time", "constant", "exponential", "lognormal", "recorded", "time_of"]
 
-#: Gives the seconds that a run of a method takes; drawn anew for each.
+#: Draws the seconds that one run of a method takes.
 Draw: TypeAlias = "Callable[[], float]"
 
 
@@ -20,9 +20,9 @@ class Time:
     How long something takes.
 
     Attributes:
-        text: As the command line spells it.
-        drawn_by: `drawn_by(random)` gives a function that draws seconds from *random*.
-        mean: Mean seconds, if it is known; nan if not.
+        text: The spelling on the command line.
+        drawn_by: `drawn_by(random)` returns a function that draws seconds from *random*.
+        mean: Mean seconds, or nan if it is not known.
     """
 
     __slots__ = ("drawn_by", "mean", "text")
@@ -34,18 +34,18 @@ class Time:
         self.mean = mean
 
     def __repr__(self) -> str:
-        """How it is spelt."""
+        """The spelling on the command line."""
         return self.text
 
 
 def constant(seconds: float) -> Time:
-    """Always the same, in seconds; 0 or more."""
+    """Return a constant time of *seconds*, 0 or more."""
     value = _seconds("seconds", seconds, may_be_zero=True)
     return Time(f"constant({value:g})", lambda _: lambda: value, value)
 
 
 def exponential(mean: float) -> Time:
-    """Exponentially distributed with this *mean*, in seconds: many short ones and a few that take several times it."""
+    """Return an exponential distribution with this *mean* in seconds: many short times and a few long ones."""
     value = _seconds("mean", mean)
 
     def drawn_by(random: Random) -> Draw:
@@ -57,11 +57,11 @@ def exponential(mean: float) -> Time:
 
 def lognormal(median: float, sigma: float) -> Time:
     """
-    Lognormally distributed: durations of many real methods look so, with a long tail.
+    Return a lognormal distribution. Durations of many real methods have this form, with a long tail.
 
     Args:
-        median: Half of the runs take less; in seconds.
-        sigma: Standard deviation of the logarithm; 0 is constant, 1 has a p99 of ten times the median.
+        median: Half of the runs take less. In seconds.
+        sigma: Standard deviation of the logarithm. 0 is constant; with 1, the p99 is ten times the median.
     """
     from math import exp
 
@@ -76,10 +76,10 @@ def lognormal(median: float, sigma: float) -> Time:
 
 def recorded(seconds: Iterable[float], name: str = "") -> Time:
     """
-    Drawn from durations that were measured, each equally likely.
+    Return a distribution of measured durations, each equally likely.
 
     Args:
-        seconds: The durations; at least one.
+        seconds: The durations in seconds; at least one.
         name: Where they come from, for the report.
 
     Raises:
@@ -99,10 +99,10 @@ def recorded(seconds: Iterable[float], name: str = "") -> Time:
 
 def time_of(given: Time | float | Callable[[Random], float]) -> Time:
     """
-    What a user gave as a time: a `Time`, a number of seconds, or a function that draws seconds from a `Random`.
+    Return the `Time` for a value: a `Time`, a number of seconds, or a function that draws seconds from a `Random`.
 
     Raises:
-        TypeError, ValueError: It is none of these, or no duration.
+        TypeError, ValueError: It is none of these, or not a duration.
     """
     if isinstance(given, Time):
         return given
