@@ -159,9 +159,13 @@ class Picture:
 
     def take(self) -> None:
         """Write it."""
-        with Image.open(io.BytesIO(self._page.screenshot())) as picture:
-            colours = picture.convert("RGB").quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-            colours.save(self._path, optimize=True)
+        with Image.open(io.BytesIO(self._page.screenshot())) as file:
+            picture = file.convert("RGB")
+        # The commonest colours stay exact; Pillow's own choices tint the background.
+        colours = sorted(picture.getcolors(picture.width * picture.height) or (), reverse=True)[:256]
+        palette = Image.new("P", (1, 1))
+        palette.putpalette([part for _, colour in colours for part in colour])
+        picture.quantize(palette=palette, dither=Image.Dither.NONE).save(self._path, optimize=True)
         size = self._path.stat().st_size
         print(f"{self._path.relative_to(ROOT)}: {size} bytes")
         assert size < LIMIT, f"{self._path} is too large"
