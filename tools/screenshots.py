@@ -162,9 +162,9 @@ class Picture:
         with Image.open(io.BytesIO(self._page.screenshot())) as file:
             picture = file.convert("RGB")
         # The commonest colours stay exact; Pillow's own choices tint the background.
-        colours = sorted(picture.getcolors(picture.width * picture.height) or (), reverse=True)[:256]
+        counts: Any = picture.getcolors(picture.width * picture.height)
         palette = Image.new("P", (1, 1))
-        palette.putpalette([part for _, colour in colours for part in colour])
+        palette.putpalette([part for _, colour in sorted(counts, reverse=True)[:256] for part in colour])
         picture.quantize(palette=palette, dither=Image.Dither.NONE).save(self._path, optimize=True)
         size = self._path.stat().st_size
         print(f"{self._path.relative_to(ROOT)}: {size} bytes")
