@@ -66,7 +66,7 @@ class FirstTerminal(subprocess.Popen[str]):
         def found() -> bool:
             while self._read < len(self._lines):
                 self._read += 1
-                if pattern.match(self._lines[self._read - 1]):
+                if pattern.search(self._lines[self._read - 1]):  # Ray may print a message at the start of our line
                     return True
             return False
 
