@@ -22,6 +22,7 @@ from documentation_pages import (
     ON_A_CLUSTER,
     PAGES,
     ROOT,
+    TUTORIAL,
     Page,
     blocks,
     make_targets,
@@ -49,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 #: The others need a cluster, or have the blocks of one that does.
-HERE = [path for path in PAGES if path.name not in {other.name for other in ON_A_CLUSTER}]
+HERE = [path for path in PAGES if path.name not in {other.name for other in (*ON_A_CLUSTER, TUTORIAL)}]
 
 
 @pytest.mark.parametrize("path", HERE, ids=lambda path: str(path.relative_to(ROOT)))

@@ -46,6 +46,8 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
 #: These run with a cluster, in tests/ray/cluster. Chinese pages have the blocks of the English ones.
 ON_A_CLUSTER = [DOCS / "guides" / "from-laptop-to-cluster.md", DOCS / "guides" / "ray-cluster.md"]
+#: It needs two terminals and Ray: `tutorial_page` runs it, in tests/ray/cluster.
+TUTORIAL = DOCS / "tutorial.md"
 PAGES = [
     ROOT / "README.md",
     ROOT / "CHANGELOG.md",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from documentation_pages import ON_A_CLUSTER, Page, working_folder
+from tutorial_page import Tutorial
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
@@ -14,3 +15,10 @@ def test_blocks_of(path, cluster, tmp_path, monkeypatch):
     """Whoever copies a block gets what the page says."""
     with working_folder(tmp_path, monkeypatch):
         Page(path, monkeypatch, RAY_ADDRESS=cluster.address).take_all()
+
+
+def test_blocks_of_the_tutorial(ray_folder, tmp_path, monkeypatch):
+    """Both terminals print what the tutorial shows."""
+    monkeypatch.setenv("RAY_DEFAULT_OBJECT_STORE_MAX_MEMORY_BYTES", str(80 * 2**20))
+    with working_folder(tmp_path, monkeypatch):
+        Tutorial(monkeypatch).take_all()
