@@ -44,6 +44,7 @@ class Lane:
         "abandoned",
         "ahead",
         "backlog",
+        "call_record",
         "dead",
         "follow",
         "free",
@@ -59,7 +60,6 @@ class Lane:
         "replica",
         "returned",
         "run_here",
-        "seen",
         "send",
         "seniority",
         "slots",
@@ -84,7 +84,7 @@ class Lane:
         self.holds: ReplicaHolds | None = None  # what the replica holds, if it can say so at any instant
         self.told_waits: Callable[[Call], None] | None = None  # wants to know which calls a method waits for
         self.methods: Any = None  # a `method_limits.LaneMethods`, if the service has methods with limits
-        self.seen: Any = None  # an `outliers.Seen`, once it is open, if the service leaves out replicas that fail
+        self.call_record: Any = None  # an `outliers.CallRecord` once it is open, if failing replicas are ejected
         self.send: Callable[[Work], None]
         self.run_here: Callable[[Call], None] | None = None
         self.give_up: Callable[[Call, int, float], bool]

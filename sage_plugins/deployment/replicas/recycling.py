@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.deployment.replicas.waiting import stats_of
 from sage_plugins.errors import text_of
-from sage_plugins.resilience.recycling import Recycling, Seen
+from sage_plugins.resilience.recycling import Recycling, ReplicaUsage
 from sage_plugins.values import Refused, ReplicaState
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Recycler:
             said = stats_of(members, in_process=self._in_process) if self._asks else [{}] * len(members)
             with self._replicas.condition:
                 now = self._clock.monotonic()
-                found = self._machine.look([_seen(*each, now) for each in zip(members, said, strict=True)], now)
+                found = self._machine.look([_usage_of(*each, now) for each in zip(members, said, strict=True)], now)
             if found is not None:
                 self._recycle(next(each for each in members if each.id == found.replica), found)
         except Exception:  # an error of a target must not end the looks
@@ -123,7 +123,7 @@ class Recycler:
     def _is_old(self, members: Sequence[Member]) -> bool:
         """Whether one of *members* has reached its maximum age; under the condition."""
         now = self._clock.monotonic()
-        return self._machine.is_reached(_seen(each, {}, now) for each in members)
+        return self._machine.is_reached(_usage_of(each, {}, now) for each in members)
 
     # -- replacing ---------------------------------------------------------------------------------------------------
 
@@ -180,8 +180,8 @@ class Recycler:
         return fresh
 
 
-def _seen(member: Member, said: Mapping[str, Any], now: float) -> Seen:
+def _usage_of(member: Member, said: Mapping[str, Any], now: float) -> ReplicaUsage:
     counted = said.get("recycle", {})
     memory = counted.get("memory")
     ready_at = now if member.ready_at is None else member.ready_at
-    return Seen(member.id, counted.get("calls"), None if memory is None else memory / _MIB, now - ready_at)
+    return ReplicaUsage(member.id, counted.get("calls"), None if memory is None else memory / _MIB, now - ready_at)

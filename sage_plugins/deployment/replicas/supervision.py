@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
     from sage_plugins.deployment.replicas.starting import Launcher
     from sage_plugins.deployment.replicas.waiting import Readiness
-    from sage_plugins.resilience.restarts import CrashLoop, Start, Supervisor
+    from sage_plugins.resilience.restarts import CrashLoop, Restarts, Start
 
 __all__ = ["ReplicaSupervisor"]
 
@@ -36,7 +36,7 @@ class ReplicaSupervisor:
 
     Reporting the end of a replica never blocks, because the clock's thread or a target's thread may report it. Slow
     work runs in a background thread that exists only while there is work. A service whose replicas all live has no
-    `Supervisor`, timer or thread.
+    `Restarts`, timer or thread.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class ReplicaSupervisor:
         self._clock = replicas.clock
         self._replaces_unhealthy = "replaces_unhealthy" in replicas.composition.target.registration.capabilities
         # All are guarded by ReplicaSet.condition.
-        self._supervisor: Supervisor | None = None  # made when the first replica ends
+        self._restarts: Restarts | None = None  # made when the first replica ends
         #: Number of replacements by the reason why the old replica had to go; `recycled` only after the first one.
         self.replacements: Counter[str] = Counter(died=0, start_failed=0, unhealthy=0)
         self._due: dict[int, Timer] = {}  # by position: starts the next replica there
@@ -217,8 +217,8 @@ class ReplicaSupervisor:
             return []
         if member.state is ReplicaState.READY:
             self._forget_late(member)
-            if self._supervisor is not None:
-                self._supervisor.ready(member.spec.index, self._clock.monotonic())
+            if self._restarts is not None:
+                self._restarts.ready(member.spec.index, self._clock.monotonic())
             return []
         unhealthy = member.state is ReplicaState.UNHEALTHY and self._replaces_unhealthy
         return self._ended(member) if unhealthy or member.state is ReplicaState.FAILED else []
@@ -227,21 +227,21 @@ class ReplicaSupervisor:
         """Decide what follows a replica that has ended, or that is up but has to be replaced."""
         index, now = member.spec.index, self._clock.monotonic()
         self._forget_late(member)
-        supervisor = self._made_supervisor()
-        decision = supervisor.died(index, now) if member.been_ready else supervisor.failed(index, now)
+        restarts = self._made_restarts()
+        decision = restarts.died(index, now) if member.been_ready else restarts.failed(index, now)
         reports = self._follow(member, decision)
         if not member.up:
             self._do(lambda: self._departure.clean_up(member))  # after a start that is due: cleaning up may take long
         return reports
 
-    def _made_supervisor(self) -> Supervisor:
-        if self._supervisor is None:
+    def _made_restarts(self) -> Restarts:
+        if self._restarts is None:
             from random import Random  # most services never need it
 
-            from sage_plugins.resilience.restarts import Supervisor
+            from sage_plugins.resilience.restarts import Restarts
 
-            self._supervisor = Supervisor(Random())  # noqa: S311 - no secret
-        return self._supervisor
+            self._restarts = Restarts(Random())  # noqa: S311 - no secret
+        return self._restarts
 
     def _follow(self, member: Member, decision: Start | CrashLoop) -> list[Report]:
         """Carry out *decision* at the position of *member*. Returns events to send."""
@@ -267,8 +267,8 @@ class ReplicaSupervisor:
     def _let_go(self, member: Member) -> None:
         """Cancel the next start at the position of *member*, and forget its history."""
         self._cancel(member.spec.index)
-        if self._supervisor is not None:
-            self._supervisor.stopped(member.spec.index)
+        if self._restarts is not None:
+            self._restarts.stopped(member.spec.index)
 
     def _may_be_replaced(self, old: Member, *, beside: bool) -> bool:
         """Whether *old* still needs a replacement. *beside*: while *old* still runs."""
@@ -373,7 +373,7 @@ class ReplicaSupervisor:
                 self.replacements[_what_was_wrong(old, beside=beside)] += 1
                 member = self._launcher.make(index, self.replaced, newer=old.newer)
                 now = self._clock.monotonic()
-                self._made_supervisor().started(index, now)
+                self._made_restarts().started(index, now)
                 if beside:
                     member.held = True
                     old.replacement = member
@@ -398,7 +398,7 @@ class ReplicaSupervisor:
             old.not_on = refused.nodes
             reports = [("replacement_refused", old.reason, old.id)]
             now = self._clock.monotonic()
-            reports += self._follow(old, self._made_supervisor().unplaced(old.spec.index, now))
+            reports += self._follow(old, self._made_restarts().unplaced(old.spec.index, now))
         self._replicas.tell(reports)
 
     def _replace_beside(self, old: Member) -> None:
@@ -451,7 +451,7 @@ class ReplicaSupervisor:
             reason = f"{replacement.id}, which was to replace it, failed: {replacement.missing}"
             old.reason = f"{old.reason.partition('; ')[0]}; {reason}"
             now = self._clock.monotonic()
-            reports = self._follow(old, self._made_supervisor().failed(old.spec.index, now))
+            reports = self._follow(old, self._made_restarts().failed(old.spec.index, now))
         self._replicas.tell([("replacement_failed", reason, old.id), *reports])
 
     def _make_room(self, old: Member, refused: Refused) -> None:

@@ -12,7 +12,7 @@ from sage_plugins.deployment.replicas.member import ManagedBy
 from sage_plugins.deployment.replicas.starting import NoRoomError
 from sage_plugins.errors import DeployError, text_of
 from sage_plugins.interfaces import ControlOp
-from sage_plugins.resilience.rollout import Done, Halt, RollBack, Rollout, Seen, Start, Stop, Take, Wait
+from sage_plugins.resilience.rollout import Done, Halt, Promote, ReplicaView, RollBack, Rollout, Start, Stop, Wait
 from sage_plugins.texts import counted
 from sage_plugins.values import ReplicaState
 
@@ -179,7 +179,7 @@ class Rolling:
                 replicas.check_wanted()
                 if any(self._is_news(each) for each in self._trials.values()):
                     continue
-                step = self._rollout.step(self._seen(), len(self._leaving), self._clock.monotonic())
+                step = self._rollout.step(self._views(), len(self._leaving), self._clock.monotonic())
                 if not isinstance(step, Wait):
                     return step
                 self._wait(step.until)
@@ -197,18 +197,18 @@ class Rolling:
         with self._replicas.condition:
             self._replicas.condition.notify_all()
 
-    def _seen(self) -> list[Seen]:
+    def _views(self) -> list[ReplicaView]:
         """Return the replicas in the form that `Rollout` takes; under the condition."""
         return [
-            Seen(
+            ReplicaView(
                 id=each.id,
                 index=each.spec.index,
                 new=each.newer,
                 alive=not each.ended or (each.state is ReplicaState.FAILED and each.replacement is None),
                 ready=each.state is ReplicaState.READY and each.in_service and self._may_count(each),
-                kept=each.managed_by is ManagedBy.SUPERVISOR,
+                has_place=each.managed_by is ManagedBy.SUPERVISOR,
                 ended=each.ended,
-                hopeless=each.missing or "it is in a crash loop" if each.state is ReplicaState.CRASH_LOOP else "",
+                why_hopeless=each.missing or "it is in a crash loop" if each.state is ReplicaState.CRASH_LOOP else "",
             )
             for each in self._replicas.members
             if each.spec.index in self._rollout.places
@@ -220,8 +220,8 @@ class Rolling:
     def _do(self, step: Step) -> None:
         if isinstance(step, Start):
             self._start(step)
-        elif isinstance(step, Take):
-            self._take(step)
+        elif isinstance(step, Promote):
+            self._promote(step)
         elif isinstance(step, Stop):
             self._retire(self._member(step.id), step.why)
         elif isinstance(step, RollBack):
@@ -242,7 +242,7 @@ class Rolling:
             with replicas.condition:
                 replicas.check_wanted()
                 if isinstance(error, NoRoomError):
-                    self._rollout.refused(str(error), self._seen(), len(self._leaving))
+                    self._rollout.refused(str(error), self._views(), len(self._leaving))
                 else:
                     self._rollout.ended(None, text_of(error), died=False)
             self._error = error if isinstance(error, DeployError) else None
@@ -303,7 +303,7 @@ class Rolling:
             self._trials.pop(member.id, None)
             self._passed.discard(member.id)
 
-    def _take(self, step: Take) -> None:
+    def _promote(self, step: Promote) -> None:
         """Give an available replica its place, and stop the replica that had it."""
         member = self._member(step.id)
         self._claims.pop(member.spec.index, None)
