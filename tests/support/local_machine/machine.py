@@ -65,7 +65,7 @@ class LocalMachine(RuleBasedStateMachine):
         # The machine lets the time of waiting callers come, so it needs the calls that they have no name for.
         self.patch.setattr("sage_plugins.routing.handles.binding.Call", _NotedCall)
         # Real seconds, in which closing waits for methods that hang.
-        self.patch.setattr("sage_plugins.deployment.replicas.departure._LAST_GRACE_S", 0.05)
+        self.patch.setattr("sage_plugins.deployment.replicas.stopper._LAST_GRACE_S", 0.05)
         self.patch.setattr("sage_plugins.host.host._STUCK_GRACE_S", 0.05)
         self.fault(self.patch)
         self.clock = VirtualClock()
@@ -164,7 +164,7 @@ class LocalMachine(RuleBasedStateMachine):
     @only_if(lambda self: self.hanging())
     def end_method(self, number, how):
         deployment, ticket = self.pick(number, self.hanging())
-        deployment.life.finish(ticket, how)
+        deployment.lifecycle.finish(ticket, how)
         ticket.let_go(how)
         self.settle()
 
