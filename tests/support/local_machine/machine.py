@@ -164,7 +164,7 @@ class LocalMachine(RuleBasedStateMachine):
     @only_if(lambda self: self.hanging())
     def end_method(self, number, how):
         deployment, ticket = self.pick(number, self.hanging())
-        deployment.lifecycle.finish(ticket, how)
+        deployment.life.finish(ticket, how)
         ticket.let_go(how)
         self.settle()
 
