@@ -1,8 +1,8 @@
 """
-Services on Ray under accidents: `clog` (processes stand still), `nodes` (nodes die), `head` (the cluster's head dies).
+Services on Ray under accidents: `clog` (processes freeze), `nodes` (nodes die), `head` (the cluster's head dies).
 
-Each is a command of this program and prints what was found, beside the goal. Everything runs on this machine and ends
-with the program. The cluster is the one that the tests use.
+Each accident is a subcommand of this program. It prints its findings next to the goals. Everything runs on this machine
+and ends with the program. The tests use the same cluster.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
     from workloads import Note
 
 _REPLICAS, _SLOTS = 4, 2
-#: Seconds that a method takes: it waits, so that the processors do not decide what can be carried.
+#: Seconds that a method takes. It waits, so that the processors do not limit the throughput.
 _TAKES_S = 0.05
-#: What docs/guides/ray-cluster.md advises for fast detection of dead nodes.
+#: The settings that docs/guides/ray-cluster.md advises for fast detection of dead nodes.
 _ADVISED = {
     "health_check_initial_delay_ms": 1000,
     "health_check_period_ms": 1000,
@@ -50,18 +50,18 @@ _ADVISED = {
     "health_check_failure_threshold": 2,
 }
 _PAUSE: Final = threading.Event()
-#: Seconds that a thread waits again and again, to see how late this machine has it go on.
+#: Seconds of each wait of a thread that measures how late this machine wakes threads.
 _TICK_S = 0.05
 
 
 class _Service:
     """
-    A service on Ray whose calls have a witness.
+    A service on Ray whose calls are recorded.
 
     Attributes:
         env: Its environment.
-        witness: Knows what ran, and where.
-        told: What the environment told: when, by `time.perf_counter`, the kind, and the replica.
+        run_log: Records which calls ran, and where.
+        told: Events of the environment: time by `time.perf_counter`, kind, and replica.
     """
 
     def __init__(self, stack: ExitStack, folder: Path, **config: Any) -> None:
@@ -82,7 +82,7 @@ class _Service:
         arguments = (self.run_log.path, self.run_log.token, (machine(), os.getpid()))
         self.env.register_service_with_config("svc", Probe, *arguments, deployment_config=settings)
         self.env.deploy()
-        # So that a number tells the kind of its call.
+        # Even numbers are idempotent calls, so the number tells the kind.
         self._numbers = {"idempotent": count(0, 2), "other": count(1, 2)}
 
     def _note(self, event: Any) -> None:
@@ -90,7 +90,7 @@ class _Service:
 
     @property
     def places(self) -> dict[str, str]:
-        """The node of each replica, by its id."""
+        """The node of each replica, by replica ID."""
         return {each["id"]: each["node"] for each in self.env.get_service_status("svc")["replicas"]}
 
     @property
@@ -99,7 +99,7 @@ class _Service:
         return [each["state"] for each in self.env.overview()["svc"]["replicas"]] == ["ready"] * _REPLICAS
 
     def callers(self, *, threads: int, every: float = 0.0) -> Callers:
-        """Threads that call, half of them idempotent calls."""
+        """Start threads that make calls, half of them idempotent."""
         kinds = {"idempotent": True, "other": False}
         handles = {kind: self.env.service("svc").with_options(idempotent=may) for kind, may in kinds.items()}
 
@@ -109,7 +109,7 @@ class _Service:
         return Callers([(kind, call_of(kind)) for _ in range(threads // 2) for kind in kinds], every)
 
     def report(self, notes: Sequence[Note], timeout: float) -> None:
-        """Print what became of the calls, and how much later than their deadline they ended."""
+        """Print the results of the calls, and how long after their deadline they ended."""
         for kind in ("idempotent", "other"):
             of_kind = [each for each in notes if each.kind == kind]
             failed = Counter(each.error for each in of_kind if each.error)
@@ -130,11 +130,11 @@ class _Service:
 
 class _Ticks:
     """
-    Threads that only wait, in this process and in another one: how late they go on is the machine's doing, not ours.
+    Threads that only wait, in this process and in another one. Their delays come from the machine, not from our code.
 
     Attributes:
-        here: For each time that the one in this process has waited, when that ended, and how many seconds too late.
-        elsewhere: As `here`, of the other process.
+        here: For each wait in this process: when it ended, and how many seconds too late.
+        elsewhere: The same for the other process.
     """
 
     _SOURCE = "import sys, time; [print(time.perf_counter(), flush=True) for _ in iter(lambda: time.sleep(0.05), 1)]"
@@ -166,28 +166,28 @@ class _Ticks:
             last = ended
 
     def report(self) -> None:
-        """Print how late they were."""
+        """Print the delays."""
         for place, ticks in (("in this process", self.here), ("in another process", self.elsewhere)):
             late = sorted(1e3 * each for _, each in ticks)
             most = late[math.ceil(0.999 * len(late)) - 1]
             print(f"  a thread {place} that only waits goes on up to {late[-1]:.0f} ms too late, 99.9 % {most:.0f}")
 
 
-# -- processes that stand still ----------------------------------------------------------------------------------------
+# -- processes that freeze ---------------------------------------------------------------------------------------------
 
 _CALLERS, _DEADLINE_S = 16, 1.0
-#: Calls that are shown one by one.
+#: Number of calls that are shown one by one.
 _SHOWN = 5
-#: Seconds before the first process stands still whose rate is the measure, and the shortest that a rate is taken of.
+#: Seconds before each round of freezes that give the normal rate, and the shortest period for a rate.
 _BEFORE_S, _WINDOW_S = 3.0, 1.0
 _BACK_S, _STEP_S = 5.0, 0.1
 
 
 def clog(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
-    """Some processes stop one after the other and go on in another order, again and again."""
+    """Freeze some replicas' processes one after the other, thaw them in another order, and repeat."""
     stack.enter_context(private_ray(8))
     service = _Service(stack, folder, timeout=_DEADLINE_S)
-    world = World(service.env, {}, None, service.witness, None, _PAUSE)  # type: ignore[arg-type] - all that `stop` takes
+    world = World(service.env, {}, None, service.run_log, None, _PAUSE)  # type: ignore[arg-type] - all that `stop` takes
     drawn = random.Random(asked.seed)  # noqa: S311 - not for secrets
     rounds: list[tuple[float, float]] = []
     shams: list[tuple[float, float]] = []
@@ -200,7 +200,7 @@ def clog(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
         if len(rounds) == len(shams):
             assert ACTIONS["stop"].do(world, "svc", drawn) is not None
             rounds.append((stopped, time.perf_counter()))
-        else:  # nothing happens for as long, which shows what other work on this machine does to the rate
+        else:  # the same time without a freeze shows what other work on this machine does to the rate
             _PAUSE.wait(rounds[-1][1] - rounds[-1][0])
             shams.append((stopped, time.perf_counter()))
     _PAUSE.wait(_BACK_S)
@@ -221,7 +221,7 @@ def clog(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
 
 
 def _show_latest(notes: Sequence[Note], rounds: Sequence[tuple[float, float]], ticks: _Ticks) -> None:
-    """Print when the calls ended that were latest, and what the machine did meanwhile."""
+    """Print when the latest calls ended, and how late the machine woke threads meanwhile."""
     for each in sorted(notes, key=lambda note: note.began - note.ended)[:_SHOWN]:
         deadline = each.began + _DEADLINE_S
         stop = max((begin for begin, _ in rounds if begin <= each.ended), default=math.nan)
@@ -237,22 +237,22 @@ def _show_latest(notes: Sequence[Note], rounds: Sequence[tuple[float, float]], t
 
 
 def rate_of(answered: Sequence[float], begin: float, end: float) -> float:
-    """Answers a second from *begin* to *end*, of the sorted times of all."""
+    """Return the replies a second from *begin* to *end*. *answered* has the sorted times of all replies."""
     return (bisect_left(answered, end) - bisect_left(answered, begin)) / (end - begin)
 
 
 def back_after(answered: Sequence[float], stopped: float, went_on: float) -> float | None:
     """
-    How long a service took to come back.
+    Return how long a service took to recover.
 
     Args:
-        answered: When each answer came, sorted.
-        stopped: When the first process stood still.
-        went_on: When the last one went on.
+        answered: Sorted times of all replies.
+        stopped: When the first process froze.
+        went_on: When the last process thawed.
 
     Returns:
-        Seconds from *went_on* to the end of the first second in which 95 % as many answers came as in the seconds
-        before *stopped*; None if that is more than five.
+        Seconds from *went_on* to the end of the first second with 95 % of the normal rate, which is the rate before
+        *stopped*. None if it takes more than five seconds.
     """
     wanted = 0.95 * rate_of(answered, stopped - _BEFORE_S, stopped)
     for step in range(1 + round((_BACK_S - _WINDOW_S) / _STEP_S)):
@@ -269,7 +269,7 @@ _ENDS = frozenset({"replica_failed", "replica_unhealthy"})
 
 
 def nodes(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
-    """A node is killed again and again, and another one takes its place; at the end some stand still."""
+    """Kill a node and replace it, again and again. At the end, freeze some nodes instead."""
     from ray_cluster import RayCluster
 
     cluster = RayCluster(folder, {} if asked.defaults else _ADVISED)
@@ -293,7 +293,7 @@ def nodes(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
                 node.kill()
             else:
                 _freeze(node)
-            noticed.append(_when(lambda: _noticed(service, there, hit)) - hit)  # noqa: B023 - asked here
+            noticed.append(_when(lambda: _noticed(service, there, hit)) - hit)  # noqa: B023 - called here
             if what == "freeze":
                 node.kill()
             cluster.add(f"node-{what}-{number}")
@@ -313,7 +313,7 @@ def nodes(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
 
 
 def _freeze(node: Any) -> None:
-    """Have a node's raylet and workers stand still."""
+    """Stop a node's raylet and workers with SIGSTOP."""
     import signal
 
     for pid in [node.raylet, *node.children]:
@@ -321,7 +321,7 @@ def _freeze(node: Any) -> None:
 
 
 def _noticed(service: _Service, there: set[str], hit: float) -> float | None:
-    """When it was told that a replica of those *there* has ended."""
+    """Return when an event told of the end of one of the replicas *there*, or None."""
     return next(
         (at for at, kind, id in list(service.told) if at > hit and kind in _ENDS and id in there),
         None,
@@ -329,7 +329,7 @@ def _noticed(service: _Service, there: set[str], hit: float) -> float | None:
 
 
 def _when(is_so: Callable[[], Any], patience: float = 120.0) -> float:
-    """Wait until something is so; gives what it says."""
+    """Wait until *is_so* returns something true, and return it."""
     until = time.monotonic() + patience
     while not (found := is_so()):
         assert time.monotonic() < until, "it took too long"
@@ -345,12 +345,12 @@ def _spread(values: Sequence[float]) -> str:
 
 _WITHOUT_S = 40.0
 _BACK_AGAIN_S = 90.0
-#: Seconds that processes have to end, and characters that are shown of an error.
+#: Seconds that processes have to end, and maximum length of a shown error.
 _ENDED_S, _SAID = 30.0, 600
 
 
 def head(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
-    """The head dies, stays away for a while, and starts again at the same address."""
+    """Let the head die, stay away for a while, and start again at the same address."""
     from driver import OPTIONS, Driver
     from own_head import OwnHead
 
@@ -378,7 +378,7 @@ def head(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
     again = time.monotonic()
     if asked.memory:
         cluster.start_again()
-    else:  # as `ray start --head` does it: a new cluster, at the same address
+    else:  # as `ray start --head`: a new cluster at the same address
         cluster.__exit__(None, None, None)
         again = time.monotonic()
         cluster = stack.enter_context(OwnHead(folder, int(cluster.address.rpartition(":")[2]), **variables))
@@ -386,21 +386,21 @@ def head(stack: ExitStack, folder: Path, asked: argparse.Namespace) -> None:
     said = _bring_back(driver, wanted, again)
     print(f"  the head started again, {'with' if asked.memory else 'without'} what it knew: {said}")
     if driver.poll() is not None:
-        # What a supervisor does. The next program finds another cluster, or none.
+        # A supervisor would do this. The new program finds another cluster, or none.
         following = _start(Driver(cluster.address, folder / "calls", control_timeout=30), stack)
         print(f"  the program was started again: {_bring_back(following, wanted, again)}")
     _print_processes(folder, wanted)
 
 
 def _start(driver: Any, stack: ExitStack) -> Any:
-    """Have a driver end with the stack."""
+    """Make a driver end with the stack."""
     stack.callback(driver.communicate)
     stack.callback(driver.kill)
     return driver
 
 
 def _bring_back(driver: Any, replicas: int, again: float) -> str:
-    """Ask for another replica until it is there, or the program has ended."""
+    """Ask for another replica until it is there or the program has ended."""
     said = "nothing"
     while time.monotonic() < again + _BACK_AGAIN_S:
         try:
@@ -416,7 +416,7 @@ def _bring_back(driver: Any, replicas: int, again: float) -> str:
 
 
 def _print_processes(folder: Path, wanted: int) -> None:
-    """Print how many processes of replicas there are, and wait for those that are too many."""
+    """Print the number of replica processes, and wait until the surplus ones have ended."""
     began = time.monotonic()
     first = found = _processes(folder)
     while found != wanted and time.monotonic() < began + _ENDED_S:
@@ -427,12 +427,12 @@ def _print_processes(folder: Path, wanted: int) -> None:
 
 
 def _processes(folder: Path) -> int:
-    """How many replicas run in clusters of this folder."""
+    """Return how many replicas run in clusters of this folder."""
     found = 0
     for process in Path("/proc").glob("[0-9]*"):
         try:
             title, variables = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
-        except OSError:  # it has ended, or belongs to somebody else
+        except OSError:  # it has ended, or belongs to another user
             continue
         found += title.startswith(b"ray::ReplicaActor") and str(folder).encode() in variables
     return found
@@ -444,7 +444,7 @@ _PARTS: Final[Mapping[str, Callable[[ExitStack, Path, argparse.Namespace], None]
 
 
 def main() -> None:
-    """Have one kind of accident happen, and print what was found."""
+    """Run one kind of accident and print the findings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parts = parser.add_subparsers(dest="part", required=True)
     for name, part in _PARTS.items():
@@ -467,11 +467,11 @@ def main() -> None:
             sub.add_argument("--memory", action="store_true", help="the head keeps what it knows in a file")
     asked = parser.parse_args()
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests" / "support"))  # for its clusters
-    # Ray reads these when it is imported. The folder is its own, to find no other cluster, and short, for sockets.
+    # Ray reads these on import. With its own folder it finds no other cluster; the path is short because of sockets.
     folder = Path(tempfile.mkdtemp(prefix="sr-", dir="/tmp"))
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": str(folder)}
     os.environ.pop("RAY_ADDRESS", None)
-    logging.getLogger("sage_plugins.ray").setLevel(logging.ERROR)  # the private runtime asks for no token
+    logging.getLogger("sage_plugins.ray").setLevel(logging.ERROR)  # the private runtime needs no token
     load = os.getloadavg()[0]
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)

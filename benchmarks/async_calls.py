@@ -1,5 +1,5 @@
 """
-Calls and streams of strategy `async` against `run_coroutine_threadsafe` and bare queues; nothing switched off.
+Calls and streams of strategy `async` against `run_coroutine_threadsafe` and bare queues, with all features on.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ _ITEMS = 5_000
 
 
 class Echo:
-    """As little work as a coroutine or a generator can do."""
+    """Coroutines and generators that do as little as possible."""
 
     async def echo(self, value: int) -> int:
-        """Give *value* back."""
+        """Return *value*."""
         return value
 
     def count(self, number: int) -> Iterator[int]:
-        """The numbers below *number*."""
+        """Yield the numbers below *number*."""
         yield from range(number)
 
     async def acount(self, number: int) -> AsyncIterator[int]:
-        """`count`, as a coroutine."""
+        """Yield the numbers below *number*, asynchronously."""
         for value in range(number):
             yield value
 
 
 async def echo(value: int) -> int:
-    """Give *value* back, as a plain coroutine function."""
+    """Return *value*, as a plain coroutine function."""
     return value
 
 
 class Loop:
-    """An event loop in a thread of its own, with nothing around it: the peer."""
+    """A bare event loop in its own thread, for comparison."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -62,7 +62,7 @@ class Loop:
         return self.submit(1).result()
 
     def acall(self) -> Awaitable[Any]:
-        """Run `echo` on the loop, to be awaited on another."""
+        """Run `echo` on the loop. The result can be awaited on another loop."""
         return asyncio.wrap_future(self.submit(1))
 
     def close(self) -> None:
@@ -73,7 +73,7 @@ class Loop:
 
 
 def through(queue: Any, number: int) -> Iterator[int]:
-    """The numbers below *number*, which another thread puts into *queue*: the bare parts of a stream."""
+    """Return the numbers below *number*, which another thread puts into *queue*: the bare parts of a stream."""
 
     def produce() -> None:
         for value in range(number):
@@ -85,7 +85,7 @@ def through(queue: Any, number: int) -> Iterator[int]:
 
 
 def per_item(items: Callable[[int], Iterable[int]]) -> float:
-    """Seconds for each item of a stream, its start included."""
+    """Return the seconds for each item of a stream, including its start."""
     return per_call(lambda: _drain(items(_ITEMS)), 1) / _ITEMS
 
 

@@ -3,7 +3,8 @@ The five load balancers in virtual time: tail latency against load, at 10 to 10,
 
     python benchmarks/balancers.py --plots docs/images
 
-prints a table and draws a picture for each number of replicas. Nothing depends on the machine but how long it takes.
+This prints a table and draws a picture for each number of replicas. Results do not depend on the machine; only the
+running time does.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ WORKLOADS = ("uniform", "skewed", "slow replicas")
 
 _SLOTS = 4
 _MEAN_S = 0.01
-#: Of the calls, those that come first are left out: they find the service empty.
+#: Share of the first calls that is ignored, because they find the service empty.
 _WARM_UP = 1 / 4
 #: Keys for each replica.
 _KEYS = 100
@@ -35,12 +36,12 @@ _KEYS = 100
 
 class Size(NamedTuple):
     """
-    How much is simulated at one number of replicas.
+    The amount of simulation for one number of replicas.
 
     Attributes:
-        loads: Share of all slots that is busy if no replica is slow.
-        calls: Calls for each point.
-        balancers: Which balancers.
+        loads: Shares of all slots that are busy if no replica is slow.
+        calls: Number of calls for each point.
+        balancers: The simulated balancers.
     """
 
     loads: tuple[float, ...]
@@ -57,11 +58,11 @@ SIZES: Mapping[int, Size] = {
 
 
 def point(replicas: int, balancer: str, workload: str, load: float, calls: int) -> Report:
-    """One simulation."""
+    """Run one simulation."""
     config = {"replicas": replicas, "load_balancer": balancer, "queue_size": 100_000, "timeout": 30}
     rate = replicas * _SLOTS * load / _MEAN_S
     with simulate(config, seed=1, slots=_SLOTS) as sim:
-        # Sigma 1.5: one call in a hundred takes ten times the mean or more.
+        # With sigma 1.5, one call in a hundred takes ten times the mean or more.
         heavy = lognormal(_MEAN_S / 2.718281828 ** (1.5**2 / 2), 1.5)
         sim.time("get", heavy if workload == "skewed" else exponential(_MEAN_S))
         keys = zipf(_KEYS * replicas, 0.9) if workload == "skewed" else uniform(_KEYS * replicas)
@@ -73,7 +74,7 @@ def point(replicas: int, balancer: str, workload: str, load: float, calls: int) 
 
 
 def main() -> None:
-    """Simulate, print, draw."""
+    """Simulate, print, and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--replicas", type=int, nargs="*", default=list(SIZES), choices=list(SIZES), metavar="N")
     parser.add_argument("--balancers", nargs="*", default=BALANCERS, choices=BALANCERS, metavar="ID")

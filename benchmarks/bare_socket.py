@@ -1,7 +1,7 @@
 """
-Bytes that go to another process over a socket and come back: the least that a call of another process can cost.
+Sends bytes to another process over a socket and back: the lower limit for the cost of a call to another process.
 
-`bare_socket` starts the processes; run as a program, this sends back what comes on the sockets that it is given.
+`bare_socket` starts the processes. Run as a program, this module sends back what arrives on the given sockets.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ if TYPE_CHECKING:
 
 __all__ = ["bare_socket"]
 
-#: Bytes before each message: its size.
+#: Length in bytes of the size before each message.
 _HEAD = 8
 
 
 @contextmanager
 def bare_socket(connections: int = 1) -> Iterator[Callable[[bytes], memoryview]]:
     """
-    A function that sends bytes to another process and returns them when they are back.
+    Yield a function that sends bytes to another process and returns them when they come back.
 
-    Up to *connections* threads may call it at once. As many processes as there are processors share the connections.
+    Up to *connections* threads may call it at once. There is at most one process for each processor; the processes
+    share the connections.
     """
     free: list[socket.socket] = []
     processes = min(connections, len(os.sched_getaffinity(0)))

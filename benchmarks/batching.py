@@ -1,5 +1,5 @@
 """
-Threads that call a method whose calls are answered in batches, against the bare batch method run back to back.
+Threads that call a method with batches, against the bare batch method called back to back.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _SIZE = 32
 _TAKES_S = 0.01
-#: Calling threads, and how many calls each makes.
+#: Number of calling threads, and calls of each.
 _CALLERS = {256: 16, 64: 32, 32: 32, 8: 32, 1: 32}
 
 
@@ -31,18 +31,18 @@ class Model:
         self.sizes = []
 
     def ask(self, question: int) -> int:
-        """One answer."""
+        """Answer one question."""
         return self.ask_many([question])[0]
 
     @batch_of("ask")
     def ask_many(self, questions: list[int]) -> list[int]:
-        """An answer for each question."""
+        """Answer each question."""
         self.sizes.append(len(questions))
         time.sleep(_TAKES_S)
         return questions
 
     def mean_size(self) -> float:
-        """Questions in a batch since this was last asked."""
+        """Return the mean number of questions in a batch since the last call of this method."""
         sizes, self.sizes = self.sizes, []
         return sum(sizes) / len(sizes)
 
@@ -74,7 +74,7 @@ def main() -> None:
             },
             rounds,
         )
-    # A closed loop of fewer callers than fit can only fill as much of a batch as there are callers.
+    # Each caller waits for its reply. So with few callers, a batch has at most as many questions as there are callers.
     show(f"ms for as many answers as fit into a batch of {_SIZE}, or as there are callers", measured, 1e3)
     for callers, name in names.items():
         goal(measured, "bare batch method", name, ">= 0.97" if callers > 2 * _SIZE else "")

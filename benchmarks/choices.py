@@ -1,9 +1,9 @@
 """
-What timeouts, queues, retries and the delay of scaling do, in virtual time.
+The effects of timeouts, queues, retries and the scaling delay, in virtual time.
 
     python benchmarks/choices.py --plots docs/images
 
-prints tables and draws two pictures. Nothing depends on the machine but how long it takes.
+This prints tables and draws two pictures. Results do not depend on the machine; only the running time does.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sage_deploy_testing.simulation import Report
 
 _MEDIAN_S, _SIGMA = 0.010, 0.8
-#: Calls a second that four replicas with one slot each can answer: the mean of a lognormal time is above its median.
+#: Calls a second that four replicas with one slot each can answer. The mean of a lognormal time is above its median.
 _CAPACITY = 4 / (_MEDIAN_S * 2.718281828 ** (_SIGMA**2 / 2))
 _LOADS = (0.5, 0.7, 0.8, 0.9, 1.0, 1.1, 1.3, 1.5)
 _TIMEOUTS_S = (0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5)
@@ -30,7 +30,7 @@ _SECONDS = 120
 
 
 def run(load: float, seconds: float = _SECONDS, deaths: tuple[float, ...] = (), **config: Any) -> Report:
-    """Four replicas for some time; one of them dies at each of *deaths*."""
+    """Simulate four replicas for some time. One of them dies at each of *deaths*."""
     settings = {"replicas": 4, "queue_size": 1000, "overload": "reject", "timeout": 1, "failover_enabled": True}
     methods = {"methods": {"get": {"idempotent": True}}}
     with simulate({**settings, **methods, **config}, seed=1) as sim:
@@ -42,7 +42,7 @@ def run(load: float, seconds: float = _SECONDS, deaths: tuple[float, ...] = (), 
 
 
 def timeouts() -> Chart:
-    """Which share of the calls a timeout ends, at three loads."""
+    """Chart the share of calls that time out, at three loads."""
     lines = []
     for load in (0.5, 0.8, 0.9):
         reports = [(each, run(load, timeout=each, overload="block")) for each in _TIMEOUTS_S]
@@ -53,7 +53,7 @@ def timeouts() -> Chart:
 
 
 def queues() -> Chart:
-    """The p99 of answered calls against load, by the length of the queue."""
+    """Chart the p99 of answered calls against load, by queue length."""
     lines = []
     for size in _QUEUES:
         reports = [(load, run(load, queue_size=size)) for load in _LOADS]
@@ -65,7 +65,7 @@ def queues() -> Chart:
 
 
 def retries() -> None:
-    """What calls see of replicas that die: one every half minute, for an hour."""
+    """Print how dying replicas affect calls: one dies every half minute, for an hour."""
     deaths = tuple(float(at) for at in range(30, 3600, 30))
     for name, config in {
         "no retry": {"failover_enabled": False},
@@ -80,7 +80,7 @@ def retries() -> None:
 
 
 def delays() -> Chart:
-    """Replicas over an hour of steady load that keeps five busy, by how long fewer must do before some stop."""
+    """Chart the replicas over an hour of steady load that keeps five busy, by the delay before scaling down."""
     lines = []
     for delay in _DELAYS_S:
         with simulate({"timeout": "1m", "autoscale": {"min": 1, "max": 30, "downscale_delay": delay}}, seed=2) as sim:
@@ -95,7 +95,7 @@ def delays() -> Chart:
 
 
 def main() -> None:
-    """Simulate, print, draw."""
+    """Simulate, print, and draw."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--plots", type=Path, help="folder for the pictures")
     folder = parser.parse_args().plots

@@ -1,7 +1,7 @@
 """
-What TLS costs on the connection of a caller to its replica: a Unix socket, TCP and TCP with TLS, in turns.
+The cost of TLS between a caller and its replica: Unix socket, TCP, and TCP with TLS, interleaved.
 
-The bare connection first, then calls of replicas on a private Ray runtime.
+First the bare connection, then calls of replicas on a private Ray runtime.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from socket import socket
 
-#: Bytes of a small message, of a large one, and of what is read at once.
+#: Bytes of a small message, of a large one, and of one read.
 _SMALL, _LARGE, _CHUNK = 200, 2**24, 2**16
 
 _WAYS = ("Unix socket", "TCP", "TLS")
 
 
 def send_back(end: socket) -> None:
-    """Send back each message: the other side says its size, as four bytes, before it."""
+    """Send back each message. Its size, as four bytes, comes before it."""
     with end:
         while head := end.recv(4):
             end.sendall(_read(end, int.from_bytes(head, "big")))
@@ -52,7 +52,7 @@ def _read(end: socket, size: int) -> bytearray:
 
 
 def exchange(end: socket, message: bytes) -> None:
-    """Send a message, and read it again."""
+    """Send a message and read it back."""
     sending = threading.Thread(target=end.sendall, args=(message,)) if len(message) > _CHUNK else None
     head = len(message).to_bytes(4, "big")
     if sending is None:
@@ -66,7 +66,7 @@ def exchange(end: socket, message: bytes) -> None:
 
 
 def answer(certificates: Certificates) -> None:
-    """Listen in each way, print where, and send back what comes until the parent is gone; for a process of its own."""
+    """Listen in each way, print the addresses, and send back what arrives. Runs in its own process until stdin ends."""
     host = "127.0.0.1"
     servers = [
         RpcServer(address, in_threads(None), send_back, tls)
@@ -80,17 +80,17 @@ def answer(certificates: Certificates) -> None:
 
 @contextmanager
 def other_process(certificates: Certificates) -> Iterator[Sequence[Address]]:
-    """Where a process answers that runs `answer`."""
+    """Start a process that runs `answer`, and yield its addresses."""
     paths = [certificates.certificate, certificates.key, certificates.authority]
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, __file__, *paths], stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None
-        yield pickle.loads(bytes.fromhex(process.stdout.readline()))  # noqa: S301 - of a process that this has started
+        yield pickle.loads(bytes.fromhex(process.stdout.readline()))  # noqa: S301 - from our own process
         process.communicate()
 
 
 def new_certificates(folder: Path) -> Certificates:
-    """A certificate that is its own authority."""
+    """Create a certificate that is its own authority."""
     certificate, key = str(folder / "node.pem"), str(folder / "node.key")
     kind = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-subj", "/CN=benchmark"]
     command = ["openssl", "req", "-x509", *kind, "-keyout", key, "-out", certificate]
@@ -99,7 +99,7 @@ def new_certificates(folder: Path) -> Certificates:
 
 
 def main() -> None:
-    """Measure, and print the ratios."""
+    """Measure and print the ratios."""
     if len(sys.argv) == 4:  # noqa: PLR2004 - the paths of the certificates
         answer(Certificates(*sys.argv[1:]))
         return
@@ -126,15 +126,15 @@ def main() -> None:
 
 
 class Echo:
-    """As little work as a method can do."""
+    """A method that does as little as possible."""
 
     def echo(self, value: Any) -> Any:
-        """Give *value* back."""
+        """Return *value*."""
         return value
 
 
 def calls(certificates: Certificates, rounds: int, stack: ExitStack) -> None:
-    """Calls of replicas on Ray: one that is reached over a Unix socket, and two as if on another machine."""
+    """Measure calls of replicas on Ray: one over a Unix socket, and two as if on another machine."""
     stack.enter_context(private_ray(num_cpus=4))
     from sage_deploy_ray.actors import transport
 

@@ -1,9 +1,9 @@
 """
-What a call costs by callers, replicas, and size of argument and result, on each target, beside a bare socket.
+The cost of a call by callers, replicas, and size of argument and result, on each target, next to a bare socket.
 
     python benchmarks/curves.py --plots docs/images
 
-prints the figures and draws the pictures of docs/performance.md.
+This prints the figures and draws the pictures of docs/performance.md.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _CALLERS = (1, 4, 16, 64, 256)
 _REPLICAS = (1, 4, 16, 64)
 _SIZES = {"0": 0, "1 KiB": 2**10, "64 KiB": 2**16, "1 MiB": 2**20, "16 MiB": 2**24, "64 MiB": 2**26}
-#: How each target is configured, by its name in the pictures.
+#: Configuration of each target, by its name in the pictures.
 _TARGETS: Mapping[str, Mapping[str, Any]] = {
     "local": {"target": "local"},
     "process": {"target": "process"},
@@ -42,19 +42,19 @@ _LIMIT = "bare socket"
 #: Seconds that all replicas of one service may take to start.
 _START_S = 300
 _WAIT_S = 0.001
-#: Calls of the method that does nothing in a measurement, and least calls of each caller.
+#: For the method that does nothing: calls in one measurement, and minimum for each caller.
 _CALLS, _LEAST = 2_000, 16
-#: Calls of the method that waits, for each that can run at once, and least calls of each caller.
+#: For the method that waits: calls for each one that can run at once, and minimum for each caller.
 _WAITING_CALLS, _LEAST_WAITING = 100, 2
-#: Bytes that a measurement sends to another process, and most calls that it makes.
+#: Bytes that one measurement sends to another process, and maximum number of its calls.
 _MOVED, _MOST = 2**25, 300
 
 
 class Service:
-    """Two methods."""
+    """A method that does nothing, and one that waits."""
 
     def echo(self, data: bytes) -> bytes:
-        """Give *data* back."""
+        """Return *data*."""
         return data
 
     def wait(self) -> None:
@@ -64,14 +64,14 @@ class Service:
 
 class Panel(NamedTuple):
     """
-    What is measured for one chart.
+    The measurements for one chart.
 
     Attributes:
-        title: Of the chart.
-        x: What differs from one place of the horizontal axis to the next.
-        places: The names of the places.
-        lines: By the name of the line, what measures the seconds for a call at each place.
-        unit: Of the vertical axis: how many of it make a second, and its name.
+        title: Title of the chart.
+        x: Label of the horizontal axis.
+        places: Names of the points on the horizontal axis.
+        lines: By line name, one function for each point. It measures the seconds for a call.
+        unit: Unit of the vertical axis: how many of it make a second, and its name.
     """
 
     title: str
@@ -82,7 +82,7 @@ class Panel(NamedTuple):
 
 
 def deploy(stack: ExitStack, target: str, *replicas: int) -> list[Any]:
-    """Handles to services on *target*, one for each number of *replicas*; they end with *stack*."""
+    """Return handles to services on *target*, one for each number of *replicas*. They end with *stack*."""
     if target == "Ray":
         stack.enter_context(private_ray())
     env = stack.enter_context(Environment("bench"))
@@ -94,7 +94,7 @@ def deploy(stack: ExitStack, target: str, *replicas: int) -> list[Any]:
 
 
 def by_callers(target: str, services: Sequence[Any], exchange: Callable[[bytes], object]) -> Panel:
-    """A method that does nothing, on each of *services*; *exchange* is the limit of a call to another process."""
+    """Measure a method that does nothing on each of *services*. *exchange* is the limit for other processes."""
 
     def line(call: Callable[[], object]) -> list[Callable[[], float]]:
         return [
@@ -110,7 +110,7 @@ def by_callers(target: str, services: Sequence[Any], exchange: Callable[[bytes],
 
 
 def by_replicas(target: str, services: Sequence[Any]) -> Panel:
-    """A method that waits, on each of *services*."""
+    """Measure a method that waits on each of *services*."""
     lines: dict[str, list[Callable[[], float]]] = {}
     for callers in (1, 16, 64, 256):
         lines[f"{callers} callers" if callers > 1 else "1 caller"] = [
@@ -127,7 +127,7 @@ def by_replicas(target: str, services: Sequence[Any]) -> Panel:
 
 
 def by_size(services: Mapping[str, Any], exchange: Callable[[bytes], object]) -> Panel:
-    """An argument that is also the result, called by one thread, on each target of *services*."""
+    """Measure one thread that calls each target of *services* with an argument that is also the result."""
     calls = {target: service.echo for target, service in services.items()} | {_LIMIT: exchange}
     lines: defaultdict[str, list[Callable[[], float]]] = defaultdict(list)
     for size in _SIZES.values():
@@ -141,7 +141,7 @@ def by_size(services: Mapping[str, Any], exchange: Callable[[bytes], object]) ->
 
 
 def measure(panels: Sequence[Panel], rounds: int) -> list[Chart]:
-    """Measure all in turns, print the medians, and give the charts."""
+    """Measure everything in turns, print the medians, and return the charts."""
     runs = {
         (number, name, at): run
         for number, panel in enumerate(panels)

@@ -1,7 +1,7 @@
 """
-What the dashboard costs: its server, and the browser that shows it. Each figure is printed with its goal.
+The cost of the dashboard, for its server and for the browser. Prints each figure with its goal.
 
-`--only watched paint ...` measures some of the parts, which are the functions named in `_PARTS`.
+`--only watched paint ...` measures some parts. Parts are the functions named in `_PARTS`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _VIEWERS = 5
 _WATCHED_S = 10.0
-#: A minute, because the recorder looks once a minute.
+#: A minute, because the recorder runs once a minute.
 _ALONE_S = 60.0
 _SERVICES = 50
 _DAY_S = 86_400
@@ -49,14 +49,14 @@ def _watchers(port: int) -> Iterator[None]:
 
 
 def _share(server: Serving, seconds: float) -> float:
-    """The share of a core that the server's process uses meanwhile."""
+    """Return the share of a core that the server's process uses during *seconds*."""
     before, begin = server.cpu(), time.perf_counter()
     time.sleep(seconds)
     return (server.cpu() - before) / (time.perf_counter() - begin)
 
 
 def watched(rounds: int) -> None:
-    """What viewers cost, 50 services of 4 replicas: nobody calls, and 200 calls a second; with less without them."""
+    """Measure the cost of viewers with 50 services of 4 replicas, without calls and with 200 calls a second."""
     with Serving("many") as idle, Serving("many, called") as called:
         for name, server in {"nobody calls": idle, "200 calls a second": called}.items():
             shares: dict[str, list[float]] = {"with viewers": [], "without": [], "difference": []}
@@ -69,9 +69,9 @@ def watched(rounds: int) -> None:
 
 
 def alone(rounds: int) -> None:
-    """What a server costs that nobody watches, beside the same environment without a server."""
+    """Measure the cost of a server without viewers, next to the same environment without a server."""
     with Serving("many") as served, Serving("many, unserved") as unserved:
-        time.sleep(5)  # until all is imported
+        time.sleep(5)  # until all imports are done
         shares: dict[str, list[float]] = {"with a server": [], "without": []}
         for _ in range(max(3, rounds // 3)):
             before = served.cpu(), unserved.cpu()
@@ -82,7 +82,7 @@ def alone(rounds: int) -> None:
 
 
 def weight(_rounds: int) -> None:
-    """Bytes of the page and all that it loads."""
+    """Print the size of the page with everything that it loads."""
     with Serving("pool") as server:
         connection = http.client.HTTPConnection("127.0.0.1", server.port)
         bytes_ = 0
@@ -96,7 +96,7 @@ def weight(_rounds: int) -> None:
 
 
 def memory(_rounds: int) -> None:
-    """What a full day of 50 services takes."""
+    """Print the memory of a full day's history of 50 services."""
     now = 0.0
     counted = Counted(1, 0, 1.0, [1.0] * (len(HISTOGRAM_EDGES_S) + 1), HISTOGRAM_EDGES_S)
     names: list[str | None] = [None, *(f"service-{number}" for number in range(_SERVICES))]
@@ -104,7 +104,7 @@ def memory(_rounds: int) -> None:
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     history = History(lambda: now, lambda: now)
-    # As often as each ring has room for, so that all of them are full at the end.
+    # Enough samples to fill every ring.
     for length, step in ((_DAY_S - 10_800, 60), (10_800 - 900, 10), (900, 1)):
         until = now + length
         while now < until:
@@ -123,7 +123,7 @@ _PARTS = (weight, memory, paint, updates, watched, alone)
 
 
 def main() -> None:
-    """Measure, and print each figure with its goal."""
+    """Measure and print each figure with its goal."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=9, help="default: %(default)s")
     names = [part.__name__ for part in _PARTS]

@@ -1,4 +1,4 @@
-"""The dashboard in Chromium, driven by Playwright: how soon it shows, and how long an update of a large one takes."""
+"""The dashboard in Chromium, driven by Playwright: time until it shows, and time to update a large one."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 __all__ = ["paint", "updates"]
 
-#: Without the sandbox, which root cannot have; and without what the browser asks of other hosts by itself.
+#: No sandbox, because root cannot use it. No requests that the browser makes to other hosts by itself.
 _FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-sync")
 
-#: Notes when the first row of the services is in the page.
+#: Records when the first row of the services is in the page.
 _NOTE_FIRST_ROW = """
 new MutationObserver((_, observer) => {
   if (!document.querySelector(".services .row")) return;
@@ -30,13 +30,13 @@ new MutationObserver((_, observer) => {
 }).observe(document, { childList: true, subtree: true });
 """
 
-#: Milliseconds from the begin of loading until something was painted.
+#: Milliseconds from the start of loading to the first paint.
 _FIRST_PAINT = """new Promise((done) => new PerformanceObserver((list) => {
   for (const each of list.getEntries()) if (each.name === "first-contentful-paint") done(each.startTime);
 }).observe({ type: "paint", buffered: true }))"""
 
-#: In the place of the stream: `update` shows the picture `next`, and gives the milliseconds until it is painted. It
-#: begins where a frame does, so that no wait for the next frame is measured.
+#: Replaces the stream. `update` shows the picture `next`, and returns the milliseconds until it is painted. It starts
+#: with a frame, so that the wait for the next frame is not measured.
 _UPDATE = """
 let source;
 window.EventSource = class { constructor() { source = this; } close() {} };
@@ -51,16 +51,16 @@ window.update = () => new Promise((done) => requestAnimationFrame(() => {
 
 _CONTEXTS = 12
 _SERVICES, _REPLICAS = 200, 1000
-#: Replicas of a service that a row has.
+#: Number of replicas in a service's row.
 _STRIPES = 64
 _UPDATES = 40
-#: As much as anything else of the page may need, such as asking for the replicas, which it does every other second.
+#: Milliseconds for the page's other work, such as asking for the replicas every other second.
 _BETWEEN_MS = 500
 
 
 @contextmanager
 def _browser() -> Iterator[Any]:
-    """Chromium; None, with a line that says why, if there is none."""
+    """Yield Chromium, or None after printing why there is none."""
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if path is None or importlib.util.find_spec("playwright") is None:
         print("the pages are not measured: that needs playwright, and `apt-get install chromium`")
@@ -76,7 +76,7 @@ def _browser() -> Iterator[Any]:
 
 @contextmanager
 def _page(browser: Any, port: int, script: str) -> Iterator[Any]:
-    """An empty page of a browser that has logged in and has nothing in its cache; *script* runs in what it opens."""
+    """Yield an empty page of a browser with a login and an empty cache. *script* runs in each page that it opens."""
     connection = http.client.HTTPConnection("127.0.0.1", port)
     headers = {"Authorization": f"Bearer {TOKEN}", "Content-Type": "application/json"}
     connection.request("POST", "/api/v1/login-link", "{}", headers)
@@ -90,7 +90,7 @@ def _page(browser: Any, port: int, script: str) -> Iterator[Any]:
 
 
 def paint(_rounds: int) -> None:
-    """From the begin of loading until something is painted, and until the first row of the services is there."""
+    """Measure the time from the start of loading to the first paint, and to the first row of the services."""
     measured: dict[str, list[float]] = {"first paint": [], "first row": []}
     with _browser() as browser, Serving("many") as server:
         if browser is None:
@@ -105,7 +105,7 @@ def paint(_rounds: int) -> None:
 
 
 def updates(_rounds: int) -> None:
-    """An update of 200 services of 1,000 replicas each, made up here: no machine of ours runs 200,000 replicas."""
+    """Measure updates of 200 services with 1,000 replicas each. The data is made up: that many cannot run here."""
     painted: dict[str, list[float]] = {}
     used: dict[str, list[float]] = {}
     chance = random.Random(1)  # noqa: S311 - numbers to show
@@ -133,7 +133,7 @@ def updates(_rounds: int) -> None:
 
 
 def _update(page: Any, chance: random.Random, chromium: Any = None) -> tuple[float, float]:
-    """Show another picture; gives milliseconds until it was painted, and seconds of processor time that it took."""
+    """Show another picture. Return the milliseconds until it was painted, and the seconds of processor time."""
     page.evaluate("(text) => { window.next = text; }", _picture(chance))
     before = _used(chromium)
     painted = page.evaluate("update()")
@@ -148,7 +148,7 @@ def _used(chromium: Any) -> float:
 
 
 def _picture(chance: random.Random) -> str:
-    """What the stream sends, every number another one each time."""
+    """Return a message of the stream, with new numbers each time."""
     return json.dumps({"services": [_row(number, chance) for number in range(_SERVICES)], "events": []})
 
 
@@ -184,7 +184,7 @@ def _row(number: int, chance: random.Random) -> dict[str, Any]:
 
 
 def _full(chance: random.Random) -> dict[str, Any]:
-    """A service with all its replicas."""
+    """Return a service with all its replicas."""
     replicas = [
         {
             "id": f"service-7#{number}",

@@ -1,8 +1,8 @@
 """
-Watches the stream of a server as so many `curl` would, in a process of its own, so that their work is not the server's.
+Watches the stream of a server as several `curl` would. It is a separate process, to add no load to the server's.
 
-Started by `dashboard.py` with the port and how many watch. It prints a line once each has got a picture, and ends with
-its input.
+`dashboard.py` starts it with the port and the number of watchers. It prints a line when each has received a picture,
+and ends when its input ends.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _REQUEST = f"GET /api/v1/stream HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Be
 
 
 def main(port: int, number: int) -> None:
-    """Read, and throw away what is read."""
+    """Read the streams and discard their content."""
     with selectors.DefaultSelector() as selector:
         got: dict[socket.socket, bytes] = {}
         for _ in range(number):

@@ -1,4 +1,4 @@
-"""What reading the largest deployment files costs, against the events of PyYAML that they are made of."""
+"""The cost of reading the largest deployment files, against parsing them into PyYAML's events."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 
 
 def _filled(head: str, line: Callable[[int], str]) -> str:
-    """*head* and as many lines as a file may have."""
+    """Return *head* and as many lines as a file may have."""
     parts, size, number = [head], len(head), 0
     while size + len(text := line(number)) < MAX_BYTES:
         parts.append(text)
@@ -71,13 +71,13 @@ def _parse(path: Path) -> float:
 
 
 def _peak(path: Path) -> int:
-    """MiB that a process has at most which does nothing but read the file; Linux says so."""
+    """Return the peak memory, in MiB, of a process that only reads the file. Linux only."""
     done = subprocess.run([sys.executable, "-c", _READ, str(path)], check=True, capture_output=True, text=True)
     return int(done.stdout) // 1024
 
 
 def main() -> None:
-    """Measure each file, and print its times, the ratio, and the memory of a process that reads it."""
+    """Measure each file. Print its times, the ratio, and the memory of a process that reads it."""
     rounds = rounds_asked(__doc__, 5)
     with tempfile.TemporaryDirectory() as folder:
         for name, text in _files():

@@ -1,4 +1,4 @@
-"""What guards cost a call that succeeds: retries, circuit breaker, ejection, hedging, against a service without any."""
+"""The cost of guards for a call that succeeds: retries, circuit breaker, ejection, hedging, against none."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _CALLS: Final = 3_000
 _RETRY: Final[Mapping[str, Any]] = {"retry": {"on": ["ConnectionError"]}}
 _BARE: Final = "nothing"
-#: The last one shows what two equal services differ by on this machine.
+#: The last one shows how much two equal services differ on this machine.
 _GUARDS: Final[Mapping[str, Mapping[str, Any]]] = {
     "`retry`": _RETRY,
     "`circuit_breaker`": {"circuit_breaker": {}},
@@ -29,15 +29,15 @@ _GUARDS: Final[Mapping[str, Mapping[str, Any]]] = {
 
 
 class Service:
-    """One method, which costs nothing itself."""
+    """A method that costs nothing itself."""
 
     @idempotent
     def nothing(self) -> None:
-        """Return."""
+        """Return None."""
 
 
 def main() -> None:
-    """Print microseconds of the caller's processor that each guard adds to an inline call of two replicas."""
+    """Print the microseconds of the caller's processor time that each guard adds to an inline call of two replicas."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=60)
     rounds = parser.parse_args().rounds

@@ -1,8 +1,8 @@
 """
-Keeps connections to a server busy, as a process of its own; `Load` starts one and asks it.
+Keeps connections to a server busy, in its own process. `Load` starts the process and controls it.
 
-The process reads lines of JSON, `[port, path, headers, body, answer, connections, requests]`, and answers each with
-`[seconds a request, seconds within which 99 of 100 were answered]`.
+The process reads lines of JSON, `[port, path, headers, body, answer, connections, requests]`. It answers each with
+`[seconds for a request, seconds within which 99 of 100 were answered]`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ __all__ = ["Load"]
 
 
 class _Client(asyncio.Protocol):
-    """One connection that is kept open; it sends its next request when the one before is answered."""
+    """One persistent connection. It sends its next request after the reply to the one before."""
 
     def __init__(self, request: bytes, answer: bytes, run: _Run) -> None:
         self._request = request
@@ -36,7 +36,7 @@ class _Client(asyncio.Protocol):
         self._transport = transport
 
     def send(self) -> None:
-        """Send the next request, if there is one left."""
+        """Send the next request, if one is left."""
         if self._run.left:
             self._run.left -= 1
             self._since = time.perf_counter()
@@ -46,13 +46,13 @@ class _Client(asyncio.Protocol):
             self._run.end_one()
 
     def data_received(self, data: bytes) -> None:
-        """Note when the whole answer is here."""
+        """Record the time when the whole reply has arrived."""
         self._received += data
         head, found, body = self._received.partition(b"\r\n\r\n")
         if not found:
             return
         length = next((line for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")), None)
-        if length is None:  # it comes in chunks, the last of which is empty
+        if length is None:  # the reply is chunked, and the last chunk is empty
             if not body.endswith(b"0\r\n\r\n"):
                 return
             body = body.split(b"\r\n")[1]
@@ -65,13 +65,13 @@ class _Client(asyncio.Protocol):
         self.send()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Fail, if it was the server that closed it."""
+        """Fail if the server closed the connection."""
         if error is not None:
             self._run.fail(repr(error).encode())
 
 
 class _Run:
-    """Requests that several connections share."""
+    """The requests that several connections share."""
 
     def __init__(self, requests: int, connections: int) -> None:
         self.left = requests
@@ -115,7 +115,7 @@ class Load:
     """A process that puts load on servers."""
 
     def __init__(self) -> None:
-        """Start it."""
+        """Start the process."""
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -123,7 +123,7 @@ class Load:
     def measure(
         self, port: int, path: str, headers: Mapping[str, str], *, connections: int, requests: int
     ) -> tuple[float, float]:
-        """Seconds a request, and seconds within which 99 of 100 were answered; the request is `{"value": 1}`."""
+        """Return the seconds for a request, and those within which 99 of 100 were answered. It sends `{"value": 1}`."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         asked = [port, path, dict(headers), '{"value":1}', "1", connections, requests]
@@ -133,7 +133,7 @@ class Load:
         return each, late
 
     def __enter__(self) -> Self:
-        """The load itself."""
+        """Return the load itself."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -1,8 +1,8 @@
 """
-The servers that `server_calls.py` compares, each as a process of its own; `Serving` starts one.
+The servers that `server_calls.py` compares, each in its own process. `Serving` starts one.
 
-All of them answer `{"value": 1}` with `1`. The process prints the port and then answers each line that it reads with
-the seconds of processor time that it has used so far. It ends with its input.
+All of them answer `{"value": 1}` with `1`. The process prints the port. Then it answers each line of its input with the
+seconds of processor time that it has used so far. It ends when its input ends.
 """
 
 from __future__ import annotations
@@ -35,21 +35,21 @@ TOKEN = "b" * 64
 
 
 class Echo:
-    """As little work as a method can do."""
+    """A method that does as little as possible."""
 
     def echo(self, value: int) -> int:
-        """Give *value* back."""
+        """Return *value*."""
         return value
 
 
 class Arguments(msgspec.Struct):
-    """What the bare application takes."""
+    """The body that the bare application accepts."""
 
     value: int
 
 
 def ours(stack: ExitStack, strategy: str, *, target: str = "local", http: bool = True) -> int:
-    """An environment with one service; with *http*, served over HTTP, with a token as always. Gives the port."""
+    """Deploy an environment with one service. With *http*, serve it over HTTP with a token. Return the port."""
     from sage_deploy_server import serve
     from sage_plugins import Environment, ServiceDeploymentConfig
 
@@ -65,7 +65,7 @@ def ours(stack: ExitStack, strategy: str, *, target: str = "local", http: bool =
 
 
 def many(stack: ExitStack, *, http: bool = True, load: bool = False) -> int:
-    """50 services of 4 replicas, served as `ours`; with *load*, each is called four times a second."""
+    """Deploy 50 services of 4 replicas, served as in `ours`. With *load*, call each four times a second."""
     from sage_deploy_server import serve
     from sage_plugins import Environment, ServiceDeploymentConfig
 
@@ -98,7 +98,7 @@ def many(stack: ExitStack, *, http: bool = True, load: bool = False) -> int:
 
 
 def commanded(stack: ExitStack) -> int:
-    """An environment that the commands reach, and nobody else."""
+    """Deploy an environment that only the commands can reach."""
     from sage_plugins import Environment
 
     env = stack.enter_context(Environment("bench", options={"server": {}}))
@@ -108,7 +108,7 @@ def commanded(stack: ExitStack) -> int:
 
 
 def bare(stack: ExitStack, *, in_thread: bool) -> int:
-    """A Starlette application on uvicorn, with the same settings as ours; *in_thread* runs the method in a pool."""
+    """Start a Starlette application on uvicorn, with our settings. *in_thread* runs the method in a pool."""
     import uvicorn
     from starlette.applications import Starlette
     from starlette.concurrency import run_in_threadpool
@@ -143,14 +143,14 @@ def bare(stack: ExitStack, *, in_thread: bool) -> int:
 
 
 def ray_serve(stack: ExitStack) -> int:
-    """One replica of Ray Serve on a private runtime."""
+    """Start one replica of Ray Serve on a private runtime."""
     stack.enter_context(private_ray(num_cpus=4))
     from ray import serve
     from starlette.responses import Response
 
     class OnServe:
         async def __call__(self, request: Request) -> Response:
-            # By no class of this script: that would be sent to the replica by value, which msgspec's are not made for.
+            # No class of this script: Ray would pickle it by value, which classes of msgspec do not support.
             value = msgspec.convert(msgspec.json.decode(await request.body())["value"], int)
             return Response(msgspec.json.encode(value), media_type="application/json")
 
@@ -163,14 +163,14 @@ def ray_serve(stack: ExitStack) -> int:
 
 
 def lit_serve(stack: ExitStack) -> int:
-    """One worker of LitServe, with its fast queue."""
+    """Start one worker of LitServe, with its fast queue."""
     port = _free_port()
     _program(stack, "lit_server.py", str(port))
     return port
 
 
 def mosec(stack: ExitStack) -> int:
-    """One worker of mosec."""
+    """Start one worker of mosec."""
     port = _free_port()
     _program(stack, "mosec_server.py", "--address", "127.0.0.1", "--port", str(port), "--log-level", "warning")
     return port
@@ -184,7 +184,7 @@ def _free_port() -> int:
 
 def _program(stack: ExitStack, name: str, *arguments: str) -> None:
     command = [sys.executable, str(Path(__file__).with_name(name)), *arguments]
-    folder = stack.enter_context(tempfile.TemporaryDirectory())  # for what it leaves behind when it is killed
+    folder = stack.enter_context(tempfile.TemporaryDirectory())  # for files that a killed program leaves behind
     environment = os.environ | {"TMPDIR": folder}
     program = subprocess.Popen(command, stdout=sys.stderr, start_new_session=True, env=environment)
     stack.callback(program.wait)
@@ -210,14 +210,14 @@ _KINDS: Mapping[str, Any] = {
 
 class Serving:
     """
-    A process that serves.
+    A server in its own process.
 
     Attributes:
-        port: Where, at the loopback interface.
+        port: Its port on the loopback interface.
     """
 
     def __init__(self, kind: str, **environment: str) -> None:
-        """Start it, and wait until it can be reached."""
+        """Start the server, and wait until it accepts connections."""
         self._process = subprocess.Popen(
             [sys.executable, __file__, kind],
             stdin=subprocess.PIPE,
@@ -232,7 +232,7 @@ class Serving:
     def _read(self) -> Any:
         assert self._process.stdout is not None
         for line in self._process.stdout:
-            if line.startswith("=> "):  # others print things of their own
+            if line.startswith("=> "):  # other lines are the server's own output
                 return json.loads(line[3:])
         raise AssertionError(f"the server ended with {self._process.wait()}")
 
@@ -248,14 +248,14 @@ class Serving:
                 return
 
     def cpu(self) -> float:
-        """Seconds of processor time that it has used."""
+        """Return the seconds of processor time that the server has used."""
         assert self._process.stdin is not None
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         return float(self._read())
 
     def __enter__(self) -> Self:
-        """The server itself."""
+        """Return the server itself."""
         return self
 
     def __exit__(self, *_: object) -> None:

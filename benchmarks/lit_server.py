@@ -1,4 +1,4 @@
-"""What LitServe serves in `http_servers.py`, as a process of its own: `lit_server.py PORT`."""
+"""The LitServe server of `http_servers.py`, in its own process: `lit_server.py PORT`."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from http_servers import Arguments, Echo
 
 
 class OnLitServe(litserve.LitAPI):  # type: ignore[misc] # it may not be installed
-    """One method, as little work as it can do."""
+    """A method that does as little as possible."""
 
     def setup(self, device: Any) -> None:
-        """Nothing."""
+        """Set up nothing."""
 
-    # LitServe would read an annotation as a model of the body.
+    # No annotation, because LitServe would read it as a model of the body.
     def decode_request(self, request):  # type: ignore[no-untyped-def] # noqa: ANN001, ANN201
-        """The argument."""
+        """Return the argument."""
         return msgspec.convert(request, Arguments).value
 
     def predict(self, value: int) -> int:
-        """Give *value* back."""
+        """Return *value*."""
         return Echo().echo(value)
 
     def encode_response(self, output: int) -> int:
-        """The result."""
+        """Return the result."""
         return output
 
 

@@ -19,20 +19,20 @@ from sage_plugins import Environment, ServiceDeploymentConfig
 
 
 class Echo:
-    """As little work as a method can do."""
+    """A method that does as little as possible."""
 
     def echo(self, value: int) -> int:
-        """Give *value* back."""
+        """Return *value*."""
         return value
 
 
 def echo(value: int) -> int:
-    """Give *value* back, as a plain function."""
+    """Return *value*, as a plain function."""
     return value
 
 
 class Hop:
-    """The limit of any call that runs on another thread: one item there and one back over `SimpleQueue`."""
+    """The lower limit for a call on another thread: one item there and one back over `SimpleQueue`."""
 
     def __init__(self) -> None:
         self._there: SimpleQueue[Any] = SimpleQueue()
@@ -44,7 +44,7 @@ class Hop:
             self._back.put(value)
 
     def call(self) -> Any:
-        """There and back."""
+        """Send an item there and back."""
         self._there.put(1)
         return self._back.get()
 
@@ -87,7 +87,7 @@ def main() -> None:
                 "executor of 8": lambda: per_call(lambda: eight.submit(echo, 1).result(), 600),
                 "hop": lambda: per_call(hop.call, 600),
             },
-            # Many short rounds: what waking a thread costs jumps between a few values and stays there for a while.
+            # Many short rounds: the cost of waking a thread jumps between a few values, and stays at each for a while.
             rounds * 3,
         )
         pipelined = interleave(

@@ -1,4 +1,4 @@
-"""What mosec serves in `http_servers.py`, as a process of its own: `mosec_server.py --address HOST --port PORT`."""
+"""The mosec server of `http_servers.py`, in its own process: `mosec_server.py --address HOST --port PORT`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from http_servers import Arguments, Echo
 
 
 class OnMosec(mosec.Worker):  # type: ignore[misc] # it may not be installed
-    """One method, as little work as it can do."""
+    """A method that does as little as possible."""
 
     def forward(self, data: Any) -> int:
-        """Give the argument back."""
+        """Return the argument."""
         return Echo().echo(msgspec.convert(data, Arguments).value)
 
 

@@ -1,4 +1,4 @@
-"""Ray on this machine, for one benchmark."""
+"""Starts Ray on this machine for one benchmark."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ __all__ = ["private_ray"]
 
 @contextmanager
 def private_ray(num_cpus: int = 16) -> Iterator[Any]:
-    """A runtime of one node in a temporary folder, with *num_cpus* processors to give away; gives the module `ray`."""
-    # Ray reads these when it is imported. The folder is its own, to find no other cluster, and short, for sockets.
+    """Start a runtime of one node in a temporary folder, with *num_cpus* processors. Yield the module `ray`."""
+    # Ray reads these on import. With its own folder it finds no other cluster; the path is short because of sockets.
     folder = tempfile.mkdtemp(prefix="sr-", dir="/tmp")
     os.environ |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", "RAY_TMPDIR": folder}
     os.environ.pop("RAY_ADDRESS", None)
-    logging.getLogger("sage_plugins.ray").setLevel(logging.ERROR)  # this runtime asks for no token
+    logging.getLogger("sage_plugins.ray").setLevel(logging.ERROR)  # this runtime needs no token
     import ray
 
     try:
@@ -33,7 +33,7 @@ def private_ray(num_cpus: int = 16) -> Iterator[Any]:
             object_store_memory=2**30,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            # Without workers started in advance: the first contenders would be given those, and the others none.
+            # Start no workers in advance: only the first contenders would get them.
             _system_config={"enable_worker_prestart": False},
         )
         yield ray

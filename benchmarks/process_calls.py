@@ -1,7 +1,7 @@
 """
-Calls of replicas on target `process`, against process pools and a bare socket, in turns.
+Calls of replicas on target `process`, against process pools and a bare socket, interleaved.
 
-`--only sequential pipelined ...` measures some of the parts, which are the functions named in `_PARTS`.
+`--only sequential pipelined ...` measures some parts. Parts are the functions named in `_PARTS`.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from sage_plugins import Environment, ServiceDeploymentConfig, idempotent
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Calls that are submitted at once, and threads that call one after the other.
+#: Number of calls submitted at once, and of threads that call one after the other.
 _AT_ONCE, _CALLERS = 2_000, 8
-#: Additions of a call that keeps a processor busy, some 20 ms of them, and how many such calls are made at once.
+#: Additions in a call that keeps a processor busy for about 20 ms, and number of such calls at once.
 _ADDITIONS, _BUSY_CALLS = 400_000, 24
 
 
 def echo(value: Any) -> Any:
-    """Give *value* back."""
+    """Return *value*."""
     return value
 
 
 def size(data: bytes) -> int:
-    """Bytes of *data*."""
+    """Return the number of bytes of *data*."""
     return len(data)
 
 
@@ -48,31 +48,31 @@ def add(number: int) -> int:
 
 
 class Service:
-    """The same as a service."""
+    """The same functions as a service."""
 
     def echo(self, value: Any) -> Any:
-        """As above; may not run twice."""
+        """Return *value*. A call may not run twice."""
         return value
 
     @idempotent
     def look(self, value: Any) -> Any:
-        """As above; may run twice."""
+        """Return *value*. A call may run twice."""
         return value
 
     def size(self, data: bytes) -> int:
-        """As above."""
+        """Return the number of bytes."""
         return len(data)
 
     def add(self, number: int) -> int:
-        """As above."""
+        """Keep a processor busy."""
         return sum(range(number))
 
 
 class Contenders:
-    """One process of each kind, and a service with as many replicas as there are processors."""
+    """One process of each kind, and a service with one replica for each processor."""
 
     def __init__(self, stack: ExitStack) -> None:
-        """Start all; they end with *stack*."""
+        """Start all of them. They end with *stack*."""
         from loky import ProcessPoolExecutor as Loky
 
         spawn = multiprocessing.get_context("spawn")
@@ -98,7 +98,7 @@ class Contenders:
 def sequential(of: Contenders, rounds: int) -> None:
     """One caller, one call at a time."""
     contenders = {
-        "bare socket": lambda: pickle.loads(of.socket(pickle.dumps(1, 5))),  # noqa: S301 - its own
+        "bare socket": lambda: pickle.loads(of.socket(pickle.dumps(1, 5))),  # noqa: S301 - its own data
         "ProcessPoolExecutor(1)": lambda: of.pool.submit(echo, 1).result(),
         "loky(1)": lambda: of.loky.submit(echo, 1).result(),
         "ours, call": lambda: of.one.echo(1),
@@ -112,7 +112,7 @@ def sequential(of: Contenders, rounds: int) -> None:
 
 
 def pipelined(of: Contenders, rounds: int) -> None:
-    """One caller that submits all, then collects all."""
+    """One caller that submits all calls, then collects all results."""
     contenders = {
         "ProcessPoolExecutor(1)": partial(of.pool.submit, echo),
         "loky(1)": partial(of.loky.submit, echo),

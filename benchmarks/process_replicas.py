@@ -1,4 +1,4 @@
-"""What a replica on target `process` takes to get ready, against a bare process that imports the same, in turns."""
+"""The time until a replica on target `process` is ready, against a bare process with the same imports, interleaved."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from sage_plugins import Environment
 
 
 class Service:
-    """Says what is imported in its process."""
+    """Tells what is imported in its process."""
 
     def imported(self) -> list[str]:
-        """The modules there, in the order in which they were imported."""
+        """Return the imported modules, in the order of import."""
         return [
             name for name, module in sys.modules.items() if getattr(module, "__spec__", None) and name != "__main__"
         ]
 
 
 def _compiled() -> dict[str, str]:
-    """The environment, with compiled bytecode."""
+    """Return the environment variables without the one that prevents compiled bytecode."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def _bare(processes: int, code: str) -> float:
-    """Seconds until so many processes have run *code*."""
+    """Return the seconds until *processes* processes have run *code*."""
     start = time.perf_counter()
     command = [sys.executable, "-P", "-c", f"{code}\nprint(flush=True)\ninput()"]
     running = [

@@ -1,7 +1,7 @@
 """
-Replicas on Ray against plain Ray actors, and against Ray Serve, on a private runtime of one node.
+Replicas on Ray against plain Ray actors and against Ray Serve, on a private runtime of one node.
 
-`--only sequential pipelined ...` measures some of the parts, which are the functions named in `_PARTS`.
+`--only sequential pipelined ...` measures some parts. Parts are the functions named in `_PARTS`.
 """
 
 from __future__ import annotations
@@ -28,38 +28,38 @@ from sage_plugins import Environment, ServiceDeploymentConfig, idempotent
 if TYPE_CHECKING:
     import numpy as np
 
-#: Calls in flight for each contender that has them all submitted at once.
+#: Calls in flight for each contender that gets all calls at once.
 _AT_ONCE = 2_000
 _CALLERS = 8
-#: Questions in a batch, as in `batching.py`, and threads that ask.
+#: Questions in a batch, as in `batching.py`, and number of threads that ask.
 _SIZE, _ASKING = 32, 256
-#: Threads that call while a replica is killed, and seconds that they go on after it.
+#: Number of threads that call while a replica is killed, and seconds that they continue after it.
 _CAUGHT, _AFTERWARDS_S = 16, 0.3
 
 
 class Echo:
-    """As little work as a method can do; a service here, an actor there."""
+    """A method that does as little as possible, as a service and as an actor."""
 
     def echo(self, value: int) -> int:
-        """Give *value* back; may not run twice."""
+        """Return *value*. A call may not run twice."""
         return value
 
     @idempotent
     def look(self, value: int) -> int:
-        """Give *value* back; may run twice."""
+        """Return *value*. A call may run twice."""
         return value
 
     def size(self, array: np.ndarray[Any, Any]) -> int:
-        """Bytes of *array*."""
+        """Return the number of bytes of *array*."""
         return array.nbytes
 
     def pid(self) -> int:
-        """The process that this is."""
+        """Return the ID of this process."""
         return os.getpid()
 
 
 class _Runtime:
-    """What is measured: a private Ray, and what runs in it."""
+    """A private Ray runtime, and what runs in it."""
 
     def __init__(self, stack: ExitStack, rounds: int) -> None:
         self.rounds = rounds
@@ -67,17 +67,17 @@ class _Runtime:
         self.ray = stack.enter_context(private_ray())
 
     def actor(self, **options: Any) -> Any:
-        """A plain actor, which has answered."""
+        """Start a plain actor, and wait for its first reply."""
         actor = self.ray.remote(Echo).options(num_cpus=0.1, **options).remote()
         self.ray.get(actor.echo.remote(1))
         return actor
 
     def service(self, name: str, cls: type = Echo, **config: Any) -> Any:
-        """A handle to a service on Ray, which has answered if it has no batches."""
+        """Deploy a service on Ray. Return a handle to it."""
         return self.environment(name, cls, **config).service(name)
 
     def environment(self, name: str, cls: type = Echo, **config: Any) -> Environment:
-        """An environment with one service on Ray, deployed."""
+        """Deploy an environment with one service on Ray."""
         env = Environment("bench")
         env.register_service_with_config(name, cls, deployment_config=_remote(**config))
         self.stack.callback(env.close)
@@ -138,7 +138,7 @@ def pipelined(runtime: _Runtime) -> None:
 
 
 def crowd(runtime: _Runtime) -> None:
-    """Several threads, one call after the other each."""
+    """Several threads, each with one call after the other."""
     get, raw = runtime.ray.get, runtime.actor()
     threaded = runtime.actor(max_concurrency=_CALLERS)
     single = runtime.service("single")
@@ -184,7 +184,7 @@ def batches(runtime: _Runtime) -> None:
 
 
 def arrays(runtime: _Runtime) -> None:
-    """Large arguments with a small answer: new ones every time, and one that is used again."""
+    """Large arguments with a small result: new ones every time, and one that is used again."""
     import numpy as np
 
     ray = runtime.ray
@@ -215,9 +215,9 @@ def arrays(runtime: _Runtime) -> None:
 
 
 def start(runtime: _Runtime) -> None:
-    """From a process that is connected to the first answer."""
+    """From a connected process to the first reply."""
     ray = runtime.ray
-    runtime.service("stays")  # so that the connection outlives the environments below
+    runtime.service("stays")  # keeps the connection open between the environments below
 
     def raw() -> float:
         begin = time.perf_counter()
@@ -239,7 +239,7 @@ def start(runtime: _Runtime) -> None:
 
 
 def kill(runtime: _Runtime) -> None:
-    """One of two replicas is killed under callers."""
+    """One of two replicas is killed while callers use them."""
     ray = runtime.ray
     failed: Counter[str] = Counter()
     kills = 0
@@ -260,7 +260,7 @@ def kill(runtime: _Runtime) -> None:
         def on_event(event: Any) -> None:
             if event.kind == "replica_ready":
                 ready.append(time.perf_counter())
-                if len(ready) == 3:  # noqa: PLR2004 - the two and the new one
+                if len(ready) == 3:  # noqa: PLR2004 - the first two and the new one
                     full.set()
 
         with Environment("bench", on_event=on_event) as env:
@@ -297,7 +297,7 @@ def kill(runtime: _Runtime) -> None:
 
 
 def serve(runtime: _Runtime) -> None:
-    """The same calls through a handle of Ray Serve; last, since its controller stays busy."""
+    """The same calls through a handle of Ray Serve. Last, because its controller stays busy."""
     from ray import serve
 
     get, raw, single = runtime.ray.get, runtime.actor(), runtime.service("single")

@@ -1,10 +1,10 @@
 """
-What one replica costs when a service has few or many: starting, more of them, fewer, stopping, a call, and a choice.
+The cost of one replica among few or many: starting, scaling up and down, stopping, a call, and a choice.
 
     python benchmarks/replicas.py
 
-Strategy `inline` on target `local`, which has no thread for a replica once it has started. A cost that grows as the
-work grows stays the same for each replica.
+Uses strategy `inline` on target `local`, which has no thread for a replica once it has started. If a cost grows in
+proportion to the number of replicas, its share for each replica stays the same.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _LOADS = ("", ", loaded")
 
 
 class Service:
-    """What is deployed."""
+    """The deployed service."""
 
     def echo(self, value: int) -> int:
-        """*value*."""
+        """Return *value*."""
         return value
 
 
@@ -58,7 +58,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 def life(replicas: int) -> dict[str, float]:
-    """Seconds for a service of so many replicas to start, to lose half of them and get them again, and to stop."""
+    """Return the seconds of *replicas* replicas to start, for half of them to go and come back, and to stop."""
     gc.collect()
     with Environment("bench") as env:
         _deployed(env, "echo", replicas)
@@ -71,7 +71,7 @@ def life(replicas: int) -> dict[str, float]:
 
 
 def lives(sizes: tuple[int, ...], rounds: int) -> None:
-    """Print what each step takes, the best of *rounds*, in ms and in us for each replica."""
+    """Print the best time of *rounds* for each step, in ms and in us for each replica."""
     best: dict[int, dict[str, float]] = {}
     for _ in range(rounds):
         for size in sizes:
@@ -84,13 +84,13 @@ def lives(sizes: tuple[int, ...], rounds: int) -> None:
 
 
 def _rate(service: ServiceHandle, *, keyed: bool) -> Callable[[], float]:
-    """Gives the calls a second of a lone caller; if *keyed*, each has another key."""
+    """Return a function that measures the calls a second of a single caller. If *keyed*, each call has another key."""
     handles = cycle([service.with_options(key=key) for key in range(_KEYS)] if keyed else [service])
     return lambda: 1 / per_call(lambda: next(handles).call("echo", 1), _CALLS)
 
 
 def calls(rounds: int) -> None:
-    """Print what a call costs a lone caller among few and among many replicas."""
+    """Print the cost of a call for a single caller, among few and among many replicas."""
     with Environment("bench") as env:
         contenders: dict[str, Callable[[], float]] = {}
         for balancer in _BALANCERS:
@@ -105,7 +105,7 @@ def calls(rounds: int) -> None:
 
 
 def choices(rounds: int) -> None:
-    """Print what the choice alone costs, among replicas that are idle and among replicas that have one call each."""
+    """Print the cost of the choice alone, among idle replicas and among replicas with one call each."""
     registry = Registry.of(sage_deploy_balancers)
     contenders: dict[str, Callable[[], float]] = {}
     for balancer in _BALANCERS:

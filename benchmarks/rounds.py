@@ -1,4 +1,4 @@
-"""Interleaved rounds: every contender runs in every round, and only ratios within a round are compared."""
+"""Runs every contender in every round, so that only results of the same round are compared."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["interleave", "per_call", "ratio"]
 
 
 def per_call(run: Callable[[], object], number: int, clock: Callable[[], float] = time.perf_counter) -> float:
-    """Seconds on *clock* for one of *number* calls of *run* in a loop, after a tenth as many that do not count."""
+    """Return the seconds on *clock* for one of *number* calls of *run*, after a tenth as many calls to warm up."""
     for _ in range(number // 10):
         run()
     repeat = range(number)
@@ -30,10 +30,10 @@ def per_call(run: Callable[[], object], number: int, clock: Callable[[], float] 
 
 def interleave(contenders: Mapping[_Name, Callable[[], float]], rounds: int) -> dict[_Name, list[float]]:
     """
-    What each contender measured in each of *rounds* rounds, after one round that does not count.
+    Return the measurements of each contender in *rounds* rounds, after one round to warm up.
 
-    Each round has another order, the same in every run, so that none always runs in the same other's wake: what waking
-    a thread costs depends on what the processors did just before.
+    Each round has another order, which is the same in every run. So no contender always runs after the same other one,
+    whose work affects the cost of waking a thread.
     """
     names = list(contenders)
     measured: dict[_Name, list[float]] = {name: [] for name in names}
@@ -51,6 +51,6 @@ def interleave(contenders: Mapping[_Name, Callable[[], float]], rounds: int) -> 
 
 
 def ratio(measured: Mapping[str, list[float]], ours: str, peer: str) -> tuple[float, float, float]:
-    """Median, lowest and highest of the per-round ratios *ours* / *peer*."""
+    """Return the median, lowest and highest ratio *ours* / *peer* of a round."""
     ratios = [mine / theirs for mine, theirs in zip(measured[ours], measured[peer], strict=True)]
     return statistics.median(ratios), min(ratios), max(ratios)

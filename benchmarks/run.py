@@ -1,4 +1,4 @@
-"""`make bench`: every benchmark, one after the other."""
+"""Runs the benchmarks of `make bench`, one after the other."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BENCHMARKS = (
 
 
 def main() -> None:
-    """Run each in a process of its own, so that none inherits another's threads or imports."""
+    """Run each benchmark in its own process, so that none inherits threads or imports of another."""
     for name in _BENCHMARKS:
         print(f"== {name}", flush=True)
         subprocess.run([sys.executable, str(Path(__file__).with_name(name)), *sys.argv[1:]], check=True)

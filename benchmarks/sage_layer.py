@@ -1,5 +1,5 @@
 """
-What a pipeline of SAGE pays for its services: SAGE's own layer, and the same environment with `attach`.
+The cost of services for a SAGE pipeline: SAGE's own layer, against the same environment with `attach`.
 
 Prints the table of docs/performance.md. Needs the extra `[sage]`.
 """
@@ -38,7 +38,7 @@ class Echo:
     """Answers at once."""
 
     def process(self, value: Any) -> Any:
-        """The value."""
+        """Return *value*."""
         return value
 
 
@@ -46,16 +46,16 @@ class Slow:
     """Answers after a while."""
 
     def process(self, value: Any) -> Any:
-        """The value."""
+        """Return *value*."""
         time.sleep(SLOW_S)
         return value
 
 
 class Outer:
-    """Answers with what another service answers, once as many calls are inside as can be."""
+    """Answers with the reply of another service. It first waits until all slots are in use."""
 
     def process(self, value: Any) -> Any:
-        """The other's answer, or None if there is none in time."""
+        """Return the other service's reply, or None if it times out."""
         time.sleep(SLOW_S)
         try:
             return self.ctx.call_service("inner", value, timeout=NESTED_TIMEOUT_S)  # type: ignore[attr-defined]
@@ -64,43 +64,43 @@ class Outer:
 
 
 class Count(SourceFunction):  # type: ignore[misc]
-    """The numbers from 0 on."""
+    """Yields the numbers from 0 on."""
 
     def __init__(self, last: int) -> None:
         super().__init__()
         self._left = list(reversed(range(last)))
 
     def execute(self, _data: Any = None) -> Any:
-        """The next number, or the end."""
+        """Return the next number, or the end."""
         return self._left.pop() if self._left else StopSignal("counted")
 
 
 class Do(MapFunction):  # type: ignore[misc]
-    """What it is told."""
+    """Runs a given function."""
 
     def __init__(self, what: Callable[[Any, Any], Any]) -> None:
         super().__init__()
         self._what = what
 
     def execute(self, data: Any) -> Any:
-        """Do it with itself and the item."""
+        """Call the function with this step and the item."""
         return self._what(self, data)
 
 
 class Collect(SinkFunction):  # type: ignore[misc]
-    """Puts what arrives into a list."""
+    """Puts items into a list."""
 
     def __init__(self, into: list[Any]) -> None:
         super().__init__()
         self._into = into
 
     def execute(self, data: Any) -> None:
-        """Append it."""
+        """Append the item."""
         self._into.append(data)
 
 
 def environment(kind: str, **services: type) -> Any:
-    """An environment of SAGE with services; ours as many threads each as calls are made at once."""
+    """Return a SAGE environment with services. Ours have one thread for each concurrent call."""
     env = LocalEnvironment("benchmark")
     if kind == SAGE:
         for name, cls in services.items():
@@ -114,7 +114,7 @@ def environment(kind: str, **services: type) -> Any:
 
 
 def batch(env: Any, what: Callable[[Any, Any], Any]) -> Any:
-    """What one step gives for one item; with a key, for SAGE's linear batches cannot call services at all."""
+    """Return a step's result for one item. It uses a key, because SAGE's linear batches cannot call services."""
     into: list[Any] = []
     env.from_batch([0]).keyby(lambda _: 0).map(Do, what).sink(Collect, into)
     env.submit(autostop=True)
@@ -124,7 +124,7 @@ def batch(env: Any, what: Callable[[Any, Any], Any]) -> Any:
 
 
 def noop(kind: str) -> float:
-    """Median seconds of a call that does nothing, from within a pipeline."""
+    """Return the median seconds of a call that does nothing, made in a pipeline."""
 
     def calls(function: Any, _item: Any) -> float:
         times = []
@@ -138,7 +138,7 @@ def noop(kind: str) -> float:
 
 
 def slow(kind: str) -> float:
-    """Seconds until slow calls that are made at once have all been answered."""
+    """Return the seconds until all of several concurrent slow calls are answered."""
 
     def calls(function: Any, _item: Any) -> float:
         start = time.perf_counter()
@@ -150,7 +150,7 @@ def slow(kind: str) -> float:
 
 
 def nested(kind: str) -> float:
-    """How many of the calls are answered that are made at once and call another service each."""
+    """Return how many concurrent calls are answered that each call another service."""
 
     def calls(function: Any, _item: Any) -> int:
         futures = [function.call_service_async("outer", number) for number in range(AT_ONCE)]
@@ -160,14 +160,14 @@ def nested(kind: str) -> float:
 
 
 class Arrived(NamedTuple):
-    """What came out of a stream."""
+    """The items that left a stream."""
 
     items: int
     in_place: int
 
 
 def stream(kind: str) -> Arrived:
-    """How many items of a stream arrive whose step calls a service, and how many of them where they belong."""
+    """Return how many items of a stream arrive if a step calls a service, and how many in the right order."""
     into: list[int] = []
     env = environment(kind, echo=Echo)
     env.from_source(Count, ITEMS, delay=0.001).map(Do, lambda function, item: function.call_service("echo", item)).sink(
@@ -182,18 +182,18 @@ def stream(kind: str) -> Arrived:
 
 
 def each(measure: Callable[[str], float], rounds: int) -> dict[str, list[float]]:
-    """Both in every round."""
+    """Measure both in every round."""
     return interleave({SAGE: lambda: measure(SAGE), OURS: lambda: measure(OURS)}, rounds)
 
 
 def times(title: str, measured: Mapping[str, list[float]]) -> str:
-    """A line of the table: milliseconds, and the ratio."""
+    """Return a row of the table: milliseconds, and the ratio."""
     sage, ours = (statistics.median(measured[kind]) * 1e3 for kind in (SAGE, OURS))
     return f"| {title} | {sage:.3g} ms | {ours:.3g} ms | {ratio(measured, OURS, SAGE)[0]:.3g} |"
 
 
 def counts(title: str, measured: Mapping[str, list[float]], of: int) -> str:
-    """A line of the table: how many of all, the fewest of all rounds, and the ratio of the medians."""
+    """Return a row of the table: the lowest count of all rounds, and the ratio of the medians."""
     sage, ours = (min(measured[kind]) for kind in (SAGE, OURS))
     ratio_of_medians = statistics.median(measured[OURS]) / max(statistics.median(measured[SAGE]), 1)
     return f"| {title} | {sage:.0f} of {of} | {ours:.0f} of {of} | {ratio_of_medians:.3g} |"

@@ -1,7 +1,7 @@
 """
-Calls over HTTP against a bare application on the same server; and what else a served environment costs.
+Calls over HTTP against a bare application on the same server, and other costs of a served environment.
 
-`--only calls status ...` measures some of the parts, which are the functions named in `_PARTS`.
+`--only calls status ...` measures some parts. Parts are the functions named in `_PARTS`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _PATH = "/services/bench/echo"
 _HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 _OURS = ("inline", "pool")
-#: What other servers are installed as.
+#: The packages of other servers.
 _PACKAGES = {"Ray Serve": "ray.serve", "LitServe": "litserve", "mosec": "mosec"}
 _MANY, _REPLICAS = 200, 4
 _IDLE_S = 10.0
@@ -55,17 +55,17 @@ def calls(rounds: int) -> None:
 
 
 def peers(rounds: int) -> None:
-    """Requests a second against other servers of models; apart, since those are busy while nobody asks them."""
+    """Requests a second against other model servers. Separate from `calls`, because those are busy even when idle."""
     _against({"Ray Serve": 500, "LitServe": 500}, _OURS, rounds, ">= 3")
 
 
 def workers(rounds: int) -> None:
-    """The same of a service on target `process`, against servers whose method runs in another process as well."""
+    """The same for a service on target `process`, against servers that also run the method in another process."""
     _against({"LitServe": 500, "mosec": 2_000}, ["process"], rounds)
 
 
 def _against(others: Mapping[str, int], ours: Sequence[str], rounds: int, wanted: str = "") -> None:
-    """Compare *ours* with those of *others* that are installed; their numbers are the requests of a measurement."""
+    """Compare *ours* with the installed ones of *others*, whose values are the requests in a measurement."""
     requests = dict.fromkeys(ours, 2_000)
     for name, number in others.items():
         if _is_installed(_PACKAGES[name]):
@@ -84,7 +84,7 @@ def _against(others: Mapping[str, int], ours: Sequence[str], rounds: int, wanted
 def _measure(
     servers: Mapping[str, Serving], connections: int, rounds: int, requests: Mapping[str, int]
 ) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
-    """Of each server and round: seconds a request, and seconds within which 99 of 100 were answered."""
+    """Return, by server, the seconds for a request and those within which 99 of 100 were answered, in each round."""
     late: dict[str, list[float]] = {name: [] for name in servers}
     with Load() as load:
 
@@ -97,7 +97,7 @@ def _measure(
 
         measured = interleave({name: partial(measured_of, name) for name in servers}, rounds)
     show(f"{connections} connections: a request (us)", measured)
-    return measured, {name: values[1:] for name, values in late.items()}  # without the round that does not count
+    return measured, {name: values[1:] for name, values in late.items()}  # without the warm-up round
 
 
 def _is_installed(package: str) -> bool:
@@ -108,7 +108,7 @@ def _is_installed(package: str) -> bool:
 
 
 def status(rounds: int) -> None:
-    """The command `status` as a process, beside Python itself."""
+    """The command `status` as a process, next to Python itself."""
     with tempfile.TemporaryDirectory() as state, Serving("commanded", XDG_STATE_HOME=state):
         environment = os.environ | {"XDG_STATE_HOME": state}
         environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -148,7 +148,7 @@ def scrape(rounds: int) -> None:
                 assert connection.getresponse().read()
                 return time.perf_counter() - begin
 
-            def scraped_cpu() -> float:  # what is left of it on a machine that has more to do
+            def scraped_cpu() -> float:  # the part that does not depend on the machine's other load
                 begin = time.process_time()
                 scraped()
                 return time.process_time() - begin
@@ -172,7 +172,7 @@ def scrape(rounds: int) -> None:
 
 
 def idle(rounds: int) -> None:
-    """Processor time of a server that nobody asks."""
+    """The processor time of a server without requests."""
     with Serving("pool") as served, Serving("unserved") as unserved:
         measured: dict[str, list[float]] = {"with a server": [], "without": []}
         for _ in range(max(3, rounds // 3)):

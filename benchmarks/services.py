@@ -1,9 +1,10 @@
 """
-What one service costs when there are few or many: time and memory to deploy it, threads, and the call after a pause.
+The cost of one service among few or many: time and memory to deploy it, threads, and the call after a pause.
 
     python benchmarks/services.py
 
-One replica each on target `local`. Each measurement of memory is a process of its own: a process gives little back.
+Each service has one replica on target `local`. Each measurement of memory runs in its own process, because a process
+returns little memory.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ _PAGE_KIB = 4
 
 
 class Service:
-    """What is deployed."""
+    """The deployed service."""
 
     def echo(self, value: int) -> int:
-        """*value*."""
+        """Return *value*."""
         return value
 
 
@@ -60,7 +61,7 @@ def _since(start: float) -> float:
 
 
 def measure(strategy: str, services: int) -> dict[str, float]:
-    """What each of so many services costs in this process, which has deployed one before."""
+    """Return the cost of each of *services* services in this process, which has deployed one before."""
     threads = threading.active_count()
     options = {strategy: {"idle_timeout": _IDLE_S}} if strategy != "inline" else {}
     with Environment("first") as first:
@@ -100,7 +101,7 @@ def _measured_apart(strategy: str, services: int) -> dict[str, float]:
 
 
 def costs(strategies: tuple[str, ...], sizes: tuple[int, ...], rounds: int) -> None:
-    """Print the medians of what each service costs, by strategy and by how many there are."""
+    """Print the median costs of each service, by strategy and number of services."""
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
     for _ in range(rounds):
         for strategy in strategies:
@@ -114,7 +115,7 @@ def costs(strategies: tuple[str, ...], sizes: tuple[int, ...], rounds: int) -> N
 
 
 def option(rounds: int) -> None:
-    """Print the processor time of a call with and without `idle_timeout`, while the threads are there."""
+    """Print the processor time of a call with and without `idle_timeout`, while the threads exist."""
     with Environment("bench") as env:
         contenders: dict[str, Callable[[], float]] = {}
         for strategy in ("single", "pool"):

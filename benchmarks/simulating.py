@@ -1,4 +1,4 @@
-"""How much processor time and memory a simulation takes: `power_of_two`, 70 % load, replicas of eight slots."""
+"""The processor time and memory of a simulation: `power_of_two`, 70 % load, replicas of eight slots."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _LOAD: Final = 0.7
 
 
 def main() -> None:
-    """Simulate once, and print what it took."""
+    """Simulate once and print the costs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--replicas", type=int, default=10_000)
     parser.add_argument("--calls", type=int, default=10_000_000)

@@ -1,11 +1,11 @@
 """
-Whether memory grows: mixed calls at a steady rate, and the resident memory of this process and of each replica's.
+Whether memory grows under mixed calls at a steady rate: in this process, and in the process of each replica.
 
     python benchmarks/soak.py --minutes 30 --where local process
 
-Services under several strategies get calls of all kinds, with arguments of 1 B to 1 MiB. The memory of each process is
-read after a collection of garbage. After the warm-up its slope is what Theil and Sen define: the median of the slopes
-between all pairs of readings. The exit status is 1 if a call ended otherwise than it had to.
+Services with several strategies get calls of all kinds, with arguments of 1 B to 1 MiB. The resident memory of each
+process is read after a garbage collection. Its slope after the warm-up is the Theil-Sen estimate: the median of the
+slopes between all pairs of readings. The exit status is 1 if a call ended in an unexpected way.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ if TYPE_CHECKING:
 
 _LARGEST: Final = 2**20
 _GATHERED, _ITEMS, _KEYS = 8, 6, 64
-#: Seconds that a call has whose method takes longer, and that such a method takes.
+#: Seconds: the short timeout, and the duration of a method that exceeds it.
 _SHORT_S, _LONG_S = 0.01, 0.03
-#: Most MiB an hour, and seconds from one reading to the next.
+#: Maximum growth in MiB an hour, and seconds between two readings.
 _GOAL, _READ_EVERY_S = 1.0, 10.0
 _SHOWN: Final = 12
 _PARTS: Final = 6
@@ -66,15 +66,15 @@ _TARGETS: Final[dict[str, dict[str, Any]]] = {
 
 class Caller:
     """
-    A thread that makes calls of all kinds at a rate; each must end as it has to.
+    A thread that makes calls of all kinds at a given rate, and checks how each ends.
 
     Attributes:
-        counts: Calls made, by kind.
-        wrong: Those that ended otherwise, by kind and how.
+        counts: Number of calls by kind.
+        wrong: Number of calls that ended in an unexpected way, by kind and error.
     """
 
     def __init__(self, name: str, handle: ServiceHandle, loop: asyncio.AbstractEventLoop, rate: float) -> None:
-        """Begin; *loop* runs in another thread."""
+        """Start the thread. *loop* runs in another one."""
         self.counts: Counter[str] = Counter()
         self.wrong: Counter[str] = Counter()
         self._handle, self._short = handle, handle.with_options(timeout=_SHORT_S)
@@ -108,11 +108,11 @@ class Caller:
             kind = self._drawn.choice(kinds)
             try:
                 made = kind()
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is for the report
+            except Exception as error:  # noqa: BLE001 - every error goes into the report
                 made = 1
                 self.wrong[f"{kind.__name__}: {type(error).__name__}: {error}"[:200]] += 1
             self.counts[kind.__name__] += made
-            due = max(due + made / self._rate, time.monotonic() - 1.0)  # what it is late by more than that is left out
+            due = max(due + made / self._rate, time.monotonic() - 1.0)  # longer delays are not made up for
             self._stop.wait(max(0.0, due - time.monotonic()))
 
     def _data(self) -> bytes:
@@ -125,7 +125,7 @@ class Caller:
         return 1
 
     def keyed(self) -> int:
-        """A call with a key, and a handle of its own."""
+        """A call with a key, through a new handle."""
         data = self._data()
         handle = self._handle.with_options(key=self._drawn.randrange(_KEYS))
         assert handle.call("echo", data) == data
@@ -173,7 +173,7 @@ class Caller:
         return 1
 
     def cancelled(self) -> int:
-        """Calls of which some wait; all are cancelled."""
+        """Running and waiting calls that are cancelled."""
         futures = [self._handle.submit("take", _LONG_S) for _ in range(3)]
         for future in reversed(futures):
             future.cancel()
@@ -196,7 +196,7 @@ class Caller:
         return 1
 
     def timed_out(self) -> int:
-        """A call that takes longer than it may."""
+        """A call that exceeds its timeout."""
         try:
             self._short.call("take", _LONG_S)
         except CallTimeoutError:
@@ -221,27 +221,27 @@ class Caller:
 
 class Watched:
     """
-    A process whose memory is read again and again.
+    A process whose memory is read regularly.
 
     Attributes:
-        name: Of whom.
+        name: Its name in the report.
     """
 
     def __init__(self, name: str, ask: Callable[[bool], Reading]) -> None:
-        """Read by *ask*, which is told whether to count by type."""
+        """Use *ask* for readings. Its argument says whether to count objects by type."""
         self.name = name
         self._ask = ask
-        # In arrays, so that what is noted here hardly shows in what is read.
+        # Arrays, so that the recorded values hardly affect the measured memory.
         self._hours, self._mib, self._given_out, self._blocks = array("d"), array("d"), array("d"), array("d")
         self._types: list[dict[str, int]] = []
 
     @property
     def readings(self) -> int:
-        """How often it was read."""
+        """The number of readings."""
         return len(self._hours)
 
     def note(self, *, last: bool) -> None:
-        """Read once more."""
+        """Take a reading."""
         found = self._ask(last or not self._types)
         if found.types:
             self._types.append(found.types)
@@ -251,7 +251,7 @@ class Watched:
         self._blocks.append(found.blocks)
 
     def report(self) -> None:
-        """Print what was found."""
+        """Print the findings."""
         mib, part = self._mib, -(-len(self._mib) // _PARTS)
         low, middle, high = slope(self._hours, mib)
         verdict = "met" if middle <= _GOAL else "NOT MET"
@@ -268,11 +268,11 @@ class Watched:
 
 def slope(times: Sequence[float], values: Sequence[float]) -> tuple[float, float, float]:
     """
-    How fast *values* grow.
+    Return how fast *values* grow.
 
     Returns:
-        The median slope between all pairs (Theil-Sen), between the ends of an interval that has the true one in 95 of
-        100 cases where readings err independently (Sen 1968).
+        Lower bound, median slope between all pairs (Theil-Sen), and upper bound. The bounds are a confidence interval
+        of 95 %, if errors of the readings are independent (Sen 1968).
     """
     pairs = itertools.combinations(zip(times, values, strict=True), 2)
     slopes = sorted((after - before) / (later - sooner) for (sooner, before), (later, after) in pairs)
@@ -288,7 +288,7 @@ def _ask(handle: ServiceHandle, trim: bool, types: bool) -> Reading:  # noqa: FB
 
 
 def _replicas(name: str, handle: ServiceHandle, *, trim: bool) -> Iterator[Watched]:
-    """One for each process of a service in other processes: each key has its replica."""
+    """Yield one `Watched` for each process of a service. Each key belongs to one replica."""
     keyed = [handle.with_options(key=key, timeout=60) for key in range(_KEYS)]
     pids: dict[int, partial[Reading]] = {}
     for each in keyed:
@@ -311,7 +311,7 @@ def deployed(env: Environment, names: Sequence[tuple[str, str, str]]) -> dict[st
 
 
 def soak(stack: ExitStack, asked: argparse.Namespace) -> bool:
-    """Call and read until the time is over; whether all was as it should be."""
+    """Call and read until the time is over. Return whether all calls ended as expected."""
     env = stack.enter_context(Environment("soak"))
     names = [(f"{where}-{strategy}", where, strategy) for where in asked.where for strategy in _STRATEGIES]
     handles = deployed(env, names)
@@ -351,7 +351,7 @@ def soak(stack: ExitStack, asked: argparse.Namespace) -> bool:
 
 
 def main() -> None:
-    """Soak, and print what was found."""
+    """Run the soak and print the findings."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--minutes", type=float, default=30, help="in all; default: %(default)s")
     parser.add_argument("--warm-up", type=float, default=5, metavar="MINUTES", help="default: %(default)s")

@@ -1,4 +1,4 @@
-"""The calls of `soak.py` without sage-deploy: a pool of threads, so that what the C library keeps is seen alone."""
+"""The calls of `soak.py` without sage-deploy, in a pool of threads: shows what Python and the C library keep alone."""
 
 from __future__ import annotations
 

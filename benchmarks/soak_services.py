@@ -1,4 +1,4 @@
-"""The services of `soak.py`, in a module of their own so that replicas in other processes import it."""
+"""The services of `soak.py`, in their own module so that replicas in other processes can import it."""
 
 from __future__ import annotations
 
@@ -47,15 +47,15 @@ _LIBC.mallinfo2.restype = _Mallinfo
 
 class Reading(NamedTuple):
     """
-    What a process has, after a collection of garbage.
+    The memory of a process after a garbage collection.
 
     Attributes:
-        pid: Its number.
-        resident: Bytes that are resident.
-        given_out: Bytes that the C library has given out and not got back; it keeps others for later. Large objects are
-            in it.
-        blocks: Small objects that Python has allocated. Their memory is not from the C library.
-        types: How many objects that the collector of garbage knows, by their type.
+        pid: ID of the process.
+        resident: Resident bytes.
+        given_out: Bytes that the C library has allocated and not got back, including large objects. It keeps further
+            memory for later.
+        blocks: Small objects that Python has allocated. Their memory does not come from the C library.
+        types: Number of objects known to the garbage collector, by type.
     """
 
     pid: int
@@ -66,7 +66,7 @@ class Reading(NamedTuple):
 
 
 def read(*, types: bool, trim: bool) -> Reading:
-    """What this process has; counts by type only if asked, for they take long. *trim* has the C library give back."""
+    """Read this process. Count by type only if asked, because it is slow. *trim*: return unused memory first."""
     gc.collect()
     if trim:
         _LIBC.malloc_trim(0)
@@ -77,24 +77,24 @@ def read(*, types: bool, trim: bool) -> Reading:
     return Reading(os.getpid(), pages * os.sysconf("SC_PAGESIZE"), given_out, sys.getallocatedblocks(), dict(found))
 
 
-class Failed(Exception):  # noqa: N818 - as `Failed` reads better where it is raised
-    """What a method raises because it was asked to."""
+class Failed(Exception):  # noqa: N818 - `Failed` reads better where it is raised
+    """Raised by a method that was asked to fail."""
 
 
 class Plain:
     """Ordinary methods."""
 
     def size(self, data: bytes) -> int:
-        """The length of *data*."""
+        """Return the length of *data*."""
         return len(data)
 
     def echo(self, data: bytes) -> bytes:
-        """*data*."""
+        """Return *data*."""
         return data
 
     @batch_of("echo")
     def echo_many(self, data: list[bytes]) -> list[bytes]:
-        """The answers to several calls of `echo`."""
+        """Answer several calls of `echo`."""
         return data
 
     def fail(self, data: bytes) -> None:
@@ -102,20 +102,20 @@ class Plain:
         raise Failed(len(data))
 
     def take(self, seconds: float) -> None:
-        """Last so long."""
+        """Sleep for *seconds*."""
         time.sleep(seconds)
 
     def items(self, data: bytes, number: int) -> Iterator[bytes]:
-        """*data* so many times."""
+        """Yield *data* *number* times."""
         yield from itertools.repeat(data, number)
 
     def read(self, *, types: bool, trim: bool) -> Reading:
-        """As the function."""
+        """Read this process."""
         return read(types=types, trim=trim)
 
 
 class Coroutines:
-    """The same as coroutines."""
+    """The same methods as coroutines."""
 
     async def size(self, data: bytes) -> int:
         """As `Plain.size`."""
@@ -139,5 +139,5 @@ class Coroutines:
             yield data
 
     async def read(self, *, types: bool, trim: bool) -> Reading:
-        """As the function."""
+        """Read this process."""
         return read(types=types, trim=trim)

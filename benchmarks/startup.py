@@ -1,4 +1,4 @@
-"""What a process pays before its first answer, in whole processes with compiled bytecode, in turns."""
+"""The time of a process until its first reply, measured with whole processes and compiled bytecode, interleaved."""
 
 from __future__ import annotations
 

@@ -1,12 +1,12 @@
 """
-What each threading strategy makes of four kinds of service, against the most that the work itself allows.
+Throughput of each threading strategy for five kinds of load, against the ideal for the work itself.
 
     python benchmarks/strategies.py            # print the table
     python benchmarks/strategies.py --write    # put it into docs/guides/choosing-a-strategy.md too
 
-Every cell is a rate of calls divided by the ideal rate for that kind, which is measured in the same round from the bare
-method, without any service. The calls are made by `CALLERS` threads that call one after the other, in one row by
-`COROUTINES` coroutines. Takes less than a minute.
+Each cell is a rate of calls divided by the ideal rate for that kind. The ideal is measured in the same round with the
+bare method, without a service. `CALLERS` threads make the calls, each one after the other; in one row, `COROUTINES`
+coroutines do. Takes less than a minute.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ if TYPE_CHECKING:
 PAGE: Final = Path(__file__).resolve().parent.parent / "docs" / "guides" / "choosing-a-strategy.md"
 START, END = "<!-- strategies:start -->", "<!-- strategies:end -->"
 
-#: Threads that call, and threads that a strategy may have.
+#: Number of calling threads, and of threads that a strategy may have.
 CALLERS: Final = 16
-#: Coroutines that call, in the row of that name, and that `async` may run at once.
+#: Number of calling coroutines in the row of that name, and of coroutines that `async` may run at once.
 COROUTINES: Final = 64
 #: Seconds for which each cell is measured in each round.
 WINDOW_S: Final = 0.2
-#: Seconds that the methods which wait wait for: long against a call, and many fit into a window.
+#: Seconds that waiting methods wait: long compared to a call, and short enough for many in a window.
 WAIT_S: Final = 0.005
-#: The same for the coroutines: more of them share one thread, so that each call must cost less of its time.
+#: The same for the coroutines. It is longer, because more of them share the time of one thread.
 LONG_WAIT_S: Final = 0.02
-#: Steps of the method that computes: about a millisecond on the machines of 2024.
+#: Steps of the method that computes: about a millisecond on machines of 2024.
 STEPS: Final = 20_000
 
 
@@ -53,7 +53,7 @@ class Kinds:
     """One method for each kind of work."""
 
     def wait(self) -> None:
-        """Wait for something, as a call to a database does; the interpreter's lock is free meanwhile."""
+        """Wait as for a database. The interpreter's lock is free meanwhile."""
         time.sleep(WAIT_S)
 
     def compute(self) -> int:
@@ -68,7 +68,7 @@ class Kinds:
         await asyncio.sleep(seconds)
 
     def look_up(self, key: int) -> int:
-        """Answer one call; costs as much as answering many."""
+        """Answer one call. It costs as much as many."""
         return self.look_up_many([key])[0]
 
     @batch_of("look_up")
@@ -84,7 +84,7 @@ MANY: Final = f"waiting, `async def`, {COROUTINES} calls at once"
 COMPUTING: Final = f"computing in Python, {CALLERS} calls at once"
 BATCHED: Final = f"one wait for a batch, `batch_size: {CALLERS}`"
 
-#: What callers call, by the words of the table.
+#: The calls of each row of the table.
 CALLS: Final = {
     WAITING: ("wait",),
     AWAITING: ("await_", WAIT_S),
@@ -93,7 +93,7 @@ CALLS: Final = {
     BATCHED: ("look_up", 1),
 }
 
-#: Each so that it may run as many calls at once as there are callers, with as many threads as there are calling ones.
+#: Settings that let each strategy run as many calls at once as there are callers.
 STRATEGIES: Final[dict[str, dict[str, Any]]] = {
     "single": {},
     "multi": {"thread_count": CALLERS},
@@ -104,7 +104,7 @@ STRATEGIES: Final[dict[str, dict[str, Any]]] = {
 
 
 def rate(call: Callable[[], object], callers: int) -> float:
-    """Calls a second when *callers* threads call one after the other for `WINDOW_S`."""
+    """Return the calls a second of *callers* threads that call one after the other for `WINDOW_S`."""
     barrier = threading.Barrier(callers)
 
     def body() -> tuple[float, int]:
@@ -122,7 +122,7 @@ def rate(call: Callable[[], object], callers: int) -> float:
 
 
 async def rate_of_coroutines(call: Callable[[], Awaitable[object]]) -> float:
-    """Calls a second when `COROUTINES` coroutines call one after the other for `WINDOW_S`."""
+    """Return the calls a second of `COROUTINES` coroutines that call one after the other for `WINDOW_S`."""
     start, number = time.perf_counter(), 0
 
     async def body() -> None:
@@ -142,9 +142,9 @@ async def rate_of_coroutines(call: Callable[[], Awaitable[object]]) -> float:
 
 def ideals(kinds: Kinds) -> dict[str, Callable[[], float]]:
     """
-    The most calls a second that the work allows, by the words of the table.
+    Return functions that measure the highest possible calls a second for each row of the table.
 
-    What waits could be done for all callers at once; for what computes it is what the calling threads reach themselves.
+    For waiting methods, all callers could wait at once. For computing ones, it is what the calling threads reach alone.
     """
 
     def awaiting(number: int, seconds: float) -> float:
@@ -166,7 +166,7 @@ def ideals(kinds: Kinds) -> dict[str, Callable[[], float]]:
 
 
 def rates(service: ServiceHandle, strategy: str) -> dict[str, Callable[[], float]]:
-    """What *service* makes of each kind, by strategy and the words of the table."""
+    """Return functions that measure *service* for each row of the table, by strategy and row."""
 
     def of_kind(kind: str, call: tuple[Any, ...]) -> float:
         if kind == MANY:
@@ -177,7 +177,7 @@ def rates(service: ServiceHandle, strategy: str) -> dict[str, Callable[[], float
 
 
 def measure(rounds: int) -> str:
-    """The table, as Markdown."""
+    """Return the table as Markdown."""
     load, *_ = os.getloadavg()
     with Environment("strategies") as env:
         contenders: dict[str, Callable[[], float]] = dict(ideals(Kinds()))
@@ -202,7 +202,7 @@ def measure(rounds: int) -> str:
 
 
 def main() -> None:
-    """Measure, print, and write if asked to."""
+    """Measure, print, and write if asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--write", action="store_true", help="put the table into the guide")

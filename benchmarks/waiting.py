@@ -1,4 +1,4 @@
-"""Many calls that mostly wait, as calls to a database do: how much of the ideal throughput is left."""
+"""Many calls that mostly wait, like database calls: the share of the ideal throughput that remains."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ _WAVES = 40
 
 
 class Waiting:
-    """Waits, and gives back what it got."""
+    """Waits, then returns its argument."""
 
     def wait(self, value: int) -> int:
-        """Hold the thread."""
+        """Hold the thread while waiting."""
         time.sleep(_WAIT_S)
         return value
 
     async def await_(self, value: int) -> int:
-        """Hold nothing but a place on the loop."""
+        """Hold only a slot of the loop while waiting."""
         await asyncio.sleep(_WAIT_S)
         return value
 
 
 def _share(run: Callable[[], float]) -> Callable[[], float]:
-    """The share of the ideal throughput, 64 calls in 5 ms, from what *run* measures: seconds for each call."""
+    """Return the share of the ideal throughput, 64 calls in 5 ms. *run* measures the seconds for each call."""
     return lambda: _WAIT_S / _AT_ONCE / run()
 
 

@@ -1,4 +1,4 @@
-"""The shapes of load that more than one benchmark puts on its contenders."""
+"""The kinds of load that several benchmarks share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Callers", "Note", "from_threads", "gather"]
 
 
 def gather(submit: Callable[..., Any], *first: Any, number: int = 20_000) -> float:
-    """Seconds for each of *number* calls that are all submitted before the first result is read."""
+    """Return the seconds for each of *number* calls that are all submitted before the first result is read."""
 
     def run() -> None:
         futures = [submit(*first, value) for value in range(number)]
@@ -28,7 +28,7 @@ def gather(submit: Callable[..., Any], *first: Any, number: int = 20_000) -> flo
 
 
 def from_threads(call: Callable[[], Any], *, threads: int = 8, number: int = 1_500) -> float:
-    """Seconds for each call when *threads* threads make *number* calls each, one after the other."""
+    """Return the seconds for each call when *threads* threads make *number* calls each, one after the other."""
     barrier = threading.Barrier(threads + 1)
 
     def body() -> None:
@@ -52,10 +52,10 @@ class Note(NamedTuple):
     A call that was made.
 
     Attributes:
-        kind: What its caller is called.
+        kind: Name of its kind.
         began: When it was made, by `time.perf_counter`.
-        ended: When its caller went on.
-        error: Class of the error that it ended with; empty if it was answered.
+        ended: When its caller continued.
+        error: Class of its error. Empty if it was answered.
     """
 
     kind: str
@@ -66,7 +66,7 @@ class Note(NamedTuple):
 
 class Callers:
     """
-    Threads that call for as long as they are let.
+    Threads that make calls until `end`.
 
     Attributes:
         notes: The calls that have ended so far.
@@ -74,11 +74,11 @@ class Callers:
 
     def __init__(self, calls: Iterable[tuple[str, Callable[[], Any]]], every: float = 0.0) -> None:
         """
-        Begin.
+        Start the threads.
 
         Args:
-            calls: For each thread its kind, and what it calls again and again.
-            every: Least seconds from one call of a thread to its next.
+            calls: For each thread: its kind, and the function that it calls repeatedly.
+            every: Minimum seconds between the starts of two calls of a thread.
         """
         self._stop = threading.Event()
         self._every = every
@@ -100,7 +100,7 @@ class Callers:
                 self._stop.wait(began + self._every - ended)
 
     def end(self) -> None:
-        """Let them come to an end."""
+        """Let the threads finish their calls, and wait for them."""
         self._stop.set()
         for thread in self._threads:
             thread.join()

@@ -1,7 +1,7 @@
 """
-Write a class once; say in configuration where it runs, how it runs its calls and who gets the next one.
+The public API of sage-deploy: deploy plain Python classes as services, and call them.
 
-The names below are imported when they are first used: `import sage_plugins` alone costs next to nothing.
+The names below are imported at their first use, so `import sage_plugins` alone is fast.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ _HOMES = {
 }
 
 
-if not TYPE_CHECKING:  # to a checker that sees it, every misspelt name is one that it may give
+if not TYPE_CHECKING:  # a type checker that sees `__getattr__` accepts misspelt names
 
     def __getattr__(name: str) -> object:
         home = _HOMES.get(name)
@@ -71,7 +71,7 @@ if not TYPE_CHECKING:  # to a checker that sees it, every misspelt name is one t
             msg = f"module {__name__!r} has no attribute {name!r}"
             raise AttributeError(msg)
         value = getattr(import_module(f"sage_plugins.{home}"), name)
-        globals()[name] = value  # so that the next access does not come here
+        globals()[name] = value  # the next access does not call this function
         return value
 
 

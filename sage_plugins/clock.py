@@ -1,8 +1,8 @@
 """
-Time, injected: the real clock here, a virtual one in `sage_deploy_testing`.
+The clock: time and timers. `sage_deploy_testing` has a virtual clock for tests.
 
-Deadlines are readings of `Clock.monotonic`, so a changed wall clock cannot move them. Everything that waits for a
-moment asks the clock for a timer, so a test can run hours of it in virtual time.
+Deadlines are values of `Clock.monotonic`, so changes of the wall clock do not move them. All code that waits for a time
+uses a timer of the clock, so a test can run hours in virtual time.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ __all__ = ["SYSTEM", "Clock", "SystemClock", "Timer"]
 
 
 class Timer(Protocol):
-    """A callback that is due at a moment."""
+    """A callback that the clock will run at a set time."""
 
     def cancel(self) -> None:
-        """Forget the callback; does nothing if it has already run. Safe from any thread, any number of times."""
+        """Do not run the callback; no effect if it has already run. Idempotent; safe from any thread."""
 
 
 class Clock(Protocol):
-    """What the core knows of time."""
+    """The interface through which the core reads the time and sets timers."""
 
     monotonic: Callable[[], float]
-    """Seconds since some moment in the past; never goes back."""
+    """Returns the seconds since some moment in the past; never goes back."""
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
         """
-        Run *callback* once `monotonic()` reaches *when*, on a thread of the clock's; it must be quick and not raise.
+        Run *callback* on a thread of the clock when `monotonic()` reaches *when*. It must be quick and must not raise.
         """
 
 
 class _Alarm:
-    """One entry of the system clock's heap; cancelling empties it and leaves it to be dropped when it comes up."""
+    """An entry of the system clock's heap. A cancelled entry stays in the heap, empty, until its time."""
 
     __slots__ = ("callback",)
 
@@ -55,30 +55,29 @@ class SystemClock:
     """
     The machine's monotonic clock.
 
-    Timers run on one daemon thread, which is started by the first timer and ends when none has been set for `IDLE_S`
-    seconds or when `rest` finds none, so a process that sets no timer has no thread, and no process is kept alive by
-    one.
+    Timers run on one daemon thread, so they keep no process alive. The first timer starts the thread. The thread ends
+    when no timer has been set for `IDLE_S` seconds, or when `rest` finds no timer.
     """
 
     IDLE_S = 5.0
 
     def __init__(self) -> None:
         self.monotonic = time.monotonic
-        self._order = count()  # breaks ties, so that two alarms never get compared
-        # Taken by itself: in the middle of `Condition.__enter__` a signal's exception would leave it locked for ever.
+        self._order = count()  # breaks ties in the heap, because alarms cannot be compared
+        # Used directly: an exception of a signal handler inside `Condition.__enter__` would leave it locked forever.
         self._lock = threading.RLock()
         self._condition = threading.Condition(self._lock)
-        self._alarms: list[tuple[float, int, _Alarm]] = []  # guarded by _lock, as the next two
+        self._alarms: list[tuple[float, int, _Alarm]] = []  # _lock guards this and the next two
         self._thread: threading.Thread | None = None
         self._resting = False
 
     def call_at(self, when: float, callback: Callable[[], None]) -> Timer:
-        """Run *callback* at *when* on the clock's own thread."""
+        """As `Clock.call_at`."""
         alarm = _Alarm(callback)
         with self._lock:
             heappush(self._alarms, (when, next(self._order), alarm))
             self._resting = False
-            if self._thread is None or not self._thread.is_alive():  # a signal may have kept it from starting
+            if self._thread is None or not self._thread.is_alive():  # a signal handler may have interrupted its start
                 self._start_thread()
             elif self._alarms[0][2] is alarm:
                 self._condition.notify()
@@ -90,7 +89,7 @@ class SystemClock:
             self._thread.start()
         except RuntimeError:
             self._thread = None
-            # From Python 3.12 on none can be started while the interpreter shuts down. No alarm would go off any more.
+            # Since Python 3.12, no thread can start while the interpreter shuts down. Timers do not matter then.
             if threading.main_thread().is_alive():
                 raise
 
@@ -114,11 +113,11 @@ class SystemClock:
             if callback is not None:
                 try:
                     callback()
-                except BaseException:  # one timer's fault must not stop all others
+                except BaseException:  # other timers must still run
                     logging.getLogger("sage_plugins").exception("a timer's callback raised")
 
     def rest(self) -> None:
-        """End the thread now if no timer is set, rather than after `IDLE_S` seconds; the next timer starts another."""
+        """End the thread now if no timer is set, instead of after `IDLE_S` seconds. The next timer starts a new one."""
         with self._lock:
             thread = self._thread
             if thread is None or any(alarm.callback is not None for _, _, alarm in self._alarms):
@@ -130,7 +129,7 @@ class SystemClock:
             thread.join()
 
     def after_fork(self) -> None:
-        """Start anew in a forked child, where the clock's thread does not exist and its lock may be held for ever."""
+        """Reset in a forked child: the clock's thread does not exist there, and its lock may be held forever."""
         self._lock = threading.RLock()
         self._condition = threading.Condition(self._lock)
         self._alarms = []
@@ -138,5 +137,5 @@ class SystemClock:
         self._resting = False
 
 
-#: The clock of every environment that is not given another.
+#: The default clock of environments.
 SYSTEM = SystemClock()

@@ -1,10 +1,9 @@
 """
-Every error that sage-deploy raises, and how an exception is put into words.
+All errors that sage-deploy raises, and functions that turn exceptions into text.
 
-All of them pickle with their attributes, because a call may fail in another process than the one that waits for it.
-Each message says what happened, to which service, method, replica and node as far as they are known, and what to do
-about it. Where Python has a builtin for the cause (`TimeoutError`, `LookupError`, `AttributeError`, `ValueError`), the
-error is one.
+All errors can be pickled with their attributes, because a call may fail in another process. Each message says what
+happened, to which service, method, replica and node (as far as known), and what to do about it. If Python has a builtin
+for the cause (`TimeoutError`, `LookupError`, `AttributeError`, `ValueError`), the error is derived from it.
 """
 
 from __future__ import annotations
@@ -49,7 +48,7 @@ __all__ = [
 
 
 def text_of(error: BaseException | None) -> str:
-    """`ValueError: bad input`, also for an exception that cannot be printed; `"None"` for None."""
+    """Return the exception as text: `ValueError: bad input`; `"None"` for None. Works even if its `str()` fails."""
     if error is None:
         return "None"
     name = type(error).__name__
@@ -67,14 +66,14 @@ def line_of(error: BaseException | None) -> str:
 
 def rebuild(cls: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
     """
-    An exception made of its parts, without its `__init__`, which may want other arguments than those that it kept.
+    Make an exception from its parts without calling `__init__`, whose arguments may differ from `args`.
 
     Args:
         cls: Class of the exception.
         args: Its `args`.
         attributes: Its `__dict__`.
     """
-    # Of several bases one decides how instances lie in memory; it is in __base__, and only its __new__ will do.
+    # Only the __new__ of the base that decides the memory layout works; __base__ leads to it.
     maker: type[Any] = cls
     while "__new__" not in vars(maker):
         maker = maker.__base__ or object
@@ -86,12 +85,11 @@ def rebuild(cls: type[BaseException], args: tuple[Any, ...], attributes: dict[st
 
 class SageDeployError(Exception):
     """
-    Base of everything that sage-deploy raises on its own account; a service's own exceptions arrive as themselves.
+    Base of all errors of sage-deploy itself. Exceptions of a service's methods keep their own type.
     """
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exception's own __reduce__ calls the class with args alone, which loses keyword-only attributes and fails for
-        # required ones.
+        # Exception.__reduce__ calls the class with `args` only, which loses or lacks keyword-only arguments.
         return rebuild, (type(self), self.args, self.__dict__)
 
 
@@ -100,7 +98,7 @@ class ConfigError(SageDeployError, ValueError):
     A configuration is not valid.
 
     Attributes:
-        problems: Every problem found, errors first; the message lists them all. Empty if there is only the message.
+        problems: All problems found, errors and warnings. Empty if there is only the message.
     """
 
     def __init__(self, message: str, *, problems: Sequence[Problem] = ()) -> None:
@@ -109,7 +107,12 @@ class ConfigError(SageDeployError, ValueError):
 
 
 class PlanError(SageDeployError):
-    """A deployment cannot be composed as configured; nothing was started."""
+    """
+    A deployment cannot be composed as configured; nothing was started.
+
+    Attributes:
+        problems: All problems found, errors and warnings.
+    """
 
     def __init__(self, message: str, *, problems: Sequence[Problem] = ()) -> None:
         super().__init__(message)
@@ -117,7 +120,13 @@ class PlanError(SageDeployError):
 
 
 class DeployError(SageDeployError):
-    """A service did not start; raised from the constructor's own exception, after whatever had started was stopped."""
+    """
+    A service could not be started or changed. Its `__cause__` is the exception of the constructor or hook, if any.
+
+    Attributes:
+        service: Name of the service, if known.
+        replica: ID of the replica, if the error is about one.
+    """
 
     def __init__(self, message: str, *, service: str | None = None, replica: str | None = None) -> None:
         super().__init__(message)
@@ -126,17 +135,17 @@ class DeployError(SageDeployError):
 
 
 class PluginError(SageDeployError):
-    """A plugin broke its contract; the message names the plugin and the distribution that brings it."""
+    """A plugin broke its contract. The message names the plugin and its distribution."""
 
 
 class UnknownPluginError(PluginError, LookupError):
     """
-    No installed plugin has the ID that was asked for.
+    No installed plugin has the requested ID.
 
     Attributes:
-        kind: What was looked up: `"target"`, `"threading strategy"`, `"load balancer"` or `"monitor"`.
-        id: The ID asked for.
-        problems: The same as a problem of a configuration, with whatever else is doubtful about that.
+        kind: Kind of plugin, such as `"target"`, `"threading strategy"`, `"load balancer"` or `"monitor"`.
+        id: The requested ID.
+        problems: This error as a problem of the configuration, and all other problems of the configuration.
     """
 
     def __init__(self, message: str, *, kind: str = "", id: str = "", problems: Sequence[Problem] = ()) -> None:
@@ -148,12 +157,12 @@ class UnknownPluginError(PluginError, LookupError):
 
 class PluginConflictError(PluginError):
     """
-    Two installed plugins offer the ID that was asked for; the message names both and the way out.
+    Two installed plugins offer the requested ID. The message names both and says what to do.
 
     Attributes:
-        kind: What was looked up, as in `UnknownPluginError`.
-        id: The ID asked for.
-        problems: The same as a problem of a configuration, with whatever else is doubtful about that.
+        kind: Kind of plugin, as in `UnknownPluginError`.
+        id: The requested ID.
+        problems: This error as a problem of the configuration, and all other problems of the configuration.
     """
 
     def __init__(self, message: str, *, kind: str = "", id: str = "", problems: Sequence[Problem] = ()) -> None:
@@ -165,13 +174,13 @@ class PluginConflictError(PluginError):
 
 class CallError(SageDeployError, RuntimeError):
     """
-    Base of the errors with which a call can end, other than the method's own exception.
+    Base of the errors with which a call can end, except the method's own exceptions.
 
     Attributes:
-        service: Name of the service called.
-        method: Name of the method called, if known.
-        replica: Replica that had the call, such as `"kv#1"`, if any had.
-        node: Node of that replica, if known.
+        service: Name of the called service.
+        method: Name of the called method, if known.
+        replica: ID of the replica that had the call, such as `"kv#1"`; None if no replica had it.
+        node: Name of that replica's node, if known.
     """
 
     def __init__(
@@ -195,8 +204,8 @@ class CallTimeoutError(CallError, TimeoutError):
     The call's deadline passed.
 
     Attributes:
-        stage: `"queue"`: the call never started and never will. `"run"`: it had started; a synchronous method cannot be
-            stopped, so it may still be running and holds its slot until it ends.
+        stage: `"queue"`: the call has not started and never will. `"run"`: it had started. A synchronous method cannot
+            be stopped, so it may still run; it holds its slot until it ends.
     """
 
     def __init__(self, message: str, *, stage: Literal["queue", "run"] = "queue", **where: str | None) -> None:
@@ -205,15 +214,15 @@ class CallTimeoutError(CallError, TimeoutError):
 
 
 class CallCancelledError(CallError, CancelledError):
-    """The caller cancelled the call; it is also a `concurrent.futures.CancelledError`."""
+    """The caller cancelled the call. The error is also a `concurrent.futures.CancelledError`."""
 
 
 class OverloadedError(CallError):
     """
-    The queue is full, or the call could not be answered in time, and `overload` is not `block`; the call did not run.
+    The queue is full, or the call could not be answered in time, and `overload` is not `block`. The call did not run.
 
     Attributes:
-        retry_after: Seconds after which a call is likely to be accepted, or None if nothing is known yet.
+        retry_after: Seconds after which a call is likely to be accepted; None if that is not known yet.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None, **where: str | None) -> None:
@@ -227,10 +236,10 @@ class NoReplicaError(CallError):
 
 class CircuitOpenError(NoReplicaError):
     """
-    The service failed too often of late and is left alone for a while; the call did not run.
+    The service failed too often, and its circuit breaker refuses calls for a while. The call did not run.
 
     Attributes:
-        retry_after: Seconds after which a call may be let through, or None if nothing is known.
+        retry_after: Seconds after which a call may be let through; None if that is not known.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None, **where: str | None) -> None:
@@ -240,10 +249,10 @@ class CircuitOpenError(NoReplicaError):
 
 class ReplicaDiedError(CallError):
     """
-    The replica that had the call died, or gave it up, having heard nothing of the calling process for a minute.
+    The replica that had the call died. Or it gave the call up after hearing nothing from the calling process for 1 min.
 
     Attributes:
-        maybe_executed: False only if the call provably never started.
+        maybe_executed: False only if the call surely never started.
     """
 
     def __init__(self, message: str, *, maybe_executed: bool = True, **where: str | None) -> None:
@@ -252,17 +261,17 @@ class ReplicaDiedError(CallError):
 
 
 class ServiceStoppedError(CallError):
-    """The service is draining or has stopped; the call did not run, unless the message says that it was running."""
+    """The service is draining or has stopped. The call did not run, unless the message says that it was running."""
 
 
 class RemoteError(CallError):
     """
-    The method raised something that cannot be raised in the caller as itself, such as `SystemExit`.
+    The method raised an exception that cannot be raised in the caller with its own type, such as `SystemExit`.
 
     Attributes:
         type_name: Qualified name of the original exception's class.
         original_message: `str()` of the original exception.
-        traceback_text: The original traceback, formatted.
+        traceback_text: The original traceback as text.
     """
 
     def __init__(
@@ -281,15 +290,15 @@ class RemoteError(CallError):
 
 
 class ResultNotSerializableError(CallError):
-    """The method ran, but its result cannot travel between processes."""
+    """The method ran, but its result cannot be sent to the caller's process."""
 
 
 class ReentrantCallError(CallError):
-    """The service called itself, through any chain, with all its slots taken: waiting would never end."""
+    """The service called itself, directly or through other services, with all its slots taken: a deadlock."""
 
 
 class InvalidKeyError(CallError, TypeError):
-    """A call's key is of a type by which no replica can be chosen; the call was not accepted and did not run."""
+    """No replica can be chosen by the type of the call's key. The call was not accepted and did not run."""
 
 
 class ServiceNotFoundError(CallError, LookupError):
@@ -297,7 +306,7 @@ class ServiceNotFoundError(CallError, LookupError):
 
 
 class MethodNotFoundError(CallError, AttributeError):
-    """The service does not serve a method of that name; private names and life-cycle hooks are never served."""
+    """The service does not serve a method of that name. Private names and life-cycle hooks are never served."""
 
 
 class ClusterUnavailableError(SageDeployError):
@@ -306,13 +315,13 @@ class ClusterUnavailableError(SageDeployError):
 
 class ForkedRuntimeError(SageDeployError):
     """
-    This process was forked from one that runs services; threads do not survive a fork, so the services are not here.
+    This process was forked from one that runs services. Threads do not survive a fork, so the services are not here.
     """
 
 
 class BlockingCallWarning(RuntimeWarning):
     """
-    A call waits in a thread that runs an event loop, which stands still meanwhile; given once for each handle.
+    A call waits in the thread of an event loop and blocks the loop. Given once for each handle.
 
     Use `await handle.aio.<method>(...)` or `await handle.acall(<method>, ...)` in coroutines.
     """

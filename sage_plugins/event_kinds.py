@@ -1,4 +1,4 @@
-"""Kinds of events. In a module of their own, because only monitors need them."""
+"""The kinds of events. A separate module, because only monitors need them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class EventKind(StrEnum):
     """A replica became ready, or is healthy again."""
 
     REPLICA_REMARK = "replica_remark"
-    """A replica works, but not as well as it could; the reason says how and why."""
+    """A replica works, but not as well as it could; the reason says in what way."""
 
     REPLICA_UNREADY = "replica_unready"
     """A replica asks for no calls at the moment."""
@@ -42,10 +42,10 @@ class EventKind(StrEnum):
     """A replica has stopped; the reason says how many calls still run."""
 
     REPLICA_LEFT = "replica_left"
-    """A replica goes on without this process."""
+    """A replica continues without this process, which has left it."""
 
     REPLACEMENT_DELAYED = "replacement_delayed"
-    """The replacement of a replica waits for its backoff."""
+    """A replacement starts only after a backoff."""
 
     REPLACEMENT_REFUSED = "replacement_refused"
     """The target cannot place a replacement at the moment."""
@@ -66,7 +66,7 @@ class EventKind(StrEnum):
     """A replica is not replaced any more, because too many starts have failed."""
 
     ADOPTED = "adopted"
-    """Replicas of an earlier process go on."""
+    """This process took over replicas of an earlier process."""
 
     CHANGE_REQUESTED = "change_requested"
     """Somebody asked for a change from outside the process; the reason says who, and for what."""
@@ -105,7 +105,7 @@ class EventKind(StrEnum):
     """The changed version did not become ready; replicas of both versions may run."""
 
     OVERLOADED = "overloaded"
-    """Calls are refused because they could not be answered in time; sent once, and again after 10 s of calm."""
+    """Calls are refused because they could not be answered in time; sent once, again after 10 s without refusals."""
 
     RETRIED = "retried"
     """A call is retried; sent once, then at most once a second."""

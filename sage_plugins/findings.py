@@ -1,4 +1,4 @@
-"""What a check found: the common form of everything that looks at an installation and gives advice."""
+"""`Finding`, the result of a check of the installation."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import attrs
 
 __all__ = ["Finding", "Status"]
 
-#: A warning may do harm one day, a failure does now.
+#: A warning may cause trouble later; a failure causes trouble now.
 Status = Literal["ok", "warning", "failure"]
 
 
 @attrs.frozen
 class Finding:
     """
-    What one check found.
+    The result of one check.
 
     Attributes:
-        name: What was looked at.
-        status: How it is.
-        found: What was found, with the value.
-        fix: What a person can do about it; empty if all is well.
+        name: What was checked.
+        status: Whether it is ok, a warning or a failure.
+        found: What the check found, with the value.
+        fix: What to do about it; empty if all is well.
     """
 
     name: str

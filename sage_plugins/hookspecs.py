@@ -1,8 +1,9 @@
 """
-The hooks of plugins: each returns registrations. The core calls them only while it composes a service.
+The hooks that a plugin can implement.
 
-A plugin is a module with functions marked `@hookimpl`, named in the entry-point group `sage_deploy`. The registrations
-make the objects that do the work; `sage_plugins.interfaces` describes these objects.
+A plugin is a module that has functions marked `@hookimpl` and is named in the entry-point group `sage_deploy`. Hooks
+return registrations, and registrations make the objects that do the work. `sage_plugins.interfaces` describes these
+objects. The core calls each hook once per registry, and never while it handles a call.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def sage_register_targets() -> list[Registration]:  # type: ignore[empty-body]
     """
     Offer targets, which decide where replicas run. Called once per registry, at its first use.
 
-    Return a registration for each ID; `create(options)` makes an `interfaces.Target`.
+    Return one registration for each ID. Its `create(options)` makes an `interfaces.Target`.
 
     Example:
         ```python
@@ -48,7 +49,7 @@ def sage_register_threading_strategies() -> list[Registration]:  # type: ignore[
     """
     Offer threading strategies, which decide how a replica runs its calls. Called once per registry, at its first use.
 
-    Return a registration for each ID; `create(options)` makes an `interfaces.Strategy`.
+    Return one registration for each ID. Its `create(options)` makes an `interfaces.Strategy`.
 
     Example:
         ```python
@@ -62,9 +63,9 @@ def sage_register_threading_strategies() -> list[Registration]:  # type: ignore[
 @hookspec
 def sage_register_load_balancers() -> list[Registration]:  # type: ignore[empty-body]
     """
-    Offer load balancers, which decide which replica gets the next call. Called once per registry, at its first use.
+    Offer load balancers, which choose the replica for the next call. Called once per registry, at its first use.
 
-    Return a registration for each ID; `create(options, where)` makes an `interfaces.Balancer`.
+    Return one registration for each ID. Its `create(options, where)` makes an `interfaces.Balancer`.
 
     Example:
         ```python
@@ -80,8 +81,8 @@ def sage_register_monitors() -> list[Registration]:  # type: ignore[empty-body]
     """
     Offer monitors, which record what a service does. Called once per registry, at its first use.
 
-    Return a registration for each ID; `create(options)` makes an `interfaces.Monitor`. The core also calls
-    `create` in each replica's process, where an `interfaces.RecorderFactory` is enough.
+    Return one registration for each ID. Its `create(options)` makes an `interfaces.Monitor`. The core also calls
+    `create` in each replica's process; there the object needs only the members of `interfaces.RecorderFactory`.
 
     Example:
         ```python
@@ -97,7 +98,7 @@ def sage_register_readers() -> list[Registration]:  # type: ignore[empty-body]
     """
     Offer readers of deployment files. Called once per registry, at its first use.
 
-    Return a registration for each ID; `create(None)` makes an `interfaces.ConfigReader`.
+    Return one registration for each ID. Its `create(None)` makes an `interfaces.ConfigReader`.
 
     Example:
         ```python
@@ -113,7 +114,7 @@ def sage_register_autoscalers() -> list[Registration]:  # type: ignore[empty-bod
     """
     Offer autoscalers, which decide how many replicas a service has. Called once per registry, at its first use.
 
-    Return a registration for each ID; `create(options)` makes an `interfaces.Autoscaler`.
+    Return one registration for each ID. Its `create(options)` makes an `interfaces.Autoscaler`.
 
     Example:
         ```python
@@ -129,9 +130,9 @@ def sage_register_extensions() -> list[Registration]:  # type: ignore[empty-body
     """
     Offer extensions, such as a server, which accompany an environment. Called once per registry, at its first use.
 
-    Return a registration for each ID; `create(options)` makes an `interfaces.Extension`. An environment
-    makes it if its options have the ID: `options: {my_extension: {...}}` at the top of a file, or
-    `Environment(options={"my_extension": {...}})`. They are read into the registration's options class.
+    Return one registration for each ID. Its `create(options)` makes an `interfaces.Extension`. An environment
+    makes the extension if its options have the ID: `options: {my_extension: {...}}` at the top of a file, or
+    `Environment(options={"my_extension": {...}})`. *options* is an instance of the registration's options class.
 
     Example:
         ```python
@@ -147,7 +148,7 @@ def sage_register_commands() -> list[Command]:  # type: ignore[empty-body]
     """
     Offer commands of `sage-deploy`. Called once per registry, at its first use.
 
-    Return a `Command` for each. Its click command is imported when somebody uses it.
+    Return one `Command` for each. Its click command is imported only when a user runs it.
 
     Example:
         ```python
@@ -169,8 +170,9 @@ def sage_register_checks() -> list[Callable[[], Iterable[Finding]]]:  # type: ig
     """
     Offer checks for `sage-deploy doctor`. Called once per registry, at its first use.
 
-    Return functions without arguments that check what the plugin needs on this machine. Each returns findings, even if
-    all is well, and starts and changes nothing. They run only in `sage-deploy doctor`, so they may import anything.
+    Return functions without arguments that check what the plugin needs on this machine. Each function returns findings,
+    even if all is well. It must start and change nothing. It runs only in `sage-deploy doctor`, so it may import
+    anything.
 
     Example:
         ```python

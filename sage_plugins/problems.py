@@ -1,4 +1,4 @@
-"""Problems of a configuration."""
+"""`Problem`, an error or warning about a configuration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Problem:
     One problem of a configuration. Problems are collected and reported together, never raised one by one.
 
     Attributes:
-        id: Stable rule ID such as `"E301"` or `"W05"`; docs/errors.md explains each.
+        id: Stable ID of the rule, such as `"E301"` or `"W05"`; docs/errors.md explains each.
         key: Path of the wrong value in the service's configuration, such as `"thread_count"` or
             `"options.round_robin.weight"`.
         message: What is wrong, with the wrong value; continues the key: `"must be 1 or more, got 0"`.
@@ -31,9 +31,9 @@ class Problem:
 
     @property
     def severity(self) -> Literal["error", "warning"]:
-        """`"error"` for ids that start with E, `"warning"` for W."""
+        """`"error"` for IDs that start with E, `"warning"` for W."""
         return "warning" if self.id.startswith("W") else "error"
 
     def __str__(self) -> str:
-        """The problem as one line, without a place: `error E103: replicas: must be 1 or more, got 0 (fix)`."""
+        """Return the problem as one line, without a place: `error E103: replicas: must be 1 or more, got 0 (fix)`."""
         return f"{self.severity} {self.id}: {self.key}: {self.message}" + (f" ({self.fix})" if self.fix else "")

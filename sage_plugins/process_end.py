@@ -1,8 +1,8 @@
 """
-The environments of this process that have services: what becomes of them when it ends, and in its forked children.
+Closes environments when the interpreter exits, and disables them in forked children.
 
-At its end the interpreter closes those that nobody closed. In a child there are none of the threads of the parent, so
-there every environment refuses what needs them.
+At exit, environments with services that are still open are closed. A forked child has none of the parent's threads, so
+every environment there refuses calls and deployments.
 """
 
 from __future__ import annotations
@@ -22,46 +22,46 @@ if TYPE_CHECKING:
 
 __all__ = ["LiveEnvironment", "close_first", "find", "forget", "forked_error", "rest", "watch_over"]
 
-#: Seconds that the interpreter waits at its exit for an environment that nobody closed.
+#: Seconds that the interpreter waits at exit for the calls of each environment that is still open.
 _AT_EXIT_S: Final = 2.0
 
 
 class LiveEnvironment(Protocol):
-    """What is closed at the end, and told of a fork."""
+    """The part of an environment that this module needs."""
 
     id: str
 
     def service(self, name: str) -> Any:
-        """A handle to one of its services."""
+        """Return a handle to one of its services."""
 
     def close(self, drain_timeout: float | None = None) -> None:
-        """Stop every service; returns when that is done."""
+        """Stop every service; return when that is done."""
 
     def after_fork(self) -> None:
-        """In a forked child: refuse everything that needs services."""
+        """Refuse everything that needs services, because this is a forked child."""
 
 
-_live: weakref.WeakSet[LiveEnvironment] = weakref.WeakSet()  # single steps, which need no lock
+_live: weakref.WeakSet[LiveEnvironment] = weakref.WeakSet()  # without a lock, because each use is a single step
 
 
 def watch_over(environment: LiveEnvironment) -> None:
-    """From now on *environment* has services. From any thread; a second time does nothing."""
+    """Register an environment that has services now. Idempotent; safe from any thread."""
     _live.add(environment)
 
 
 def find(id: str) -> LiveEnvironment | None:
-    """The environment of that ID, if it is one of this process and has services. From any thread."""
+    """Return the environment with that ID, if it is in this process and has services. Safe from any thread."""
     return next((environment for environment in tuple(_live) if environment.id == id), None)
 
 
 def forget(environment: LiveEnvironment) -> None:
-    """The environment was closed; after the last one our idle threads end. From any thread."""
+    """Remove a closed environment. After the last one, end the core's idle threads. Safe from any thread."""
     _live.discard(environment)
     rest()
 
 
 def rest() -> None:
-    """End our threads that have nothing to do, if no environment has services. From any thread."""
+    """End the core's idle threads if no environment has services. Safe from any thread."""
     if not _live:
         SYSTEM.rest()
         CALLBACKS.rest()
@@ -69,7 +69,7 @@ def rest() -> None:
 
 
 def forked_error(name: str) -> SageDeployError:
-    """What a call of the service *name* ends with in a forked child."""
+    """Return the error for calls of the service *name* in a forked child."""
     return ForkedRuntimeError(
         f"service '{name}' runs in the process that forked this one: threads do not survive a fork. Make an "
         "Environment and deploy in the child, or fork before deploying"
@@ -84,10 +84,10 @@ def _close_all() -> None:
 
 def close_first() -> None:
     """
-    At the end of the interpreter close environments before all else that is to be done then, as far as it is known now.
+    Make environments close before all exit handlers that are registered so far. Safe from any thread.
 
-    What a target has imported to start replicas may end itself at exit, while it is needed to stop them. From any
-    thread.
+    Called each time replicas start. A library that a target has imported by then may shut itself down at exit, and
+    stopping the replicas needs that library.
     """
     atexit.unregister(_close_all)
     atexit.register(_close_all)

@@ -1,4 +1,4 @@
-"""Texts for messages: numbers of things, the nearest spelling of a mistyped name, a foreign text on one line."""
+"""Helpers for messages: numbers of things, the nearest spelling of a mistyped name, a text on one line."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ if TYPE_CHECKING:
 
 __all__ = ["counted", "did_you_mean", "one_line"]
 
-#: Longer words are no typing mistakes, and the comparison's cost grows with the square of the length.
+#: Longer words get no suggestion: they are no typing mistakes, and the cost grows with the square of the length.
 _LONGEST = 80
 
 
 def counted(number: int, what: str) -> str:
-    """A number of things in words: `"1 call"`, `"2 calls"`."""
+    """Return a number with its noun: `"1 call"`, `"2 calls"`."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str | None:
-    """The candidate that looks most like *word*, or None if nothing comes near."""
+    """Return the candidate that is most similar to *word*; None if none is similar."""
     if not word or len(word) > _LONGEST:
         return None
     import difflib
@@ -30,7 +30,7 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str | None:
 
 
 def one_line(text: str, most: int = 200) -> str:
-    """Text from a file or a path as part of one line of a message: no line breaks, no control characters."""
+    """Return text for one line of a message: without line breaks and control characters, at most *most* characters."""
     if not text.isprintable():
         text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: most + 1])
     return text if len(text) <= most else f"{text[:most]}..."

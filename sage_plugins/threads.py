@@ -1,8 +1,8 @@
 """
-Threads of ours that run what may never return: they wait for nobody, and nobody waits for them.
+Daemon threads of the core, for code that may never return.
 
-They are daemons, because what hangs must not keep the interpreter from exiting. For the same reason this is no
-`ThreadPoolExecutor`: its threads are joined at exit.
+They are daemons, so that a hanging function does not prevent the interpreter from exiting. A `ThreadPoolExecutor` would
+prevent it, because its threads are joined at exit.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ _T = TypeVar("_T")
 
 def start_thread(body: Callable[[], Any], name: str, *, context: Context | None = None) -> threading.Thread:
     """
-    Run *body* in a daemon thread. What it raises goes to `threading.excepthook`.
+    Start a daemon thread that runs *body*. An exception goes to `threading.excepthook`.
 
     Args:
-        body: What to run.
+        body: The function to run.
         name: Name of the thread.
-        context: Context variables to run it in; None for none.
+        context: The context in which it runs; None for an empty one.
 
     Raises:
-        RuntimeError: There can be no more threads, or the interpreter is shutting down.
+        RuntimeError: The system allows no more threads, or the interpreter is shutting down.
     """
     if context is None:
         thread = threading.Thread(target=body, name=name, daemon=True)
@@ -44,7 +44,7 @@ def start_thread(body: Callable[[], Any], name: str, *, context: Context | None 
 
 def future_of(body: Callable[[], _T], name: str, *, context: Context | None = None) -> Future[_T]:
     """
-    Run *body* in a daemon thread; its result, or what it raises, is the future's. See `start_thread`.
+    Run *body* in a daemon thread; return a future with its result or exception. As `start_thread`.
 
     The future cannot be cancelled.
     """
@@ -54,7 +54,7 @@ def future_of(body: Callable[[], _T], name: str, *, context: Context | None = No
     def run() -> None:
         try:
             result = body()
-        except BaseException as error:  # noqa: BLE001 - it belongs to whoever reads the future
+        except BaseException as error:  # noqa: BLE001 - the future raises it
             future.set_exception(error)
         else:
             future.set_result(result)
@@ -64,7 +64,7 @@ def future_of(body: Callable[[], _T], name: str, *, context: Context | None = No
 
 
 def stacks() -> str:
-    """Where all threads of this process are, as text; the one that asks is left out."""
+    """Return the stacks of all threads of this process, as text, without the calling thread."""
     import sys
     import traceback
 
@@ -79,34 +79,34 @@ def stacks() -> str:
 
 class ThreadsAside:
     """
-    Daemon threads for many short things, each of which may take its time all the same.
+    Runs functions on daemon threads. Most are short, but any of them may block.
 
-    What is handed over is begun in its order. It waits for nothing that was begun before: a thread that takes something
-    up leaves another to look for the next. So there is one thread more than things that run; idle ones end after
-    `IDLE_S` seconds. Safe from any thread, and from a signal handler.
+    Functions start in the order in which they come, and none waits for an earlier one to end: before a thread runs a
+    function, another thread waits for the next. Idle threads end after `IDLE_S` seconds. Safe from any thread, and from
+    a signal handler.
     """
 
     IDLE_S: Final = 5.0
 
     def __init__(self, name: str) -> None:
-        """Start no thread yet; *name* is what the threads are called."""
+        """Start no thread yet. *name* is the name of the threads."""
         self._name = name
         self._restart()
 
     def _restart(self) -> None:
-        self._changed = threading.Condition(threading.RLock())  # guards all below
+        self._changed = threading.Condition(threading.RLock())  # guards all attributes below
         self._handed_over: deque[Callable[[], None]] = deque()
         self._threads: set[threading.Thread] = set()
         self._idle = 0
-        self._called = False  # whether a thread is on its way to look for work
+        self._called = False  # whether a thread was started or woken and has not yet looked for work
         self._resting = False
 
     def run(self, do: Callable[[], None]) -> None:
         """
-        Have a thread run *do*; what it raises is logged. Never blocks.
+        Run *do* on a thread. An exception is logged. Never blocks.
 
         Raises:
-            RuntimeError: No thread can be started, and *do* will not be run.
+            RuntimeError: No thread can be started; *do* will not run.
         """
         with self._changed:
             self._handed_over.append(do)
@@ -118,7 +118,7 @@ class ThreadsAside:
                 raise
 
     def rest(self) -> None:
-        """End the idle threads now, rather than after `IDLE_S` seconds."""
+        """End the idle threads now instead of after `IDLE_S` seconds."""
         with self._changed:
             self._resting = True
             self._changed.notify_all()
@@ -126,10 +126,10 @@ class ThreadsAside:
                 [thread for thread in self._threads if thread is not threading.current_thread()] if self._idle else []
             )
         for thread in idle:
-            thread.join(0.1)  # one that runs something goes on
+            thread.join(0.1)  # with a limit, because threads that run a function continue
 
     def after_fork(self) -> None:
-        """In a forked child: there are no threads, and one that is not here may have held the lock."""
+        """Reset in a forked child: it has no threads, and a thread that does not exist there may have held the lock."""
         self._restart()
 
     def _call_one(self) -> None:
@@ -149,14 +149,14 @@ class ThreadsAside:
         while (do := self._next()) is not None:
             try:
                 do()
-            except BaseException:  # one fault must not end what comes after it
+            except BaseException:  # the functions after it must still run
                 import logging
 
                 logging.getLogger("sage_plugins").exception("what ran in '%s' raised", self._name)
-            del do  # until the next comes, nothing may be kept alive
+            del do  # keep nothing alive while the thread waits for the next function
 
     def _next(self) -> Callable[[], None] | None:
-        """What is to be run; None if there has been nothing for so long that the thread may end."""
+        """Return the next function; None if the thread has been idle for `IDLE_S` seconds and must end."""
         with self._changed:
             while not self._handed_over:
                 self._called = False
@@ -169,7 +169,7 @@ class ThreadsAside:
             self._called = False
             do = self._handed_over.popleft()
             if self._handed_over:
-                with suppress(RuntimeError):  # there can be no more threads: this one comes to it
+                with suppress(RuntimeError):  # no more threads: this thread runs it later
                     self._call_one()
             return do
 
@@ -177,6 +177,6 @@ class ThreadsAside:
 #: Runs the done-callbacks of calls, in all environments of the process.
 CALLBACKS: Final = ThreadsAside("sage-deploy-callbacks")
 
-#: Runs the constructors and hooks of replicas that have no threads of their own. Apart from the callbacks, which would
-#: have to wait for thousands of constructors.
+#: Runs the constructors and hooks of replicas that have no threads of their own. Separate from the callbacks, so that
+#: these do not wait behind thousands of constructors.
 HOOKS: Final = ThreadsAside("sage-deploy-hooks")

@@ -1,9 +1,9 @@
 """
-Values that the core and its plugins exchange: read-only, picklable, with little behaviour.
+The values that the core and its plugins exchange: read-only, picklable, with little behaviour.
 
-Every process start pays for what is made here. So most are named tuples, because an attrs class takes five times as
-long. `Problem`, the only attrs class, is made at its first use. Annotations here are not strings, because a named tuple
-would compile each string.
+Every process creates these classes at its start. So most are named tuples: creating an attrs class takes five times as
+long. `Problem`, the only attrs class, is created at its first use. Annotations in this module are not strings, because
+a named tuple would compile each string.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
@@ -50,12 +50,12 @@ if not TYPE_CHECKING:
             raise AttributeError(msg)
         from sage_plugins.problems import Problem
 
-        globals()[name] = Problem  # so that the next access does not come here
+        globals()[name] = Problem  # the next access does not call this function
         return Problem
 
 
 class Outcome:
-    """How a call ended, as small integers: members of an enum would cost a look-up for each call."""
+    """How a call ended, as small integers. Members of an enum would cost a look-up for each call."""
 
     OK: Final = 0
     """The method returned a result."""
@@ -71,10 +71,10 @@ class Outcome:
     """The service stopped before it was answered."""
 
     DROPPED: Final = -1
-    """Another attempt was answered and counted; this one is not counted."""
+    """Another attempt was answered and counted; this attempt is not counted."""
 
     NAMES: Final = ("ok", "error", "timeout", "cancelled", "died", "stopped")
-    """Their names in `ServiceMetrics.outcomes`."""
+    """Names of the outcomes in `ServiceMetrics.outcomes`, by number."""
 
 
 class MethodKind(StrEnum):
@@ -89,17 +89,17 @@ class MethodKind(StrEnum):
 #: Methods that need an event loop, and that can be stopped while they run.
 COROUTINES: Final = (MethodKind.ASYNC, MethodKind.ASYNC_GENERATOR)
 
-#: Methods that give many answers, one after the other.
+#: Methods that return many items, one after the other.
 GENERATORS: Final = (MethodKind.GENERATOR, MethodKind.ASYNC_GENERATOR)
 
 
 class BatchPlan(NamedTuple):
     """
-    How calls of a method are answered together.
+    How calls of a method are answered in batches.
 
     Attributes:
-        name: The method that answers several calls at once.
-        kind: What a call of that method returns.
+        name: Name of the batch method, which answers several calls at once.
+        kind: What a call of the batch method returns.
         size: Maximum number of calls in a batch.
         wait: Seconds that an idle worker waits for more calls to join.
     """
@@ -117,11 +117,11 @@ class MethodPlan(NamedTuple):
     Attributes:
         index: Position in the service's method table, from 0.
         name: Name in the class.
-        kind: What a call of it returns.
+        kind: What a call of the method returns.
         idempotent: Whether it may run twice; from `@idempotent` or `methods.<name>.idempotent`.
         timeout: Seconds from call to answer, inf for no limit; for a generator, seconds for each item.
-        max_concurrency: Maximum number of calls at once in a replica; None for as many as it has slots.
-        batch: How its calls are answered together; None if each is answered separately.
+        max_concurrency: Maximum number of its calls at once in a replica; None for as many as the replica has slots.
+        batch: How its calls are answered in batches; None if each call is answered separately.
     """
 
     index: int  # type: ignore[assignment] # hides tuple.index, which nobody needs of it
@@ -139,8 +139,8 @@ class CallOptions(NamedTuple):
 
     Attributes:
         key: Key for balancers that send equal keys to the same replica; None for no key.
-        idempotent: Whether calls may run twice; None for what the method declares.
-        priority: Calls with a higher priority start first, with `overload: priority`.
+        idempotent: Whether calls may run twice; None: as the method declares.
+        priority: With `overload: priority`, calls with a higher priority start first.
     """
 
     key: Hashable | None = None
@@ -148,16 +148,16 @@ class CallOptions(NamedTuple):
     priority: int = 0
 
     def may_run_twice(self, method: MethodPlan) -> bool:
-        """Whether calls of *method* may run twice: the caller decides, otherwise the method's declaration."""
+        """Whether calls of *method* may run twice: as the caller says, or else as the method declares."""
         return method.idempotent if self.idempotent is None else self.idempotent
 
 
 class Timing(NamedTuple):
     """
-    How a call's time was spent in its replica, without the way there and back.
+    How long a call waited and ran, without the way to the replica and back.
 
     Attributes:
-        queue_s: Seconds from when it was accepted to when its method started.
+        queue_s: Seconds from the call's acceptance to the start of its method.
         run_s: Seconds that its method ran; None while it runs, or if its end is unknown.
     """
 
@@ -175,7 +175,7 @@ class Command(NamedTuple):
 
     Attributes:
         name: What the user types, such as `"status"`.
-        load: Returns the `click.Command`; called only when the command is used, so it imports what it needs.
+        load: Imports and returns the `click.Command`. Called only when the command is used.
         summary: One line for `sage-deploy --help`.
     """
 
@@ -188,12 +188,12 @@ class EnvironmentOptions(NamedTuple):
     """
     Options for a whole environment: at the top of a file or in `Environment(options=...)`, not in a service.
 
-    All registrations of a plugin that name the same ID name an equal object.
+    Registrations of a plugin with the same ID here must have equal objects.
 
     Attributes:
-        id: Their key under the top-level `options`, such as `"ray"`.
+        id: Key of the options under the top-level `options`, such as `"ray"`.
         options: attrs class of the options, or a function that returns it; as for a registration.
-        summary: One line that describes them.
+        summary: One line that describes the options.
     """
 
     id: str
@@ -211,8 +211,8 @@ class Explanation(NamedTuple):
 
     Attributes:
         text: The explanation, in one line.
-        kind: `"decides"`: a decision. `"enforced"`: a limit that is always kept. `"advisory"`: a setting that is noted
-            but not enforced. `"timeout"`: what a timeout can stop.
+        kind: `"decides"`: a decision. `"enforced"`: a limit that is always kept. `"advisory"`: a setting that is
+            recorded but not enforced. `"timeout"`: what a timeout can stop.
     """
 
     text: str
@@ -221,24 +221,24 @@ class Explanation(NamedTuple):
 
 class Registration:
     """
-    What a plugin returns from a `sage_register_*` hook for each ID that it offers.
+    One ID that a plugin offers. Hooks `sage_register_*` return a registration for each ID.
 
     Attributes:
-        id: The name in a configuration.
-        create: Makes the object: `create(options)`, where *options* is an instance of the class below, or None without
-            one. For a load balancer: `create(options, where)`, with a `Where`. Must be importable by name, so that it
-            can be pickled. Import expensive modules in its body.
+        id: The ID that a configuration names.
+        create: Makes the object: `create(options)`. *options* is an instance of the class below, or None without one.
+            For a load balancer: `create(options, where)`, with a `Where`. The function must be importable by name, so
+            that it can be pickled. Import expensive modules in its body.
         summary: One line for `plugins list` and the plan.
         options: attrs class of the service's `options: {<id>: {...}}`, or a function that returns it, so that it is
             made only when needed; None for no options. A numeric attribute with `metadata={"unit": "seconds"}` also
             takes texts such as `"250ms"`, one with `"MiB"` texts such as `"4Gi"`.
         check: `check(config, options)` yields the problems of a configuration that names this ID; None for none.
         explain: `explain(config, options)` yields lines for the plan: what this plugin decides, what it enforces, what
-            is advisory, and what a timeout can stop. Each is a text or an `Explanation`; None for none.
-        capabilities: What the object declares that it can do, such as `"in_process"`; the core asks for some of them.
-        environment_options: Options for the whole environment that it reads, or None. With them, `create`, `check` and
-            `explain` get one more argument, the last: an instance of their class.
-        api: Version of the plugin contract that the plugin is written for; versions other than `API` are refused.
+            is advisory, and what a timeout can stop. Each line is a text or an `Explanation`. None for no lines.
+        capabilities: What the object can do, such as `"in_process"`. The core depends on some of them.
+        environment_options: Options for the whole environment that the plugin reads, or None. With them, `create`,
+            `check` and `explain` get an instance of their class as one more argument, the last.
+        api: Version of the plugin contract for which the plugin is written. Versions other than `API` are refused.
     """
 
     def __init__(  # noqa: PLR0913 - what is not given has a default
@@ -276,12 +276,12 @@ class Source(Protocol):
 
     @property
     def source(self) -> str:
-        """Such as `"sage-deploy-threading 0.1.0"`."""
+        """Distribution and version of the plugin, such as `"sage-deploy-threading 0.1.0"`."""
 
 
 class Where(NamedTuple):
     """
-    The service for which a plugin's object is made.
+    Names the service for which a plugin's object is made.
 
     Attributes:
         service: Name of the service.
@@ -314,22 +314,22 @@ class Choice(NamedTuple):
         return self.registration.id
 
     def __repr__(self) -> str:
-        """Only the ID: options may hold secrets."""
+        """Show only the ID, because options may contain secrets."""
         return f"<Choice {self.id!r} from {self.source!r}>"
 
     @property
     def source(self) -> str:
-        """The plugin that it comes from, such as `"sage-deploy-threading 0.1.0"`."""
+        """Distribution and version of its plugin, such as `"sage-deploy-threading 0.1.0"`."""
         return self.plugin.source
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        """The last arguments of `create`, `check` and `explain`: the options, then those of the environment, if any."""
+        """The last arguments of `create`, `check` and `explain`: the options, then the environment's, if any."""
         reads_more = self.registration.environment_options is not None
         return (self.options, self.environment) if reads_more else (self.options,)
 
     def create(self, *where: Where) -> Any:
-        """Return a new object of the plugin; a load balancer gets *where* it is."""
+        """Return a new object of the plugin. Pass a `Where` only for a load balancer."""
         return self.registration.create(self.options, *where, *self.settings[1:])
 
 
@@ -350,12 +350,11 @@ class Limits(NamedTuple):
 
 class ReplicaInfo(NamedTuple):
     """
-    The replica, or the calling side, whose calls a recorder records.
+    Names the replica, or the calling side, whose calls a recorder counts.
 
     Attributes:
         service: Name of the service.
-        replica: ID of the replica, such as `"kv#0"`; None for the calling side, which records the calls that it gave
-            up.
+        replica: ID of the replica, such as `"kv#0"`; None for the calling side, which counts the calls given up there.
         node: Name of the node; None for this machine.
     """
 
@@ -372,14 +371,14 @@ class ReplicaSpec(NamedTuple):
         service: Name of the service.
         index: Position among the service's replicas, from 0.
         factory: Builds the instance: `factory.create_service(ctx)`.
-        strategy: How the replica runs calls.
-        limits: What the strategy may use.
+        strategy: The threading strategy.
+        limits: How many threads and coroutines the strategy may use.
         methods: The served methods, ordered by index.
         monitors: The monitors whose recorders count the calls.
         config: The service's configuration.
-        generation: How many replicas were at this position before it.
-        find_service: Returns handles to other services in a process that does not deploy, where `Surroundings.service`
-            cannot be asked; None if that is impossible.
+        generation: Number of replicas that were at this position before it.
+        find_service: Returns handles to other services, if the replica is not in the deploying process, where
+            `Surroundings.service` does this. None if no handle can be made.
     """
 
     service: str
@@ -395,7 +394,7 @@ class ReplicaSpec(NamedTuple):
 
     @property
     def id(self) -> str:
-        """`"kv#0"` for the first replica of `kv`, `"kv#0.1"` for its replacement."""
+        """ID of the replica: `"kv#0"` for the first replica of `kv`, `"kv#0.1"` for its replacement."""
         return f"{self.service}#{self.index}" + (f".{self.generation}" if self.generation else "")
 
 
@@ -419,8 +418,8 @@ class Refused(NamedTuple):
     Why a target cannot place a replica anywhere.
 
     Attributes:
-        reason: In one sentence.
-        nodes: Reason by node, for the nodes that were considered.
+        reason: The reason, in one sentence.
+        nodes: The reason for each node that was considered.
         rule: ID of the rule that refuses it, such as `"E802"`; "" for none.
     """
 
@@ -430,11 +429,11 @@ class Refused(NamedTuple):
 
     @property
     def line(self) -> str:
-        """Rule and reason in one line, as the plan shows them: `error E803: it needs 1 GPU, and ...`."""
+        """Rule and reason on one line, as the plan shows them: `error E803: it needs 1 GPU, and ...`."""
         return f"error {self.rule}: {self.reason}" if self.rule else self.reason
 
     def __str__(self) -> str:
-        """The same, with the reason of each node on its own line."""
+        """Return `line`, followed by the reason for each node on its own line."""
         return self.line + "".join(f"\n  {node}: {reason}" for node, reason in self.nodes.items())
 
 
@@ -442,8 +441,8 @@ class ReplicaState(StrEnum):
     """
     State of a replica: pending -> starting -> ready <-> unhealthy -> draining -> stopped, or failed.
 
-    `unready` is like `unhealthy`, but nothing is wrong: the replica itself asks for no calls at the moment.
-    `crash_loop` is a failed replica that is not replaced any more, because too many replacements failed to start.
+    `unready` is like `unhealthy`, but nothing is wrong: the replica itself asks for no calls at the moment. A replica
+    in `crash_loop` is not replaced any more, because too many replacements failed to start.
     """
 
     PENDING = "pending"
@@ -475,8 +474,8 @@ class Event(NamedTuple):
     Attributes:
         service: Name of the service; empty if it is about all.
         kind: What happened: one of `event_kinds.EventKind`, as a plain string.
-        reason: Why, for a human.
-        replica: ID of the replica, if it is about one.
+        reason: Why, for people.
+        replica: ID of the replica, if it is about one; otherwise None.
     """
 
     service: str

@@ -3,8 +3,8 @@ Set the version of every distribution of this repository.
 
     python tools/bump.py 0.2.0
 
-Changes each `pyproject.toml` and what the distributions ask of each other, and gives the changelog's heading
-`Unreleased` the version and the date. Then look at the difference, run `make release`, commit and tag.
+This changes each `pyproject.toml`, including the version ranges between the distributions. In the changelog, the
+heading `Unreleased` becomes the version and the date. Then review the difference, run `make release`, commit and tag.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def main(version: str, today: str) -> None:
     Write *version* everywhere.
 
     Raises:
-        SystemExit: It is no version, or not a later one; nothing was changed.
+        SystemExit: It is not a version, or not later than the current one. Nothing was changed.
     """
     new = _numbers(version)
     files = [ROOT / "pyproject.toml", *sorted(ROOT.glob("plugins/*/pyproject.toml"))]
@@ -40,7 +40,7 @@ def main(version: str, today: str) -> None:
 
 
 def bumped(pyproject: str, version: str) -> str:
-    """*pyproject* with this version, and with ranges of the siblings from its minor version to the next."""
+    """Return *pyproject* with this version, and with sibling ranges from its minor version up to the next one."""
     major, minor, _ = _numbers(version)
     text = re.sub(r'^version = "[^"]+"', f'version = "{version}"', pyproject, count=1, flags=re.MULTILINE)
     ranges = f">={major}.{minor},<{major}.{minor + 1}"
@@ -48,7 +48,7 @@ def bumped(pyproject: str, version: str) -> str:
 
 
 def dated(changelog: str, version: str, today: str) -> str:
-    """*changelog* whose unreleased changes are those of *version*, with room for the next ones."""
+    """Return *changelog* with the unreleased changes under *version*, and an empty section for the next ones."""
     return changelog.replace("## Unreleased\n", f"## Unreleased\n\n## {version} - {today}\n", 1)
 
 

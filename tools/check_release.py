@@ -1,10 +1,10 @@
 """
-Build everything that a release uploads, twice, and check it; uploads nothing.
+Build every file of a release twice and check it. Nothing is uploaded.
 
     python tools/check_release.py [FOLDER]
 
-Each distribution gives an sdist and a wheel. Both builds must be equal byte for byte. Each wheel has `py.typed` and
-the licence, and twine must find nothing to complain about. With FOLDER, the files are left there.
+Each distribution has an sdist and a wheel. Both builds must be equal byte for byte. Each wheel must have `py.typed` and
+the licence, and `twine check` must find no problems. With FOLDER, the files are copied there.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PROJECTS = [ROOT, *sorted(pyproject.parent for pyproject in ROOT.glob("plugins/*
 
 
 def main(folder: Path | None) -> None:
-    """Build and check; leave the files in *folder*, and none of another version."""
+    """Build and check. Copy the files to *folder*, and remove those of other versions there."""
     with tempfile.TemporaryDirectory(prefix="sage-release-") as first, tempfile.TemporaryDirectory() as second:
         files, others = build(Path(first)), build(Path(second))
         different = [mine.name for mine, other in zip(files, others, strict=True) if digest(mine) != digest(other)]
@@ -47,19 +47,19 @@ def main(folder: Path | None) -> None:
 
 
 def build(folder: Path) -> list[Path]:
-    """Build the sdist and the wheel of each distribution into *folder*; gives them in order."""
+    """Build the sdist and the wheel of each distribution into *folder*. Return them sorted."""
     for project in PROJECTS:
         run(sys.executable, "-m", "hatchling", "build", "-d", folder, cwd=project)
     return sorted(folder.iterdir())
 
 
 def digest(file: Path) -> str:
-    """What tells two contents apart."""
+    """Return a hash of the file's content."""
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def missing_from(file: Path) -> list[str]:
-    """The files that an sdist or a wheel must have and has not."""
+    """Return the required files that an sdist or a wheel lacks."""
     if file.suffix == ".whl":
         with zipfile.ZipFile(file) as wheel:
             names = wheel.namelist()
@@ -72,8 +72,8 @@ def missing_from(file: Path) -> list[str]:
 
 
 def run(*command: str | Path, cwd: Path = ROOT) -> None:
-    """Run *command*; ends this program with all that it said if it fails."""
-    # Files in an archive get the time of the first day that one can have, not that of a checkout.
+    """Run *command*. If it fails, end this program with the command's output."""
+    # Files in an archive get the earliest possible time, so that the time of the checkout makes no difference.
     variables = {**os.environ, "SOURCE_DATE_EPOCH": "315532800"}
     done = subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -1,12 +1,12 @@
 """
-Build every wheel of the repository, install them in a fresh environment, and test that nothing is missing there.
+Build every wheel of the repository, install them in a new environment, and test that nothing is missing there.
 
-The tests are those with the marker `wheels`: every module can be imported, the command runs and has its files, each
-strategy and target runs a service, and a stranger's plugin is found beside ours. What they do is the same from wheels
-as from a checkout, so the rest of the suite runs on a checkout alone.
+The tests have the marker `wheels`: every module can be imported, the command runs and has its files, each strategy and
+target runs a service, and a third-party plugin is found. Wheels and checkout behave the same in all other tests, so
+those run only on a checkout.
 
-Run by `make wheels`, from an environment with the dependency group `test`. Ends with exit code 1 and one line if
-something is wrong. Arguments go to pytest: `python tools/check_wheels.py -k strategy`.
+Run it with `make wheels`, in an environment with the dependency group `test`. If something is wrong, it ends with exit
+code 1 and one line. Arguments go to pytest: `python tools/check_wheels.py -k strategy`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECTS = [ROOT, *sorted(pyproject.parent for pyproject in ROOT.glob("plugins/*/pyproject.toml"))]
-#: Brings the threading strategy `dedicated`, on which a service is run as on ours.
+#: A third-party plugin. It brings the threading strategy `dedicated`, on which a test runs a service.
 STRANGER = ROOT / "tests" / "third_party" / "acme-strategies"
 
-#: What a bare `pip install sage-deploy` must not bring: the cluster, SAGE and the web servers belong to extras.
+#: Packages that a plain `pip install sage-deploy` must not install: they belong to extras.
 OPTIONAL = {
     "aiohttp",
     "daphne",
@@ -46,7 +46,7 @@ OPTIONAL = {
 
 
 def main(pytest_arguments: list[str]) -> None:
-    """Do all of it in a folder that is removed at the end."""
+    """Run all checks in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="sage-wheels-") as name:
         folder = Path(name)
         wheels = build(folder / "dist", PROJECTS)
@@ -63,7 +63,7 @@ def main(pytest_arguments: list[str]) -> None:
 
 
 def build(dist: Path, projects: list[Path]) -> list[Path]:
-    """Build one wheel of each project; with the hatchling of this environment, which saves one environment a wheel."""
+    """Build one wheel of each project, with this environment's hatchling to save a build environment for each wheel."""
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", dist, *projects)
     wheels = sorted(dist.glob("*.whl"))
     if len(wheels) != len(projects):
@@ -72,7 +72,7 @@ def build(dist: Path, projects: list[Path]) -> list[Path]:
 
 
 def check_contents(wheel: Path) -> None:
-    """Check that *wheel* holds import packages of ours, each of them typed and complete, and nothing else."""
+    """Check that *wheel* has only our import packages, and that each is typed and complete."""
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
     packages = {name.partition("/")[0] for name in names if ".dist-info/" not in name}
@@ -86,7 +86,7 @@ def check_contents(wheel: Path) -> None:
 
 
 def sources(package: str) -> set[str]:
-    """Return the files of an import package as a wheel names them; data files such as templates are among them."""
+    """Return the files of an import package under their names in a wheel, including data files such as templates."""
     (folder,) = [*ROOT.glob(package), *ROOT.glob(f"plugins/*/src/{package}")]
     files = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
     return {f"{package}/{path.relative_to(folder).as_posix()}" for path in files}
@@ -94,9 +94,9 @@ def sources(package: str) -> set[str]:
 
 def install_bare(folder: Path, wheels: list[Path]) -> Path:
     """
-    Install the core with what it requires, and check that this is all; return the environment's Python.
+    Install the core with its requirements, check that nothing else was installed, and return the environment's Python.
 
-    Our wheels are installed as files, so that no index can offer a namesake.
+    Our wheels are installed as files, so that no package of the same name can come from an index.
     """
     venv.create(folder, with_pip=False)
     python = Path(sysconfig.get_path("scripts", "venv", {"base": str(folder)})) / "python"
@@ -111,26 +111,26 @@ def install_bare(folder: Path, wheels: list[Path]) -> Path:
 
 
 def run_tests(folder: Path, python: Path, arguments: list[str]) -> None:
-    """Run the tests in an empty folder with the pytest script: `python -m` would put the current folder on sys.path."""
+    """Run the tests in an empty folder. Use the pytest script: `python -m` would add that folder to sys.path."""
     shutil.copy(ROOT / "tools" / "installed_only.py", next(python.parent.parent.glob("lib/python*/site-packages")))
     empty = folder / "empty"
     empty.mkdir()
     plugins = ("-p", "installed_only", "-p", "no:cacheprovider")
     settings: tuple[str | Path, ...] = ("-c", ROOT / "pyproject.toml", "--rootdir", ROOT)
     settings = (*settings, "-m", "wheels")
-    # Only the files that have such tests: collecting all the others takes longer than running these.
+    # Collect only the files with such tests: collecting all others takes longer than running these.
     suite = (path for path in sorted(ROOT.glob("tests/**/test_*.py")) if "mark.wheels" in path.read_text("utf-8"))
     run(python.with_name("pytest"), *plugins, *settings, *arguments, *suite, cwd=empty)
 
 
 def pip(python: Path, *arguments: str | Path) -> str:
-    """Run this environment's pip for another Python."""
+    """Run this environment's pip for another Python. Return its output."""
     common = ("-m", "pip", "--python", python, "--disable-pip-version-check")
     return run(sys.executable, *common, *arguments, capture=True)
 
 
 def run(*command: str | Path, cwd: Path = ROOT, capture: bool = False) -> str:
-    """Run *command* without the caller's import settings; end the program if it fails."""
+    """Run *command* without the caller's import settings. End this program if it fails."""
     environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
     print("+", *(str(part).replace(str(ROOT), "ROOT") for part in command), flush=True)
     done = subprocess.run(

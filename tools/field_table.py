@@ -3,8 +3,8 @@ Write the tables of configuration fields into docs/configuration.md, from the de
 
     python tools/field_table.py
 
-docs/zh/configuration.md gets the same tables in the words of docs/zh/fields.toml. Tests compare what stands in both
-with what this would write, and the translation with what it translates.
+docs/zh/configuration.md gets the same tables with the texts of docs/zh/fields.toml. Tests compare both pages with the
+output of this program, and the translation with its sources.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ CHINESE_PAGE = DOCS / "zh" / "configuration.md"
 CHINESE = DOCS / "zh" / "fields.toml"
 START, END = "<!-- fields:start -->", "<!-- fields:end -->"
 
-#: Mappings with keys of their own, in the order in which they are documented: the name in the translation, the path.
+#: Mappings with their own keys, in the order of the documentation: name in the translation, path, and keys.
 MAPPINGS = {
     "methods": ("methods.<name>", METHOD_FIELDS),
     "batch": ("methods.<name>.batch", BATCH_FIELDS),
@@ -56,7 +56,7 @@ MAPPINGS = {
 
 
 def tables(say: Callable[[str], str] = str) -> str:
-    """The tables, one for each group, with a heading; *say* translates every text that is no name and no value."""
+    """Return the tables, one for each group, with headings. *say* translates all texts except names and values."""
     lines = [
         START,
         say("<!-- Written by tools/field_table.py; edit sage_plugins/config/service_config.py instead. -->"),
@@ -87,27 +87,27 @@ def _table(infos: Iterable[FieldInfo], say: Callable[[str], str], *, defaults: b
 
 
 def updated(page: str, say: Callable[[str], str] = str) -> str:
-    """The text of the page with its tables written anew."""
+    """Return the page with new tables."""
     before, rest = page.split(START)
     return before + tables(say) + rest.split(END)[1]
 
 
 class Translation:
-    """What docs/zh/fields.toml says: `words` by the English text, the meanings by the name of the field."""
+    """The content of docs/zh/fields.toml: `words` by English text, meanings by field name."""
 
     def __init__(self, text: str) -> None:
-        """Take the text of the file."""
+        """Parse the text of the file."""
         content: dict[str, Any] = tomllib.loads(text)
         self._words: dict[str, str] = content.pop("words")
         self._meanings = {f"{table}.{name}": entry for table, names in content.items() for name, entry in names.items()}
         self._chinese: dict[str, str] = self._words | {entry["en"]: entry["zh"] for entry in self._meanings.values()}
 
     def __call__(self, text: str) -> str:
-        """The Chinese for a text; the text itself if there is none."""
+        """Return the Chinese text, or *text* itself if there is no translation."""
         return self._chinese.get(text, text)
 
     def problems(self) -> list[str]:
-        """What is missing, what has changed since it was translated, and what nothing needs any more."""
+        """Return what is not translated, what has changed since its translation, and what is no longer needed."""
         sources = {"fields": fields(), **{name: infos for name, (_, infos) in MAPPINGS.items()}}
         docs = {f"{table}.{name}": info.doc for table, infos in sources.items() for name, info in infos.items()}
         needed: dict[str, str] = {}
@@ -126,7 +126,7 @@ class Translation:
 
 
 def main() -> None:
-    """Rewrite the pages, if need be."""
+    """Rewrite the pages. Fail if the translation does not match the code."""
     chinese = Translation(CHINESE.read_text(encoding="utf-8"))
     for path, say in ((PAGE, str), (CHINESE_PAGE, chinese)):
         path.write_text(updated(path.read_text(encoding="utf-8"), say), encoding="utf-8")

@@ -1,10 +1,10 @@
 """
-Write the reference in docs/hooks.md: the hooks, the interfaces behind them, their values, and what plugins can declare.
+Write the reference in docs/hooks.md: the hooks, their interfaces and values, and what plugins can declare.
 
     python tools/hook_reference.py
 
-The text is that of the docstrings. A test compares what stands there with what this would write. The sources are read,
-not imported, so that signatures stand in the page as they stand in the code.
+The text comes from the docstrings. A test compares the page with the output of this program. It reads the sources
+instead of importing them, so that the page shows signatures as the code has them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ INTERFACES = tuple(
     )
 )
 VALUES = tuple(ROOT / "sage_plugins" / name for name in ("problems.py", "values.py", "event_kinds.py"))
-#: Where what plugins of each kind can declare stands, as mappings from the capability to what it promises.
+#: For each kind of plugin, the mapping from capability to promise, and its module.
 CAPABILITIES = {
     "a target": ("TARGET_CAPABILITIES", "service_conformance.py"),
     "a threading strategy": ("STRATEGY_CAPABILITIES", "service_conformance.py"),
@@ -53,12 +53,12 @@ _ENTRY = re.compile(r"^(?P<name>\w+(?:, \w+)*): ", re.MULTILINE)
 
 class Member(NamedTuple):
     """
-    One hook, one member of an interface, or one field of a value.
+    A hook, a member of an interface, or a field of a value.
 
     Attributes:
-        name: As the code has it.
-        signature: With everything that a caller or implementer must know; for the page.
-        doc: Its docstring, "" if it has none.
+        name: As in the code.
+        signature: As the page shows it, with everything that a caller or implementer must know.
+        doc: Its docstring, or "".
         constant: Whether it is a constant of an enumeration or of a class of constants.
     """
 
@@ -73,9 +73,9 @@ class Described(NamedTuple):
     A public class or alias.
 
     Attributes:
-        name: As the code has it.
-        doc: Its docstring, or for an alias the comment before it; "" if it has none.
-        members: In the order of the source.
+        name: As in the code.
+        doc: Its docstring, or for an alias the comment before it. May be "".
+        members: Its members, in the order of the source.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Described(NamedTuple):
 
 
 def hooks() -> list[Member]:
-    """The hooks."""
+    """Return the hooks."""
     return [
         _function(node)
         for node in ast.parse(HOOKS.read_text(encoding="utf-8")).body
@@ -93,7 +93,7 @@ def hooks() -> list[Member]:
 
 
 def described(path: Path) -> list[Described]:
-    """Whatever the module *path* exports and does not import, in the order of the source."""
+    """Return what the module *path* exports and defines itself, in the order of the source."""
     source = path.read_text(encoding="utf-8")
     tree = ast.parse(source)
     public = next(
@@ -112,7 +112,7 @@ def described(path: Path) -> list[Described]:
 
 
 def capabilities(name: str, file: str) -> dict[str, str]:
-    """The mapping *name* of a module of `sage_deploy_testing`."""
+    """Return the mapping *name* from a module of `sage_deploy_testing`."""
     source = (ROOT / "plugins" / "testing" / "src" / "sage_deploy_testing" / "suites" / file).read_text(
         encoding="utf-8"
     )
@@ -130,7 +130,7 @@ def _named(node: ast.Assign, name: str) -> bool:
 
 
 def _comment_before(source: str, line: int) -> str:
-    """The `#:` comment that ends right before *line*."""
+    """Return the `#:` comment that ends right before *line*."""
     lines: list[str] = []
     for text in reversed(source.splitlines()[: line - 1]):
         if not text.startswith("#: "):
@@ -140,7 +140,7 @@ def _comment_before(source: str, line: int) -> str:
 
 
 def _members(node: ast.ClassDef) -> Iterator[Member]:
-    """The public members of a class; those that its docstring describes under "Attributes" are left to it."""
+    """Yield the public members of a class, except those that its docstring describes under "Attributes"."""
     told = {name for name, _ in _entries(_split(ast.get_docstring(node) or "").get("Attributes", ""))}
     for place, child in enumerate(node.body):
         if isinstance(child, ast.FunctionDef):
@@ -183,7 +183,7 @@ def _function(node: ast.FunctionDef, *, bound: bool = False) -> Member:
 
 
 def _split(doc: str) -> dict[str, str]:
-    """The sections of a docstring; what comes before the first is under ""."""
+    """Return the sections of a docstring by name. The text before the first one is under ""."""
     parts = _SECTION.split(doc)
     return {"": parts[0].strip()} | {
         name: textwrap.dedent(text.strip("\n")).rstrip() for name, text in zip(parts[1::2], parts[2::2], strict=True)
@@ -191,13 +191,13 @@ def _split(doc: str) -> dict[str, str]:
 
 
 def _entries(section: str) -> list[tuple[str, str]]:
-    """`name: text` entries; the lines that go on with a text are indented."""
+    """Return `name: text` entries. Continuation lines are indented."""
     parts = _ENTRY.split(section)
     return [(name, " ".join(text.split())) for name, text in zip(parts[1::2], parts[2::2], strict=True)]
 
 
 def _prose(text: str) -> str:
-    """Each paragraph on a line of its own, so that the page does not depend on the line length of the code."""
+    """Put each paragraph on one line, so that the page does not depend on the line length of the code."""
     paragraphs = re.split(r"\n\s*\n", text)
     return "\n\n".join(
         "\n".join(" ".join(item.split()) for item in re.split(r"\n(?=\* )", paragraph)) for paragraph in paragraphs
@@ -224,7 +224,7 @@ def _listed(members: Iterable[Member]) -> Iterator[str]:
 
 
 def reference() -> str:
-    """The reference as it must stand in the page."""
+    """Return the reference as the page must have it."""
     parts = [START, _NOTE, "## The hooks"]
     for hook in hooks():
         parts += [f"### `{hook.name}`", f"`{hook.signature}`", _markdown(hook.doc)]
@@ -242,7 +242,7 @@ def _table(who: str, promises: Mapping[str, str]) -> str:
 
 
 def updated(page: str) -> str:
-    """The page with its reference as the code is now."""
+    """Return the page with a reference from the current code."""
     before, _, rest = page.partition(START)
     _, _, after = rest.partition(END)
     return before + reference() + after

@@ -1,8 +1,8 @@
 """
-A pytest plugin that ends the run with exit code 3 if a package of ours came from elsewhere than this environment.
+A pytest plugin that ends the run with exit code 3 if one of our packages was imported from outside this environment.
 
-It looks at what the run has imported, whichever way it was found, in each of the processes that share the tests.
-tools/check_wheels.py copies it into the environment that it checks.
+It checks what each process of the test run has imported, however it was found. tools/check_wheels.py copies it into the
+environment that it checks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _OURS = re.compile(r"sage_(plugins|deploy_\w+)(\..*)?")
 
 
 def strays() -> Iterator[str]:
-    """What is wrong with what this process has imported."""
+    """Yield what is wrong with this process's imports."""
     environment = Path(sys.prefix).resolve()
     origins = {
         name: origin
@@ -36,18 +36,18 @@ def strays() -> Iterator[str]:
 
 
 class InstalledOnly:
-    """Collects the strays of all processes; the one that began the run reports them."""
+    """Collects the findings of all processes. The process that began the run reports them."""
 
     def __init__(self) -> None:
         self._strays: set[str] = set()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_testnodedown(self, node: Any) -> None:
-        """Take over what another process has found; one that died has failed its test, and found nothing."""
+        """Add the findings of another process. A process that died has no findings, but its test has failed."""
         self._strays.update(getattr(node, "workeroutput", {}).get("strays", ()))
 
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Look at this process; tell who began the run, or report."""
+        """Check this process. A worker sends its findings to the main process, which reports all."""
         self._strays.update(strays())
         if hasattr(session.config, "workeroutput"):
             session.config.workeroutput["strays"] = sorted(self._strays)
@@ -57,5 +57,5 @@ class InstalledOnly:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Register what collects."""
+    """Register the collector."""
     config.pluginmanager.register(InstalledOnly())

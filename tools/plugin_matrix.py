@@ -1,9 +1,9 @@
 """
-Write docs/plugin-matrix.md: which targets and strategies work together, and what each installed plugin declares.
+Write docs/plugin-matrix.md: which targets and strategies work together, and what each plugin of ours declares.
 
     python tools/plugin_matrix.py
 
-The answers come from the plugins themselves. A test compares the page with what this would write.
+The plugins themselves give the answers. A test compares the page with the output of this program.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "plugin-matrix.md"
 
-#: What targets that choose nodes must be given.
+#: Required settings of targets that choose nodes.
 _NODES: Final[Mapping[str, Mapping[str, Any]]] = {
     "remote_specific": {"target_nodes": ["node-a"]},
     "cluster_group": {"node_selector": {"zone": "a"}},
@@ -48,8 +48,8 @@ the plugin's [conformance suite](writing-plugins.md#testing-it) has a case for i
 
 
 def page() -> str:
-    """The whole page."""
-    # Of this repository alone: a developer may have others installed.
+    """Return the whole page."""
+    # Only plugins of this repository: a developer may have installed others.
     registry = Registry.discover(lambda plugin: plugin.distribution.startswith("sage-deploy"))
     parts = [_HEAD, "## Targets and strategies\n", _pairs(registry)]
     for kind, known in _KNOWN.items():

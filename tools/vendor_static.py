@@ -1,10 +1,10 @@
 """
-Fetch the files of others that the server's pages and their tests use, and check that they are the recorded ones.
+Fetch the third-party files that the server's pages and their tests use, and check them against the recorded hashes.
 
-`vendored.json` in each folder has the npm package, the version and the SHA-256 of each. To take another version, change
-it there, run this with `--accept`, and look at what it does.
+`vendored.json` in each folder has the npm package, the version and the SHA-256 of each file. To update a file, change
+the version there, run this program with `--accept`, and review the new file.
 
-Needs npm. Ends with exit code 1 if a file is another than the recorded one; nothing is written then.
+Needs npm. If a file differs from its record, the program ends with exit code 1 and writes nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ FOLDERS = (ROOT / "plugins/server/src/sage_deploy_server/pages/static/vendor", R
 
 
 def main(*, accept: bool) -> None:
-    """Fetch the files of all folders; with *accept*, record what came."""
+    """Fetch the files of all folders. With *accept*, record their hashes."""
     for folder in FOLDERS:
         _renew(folder, accept=accept)
 
@@ -44,7 +44,7 @@ def _renew(folder: Path, *, accept: bool) -> None:
 
 
 def _fetch(package: str, version: str, member: str) -> bytes:
-    """A file of a package, from the registry that npm is set up for."""
+    """Return a file of a package, from the registry that npm is configured for."""
     with tempfile.TemporaryDirectory() as folder:
         command = ["npm", "pack", "--silent", f"{package}@{version}"]
         done = subprocess.run(command, cwd=folder, check=True, stdout=subprocess.PIPE, text=True)

@@ -1,4 +1,4 @@
-"""The side of a call that lives on an event loop; imported when a call is first awaited: importing asyncio costs."""
+"""Awaits calls on an event loop. Imported only when a call is first awaited, because importing asyncio takes time."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["in_thread", "outcome", "start_thread", "wait_until", "wake_up"]
 
 async def outcome(call: Call) -> Any:
     """
-    The outcome of *call*, awaited on the running loop; the loop watches the deadline.
+    Await the outcome of *call* on the running loop, which watches the deadline.
 
     Cancelling the awaiting task abandons the call.
     """
     if not call.over():
         waiter = CURRENT.get()
-        # Another task than that of the waiting method: that may go on meanwhile.
+        # In another task than the method's own, only that task waits; the method itself may go on.
         if waiter is not None and waiter.task is not asyncio.current_task():
             waiter = None
         if waiter is not None:
@@ -65,12 +65,12 @@ async def outcome(call: Call) -> Any:
 
 
 def wake_up() -> tuple[asyncio.Future[None], Callable[[], None]]:
-    """A future of the running loop, and what completes it: from any thread, any number of times."""
+    """Return a future of the running loop, and a function that completes it: from any thread, also repeatedly."""
     loop = asyncio.get_running_loop()
     woken: asyncio.Future[None] = loop.create_future()
 
     def wake() -> None:
-        with suppress(RuntimeError):  # the loop was closed: nobody awaits any more
+        with suppress(RuntimeError):  # the loop was closed, so no task waits any more
             loop.call_soon_threadsafe(_set, woken)
 
     return woken, wake
@@ -92,14 +92,14 @@ def _set(over: asyncio.Future[None]) -> None:
 
 
 def _expire(loop: asyncio.AbstractEventLoop, call: Call) -> None:
-    # A call that had started in time goes on to its deadline.
+    # If the call started in time, only its deadline applies now.
     if not call.expire() and call.deadline < inf:
         loop.call_later(max(0.001, call.deadline - call.owner.clock.monotonic()), _expire, loop, call)
 
 
 async def in_thread(run: Callable[[], Any], *, name: str) -> Any:
     """
-    What *run* returns, run in a daemon thread with the present context variables.
+    Run *run* in a daemon thread with the present context variables, and return its result.
     """
     over, wake = wake_up()
     future = future_of(run, name, context=copy_context())
@@ -109,5 +109,5 @@ async def in_thread(run: Callable[[], Any], *, name: str) -> Any:
 
 
 def start_thread(run: Callable[[], None], *, name: str) -> None:
-    """Start a daemon thread that does *run* with the present context variables."""
+    """Start a daemon thread that runs *run* with the present context variables."""
     start_bare_thread(run, name, context=copy_context())

@@ -1,7 +1,7 @@
 """
-Calls of one method that are answered together.
+A batch: calls of one method that are answered together in one slot.
 
-A batch takes one slot. Whoever runs it gets it closed: who may join it, and until when, is the router's business.
+The router decides which calls join a batch and when it closes. A worker only gets closed batches.
 """
 
 from __future__ import annotations
@@ -21,22 +21,24 @@ __all__ = ["Batch", "binder"]
 
 class Batch:
     """
-    One piece of work made of several calls.
+    Several calls as one work item.
 
-    A target that runs it elsewhere claims each of `calls`, tells `owner.batch_started`, and ends each call by itself.
+    A target that runs it in another process claims each of `calls`, calls `owner.batch_started`, and ends each call by
+    itself.
 
     Attributes:
         owner: The router that made it.
         method: The method that the callers called.
         plan: How its calls are answered together.
-        calls: Those in the batch, in the order in which they came.
-        running: How many of them were started, the rest having been given up; -1 before. Guarded by the router's lock.
-        abandoned: How many of those were given up since; likewise.
+        calls: Its calls, in the order in which they came.
+        running: Number of its calls that were started; the others were given up before. -1 before the start. Guarded by
+            the router's lock.
+        abandoned: Number of started calls that were given up; guarded by the router's lock.
     """
 
     __slots__ = ("abandoned", "calls", "method", "owner", "plan", "running")
 
-    expires = -inf  # so that `execute` takes it aside without a question of its own
+    expires = -inf  # so that `execute` finds batches without one more check for every call
 
     def __init__(self, calls: list[Call]) -> None:
         """Make a batch of *calls*, at least one."""
@@ -57,26 +59,26 @@ class Batch:
     # -- the router's side, under its lock ---------------------------------------------------------------------------
 
     def started(self, number: int) -> int:
-        """So many calls of it run, the others had been given up; gives the change as `count_abandoned` does."""
+        """Note that *number* of its calls run; return the change as `count_abandoned` does."""
         before = self._all_abandoned
         self.running = number
         return self._all_abandoned - before
 
     def count_abandoned(self, change: int) -> int:
-        """So many of its calls more or less are abandoned; how many slots more or less that makes."""
+        """Add *change* to the abandoned calls; return by how much the number of abandoned slots changes."""
         before = self._all_abandoned
         self.abandoned += change
         return self._all_abandoned - before
 
     @property
     def _all_abandoned(self) -> bool:
-        """Whether its slot is held by nothing but abandoned calls."""
+        """Whether only abandoned calls hold its slot."""
         return 0 < self.running == self.abandoned
 
 
 def binder(method: Callable[..., Any]) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, ...]]:
     """
-    What gives a value for each parameter of *method*, from a call's arguments; raises TypeError if they do not fit.
+    Return a function that turns a call's arguments into one value per parameter of *method*, or raises TypeError.
     """
     signature = inspect.signature(method)
     number = len(signature.parameters)

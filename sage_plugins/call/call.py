@@ -1,18 +1,18 @@
 """
 One call: the work item and the future in one object.
 
-`lazy_future` has the future, this module the work item: who runs it, who gives it up, and how its caller waits.
+`lazy_future` contains the future. This module adds the work item: starting it, giving it up, and waiting for it.
 `docs/design/call-as-future.md` says why they are one object.
 
-Who may do what to a call is decided by two tokens, each a slot that exists until it is deleted. Deleting a slot is one
-atomic step of the interpreter: exactly one thread succeeds, the others get AttributeError. No lock is needed per call.
+Two tokens decide what a thread may do with a call. A token is an attribute slot that exists until a thread deletes it.
+Deleting is atomic: one thread succeeds, all others get AttributeError. So a call needs no lock of its own.
 
-* `_unstarted`: whoever deletes it decides whether the call runs: a worker that starts it, or a canceller or deadline
-  that makes sure that it never will.
-* `_unsettled`: whoever deletes it decides the outcome, and then publishes it.
+* `_unstarted`: the thread that deletes it decides whether the call runs. A worker deletes it to start the call, a
+  canceller or a deadline to prevent the start.
+* `_unsettled`: the thread that deletes it decides the outcome and then publishes it.
 
-A worker deletes the first when it starts and the second when the method has ended. Everyone else takes both under
-`_GIVING_UP`, so that "it never started" is never said of a call that runs.
+A worker deletes the first token when it starts, and the second when the method has ended. All other threads take both
+under `_GIVING_UP`. So a running call is never reported as "never started".
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "after_fork"]
 
-# Taken by cancellers and deadlines, never by a worker. Re-entrant because a signal handler may close an environment
-# meanwhile.
+# Cancellers and deadlines take it, a worker never does. Re-entrant: a signal handler may close an environment while
+# this thread holds it.
 _GIVING_UP = threading.RLock()
 
 
 def after_fork() -> None:
-    """In a forked child: renew the locks, which threads that are not here may have held."""
+    """In a forked child: renew the locks, which a missing thread may hold."""
     global _GIVING_UP  # noqa: PLW0603 - the process is a new one
     _GIVING_UP = threading.RLock()
     lazy_future.after_fork()
@@ -54,26 +54,25 @@ def after_fork() -> None:
 
 class Call(LazyFuture):
     """
-    One call of one service method; what `ServiceHandle.submit` returns.
+    One call of one service method, as `ServiceHandle.submit` returns it.
 
-    It behaves as a `concurrent.futures.Future`: `result`, `exception`, `cancel`, callbacks, `wait`, `as_completed` and
-    `asyncio.wrap_future` work. Beyond that, it ends at its deadline, with `CallTimeoutError`, also if nobody set a
-    timeout on `result()`. `cancel` stops a call that has not started or that runs as a coroutine; any other that runs
-    goes on and `cancel` returns False.
+    It works like a `concurrent.futures.Future`, also with callbacks, `wait`, `as_completed` and `asyncio.wrap_future`.
+    It ends at its deadline with `CallTimeoutError`, even if `result()` was called without a timeout. `cancel` stops a
+    call that has not started or that runs as a coroutine. For any other running call it returns False.
 
     All methods are safe from any thread.
 
     Attributes:
-        owner: The router that accepted it; told if it is given up.
+        owner: The router that accepted it, or another owner that is told how it goes on.
         method: The method's plan.
         args: Positional arguments.
         kwargs: Keyword arguments.
-        options: Key and idempotence.
+        options: Key, idempotence and priority.
         since: `monotonic()` when it was made.
         deadline: `monotonic()` at which its caller is released; inf for none.
         expires: `monotonic()` after which it must not start; at most *deadline*.
         context: The caller's context variables; None once a worker has taken them.
-        lane: Where it was sent; None before.
+        lane: The lane to which it was sent; None before.
         began: `monotonic()` when its method started; unset before.
         ended: `monotonic()` when its method ended; unset before.
     """
@@ -98,39 +97,39 @@ class Call(LazyFuture):
     began: float
     ended: float
 
-    # Few calls need these, so they are in no slot: they are in the instance's __dict__ once somebody sets them. Each is
-    # written by one room, and is here because another reads it. So is `granted`, a token like the two above: a replica
-    # that runs calls in their callers' threads gave this call its slot.
+    # Few calls need these attributes, so they have no slot: they enter the instance's __dict__ when they are set. They
+    # are here because several parts use them. The same holds for `granted`, a third token: a replica that runs calls in
+    # their callers' threads has given this call its slot.
 
-    # The handle that made the call.
-    outer: Call | None = None  # the call by whose method this one was made
+    # For the handle that made the call.
+    outer: Call | None = None  # the call whose method made this one
     inner: WeakValueDictionary[int, Call] | None = None  # the calls that its method has made
     prepares: bool = False  # whether it stands for the start hooks of a replica, see `host.lifecycle.StartHooks`
-    reader_thread: int | None = None  # the thread that waits for it and will read what `exchange` brings
-    # The router, which may have to make room for it, move it, or start it again.
-    _admission: threading.Lock | None = None  # while a submitter waits for room in the queue
-    parked: bool = False  # waits for room in the queue
+    reader_thread: int | None = None  # the thread that waits for it and reads the reply through `exchange`
+    # For the router, which may park the call, move it, or start it again.
+    _admission: threading.Lock | None = None  # the lock on which its submitter waits for room in the queue
+    parked: bool = False  # whether it waits for room in the queue
     taken: float = 0.0  # `monotonic()` when it got its slot from the queue, if that is measured
-    turned_away: BaseException | None = None  # the error with which it is to end that was never accepted
-    returned: bool = False  # was sent, and came back when its replica died
-    left: bool = False  # whether an exception took its caller away that was to run it in its own thread
-    attempts: int = 0  # times that it was started in vain, because it is tried again
-    deaths: int = 0  # times that its replica died of it, or beside it
+    turned_away: BaseException | None = None  # the error of a call that was refused, not accepted
+    returned: bool = False  # whether it came back to the queue; then it counts as accepted, even while it is parked
+    left: bool = False  # whether an exception has ended the wait of the caller that should run it in its own thread
+    attempts: int = 0  # number of attempts that failed and were retried
+    deaths: int = 0  # number of times that its replica died while it may have run there
     pauses: bool = False  # whether it waits for its next attempt
-    tried: frozenset[Any] = frozenset()  # lanes whose replicas have failed it
-    batch: Any = None  # the `batch.Batch` that it runs in
+    tried: frozenset[Any] = frozenset()  # lanes on which it has failed
+    batch: Any = None  # the `batch.Batch` in which it runs
     bundle: Any = None  # the `prefetch.Bundle` in which it was sent ahead
-    # The host that runs it. `deadlock` and `aio` ask whether a method that waits keeps a loop from going on.
-    task: asyncio.Task[Any] | None = None  # what runs it, while it is a coroutine
-    on_loop: bool = False  # whether that task shares its loop with the replica's other calls
-    off_loop: bool = False  # whether such a loop has left the call to a thread
-    # Replicas in other processes, and callers there.
+    # For the host that runs it. `deadlock` and `aio` read whether a method that waits blocks an event loop.
+    task: asyncio.Task[Any] | None = None  # the task of its coroutine, while that runs
+    on_loop: bool = False  # whether that task shares its event loop with the replica's other calls
+    off_loop: bool = False  # whether such an event loop has left the call to a thread
+    # For replicas in other processes, and for callers there.
     chain: tuple[Any, ...] = ()  # the slots held until it is answered, in all processes
-    exchange: Any = None  # what brings its answer, see `hold_reading`
-    packed: Any = None  # its arguments, ready to travel, until it is sent
+    exchange: Any = None  # reads its reply, see `hold_reading`
+    packed: Any = None  # its serialized arguments, until it is sent
     waits: bool = False  # whether the method that made it waits for it, or is about to
     answered: bool = False  # whether a replica in another process has answered it
-    uncounted: bool = False  # whether that has left it to the router to count it
+    uncounted: bool = False  # whether that replica has left counting it to the router
     stuck_in: frozenset[Any] = frozenset()  # lanes whose slots are all in its outer call's chain
 
     def __init__(  # noqa: PLR0913, PLR0917 - every field is set by the one caller on the path of a call; keywords would cost
@@ -145,8 +144,8 @@ class Call(LazyFuture):
         expires: float,
         context: Context | None,
     ) -> None:
-        """Make a call that nobody has accepted yet, of what the attributes of the class are."""
-        # Future.__init__ would make a condition, a lock and two lists; see `lazy_future`.
+        """Make a call that is not accepted yet; the arguments are as the attributes of the class."""
+        # Without Future.__init__, which would make a condition, a lock and two lists; see `lazy_future`.
         self.owner = owner
         self.method = method
         self.args = args
@@ -156,7 +155,7 @@ class Call(LazyFuture):
         self.deadline = deadline
         self.expires = expires
         self.context = context
-        self.lane: Any = None  # where it was sent; the router's
+        self.lane: Any = None  # the router sets it
         self._latch: threading.Lock | None = None
         self._over = 0
         self._unstarted = True
@@ -169,7 +168,7 @@ class Call(LazyFuture):
 
     @property
     def timing(self) -> Timing | None:
-        """How long it waited for its start and has run, as far as that is known; None before it starts."""
+        """Seconds of waiting and of running, as far as they are known; None before it starts."""
         if not hasattr(self, "began"):
             return None
         ended = getattr(self, "ended", None)
@@ -179,9 +178,9 @@ class Call(LazyFuture):
 
     def claim(self) -> bool:
         """
-        Take the right to run the method; True for exactly one caller, and only if the call was not given up.
+        Take the right to run the method; True for exactly one thread, and only if the call was not given up.
 
-        Whoever gets True must run the method and then settle the call.
+        The thread that gets True must run the method and then settle the call.
         """
         try:
             del self._unstarted
@@ -191,9 +190,9 @@ class Call(LazyFuture):
 
     def claim_outcome(self) -> bool:
         """
-        Take the right to decide the outcome; True for exactly one caller.
+        Take the right to decide the outcome; True for exactly one thread.
 
-        Whoever gets True must call `publish`. False means that the caller gave up meanwhile: the result goes nowhere.
+        The thread that gets True must call `publish`. False means that the call was given up: drop the result.
         """
         try:
             del self._unsettled
@@ -205,19 +204,19 @@ class Call(LazyFuture):
         """
         Let a started call whose replica died be claimed again; False if it was given up meanwhile.
 
-        From now on it minds its deadline only: it has started once.
+        From now on only its deadline applies, not `expires`: it has started once.
         """
         with _GIVING_UP:
             if self.settled() or self.unstarted():
                 return False
             self.expires = self.deadline
-            if self.context is None:  # the worker that started it took the caller's
+            if self.context is None:  # the first worker has taken the caller's context
                 self.context = copy_context()
             self._unstarted = True
             return True
 
     def mark_unstarted(self) -> bool:
-        """Let a call be claimed again that was sent and has not started after all; False if it was given up since."""
+        """Let a call that was sent and did not start be claimed again; False if it was given up meanwhile."""
         with _GIVING_UP:
             if self.settled():
                 return False
@@ -227,15 +226,15 @@ class Call(LazyFuture):
             return True
 
     def unstarted(self) -> bool:
-        """Whether nobody has claimed the call."""
+        """Whether no thread has claimed the call."""
         return hasattr(self, "_unstarted")
 
     def runs(self) -> bool:
-        """Whether a replica has started it, as far as is known, and its outcome is not decided."""
+        """Whether it runs, as far as is known: a replica has started it, and its outcome is not decided."""
         return self.lane is not None and not self.unstarted() and not self.settled()
 
     def settled(self) -> bool:
-        """Whether the outcome is decided; it may still be on its way to being published."""
+        """Whether the outcome is decided; it may not be published yet."""
         return not hasattr(self, "_unsettled")
 
     # -- giving up ---------------------------------------------------------------------------------------------------
@@ -245,9 +244,9 @@ class Call(LazyFuture):
         End the call with *error* from the caller's side; False if its outcome was already decided.
 
         Args:
-            error: What its waiters get; a `CallTimeoutError` is told here whether the call had started.
+            error: What its waiters get. A `CallTimeoutError` is corrected here if the call had started.
             outcome: How to count it, see `values.Outcome`.
-            only_unstarted: Leave a call alone that has started.
+            only_unstarted: Do nothing if the call has started.
         """
         with _GIVING_UP:
             runs = not self.claim()
@@ -269,7 +268,7 @@ class Call(LazyFuture):
         return True
 
     def refuse(self, error: BaseException, count: Callable[[], object] = bool) -> None:
-        """End a call with *error* as refused, unless it has started or is over; *count* it before its waiters know."""
+        """End the call with *error* as refused, unless it has started or is over; *count* runs before waiters wake."""
         with _GIVING_UP:
             if not (self.claim() and self.claim_outcome()):
                 return
@@ -278,7 +277,7 @@ class Call(LazyFuture):
         self.publish(None, error)
 
     def was_turned_away(self) -> bool:
-        """Whether the call is over because it was never accepted: then it has not started and never will."""
+        """Whether the call ended because it was never accepted; it has not started and never will."""
         return self.turned_away is not None and self._over != 0 and self._exception is self.turned_away
 
     def expire(self) -> bool:
@@ -293,8 +292,8 @@ class Call(LazyFuture):
         return False
 
     def timeout_error(self, *, ended: bool = False) -> CallTimeoutError:
-        """The error of a call whose time is over: before it started, or before it *ended*; `give_up` corrects it."""
-        from sage_plugins.call.endings import timeout_error  # few calls end so
+        """Return the error of a call that timed out before it started or *ended*; `give_up` corrects the former."""
+        from sage_plugins.call.endings import timeout_error  # few calls need it
 
         return timeout_error(self, self._timeout_text(started=ended, ended=ended), ended=ended)
 
@@ -304,36 +303,35 @@ class Call(LazyFuture):
         return timeout_text(self, started=started, ended=ended)
 
     def stopped_error(self, replica: str, node: str | None = None) -> ServiceStoppedError:
-        """The error of a call that *replica*, on *node*, has not answered when it stopped."""
+        """Return the error of a call that *replica*, on *node*, had not answered when it stopped."""
         from sage_plugins.call.endings import stopped_error
 
         return stopped_error(self, replica, node)
 
     def cancel(self) -> bool:
         """
-        Cancel the call if it has not started or runs as a coroutine; True if it is cancelled after this.
+        Cancel the call if it has not started or runs as a coroutine; True if the call is cancelled.
 
-        A running coroutine gets `asyncio.CancelledError`. Any other method that runs cannot be stopped and goes on:
-        False.
+        A running coroutine gets `asyncio.CancelledError`. Any other running method cannot be stopped: it goes on, and
+        this returns False.
         """
         if self._over == CANCELLED:
             return True
-        # One that was started before its replica died may have had its effect: it is not as if it had never been
-        # called.
+        # A call with earlier attempts may have had its effect, so it cannot be cancelled as if it had never run.
         stops = self.method.kind in COROUTINES and self.batch is None
         return not self.attempts and self.give_up(self.cancelled_error(), Outcome.CANCELLED, only_unstarted=not stops)
 
     def abandon(self) -> bool:
-        """Cancel the call even if it runs: its result goes nowhere, its slot stays taken until the method ends."""
+        """Cancel the call even if it runs. Its result is dropped; its slot stays taken until the method ends."""
         return self.give_up(self.cancelled_error(), Outcome.CANCELLED)
 
     def interrupted(self) -> None:
-        """An exception was raised in the caller's thread, which waited: nobody waits any more."""
+        """Abandon the call, because an exception has interrupted its waiting caller."""
         self.owner.suspect()
         self.abandon()
 
     def cancelled_error(self) -> BaseException:
-        """The error of a call that its caller cancelled."""
+        """Return the error of a call that its caller cancelled."""
         from sage_plugins.call.endings import cancelled_error
 
         return cancelled_error(self)
@@ -342,7 +340,7 @@ class Call(LazyFuture):
 
     def wait_alone(self) -> Any:
         """
-        The outcome, for a caller who knows that nobody else has this object; waits until the deadline.
+        Wait for the result, at most until the deadline, and return it; only if no other thread has this object.
 
         Raises:
             BaseException: The method's own exception, or the `CallError` with which the call ended.
@@ -357,13 +355,13 @@ class Call(LazyFuture):
         return self._result
 
     def wait_inside(self) -> Any:
-        """`wait_alone` for a method that answers a call itself."""
+        """`wait_alone` for a nested call."""
         if not self._over:
             self.hold_inside()
         return self.wait_alone()
 
     def hold_inside(self) -> None:
-        """`hold` for a method that answers a call itself."""
+        """`hold` for a nested call, with a check for a deadlock."""
         waiter = self.outer
         if waiter is None:
             self.hold()
@@ -376,9 +374,9 @@ class Call(LazyFuture):
 
     def hold(self) -> None:
         """
-        Wait until the call is over, giving up at its deadline; only for the one thread that made it.
+        Wait until the call is over, and give it up at its deadline; only for the one thread that made it.
 
-        If a replica that runs calls in their callers' threads gives this call its slot meanwhile, it runs here.
+        If a replica that runs calls in their callers' threads gives the call a slot meanwhile, it runs here.
         """
         try:
             latch = self._latch
@@ -390,20 +388,20 @@ class Call(LazyFuture):
                 else:
                     self._wait_some_time(latch, inf)
         except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
-            self.left = True  # first, and not in a call: that may fail as well
+            self.left = True  # first, and as a plain assignment: a function call may be interrupted as well
             self.interrupted()
             raise
         finally:
-            # Given up and granted a slot at the same time: running it now does nothing but free that slot.
+            # It may have been given up and granted a slot at the same time. Running it then only frees that slot.
             if "granted" in self.__dict__ and self.take_grant():
                 self.lane.run_here(self.batch or self)
 
     def hold_reading(self) -> None:
         """
-        `hold` for a call whose replica is in another process: this thread reads what comes from there, while it waits.
+        `hold` for a call whose replica is in another process: while this thread waits, it reads replies from there.
 
-        Code that sends the call in the thread `reader_thread` leaves an `exchange` for it. Reading that may end other
-        calls too, and may leave another exchange if this one is not over.
+        The code that sends the call in the thread `reader_thread` sets an `exchange`. Reading from it may end other
+        calls too. If this call is not over then, there may be another exchange.
         """
         try:
             while (exchange := self.exchange) is not None and not self._over:
@@ -420,17 +418,17 @@ class Call(LazyFuture):
                 exchange.leave()
 
     def grant(self, lane: Any) -> bool:
-        """Give the call, from another thread, the slot in which its caller's thread runs it; False if it is over."""
+        """Give the call a slot, in which its caller's thread runs it; False if it is over. For other threads."""
         self.lane = lane
         lane.granted.add(self)
         self.__dict__["granted"] = True
         open_lock(self._latch)
-        # Of the caller, who may be giving up just now, and this thread one takes the grant: the slot is used or stays
-        # here.
+        # The caller may be giving up right now. Either the caller takes the grant, and frees the slot, or this thread
+        # takes it back and keeps the slot.
         return not (self.settled() and self.take_grant())
 
     def take_grant(self) -> bool:
-        """Take the slot that was given to the call; True for exactly one caller."""
+        """Take the slot that was given to the call; True for exactly one thread."""
         if self.__dict__.pop("granted", False) is not True:
             return False
         self.lane.granted.discard(self)
@@ -441,7 +439,7 @@ class Call(LazyFuture):
         waiter = CURRENT.get()
         if waiter is None or self._over:
             return self._wait_until(inf if timeout is None else self.owner.clock.monotonic() + timeout)
-        if timeout is not None:  # it does not wait for ever
+        if timeout is not None:  # a wait with a timeout cannot deadlock
             return self._wait_until(self.owner.clock.monotonic() + timeout)
         try:
             deadlock.guard(self, waiter)
@@ -451,10 +449,10 @@ class Call(LazyFuture):
 
     def __await__(self) -> Generator[Any, None, Any]:
         """
-        The method's result, from any running event loop; raises what `result` raises.
+        Wait for the method's result on any running event loop; raises what `result` raises.
 
-        Cancelling the awaiting task cancels the call: one that has not started never will; a coroutine is cancelled;
-        any other method that runs is abandoned.
+        Cancelling the awaiting task cancels the call: a waiting call never starts, a running coroutine is cancelled,
+        and any other running method is abandoned.
         """
         from sage_plugins.call.aio import outcome
 
@@ -464,11 +462,11 @@ class Call(LazyFuture):
 
     def wait_admitted(self) -> None:
         """
-        Hold the submitter until there was room for the call.
+        Let the submitter wait until the call has room in the queue.
 
         Raises:
-            CallTimeoutError: There was none before the deadline.
-            ServiceStoppedError: The service stopped meanwhile.
+            CallTimeoutError: There was no room in time.
+            OverloadedError, ServiceStoppedError, NoReplicaError: The call was refused meanwhile.
         """
         admission = closed_lock()
         self._admission = admission
@@ -483,17 +481,17 @@ class Call(LazyFuture):
         finally:
             if self.outer is not None:
                 deadlock.went_on(self.outer)
-        if self.lane is None and self.settled():  # it was ended before it got its place
+        if self.lane is None and self.settled():  # it ended before it got room
             self._wait(None)
             if self._exception is not None:
                 raise self._exception
 
     def admit(self) -> None:
-        """Let the submitter go on: the call has its place, or will never have one."""
+        """Wake the submitter: the call has room, or will never get it."""
         self.parked = False
         open_lock(self._admission)
 
     def __repr__(self) -> str:
-        """Service, method and state, without the arguments: they may hold secrets."""
+        """Service, method and state; not the arguments, which may contain secrets."""
         state = ("running" if self.running() else "pending", "finished", "cancelled")[self._over]
         return f"<Call {self.owner.service}.{self.method.name} {state}>"

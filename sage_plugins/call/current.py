@@ -1,4 +1,4 @@
-"""Which call the present code answers, and what goes along with the calls that it makes."""
+"""Context variables: the call that the present code answers, and the texts that its own calls carry."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ if TYPE_CHECKING:
 
 __all__ = ["CALL_LISTENER", "CARRIED", "CURRENT", "INJECTORS", "carry", "current_call", "leaving_with", "request_id"]
 
-#: The call that runs in this context, if any: gives services their remaining time and their inner calls a deadline.
+#: The call that runs in this context, if any. Nested calls inherit its deadline.
 CURRENT: ContextVar[Call | None] = ContextVar("sage_deploy_call", default=None)
 
-#: Short texts by name that go along with the calls made in this context, into other processes too. Replaced by `carry`.
+#: Short texts by name that calls made in this context carry, also into other processes. `carry` replaces the mapping.
 CARRIED: ContextVar[Mapping[str, str]] = ContextVar("sage_deploy_carried", default=MappingProxyType({}))
 
-#: Each is given what a call carries that leaves this process, in the context of that call, and may add to it.
+#: Called for each call that leaves this process, in its context, with the texts that it carries; may add more.
 INJECTORS: Final[list[Callable[[dict[str, str]], object]]] = []
 
-#: Told of the calls and streams that coroutines make in this context, outside any service method, before they are sent.
+#: Called for each call and stream that a coroutine makes in this context outside service methods, before it is sent.
 CALL_LISTENER: ContextVar[Callable[[Call], None] | None] = ContextVar("sage_deploy_call_listener", default=None)
 
 
 def current_call() -> Call | None:
-    """The call on whose behalf the present code runs, or None outside any service method."""
+    """Return the call that the present code answers, or None outside service methods."""
     return CURRENT.get()
 
 
 def carry(**entries: str) -> None:
-    """Have *entries* go along with the calls that are made in this context from now on."""
+    """Add *entries* to the texts carried by calls that are made in this context from now on."""
     CARRIED.set({**CARRIED.get(), **entries})
 
 
 def request_id() -> str | None:
-    """ID of the request on whose behalf the present code runs; None if there is none."""
+    """Return the ID of the request that the present code serves; None if there is none."""
     return CARRIED.get().get("request_id")
 
 
 def leaving_with(context: Context | None) -> dict[str, str] | None:
-    """What a call that was made in *context* carries out of this process; None if that is nothing."""
+    """Return the texts that a call made in *context* carries out of this process; None if there are none."""
     if context is None:
         return None
     carried = context.get(CARRIED)

@@ -1,14 +1,14 @@
 """
-Services' methods that wait for calls, and whether what they wait for can ever happen.
+Detects deadlocks between service methods that wait for nested calls, and ends a call that could never start.
 
-A method that calls its own service, directly or through others, holds a slot while it waits for another. Once every
-slot that could help is held by a method that waits in this way, none gets free again: without a look at the whole they
-would wait until their timeouts. Only calls made from within a call are looked at.
+A method that calls its own service, directly or through others, holds a slot while it waits for another. If such
+methods hold every slot that could help, none gets free again. Without this module they would wait until their timeouts.
+Only nested calls are checked.
 
-The start hooks of a replica are such a method, too: they hold every slot that the replica is to have until they end.
+The start hooks of a replica count as such a method. They hold all slots of the replica until they end.
 
-Each method that waits is an edge, from the work that holds its slot to the call that it waits for. A new edge closes a
-deadlock or none is closed, for nothing else makes a method wait; so every new one is looked at, and no other moment.
+Each waiting method is an edge, from the work that holds its slot to the call that it waits for. Only a new edge can
+close a deadlock. So every new edge is checked, and nothing else is.
 """
 
 from __future__ import annotations
@@ -27,24 +27,25 @@ if TYPE_CHECKING:
 
 __all__ = ["after_fork", "awaited_by_hooks", "guard", "note", "went_on"]
 
-#: What holds a slot.
+#: A work item that holds a slot.
 _Work: TypeAlias = "Call | Batch"
 
-_lock = threading.RLock()  # of two that close a deadlock together, one is enough
-_waits: dict[_Work, Call] = {}  # each call or batch whose method waits, and for what; single steps need no lock
+_lock = threading.RLock()  # if two threads close one deadlock, only one of them ends a call
+_waits: dict[_Work, Call] = {}  # for each call or batch whose method waits: the awaited call; atomic steps, no lock
 
 
 def guard(call: Call, waiter: Call, *, blocks: bool = True) -> None:
     """
-    Note that the method answering *waiter* waits for *call* from now on, and end that wait if it would be for ever.
+    Note that the method of *waiter* waits for *call* from now on, and break a deadlock if this closes one.
 
-    Then the call that never gets a slot ends with ReentrantCallError: *call*, or the one for which *call* waits itself.
-    Must be followed by `went_on`. Safe from any thread.
+    In a deadlock, the call that can never get a slot ends with ReentrantCallError: *call*, or the call for which
+    *call* itself waits. So does *call* if the wait blocks the event loop that it needs. `went_on` must follow. Safe
+    from any thread.
 
     Args:
-        call: What is waited for.
-        waiter: Whose method waits.
-        blocks: Whether its thread does nothing else meanwhile.
+        call: The awaited call.
+        waiter: The call whose method waits.
+        blocks: Whether the wait blocks the method's thread.
     """
     if blocks and waiter.on_loop and _needs_loop(call, waiter):
         _refuse(
@@ -64,7 +65,7 @@ def guard(call: Call, waiter: Call, *, blocks: bool = True) -> None:
         queued = _queued_for(call, waits)
         if queued is None or queued not in (stuck := _stuck(waits)):
             return
-        # Those who went on meanwhile may have been counted as if they held their slots: then there is no deadlock.
+        # A method may have stopped waiting since `_waits` was copied. Then there is no deadlock.
         if not all(
             _waits.get(work) is awaited for work, awaited in waits.items() if _queued_for(awaited, waits) in stuck
         ):
@@ -86,34 +87,34 @@ def guard(call: Call, waiter: Call, *, blocks: bool = True) -> None:
 
 
 def _tell(call: Call) -> None:
-    """Say where *call* has gone that its caller waits; one that has not is on its way with that word."""
-    call.waits = True  # first: its sender says so from now on
+    """Tell the replica of *call* that its caller waits; a call that is not sent yet carries that information itself."""
+    call.waits = True  # first, as the thread that sends the call reads it
     lane = call.lane
     if lane is not None and lane.told_waits is not None:
         lane.told_waits(call)
 
 
 def note(call: Call, waiter: Call) -> None:
-    """As `guard` without the look: *call* is about to be routed, and may run in the thread of the method that waits."""
+    """As `guard` without a check: *call* is about to be routed, and may run in the waiting method's own thread."""
     _waits[_work(waiter)] = call
 
 
 def went_on(waiter: Call) -> None:
-    """The method answering *waiter* waits no more."""
+    """Note that the method of *waiter* waits no more."""
     _waits.pop(_work(waiter), None)
 
 
 def awaited_by_hooks(lane: object) -> list[str]:
-    """The methods whose calls the start hooks of the replica behind *lane* wait for, if they run in this process."""
+    """Return the methods that the start hooks of the replica of *lane* wait for, if these run in this process."""
     waits = _waits.copy().items()
     return [_name(call) for work, call in waits if getattr(work, "prepares", False) and work.lane is lane]
 
 
 def _needs_loop(call: Call, waiter: Call) -> bool:
-    """Whether *call* cannot go on while the loop of *waiter* stands still."""
-    if call.lane is None:  # a slot that gets free elsewhere may do
+    """Whether *call* cannot go on while *waiter* blocks its event loop."""
+    if call.lane is None:  # a slot of another replica may do
         return call.unstarted() and not call.owner.can_start(call, (), beside=waiter.lane)
-    # What the loop has left to a thread needs it no more.
+    # A call that the loop has left to a thread no longer needs the loop.
     return call.lane is waiter.lane and (call.method.kind in COROUTINES or not call.off_loop)
 
 
@@ -125,10 +126,10 @@ def _refuse(call: Call, why: str, *, only_unstarted: bool = True) -> None:
 
 def _stuck(waits: Mapping[_Work, Call]) -> set[Call]:
     """
-    The calls that never get a slot.
+    Return the calls that can never get a slot.
 
-    All that wait for one are taken to be stuck first; one is not if it can get a slot that is free, or held by work
-    that waits for none of them. That is repeated until nothing changes.
+    Begin with all awaited calls that wait for a slot. Remove each call that can get a slot which is free, or which is
+    held by work that waits for none of the remaining calls. Repeat until nothing changes.
     """
     stuck = {call for call in waits.values() if _is_queued(call)}
     while True:
@@ -140,7 +141,7 @@ def _stuck(waits: Mapping[_Work, Call]) -> set[Call]:
 
 
 def _queued_for(call: Call, waits: Mapping[_Work, Call]) -> Call | None:
-    """The call without a slot for which *call* waits in the end, perhaps itself; None if it runs or is over."""
+    """Return the call without a slot for which *call* waits in the end, perhaps *call* itself; None if none."""
     seen = set()
     awaited: Call | None = call
     while awaited is not None and awaited not in seen:
@@ -161,7 +162,7 @@ def _work(call: Call) -> _Work:
 
 
 def _chain(call: Call | None) -> Iterator[Call]:
-    """*call*, the call whose method made it, and so on."""
+    """Yield *call*, the call whose method made it, and so on."""
     while call is not None:
         yield call
         call = call.outer
@@ -172,7 +173,7 @@ def _name(call: Call) -> str:
 
 
 def after_fork() -> None:
-    """In a forked child: nobody of these waits here."""
+    """In a forked child: forget the waits, whose threads do not exist here."""
     global _lock  # noqa: PLW0603 - the process is a new one
     _lock = threading.RLock()
     _waits.clear()

@@ -1,4 +1,4 @@
-"""The errors with which a call ends from its caller's side; imported by the first call that ends so."""
+"""Makes the errors of calls that are given up; imported only when one is needed."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ __all__ = [
 
 def raised_by_signal(error: BaseException) -> bool:
     """
-    Whether a signal handler raised *error* in this thread, in the middle of other code.
+    Return whether a signal handler raised *error* in this thread, in the middle of other code.
 
-    A handler is known by its argument: the frame that it interrupted, which comes before it in the traceback. Python's
-    own handler for Ctrl-C has no frame: its KeyboardInterrupt comes from a place without `raise`.
+    A handler is recognized by its argument: the frame that it interrupted, which precedes it in the traceback. Python's
+    own handler for Ctrl-C has no frame: its KeyboardInterrupt comes from an instruction that is not `raise`.
     """
-    if threading.current_thread() is not threading.main_thread():  # no other thread runs handlers
+    if threading.current_thread() is not threading.main_thread():  # only the main thread runs signal handlers
         return False
     entry: TracebackType | None = error.__traceback__
     outer = None
@@ -49,9 +49,9 @@ def raised_by_signal(error: BaseException) -> bool:
 
 def abandon_inner(outer: Call) -> None:
     """
-    Give up the calls that were made for *outer*, which was cancelled, and have not ended.
+    Abandon the nested calls of *outer*, which was cancelled.
 
-    A call that its method makes from now on is not given up: it may be there to tidy up.
+    Calls that its method makes from now on are not abandoned: the method may need them to clean up.
     """
     if outer.inner is not None:
         for found in outer.inner.valuerefs():
@@ -61,7 +61,7 @@ def abandon_inner(outer: Call) -> None:
 
 
 def timeout_error(call: Call, text: str, *, ended: bool) -> CallTimeoutError:
-    """The error of a call whose time is over: before it started, or before it *ended*."""
+    """Return the error of a call that timed out before it started, or before it *ended*."""
     lane = call.lane
     return CallTimeoutError(
         text,
@@ -74,7 +74,7 @@ def timeout_error(call: Call, text: str, *, ended: bool) -> CallTimeoutError:
 
 
 def timeout_text(call: Call, *, started: bool, ended: bool) -> str:
-    """What the caller of a call reads whose time is over."""
+    """Return the message for the caller of a call that timed out."""
     who = _name(call)
     if not started:
         return (
@@ -94,7 +94,7 @@ def timeout_text(call: Call, *, started: bool, ended: bool) -> str:
 
 
 def no_item_text(call: Call, item_timeout: float) -> str:
-    """What the consumer of a stream reads that waited *item_timeout* for an item."""
+    """Return the message for a consumer that waited *item_timeout* seconds for an item of a stream."""
     return (
         f"{_name(call)} gave no item for {item_timeout:.4g} s{_where(call)}; its generator "
         "is ended when it next gives one. Raise `timeout` or make it give items sooner"
@@ -102,7 +102,7 @@ def no_item_text(call: Call, item_timeout: float) -> str:
 
 
 def stopped_error(call: Call, replica: str, node: str | None) -> ServiceStoppedError:
-    """The error of a call that *replica*, on *node*, has not answered when it stopped."""
+    """Return the error of a call that *replica*, on *node*, had not answered when it stopped."""
     msg = (
         f"{_name(call)} was not answered by {replica} before the service stopped"
         f"{'' if call.unstarted() else '; it was still running and may have had its effect'}. Raise "
@@ -112,7 +112,7 @@ def stopped_error(call: Call, replica: str, node: str | None) -> ServiceStoppedE
 
 
 def cancelled_error(call: Call) -> CallCancelledError:
-    """The error of a call that its caller cancelled."""
+    """Return the error of a call that its caller cancelled."""
     return CallCancelledError(
         f"{_name(call)} was cancelled by its caller", service=call.owner.service, method=call.method.name
     )

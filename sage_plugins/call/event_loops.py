@@ -1,7 +1,7 @@
 """
-Whether waiting in this thread holds up an event loop.
+Detects calls that block an event loop of this thread, and warns of them.
 
-Imports no asyncio: where nobody has imported it, no event loop of asyncio runs.
+Does not import asyncio: if no other module has, no event loop runs.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ _modules: Final = sys.modules
 
 def running_loop() -> asyncio.AbstractEventLoop | None:
     """The event loop that runs in this thread, or None."""
-    # The module in C is there as soon as asyncio is, and its functions are there as soon as it is.
+    # Importing asyncio imports this C module, which is complete as soon as it is in `sys.modules`.
     module: Any = _modules.get("_asyncio")
     return None if module is None else module._get_running_loop()  # noqa: SLF001 - asyncio has no public name for it
 
 
 def quickest_running_loop() -> Callable[[], asyncio.AbstractEventLoop | None]:
-    """What to ask for the running loop on the path of every call: asyncio's own function, once asyncio is imported."""
+    """Return the fastest function for the running loop: asyncio's own, if asyncio is imported."""
     module: Any = _modules.get("_asyncio")
     return running_loop if module is None else module._get_running_loop  # noqa: SLF001 - as above
 
 
 def holds_up_a_loop(loop: asyncio.AbstractEventLoop, outer: Call | None) -> bool:
     """
-    Whether anybody notices that *loop* waits.
+    Return whether blocking *loop* delays anything else.
 
-    Nobody notices it while a replica's own loop runs a constructor or a hook, or answers only the call that waits.
-    Nor in a notebook: its kernel runs each cell inside its own loop, and waits for it.
+    It does not if a replica's own loop runs a constructor or a hook, or answers only the waiting call. Nor does it in a
+    notebook: its kernel runs each cell inside its own loop, and waits for the cell.
 
     Args:
-        loop: Runs in this thread.
-        outer: The call that is being answered here, if any.
+        loop: The loop that runs in this thread.
+        outer: The call that this thread answers, if any.
     """
     if "ipykernel" in _modules and threading.current_thread() is threading.main_thread():
         return False

@@ -1,7 +1,7 @@
 """
-A future whose lock, condition and callbacks are made when somebody needs them.
+A future that creates its lock, condition and callback lists only when they are needed.
 
-Most calls have one waiter or none. `docs/design/call-as-future.md` says what that gains.
+Most calls have one waiter or none. `docs/design/call-as-future.md` says what this saves.
 """
 
 from __future__ import annotations
@@ -30,43 +30,43 @@ __all__ = [
     "open_lock",
 ]
 
-# What `LazyFuture._over` holds once it is over.
+# Values of `LazyFuture._over` once the future is over.
 FINISHED: Final = 1  # with a result or an exception
 CANCELLED: Final = 2
 
-#: The longest that a lock is waited for at once.
+#: Longest timeout for one wait for a lock, in seconds.
 MAX_WAIT_S: Final = threading.TIMEOUT_MAX / 2
 
-#: Seconds after which who waits for work that nobody seems to do has it looked for.
+#: Seconds after which a waiting caller reports work that has not started as perhaps lost.
 WONDERS_AFTER_S: Final = 0.25
 
-# Guards the creation of a latch and of `_Shared`. Re-entrant because a signal handler may close an environment in the
-# middle of it.
+# Guards the creation of a latch and of `_Shared`. Re-entrant: a signal handler may close an environment while this
+# thread holds it.
 _MAKING = threading.RLock()
 
 
 def after_fork() -> None:
-    """In a forked child: renew the lock, which a thread that is not here may have held."""
+    """In a forked child: renew the lock, which a missing thread may hold."""
     global _MAKING  # noqa: PLW0603 - the process is a new one
     _MAKING = threading.RLock()
 
 
 class _Shared:
-    """What a call needs once more than one plain waiter looks at it."""
+    """The state of a call that has more than one plain waiter."""
 
     __slots__ = ("callbacks", "condition", "listeners", "timer", "told", "waiters")
 
     def __init__(self) -> None:
         self.condition = threading.Condition()
         self.waiters: list[Any] = []  # guarded by condition; the protocol of concurrent.futures.wait
-        self.told = False  # whether they know that the call is over; guarded by condition
-        self.callbacks: list[Callable[[Any], Any]] = []  # a user's; each is taken by exactly one `pop`
-        self.listeners: list[Callable[[Any], Any]] = []  # ours, which are quick; likewise
+        self.told = False  # whether the waiters were told that the call is over; guarded by condition
+        self.callbacks: list[Callable[[Any], Any]] = []  # the user's callbacks; one `pop` takes each exactly once
+        self.listeners: list[Callable[[Any], Any]] = []  # internal callbacks, which are quick; taken as above
         self.timer: Timer | None = None
 
 
 class _Settled:
-    """Stands in place of the latch: where a waiting thread would be woken, a function is called."""
+    """Replaces the latch: instead of waking a thread, it calls a function."""
 
     __slots__ = ("release",)
 
@@ -76,9 +76,9 @@ class _Settled:
 
 class LazyFuture(Future[Any]):
     """
-    The future half of a `Call`: the outcome, and who waits for it.
+    The future half of a `Call`: stores the outcome and wakes the waiters.
 
-    `Call` adds when it ends: `expire`, `settled` and `unstarted`.
+    `Call` implements the abstract methods, which decide when it ends.
     """
 
     __slots__ = ("_exception", "_latch", "_over", "_result")
@@ -87,57 +87,56 @@ class LazyFuture(Future[Any]):
     deadline: float
     expires: float
 
-    # Rare, hence not in a slot: it is in the instance's __dict__ once needed.
+    # Rarely needed, so it has no slot: it enters the instance's __dict__ when it is set.
     _shared: _Shared | None = None
 
     def __init__(self) -> None:
-        """Nothing: `Call` sets the slots itself, because one more frame would cost every call."""
+        """Do nothing: `Call` sets the slots itself, because one more frame would cost every call."""
 
     def settled(self) -> bool:
-        """Whether the outcome is decided; it may still be on its way to being published."""
+        """Whether the outcome is decided; it may not be published yet."""
         raise NotImplementedError
 
     def unstarted(self) -> bool:
-        """Whether nobody has started the work."""
+        """Whether no thread has started the work."""
         raise NotImplementedError
 
     def runs(self) -> bool:
-        """Whether the work has been started and goes on, as far as is known."""
+        """Whether the work has started and goes on, as far as is known."""
         raise NotImplementedError
 
     def expire(self) -> bool:
-        """End it if its time is over; True if it is over after this."""
+        """End the call if its time is over; True if the call is over after this."""
         raise NotImplementedError
 
     # -- the outcome -------------------------------------------------------------------------------------------------
 
     def over(self) -> bool:
-        """Whether the outcome is published; unlike `done` this does not look at the deadline."""
+        """Whether the outcome is published; unlike `done`, this does not check the deadline."""
         return self._over != 0
 
     def exception_now(self) -> BaseException | None:
-        """The exception with which the call ended; only once it is over. Unlike `exception` it raises nothing."""
+        """Return the exception with which the call ended; only once it is over. Unlike `exception`, it never raises."""
         return self._exception
 
     def result_now(self) -> Any:
-        """The result; only once the call is over and has no exception. Unlike `result` it does not check that."""
+        """Return the result; only once the call is over without an exception, which this does not check."""
         return self._result
 
     def publish(self, result: Any, error: BaseException | None = None) -> None:
-        """Make the outcome known and release every waiter; only for who got True from `claim_outcome`."""
+        """Store the outcome and wake every waiter; only for the thread that got True from `claim_outcome`."""
         told = self.owner.on_result if error is None else self.owner.on_error
         if told is not None:
             told(self, error)
         self._result = result
         self._exception = error
         self._over = CANCELLED if type(error) is CallCancelledError else FINISHED
-        # Whoever looks at a call makes its latch first and reads `_over` second; this is the other half of the
-        # handshake.
+        # A waiter makes the latch and then reads `_over`; this thread does the reverse. So one of them sees the other.
         if self._latch is not None:
             self.release()
 
     def release(self) -> None:
-        """Wake whoever waits, after the outcome was stored."""
+        """Wake all waiters, after the outcome was stored."""
         shared = self._shared
         if shared is not None:
             self._tell(shared)
@@ -145,15 +144,15 @@ class LazyFuture(Future[Any]):
         if shared is not None:
             self._run(shared.listeners)
             if shared.callbacks:
-                # Not here: this may be a worker, the clock, or another caller's thread, and they may never return.
+                # In another thread: callbacks may never return, and this may be a worker, the clock or another caller.
                 self.owner.aside(lambda: self._run(shared.callbacks))
 
     def on_settled(self, tell: Callable[[], None]) -> None:
         """
-        Have *tell* called once: by the thread that ends the call, before it does anything else.
+        Call *tell* once, in the thread that ends the call, before any other callback.
 
-        For an owner that passes the outcome on to waiters in another process, so no thread in this process may wait for
-        the call. Set it before the call is sent. *tell* must not raise.
+        For an owner that passes the outcome on to waiters in another process. No thread of this process may wait for
+        the call then. Set it before the call is sent. *tell* must not raise.
         """
         settled: Any = _Settled(tell)
         self._latch = settled
@@ -162,10 +161,10 @@ class LazyFuture(Future[Any]):
 
     def _wait_for(self, latch: threading.Lock, give_in: float) -> bool:
         """
-        Wait for *latch*, at most until *give_in* or the call's own time; False if that was in vain.
+        Wait for *latch*, at most until *give_in* or the call's own limit; False if the call is not over by then.
         """
         clock = self.owner.clock
-        # A call that has started no longer minds `expires`.
+        # `expires` no longer applies once the call has started.
         until = self.expires if self.expires == self.deadline or self.unstarted() else self.deadline
         until = min(until, give_in)
         if until == inf:
@@ -175,7 +174,7 @@ class LazyFuture(Future[Any]):
             return True
         if self.expire():
             return True
-        # Its outcome may have been decided at the last moment, and is being published.
+        # Another thread may have decided the outcome just now, and publishes it.
         return self.settled() and latch.acquire(timeout=WONDERS_AFTER_S)
 
     def _wait(self, timeout: float | None) -> bool:
@@ -183,7 +182,7 @@ class LazyFuture(Future[Any]):
         return self._wait_until(inf if timeout is None else self.owner.clock.monotonic() + timeout)
 
     def _wait_some_time(self, latch: threading.Lock, give_in: float) -> bool:
-        """`_wait_for`, but work that does not seem to run is looked for after some time: then, too, it is False."""
+        """`_wait_for`, but if the work has not started after some time, report it as perhaps lost and return False."""
         if self.runs():
             return self._wait_for(latch, give_in)
         soon = self.owner.clock.monotonic() + WONDERS_AFTER_S
@@ -212,11 +211,11 @@ class LazyFuture(Future[Any]):
 
     def result(self, timeout: float | None = None) -> Any:
         """
-        The method's result; waits at most *timeout* seconds and never past the call's deadline.
+        Return the method's result; wait at most *timeout* seconds and never past the call's deadline.
 
         Raises:
-            TimeoutError: *timeout* passed and the call goes on.
-            CallTimeoutError: The call's own deadline passed (it is a TimeoutError too).
+            TimeoutError: *timeout* passed; the call goes on.
+            CallTimeoutError: The call's own deadline passed (this is also a TimeoutError).
             CallCancelledError: The call was cancelled.
             BaseException: The method's own exception.
         """
@@ -233,10 +232,10 @@ class LazyFuture(Future[Any]):
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """
-        The exception with which the call ended, or None; waits as `result` does.
+        Return the exception with which the call ended, or None; waits as `result` does.
 
         Raises:
-            TimeoutError: *timeout* passed and the call goes on.
+            TimeoutError: *timeout* passed; the call goes on.
             CallCancelledError: The call was cancelled.
         """
         if not self._wait(timeout):
@@ -246,7 +245,7 @@ class LazyFuture(Future[Any]):
         return self._exception
 
     def done(self) -> bool:
-        """Whether the call is over, by outcome, cancellation or deadline."""
+        """Whether the call is over: by its outcome, a cancellation or its deadline."""
         return self._over != 0 or (self.expires < inf and self.expire())
 
     def cancelled(self) -> bool:
@@ -259,27 +258,27 @@ class LazyFuture(Future[Any]):
 
     def add_done_callback(self, fn: Callable[[Any], Any]) -> None:
         """
-        Have *fn* called with this call when it is over; at once if it is.
+        Call *fn* with this call when it is over; at once, in this thread, if it is over already.
 
-        It runs in this thread if the call is over, else in one for callbacks, after those that were added before.
-        It holds up nothing but those that were added after it. What it raises is logged and dropped.
+        Otherwise *fn* runs in a thread for callbacks, in the order in which they were added. A slow callback delays
+        only later ones. What it raises is logged and dropped.
         """
         self._call_back(self._watched().callbacks, fn)
 
     @property
     def awaited(self) -> bool:
-        """Whether somebody waits for its end, or did."""
+        """Whether anything waits for its end, or did."""
         return self._latch is not None
 
     def wakes_a_thread(self) -> bool:
-        """Whether the end of the call wakes a thread that waits for it, rather than being told to `on_settled`."""
+        """Whether the end of the call wakes a waiting thread, rather than calling the function of `on_settled`."""
         return self._latch is not None and type(self._latch) is not _Settled
 
     def on_over(self, fn: Callable[[Any], Any]) -> None:
         """
-        Have *fn* called in the thread that ends the call; it must be quick.
+        Call *fn* in the thread that ends the call; *fn* must be quick.
 
-        For a caller that watches the deadline itself by calling `expire`.
+        For a caller that watches the deadline itself and calls `expire`.
         """
         self._call_back(self._share().listeners, fn)
 
@@ -293,9 +292,9 @@ class LazyFuture(Future[Any]):
     @property
     def _state(self) -> str:  # type: ignore[override] # read by concurrent.futures, written only here
         """
-        The state as `concurrent.futures` spells it, for its own functions.
+        The state as `concurrent.futures` spells it, for `wait` and `as_completed`.
 
-        It changes only under `_condition`, once that exists: they count the futures that are over while they hold it.
+        Once `_condition` exists, it changes only under it: these functions count finished futures while they hold it.
         """
         if not self._over or (self._shared is not None and not self._shared.told):
             return "PENDING" if self.unstarted() else "RUNNING"
@@ -312,7 +311,7 @@ class LazyFuture(Future[Any]):
     def _share(self) -> _Shared:
         shared = self._shared
         if shared is None:
-            self._make_latch()  # first: without one `publish` looks no further
+            self._make_latch()  # first: `publish` reads `_shared` only if there is a latch
             with _MAKING:
                 shared = self._shared
                 if shared is None:
@@ -322,7 +321,7 @@ class LazyFuture(Future[Any]):
         return shared
 
     def _watched(self) -> _Shared:
-        """The shared part, and the clock watching the deadline: nobody blocks in `result` to do it."""
+        """Return the shared state, and let a timer watch the deadline, as no thread may be waiting in `result`."""
         shared = self._share()
         if shared.timer is None and self.expires < inf and not self._over:
             shared.timer = self.owner.clock.call_at(self.expires if self.unstarted() else self.deadline, self._on_timer)
@@ -335,7 +334,7 @@ class LazyFuture(Future[Any]):
             self._shared.timer = self.owner.clock.call_at(self.deadline, self._on_timer)
 
     def _tell(self, shared: _Shared) -> None:
-        """Tell those who wait through `concurrent.futures` that the call is over."""
+        """Tell the waiters of `concurrent.futures` that the call is over."""
         if shared.timer is not None:
             shared.timer.cancel()
         with shared.condition:
@@ -365,14 +364,14 @@ class LazyFuture(Future[Any]):
 
 
 def closed_lock() -> threading.Lock:
-    """A lock that is taken: whoever waits for it waits until somebody releases it."""
+    """Return a lock that is already taken: a thread that acquires it waits until another thread releases it."""
     lock = threading.Lock()
     lock.acquire()
     return lock
 
 
 def open_lock(lock: threading.Lock | None) -> None:
-    """Release *lock*, if there is one and it is not open already: its waiter has then not woken up yet."""
+    """Release *lock*, unless it is None or open already (its waiter has not woken up yet)."""
     if lock is not None:
         try:  # noqa: SIM105 - contextlib.suppress costs more than the release itself
             lock.release()

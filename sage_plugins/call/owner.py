@@ -1,4 +1,4 @@
-"""What a call needs of the router that accepted it, or of the server that runs it for another process."""
+"""The interface from a call to its owner: the router that accepted it, or a server that runs it for another process."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ __all__ = ["CallOwner"]
 
 class CallOwner:
     """
-    Who accepted a call, and is told how it goes on.
+    Accepts calls, and is told how they go on.
 
-    All but `gave_up` do nothing here, which is right for an owner whose calls have their slots before they are made.
+    All methods but `gave_up` do nothing here. That suits an owner whose calls have a slot before they are made.
 
     Attributes:
         service: Name of the service, for messages.
         clock: For deadlines and durations.
-        suspect: Told that an exception, raised between two steps of a thread, may have lost something on its way.
-        suspect_loss_of: Told of a call whose caller waits, and which nobody has started for some time.
-        aside: Runs a function in a thread that nobody waits for: a user's callbacks may never return.
-        on_result: Told of each call that ends with a result, before its waiters are, as `on_result(call, None)`; None
-            while nobody wants to know.
-        on_error: The same of calls that end with an error, as `on_error(call, error)`.
+        suspect: Called when an exception has interrupted a thread, and a slot or a call may be lost.
+        suspect_loss_of: Called for a call whose caller waits, if no thread has started it for some time.
+        aside: Runs a function in a thread for which no other thread waits: a user's callbacks may never return.
+        on_result: Called as `on_result(call, None)` when a call ends with a result, before its waiters wake; None for
+            no listener.
+        on_error: The same for a call that ends with an error, as `on_error(call, error)`.
     """
 
     suspect: Callable[[], None] = staticmethod(lambda: None)
@@ -46,28 +46,28 @@ class CallOwner:
 
     def failed(self, call: Call, error: BaseException) -> Callable[[], None] | None:  # noqa: ARG002 - for routers
         """
-        Take *call* back, whose method raised *error*, to try it again; it is not counted then.
+        Take back *call*, whose method raised *error*, if it is retried; it is not counted then.
 
         Returns:
-            To be called once the call's slot is free; None if the call ends with *error*.
+            A function to call once the call's slot is free; None if the call ends with *error*.
         """
         return None
 
     def count_failed(self, call: Call) -> None:
-        """Count *call*, which ends with what its method raised, and which its replica has left to its owner."""
+        """Count *call*, which ends with its method's exception, because its replica has not counted it."""
 
     def abandoned_ended(self, call: Call) -> None:
-        """The work has ended of a call that was given up while it ran; its slot is freed next."""
+        """Note that the method of an abandoned call has ended; its slot is freed next."""
 
     def batch_started(self, batch: Any, number: int) -> None:
-        """*number* calls of a `batch.Batch` are about to run; the others had been given up."""
+        """Note that *number* calls of a `batch.Batch` are about to run; the others had been given up."""
 
     def can_start(self, call: Call, holders: Collection[Any], *, beside: Any = None) -> bool:  # noqa: ARG002 - for routers
         """
-        Whether *call*, which waits, can get a slot.
+        Return whether *call*, which waits, can get a slot.
 
         Args:
-            call: What waits.
+            call: The waiting call.
             holders: Work that keeps its slots.
             beside: A lane whose slots do not count.
         """

@@ -1,8 +1,8 @@
 """
-Calls that answer with many items: what runs in the replica, and the channel to the consumer in `stream_reader`.
+Streams, which are calls with many items: the producer in the replica, and the channel to `stream_reader`.
 
-A stream is one call: it waits for a slot, holds it while its generator runs, and is counted once. Items travel through
-a `Channel` with room for a few, so that the producer is never far ahead of its consumer.
+A stream is one call. It waits for a slot, holds it while its generator runs, and is counted once. Items travel through
+a `Channel` with room for a few, so the producer is never far ahead of its consumer.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ if TYPE_CHECKING:
 
 __all__ = ["AHEAD", "NOTHING", "Channel", "StreamCall", "produce", "produce_async"]
 
-#: Items that a producer may be ahead of its consumer.
+#: Number of items that a producer may be ahead of its consumer.
 AHEAD: Final = 16
 
-#: What `Channel.take` gives if there is no item yet.
+#: `Channel.take` returns it if there is no item yet.
 NOTHING: Final[Any] = object()
 
 
 class Channel:
     """
-    Items on their way from one producer to one consumer, which may be threads or coroutines.
+    A queue of items from one producer to one consumer; each may be a thread or a coroutine.
 
-    Each side announces itself before it looks for the last time and then sleeps; the other side acts first and then
-    looks whether somebody is announced. So no item and no room goes unnoticed. Waking who is awake does no harm.
+    Before it sleeps, each side registers a wake function and checks once more. The other side acts first and then wakes
+    what is registered. So neither misses an item or free room. A wake without a sleeper does no harm.
 
     Attributes:
-        closed: Whether nobody wants more. This tells the producer in its own process; `Replica.give_up` tells a replica
-            in another one, whose producer has a channel there.
+        closed: Whether the consumer wants no more items. A producer in this process reads it. A producer in another
+            process has its own channel there, and learns it through `Replica.give_up`.
     """
 
     __slots__ = ("_consumer", "_items", "_producer", "closed")
 
     def __init__(self) -> None:
         self._items: deque[Any] = deque()
-        self._consumer: list[Callable[[], None]] = []  # wakes the one who waits for an item
-        self._producer: list[Callable[[], None]] = []  # wakes the one who waits for room
+        self._consumer: list[Callable[[], None]] = []  # wakes the consumer that waits for an item
+        self._producer: list[Callable[[], None]] = []  # wakes the producer that waits for room
         self.closed = False
 
     # -- the producer's side -----------------------------------------------------------------------------------------
 
     def put(self, item: Any) -> bool:
-        """Hand over *item* and wait until there is room for another one; False if nobody wants more."""
+        """Hand over *item* and wait for room for another one; False if the consumer wants no more."""
         self.deliver(item)
         while self._full():
             latch = closed_lock()
@@ -78,51 +78,51 @@ class Channel:
     # -- the consumer's side -----------------------------------------------------------------------------------------
 
     def take(self) -> Any:
-        """The next item, or `NOTHING`."""
+        """Return the next item, or `NOTHING`."""
         try:
             item = self._items.popleft()
         except IndexError:
             return NOTHING
-        # Woken when half of the room is free, not for each item.
+        # Wake the producer when half of the room is free, not for each item.
         if self._producer and len(self._items) <= AHEAD // 2:
             _wake(self._producer)
         return item
 
     def announce(self, wake: Callable[[], None]) -> None:
-        """Have *wake* called once there is an item; look again after this, before you sleep."""
+        """Call *wake* once there is an item. Check again after this, before you sleep."""
         self._consumer.append(wake)
 
     def wake_consumer(self) -> None:
-        """There is an item, or there will be none any more."""
+        """Wake the consumer: there is an item, or there will be none any more."""
         if self._consumer:
             _wake(self._consumer)
 
     def close(self) -> None:
-        """Nobody wants more: the producer ends when it next hands over an item."""
+        """Accept no more items: the producer ends when it next hands one over."""
         self.closed = True
         _wake(self._producer)
 
-    # -- for a producer that is elsewhere and minds `AHEAD` itself ------------------------------------------------
+    # -- for a producer in another process, which applies `AHEAD` itself ------------------------------------------
 
     def deliver(self, item: Any) -> None:
-        """Hand over *item*; never waits. `put` and `aput` use it too, so a subclass can send items elsewhere here."""
+        """Hand over *item* without waiting. `put` and `aput` use it, so a subclass can override it to send items."""
         self._items.append(item)
         self.wake_consumer()
 
     def on_room(self, wake: Callable[[], None]) -> None:
-        """Have *wake* called once, from any thread, when half of the room is free or nobody wants more."""
+        """Call *wake* once, from any thread, when half of the room is free or the consumer wants no more."""
         self._producer.append(wake)
         if self.closed:
             _wake(self._producer)
 
     @property
     def waiting(self) -> int:
-        """Items that were not taken yet."""
+        """Number of items that were not taken yet."""
         return len(self._items)
 
 
 def _wake(sleepers: list[Callable[[], None]]) -> None:
-    """Wake everybody who is announced; taking one is one step of the interpreter, so each is woken once."""
+    """Call all registered wake functions; `pop` is atomic, so each is called once."""
     while sleepers:
         try:
             wake = sleepers.pop()
@@ -133,9 +133,9 @@ def _wake(sleepers: list[Callable[[], None]]) -> None:
 
 class StreamCall(Call):
     """
-    The call behind a stream: over when its generator has ended.
+    The call behind a stream; it is over when its generator has ended.
 
-    Its timeout bounds each wait for an item, so it has no deadline of its own, only that of an outer call.
+    Its timeout limits each wait for an item. So it has no deadline of its own, only that of an outer call.
     """
 
     __slots__ = ("channel", "item_timeout")
@@ -146,14 +146,14 @@ class StreamCall(Call):
 
         Args:
             fields: As for `Call`.
-            item_timeout: Seconds that its consumer waits for an item; inf for no limit.
+            item_timeout: Longest wait of its consumer for an item, in seconds; inf for no limit.
         """
         super().__init__(*fields)
         self.channel = Channel()
         self.item_timeout = item_timeout
 
     def publish(self, result: Any, error: BaseException | None = None) -> None:
-        """As `Call.publish`; however it ended, nobody wants more of the producer."""
+        """As `Call.publish`; also closes the channel, so the producer ends."""
         super().publish(result, error)
         self.channel.close()
 
@@ -163,14 +163,14 @@ class StreamCall(Call):
             self.give_up(self.timeout_error(), Outcome.TIMEOUT)
 
     def stop_producing(self) -> None:
-        """End the stream from the consumer's side, as `break` does: that is no failure."""
+        """End the stream from the consumer's side, for example after `break`; this is not a failure."""
         if self.over() or self.give_up(self.cancelled_error(), Outcome.CANCELLED, only_unstarted=True):
             return
         self.channel.close()
         self.cancel_coroutine()
 
     def cancel_coroutine(self) -> None:
-        """End an asynchronous generator at once, wherever it waits."""
+        """Cancel an asynchronous generator at once, even while it waits."""
         if self.lane is not None:
             self.lane.give_up(self, Outcome.OK, self.owner.clock.monotonic() - self.since)
 
@@ -186,7 +186,7 @@ class StreamCall(Call):
 
 
 def produce(items: Generator[Any, Any, Any]) -> None:
-    """Run a generator for the call that is being answered, until it ends or nobody wants more."""
+    """Run the generator of the current call, until it ends or the consumer wants no more."""
     channel = _channel()
     try:
         if channel.closed:
@@ -218,5 +218,5 @@ async def produce_async(items: AsyncGenerator[Any, Any]) -> None:
 
 def _channel() -> Channel:
     call = current_call()
-    assert isinstance(call, StreamCall)  # noqa: S101 - for the type checker: handles make no other for a generator
+    assert isinstance(call, StreamCall)  # noqa: S101 - for the type checker: handles make such a call for a generator
     return call.channel

@@ -1,4 +1,4 @@
-"""The caller's side of a stream: takes the items that the producer has made so far."""
+"""The caller's side of a stream: iterators that take the items from the producer."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ __all__ = ["AsyncServiceStream", "ServiceStream"]
 
 
 class _Consumer:
-    """What both kinds of streams share."""
+    """The part that both kinds of streams share."""
 
     def __init__(self) -> None:
         self._call: StreamCall | None = None
         self._closed = False
 
     def _begin(self, call: StreamCall) -> StreamCall:
-        """Read what *call* produces from now on."""
+        """Read the items of *call* from now on."""
         self._call = call
         self._closed = False
         call.on_over(_wake_consumer)
@@ -38,7 +38,7 @@ class _Consumer:
 
     def close(self) -> None:
         """
-        End the stream: the generator is closed when it next gives an item, a coroutine at once. Idempotent.
+        End the stream: a plain generator when it next yields an item, an asynchronous one at once. Idempotent.
 
         Dropping the stream does the same.
         """
@@ -48,21 +48,21 @@ class _Consumer:
             self._call.channel.wake_consumer()
 
     def __del__(self) -> None:
-        """Nobody reads on: the producer must not wait for ever."""
-        # Not `close`: this may run at any moment, also while this very thread is inside the router.
+        """End a stream that was dropped, so that its producer does not wait for ever."""
+        # Not `close`: this may run at any moment, even while this thread is inside the router.
         if self._call is not None and not self._call.over():
             self._call.channel.close()
             self._call.cancel_coroutine()
 
     def _take(self, call: StreamCall) -> Any:
-        """The next item, `NOTHING` if there is none yet; raises the call's error and, after the last, `_EndError`."""
+        """Return the next item, or `NOTHING` if none is there yet; at the end raise the call's error or `_EndError`."""
         if self._closed:
             raise _EndError
         item = call.channel.take()
         if item is not NOTHING:
             return item
         if call.over():
-            item = call.channel.take()  # what was given between the two looks
+            item = call.channel.take()  # an item may have come since the first `take`
             if item is not NOTHING:
                 return item
             self._closed = True
@@ -73,30 +73,30 @@ class _Consumer:
         return NOTHING
 
     def _until(self, call: StreamCall, since: float) -> float:
-        """When to give up on the item awaited since *since*: the start has a limit of its own."""
+        """Return when a wait for an item that began at *since* ends; before the start, `expires` applies too."""
         until = min(since + call.item_timeout, call.deadline)
         return min(until, call.expires) if call.unstarted() else until
 
 
 class _EndError(Exception):
-    """The stream has ended well."""
+    """The stream has ended without an error."""
 
 
 class ServiceStream(_Consumer):
     """
     The items of a generator method, as an iterator and a context manager; made by `ServiceHandle.stream`.
 
-    For one thread at a time. Raises, in place of an item, what the generator raises, and CallTimeoutError when an item
+    For one thread at a time. Instead of an item it raises what the generator raises, or CallTimeoutError if an item
     takes longer than the timeout.
     """
 
     def __init__(self, call: StreamCall, again: Callable[[StreamCall, ServiceStoppedError], StreamCall]) -> None:
         """
-        Read what *call* produces.
+        Read the items of *call*.
 
         Args:
-            call: Is on its way.
-            again: Makes a call that ended with ServiceStoppedError once more, or raises that error.
+            call: The call of the stream, already sent.
+            again: Repeats a call that ended with ServiceStoppedError, or raises that error.
         """
         super().__init__()
         self._again = again
@@ -107,7 +107,7 @@ class ServiceStream(_Consumer):
         return self
 
     def __next__(self) -> Any:
-        """The next item."""
+        """Return the next item."""
         call = self._call
         assert call is not None  # noqa: S101 - for the type checker
         since = None
@@ -135,7 +135,7 @@ class ServiceStream(_Consumer):
         except ServiceStoppedError as error:
             self._begin(self._again(call, error))
             return next(self)
-        except BaseException:  # also KeyboardInterrupt while waiting: the consumer is gone
+        except BaseException:  # also KeyboardInterrupt while waiting: the reader has stopped
             self.close()
             raise
 
@@ -154,8 +154,8 @@ class AsyncServiceStream(_Consumer):
     """
     The items of a generator method, as an asynchronous iterator and context manager; made by `ServiceHandle.astream`.
 
-    Works on any event loop, for one task at a time; raises what `ServiceStream` raises. The call is made when the first
-    item is asked for.
+    Works on any event loop, for one task at a time; raises what `ServiceStream` raises. It makes the call when it is
+    asked for the first item.
     """
 
     def __init__(
@@ -164,11 +164,11 @@ class AsyncServiceStream(_Consumer):
         again: Callable[[StreamCall, ServiceStoppedError], Awaitable[StreamCall]],
     ) -> None:
         """
-        Read what the call produces that *start* makes.
+        Read the items of the call that *start* makes.
 
         Args:
             start: Makes the call.
-            again: Makes a call that ended with ServiceStoppedError once more, or raises that error.
+            again: Repeats a call that ended with ServiceStoppedError, or raises that error.
         """
         super().__init__()
         self._start = start
@@ -179,7 +179,7 @@ class AsyncServiceStream(_Consumer):
         return self
 
     async def __anext__(self) -> Any:
-        """The next item."""
+        """Return the next item."""
         from sage_plugins.call.aio import wait_until, wake_up
 
         if self._closed:
@@ -210,7 +210,7 @@ class AsyncServiceStream(_Consumer):
         except ServiceStoppedError as error:
             self._begin(await self._again(call, error))
             return await anext(self)
-        except BaseException:  # also cancellation: the consumer is gone
+        except BaseException:  # also cancellation: the reader has stopped
             self.close()
             raise
 
@@ -230,7 +230,7 @@ class AsyncServiceStream(_Consumer):
 
 
 def _wait_inside(call: StreamCall, latch: threading.Lock, seconds: float) -> None:
-    """Wait for *latch*; a method that reads a stream may be what the stream waits for."""
+    """Wait for *latch*; check for a deadlock if a service method reads the stream."""
     waiter = current_call()
     if waiter is None:
         latch.acquire(timeout=seconds)

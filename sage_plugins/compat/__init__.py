@@ -1,7 +1,8 @@
 """
-SAGE's names for what this package does: for programs that were written for SAGE.
+SAGE's names for the parts of this package, for programs that were written for SAGE.
 
-The names below are imported when they are first used, and nothing of the core imports this package.
+The names below are imported at their first use. Nothing else in the core imports this package, except `sage_plugins`
+itself.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ if not TYPE_CHECKING:  # as in sage_plugins
             msg = f"module {__name__!r} has no attribute {name!r}"
             raise AttributeError(msg)
         value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'tasks')}"), name)
-        globals()[name] = value  # so that the next access does not come here
+        globals()[name] = value  # the next access does not call this function
         return value
 
 

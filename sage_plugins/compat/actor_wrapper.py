@@ -1,4 +1,4 @@
-"""Access to a task as SAGE's wrapper of Ray actors gives it."""
+"""Wraps a service task with the interface of SAGE's wrapper of Ray actors."""
 
 from __future__ import annotations
 
@@ -15,33 +15,35 @@ __all__ = ["ActorWrapper"]
 
 class ActorWrapper:
     """
-    A `ServiceTask`, or any other object, by the names of SAGE's wrapper.
+    A `ServiceTask`, or any other object, with the interface of SAGE's wrapper.
 
-    Attributes are those of the object, methods wait for their result, and what is set is set there. Names with an
-    underscore are not passed on. Other than in SAGE, `is_running` and other plain attributes are there for services in
-    other processes too, and `call_async` gives a `concurrent.futures.Future`.
+    Attributes are read from the object and set on it. Methods wait for their results. Names that begin with an
+    underscore are not passed on.
+
+    Two things differ from SAGE: plain attributes such as `is_running` also work for services in other processes, and
+    `call_async` returns a `concurrent.futures.Future`.
     """
 
     _object: Any
 
     def __init__(self, obj: Any) -> None:
         """
-        Wrap.
+        Wrap an object.
 
         Args:
-            obj: The task; for another object the methods about actors say that it is none.
+            obj: The task. Any other object counts as local, not as an actor.
         """
         object.__setattr__(self, "_object", obj)
 
     def __getattr__(self, name: str) -> Any:
-        """As from the object."""
+        """Return the attribute of the object."""
         if name.startswith("_"):
             msg = f"{type(self).__name__!r} object has no attribute {name!r}"
             raise AttributeError(msg)
         return getattr(self._object, name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set at the object; what has an underscore in front, here."""
+        """Set the attribute on the object; names that begin with an underscore, on this wrapper."""
         if name.startswith("_"):
             object.__setattr__(self, name, value)
         else:
@@ -49,7 +51,7 @@ class ActorWrapper:
 
     def call_async(self, method_name: str, /, *args: Any, **kwargs: Any) -> Future[Any]:
         """
-        Call a method of the object without waiting; `call_async("call_method", "get", "k")` calls the service.
+        Call a method of the object without waiting. `call_async("call_method", "get", "k")` calls the service.
 
         Raises:
             AttributeError: There is no such method.
@@ -59,7 +61,7 @@ class ActorWrapper:
             msg = f"{method_name!r} is not a callable method of {self._object!r}"
             raise AttributeError(msg)  # noqa: TRY004 - as in SAGE
         task = self._object
-        if isinstance(task, ServiceTask) and method_name == "call_method":  # it needs no thread to wait for it
+        if isinstance(task, ServiceTask) and method_name == "call_method":  # needs no thread that waits
             return task.handle.submit(*args, **kwargs)
         future: Future[Any] = Future()
 
@@ -67,7 +69,7 @@ class ActorWrapper:
             future.set_running_or_notify_cancel()
             try:
                 result = method(*args, **kwargs)
-            except BaseException as error:  # noqa: BLE001 - it belongs to who waits for the future
+            except BaseException as error:  # noqa: BLE001 - the future raises it
                 future.set_exception(error)
             else:
                 future.set_result(result)
@@ -76,30 +78,29 @@ class ActorWrapper:
         return future
 
     def get_object(self) -> Any:
-        """The object itself."""
+        """Return the wrapped object."""
         return self._object
 
     def is_ray_actor(self) -> bool:
-        """Whether it is a service whose replicas are in other processes."""
+        """Whether the object is a service whose replicas are in other processes."""
         task = self._object
         if not isinstance(task, ServiceTask):
             return False
         return "in_process" not in task.composition.target.registration.capabilities
 
     def is_local(self) -> bool:
-        """Whether it is in this process."""
+        """Whether the object, or its replicas, are in this process."""
         return not self.is_ray_actor()
 
     def kill_actor(self, no_restart: bool = True) -> bool:  # noqa: FBT001, FBT002 - as in SAGE
         """
-        End the service's replicas without waiting for the calls that they have; False if they are not elsewhere.
+        End the service's replicas without waiting for their calls.
 
         Args:
-            no_restart: Whether that is the end of it; if not, each replica is replaced by a new one, and no call is
-                lost.
+            no_restart: True: stop the service. False: replace each replica by a new one, without losing a call.
 
         Returns:
-            Whether that has happened; if not, the log says why.
+            Whether that worked; if not, the log says why. False for replicas in this process: nothing is done.
         """
         if self.is_local():
             return False
@@ -112,18 +113,19 @@ class ActorWrapper:
 
     def cleanup_and_kill(self, cleanup_timeout: float = 5.0, no_restart: bool = True) -> tuple[bool, bool]:  # noqa: FBT001, FBT002 - as in SAGE
         """
-        Let accepted calls finish, run the stop hooks and end the replicas; `(False, False)` if they are not elsewhere.
+        Let accepted calls finish, run the stop hooks, and end the replicas.
 
         Args:
             cleanup_timeout: Seconds for the calls.
             no_restart: As for `kill_actor`.
 
         Returns:
-            Whether the first has happened, and whether the second has.
+            Whether the calls and hooks finished, and whether the replicas ended. `(False, False)` for replicas in this
+            process: nothing is done.
         """
         if self.is_local():
             return False, False
-        if not no_restart:  # replaces each replica, which cleans it up before
+        if not no_restart:  # replacing a replica also cleans it up
             done = self.kill_actor(no_restart=False)
             return done, done
         try:
@@ -134,5 +136,5 @@ class ActorWrapper:
         return True, True
 
     def __repr__(self) -> str:
-        """Where it is, and the object."""
+        """Show where the object is, and the object."""
         return f"ActorWrapper[{'ray_actor' if self.is_ray_actor() else 'local'}]({self._object!r})"

@@ -1,4 +1,4 @@
-"""The base class that SAGE has for services."""
+"""SAGE's base class for services."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ __all__ = ["BaseService"]
 
 class BaseService:
     """
-    A service as SAGE's programs write them; a class without a base does as well.
+    The base class of services in SAGE's programs. Services need no base class.
 
     Everything here works before `__init__` runs and without `super().__init__()`. The hooks `setup`, `start`, `stop`
-    and `cleanup` do nothing by themselves; what a subclass has as `start_running` or `close` is called although `start`
-    and `cleanup` are inherited.
+    and `cleanup` do nothing by default. A subclass's `start_running` and `close` are called although `start` and
+    `cleanup` are inherited.
 
     Attributes:
-        ctx: What the instance knows of itself; None if it was made without sage-deploy, as in a test.
+        ctx: The context of the instance; None if it was made without sage-deploy, for example in a test.
     """
 
     ctx: ServiceContext | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Takes whatever a subclass hands up, as SAGE's does, and does nothing."""
+        """Accept any arguments from a subclass, as in SAGE, and do nothing."""
 
     @property
     def name(self) -> str:
-        """Name of the service; without a context, that of the class."""
+        """Name of the service; without a context, name of the class."""
         return type(self).__name__ if self.ctx is None else self.ctx.name
 
     @property
@@ -43,12 +43,12 @@ class BaseService:
         """The logger of the service."""
         return logging.getLogger(f"sage.service.{self.name}") if self.ctx is None else self.ctx.logger
 
-    @cached_property  # no property: a subclass may have an attribute of that name
+    @cached_property  # not a property, so that a subclass can set an attribute of that name
     def metrics(self) -> OwnMetrics:
         """
-        Metrics of the service's own, see `ServiceContext.metrics`.
+        The service's own metrics, see `ServiceContext.metrics`.
 
-        Without a context, or with one of SAGE's, they count as well, and nobody is shown them.
+        Without a context, or with one of SAGE's, they also count, but are shown nowhere.
         """
         found: OwnMetrics | None = getattr(self.ctx, "metrics", None)
         if found is None:
@@ -69,7 +69,7 @@ class BaseService:
 
     @property
     def call_service_async(self) -> AsyncServiceCaller:
-        """Like `call_service`, but gives a `concurrent.futures.Future` at once."""
+        """As `call_service`, but returns a `concurrent.futures.Future` at once."""
         return self._context().call_service_async
 
     def _context(self) -> ServiceContext:
@@ -87,8 +87,8 @@ class BaseService:
         """Runs when the service stops."""
 
     def cleanup(self) -> Any:
-        """Runs last. If it is inherited, `close` runs where the class has that, as it would without this base."""
+        """Runs last. If a subclass has `close` and does not override `cleanup`, this calls `close`."""
         close = getattr(self, "close", None)
         if type(self).cleanup is BaseService.cleanup and callable(close):
-            return close()  # of an `async def` the coroutine, which is run as that of any hook
+            return close()  # for an `async def`, the coroutine, which is then run as for any hook
         return None

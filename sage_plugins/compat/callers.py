@@ -1,4 +1,4 @@
-"""Calls in both of SAGE's ways: `call_service["kv"].get("k")` and `call_service("kv", "k", method="get")`."""
+"""Calls in both styles of SAGE: `call_service["kv"].get("k")` and `call_service("kv", "k", method="get")`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Errors as SAGE's programs catch them: what they are, and a RuntimeError too."""
+"""Errors for SAGE's programs: they keep their own type and are a RuntimeError too."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["as_runtime_error", "no_context"]
 
 
 def no_context(cls: type) -> RuntimeError:
-    """The error of an instance of *cls* that calls services and was made by hand."""
+    """Return the error for an instance of *cls* that calls a service but has no context."""
     return RuntimeError(
         f"Service context not initialized: this {cls.__qualname__} was made without sage-deploy. Register the class "
         "with an Environment, or set `ctx` of the instance"

@@ -1,4 +1,4 @@
-"""A look at one service from outside: its status now, and readings of it over time."""
+"""`ServiceMonitor` reads the status of one service, now or periodically."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ __all__ = ["Reading", "ServiceMonitor"]
 
 class Reading(NamedTuple):
     """
-    What a `ServiceMonitor` saw at one moment.
+    A reading of a `ServiceMonitor` at one moment.
 
     Attributes:
-        at: `monotonic()` of the service's clock, seconds.
-        metrics: What had been measured by then.
-        health: `healthy`, and how many were `ready` of how many `replicas`.
+        at: `monotonic()` of the service's clock, in seconds.
+        metrics: The metrics of the service.
+        health: `healthy`, `ready` (number of ready replicas) and `replicas` (their number).
     """
 
     at: float
@@ -34,14 +34,14 @@ class Reading(NamedTuple):
 
 class ServiceMonitor:
     """
-    Shows the status of a service, and reads it periodically if asked to.
+    Shows the status of a service, and can read it periodically.
 
-    What it shows is gathered by the service's own monitors: replicas are checked and calls are counted whether or not
-    anybody looks. All methods are safe from any thread.
+    The service's own monitors check replicas and count calls, whether or not this object exists. All methods are safe
+    from any thread.
 
     Attributes:
-        task: The service.
-        deployment_config: How it is deployed.
+        task: The task of the service.
+        deployment_config: Configuration of the service.
 
     Example:
         ```python
@@ -54,11 +54,11 @@ class ServiceMonitor:
 
     def __init__(self, task: ServiceTask, *, keep: int = 360) -> None:
         """
-        Watch *task*; reads nothing yet.
+        Make a monitor of *task*; reads nothing yet.
 
         Args:
-            task: The service.
-            keep: Readings that are remembered, 1 or more: by default an hour's at the default interval.
+            task: The task of the service.
+            keep: Maximum number of readings to keep, 1 or more. The default is one hour at the default interval.
 
         Raises:
             ValueError: *keep* is below 1.
@@ -74,13 +74,13 @@ class ServiceMonitor:
 
     @property
     def metrics(self) -> ServiceMetrics:
-        """What has been measured of the service until now."""
+        """The present metrics of the service."""
         metrics: ServiceMetrics = self.task.status()["metrics"]
         return metrics
 
     @property
     def health(self) -> Mapping[str, Any]:
-        """`healthy`, and how many are `ready` of how many `replicas`, now."""
+        """The present health: `healthy`, `ready` (number of ready replicas) and `replicas` (their number)."""
         health: Mapping[str, Any] = self.task.status()["health"]
         return health
 
@@ -90,22 +90,22 @@ class ServiceMonitor:
         return tuple(self._readings)
 
     def get_service_status(self) -> dict[str, Any]:
-        """The service at a glance, now; see `Environment.get_service_status`."""
+        """Return the present status of the service, as `Environment.get_service_status`."""
         return self.task.status()
 
     def start_monitoring(self) -> None:
         """
-        Read the status now and every `health_check_interval` seconds, on a thread of its own.
+        Read the status now and then every `health_check_interval` seconds, on a separate thread.
 
-        Does nothing if that goes on already, or if the configuration's `enable_metrics` is off. It ends with
-        `stop_monitoring` and does not end with the service.
+        Does nothing if it has started already, or if `enable_metrics` is false. Only `stop_monitoring` ends it; the end
+        of the service does not.
         """
         with self._lock:
             if self._running is None and self.deployment_config.enable_metrics:
                 self._running = _Running(self.task, self.deployment_config.health_check_interval, self._readings)
 
     def stop_monitoring(self) -> None:
-        """Read no more; the readings stay. Idempotent."""
+        """Stop the periodic reading. The readings are kept. Idempotent."""
         with self._lock:
             running, self._running = self._running, None
         if running is not None:
@@ -113,7 +113,7 @@ class ServiceMonitor:
 
 
 class _Running:
-    """The thread that reads. A timer wakes it, because a reading may take longer than a timer's callback may."""
+    """The thread that reads. A timer only wakes it, because a reading takes too long for a timer's callback."""
 
     def __init__(self, task: ServiceTask, interval: float, readings: deque[Reading]) -> None:
         self._task = task

@@ -1,4 +1,4 @@
-"""Tasks of single services without an environment, as SAGE makes them."""
+"""Makes tasks of single services without an environment, as in SAGE."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class ServiceTaskFactory:
     Attributes:
         service_factory: Builds the instances.
         service_name: Name of the service.
-        deployment_config: How it is deployed.
-        remote: Whether it was asked to run on a cluster.
+        deployment_config: Configuration of the service.
+        remote: The argument *remote*.
     """
 
-    def __init__(  # noqa: PLR0913 - three of SAGE's, three of ours
+    def __init__(  # noqa: PLR0913 - three as in SAGE, three more
         self,
         service_factory: Any,
         deployment_config: ServiceDeploymentConfig | None = None,
@@ -43,16 +43,16 @@ class ServiceTaskFactory:
         clock: Clock = SYSTEM,
     ) -> None:
         """
-        Remember what to make.
+        Store what is needed to make the task.
 
         Args:
             service_factory: `ServiceFactory`, or anything with `service_name`, `service_class` and
                 `create_service(ctx)`.
-            deployment_config: Defaults to one replica, one thread; on any node of the cluster if *remote*.
-            remote: Without a configuration: run on any node of the cluster.
-            registry: The plugins to choose from; the installed ones by default.
-            find_service: Gives the instances handles to other services; by default there are none.
-            clock: For deadlines.
+            deployment_config: The configuration. Default: one replica with one thread.
+            remote: Without *deployment_config*: run on any node of a Ray cluster. Otherwise ignored.
+            registry: The plugins to choose from. Default: the installed plugins.
+            find_service: Returns a handle to another service by name, for the instances. Default: there are no others.
+            clock: The clock for timers and deadlines.
         """
         self.service_factory = service_factory
         self.service_name = service_factory.service_name
@@ -65,10 +65,10 @@ class ServiceTaskFactory:
 
     def create_service_task(self, ctx: ServiceContext | None = None) -> ServiceTask:
         """
-        A task for the service; nothing is built or started yet.
+        Return a task for the service; builds and starts nothing.
 
         Args:
-            ctx: Whose `service(name)` finds other services for the instances; each replica gets a context of its own.
+            ctx: Its `service(name)` finds other services for the instances. Each replica gets its own context.
 
         Raises:
             UnknownPluginError: The configuration names an ID that no plugin has.
@@ -77,7 +77,7 @@ class ServiceTaskFactory:
         return ServiceTask(*self.parts(ctx))
 
     def parts(self, ctx: ServiceContext | None = None) -> tuple[Composition, Callable[[str], Any], Clock]:
-        """What a task for the service is made of: the first arguments of `ServiceTask`; raises as its maker does."""
+        """Return the first arguments of `ServiceTask`; arguments and errors as `create_service_task`."""
         registry = self._registry or Registry.discover()
         composition, finder = compose(self.service_factory, self.deployment_config, registry)
         if composition is None:

@@ -1,8 +1,7 @@
 """
-Tasks by the names of SAGE and of its feature request: each is the task of a service with a target and a strategy set.
+SAGE's task classes: each is a `ServiceTask` with a preset target and threading strategy.
 
-There is one kind of task, which is composed of a target and a threading strategy. A name here sets both and has no
-logic of its own; `ServiceTaskFactory` and `Environment` do the same by configuration.
+The classes have no other logic. `ServiceTaskFactory` and `Environment` do the same with a configuration.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ __all__ = [
     "ThreadPoolServiceTask",
 ]
 
-#: What all tasks are; SAGE's programs name it for `isinstance` and annotations.
+#: The base of all tasks, for `isinstance` and annotations in SAGE's programs.
 BaseServiceTask = ServiceTask
 
 
 class _Door(ServiceTask):
-    """A task with a target and a strategy set."""
+    """A task with a preset target and strategy."""
 
     #: Whether replicas run in other processes, on a cluster.
     _remote: ClassVar[bool] = False
-    #: The strategies that it stands for; the first is set where the configuration says nothing.
+    #: The allowed strategies. The first is used if the configuration has the default.
     _strategies: ClassVar[tuple[str, ...]]
 
     def __init__(
@@ -55,11 +54,11 @@ class _Door(ServiceTask):
         Args:
             service_factory: `ServiceFactory`, or anything with `service_name`, `service_class` and
                 `create_service(ctx)`.
-            ctx: Whose `service(name)` finds other services for the instances; each replica gets a context of its own.
+            ctx: Its `service(name)` finds other services for the instances. Each replica gets its own context.
             deployment_config: Everything else about the deployment.
 
         Raises:
-            ConfigError: It has a target or a strategy of another task.
+            ConfigError: *deployment_config* has a target or a strategy that does not fit this class.
             UnknownPluginError, PlanError: As for `composition.compose`.
         """
         config = self._as_configured(deployment_config or ServiceDeploymentConfig())
@@ -71,11 +70,11 @@ class _Door(ServiceTask):
         if (target == "local") == self._remote:
             if not self._remote:
                 raise self._other("target", target)
-            target = "remote_any"  # `local` is what stands there if nobody says anything
+            target = "remote_any"  # `local` is the default, so it counts as not set
         if strategy not in self._strategies:
             if strategy != "single":
                 raise self._other("threading_strategy", strategy)
-            strategy = self._strategies[0]  # as above
+            strategy = self._strategies[0]  # `single` is the default, too
         return attrs.evolve(config, target=target, threading_strategy=strategy)
 
     def _other(self, field: str, value: str) -> ConfigError:
@@ -86,52 +85,52 @@ class _Door(ServiceTask):
 
 
 class LocalServiceTask(_Door):
-    """In this process, one call at a time."""
+    """A service in this process that runs one call at a time."""
 
     _strategies = ("single",)
 
 
 class MultiThreadLocalServiceTask(_Door):
-    """In this process, on `thread_count` threads; with strategy `pool` in the configuration, on a pool."""
+    """A service in this process with `thread_count` threads; with strategy `pool` in the configuration, with a pool."""
 
     _strategies = ("multi", "pool")
 
 
 class ThreadPoolServiceTask(_Door):
-    """In this process, on a pool of threads."""
+    """A service in this process with a pool of threads."""
 
     _strategies = ("pool",)
 
 
 class AsyncServiceTask(_Door):
-    """In this process, as coroutines of an event loop."""
+    """A service in this process with coroutines on an event loop."""
 
     _strategies = ("async",)
 
 
 class RayServiceTask(_Door):
-    """On a cluster, one call at a time; on any node, unless the configuration says which."""
+    """A service on a cluster that runs one call at a time; on any node, unless the configuration names nodes."""
 
     _remote = True
     _strategies = ("single",)
 
 
 class MultiThreadRayServiceTask(_Door):
-    """On a cluster, on `thread_count` threads; with strategy `pool` in the configuration, on a pool."""
+    """A service on a cluster with `thread_count` threads; with strategy `pool` in the configuration, with a pool."""
 
     _remote = True
     _strategies = ("multi", "pool")
 
 
 class ThreadPoolRayServiceTask(_Door):
-    """On a cluster, on a pool of threads."""
+    """A service on a cluster with a pool of threads."""
 
     _remote = True
     _strategies = ("pool",)
 
 
 class AsyncRayServiceTask(_Door):
-    """On a cluster, as coroutines of an event loop."""
+    """A service on a cluster with coroutines on an event loop."""
 
     _remote = True
     _strategies = ("async",)

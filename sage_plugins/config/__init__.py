@@ -1,5 +1,5 @@
 """
-`ServiceDeploymentConfig`: its fields, their types and units, the rules across fields, and what is secret.
+`ServiceDeploymentConfig`: its fields, their types and units, the rules across fields, and the masking of secrets.
 
-Also checks the options of plugins, which follow the same rules. Imports the root modules only.
+The options of plugins are checked here too, by the same rules.
 """

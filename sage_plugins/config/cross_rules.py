@@ -1,4 +1,4 @@
-"""What the core's own fields ask of each other; every rule has an id that the documentation explains."""
+"""The rules between the core's own fields. docs/errors.md explains each rule under its ID."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 __all__ = ["BATCH_WAIT", "DERIVED", "HEALTH_CHECK_TIMEOUT", "cross_problems"]
 
-#: Seconds that a batch waits to fill, if nothing else is said.
+#: Default seconds that a batch waits to fill.
 BATCH_WAIT: Final = 0.01
 
-#: Seconds that a health check may take, if nothing else is said and the interval is no shorter.
+#: Default seconds that a health check may take, unless the interval is shorter.
 HEALTH_CHECK_TIMEOUT: Final = 5.0
 
 
-# Rules between fields. Each gets the values of the fields that it names, all of them valid on their own.
+# Rules between fields. Each gets the values of the fields that it names; each value is valid on its own.
 
 
 def _can_be_several(replicas: int, autoscale: Mapping[str, Any] | None) -> bool:
     if autoscale is None:
         return replicas > 1
     most = autoscale.get("max")
-    # Anything but a number that rules it out is checked with autoscale itself.
+    # If `max` is not an integer, the check of autoscale itself reports that.
     return not isinstance(most, int) or most > 1
 
 
@@ -42,7 +42,7 @@ def _within_interval(health_check_interval: float) -> float:
     return min(HEALTH_CHECK_TIMEOUT, health_check_interval)
 
 
-#: What a field is that nobody has set: a function, and the fields whose values it gets.
+#: How to compute a field that was not set: a function, and the fields whose values it gets.
 DERIVED: Final[Mapping[str, tuple[Callable[..., Any], tuple[str, ...]]]] = MappingProxyType(
     {
         "load_balancing": (_balances, ("replicas", "autoscale", "load_balancer")),
@@ -67,7 +67,7 @@ def _replicas_serve(
             "remove load_balancing: false, or set failover_enabled: true",
             other="load_balancing",
         )
-    if load_balancing and not several and load_balancer is None:  # a balancer that has no effect is reported itself
+    if load_balancing and not several and load_balancer is None:  # a useless load_balancer has its own problem
         fix = "set replicas to 2 or more"
         yield Problem("W11", "load_balancing", "has nothing to balance with one replica", fix, other="replicas")
     if failover_enabled and not several:
@@ -77,7 +77,7 @@ def _replicas_serve(
 
 
 def _fixed_or_scaled(replicas: int, autoscale: Mapping[str, Any] | None) -> Iterable[Problem]:
-    # The default, 1, cannot be told from no value, and does no harm.
+    # `replicas: 1` looks the same as the default, and does no harm.
     if autoscale is not None and replicas != 1:
         fix = "remove replicas; autoscale.initial says with how many to start"
         yield Problem(
@@ -135,7 +135,7 @@ def _kills_in_time(
 def _batch_in_time(
     batch_wait: float, batch_size: int | None, timeout: float | None, methods: Mapping[str, Mapping[str, Any]]
 ) -> Iterable[Problem]:
-    # Without batching nothing waits; a value of one's own is checked all the same, for it will be used one day.
+    # Without batching nothing waits. A value that was set is checked anyway, because it may be used later.
     used = (batch_size or 1) > 1 or batch_wait != BATCH_WAIT
     if used and timeout is not None and batch_wait >= timeout:
         message = f"must be less than timeout ({timeout:g} s), got {batch_wait:g} s"
@@ -149,7 +149,7 @@ def _batch_in_time(
             continue
         own = isinstance(batch, Mapping) and "wait" in batch
         wait = batch["wait"] if own else batch_wait
-        # The service's own wait against the service's own timeout is said above.
+        # If both values are the service's own, the problem is reported above.
         if wait >= limit and (own or "timeout" in method or not used):
             wait_key = f"methods.{name}.batch.wait" if own else "batch_wait"
             limit_key = f"methods.{name}.timeout" if "timeout" in method else "timeout"
@@ -209,11 +209,11 @@ _CROSS_RULES: Final[Sequence[tuple[Callable[..., Iterable[Problem]], tuple[str, 
 
 def cross_problems(values: Mapping[str, Any]) -> list[Problem]:
     """
-    Everything wrong between the core's own fields, errors and warnings.
+    Return the problems between the core's own fields: errors and warnings.
 
     Args:
-        values: All fields by name, each valid on its own. A rule is left out if a field that it reads is missing, so
-            that a field already found wrong is not reported twice.
+        values: All fields by name, each valid on its own. Leave out fields that are wrong on their own: rules that read
+            them are then skipped, so no field is reported twice.
     """
     return [
         problem

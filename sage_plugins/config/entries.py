@@ -1,7 +1,7 @@
 """
-What a service is called, and which keys say how it is deployed: the same in a file and in Python.
+Checks the name of a service and the keys of its entry.
 
-The reader of files asks here, too, so that both take the same and refuse it in the same words.
+Both Python code and the reader of files use this, so both accept the same and give the same messages.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,62}")
 
 
 def name_problem(kind: str, name: object) -> Problem | None:
-    """The E103 if *name* cannot be that of a *kind*, such as `"service"`; its key is empty."""
+    """Return E103 (with an empty key) if *name* cannot be the name of a *kind*, such as `"service"`; else None."""
     if isinstance(name, str) and _NAME.fullmatch(name):
         return None
     fix = "use a letter, then at most 62 letters, digits, '_' and '-'"
@@ -34,10 +34,10 @@ def name_problem(kind: str, name: object) -> Problem | None:
 
 def check_service_name(name: object) -> None:
     """
-    Check that a service can be called *name*.
+    Check that *name* can be the name of a service.
 
     Raises:
-        ConfigError: A file could not call it so either.
+        ConfigError: It cannot.
     """
     problem = name_problem("service", name)
     if problem is not None:
@@ -46,12 +46,12 @@ def check_service_name(name: object) -> None:
 
 def misplaced_key(name: str, group: str | None, own: Sequence[str] = (), *, suggest: bool = True) -> Problem | None:
     """
-    What is wrong with the key *name* in the entry of a service; None if it belongs there.
+    Return the problem of the key *name* in the entry of a service; None if it belongs there.
 
     Args:
         name: The key.
-        group: The group in which it stands; None for the entry's own level.
-        own: Keys that the own level takes besides groups and fields.
+        group: The group that contains it; None for the entry's own level.
+        own: Keys that are allowed on the entry's own level, in addition to groups and fields.
         suggest: Whether to look for the key that was meant.
     """
     if group is not None:
@@ -86,10 +86,12 @@ def _home_words(group: str | None) -> str:
 
 def config_of(given: object) -> ServiceDeploymentConfig:
     """
-    The configuration that somebody gave as `deployment_config`: one, or a mapping with the keys of a file's entry.
+    Return the configuration for the argument `deployment_config`: a `ServiceDeploymentConfig` or a mapping.
+
+    A mapping has the same keys as a service's entry in a file.
 
     Raises:
-        ConfigError: It is neither, or the mapping is not valid; `problems` has everything that is wrong with it.
+        ConfigError: It is neither of these, or the mapping is not valid. `problems` has all problems.
     """
     if isinstance(given, ServiceDeploymentConfig):
         return given
@@ -104,7 +106,7 @@ def config_of(given: object) -> ServiceDeploymentConfig:
 
 
 def _flat(given: Mapping[Any, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """The fields of a mapping, whether they stand in groups or not, and what is wrong with its keys."""
+    """Return the fields of a mapping, inside and outside groups, and the problems of its keys."""
     flat: dict[str, Any] = {}
     problems: list[Problem] = []
 

@@ -1,9 +1,9 @@
 """
-What a single value of the configuration must be: its type, its range, its spelling.
+Checks single values of the configuration: type, range and spelling.
 
-A field says so in a `FieldInfo`, and `value_problems` checks a value against it. Which fields there are, and what they
-ask of each other, is the matter of `config`; whatever else reads configuration words its problems with `shown` and
-`unknown_key`.
+A `FieldInfo` declares a field, and `value_problems` checks a value against it. `service_config` has the fields, and
+`cross_rules` the rules between them. Other code that reads configuration uses `shown` and `unknown_key`, so that all
+messages look alike.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ __all__ = [
 
 Kind = Literal["integer", "number", "boolean", "string", "strings", "labels", "mapping", "methods", "batch", "options"]
 
-#: What a number counts: a file may spell it with a unit, such as `250ms` or `4Gi`.
+#: The unit of a number. A file may write the number with a unit, such as `250ms` or `4Gi`.
 Unit = Literal["", "seconds", "MiB"]
 
-#: Who acts on a field: a kind of plugin, the core itself, or the service's own class.
+#: The part that uses a field: a kind of plugin, the core itself, or the service's own class.
 Role = Literal["target", "strategy", "balancer", "monitors", "core", "service"]
 
 _KIND_WORDS: Final[Mapping[Kind, str]] = {
@@ -66,41 +66,41 @@ _KIND_WORDS: Final[Mapping[Kind, str]] = {
     "options": "mapping of plugin IDs to mappings",
 }
 
-#: Ceiling of integers without one of their own: they travel as JSON and into C integers.
+#: Default maximum of integers, because they are sent as JSON and become C integers.
 MOST: Final = 2**31 - 1
-#: Ceiling of durations, about 30 years: the operating system's locks overflow on a longer wait.
+#: Maximum of durations in seconds, about 30 years: locks of the operating system overflow on a longer wait.
 LONGEST: Final = 1e9
-#: Deepest nesting of a mapping's contents; the file reader has the same limit.
+#: Maximum nesting of a mapping's contents; the file reader has the same limit.
 _DEEPEST: Final = 32
-#: Unknown keys beyond so many get no suggestion: nobody reads them, and finding one takes a fraction of a millisecond.
+#: Maximum number of unknown keys that get a suggestion: nobody reads more, and each takes a fraction of a millisecond.
 SUGGESTIONS: Final = 20
 _SHOWN: Final = 60
-#: Where so many keys are known at most, the message lists them all.
+#: A message lists all known keys if there are at most this many.
 _KEYS_LISTED: Final = 14
 _METHOD_NAME: Final = "write it as the class does: letters, digits and '_'"
-#: A line of a docstring that begins what is said of an attribute.
+#: The first line of an attribute's entry in a docstring.
 _ENTRY: Final = r"(?P<name>\w+)(?: \([^)]*\))?:\s*(?P<text>.*)"
-#: Lists that must not name anything twice, and the rule that says so.
+#: Lists that must not have the same item twice, and the ID of the rule.
 DISTINCT: Final = {"monitors": "E103", "target_nodes": "E205"}
 
 
 class FieldInfo(NamedTuple):
     """
-    Everything there is to know about one configuration field, apart from its value; made with keywords.
+    The declaration of one configuration field. Give all values by keyword.
 
     Attributes:
         name: Name of the field, in Python and in YAML.
-        group: The group in the YAML file, or None if the field stands at the service's own level.
-        kind: What kind of value it takes.
-        optional: Whether None (`null`) is a value of its own.
+        group: The group in the YAML file, or None if the field is at the service's own level.
+        kind: Kind of value that it takes.
+        optional: Whether None (`null`) is allowed.
         default: The value if none is given.
         minimum: Smallest number allowed, or None.
         maximum: Largest number allowed, or None.
         exclusive: Whether the minimum itself is not allowed.
         choices: The strings allowed, or empty for any.
-        keys: The keys of the mapping, or of each method's mapping if the kind is methods; empty if none are declared.
-        unit: What the number counts, or "" for a number without unit and for everything else.
-        role: Who acts on it.
+        keys: The keys of the mapping, or of each method's mapping if the kind is `methods`; empty if none are declared.
+        unit: Unit of the number; "" for a number without unit and for everything else.
+        role: The part that uses the field.
         doc: Meaning in one line, with the unit.
     """
 
@@ -125,7 +125,7 @@ class FieldInfo(NamedTuple):
 
     @property
     def type_with_article(self) -> str:
-        """The type in words that a sentence can use, such as `"an integer or null"`."""
+        """The type with its article, for sentences, such as `"an integer or null"`."""
         if self.kind == "boolean":
             return "true or false"
         if self.kind == "batch":
@@ -134,7 +134,7 @@ class FieldInfo(NamedTuple):
 
     @property
     def range(self) -> str:
-        """The values allowed, in words, such as `"1 to 1024"`; empty if the type says it all."""
+        """The allowed values in words, such as `"1 to 1024"`; empty if the type allows all."""
         numbers: tuple[str, ...] = ()
         if self.minimum is not None:
             numbers = (f"more than {self.minimum:g}" if self.exclusive else f"{self.minimum:g} or more",)
@@ -145,9 +145,9 @@ class FieldInfo(NamedTuple):
 
 def attribute_docs(cls: type) -> dict[str, str]:
     """
-    The entries of the `Attributes:` section in the docstring of *cls*, by name, each on one line.
+    Return the entries of the `Attributes:` section in the docstring of *cls*, by name, each on one line.
 
-    A base class says what its heirs leave out.
+    Entries that a class leaves out are taken from its base classes.
     """
     found: dict[str, str] = {}
     for base in reversed(cls.__mro__):
@@ -156,7 +156,7 @@ def attribute_docs(cls: type) -> dict[str, str]:
 
 
 def _entries(text: str) -> Iterator[tuple[str, str]]:
-    """The entries of the section; deeper lines go on with the entry before them."""
+    """Yield name and text of each entry in the section. Deeper lines continue the entry above them."""
     _, _, section = f"\n{text}".partition("\nAttributes:\n")
     margin, name, parts = 0, "", list[str]()
     for line in section.splitlines():
@@ -176,13 +176,13 @@ def _entries(text: str) -> Iterator[tuple[str, str]]:
 
 
 def shown(value: object) -> str:  # noqa: PLR0911 - one return for each kind of value
-    """A value as a message shows it: on one line, of bounded length, spelled as in YAML."""
+    """Return a value for a message: on one line, of limited length, spelled as in YAML."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
-        # str() refuses integers of more than some thousand digits.
+        # str() refuses integers with more than 4,300 digits.
         return str(int(value)) if value.bit_length() <= 128 else f"an integer of {value.bit_length()} bits"  # noqa: PLR2004 - more digits than anybody reads
     if isinstance(value, float):
         return repr(float(value)).replace("inf", ".inf").replace("nan", ".nan")
@@ -197,14 +197,14 @@ def shown(value: object) -> str:  # noqa: PLR0911 - one return for each kind of 
 
 
 def _shown_at(key: str, value: object) -> str:
-    """As `shown`, but of a secret, going by its path *key*, nothing is shown."""
+    """As `shown`, but hide the value if its path *key* names a secret."""
     from sage_plugins.config.secrets import HIDDEN, is_secret
 
     return HIDDEN if is_secret(key) else shown(value)
 
 
 def unknown_key(key: str, word: str, candidates: Iterable[str], *, suggest: bool = True) -> Problem:
-    """The E101 for *word* at *key*, with the nearest of the *candidates*, or all of them if none is near."""
+    """Return E101 for *word* at *key*; it suggests the nearest candidate, or lists all if none is near."""
     names = list(candidates)
     near = did_you_mean(word, names) if suggest else None
     fix = f"did you mean {near!r}?" if near else known_keys(names) if suggest else ""
@@ -212,28 +212,28 @@ def unknown_key(key: str, word: str, candidates: Iterable[str], *, suggest: bool
 
 
 def known_keys(names: Sequence[str]) -> str:
-    """What to do about an unknown key where *names* are known and none is near it."""
+    """Return what to do about an unknown key, if *names* are known and none is near it."""
     return f"keys: {', '.join(names)}" if 0 < len(names) <= _KEYS_LISTED else "remove it, or check the spelling"
 
 
 def plain_string(value: Any) -> Any:
-    """The plain string of an enum member or of any other string; every other value as it is."""
+    """Return the plain string of an enum member or string; return every other value unchanged."""
     if isinstance(value, Enum):
         value = value.value
     return str.__str__(value) if isinstance(value, str) else value
 
 
-# What values are: the words are those of fields and of plugins' options alike.
+# Checks whose messages are the same for fields and for plugins' options.
 
 
 class Wrong:
     """
-    Why a value does not fit, before it is known where it stands and what else may stand there.
+    Why a value does not fit. It does not yet know the value's path or which alternatives are allowed.
 
     Attributes:
-        wanted: What it must be, such as `"an integer"`.
+        wanted: What the value must be, such as `"an integer"`.
         fix: What to do; may be empty.
-        id: The rule that says so.
+        id: ID of the rule.
     """
 
     __slots__ = ("fix", "id", "wanted")
@@ -244,7 +244,7 @@ class Wrong:
         self.id = id
 
     def problem(self, key: str, value: object) -> Problem:
-        """The problem that *value* is at *key*."""
+        """Return the problem for *value* at *key*."""
         return Problem(self.id, key, f"must be {self.wanted}, got {_shown_at(key, value)}", self.fix)
 
 
@@ -252,32 +252,32 @@ NOT_FINITE: Final = Wrong("a finite number")
 
 
 def wrong_integer(value: object) -> Wrong | None:
-    """What is wrong with *value* as an integer."""
+    """Return why *value* is not an integer; None if it is."""
     if isinstance(value, int) and not isinstance(value, bool):
         return None
     return Wrong("an integer", _quoted_number(value))
 
 
 def wrong_number(value: object) -> Wrong | None:
-    """What is wrong with *value* as a number; an integer is one."""
+    """Return why *value* is not a finite number; None if it is. An integer is a number too."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return Wrong("a number", _quoted_number(value))
     return NOT_FINITE if isinstance(value, float) and not math.isfinite(value) else None
 
 
 def wrong_choice(choices: Sequence[str], value: object) -> Wrong:
-    """What is wrong with *value*, which is none of the *choices*."""
+    """Return the message for *value*, which is none of the *choices*."""
     near = did_you_mean(value, choices) if isinstance(value, str) else None
     return Wrong(" or ".join(choices), f"did you mean {near!r}?" if near else "", "E103")
 
 
 def key_problem(key: str, found: object) -> Problem:
-    """The problem that *found*, a key of the mapping at *key*, is no string."""
+    """Return the problem for *found*, a key of the mapping at *key* that is not a string."""
     return Problem("E102", key, f"keys must be strings, got {shown(found)}", "put it in quotes")
 
 
 def _quoted_number(value: object) -> str:
-    """What to do about a number in quotes, or with underscores as in YAML 1.1; empty if the value is none."""
+    """Return what to do about a number in quotes, or with underscores as in YAML 1.1; "" for other values."""
     if not isinstance(value, str) or len(value) > _SHOWN:
         return ""
     try:
@@ -289,7 +289,7 @@ def _quoted_number(value: object) -> str:
     return "write the digits without '_'" if "_" in value else "write the number without quotes"
 
 
-# Checks of one value. Each gets a field and a raw value and returns problems; none raises and none changes the value.
+# Checks of one value. Each gets a field and a raw value, and returns problems. None raises or changes the value.
 
 
 def _wrong_type(info: FieldInfo, key: str, value: object, fix: str = "") -> list[Problem]:
@@ -375,13 +375,13 @@ def _labels(info: FieldInfo, key: str, value: Any) -> list[Problem]:
 
 
 def _mapping(info: FieldInfo, key: str, value: Any) -> list[Problem]:
-    """Check that it is a mapping with string keys all the way down; what the keys mean is checked elsewhere."""
+    """Check that it is a mapping with string keys on all levels. Without declared keys, any string key is allowed."""
     if not isinstance(value, Mapping):
         return _wrong_type(info, key, value)
     if info.keys:
         return _members(info.keys, key, value)
     found: list[Problem] = []
-    # Not recursive: contents given in code may be deep, or contain themselves.
+    # Not recursive, because contents from code may be very deep or contain themselves.
     pending: list[tuple[str, Any, int]] = [(key, value, 1)]
     while pending:
         path, node, depth = pending.pop()
@@ -408,7 +408,7 @@ def _options(info: FieldInfo, key: str, value: Any) -> list[Problem]:
 def _members(
     declared: Mapping[str, FieldInfo], key: str, value: Mapping[Any, Any], *, before: int = 0
 ) -> list[Problem]:
-    """Check a mapping of declared keys; *before*: how many problems there are already."""
+    """Check a mapping of declared keys. *before* is the number of problems found earlier."""
     found: list[Problem] = []
     for name, child in value.items():
         if not isinstance(name, str):
@@ -464,7 +464,7 @@ _CHECKS: Final[Mapping[Kind, Callable[[FieldInfo, str, Any], list[Problem]]]] = 
 
 
 def value_problems(info: FieldInfo, key: str, value: Any) -> list[Problem]:
-    """Everything wrong with *value*, which stands at *key*, going by the field's declaration alone."""
+    """Return all problems of *value* at *key*. Reads only the field's own declaration."""
     if value is None and info.optional:
         return []
     return _CHECKS[info.kind](info, key, value)

@@ -1,7 +1,7 @@
 """
-The keys of the mappings that a configuration holds, such as those of `methods`, `autoscale` and `retry`.
+The keys of the mappings in a configuration, such as `methods`, `autoscale` and `retry`.
 
-Declared in the same words as the fields themselves, so that whoever reads a declaration reads these too.
+They are declared with `FieldInfo`, as the fields are, so all code that reads declarations reads these too.
 """
 
 from __future__ import annotations
@@ -237,19 +237,19 @@ UPDATE_FIELDS: Final = _keys(
 )
 
 
-# What they say of calls that fail, as values; other processes get them as they are.
+# The policies of these mappings as values. They are pickled for other processes.
 
 
 class RetryPolicy(NamedTuple):
     """
-    When a call is tried again: the field `retry`.
+    When a call is retried: the field `retry`.
 
     Attributes:
-        max_attempts: Most attempts of one call, the first included.
-        backoff: Seconds before the second attempt, at most.
-        budget: Further attempts of all calls, as a fraction of the calls.
-        min: Further attempts that are allowed whatever the budget.
-        on: Names of the classes of exceptions that are tried again.
+        max_attempts: Maximum attempts of one call, including the first.
+        backoff: Maximum seconds before the second attempt.
+        budget: Retries of all calls together, as a fraction of the calls.
+        min: Retries that are allowed in addition to the budget.
+        on: Names of the exception classes after which a call is retried.
     """
 
     max_attempts: int = 3
@@ -259,22 +259,22 @@ class RetryPolicy(NamedTuple):
     on: tuple[str, ...] = ()
 
     def matches(self, error: BaseException) -> bool:
-        """Whether *error* is of a class that `on` names, or of a subclass."""
+        """Whether `on` names the class of *error* or one of its base classes."""
         names = {cls.__name__ for cls in type(error).__mro__}
-        # One that stands for an error whose class is not known here.
+        # A RemoteError stands for an error whose class this process does not have.
         names.add(str(getattr(error, "type_name", "")).rpartition(".")[2])
         return not names.isdisjoint(self.on)
 
 
 class BreakerPolicy(NamedTuple):
     """
-    When a service that keeps failing is not called: the field `circuit_breaker`.
+    When the circuit breaker of a service refuses calls: the field `circuit_breaker`.
 
     Attributes:
-        failures: Failures in a row that open it.
-        window: Seconds within which they lie.
+        failures: Failures in a row that open the circuit breaker.
+        window: Seconds within which these failures must happen.
         open: Seconds for which it refuses calls.
-        probes: Calls that it lets through then.
+        probes: Calls that it lets through after that.
     """
 
     failures: int = 5
@@ -288,11 +288,11 @@ class OutlierPolicy(NamedTuple):
     When a replica gets no calls because it fails or is slow: the field `outlier`.
 
     Attributes:
-        consecutive: Calls in a row that time out there.
-        interval: Seconds over which durations are compared.
-        base_ejection: Seconds without calls; twice as many each next time.
-        max_ejection: Seconds without calls, at most.
-        max_percent: Replicas without calls at once, at most.
+        consecutive: Timeouts in a row after which the replica gets no calls.
+        interval: Seconds over which the durations of replicas are compared.
+        base_ejection: Seconds without calls; doubles each time.
+        max_ejection: Maximum seconds without calls.
+        max_percent: Maximum share of replicas without calls at once, in percent.
     """
 
     consecutive: int = 5
@@ -304,12 +304,12 @@ class OutlierPolicy(NamedTuple):
 
 class RecyclePolicy(NamedTuple):
     """
-    When a replica is replaced by a fresh one although nothing is wrong with it: the field `recycle`.
+    When a healthy replica is replaced by a new one: the field `recycle`.
 
     Attributes:
-        max_calls: Calls that it has ended; None for however many.
-        max_memory_mb: MiB of its process; None for however much.
-        max_age: Seconds since it got ready; None for however long.
+        max_calls: Maximum number of ended calls; None for no limit.
+        max_memory_mb: Maximum resident memory of its process in MiB; None for no limit.
+        max_age: Maximum seconds since it became ready; None for no limit.
     """
 
     max_calls: int | None = None
@@ -322,8 +322,8 @@ class HedgePolicy(NamedTuple):
     When a call gets a second attempt before the first has failed: the field `hedge`.
 
     Attributes:
-        delay: Seconds without an answer, or `"p95"`.
-        max: Second attempts of one call.
+        delay: Seconds without an answer before the second attempt, or `"p95"`.
+        max: Maximum number of second attempts of one call.
     """
 
     delay: float | str = "p95"
@@ -332,11 +332,11 @@ class HedgePolicy(NamedTuple):
 
 class Policies(NamedTuple):
     """
-    All of one service.
+    All these policies of one service, except `RecyclePolicy`.
 
     Attributes:
-        retry: When a call is tried again; None for never.
-        breaker: When no call is let through; None for never.
+        retry: When a call is retried; None for never.
+        breaker: When calls are refused; None for never.
         outlier: When a replica gets no calls; None for never.
         hedge: When a call gets a second attempt; None for never.
     """
@@ -348,12 +348,12 @@ class Policies(NamedTuple):
 
 
 def retry_policy(retry: Mapping[str, Any] | None, *, failover: bool) -> RetryPolicy | None:
-    """The policy of a service with the field *retry*; None if it has none, and *failover* does not ask for one."""
+    """Return the policy for the field *retry*. Without the field: the default policy if *failover*, else None."""
     return RetryPolicy(**retry) if retry is not None else RetryPolicy() if failover else None
 
 
 def policies_of(config: ServiceDeploymentConfig) -> Policies:
-    """What *config* says."""
+    """Return the policies that *config* sets."""
     breaker = None if config.circuit_breaker is None else BreakerPolicy(**config.circuit_breaker)
     outlier = None if config.outlier is None else OutlierPolicy(**config.outlier)
     hedge = None if config.hedge is None else HedgePolicy(**config.hedge)

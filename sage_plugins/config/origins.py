@@ -9,16 +9,16 @@ __all__ = ["ARGUMENT", "DEFAULT", "Origin"]
 
 class Origin(NamedTuple):
     """
-    Who set a value.
+    Where the value of a field was set.
 
     Attributes:
-        source: `"default"`: nobody, it is the default. `"argument"`: a configuration given in code. `"file"`: the
-            service's own entry in a file. `"profile"` and `"defaults"`: these parts of the file.
-        path: The file, as it was named.
+        source: `"default"`: nowhere. `"argument"`: in code. `"file"`: in the service's own entry in a file. `"profile"`
+            and `"defaults"`: in these parts of a file.
+        path: The file, as the caller named it.
         line: Line, from 1; 0 outside files.
         column: Column, from 1; 0 outside files.
-        profile: Name of the profile whose entry or defaults it is, or "".
-        variables: The variables of the environment that are part of the value.
+        profile: Name of the profile that set it, in an entry or in its defaults; or "".
+        variables: Names of the environment variables that are part of the value.
     """
 
     source: Literal["default", "argument", "file", "profile", "defaults"]
@@ -29,7 +29,7 @@ class Origin(NamedTuple):
     variables: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        """Such as `default`, `argument`, `services.yaml:7`, `services.yaml:30, profile busy, from $PORT`."""
+        """Return the origin as the plan shows it: `default`, `services.yaml:30, profile busy, from $PORT`."""
         if not self.path:
             return self.source
         parts = [f"{self.path}:{self.line}"]

@@ -1,4 +1,4 @@
-"""Which values are secrets, going by the name under which they stand; these are never shown."""
+"""Finds secrets by the names of their keys, and masks them. Secrets are never shown."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ _SECRET: Final = frozenset(
         "token",
     }
 )
-#: Ends of words that are written as one, such as `PGPASSWORD`; `compass` must not be among them.
+#: Endings of compound words such as `PGPASSWORD`. `pass` is not among them, because of `compass`.
 _ENDINGS: Final = ("credential", "credentials", "passphrase", "passwd", "password", "secret", "token")
-#: A key is a secret if the name says what it opens: `api_key`, but not the `key` by which calls are spread.
+#: `..._key` is a secret only with one of these words, as in `api_key`. The `key` of a call is not a secret.
 _KEYS: Final = frozenset({"access", "api", "auth", "encryption", "private", "secret", "signing", "ssh"})
-#: Below these stand names that somebody chose for something else: a method `get_token`, a plugin `token_bucket`.
+#: The names directly below these keys belong to methods and plugins: a method `get_token`, a plugin `token_bucket`.
 _NAMED_BELOW: Final = frozenset({"environment", "methods", "options"})
 
 
 def is_secret(path: str) -> bool:
     """
-    Whether a part of the dotted *path*, such as `init.kwargs.db_password`, is the name of a secret.
+    Whether a part of the dotted *path*, such as `init.kwargs.db_password`, names a secret.
 
-    The names of methods and plugins do not count.
+    The names of methods and plugins are ignored.
     """
     first, *rest = path.split(".")
     return _names_secret(first) or any(map(_names_secret, rest[1:] if first in _NAMED_BELOW else rest))
@@ -48,10 +48,10 @@ def is_secret(path: str) -> bool:
 
 def masked(value: Any, path: str = "") -> Any:
     """
-    *value* with `HIDDEN` in place of each secret, going by the names of the keys; mappings become dictionaries.
+    Return *value* with `HIDDEN` in place of each secret. Mappings become dictionaries.
 
     Args:
-        value: A mapping, or what stands at *path*.
+        value: A mapping, or the value at *path*.
         path: Path of the value, such as `"user_config"`; "" if its keys are names of fields.
     """
     if isinstance(value, Mapping):
@@ -63,7 +63,7 @@ def masked(value: Any, path: str = "") -> Any:
     return [masked(child, path) for child in value] if isinstance(value, list) else value
 
 
-@lru_cache(maxsize=4096)  # a status of 200 services asks 37,000 times, for a few hundred names
+@lru_cache(maxsize=4096)  # a status of 200 services makes 37,000 calls, for a few hundred names
 def _names_secret(name: str) -> bool:
     words = [word.lower() for word in _WORDS.findall(name)]
     if not _SECRET.isdisjoint(words) or any(word.endswith(_ENDINGS) for word in words):

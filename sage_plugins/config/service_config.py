@@ -1,10 +1,10 @@
 """
-How one service is deployed: `ServiceDeploymentConfig`, its fields, and the rules that the core itself checks.
+`ServiceDeploymentConfig`: the configuration of one service, and the declarations of its fields.
 
-Each field is declared once, with its group in the YAML file, its type, its range and who acts on it; its meaning stands
-in the docstring of the class, as in the options classes of plugins. The checks, the configuration reference, the JSON
-schema, the plan and `explain` all read that one declaration through `fields`. What a value of each type must be is said
-in `field_checks`, the keys of mappings in `config_keys`, and what the fields ask of each other in `config_rules`.
+Each field is declared once, with its group in the YAML file, its type, its range, and the part that uses it. Its
+meaning is in the docstring of the class, as in the options classes of plugins. The checks, the configuration reference,
+the JSON schema, the plan and `explain` all read this declaration through `fields`. `field_checks` checks single values,
+`nested_keys` has the keys of mappings, and `cross_rules` the rules between fields.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ __all__ = [
 
 
 class DeploymentTarget(StrEnum):
-    """IDs of the first-party targets: where the replicas of a service run."""
+    """IDs of the first-party targets, which decide where the replicas of a service run."""
 
     LOCAL = "local"
     PROCESS = "process"
@@ -74,7 +74,7 @@ class DeploymentTarget(StrEnum):
 
 
 class ThreadingStrategy(StrEnum):
-    """IDs of the first-party threading strategies: how a replica runs its calls."""
+    """IDs of the first-party threading strategies, which decide how a replica runs its calls."""
 
     SINGLE = "single"
     MULTI = "multi"
@@ -96,7 +96,7 @@ _STRENGTHS: Final = ("cooperative", "kill")
 
 _NOTHING: Final[Mapping[str, Any]] = MappingProxyType({})
 
-#: What the constructor calls the attribute `derived`; no field has such a name.
+#: Name of the attribute `derived` in the constructor. It cannot be the name of a field.
 _DERIVED: Final = "_derived"
 
 
@@ -109,7 +109,7 @@ def _field(
     above: float | None = None,
     **more: Any,
 ) -> Any:
-    """One field; optional if the default is None, *minimum* is allowed itself and *above* is not."""
+    """Declare a field. It is optional if its default is None. *minimum* itself is allowed, *above* is not."""
     info = FieldInfo(
         name="",
         kind=kind,
@@ -126,16 +126,18 @@ def _field(
 @attrs.frozen(kw_only=True, repr=False)
 class ServiceDeploymentConfig:
     """
-    How one service is deployed: where, on which threads, how many replicas, within which limits, and who watches.
+    The configuration of one service: target, threads, number of replicas, limits and monitors.
 
-    Every field has a default; `ServiceDeploymentConfig()` is one replica in this process that runs one call at a time.
+    Every field has a default. `ServiceDeploymentConfig()` is one replica in this process that runs one call at a time.
     Values are checked strictly (no `"4"`, `4.0` or `True` for an integer). Durations and sizes may have a unit, as in a
-    file: `timeout="5s"`, `memory_mb="2Gi"`. Values become read-only: enum members become plain strings, lists tuples,
-    mappings read-only deep copies. The config is compared by value and can be pickled; `attrs.evolve(config,
-    timeout=5.0)` gives a changed copy.
+    file: `timeout="5s"`, `memory_mb="2Gi"`.
 
-    Plugin IDs are accepted as they are: `plan`, `validate` and `deploy` say whether they are installed, and check what
-    a target or a strategy asks of its own fields.
+    The object is read-only: enum members become plain strings, lists become tuples, and mappings become read-only deep
+    copies. Configs are compared by value and can be pickled. `attrs.evolve(config, timeout=5.0)` returns a changed
+    copy.
+
+    Plugin IDs are not checked here. `plan`, `validate` and `deploy` report IDs that are not installed, and run the
+    plugins' own checks.
 
     Attributes:
         target: ID of the target: where replicas run, such as local, process or remote_any.
@@ -194,12 +196,12 @@ class ServiceDeploymentConfig:
         options: Options of the service's plugins, by plugin ID; each plugin checks its own.
 
     Raises:
-        ConfigError: Values are not valid, do not go together, or have an unknown name; the message lists all of them,
-            `problems` has them one by one.
+        ConfigError: A field has an unknown name, a value is not valid, or values conflict. The message and `problems`
+            have all problems.
     """
 
-    # The names of the fields in `DERIVED` that nobody has set. `attrs.evolve` hands it to the constructor: see there.
-    if TYPE_CHECKING:  # checkers and editors need not know that
+    # The fields in `DERIVED` that were not set. `attrs.evolve` passes this to the constructor, see there.
+    if TYPE_CHECKING:  # hides the constructor's argument from checkers and editors
         derived: frozenset[str] = attrs.field(init=False)
     else:
         derived: frozenset[str] = attrs.field(default=frozenset(), eq=False, alias=_DERIVED)
@@ -253,15 +255,15 @@ class ServiceDeploymentConfig:
     methods: Mapping[str, Mapping[str, Any]] = _field(None, "methods", default=_NOTHING, keys=METHOD_FIELDS)
     options: Mapping[str, Mapping[str, Any]] = _field(None, "options", default=_NOTHING)
 
-    # Equal configs may hold mappings, which have no hash.
+    # Configs may contain mappings, which have no hash.
     __hash__: ClassVar[None] = None  # type: ignore[assignment]  # Python's own way to say "not hashable"
 
-    if not TYPE_CHECKING:  # checkers and editors see the signature that attrs makes from the fields
+    if not TYPE_CHECKING:  # checkers and editors use the signature that attrs makes from the fields
 
         def __init__(self, **given: Any) -> None:
             if _DERIVED in given:
-                # From `attrs.evolve`. It puts what it copies behind what it was told, in the order of the fields, so
-                # this comes before all other copies. What nobody has set is not copied, but derived once more.
+                # From `attrs.evolve`, which passes the changes first and then the copied attributes in their order, so
+                # `derived` is the first copy. Fields that were not set are derived again instead of copied.
                 names = list(given)
                 copied = set(names[names.index(_DERIVED) :])
                 for name in copied.intersection(given.pop(_DERIVED)):
@@ -273,7 +275,7 @@ class ServiceDeploymentConfig:
             self.__attrs_init__(**whole, **{_DERIVED: DERIVED.keys() - values.keys()})
 
     def __repr__(self) -> str:
-        """Only what differs from the defaults; secrets are masked."""
+        """Show the fields that differ from their defaults. Secrets are masked."""
         from sage_plugins.config.secrets import masked
 
         changed = [
@@ -284,7 +286,7 @@ class ServiceDeploymentConfig:
         return f"{type(self).__name__}({', '.join(changed)})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Read-only mappings do not pickle; plain ones do, and become read-only again in the constructor.
+        # Read-only mappings cannot be pickled. Plain ones can, and the constructor makes them read-only again.
         return _rebuild, (
             type(self),
             {name: value for name, value in self.to_dict().items() if name not in self.derived},
@@ -292,7 +294,7 @@ class ServiceDeploymentConfig:
 
     @property
     def first_replicas(self) -> int:
-        """How many replicas a service starts with: `replicas`, or what `autoscale` says."""
+        """Number of replicas at the start: `replicas`, or `autoscale.initial`, or `autoscale.min` (at least 1)."""
         if self.autoscale is None:
             return self.replicas
         fewest: int = self.autoscale.get("min", 1)
@@ -301,19 +303,19 @@ class ServiceDeploymentConfig:
 
     @property
     def most_replicas(self) -> int:
-        """How many replicas a service may have: `replicas`, or what `autoscale` says."""
+        """Maximum number of replicas: `replicas`, or `autoscale.max`."""
         if self.autoscale is None:
             return self.replicas
         most: int = self.autoscale.get("max", self.first_replicas)
         return most
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields as plain values: dictionaries, lists, strings and numbers, fit for JSON if `user_config` is."""
+        """Return all fields as plain dictionaries, lists, strings and numbers; fit for JSON if `user_config` is."""
         return {name: plain(getattr(self, name)) for name in _FIELDS}
 
 
 if not TYPE_CHECKING:
-    # What inspect and help() show: all the fields.
+    # Make inspect and help() show all fields.
     _signature = inspect.signature(ServiceDeploymentConfig.__attrs_init__)
     ServiceDeploymentConfig.__init__.__signature__ = _signature.replace(
         parameters=[each for each in _signature.parameters.values() if each.name != _DERIVED]
@@ -325,7 +327,7 @@ def _rebuild(cls: type[ServiceDeploymentConfig], values: dict[str, Any]) -> Serv
 
 
 def checked(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
-    """The given values in normal form, by field, and every error in them."""
+    """Return the given values in normal form, by field, and all errors in them."""
     values: dict[str, Any] = {}
     problems: list[Problem] = []
     for name, value in given.items():
@@ -333,7 +335,7 @@ def checked(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
         problems += found
         if not found:
             values[name] = _normal(_FIELDS[name], read)
-    # A cross-field rule would only repeat what is said already of a field that is wrong on its own.
+    # Rules that read a wrong field are skipped, because they would only report it again.
     whole = completed(values, given.keys() - values.keys())
     problems += [problem for problem in cross_problems(whole) if problem.severity == "error"]
     return values, problems
@@ -341,11 +343,11 @@ def checked(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
 
 def completed(values: Mapping[str, Any], bad: AbstractSet[str] = frozenset()) -> dict[str, Any]:
     """
-    All fields: those in *values*, and for the others what follows from these, or else their default.
+    Return all fields: *values*, and for the others a derived value or the default.
 
     Args:
-        values: What was set, each field valid on its own.
-        bad: Fields that were set wrongly. They are left out, and so is what would follow from them.
+        values: The fields that were set, each valid on its own.
+        bad: Fields whose values are wrong. They are left out, and so are fields that derive from them.
     """
     whole = {name: info.default for name, info in _FIELDS.items() if name not in bad} | dict(values)
     for name, (follows, names) in DERIVED.items():
@@ -375,7 +377,7 @@ def refuse(what: str, problems: Sequence[Problem]) -> NoReturn:
 
 
 def _frozen(value: Any) -> Any:
-    """A deep, read-only copy; the nesting is bounded by the check before it."""
+    """Return a deep, read-only copy. An earlier check limits the nesting."""
     if isinstance(value, Mapping):
         return MappingProxyType({plain_string(name): _frozen(child) for name, child in value.items()})
     if isinstance(value, (list, tuple)):
@@ -384,7 +386,7 @@ def _frozen(value: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """The value with dictionaries for its read-only mappings and lists for its tuples, all the way down."""
+    """Return the value with dictionaries for read-only mappings and lists for tuples, on all levels."""
     if isinstance(value, Mapping):
         return {name: plain(child) for name, child in value.items()}
     if isinstance(value, (list, tuple)):
@@ -402,7 +404,7 @@ def _normal(info: FieldInfo, value: Any) -> Any:
     return _frozen(value)
 
 
-#: Without what only documents say.
+#: All fields, without their docs; `fields` adds these.
 _FIELDS: Final[Mapping[str, FieldInfo]] = MappingProxyType(
     {
         each.name: each.metadata["info"]._replace(name=each.name)
@@ -414,14 +416,14 @@ _FIELDS: Final[Mapping[str, FieldInfo]] = MappingProxyType(
 
 @cache
 def fields() -> Mapping[str, FieldInfo]:
-    """Every field of `ServiceDeploymentConfig` by name, in the order of its declaration."""
+    """Return every field of `ServiceDeploymentConfig` by name, in the order of declaration."""
     docs = attribute_docs(ServiceDeploymentConfig)
     return MappingProxyType({name: info._replace(doc=docs.get(name, "")) for name, info in _FIELDS.items()})
 
 
 def group_of(name: str) -> str | None:
     """
-    The YAML group of a field, or None if the field stands at the service's own level.
+    Return the YAML group of a field; None if the field is at the service's own level.
 
     Raises:
         KeyError: There is no such field.
@@ -431,9 +433,9 @@ def group_of(name: str) -> str | None:
 
 def field_problems(name: str, value: Any) -> list[Problem]:
     """
-    Everything wrong with one value on its own: unknown name (E101), type (E102), range (E103), nesting (E108).
+    Return all problems of one value on its own: unknown name (E101), type (E102), range (E103), nesting (E108).
 
-    A problem's key is the field's name, or the dotted path below it, such as `methods.get.timeout`.
+    The key of a problem is the field's name, or a dotted path below it, such as `methods.get.timeout`.
     """
     info = _FIELDS.get(name)
     if info is None:
@@ -442,7 +444,7 @@ def field_problems(name: str, value: Any) -> list[Problem]:
 
 
 def read_value(name: str, value: Any) -> tuple[Any, list[Problem]]:
-    """The value of one field with a number for each duration and size in it, and everything wrong with it."""
+    """Return the value of one field with durations and sizes as numbers, and all its problems."""
     info = _FIELDS.get(name)
     if info is None:
         return value, [unknown_key(name, name, _FIELDS)]

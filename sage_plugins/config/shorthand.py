@@ -1,4 +1,4 @@
-"""The configurations behind the registrations that name only what matters to them."""
+"""Makes the configurations for the shorthand registrations, such as one replica on each node."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sage_plugins.errors import ConfigError
 
 __all__ = ["local_pool", "on_nodes", "split"]
 
-#: What the shorthands decide by themselves, and from which of their arguments.
+#: The fields that the shorthands set themselves.
 _DECIDED: Final = {"target", "target_nodes", "replicas"}
 
 
 def split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Part keyword arguments into fields of the configuration and the rest, which the constructor gets."""
+    """Split keyword arguments into configuration fields and the rest, which goes to the constructor."""
     known = fields()
     settings = {name: value for name, value in given.items() if name in known}
     return settings, {name: value for name, value in given.items() if name not in known}
@@ -24,15 +24,15 @@ def split(given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def on_nodes(nodes: Iterable[str], threads: int, settings: Mapping[str, Any]) -> ServiceDeploymentConfig:
     """
-    One replica on each of *nodes*, with so many threads.
+    Return a configuration with one replica on each node.
 
     Args:
-        nodes: Names, IDs or addresses.
-        threads: Of each replica; more than one is strategy `pool`.
-        settings: Other fields of the configuration; they win over what is derived here.
+        nodes: Names, IDs or addresses of the nodes.
+        threads: Number of threads of each replica. More than one sets strategy `pool`.
+        settings: Other fields of the configuration. They replace values that are derived here.
 
     Raises:
-        ConfigError: A value is not valid, or *settings* has what *nodes* decides.
+        ConfigError: A value is not valid, or *settings* has a field that *nodes* decides.
     """
     _refuse_decided("nodes", settings)
     if isinstance(nodes, str) or not isinstance(nodes, Iterable):
@@ -51,15 +51,15 @@ def on_nodes(nodes: Iterable[str], threads: int, settings: Mapping[str, Any]) ->
 
 def local_pool(pool_size: int, max_threads: int | None, settings: Mapping[str, Any]) -> ServiceDeploymentConfig:
     """
-    So many replicas in this process, which share so many threads.
+    Return a configuration with *pool_size* replicas in this process, which share *max_threads* threads.
 
     Args:
         pool_size: Number of replicas.
-        max_threads: Threads of all replicas together, at least one each; None for one each.
-        settings: Other fields of the configuration; they win over what is derived here.
+        max_threads: Number of threads of all replicas together, at least one each; None for one each.
+        settings: Other fields of the configuration. They replace values that are derived here.
 
     Raises:
-        ConfigError: A value is not valid, or *settings* has what *pool_size* decides.
+        ConfigError: A value is not valid, or *settings* has a field that *pool_size* decides.
     """
     _refuse_decided("pool_size", settings)
     replicas = _positive("pool_size", pool_size)

@@ -1,10 +1,10 @@
 """
-What values each type of an option takes, and what is made of them.
+Converts the values of plugins' options to the types of the options class, strictly.
 
-`build` goes through the types of an options class and the value together. Its rules and words for numbers, strings,
-choices and keys are those of `field_checks`, which the configuration's own fields follow too.
+`build` walks through the types of an options class and the value together. Its rules and messages for numbers, strings,
+choices and keys come from `field_checks`, as for the configuration's own fields.
 
-Apart from `structure`, because most services set no options, and need none of this.
+A module separate from `structure`, because most services set no options and never import it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LISTS", "MAPPINGS", "RefusedError", "build", "validator_problem"]
 
-#: The types that a list stands for, with what is made of it.
+#: The types that accept a list, and the type that is made of the list.
 LISTS: Final[Mapping[type, Callable[[list[Any]], Any]]] = {
     list: list,
     MutableSequence: list,
@@ -68,21 +68,21 @@ LISTS: Final[Mapping[type, Callable[[list[Any]], Any]]] = {
     frozenset: frozenset,
     AbstractSet: frozenset,
 }
-#: The types that a mapping stands for.
+#: The types that accept a mapping.
 MAPPINGS: Final = frozenset({dict, Mapping, MutableMapping})
 
-#: What attrs's validators of ranges and lengths say, and the words of the core for it.
+#: The messages of attrs's validators for ranges and lengths, and the core's words for them.
 _RANGE: Final = re.compile(r"(Length of '.+' )?must be (>=|>|<=|<) ([^:]+): (.+)")
 _SIGNS: Final = {">=": "{} or more", ">": "more than {}", "<=": "{} or less", "<": "less than {}"}
 
 
 class RefusedError(Exception):
     """
-    Nothing can be made of a value.
+    A value does not fit its type.
 
     Attributes:
-        problems: Every reason.
-        wrong: The one reason, if the value as a whole does not fit; a union says it in its own words. Else None.
+        problems: All reasons.
+        wrong: The reason if the value as a whole does not fit, for a union's own message; otherwise None.
     """
 
     def __init__(self, problems: list[Problem], wrong: Wrong | None = None) -> None:
@@ -93,10 +93,10 @@ class RefusedError(Exception):
 
 def build(kind: Any, key: str, value: Any) -> Any:
     """
-    What the type *kind* makes of *value*, which stands at *key*.
+    Convert *value*, at path *key*, to the type *kind*.
 
     Raises:
-        RefusedError: It takes no such value.
+        RefusedError: The value does not fit the type.
     """
     kind = _bare(kind)
     origin, arms = get_origin(kind) or kind, get_args(kind)
@@ -112,12 +112,12 @@ def build(kind: Any, key: str, value: Any) -> Any:
 
 
 def validator_problem(error: BaseException, key: str) -> Problem:
-    """What a validator of a plugin's class has raised, as a problem at *key*."""
+    """Return the problem at *key* for an exception of a validator in a plugin's class."""
     if is_secret(key):
-        # The text of a stranger's exception may have the value in it.
+        # The text of the plugin's exception may contain the value.
         return Problem("E103", key, f"is not valid ({type(error).__name__})")
     text = " ".join(str(error.args[0] if error.args else error).split()) or type(error).__name__
-    # attrs's own validators begin with the attribute's name, which the key says already.
+    # Messages of attrs's own validators begin with the attribute's name, which is already in the key.
     name = f"'{key.rpartition('.')[2]}' "
     text = text.removeprefix(name)
     found = _RANGE.fullmatch(text)
@@ -128,7 +128,7 @@ def validator_problem(error: BaseException, key: str) -> Problem:
 
 
 def _bare(kind: Any) -> Any:
-    """The type without what says nothing about its values, such as `Annotated` and the names of `NewType`."""
+    """Return the type inside `Annotated`, `Final`, `NewType` and type aliases."""
     if get_origin(kind) in {Annotated, Final}:
         return _bare(get_args(kind)[0])
     inner = getattr(kind, "__supertype__", getattr(kind, "__value__", None))
@@ -161,14 +161,14 @@ def _refuse_if(wrong: Wrong | None, key: str, value: object) -> None:
 
 @contextlib.contextmanager
 def _collecting(problems: list[Problem]) -> Iterator[None]:
-    """Go on after a value that is refused, so that one run shows everything."""
+    """Collect the problems of a refused value and continue, so that one run shows all problems."""
     try:
         yield
     except RefusedError as refusal:
         problems += refusal.problems
 
 
-# Scalars: a rule, and what makes a plain value of one that follows it.
+# Scalars: for each type, a check and a function that makes a plain value.
 
 
 def _wrong_boolean(value: object) -> Wrong | None:
@@ -205,7 +205,7 @@ _SCALARS: Final[Mapping[Any, tuple[Callable[[Any], Wrong | None], Callable[[Any]
 def _choice(choices: Iterable[Any], key: str, value: Any) -> Any:
     choices = list(choices)
     for choice in choices:
-        # By type too: True equals 1.
+        # Compare the types too, because True == 1.
         if type(choice) is type(value) and choice == value:
             return choice
     words = [choice if isinstance(choice, str) else shown(choice) for choice in choices]
@@ -215,7 +215,7 @@ def _choice(choices: Iterable[Any], key: str, value: Any) -> Any:
     return None
 
 
-# What consists of others.
+# Types that consist of other types.
 
 
 def _union(arms: tuple[Any, ...], key: str, value: Any) -> Any:
@@ -225,7 +225,7 @@ def _union(arms: tuple[Any, ...], key: str, value: Any) -> Any:
         return None
     classes = [arm for arm in some if attrs.has(get_origin(arm) or arm)]
     if isinstance(value, Mapping) and len(classes) == 1:
-        # What is wrong inside is worth more than "is none of these".
+        # Problems inside the mapping help more than a message that no type of the union fits.
         return build(classes[0], key, value)
     refusals: list[RefusedError] = []
     wanted: list[str] = []
@@ -261,7 +261,7 @@ def _list(origin: type, arms: tuple[Any, ...], key: str, value: Any) -> Any:
         raise RefusedError(problems)
     try:
         return LISTS[origin](items)
-    except TypeError as error:  # an item that no set can hold
+    except TypeError as error:  # an item of a set is not hashable
         raise RefusedError([validator_problem(error, key)]) from None
 
 
@@ -286,10 +286,10 @@ def _instance(cls: type[Any], key: str, value: Any) -> Any:
         _refuse_if(Wrong("a mapping"), key, value)
     try:
         declared = {each.alias or each.name: each for each in attrs.fields(attrs.resolve_types(cls)) if each.init}
-    except Exception as error:  # noqa: BLE001 - a stranger's annotations may do anything
+    except Exception as error:  # noqa: BLE001 - evaluating a plugin's annotations may raise anything
         raise RefusedError([validator_problem(error, key)]) from None
     given, problems = _attributes(declared, key, value)
-    # Values of the right type are validated even if others are wrong, so that one run shows everything.
+    # Values of the right type are validated even if others are wrong, so that one run shows all problems.
     if problems:
         raise RefusedError(problems + _validated(cls, declared, key, given))
     try:
@@ -302,7 +302,7 @@ def _instance(cls: type[Any], key: str, value: Any) -> Any:
 def _attributes(
     declared: Mapping[str, attrs.Attribute[Any]], key: str, value: Mapping[Any, Any]
 ) -> tuple[dict[str, Any], list[Problem]]:
-    """The attributes that could be made, by the name that the constructor takes, and what was wrong with the others."""
+    """Return the attributes that fit, by the name of the constructor's argument, and the problems of the others."""
     problems: list[Problem] = []
     for word in value:
         if not isinstance(word, str):
@@ -320,7 +320,7 @@ def _attributes(
 
 
 def _attribute(attribute: attrs.Attribute[Any], key: str, value: Any) -> Any:
-    """Its value; a text may spell a number with the unit that the attribute's metadata name, such as `"seconds"`."""
+    """Return the attribute's value. If its metadata have a unit, a text such as `250ms` becomes a number first."""
     unit = attribute.metadata.get("unit", "")
     if unit and isinstance(value, str):
         arms = get_args(attribute.type) or (attribute.type,)
@@ -335,8 +335,8 @@ def _attribute(attribute: attrs.Attribute[Any], key: str, value: Any) -> Any:
 def _validated(
     cls: type[Any], declared: Mapping[str, attrs.Attribute[Any]], key: str, given: Mapping[str, Any]
 ) -> list[Problem]:
-    """What each attribute's validator says on its own; the constructor stops at the first that fails."""
-    # Validators may read the other attributes, so they get an instance, of which not everything may be set.
+    """Run each attribute's validator separately and return all problems: the constructor stops at the first."""
+    # Validators may read other attributes, so they get an instance, on which some attributes may be missing.
     instance = object.__new__(cls)
     for name, value in given.items():
         object.__setattr__(instance, declared[name].name, value)
@@ -348,7 +348,7 @@ def _validated(
         try:
             attribute.validator(instance, attribute, value)
         except AttributeError:
-            # It reads an attribute that is not there because that one is wrong, which is reported already.
+            # The validator reads an attribute that is missing because it is wrong; that is reported already.
             continue
         except Exception as error:  # noqa: BLE001 - a class's validators may raise anything; collected, not hidden
             problems.append(validator_problem(error, f"{key}.{name}"))

@@ -1,4 +1,4 @@
-"""Turns the mapping under a plugin's ID into an instance of its attrs options class, strictly, with every problem."""
+"""Makes an instance of a plugin's options class from its mapping in a configuration, and collects all problems."""
 
 from __future__ import annotations
 
@@ -17,28 +17,30 @@ T = TypeVar("T")
 
 def structure(cls: type[T], value: object, *, key: str) -> tuple[T | None, list[Problem]]:
     """
-    An instance of *cls* made of the mapping *value*, or every reason why there is none.
+    Make an instance of *cls* from the mapping *value*, or return all reasons why that is impossible.
 
-    Types are taken strictly: no boolean or string for a number, no float for an integer, no string for a list; an
-    integer does for a float, and a list for a tuple. The class's own validators run, all of them, even if one fails.
+    Types are checked strictly: no boolean or string for a number, no float for an integer, no string for a list. An
+    integer is accepted for a float, and a list for a tuple. All validators of the class run, even if one fails.
 
-    An attribute whose metadata have a `unit`, `"seconds"` or `"MiB"`, takes texts such as `250ms` and `4Gi` as well.
+    If the metadata of an attribute have the `unit` `"seconds"` or `"MiB"`, it also accepts texts such as `250ms` and
+    `4Gi`.
 
     Args:
-        cls: An attrs class, such as a plugin's options class; its attributes may be booleans, numbers, strings,
+        cls: An attrs class, such as a plugin's options class. Its attributes may be booleans, numbers, strings,
             `Literal`s, enums, lists, tuples, dictionaries, other attrs classes, and unions of these.
-        value: What the configuration has under *key*.
-        key: Path of the value in the service's configuration, such as `options.round_robin`; problems are below it.
+        value: The value under *key* in the configuration.
+        key: Path of the value in the service's configuration, such as `options.round_robin`. Keys of problems begin
+            with it.
 
     Returns:
         The instance and an empty list, or None and the problems.
     """
-    takes_options: bool = attrs.has(cls)  # asked apart: for type checkers it would make *cls* another type
+    takes_options: bool = attrs.has(cls)  # in an `if`, it would change the type of *cls* for type checkers
     if not takes_options:
         msg = f"{cls!r} is not an attrs class"
         raise TypeError(msg)
     if isinstance(value, Mapping) and not value and not _required(cls):
-        # No options at all is the usual case, and not worth an import.
+        # Empty options are the usual case, so avoid the import below.
         try:
             return cls(), []
         except Exception as error:  # noqa: BLE001 - a class's validators may raise anything; collected, not hidden

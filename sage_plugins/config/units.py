@@ -1,7 +1,7 @@
 """
-Durations and sizes as people spell them: `250ms`, `1h30m`, `4Gi`.
+Reads durations and sizes with units: `250ms`, `1h30m`, `4Gi`.
 
-Files and Python take the same spellings. Once read, a duration is a number of seconds and a size a number of MiB.
+Files and Python accept the same spellings. A duration becomes a number of seconds, and a size a number of MiB.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PATTERNS", "UNIT_WORDS", "duration", "number_of", "size", "without_units"]
 
-# Python's `$` lets a line end follow, JSON Schema's does not: the last part has both refuse it.
+# In Python, `$` also matches before a final newline; in JSON Schema it does not. The last part makes both refuse it.
 _DURATION: Final = (
     r"^(?=[0-9])([0-9]+(\.[0-9]+)?d)?([0-9]+(\.[0-9]+)?h)?([0-9]+(\.[0-9]+)?m)?([0-9]+(\.[0-9]+)?s)?"
     r"([0-9]+(\.[0-9]+)?ms)?$(?!\n)"
@@ -28,9 +28,9 @@ _SIZE: Final = r"^[0-9]+(\.[0-9]+)?(Ki|Mi|Gi|Ti)$(?!\n)"
 _SECONDS: Final = {"d": 86_400.0, "h": 3_600.0, "m": 60.0, "s": 1.0, "ms": 0.001}
 _MEBIBYTES: Final = {"Ki": 1 / 1024, "Mi": 1.0, "Gi": 1024.0, "Ti": 1024.0 * 1024.0}
 _PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|d|h|m|s)")
-#: A regular expression of all spellings of each unit, for Python and for JSON Schema alike.
+#: For each unit, a regular expression that matches all its spellings, in Python and in JSON Schema.
 PATTERNS: Final[Mapping[Unit, str]] = {"seconds": _DURATION, "MiB": _SIZE}
-#: What each unit's spellings are, with examples.
+#: For each unit, its spellings in words, with examples.
 UNIT_WORDS: Final[Mapping[Unit, str]] = {
     "seconds": "a duration such as 250ms, 30s or 1h30m",
     "MiB": "a size such as 512Mi or 4Gi",
@@ -40,21 +40,21 @@ _HINTS: Final[Mapping[Unit, str]] = {
     "MiB": "write the number of MiB, or a size such as 512Mi or 4Gi",
 }
 _WORDS: Final[Mapping[Unit, str]] = {"seconds": "a duration", "MiB": "a size"}
-#: Longer texts are no durations, and are not worth a search.
+#: Maximum length of a duration or size. Longer texts are refused without matching.
 _LONGEST: Final = 60
 
 
 def duration(text: str) -> float | None:
-    """The seconds of a duration such as `"250ms"`, `"2m"` or `"1h30m"`, or None if the text is none."""
+    """Return the seconds of a duration such as `"250ms"`, `"2m"` or `"1h30m"`; None if *text* is no duration."""
     if len(text) > _LONGEST or not re.fullmatch(_DURATION, text):
         return None
     parts = [float(number) * _SECONDS[unit] for number, unit in _PART.findall(text)]
-    # The parts of one duration may have more digits than their sum should.
+    # Rounding removes the floating-point noise of the sum.
     return round(sum(parts), 9)
 
 
 def size(text: str) -> float | None:
-    """The MiB of a size such as `"512Mi"` or `"4Gi"`, or None if the text is none."""
+    """Return the MiB of a size such as `"512Mi"` or `"4Gi"`; None if *text* is no size."""
     if len(text) > _LONGEST or not re.fullmatch(_SIZE, text):
         return None
     return float(text[:-2]) * _MEBIBYTES[text[-2:]]
@@ -62,12 +62,12 @@ def size(text: str) -> float | None:
 
 def without_units(info: FieldInfo, key: str, value: Any) -> tuple[Any, list[Problem]]:
     """
-    The value with a number for each duration and size in it, and what is wrong with texts that are neither.
+    Return the value with durations and sizes as numbers, and the problems of texts that are neither.
 
     Args:
-        info: Declares the value; mappings are followed as far as they are declared.
+        info: Declaration of the value. Only declared keys of mappings are converted.
         key: Path of the value, for the problems.
-        value: What a file has there. It is not changed; what is to be changed is copied.
+        value: The value as a file or a caller has it. It is not changed; changed mappings are copies.
     """
     if info.unit and isinstance(value, str) and value not in info.choices:
         number, problem = number_of(info, key, value)
@@ -93,7 +93,7 @@ def _members(declared: Mapping[str, FieldInfo], key: str, value: Mapping[str, An
 
 
 def number_of(info: FieldInfo, key: str, text: str) -> tuple[float, Problem | None]:
-    """The number that *text* spells with the unit of its declaration, and what is wrong if it spells none."""
+    """Return the number that *text* means in the unit of *info*, and its problem, or None if there is none."""
     number = duration(text) if info.unit == "seconds" else size(text)
     if number is None:
         kinds = ["an integer" if info.kind == "integer" else "a number", _WORDS[info.unit]]

@@ -1,5 +1,5 @@
 """
-The replica's side: the instance, its inbox, the seat from which a strategy's workers pull, the execution of a call.
+The replica's side of a call: the host with the instance and its inbox, the seat for a strategy's workers, execution.
 
 Imports `call`, `service`, `interfaces` and the root modules. Targets build on `host.host.Host`.
 """

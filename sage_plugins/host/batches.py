@@ -1,4 +1,4 @@
-"""Calls of one method that run together; imported by replicas that have such methods."""
+"""Runs batches: calls of one method that are answered together. Imported only by replicas with such methods."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ __all__ = ["Batches"]
 
 
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-#: Callers that are woken sooner than another thread is that wakes them.
+#: For fewer callers than this, waking them is faster than starting another thread that does it.
 _FEW: Final = 4
 _WAIT: Final = "Time from the first call of a batch to its start."
 
 
 class Batches:
-    """The batch methods of one instance, and what happens around each call of one."""
+    """Runs the batch methods of one instance: claims the calls, checks the results and settles the calls."""
 
     def __init__(self, execution: Execution) -> None:
         """
-        Know no method yet.
+        Begin without methods.
 
         Args:
-            execution: Of the same replica; settles the calls.
+            execution: The replica's execution; settles the calls.
         """
         self._execution = execution
         self._table: dict[int, tuple[Callable[..., Any], Callable[..., tuple[Any, ...]]]] = {}
@@ -47,7 +47,7 @@ class Batches:
         self._waits = metrics.add(Histogram("sage_batch_wait_seconds", _WAIT, method, HISTOGRAM_EDGES_S))
 
     def bind(self, index: int, batch_method: Callable[..., Any], method: Callable[..., Any]) -> None:
-        """Answer calls of *method*, which has the given index, by *batch_method*."""
+        """Answer calls of *method*, which has this *index*, with *batch_method*."""
         self._table[index] = (batch_method, binder(method))
 
     def call(self, calls: Sequence[Call], rows: Sequence[tuple[Any, ...]]) -> Any:
@@ -57,18 +57,18 @@ class Batches:
 
     @staticmethod
     def longest(calls: Sequence[Call]) -> Call:
-        """The call for which a batch method runs: the one with the most time left, so that it cuts no other short."""
+        """Return the call whose context and deadline a batch method gets: the one with the most time left."""
         return max(calls, key=lambda call: call.deadline)
 
     def context(self, calls: Sequence[Call]) -> Any:
-        """The context in which the batch method runs; the others are dropped, as a worker does with a call's own."""
+        """Return the context in which the batch method runs, and drop the contexts of all calls, as a worker does."""
         context = self.longest(calls).context
         for call in calls:
             call.context = None
         return context
 
     def start(self, batch: Batch, now: float, record: Record) -> tuple[list[Call], list[tuple[Any, ...]]]:
-        """Claim the calls of *batch* that are still wanted; gives them and their arguments."""
+        """Claim the calls of *batch* that are not given up; return them and their arguments."""
         _, bind = self._table[batch.method.index]
         calls: list[Call] = []
         rows: list[tuple[Any, ...]] = []
@@ -79,7 +79,7 @@ class Batches:
                 call.began = now
                 try:
                     rows.append(bind(call.args, call.kwargs))
-                except TypeError as error:  # its own fault, and not the others'
+                except TypeError as error:  # the fault of this caller; the other calls go on
                     error.args = (f"{call.method.name}() {error}",)
                     if self._execution.settles(call, error, now, now, record):
                         call.publish(None, error)
@@ -95,7 +95,7 @@ class Batches:
         return calls, rows
 
     def results(self, calls: Sequence[Call], results: Any) -> list[Any]:
-        """Check what the batch method gave: one result for each call."""
+        """Return *results* as a list, after a check that there is one for each call."""
         if not isinstance(results, (list, tuple)) or len(results) != len(calls):
             given = f"{len(results)} results" if isinstance(results, (list, tuple)) else f"a {type(results).__name__}"
             msg = (
@@ -110,7 +110,7 @@ class Batches:
         return found
 
     def _refused(self, unrun: Any, name: str) -> TypeError:
-        """The error in place of a result that has yet to run."""
+        """Return the error that replaces a result which is a coroutine or a generator."""
         if not isinstance(unrun, CoroutineType):
             return self._execution.refuse_generator(unrun, name)
         unrun.close()
@@ -120,21 +120,21 @@ class Batches:
 
     @staticmethod
     def name(calls: Sequence[Call]) -> str:
-        """Name of the batch method of *calls*."""
+        """Return the name of the batch method of *calls*."""
         plan = calls[0].method.batch
         return plan.name if plan else ""
 
     def all_failed(self, calls: Sequence[Call], raised: BaseException) -> list[Any]:
-        """The outcomes of calls whose batch method raised."""
+        """Return the outcomes of calls whose batch method raised."""
         error = raised if isinstance(raised, Exception) else self._execution.as_remote_error(raised, calls[0])
         return [error] * len(calls)
 
     @staticmethod
     def _have_told(batch: Batch, over: list[_Outcome]) -> list[_Outcome]:
         """
-        Leave it to another thread to wake callers that wait, one system call each; gives the calls left to tell.
+        Let another thread wake the waiting callers, which takes a system call each; return the calls left to publish.
 
-        Callers in other processes are told here: the next batch may not let any other thread of this process run.
+        This thread answers callers in other processes: the next batch may not let another thread run.
         """
         waited_for: list[_Outcome] = []
         others: list[_Outcome] = []
@@ -143,7 +143,7 @@ class Batches:
         if len(waited_for) >= _FEW:
             try:
                 batch.owner.aside(partial(_tell, waited_for))
-            except RuntimeError:  # there can be no more threads
+            except RuntimeError:  # no thread can be started any more
                 return over
             return others
         return over
@@ -157,7 +157,7 @@ class Batches:
         record: Record,
         follow: Callable[[Work], Work | None],
     ) -> Work | None:
-        """Settle the calls of a batch that has run; gives the work that gets its slot."""
+        """Settle the calls of a batch that has run; return the work that gets its slot."""
         end = self._execution.clock.monotonic()
         over: list[_Outcome] = []
         again: list[Callable[[], None]] = []
@@ -185,6 +185,6 @@ class Batches:
 
 
 def _tell(over: Iterable[_Outcome]) -> None:
-    """Publish what calls have come to."""
+    """Publish the outcomes of calls."""
     for call, result, error in over:
         call.publish(result, error)

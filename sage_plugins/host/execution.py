@@ -1,7 +1,7 @@
 """
-The methods of one instance, and what its workers share: running calls, outcomes, recorders.
+The methods of one instance, and the state that its workers share: running calls, outcomes, recorders.
 
-`thread_worker` and `loop_worker` compose what runs a call, `batches` what runs several together.
+`thread_worker` and `loop_worker` run single calls, `batches` runs batches.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["WORK", "Execution", "Record"]
 
-#: The work that a worker is at. With built-in functions alone, which other threads cannot interrupt.
+#: Returns the work that a worker does. A built-in function, so no other thread runs in the middle of it.
 WORK: Final = attrgetter("at")
 
 #: `record(method, outcome, wait_s, run_s)`, for one worker.
@@ -53,23 +53,23 @@ class Execution:
     The methods of one instance, as its workers run them.
 
     Attributes:
-        spec: The replica's.
+        spec: The replica's specification.
         clock: For deadlines and durations.
-        on_loop: Whether coroutines run on an event loop of the strategy's, rather than in the workers' own threads.
-        event_loop: That loop, once it runs.
+        on_loop: Whether coroutines run on the strategy's event loop, not in the workers' own threads.
+        event_loop: The strategy's event loop, once it runs.
         table: Bound methods by index, once the instance exists.
-        batches: Runs calls that are answered together, once the instance exists; None if no method has a batch.
+        batches: Runs batches, once the instance exists; None if no method has a batch.
         tasks: The running calls that are coroutines.
         batch_tasks: The tasks in which batches run on the event loop.
-        steps: The steps of the replica's life that run on the event loop.
-        handed: Calls and batches that the loop has left to a thread and none has taken yet.
-        events: Told of slots that are free.
-        workers: Those of the worker threads, as keys.
+        steps: The tasks of the life-cycle steps that run on the event loop.
+        handed: Calls and batches that the event loop has left to a thread, until a thread takes them.
+        events: Receives reports of free slots.
+        workers: The workers, as keys.
         batched: The calls of batches that run on the event loop.
-        own: What `metrics` gives, once somebody has asked.
+        own: The object that `metrics` returns, once it was asked for.
         errors: The errors that the methods raised.
-        takes_back: Asks the owner of a call whose method raised to take it back, as `CallOwner.failed`; None if the
-            service does not try calls again whose methods raise.
+        takes_back: Asks the owner of a call whose method raised to take it back for a retry, as `CallOwner.failed`;
+            None if the service does not retry after exceptions.
     """
 
     def __init__(
@@ -84,9 +84,9 @@ class Execution:
         Prepare; nothing can run before `bind`.
 
         Args:
-            spec: The replica's.
+            spec: The replica's specification.
             clock: For deadlines and durations.
-            events: Told of slots that are free.
+            events: Receives reports of free slots.
             recorders: Count the calls, by the ID of their monitor.
             loop: Runs coroutines in the workers' threads.
         """
@@ -109,11 +109,11 @@ class Execution:
         self.own: OwnMetrics | None = None
         self.errors = MethodErrors()
         self.takes_back = self._compose_takes_back()
-        self._making = threading.Lock()  # held while that is made
-        self._latest = -inf  # as `latest`, of calls on an event loop and of workers that have ended
+        self._making = threading.Lock()  # guards the creation of `own`
+        self._latest = -inf  # as `latest`, for calls on an event loop and for workers that have ended
 
     def metrics(self) -> OwnMetrics:
-        """What the class measures of itself, and what is measured here; always the same object."""
+        """Return the metrics that the service class and the host measure; always the same object."""
         with self._making:
             if self.own is None:
                 from sage_plugins.service.own_metrics import OwnMetrics  # few services have any
@@ -154,7 +154,7 @@ class Execution:
             from sage_plugins.call.stream import produce_async
 
             generator = bound
-            bound = lambda *args, **kwargs: produce_async(generator(*args, **kwargs))  # noqa: E731 - it is one of four
+            bound = lambda *args, **kwargs: produce_async(generator(*args, **kwargs))  # noqa: E731 - sets `bound`
         elif kind is MethodKind.SYNC:
             return bound
         if self.on_loop:
@@ -164,12 +164,12 @@ class Execution:
 
     def finish(self, unrun: Any, method: str) -> Any:
         """
-        What comes of something that *method* gave and that has yet to run; for a worker's thread.
+        Run a coroutine that *method* returned, and return its result; for a worker's thread.
 
-        A coroutine is run here, on the replica's event loop if it has one.
+        It runs on the replica's event loop if there is one.
 
         Raises:
-            TypeError: It is a generator, whose items nobody would make here.
+            TypeError: The method returned a generator, whose items would not be made in the replica.
             BaseException: What the coroutine raises.
         """
         if not isinstance(unrun, CoroutineType):
@@ -190,7 +190,7 @@ class Execution:
         return await self.afinish(result, method) if type(result) in UNRUN else result
 
     def refuse_generator(self, generator: Any, method: str) -> TypeError:
-        """The error that *method* returned a generator, which is closed."""
+        """Close the *generator* that *method* returned, and return the error for that."""
         if isinstance(generator, GeneratorType):
             generator.close()
         return TypeError(
@@ -200,7 +200,7 @@ class Execution:
         )
 
     async def _stoppable(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """*coroutine*, on a worker's own loop, ended when its call is given up and at its deadline."""
+        """Run *coroutine* on a worker's own loop, so that `cancel` and the deadline can end it."""
         import asyncio
 
         call = CURRENT.get()
@@ -212,7 +212,7 @@ class Execution:
         self.tasks.add(call)
         call.task = task
         try:
-            if call.settled():  # given up before it could be stopped
+            if call.settled():  # it was given up before `cancel` could find its task
                 coroutine.close()
                 raise asyncio.CancelledError
             if call.deadline < inf:
@@ -225,47 +225,47 @@ class Execution:
                 timer.cancel()
 
     def cancel(self, call: Call) -> None:
-        """Cancel the coroutine that answers *call*, if one does."""
+        """Cancel the coroutine of *call*, if it runs as one."""
         task = call.task
         if task is not None:
             try:
                 task.get_loop().call_soon_threadsafe(task.cancel)
-            except RuntimeError:  # the loop was closed, and the task with it
+            except RuntimeError:  # the loop was closed, and its task has ended
                 return
 
     def calls_running(self) -> list[Call]:
-        """The calls that were started, or left to a thread, and have not ended."""
+        """Return the calls that were started, or left to a thread, and have not ended."""
         at = [worker.at for worker in list(self.workers)]
         works = [work for work in at if work is not None and not isinstance(work, Step)]
         on_loop = (*self.tasks.copy(), *self.batched.copy())
         return list(dict.fromkeys([*self.calls_of([*works, *self.handed.copy()]), *on_loop]))
 
     def forget(self, worker: Worker) -> None:
-        """*worker* has ended."""
+        """Forget *worker*, which has ended."""
         self.workers.pop(worker, None)
         self._latest = max(self._latest, worker.ended)
 
     def latest(self) -> float:
-        """`monotonic()` when a call ended last; may lag by a call."""
+        """Return `monotonic()` at the end of the last call; may lag by a call."""
         return max([self._latest, *(worker.ended for worker in list(self.workers))])
 
     def at_work(self) -> int:
-        """Pieces of work that workers do; not those that wait for one."""
+        """Return the number of work items that run; work that waits for a worker does not count."""
         return sum(map(truth, map(WORK, list(self.workers)))) + len(self.tasks) + len(self.batch_tasks)
 
     @staticmethod
     def calls_of(works: Iterable[Work]) -> list[Call]:
-        """The calls in pieces of work."""
+        """Return the calls of work items."""
         return [call for work in works for call in ([work] if isinstance(work, Call) else work.calls)]
 
     def free(self, ended: Work) -> None:
-        """`events.follow` for threads beside an event loop: what comes next goes to the loop."""
+        """`events.follow` for threads beside an event loop: the next call goes to the loop."""
         self.events.freed(ended)
 
     # -- outcomes ----------------------------------------------------------------------------------------------------
 
     def settles(self, call: Call, error: BaseException | None, start: float, end: float, record: Record) -> bool:
-        """Decide the outcome of a call that has run, and count it; False if it was given up meanwhile."""
+        """Decide the outcome of a call that has run, and record it; False if the call was given up meanwhile."""
         self._latest = call.ended = end
         if not call.claim_outcome():
             return False
@@ -281,7 +281,7 @@ class Execution:
     # -- recorders and errors ----------------------------------------------------------------------------------------
 
     def compose_record(self) -> Record:
-        """One function that tells all recorders, for one worker."""
+        """Return one function that calls all recorders, for one worker."""
         if not self._recorders:
             return lambda _method, _outcome, _wait_s, _run_s: None
         records = [(recorder.writer(), id) for id, recorder in self._recorders.items()]
@@ -292,18 +292,18 @@ class Execution:
             for record, id in records:
                 try:
                     record(method, outcome, wait_s, run_s)
-                except BaseException as error:  # noqa: BLE001 - the others count on
+                except BaseException as error:  # noqa: BLE001 - the other recorders must still count the call
                     self.recorder_failed(error, id)
 
         return record_all
 
     def recorder_failed(self, error: BaseException, id: str | None = None) -> None:
         """
-        Log the first fault of each recorder; its counts are wrong from here on, and nothing else is.
+        Log the first fault of each recorder. Its counts are wrong from then on; nothing else is affected.
 
         Args:
-            error: What it raised.
-            id: Of its monitor; None for the only one.
+            error: The exception that it raised.
+            id: ID of its monitor; None for the only recorder.
         """
         whose = next(iter(self._recorders)) if id is None else id
         if whose not in self._faulty_recorders:
@@ -327,14 +327,14 @@ class Execution:
             try_again = call.owner.failed(call, error)
             if try_again is not None:
                 if context is not None:
-                    call.context = context  # the caller's variables, for the next attempt
+                    call.context = context  # the next attempt needs the caller's variables
                 self.errors.note(call, error, context)
             return try_again
 
         return takes_back
 
     def close_recorders(self) -> None:
-        """No call is counted any more."""
+        """Close all recorders: no call is recorded any more."""
         for id, recorder in self._recorders.items():
             try:
                 recorder.close()
@@ -343,9 +343,10 @@ class Execution:
 
     def as_remote_error(self, raised: BaseException, call: Call) -> BaseException:
         """
-        What the caller gets for SystemExit and its kind, which would end the caller's thread or process.
+        Return the error for a caller whose method raised SystemExit or the like, which would end the caller's thread.
 
-        What a signal handler raised while the method ran in its caller's thread is that thread's own: it stays itself.
+        If a signal handler raised it while the method ran in its caller's thread, return it unchanged: it is meant for
+        that thread.
         """
         import traceback
 

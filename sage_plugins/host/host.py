@@ -1,8 +1,8 @@
 """
-The replica's process: the instance, its life-cycle hooks, its inbox, and what the strategy gets to see of it.
+The host of a replica: builds the instance, runs its life-cycle hooks, and gives work to the strategy's workers.
 
-The same for every target. The strategy's workers fetch work from the host's inbox and give it to `execute`, which
-`thread_worker` or `loop_worker` compose once per worker.
+It is the same for every target. The workers fetch work from the host's inbox and give it to `execute`, which
+`thread_worker` or `loop_worker` compose once for each worker.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Host"]
 
 
-#: Seconds in which a worker that is not stuck comes to the stop hooks, and in which it ends after them.
+#: Seconds that a worker gets to begin the stop hooks, and to end after them, before it counts as stuck.
 _STUCK_GRACE_S: Final = 1.0
 
 
@@ -45,15 +45,15 @@ class Host:
     """
     One replica, in the process where it runs; the same for every target.
 
-    A target makes one with a `ReplicaSpec` and `ReplicaEvents`, calls `start`, gives it work by `put`, asks it by
-    `control`, and ends it by `stop`.
+    A target makes it with a `ReplicaSpec` and `ReplicaEvents`, and calls `start`. It sends work with `put`, asks with
+    `control`, and ends the replica with `stop`.
 
     Attributes:
-        put: Take a call or batch; never blocks.
-        run_here: Run a call in the calling thread, for strategies without workers; else None.
-        slots: Calls at once, at most.
-        cancel: Stop the coroutine of a call that was given up; never blocks.
-        holds: What it holds, for who counts its slots.
+        put: Takes a call or batch; never blocks.
+        run_here: Runs a call in the calling thread, for strategies without workers; else None.
+        slots: Maximum number of concurrent calls.
+        cancel: Cancels the coroutine of a call that was given up; never blocks.
+        holds: Counts the work that the replica holds, for slot recovery.
     """
 
     put: Callable[[Work], None]
@@ -74,12 +74,12 @@ class Host:
 
         Args:
             spec: What to run.
-            events: Whom to tell.
+            events: Receives the replica's reports.
             clock: For deadlines and durations.
-            node: Where this is, for the recorders.
-            inbox: Where work waits; one of its own by default.
+            node: Name of this node, for the recorders.
+            inbox: Where work waits; by default a new one.
         """
-        self._unfetched: list[Work] = []  # when it stopped
+        self._unfetched: list[Work] = []  # no worker had fetched it when the replica stopped
         self._spec = spec
         self._events = events
         self._clock = clock
@@ -121,7 +121,7 @@ class Host:
         self._submit(self._starting, "start")
 
     def _submit(self, step: Step, suffix: str) -> None:
-        """Have a worker do *step*; without workers, a thread of all services: so waiting for it can end."""
+        """Let a worker run *step*; without workers, a shared thread, so that waiting for the step can time out."""
         if self._runner is None or self._runner.run_here is None:
             self._inbox.put(step)
             return
@@ -158,7 +158,7 @@ class Host:
         with self._life:
             self._building = False
             stopping = self._stopping is not None
-        if stopping:  # nobody waited for this any more, and the stop hooks were left to this worker
+        if stopping:  # `stop` found the instance still being built, so this worker runs the stop hooks
             yield from self._end_instance()
         elif failure is None:
             self._events.changed(ReplicaState.READY)
@@ -167,7 +167,7 @@ class Host:
 
     def _tear_down(self) -> Hooks:
         with self._life:
-            if self._building:  # the constructor or a start hook still runs on another worker, which does the rest
+            if self._building:  # another worker still runs the constructor or a start hook; it runs the stop hooks then
                 return
         yield from self._end_instance()
 
@@ -182,17 +182,17 @@ class Host:
             yield from hook(instance, "cleanup", "close")
 
     def begin_stop(self) -> None:
-        """End the calls that run with ServiceStoppedError, and have a worker run the stop hooks; returns at once."""
+        """End running calls with ServiceStoppedError, let a worker run the stop hooks, and return at once."""
         self.stop(0.0)
 
     def stop(self, grace: float) -> int:
         """
-        Run the stop hooks where calls run, then end the workers; waits at most *grace* seconds in all.
+        Run the stop hooks where calls run, then end the workers; wait at most *grace* seconds in all.
 
-        Waits no longer than a second for workers that are stuck: they end when their method does.
+        Workers that are stuck get at most a second; they end when their method does. Calls that still run after
+        *grace* end with ServiceStoppedError, and their methods go on. Return the number of workers that still run.
 
-        Idempotent, from any thread. Calls that still run after *grace* end with ServiceStoppedError; their methods go
-        on and their number is returned.
+        Idempotent, and safe from any thread.
         """
         runner = self._runner
         if runner is None:
@@ -204,12 +204,12 @@ class Host:
             if step is None:
                 step = self._stopping = Step(self._tear_down, self._loop.run)
                 self._submit(step, "stop")
-        # A worker that does not come to the hooks soon is stuck in a method or a constructor.
+        # If no worker begins the hooks soon, all are stuck in a method or a constructor.
         if step.begun.wait(stuck - now):
             step.done.wait(max(0.0, until - self._clock.monotonic()))
-        # The hooks may be left to a constructor that still runs, on a thread for which no runner waits.
+        # A constructor may still run, on a thread for which no runner waits; that thread then runs the stop hooks.
         self._starting.done.wait(max(0.0, stuck - self._clock.monotonic()))
-        with self._life:  # another thread may stop it too
+        with self._life:  # another thread may run `stop`, too
             error, step.error = step.error, None
         if error is not None:
             logging.getLogger("sage_plugins").error("a stop hook of %s raised", self._spec.id, exc_info=error)
@@ -219,23 +219,23 @@ class Host:
         left = runner.stop(min(max(0.0, until - self._clock.monotonic()), _STUCK_GRACE_S))
         self._unfetched = self.end_unfetched()
         self._questions.end()
-        if not left:  # else abandoned methods still run, and their workers may count
+        if not left:  # otherwise abandoned methods still run, and their workers may still record calls
             self._execution.close_recorders()
         return left
 
     def end_unfetched(self) -> list[Work]:
-        """Once it has stopped: end the calls that no worker has fetched, for none will; gives their work, once."""
+        """After the stop, end the calls that no worker has fetched; return their work, each item only once."""
         works, self._unfetched = self._unfetched + self._inbox.take_work(), []
         for call in self._execution.calls_of(works):
             call.give_up(call.stopped_error(self._spec.id), Outcome.STOPPED)
         return works
 
     def compose_record(self) -> Callable[[int, int, float, float], None]:
-        """`record(method, outcome, wait_s, run_s)` for who gives up calls in this process; one thread at a time."""
+        """Return `record(method, outcome, wait_s, run_s)` to count calls given up in this process; not thread-safe."""
         return self._execution.compose_record()
 
     def control(self, op: ControlOp, arg: Any = None) -> Any:
-        """Answer a question beside the calls, in the asking thread; a change is made where calls run."""
+        """Answer a control operation in the asking thread, even if all slots are taken; changes run where calls run."""
         if op is ControlOp.RECONFIGURE:
             self._reconfigure(*arg)
             return None

@@ -1,4 +1,4 @@
-"""Where work waits in a replica until a worker fetches it."""
+"""The inbox of a replica: work waits here until a worker fetches it."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ __all__ = ["Inbox"]
 
 
 class Inbox:
-    """Where work waits for a worker; an event loop, or who starts threads, can be told when there is some."""
+    """A queue of work. It can notify an event loop, or a strategy that starts threads on demand."""
 
     def __init__(self) -> None:
-        """Nothing waits."""
+        """Make an empty inbox."""
         queue: SimpleQueue[Any] = SimpleQueue()
         self.put: Callable[[Work | None], None] = queue.put
         self.get: Callable[[], Work | None] = queue.get
         self.get_within: Callable[[float], Work | None] = partial(queue.get, True)  # noqa: FBT003 - `block`
         self.size: Callable[[], int] = queue.qsize
         self._queue = queue
-        self._asleep: list[None] = []  # a token while the loop has seen it empty
+        self._asleep: list[None] = []  # a token while the loop has found it empty and sleeps
         self._wake: Callable[[], None] = lambda: None
 
     def notify(self, wake: Callable[[], None]) -> None:
-        """Have *wake* called, from any thread, when work comes and `get_nowait` has found none before."""
+        """Call *wake*, from any thread, when work comes after `get_nowait` has found none."""
         self._wake = wake
         self.put = self._put
 
     def when_unattended(self, idle: Sequence[object], attend: Callable[[], None]) -> None:
-        """Have *attend* called, from any thread, after work has come while *idle* was empty."""
+        """Call *attend*, from any thread, after work has come while *idle* was empty."""
         put = self._queue.put
         self._wake = attend
 
@@ -53,17 +53,17 @@ class Inbox:
         if self._asleep:
             try:
                 self._asleep.pop()
-            except IndexError:  # somebody else wakes it
+            except IndexError:  # another thread wakes it
                 return
             self._wake()
 
     def nudge(self) -> None:
-        """Tell of work that waits: an exception may have kept its sender from doing so."""
+        """Wake the worker if work waits: an exception may have kept its sender from doing so."""
         if self._queue.qsize():
             self._wake()
 
     def take_work(self) -> list[Work]:
-        """Every call and batch that waits; what ends workers stays."""
+        """Take out every call and batch. Steps and the None that ends a worker stay."""
         found: list[Work] = []
         stays: list[Work | None] = []
         with suppress(Empty):
@@ -75,7 +75,7 @@ class Inbox:
         return found
 
     def get_nowait(self) -> Work | None:
-        """The next work, or None: then whoever brings some wakes the loop."""
+        """Return the next work, or None; after None, the thread that brings work wakes the loop."""
         while True:
             try:
                 return self._queue.get_nowait()
@@ -83,7 +83,7 @@ class Inbox:
                 self._asleep.append(None)
             if not self._queue.qsize():
                 return None
-            try:  # work came between the two looks
+            try:  # work came after the first check
                 self._asleep.pop()
-            except IndexError:  # and its sender wakes the loop
+            except IndexError:  # its sender took the token, and wakes the loop
                 return None

@@ -1,11 +1,11 @@
 """
-Steps of a replica's life, done by its workers as if they were calls, so that hooks run where calls run.
+Life-cycle steps of a replica. Workers run them like calls, so that hooks run where calls run.
 
-While the start hooks run, `StartHooks` is the current call: what they call knows by whom it was called. Then a replica
-in another process answers a `Canary`, a no-op on the way of calls and none of them, before it gets any.
+While the start hooks run, `StartHooks` is the current call, so the calls that they make are nested calls. A replica in
+another process then answers a `Canary` before it gets calls: a no-op that takes the path of a call and is not counted.
 
-A step is a generator that yields the coroutines of `async def` hooks: in a thread they are run to their end, on an
-event loop they are awaited.
+A step is a generator that yields the coroutines of `async def` hooks. A thread runs them to their end, an event loop
+awaits them.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CANARY", "Canary", "Hooks", "StartHooks", "Step", "answer_canary"]
 
-#: The method of a canary. Its index is that of no method of a class, and no class can have a method of its name.
+#: The method of a canary. No method of a class can have its index or its name.
 CANARY: Final = MethodPlan(-1, "<canary>", MethodKind.ASYNC, idempotent=False, timeout=inf)
 
-#: What the start hooks are called in messages.
+#: The name of the start hooks in messages.
 _PLAN: Final = MethodPlan(-1, "start hooks", MethodKind.SYNC, idempotent=False, timeout=inf)
 
 #: Runs hooks and yields the coroutines among them.
@@ -39,7 +39,7 @@ Hooks: TypeAlias = "Generator[Coroutine[Any, Any, Any], None, None]"
 
 
 class _Latch:
-    """What there is of a `threading.Event` that is set once, in a tenth of its memory."""
+    """A `threading.Event` that is set at most once, with a tenth of its memory."""
 
     __slots__ = ("_is_set", "_lock")
 
@@ -49,7 +49,7 @@ class _Latch:
         self._lock.acquire()
 
     def set(self) -> None:
-        """Let everybody go on; for one thread, once."""
+        """Wake all waiters; for one thread, once."""
         self._is_set = True
         self._lock.release()
 
@@ -58,7 +58,7 @@ class _Latch:
         return self._is_set
 
     def wait(self, limit: float) -> bool:
-        """Wait until it is set, at most *limit* seconds; whether it is."""
+        """Wait until it is set, at most *limit* seconds; return whether it is."""
         is_set = self._lock.acquire(timeout=min(max(limit, 0.0), threading.TIMEOUT_MAX))
         if is_set:
             self._lock.release()
@@ -67,24 +67,24 @@ class _Latch:
 
 class Step:
     """
-    One step.
+    One life-cycle step.
 
     Attributes:
-        begun: Set when a worker came to it.
+        begun: Set when a worker begins it.
         done: Set when it has ended.
-        error: What a hook raised, if one did.
+        error: The exception of a hook, if one raised.
     """
 
     __slots__ = ("_hooks", "_run", "begun", "done", "error")
 
-    expires = -inf  # so that `execute` takes it aside without a question of its own
+    expires = -inf  # so that `execute` finds steps without one more check for every call
 
     def __init__(self, hooks: Callable[[], Hooks], run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
         """
         Prepare a step.
 
         Args:
-            hooks: What it does.
+            hooks: Makes the generator that runs the hooks.
             run: Runs a coroutine from a thread.
         """
         self._hooks = hooks
@@ -94,7 +94,7 @@ class Step:
         self.error: BaseException | None = None
 
     def run(self) -> None:
-        """Do it in this thread."""
+        """Run the step in this thread."""
         self.begun.set()
         try:
             hooks = self._hooks()
@@ -103,19 +103,19 @@ class Step:
                 while True:
                     try:
                         self._run(coroutine)
-                    except BaseException as error:  # noqa: BLE001 - a hook's: what is left to do is for the generator to say
+                    except BaseException as error:  # noqa: BLE001 - a hook's error, which the generator handles
                         coroutine = hooks.throw(error)
                     else:
                         coroutine = next(hooks)
             except StopIteration:
                 pass
-        except BaseException as error:  # noqa: BLE001 - a constructor's or hook's; the worker must live on
+        except BaseException as error:  # noqa: BLE001 - a constructor or a hook raised; the worker must go on
             self.error = error
         finally:
             self.done.set()
 
     async def arun(self) -> None:
-        """Do it on the running loop."""
+        """Run the step on the running loop."""
         self.begun.set()
         try:
             hooks = self._hooks()
@@ -130,7 +130,7 @@ class Step:
                         coroutine = next(hooks)
             except StopIteration:
                 pass
-        except BaseException as error:  # noqa: BLE001 - as above; the loop must live on
+        except BaseException as error:  # noqa: BLE001 - as above; the loop must go on
             self.error = error
         finally:
             self.done.set()
@@ -138,20 +138,20 @@ class Step:
 
 class StartHooks(Call):
     """
-    The constructor and the start hooks of one replica, as the call that holds all its slots until it is ready.
+    The constructor and the start hooks of one replica, as a call that holds all slots until the replica is ready.
 
-    A context manager: inside, it is the current call. Nobody waits for it, and it never ends as a call does.
+    As a context manager, it is the current call inside. No thread waits for it, and it gets no outcome.
     """
 
     prepares = True
 
     def __init__(self, service: str, clock: Clock, lane: Any) -> None:
         """
-        Stand for the hooks of a replica that is about to be built.
+        Represent the hooks of a replica that is about to be built.
 
         Args:
             service: Name of the service.
-            clock: Its time.
+            clock: The service's clock.
             lane: The router's side of the replica; None if the router is in another process.
         """
         owner = CallOwner()
@@ -160,16 +160,16 @@ class StartHooks(Call):
         self.lane = lane
 
     def __enter__(self) -> None:
-        """The hooks begin, in this thread or task."""
+        """Begin the hooks, in this thread or task."""
         self._token: Token[Call | None] = CURRENT.set(self)
 
     def __exit__(self, *_: object) -> None:
-        """They have ended: tasks that they started may go on, but hold no slot."""
+        """End the hooks. Tasks that they started may go on, but hold no slot."""
         self.lane = None
         CURRENT.reset(self._token)
 
     async def follow(self, coroutine: Coroutine[Any, Any, Any]) -> None:
-        """Run the coroutine of a hook: what it awaits itself, the hook waits for."""
+        """Run the coroutine of a hook; the hook waits only for calls that this task awaits."""
         import asyncio
 
         self.task = asyncio.current_task()
@@ -180,44 +180,44 @@ class StartHooks(Call):
 
 
 def answer_canary(canary: Call) -> None:
-    """Answer a canary with None. It calls nothing and no recorder counts it."""
-    canary.claim()  # the sender's, if it is in another process, was claimed there
+    """Answer a canary with None. No method runs, and no recorder counts it."""
+    canary.claim()  # if the sender is in another process, it has claimed its own object there
     if canary.claim_outcome():
         canary.publish(None, None)
 
 
 class _Nobody(CallOwner):
-    """Counts nothing: a canary is no request."""
+    """The owner of canaries: counts nothing."""
 
     def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
-        """Its replica was stopped."""
+        """Do nothing: the replica was stopped."""
 
 
 class Canary(Call):
     """
     One canary, as the replica gets it through `Replica.send`.
 
-    Its time is over from the beginning. So a worker takes it aside, where it takes calls that are too late, and
-    `expire` answers it there: the way of other calls needs no question for it.
+    Its time is over from the start. So a worker handles it like a call that is too late and calls `expire`, which
+    answers it. The path of other calls needs no extra check.
     """
 
     def __init__(self, service: str, clock: Clock) -> None:
         """
-        Make one.
+        Make a canary.
 
         Args:
             service: Name of the service, for messages.
-            clock: Its time.
+            clock: The service's clock.
         """
         owner = _Nobody()
         owner.service, owner.clock = service, clock
         super().__init__(owner, CANARY, (), {}, CallOptions(), clock.monotonic(), -inf, -inf, Context())
 
     def expire(self) -> bool:
-        """A worker has come to it: answer."""
+        """Answer it, as a worker has reached it."""
         answer_canary(self)
         return True
 
     def mark_unstarted(self) -> bool:
-        """It goes to no other replica."""
+        """Return False: a canary goes to no other replica."""
         return False

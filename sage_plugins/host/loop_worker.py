@@ -1,5 +1,5 @@
 """
-`thread_worker` for a strategy with an event loop: coroutines are its tasks, cancelled when their calls are given up.
+`thread_worker` for a strategy with an event loop: a coroutine runs as a task, cancelled when its call is given up.
 
 Everything here runs on that loop.
 """
@@ -33,11 +33,11 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
     execution: Execution, follow: Callable[[Work], Work | None], put: Callable[[Work], None]
 ) -> Callable[[Work], bool]:
     """
-    What starts a piece of work as a task of the running loop; False if it must run in a thread.
+    Return a function that starts work as a task of the running loop; the function returns False for thread work.
 
     Args:
         execution: The instance's methods.
-        follow: Gives the work that gets the slot of work that has ended.
+        follow: Returns the work that gets the slot of work that has ended.
         put: Takes work that must run in a thread.
     """
     loop = execution.event_loop = asyncio.get_running_loop()
@@ -64,14 +64,14 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
                 result = await table[call.method.index](*call.args, **call.kwargs)
                 if type(result) in UNRUN:
                     result = await execution.afinish(result, call.method.name)
-            except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the caller
+            except BaseException as raised:  # noqa: BLE001 - any exception goes to the caller
                 error = raised if isinstance(raised, Exception) else execution.as_remote_error(raised, call)
             call.task = None
             end_call(call, result, error, start)
             return
         call.task = None
         following = follow(call)
-        tasks.discard(call)  # it counts as held until its slot is free
+        tasks.discard(call)  # after `follow`: slot recovery must count it until its slot is free
         go_on(following)
 
     def end_call(call: Call, result: Any, error: BaseException | None, start: float) -> None:
@@ -102,7 +102,7 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
         calls, rows = batches.start(batch, start, record)
         outcomes: list[Any] = []
         if calls:
-            # A task of its own, because it runs in a caller's context; not cancelled with any one of them.
+            # A task of its own, because it runs in a caller's context. No single caller can cancel it.
             task = loop.create_task(call_batch(batches, calls, rows), context=batches.context(calls))
             batched.update(calls)
             outcomes = await task
@@ -113,7 +113,7 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
         set_current(batches.longest(calls))
         try:
             return batches.results(calls, await batches.call(calls, rows))
-        except BaseException as raised:  # noqa: BLE001 - it belongs to the callers
+        except BaseException as raised:  # noqa: BLE001 - any exception goes to the callers
             return batches.all_failed(calls, raised)
 
     def keep(coroutine: Coroutine[Any, Any, None]) -> bool:
@@ -152,12 +152,12 @@ def compose_start(  # noqa: C901, PLR0915 - closures over what does not change
 
 def _compose_begin(loop: asyncio.AbstractEventLoop) -> Callable[[Call, Coroutine[Any, Any, None]], None]:
     """
-    What makes a coroutine the task of a call and does its first step at once, outside of any other task.
+    Return a function that makes a coroutine the task of a call and runs its first step at once, outside any other task.
 
-    A task made by `create_task` takes its first step in the loop's next turn: one more look at the selector, for calls
-    that mostly end with that step. `eager_start` exists from Python 3.12 and knows the task only after the step. So a
-    task that is being made finds another `call_soon` here, which keeps the step that it wants to have called. What else
-    is to be called, by a finalizer that runs just then, goes on to the loop.
+    A task from `create_task` runs its first step in the loop's next iteration, which costs one more poll of the
+    selector. Most calls end with that first step. `eager_start` exists only from Python 3.12, and gives the task only
+    after the step. So `call_soon` is replaced while a task is made, and keeps the task's first step. Other callbacks,
+    for example of a finalizer that runs at that moment, still go to the loop.
     """
     steps: list[Callable[[], None]] = []
     schedule = loop.call_soon
@@ -172,7 +172,7 @@ def _compose_begin(loop: asyncio.AbstractEventLoop) -> Callable[[Call, Coroutine
     def begin(call: Call, coroutine: Coroutine[Any, Any, None]) -> None:
         context = call.context
         assert context is not None  # noqa: S101 - for the type checker: a call that has not started has it
-        if asyncio.current_task(loop) is not None:  # one task cannot step in another's step
+        if asyncio.current_task(loop) is not None:  # a task cannot run a step inside the step of another
             call.task = loop.create_task(coroutine, context=context)
             return
         begun.append(context)
@@ -180,22 +180,22 @@ def _compose_begin(loop: asyncio.AbstractEventLoop) -> Callable[[Call, Coroutine
         try:
             call.task = asyncio.Task(coroutine, loop=loop, context=context)
         finally:
-            del loop.call_soon  # the instance's, which hid the method
+            del loop.call_soon  # the instance attribute, which hid the method
             begun.clear()
         context.run(steps.pop())
 
     def begin_later(call: Call, coroutine: Coroutine[Any, Any, None]) -> None:
         call.task = loop.create_task(coroutine, context=call.context)
 
-    return begin if hasattr(loop, "__dict__") else begin_later  # uvloop's has no room for another `call_soon`
+    return begin if hasattr(loop, "__dict__") else begin_later  # uvloop does not allow another `call_soon`
 
 
 class _Deadlines:
     """
-    Ends calls whose time is over while they run; one timer for all, because most of them end long before theirs.
+    Ends running calls at their deadline, with one timer for all, because most calls end long before their deadline.
 
     Attributes:
-        due: `monotonic()` of the next look; inf if none is planned.
+        due: `monotonic()` of the next check; inf if none is planned.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, execution: Execution) -> None:
@@ -203,10 +203,10 @@ class _Deadlines:
         self._loop = loop
         self._execution = execution
         self._timer: asyncio.TimerHandle | None = None
-        self._context = Context()  # not that of the call that is watched, which the timer would keep
+        self._context = Context()  # an empty one, because the timer would keep the call's context alive
 
     def watch(self, deadline: float, now: float) -> None:
-        """Look at *deadline*, which is earlier than the next look."""
+        """Check at *deadline*, which is earlier than the next check."""
         if self._timer is not None:
             self._timer.cancel()
         self.due = deadline
@@ -220,5 +220,5 @@ class _Deadlines:
             if not call.unstarted() and not call.settled() and not call.expire() and call.deadline < self.due:
                 self.due = call.deadline
         if self.due < inf:
-            # A virtual clock may stand still.
+            # At least 1 ms, because a virtual clock may stand still.
             self._timer = self._loop.call_later(max(0.001, self.due - now), self._look, context=self._context)

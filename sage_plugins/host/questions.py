@@ -1,4 +1,4 @@
-"""What is asked of a replica beside its calls: how it is, what it has counted, and its instance's attributes."""
+"""Answers control operations of a replica: health checks, statistics, errors, stacks, the instance's attributes."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ _LAG: Final = "How long the event loop took to come to what it was asked to do a
 
 
 class _LoopLag:
-    """How busy an event loop is: how long it takes to come to something; asked from one look to the next."""
+    """Measures how long an event loop takes to run a callback; each `look` schedules one for the next `look`."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._asked_at: float | None = None  # None if it has come
+        self._asked_at: float | None = None  # None if no callback is pending
         self._latest: float | None = None
 
     def look(self, loop: asyncio.AbstractEventLoop) -> float | None:
-        """Seconds that it took last, or that it has been taking by now; None before the first answer."""
+        """Return the seconds of the last callback, or of the pending one if it takes longer; None before the first."""
         now, asked_at = self._clock.monotonic(), self._asked_at
         if asked_at is not None:
             return max(now - asked_at, self._latest or 0.0)
@@ -59,9 +59,9 @@ class _LoopLag:
 
 class Questions:
     """
-    Answers in the asking thread, so also when all slots are taken; a coroutine is asked on the loop of the replica.
+    Answers control operations in the asking thread, even if all slots are taken.
 
-    All methods are safe from any thread but that loop's.
+    A coroutine check runs on the replica's event loop. All methods are safe from any thread but that loop's.
     """
 
     def __init__(
@@ -74,9 +74,10 @@ class Questions:
         Prepare.
 
         Args:
-            execution: Of the same replica: knows the event loop, and when a call ended last.
-            recorders: What has counted the calls, by the ID of its monitor.
-            life: Gives the instance, None before it is built and after its end, and the runner, None before the start.
+            execution: The replica's execution; knows the event loop, and when the last call ended.
+            recorders: The recorders that count calls, by the ID of their monitor.
+            life: Returns the instance (None before it is built and after its end) and the runner (None before the
+                start).
         """
         self._execution = execution
         self._recorders = recorders
@@ -84,16 +85,17 @@ class Questions:
         self._lag = _LoopLag(execution.clock)
         self._lock = threading.Lock()
         self._closed = False  # guarded by _lock, as the next
-        self._waiting: set[Future[Any]] = set()  # answers of the loop that somebody waits for
+        self._waiting: set[Future[Any]] = set()  # answers of the loop for which threads wait
 
     def answer(self, op: ControlOp, arg: Any = None) -> Any:
         """
-        The answer to *op*; waits until there is one, however long that takes.
+        Return the answer to *op*; wait for it without a limit.
 
         Raises:
-            CancelledError: The replica stopped while its loop was asked (`concurrent.futures.CancelledError`).
-            RuntimeError: The check returned False, or there is no instance whose attribute could be given.
+            CancelledError: The replica stopped while a check ran on its loop (`concurrent.futures.CancelledError`).
+            RuntimeError: The check returned False, or there is no instance now.
             AttributeError: There is no such attribute, or it is private.
+            ValueError: *op* is unknown.
             BaseException: What a check, `terminate()`, a property or a setter raises.
         """
         if op is ControlOp.COUNTS:  # asked most often
@@ -119,7 +121,7 @@ class Questions:
         for id, recorder in self._recorders.items():
             try:
                 snapshots[id] = recorder.snapshot()
-            except Exception as error:  # noqa: BLE001 - a plugin's fault must not take the whole status away
+            except Exception as error:  # noqa: BLE001 - a plugin's fault must not make the whole status fail
                 self._execution.recorder_failed(error, id)
         return snapshots
 
@@ -144,7 +146,7 @@ class Questions:
         }
 
     def counts(self) -> Mapping[str, int]:
-        """What the monitor `metrics` has counted here; empty without it."""
+        """Return the counts of the monitor `metrics` for this replica; empty without that monitor."""
         recorder = self._recorders.get("metrics")
         return recorder.counts() if isinstance(recorder, CallCounter) else {}
 
@@ -209,12 +211,12 @@ class Questions:
         return result
 
     def close(self) -> None:
-        """Ask the loop nothing more; before it ends, so that it knows, and then cancels, all that it was asked."""
+        """Ask the loop nothing more. Call it before the loop ends, so that the loop cancels all pending checks."""
         with self._lock:
             self._closed = True
 
     def end(self) -> None:
-        """Release those who wait: the loop has ended, or a method blocks it."""
+        """Release waiting threads, as the loop has ended or a method blocks it."""
         with self._lock:
             self._closed = True
             waiting = tuple(self._waiting)
@@ -229,5 +231,5 @@ async def _answer(check: Callable[[], Coroutine[Any, Any, Any]]) -> tuple[Any, B
         return await check(), None
     except asyncio.CancelledError:
         raise
-    except BaseException as error:  # noqa: BLE001 - also sys.exit(), which would end the loop
+    except BaseException as error:  # noqa: BLE001 - includes SystemExit, which would end the loop
         return None, error

@@ -1,4 +1,4 @@
-"""The recorders of monitors: how they are made, how one that fails is named, and what they have around methods."""
+"""Makes the recorders of monitors, and runs methods inside the `around` of a recorder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def make_recorder(
     choice: Choice, factory: RecorderFactory, who: ReplicaInfo, methods: tuple[str, ...]
 ) -> Recorder | None:
     """
-    The recorder that *factory* makes, which *choice* has created; None if the monitor counts no calls.
+    Return a recorder made by *factory*, which *choice* has created; None if the monitor counts no calls.
 
     Raises:
         PluginError: The recorder cannot be made; the message names the monitor.
@@ -46,14 +46,14 @@ def surrounded(
     awaits: bool,
 ) -> Callable[..., Any]:
     """
-    A function that does *run* inside *around*.
+    Return a function that runs *run* inside *around*.
 
     Args:
         run: A method as its worker calls it.
-        around: Gives what surrounds a call.
-        execution: Finishes a coroutine that the method returns although it is no coroutine function.
-        name: Of the method.
-        awaits: Whether the worker awaits what *run* gives.
+        around: Returns the context manager for a call.
+        execution: Runs a coroutine that a plain method returns.
+        name: Name of the method.
+        awaits: Whether the worker awaits the result of *run*.
     """
 
     def inside(*args: Any, **kwargs: Any) -> Any:

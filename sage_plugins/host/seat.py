@@ -1,4 +1,4 @@
-"""The seat that a host gives its strategy: where workers fetch work, and how they do it."""
+"""The seat that a host gives its strategy: through it, workers fetch work and run it."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ __all__ = ["HostHolds", "HostSeat"]
 
 class HostHolds:
     """
-    `interfaces.ReplicaHolds` for one host: what waits in its inbox, runs on its loop, or is done by a thread.
+    `interfaces.ReplicaHolds` for one host: counts work that waits in its inbox or runs on its loop or in a thread.
     """
 
     def __init__(self, inbox: Inbox, execution: Execution) -> None:
-        """Say what *inbox* and *execution* hold."""
+        """Count the work that *inbox* and *execution* hold."""
         self._inbox = inbox
         self._execution = execution
         self.nudge = inbox.nudge
@@ -44,7 +44,7 @@ class HostHolds:
 
 
 class HostSeat:
-    """`interfaces.LoopSeat` for one host; what its members do is said there."""
+    """`interfaces.LoopSeat` for one host; the interface documents the members."""
 
     def __init__(
         self, spec: ReplicaSpec, inbox: Inbox, execution: Execution, events: ReplicaEvents, loop: WorkerLoop
@@ -64,22 +64,22 @@ class HostSeat:
         self.holds = HostHolds(inbox, execution)
 
     def end_worker(self) -> None:
-        """Make one `get` return None."""
+        """Make one `get` return None, which ends a worker."""
         self._inbox.put(None)
 
     def on_ready(self, wake: Callable[[], None]) -> None:
-        """Have *wake* called when there is work for the loop."""
+        """Call *wake* when there is work for the loop."""
         self._execution.on_loop = True
         self._inbox.notify(wake)
 
     def starter(self, in_thread: Callable[[Work], None]) -> Callable[[Work], bool]:
-        """Gives what starts work as a task of the running loop."""
+        """Return a function that starts work as a task of the running loop."""
         from sage_plugins.host.loop_worker import compose_start  # imports asyncio
 
         return compose_start(self._execution, self._events.follow, in_thread)
 
     async def steps_over(self) -> None:
-        """Wait for the steps of the replica's life that were started."""
+        """Wait for the life-cycle steps that have begun."""
         import asyncio
 
         while steps := self._execution.steps:
@@ -87,14 +87,14 @@ class HostSeat:
 
     def spawn(self, run: Callable[[], None], suffix: str) -> threading.Thread:
         """Start a daemon thread, which closes its own event loop at the end."""
-        # A daemon, because no stuck method may keep the interpreter from exiting.
+        # A daemon, because a stuck method must not keep the interpreter from exiting.
         thread = threading.Thread(target=self._work, args=(run,), name=f"{self.name}-{suffix}", daemon=True)
         thread.start()
         return thread
 
     def run_aside(self, run: Callable[[], None], suffix: str) -> None:
         """
-        Have a thread that this replica shares with others call *run* soon, under a name of the replica's.
+        Call *run* soon in a thread that all replicas share; the thread has the replica's name meanwhile.
 
         Raises:
             RuntimeError: No thread can be started.

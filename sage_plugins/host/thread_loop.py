@@ -1,7 +1,7 @@
 """
 The event loop of a worker thread, for `async def` methods and hooks under strategies with threads.
 
-Also says which results of a method have yet to run.
+Also defines the types of results that still have to run.
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ if TYPE_CHECKING:
 
 __all__ = ["UNRUN", "WorkerLoop"]
 
-#: What has yet to run when a method returns it: handed to the caller, it would run there, beside the replica's slots.
-#: A method gives one although its kind says otherwise if a decorator hides what it is.
+#: Types of results that still have to run. Given to the caller, they would run there, outside the replica's slots. A
+#: method may return one if a decorator hides that it is a coroutine or generator function.
 UNRUN: Final = frozenset({CoroutineType, GeneratorType, AsyncGeneratorType})
 
 
 class WorkerLoop(threading.local):
     """
-    Runs coroutines from a thread: each worker has a loop of its own, made for its first coroutine.
+    Runs coroutines from a thread. Each worker has a loop of its own, made for its first coroutine.
 
     Attributes:
-        kept: Whether this thread is a worker's, which closes its loop; set by the worker.
+        kept: Whether this thread belongs to a worker, which closes the loop; set by the worker.
     """
 
     kept: bool = False
     _runner: Any = None
 
     def run(self, coroutine: Coroutine[Any, Any, Any]) -> Any:
-        """What *coroutine* returns, run in the present context variables."""
+        """Run *coroutine* with the present context variables, and return its result."""
         import asyncio
 
-        if not self.kept:  # a caller's own thread, which may be running a loop
+        if not self.kept:  # a caller's own thread, in which a loop may be running
             future = future_of(lambda: _run_apart(coroutine), "sage-deploy-coroutine", context=copy_context())
             return future.result()
         if self._runner is None:
             self._runner = asyncio.Runner()
-            # The loop keeps the context in which it is made, and the present one has this call's arguments.
+            # The loop keeps the context in which it is made. The present one would keep this call's arguments alive.
             LOOPS_OF_REPLICAS[Context().run(self._runner.get_loop)] = False
         return self._runner.run(coroutine, context=copy_context())
 
     def close(self) -> None:
-        """The work is done: close this thread's loop, if it has one."""
+        """Close this thread's loop, if it has one."""
         self.kept = False
         runner, self._runner = self._runner, None
         if runner is not None:

@@ -1,7 +1,8 @@
 """
-What a worker's thread does with a piece of work: deadline, claim, context, record, free the slot, release the caller.
+Runs work in a worker's thread.
 
-Then it goes on to the call that waits for the slot. `loop_worker` has the same for an event loop.
+A worker checks the deadline, claims the call, runs the method, records it, frees the slot, and wakes the caller. Then
+it runs the next call that waits for the slot. `loop_worker` does the same on an event loop.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ _set_current = CURRENT.set
 
 
 def compose_worker(execution: Execution) -> Callable[[Any], bool]:
-    """A worker's `execute`; for one thread at a time."""
+    """Make a worker and return its `execute`; for one thread at a time."""
     worker = Worker(execution)
     return worker.execute_handed if execution.on_loop else worker.execute
 
@@ -40,18 +41,18 @@ class Worker:
     """
     One worker of a replica.
 
-    Not a closure: its variables are objects of their own, so among a thousand replicas a call would wait for some forty
-    of them to come into the processor's cache. These are in one.
+    Not a closure, whose variables are separate objects: with a thousand replicas, a call would wait for about forty of
+    them to come into the processor's cache. Here they are in one object.
 
     Attributes:
-        at: The piece of work that it does; None between two.
+        at: The work that it does; None if it does none.
         ended: `monotonic()` when its last call ended.
     """
 
     __slots__ = ("at", "ended", "execution", "follow", "monotonic", "record", "table", "takes_back")
 
     def __init__(self, execution: Execution) -> None:
-        """Make one; all that has one answer for all calls is decided here."""
+        """Make a worker; decide here what is the same for all calls."""
         self.execution = execution
         self.monotonic, self.table = execution.clock.monotonic, execution.table
         self.follow = execution.free if execution.on_loop else execution.events.follow
@@ -65,9 +66,9 @@ class Worker:
         self.execution.handed.discard(work)
         return self.execute(work)
 
-    def execute(self, call: Any) -> bool:  # noqa: C901, PLR0912, PLR0915 - as the comment says
+    def execute(self, call: Any) -> bool:  # noqa: C901, PLR0912, PLR0915 - see the comment
         """As `interfaces.Seat.worker` says."""
-        # One function, with Call.claim, claim_outcome and publish written out: a frame would cost every call.
+        # One function, with Call.claim, claim_outcome and publish inlined: each frame would cost every call.
         if call is None:
             self.execution.forget(self)
             return False
@@ -81,18 +82,18 @@ class Worker:
                     continue
                 try:
                     del call._unstarted
-                except AttributeError:  # given up while it was queued
+                except AttributeError:  # it was given up before it started
                     call = follow(call)
                     continue
                 context = call.context
                 call.began = start
-                # The context is about to refer to the call: keeping both ways would leave every call to the collector.
+                # The context is about to refer to the call. References both ways would need the garbage collector.
                 call.context = None
                 result: Any = None
                 error: BaseException | None = None
                 try:
                     result = context.run(self._invoke, call)
-                except BaseException as raised:  # noqa: BLE001 - whatever it is belongs to the caller
+                except BaseException as raised:  # noqa: BLE001 - any exception goes to the caller
                     error = raised if isinstance(raised, Exception) else self.execution.as_remote_error(raised, call)
                 end = self.ended = call.ended = monotonic()
                 late = end >= call.deadline
@@ -104,11 +105,11 @@ class Worker:
                         continue
                 try:
                     del call._unsettled
-                except AttributeError:  # given up while it ran
+                except AttributeError:  # it was given up while it ran
                     call.owner.abandoned_ended(call)
                     call = follow(call)
                     continue
-                if late:  # nobody had given it up yet, but the result goes nowhere all the same
+                if late:  # no thread has given it up yet, but a late result is dropped all the same
                     result, error = None, call.timeout_error(ended=True)
                 try:
                     self.record(
@@ -121,7 +122,7 @@ class Worker:
                     self.execution.recorder_failed(raised)
                 if error is not None and not late:
                     self.execution.errors.note(call, error, context)
-                # The slot first, the caller second: a caller that calls again at once must find the slot free.
+                # Free the slot before waking the caller: a caller that calls again at once must find the slot free.
                 following = follow(call)
                 told = call.owner.on_result if error is None else call.owner.on_error
                 if told is not None:
@@ -132,9 +133,9 @@ class Worker:
                 latch = call._latch
                 if latch is not None:
                     if call._shared is None:
-                        try:  # noqa: SIM105 - nothing is done that its caller would have to wait for
+                        try:  # noqa: SIM105 - contextlib.suppress would delay the caller
                             latch.release()
-                        except RuntimeError:  # released before, by a grant
+                        except RuntimeError:  # a grant has released it before
                             pass
                     else:
                         call.release()
@@ -150,7 +151,7 @@ class Worker:
 
     def _execute_other(self, work: Any) -> Work | None:
         """
-        Work that is no call to be run: a step of the replica's life, a batch, or a call whose time is over.
+        Handle work that is not a call to run: a life-cycle step, a batch, or a call whose time is over.
         """
         if isinstance(work, Call):
             work.expire()

@@ -1,8 +1,8 @@
 """
-What plugins implement and what they get: targets, strategies, balancers, monitors, and calls from other processes.
+The interfaces between the core and its plugins: targets, strategies, balancers, monitors and the rest.
 
-All are protocols, so a plugin need not inherit from anything. Callables that are used for every call are plain
-attributes: fetch them once, call them often. Imports only the root modules; a name is imported at its first use.
+All are protocols, so a plugin does not have to inherit from anything. Callables that run for every call are plain
+attributes: fetch them once and call them often. This package imports a name at its first use.
 """
 
 from __future__ import annotations
@@ -195,12 +195,12 @@ _HOMES = {
 }
 
 
-if not TYPE_CHECKING:  # to a checker that sees it, every misspelt name is one that it may give
+if not TYPE_CHECKING:  # a type checker that sees `__getattr__` accepts misspelt names
 
     def __getattr__(name: str) -> object:
         if name not in _HOMES:
             msg = f"module {__name__!r} has no attribute {name!r}"
             raise AttributeError(msg)
         value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-        globals()[name] = value  # so that the next access does not come here
+        globals()[name] = value  # the next access does not call this function
         return value

@@ -1,4 +1,4 @@
-"""Autoscalers, and the load that they get."""
+"""The interface of autoscalers, and the load that they get."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Autoscaler", "Load"]
 
 class Load(NamedTuple):
     """
-    The load of a service at one moment, and the aims of its configuration.
+    The load of a service at one moment, and the targets that its configuration sets.
 
     Attributes:
         time_s: Seconds on a monotonic clock.
@@ -18,11 +18,11 @@ class Load(NamedTuple):
         slots: Calls that the ready replicas can run at once.
         ongoing: Calls that run.
         queued: Calls that wait, including those whose callers wait for room in the queue.
-        oldest_wait_s: How long the oldest waiting call has waited.
+        oldest_wait_s: Seconds that the oldest waiting call has waited.
         mean_calls: Calls that run or wait, averaged over `autoscale.look_back`.
-        mean_wait_s: `oldest_wait_s`, averaged in the same way.
-        target_ongoing_requests: Aim of `autoscale`: calls that run or wait, for each replica.
-        target_queue_wait: Aim of `autoscale`: mean wait in the queue; None if there is none.
+        mean_wait_s: `oldest_wait_s`, averaged over `autoscale.look_back`.
+        target_ongoing_requests: The field of `autoscale`: target for the calls that run or wait, per replica.
+        target_queue_wait: The field of `autoscale`: target for the mean wait in the queue, in seconds; None if not set.
     """
 
     time_s: float
@@ -39,12 +39,12 @@ class Load(NamedTuple):
 
 
 class Autoscaler(Protocol):
-    """Decides how many replicas one service has. One thread at a time calls it. It may keep earlier loads."""
+    """Decides how many replicas one service has. Only one thread at a time calls it. It may remember earlier loads."""
 
     def decide(self, load: Load) -> float:
         """
-        Return how many replicas the service needs for *load*; a fraction is rounded up.
+        Return how many replicas the service needs for *load*. The core rounds a fraction up.
 
-        The core keeps the answer between the service's `autoscale.min` and `autoscale.max`, applies the delays, and
-        ignores deviations within the tolerance. An autoscaler need not do any of that.
+        The core also limits the answer to `autoscale.min` and `autoscale.max`, applies the delays, and ignores changes
+        within the tolerance. An autoscaler does none of that.
         """

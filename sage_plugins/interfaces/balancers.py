@@ -1,4 +1,4 @@
-"""Load balancers, and the replicas as they see them."""
+"""The interface of load balancers, and the view of replicas that they get."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ if TYPE_CHECKING:
 __all__ = ["Balancer", "Candidate", "KeyedBalancer", "ObservingBalancer", "Picker"]
 
 
-#: What a balancer returns: `pick(key, method)` returns the replica that takes the next call. It gets the call's key and
-#: the name of its method.
+#: Chooses a replica: `pick(key, method)` gets the call's key and the name of its method, and returns the replica that
+#: gets the call.
 Picker: TypeAlias = "Callable[[Hashable | None, str], Candidate]"
 
 
@@ -21,11 +21,11 @@ class Candidate(Protocol):
 
     @property
     def id(self) -> str:
-        """Such as `"kv#0"`."""
+        """ID of the replica, such as `"kv#0"`."""
 
     @property
     def index(self) -> int:
-        """Position among the service's replicas."""
+        """Position among the service's replicas, from 0."""
 
     @property
     def node(self) -> str | None:
@@ -37,22 +37,22 @@ class Candidate(Protocol):
 
     @property
     def inflight(self) -> int:
-        """Calls that hold a slot now; read without a lock, so it may lag by a call."""
+        """Calls that hold a slot now. Read without a lock, so it may be off by one."""
 
     @property
     def waiting(self) -> int:
         """
-        Calls that wait: with a binding balancer those for this replica alone, otherwise all of the service.
+        Calls that wait. With a binding balancer: only those for this replica. Otherwise: all of the service.
 
-        Read without a lock, so it may lag by a call.
+        Read without a lock, so it may be off by one.
         """
 
 
 class Balancer(Protocol):
     """
-    Decides which replica gets the next call. There is one object for each service and calling process.
+    Chooses the replica for the next call. Each calling process has one object for each service.
 
-    Its registration's `create(options, where)` gets the options, and a `Where` with the names of the service and of its
+    The registration's `create(options, where)` makes it. *where* is a `Where` with the names of the service and its
     environment.
     """
 
@@ -60,56 +60,56 @@ class Balancer(Protocol):
     """
     Whether a call with a key must wait for the chosen replica.
 
-    If False and that replica is busy, the first free one takes the call. Calls without a key always go to the first
-    free one then.
+    If False and the chosen replica is busy, the first free replica takes the call. A call without a key never waits for
+    a certain replica, whatever this value is.
     """
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Picker:
         """
         Return the function that chooses among *candidates*, which is never empty.
 
-        Called for the first call, and once after each change of the candidates. The returned function runs for every
-        call in the caller's thread, so it must neither lock nor wait. It gets the call's key, which is hashable, or
-        None, and the name of the method. For a key of an unsupported type it raises `errors.InvalidKeyError`, which the
-        caller gets. Any other exception is a fault: replicas then take turns, and the balancer is not asked again until
-        the candidates change.
+        The core calls this for the first call, and once after each change of the candidates. The returned function runs
+        for every call in the caller's thread, so it must not take a lock or wait. It gets the call's key (hashable, or
+        None) and the name of the method. For a key of an unsupported type, it raises `errors.InvalidKeyError`, which
+        the caller gets. Any other exception is a fault: the replicas then take turns, and the core does not ask the
+        balancer again until the candidates change.
         """
 
 
 class KeyedBalancer(Balancer, Protocol):
     """
-    A balancer that takes the key of a call from an argument; its registration declares `names_key`.
+    A balancer that takes the key of a call from an argument. Its registration declares `names_key`.
 
-    A key given by `with_options(key=...)` takes precedence.
+    A key from `with_options(key=...)` takes precedence.
     """
 
     key_argument: str | None
     """
-    Name of the method argument that is a call's key; None if only callers give keys.
+    Name of the method argument that is the key of a call; None if only callers give keys.
 
-    The plan refuses a name that no served method has.
+    The plan refuses a name that no served method has as an argument.
     """
 
 
 class ObservingBalancer(Balancer, Protocol):
     """
-    A balancer that learns from the calls that it placed; its registration declares `observes`.
+    A balancer that learns from the calls that it placed. Its registration declares `observes`.
 
-    Without `observe`, calls pay nothing for observation.
+    For other balancers, calls pay nothing for observation.
     """
 
     def observe(self, candidate: Candidate, method: str, outcome: int, wait_s: float, run_s: float, /) -> None:
         """
-        A call that had a slot of *candidate* has ended. The candidate may have left since.
+        Learn from a call that has ended. It had a slot of *candidate*, which may have left since.
 
-        Called once for each call that the balancer placed, by the thread that ends the call, before the caller is
-        released. So it must neither lock for long nor wait. An exception is a fault, as in `picker`. With a single
+        The thread that ends the call calls this before it wakes the caller, once for each call that the balancer
+        placed. So it must not wait, or hold a lock for long. An exception is a fault, as in `picker`. With a single
         replica it is not called, because there is nothing to choose.
 
         Args:
-            candidate: The replica that had the call when it ended; it may differ from the chosen one.
+            candidate: The replica that had the call when it ended. It may differ from the chosen one.
             method: Name of the method.
             outcome: One of `Outcome`.
             wait_s: Seconds from the call until it got the slot.
-            run_s: Seconds from there to the end, including the way to the replica and back.
+            run_s: Seconds from the slot to the end, including the way to the replica and back.
         """

@@ -1,4 +1,4 @@
-"""Extensions, such as a server, which accompany an environment."""
+"""The interface of extensions, such as a server, which accompany an environment."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ class Extension(Protocol):
     """
     Accompanies an environment whose options have its ID.
 
-    `Environment.deploy` makes and starts it once the services are ready. `Environment.close` closes it first.
+    `Environment.deploy` makes and starts it once the services are ready. `Environment.close` closes it before the
+    services.
     """
 
     def start(self, operations: Operations) -> None:
         """
-        Start, and return when started. If it raises, `deploy` fails.
+        Start, and return when started. If this raises, `deploy` fails.
 
         Args:
-            operations: What it may see and do; safe from any thread, until `close` has returned.
+            operations: What the extension may see and do. Safe from any thread until `close` has returned.
         """
 
     def close(self) -> None:
-        """Stop, and release everything. Called once, if `start` was called."""
+        """Stop and release everything. Called once, if `start` was called."""

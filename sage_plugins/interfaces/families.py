@@ -1,4 +1,4 @@
-"""Metrics of one service in Prometheus's form: families, each with its values by labels."""
+"""Metrics of a service in Prometheus's form: each family is one metric, with its values by labels."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MOST_LABEL_SETS", "Families", "Family", "add_up", "growing", "is_summable"]
 
-#: Maximum number of label sets of one family when families are added up. Values of further sets are added to `other`.
+#: Maximum number of label sets of one family when families are added up. Values of more sets are added to `other`.
 MOST_LABEL_SETS: Final = 1_000
 
 
@@ -19,12 +19,12 @@ class Family(NamedTuple):
     One metric of a service.
 
     Attributes:
-        name: Such as `sage_requests_total`; the name of a counter ends in `_total`.
+        name: Name of the metric, such as `sage_requests_total`. The name of a counter ends in `_total`.
         kind: `counter`, `gauge` or `histogram`.
-        help: Its meaning, in one sentence.
-        labels: Names of its labels. The exporter adds `service`.
-        values: Numbers by the tuple of the labels' values. For a histogram: its sum, then the count of each bucket.
-        edges: Upper edges of a histogram's buckets; one more bucket, without an edge, has the larger values.
+        help: Meaning of the metric, in one sentence.
+        labels: Names of the labels. The exporter adds `service`.
+        values: Numbers, keyed by the tuple of label values. For a histogram: its sum, then the count of each bucket.
+        edges: Upper edges of a histogram's buckets. One more bucket, without an edge, counts the larger values.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Family(NamedTuple):
     edges: tuple[float, ...] = ()
 
     def rows(self) -> list[dict[str, Any]]:
-        """Return the values for a status, each with its labels."""
+        """Return the values as a status shows them: one mapping for each, with its labels."""
         return [{**dict(zip(self.labels, key, strict=True)), "value": value} for key, value in self.values.items()]
 
 
@@ -45,9 +45,9 @@ Families: TypeAlias = dict[str, Family]
 
 def add_up(parts: Iterable[Mapping[str, Family]]) -> Families:
     """
-    Return the sum of several; the parts do not change.
+    Return the sum of several sets of families, without changing them.
 
-    If the kind, labels or edges of a family have changed, its earlier values are dropped.
+    If the parts disagree about the kind, labels or edges of a family, the earlier values are dropped.
     """
     total: Families = {}
     for part in parts:
@@ -68,10 +68,10 @@ def add_up(parts: Iterable[Mapping[str, Family]]) -> Families:
 
 
 def is_summable(family: Family) -> bool:
-    """Whether its values are those of the service, not of single replicas."""
+    """Whether the family's values are about the whole service, not about single replicas."""
     return "replica" not in family.labels
 
 
 def growing(families: Mapping[str, Family]) -> Families:
-    """Return the families that never fall, and that stay when their replicas leave."""
+    """Return the families whose values never fall, and that stay when replicas leave."""
     return {name: each for name, each in families.items() if each.kind != "gauge" and is_summable(each)}

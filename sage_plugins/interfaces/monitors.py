@@ -1,4 +1,4 @@
-"""Monitors: their two roles, their recorders, and the service as they see it."""
+"""The interfaces of monitors: their two roles, their recorders, and the view of a service that they get."""
 
 from __future__ import annotations
 
@@ -35,23 +35,29 @@ __all__ = [
 
 
 class Recorder(Protocol):
-    """Counts the calls of one replica, in its process; or, on the calling side, the calls that are given up there."""
+    """
+    Counts the calls of one replica, in the replica's process.
+
+    On the calling side, one more recorder counts the calls that callers give up there.
+    """
 
     def writer(self) -> Callable[[int, int, float, float], None]:
         """
-        Return a `record(method, outcome, wait_s, run_s)` for one worker, which never uses it from two threads at once.
+        Return a function `record(method, outcome, wait_s, run_s)` for one worker.
 
-        It runs before the caller is released, so it must be quick. On the calling side it gets the calls that were
-        given up. If such a call never started, *wait_s* is the time that it waited. If it started, *run_s* is the whole
-        time since the call, because only the replica's process knows how much of it was waiting.
+        The worker never uses it from two threads at once. It runs before the caller wakes, so it must be quick.
+
+        On the calling side, it gets the calls that were given up. If the call had not started, *wait_s* is the time
+        that it waited. If it had started, *run_s* is the whole time since the call, because only the replica's process
+        knows how much of that was waiting.
         """
 
     def snapshot(self) -> Mapping[str, Any]:
-        """Return the counts: picklable; read without stopping the workers, so they may lag by a call."""
+        """Return the counts, picklable. Workers are not stopped for this, so it may be off by one call."""
 
     def close(self) -> None:
         """
-        The replica has stopped, or the service on the calling side: release sockets, files and threads.
+        Release sockets, files and threads: the replica has stopped, or on the calling side the service.
 
         Idempotent. The counts stay readable. Not called in a process that is killed.
         """
@@ -62,7 +68,7 @@ class CallCounter(Protocol):
     """
     The optional member of a recorder that reports how many calls it has counted.
 
-    The core asks only the recorder of the monitor `metrics`, in the replica's process.
+    The core uses it only for the recorder of the monitor `metrics`, in the replica's process.
     """
 
     def counts(self) -> Mapping[str, int]:
@@ -70,24 +76,24 @@ class CallCounter(Protocol):
         Return the numbers of calls so far, for `ctx.statistics()` of the service.
 
         Returns:
-            `request_count`: calls that ended. `error_count`: those of them that did not end well.
+            `request_count`: calls that ended. `error_count`: the calls among them that ended without a result.
         """
 
 
 @runtime_checkable
 class CallSurrounder(Protocol):
     """
-    The optional member of a recorder that surrounds each method, such as one that traces calls.
+    The optional member of a recorder that wraps each run of a method, for example to trace calls.
 
     Used in the replica's process only. Without such a recorder, methods are called directly.
     """
 
     def around(self, call: Call, /) -> AbstractContextManager[object]:
         """
-        Return a context manager for the method that answers *call*, in the thread or task that runs it.
+        Return a context manager that is entered around the method, in the thread or task that runs it.
 
-        It sees what the method raises. What it raises itself ends the call. For a stream it surrounds the whole
-        generator. For calls that are answered together it is asked once, with the call that has the most time left.
+        It sees what the method raises. An exception of its own ends the call. For a stream, it is around the whole
+        generator. For a batch, this is called once, with the call that has the most time left.
         """
 
 
@@ -95,11 +101,11 @@ class RecorderFactory(Protocol):
     """
     The role of a monitor in each replica's process: it makes the recorder there.
 
-    The process calls `recorder` once and nothing else, and keeps only the recorder.
+    The process calls `recorder` once and no other member. It keeps only the recorder.
     """
 
     def recorder(self, who: ReplicaInfo, methods: tuple[str, ...], /) -> Recorder | None:
-        """Return a recorder for one replica or for the calling side; None if this monitor counts no calls."""
+        """Return a recorder for one replica, or for the calling side; None if this monitor counts no calls."""
 
 
 class WatchedReplica(Protocol):
@@ -107,11 +113,11 @@ class WatchedReplica(Protocol):
 
     @property
     def id(self) -> str:
-        """Such as `"kv#0"`."""
+        """ID of the replica, such as `"kv#0"`."""
 
     @property
     def state(self) -> ReplicaState:
-        """Its state; only replicas that are `ready`, `unready` or `unhealthy` can be checked."""
+        """Its state. Only replicas that are `ready`, `unready` or `unhealthy` can be checked."""
 
     @property
     def node(self) -> str | None:
@@ -123,21 +129,21 @@ class WatchedReplica(Protocol):
 
     @property
     def inflight(self) -> int:
-        """Calls that hold a slot now; may lag by a call."""
+        """Calls that hold a slot now; may be off by one."""
 
     @property
     def abandoned(self) -> int:
-        """Slots held by calls whose callers have given up; may lag by a call."""
+        """Slots held by calls that their callers have given up; may be off by one."""
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
-        """As `Replica.control`. If the replica hangs, this may wait forever, so call it on a thread of your own."""
+        """As `Replica.control`. If the replica hangs, this may block forever, so call it on a thread of your own."""
 
     def mark(self, state: ReplicaState, reason: str) -> None:
         """
-        Set the replica's state to `unhealthy`, `unready`, or `ready` again, and say why.
+        Set the replica's state to `unhealthy`, `unready`, or `ready` again; *reason* says why.
 
-        A replica that is not ready gets no new calls while another one is ready; its running calls go on. Does nothing
-        for a replica that is starting or leaving. From any thread, but not while holding a lock that `Monitor.event`
+        A replica that is not ready gets no new calls while another one is ready. Its running calls go on. Does nothing
+        for a replica that is starting or leaving. Safe from any thread, but do not hold a lock that `Monitor.event`
         takes.
         """
 
@@ -155,7 +161,7 @@ class WatchedService(Protocol):
 
     @property
     def clock(self) -> Clock:
-        """For timers and timeouts."""
+        """The clock for timers and timeouts."""
 
     @property
     def hooks(self) -> frozenset[str]:
@@ -167,50 +173,54 @@ class WatchedService(Protocol):
 
     @property
     def queued(self) -> int:
-        """Accepted calls that wait for a slot; may lag by a call."""
+        """Accepted calls that wait for a slot; may be off by one."""
 
     def snapshots(self) -> Sequence[Mapping[str, Any]]:
         """
-        Return the counts of this monitor's recorders: those of all replicas, and that of the calling side.
+        Return the snapshots of this monitor's recorders, for all replicas and for the calling side.
 
-        For a `SnapshotMerger` they include the counts of replicas that have left. Asks replicas in other processes, for
-        at most a second in all; do not call it from `Monitor.event`.
+        For a `SnapshotMerger`, they include replicas that have left. Asks replicas in other processes, for at most 1 s
+        in all. Do not call this from `Monitor.event`.
         """
 
     def replicas(self) -> Sequence[WatchedReplica]:
-        """Return the present replicas. An object stands for the same replica as long as that lives."""
+        """Return the present replicas. A replica has the same object as long as it lives."""
 
     def on_given_up(self, look: Callable[[], None]) -> None:
-        """Have *look* called when a caller has given up a call, which may still run; any thread, must not block."""
+        """
+        Register a function that is called each time a caller gives up a call; the call may still run.
+
+        Called from any thread; must not block.
+        """
 
 
 class Monitor(RecorderFactory, Protocol):
     """
-    The role of a monitor on the calling side: it is told what happens to a service, and adds up the counts.
+    The role of a monitor on the calling side: it learns what happens to a service, and adds up the counts.
 
-    A registration's `create(options)` makes one object on the calling side, and one in each replica's process. They may
-    be of the same class, because each process uses only the members of its role:
+    A registration's `create(options)` makes one object on the calling side, and one in each replica's process. Both may
+    have the same class, because each side uses only the members of its role:
 
-    * On the calling side: all members of `Monitor`, and those of `MetricsExporter`, `ServiceWatcher` and
-      `SnapshotMerger` that it has. `recorder` is called once, for calls that are given up there.
-    * In each replica's process: `recorder`, see `RecorderFactory`.
+    * On the calling side: all members of `Monitor`, and the members of `MetricsExporter`, `ServiceWatcher` and
+      `SnapshotMerger` if it has them. `recorder` is called once, for the calls that callers give up.
+    * In each replica's process: only `recorder`, see `RecorderFactory`.
     """
 
     def refused(self, method: int, reason: str, /) -> None:
         """
-        A call was not accepted. Any thread.
+        Learn that the service did not accept a call. Called from any thread.
 
         *reason* is `"overloaded"`, `"stopped"`, `"no_replica"` or `"circuit_open"`.
         """
 
     def event(self, event: Event) -> None:
-        """The core decided something. Any thread; must not block."""
+        """Learn of a decision of the core. Called from any thread; must not block."""
 
     def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Return what `get_service_status` shows, merged from the recorders' snapshots."""
 
     def close(self) -> None:
-        """The service stopped. Idempotent."""
+        """Release what the monitor holds: the service has stopped. Idempotent."""
 
 
 @runtime_checkable
@@ -218,7 +228,7 @@ class ServiceWatcher(Protocol):
     """
     The optional member of a monitor that watches the service itself.
 
-    Used on the calling side only. The monitor's registration declares the capability `watches_service`.
+    Calling side only. The registration declares `watches_service`.
     """
 
     def attach(self, service: WatchedService) -> None:
@@ -230,12 +240,12 @@ class SnapshotMerger(Protocol):
     """
     The optional member of a monitor that keeps the counts of replicas that leave.
 
-    Used on the calling side only. The monitor's registration declares the capability `merges_counts`. Without `merge`,
-    the counts of a replica are lost when it leaves.
+    Calling side only. The registration declares `merges_counts`. Without `merge`, the counts of a
+    replica are lost when it leaves.
     """
 
     def merge(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        """Return one snapshot that combines *snapshots*, which may be combined ones. Any thread."""
+        """Combine *snapshots* into one. They may be combined ones themselves. Called from any thread."""
 
 
 @runtime_checkable
@@ -243,22 +253,23 @@ class MetricsExporter(Protocol):
     """
     The optional member of a monitor that adds metrics to `Operations.metrics`, and so to `/metrics`.
 
-    Used on the calling side only. The monitor's registration declares the capability `exports_metrics`.
+    Calling side only. The registration declares `exports_metrics`.
     """
 
     def families(self, snapshots: Sequence[Mapping[str, Any]]) -> Iterable[Family]:
         """
-        Return the present numbers, from the same *snapshots* as `summary`. Any thread.
+        Return the present numbers, from the same *snapshots* as `summary`. Called from any thread.
 
-        A counter never falls, even when replicas leave. Labels have few values, and none from calls' arguments.
+        A counter must never fall, even when replicas leave. A label must have few values, and none that come from the
+        arguments of calls.
         """
 
 
 class QuietMonitor(Monitor):
-    """A base for monitors that use only some members of `Monitor`: the others do nothing."""
+    """A base class for monitors that implement only some members of `Monitor`. The others do nothing."""
 
     def recorder(self, who: ReplicaInfo, methods: tuple[str, ...], /) -> Recorder | None:
-        """Return None: no call is counted."""
+        """Return None: this monitor counts no calls."""
 
     def refused(self, method: int, reason: str, /) -> None:
         """Do nothing."""

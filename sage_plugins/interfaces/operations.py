@@ -1,4 +1,4 @@
-"""Operations on a running environment, for code that does not own it: extensions, servers, commands."""
+"""The operations on an environment that extensions, servers and commands may use."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ __all__ = ["LogLine", "MethodError", "Operations", "RecordedEvent"]
 
 class RecordedEvent(NamedTuple):
     """
-    An event with its number.
+    An event with its number and time.
 
     Attributes:
-        seq: Counts up from 1 within an environment.
+        seq: Its number; counts up from 1 within an environment.
         time_s: Seconds since the epoch.
         event: What happened.
     """
@@ -36,9 +36,9 @@ class LogLine(NamedTuple):
     A log record of a service.
 
     Attributes:
-        seq: Counts up from 1 within an environment.
+        seq: Its number; counts up from 1 within an environment.
         time_s: Seconds since the epoch.
-        level: Such as `"INFO"`.
+        level: Level of the record, such as `"INFO"`.
         service: Name of the service.
         message: The text, with its traceback if it has one.
         replica: ID of the replica, if one of its threads logged the record; otherwise None.
@@ -60,13 +60,13 @@ class MethodError(NamedTuple):
 
     Attributes:
         type: Name of the exception's class.
-        count: How often, in the present replicas.
-        time_s: Seconds since the epoch of the error that all fields below describe; there may have been more within a
-            second.
-        message: Its text.
+        count: How often it was raised in the present replicas.
+        time_s: Time of a recent such error, in seconds since the epoch. The fields below describe this error. More may
+            have happened within a second after it.
+        message: Text of the error.
         method: Name of the method that raised it.
         request_id: ID of the request for which the method ran; None if there is none.
-        traceback: Its traceback, as Python prints it.
+        traceback: Traceback of the error, as Python prints it.
     """
 
     type: str
@@ -80,7 +80,7 @@ class MethodError(NamedTuple):
 
 class Operations(Protocol):
     """
-    An environment, for code that does not own it. `Environment` implements it. All methods are safe from any thread.
+    An environment, for code that does not own it. `Environment` implements this. All methods are safe from any thread.
     """
 
     @property
@@ -89,38 +89,38 @@ class Operations(Protocol):
 
     @property
     def id(self) -> str:
-        """Unique ID of the environment, among all names and processes."""
+        """ID of the environment, unique across names and processes."""
 
     def status(self, service: str | None = None) -> dict[str, Any]:
         """
-        Return everything about all services, as JSON values; secrets are masked.
+        Return all that is known about the services, as JSON values. Secrets are masked.
 
         Args:
-            service: Name of one service, to get only that one, if it exists; None for all.
+            service: Name of one service, to get only that one if it exists; None for all.
         """
 
     def overview(self) -> dict[str, dict[str, Any]]:
         """
         Return the state of all services, by name, without asking a replica. Cheap enough to call repeatedly.
 
-        For each service a part of `status`: `state`, `health`, `replicas` (`id`, `state`, `inflight`, `slots` and
-        `abandoned` of each) and `replaced`; also `queue` (calls that wait) and `queue_capacity`. A service that scales
-        by load also has `autoscale`: `wanted`, `min` and `max`. A service that cannot be composed, or that another
-        process has deployed, is the same as in `status`.
+        Each service has a part of its `status`: `state`, `health`, `replicas` (`id`, `state`, `inflight`, `slots` and
+        `abandoned` of each) and `replaced`. It also has `queue` (number of calls that wait) and `queue_capacity`. If it
+        scales by load, it has `autoscale`: `wanted`, `min` and `max`. A service that cannot be composed, or that
+        another process has deployed, looks the same as in `status`.
         """
 
     def metrics(self) -> dict[str, Families]:
         """
-        Return the metrics of all services: by name of the service its families, by their names. Cheaper than `status`.
+        Return the metrics of all services: `{service: {family name: family}}`. Cheaper than `status`.
 
         Counters and histograms never fall as long as the environment lives.
         """
 
     def counts(self) -> dict[str, Families]:
         """
-        Return a part of `metrics`: the metrics of the monitors that count calls. Cheap enough to call repeatedly.
+        Return the part of `metrics` that comes from monitors that count calls. Cheap enough to call repeatedly.
 
-        A family is the same object as before if its monitor has counted nothing since.
+        If its monitor has counted nothing since the last call, a family is the same object as before.
         """
 
     def service(self, name: str) -> ServiceHandle:
@@ -137,7 +137,7 @@ class Operations(Protocol):
         Return what `apply` would do; starts nothing.
 
         Args:
-            reread: True plans for the present content of the files; False for their content when they were loaded.
+            reread: True: plan for the present content of the files. False: for their content when they were loaded.
 
         Raises:
             PlanError, ConfigError, PluginError: A service cannot be composed.
@@ -148,7 +148,7 @@ class Operations(Protocol):
         Read the environment's files again. Running services are unchanged until `apply`.
 
         Raises:
-            ConfigError: With every problem of a file. The earlier content of all files then stays valid.
+            ConfigError: A file has problems; the error has all of them. The earlier content of all files stays valid.
         """
 
     def apply(self, timeout: float | None = None) -> None:
@@ -156,13 +156,13 @@ class Operations(Protocol):
         Make the running services match the configuration.
 
         Args:
-            timeout: Seconds for a service, or a replica, to become ready. None: `startup_timeout` for a new service,
-                `update.progress_deadline` for one that changes.
+            timeout: Seconds for a service or a replica to become ready. None: `startup_timeout` for a new service,
+                `update.progress_deadline` for a service that changes.
 
         Raises:
             PlanError, ConfigError, PluginError: A service cannot be composed; nothing was changed.
-            DeployError: A service, or a new replica of it, did not become ready. It was rolled back, or with
-                `auto_rollback: false` in its `update` stopped where it was.
+            DeployError: A service, or a new replica of it, did not become ready. The update was rolled back; with
+                `update.auto_rollback: false`, it stopped where it was.
         """
 
     def scale(self, name: str, replicas: int) -> None:
@@ -190,7 +190,7 @@ class Operations(Protocol):
 
     def drain(self, name: str, timeout: float | None = None) -> None:
         """
-        Have a service finish its accepted calls, then stop it.
+        Let a service finish its accepted calls, then stop it.
 
         Args:
             name: Name of the service.
@@ -212,18 +212,18 @@ class Operations(Protocol):
         """
 
     def plugins(self) -> dict[str, Any]:
-        """Return as JSON values: what the plugins offer, which did not load and why, and which are disabled."""
+        """Return what plugins offer, which ones failed to load and why, and which are disabled; as JSON values."""
 
     def doctor(self) -> list[Finding]:
-        """Return the findings of all plugins' checks about this machine and this Python; may take seconds."""
+        """Run the checks of all plugins on this machine and this Python; return their findings. May take seconds."""
 
     def record_request(self, what: str, service: str | None = None) -> None:
         """
-        Record in the events who asked for a change. Call it before the change.
+        Record an event that says who asked for a change. Call it before the change.
 
         Args:
             what: Who asked, and for what, in words.
-            service: Name of the service; None if it is about all.
+            service: Name of the service; None if the change is about all.
         """
 
     def events(self, after: int = 0, service: str | None = None) -> Sequence[RecordedEvent]:
@@ -244,8 +244,8 @@ class Operations(Protocol):
         """
         Return the errors that the methods of a service raised: the latest of each type, the most frequent type first.
 
-        At most 20 types. Asks replicas in other processes, for at most 1 s. Messages and tracebacks are not masked:
-        they show what the service put into them, as logs do.
+        Returns at most 20 types. Asks replicas in other processes and waits at most 1 s. Messages and tracebacks are
+        not masked: like logs, they show what the service put into them.
 
         Raises:
             ServiceNotFoundError: There is no service of that name.
@@ -253,18 +253,18 @@ class Operations(Protocol):
 
     def stacks(self, service: str, replica: str) -> str:
         """
-        Return the stacks of all threads of a replica's process, as text; also while its methods hang.
+        Return the stacks of all threads of a replica's process, as text. Works also while its methods hang.
 
         Raises:
             ServiceNotFoundError: There is no service of that name.
-            DeployError: It has no such replica, or the replica does not answer.
+            DeployError: The service has no such replica, or the replica does not answer.
         """
 
     def nodes(self) -> list[dict[str, Any]]:
         """
-        Return the nodes on which replicas run or may run, as JSON values; asks clusters.
+        Return the nodes on which replicas run or may run, as JSON values. Asks clusters.
 
-        Each has `name` (`"this process"` for replicas in this one), `state` (`"alive"`, or `"unknown"` if its target
-        does not know it), `cpu`, `gpu` and `memory` (free, total; None if unknown), `labels`, `replicas` (service, ID
-        and state of each) and `refused` (why replicas are not there).
+        Each node has `name` (`"this process"` for replicas in this process), `state` (`"alive"`, or `"unknown"` if its
+        target does not know it), `cpu`, `gpu` and `memory` (free and total; None if unknown), `labels`, `replicas`
+        (service, ID and state of each) and `refused` (why replicas were not placed there).
         """

@@ -1,4 +1,4 @@
-"""How other processes find and call a service."""
+"""The interfaces through which other processes find and call services, and through which services outlive a process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class KnownService(NamedTuple):
 
     Attributes:
         target: ID of its target.
-        reachable: Whether other processes can call it, directly or through `Reach.beside`.
+        reachable: Whether other processes can call it, either at its own target or through `Reach.beside`.
         startup_timeout: Seconds for its replicas to become ready.
     """
 
@@ -47,12 +47,12 @@ class EnvironmentView(NamedTuple):
     The environment of a service, as its `Reach` sees it.
 
     Attributes:
-        id: Unique ID.
-        name: Its name, for messages.
-        known: Returns the services that it knows now, by name.
-        announced: Called each time after `Reach.announce` has published where services are found. Not called for
-            services that outlive this process. Other processes then find the services of this process there too,
-            through `Reach.beside`.
+        id: Unique ID of the environment.
+        name: Name of the environment, for messages.
+        known: Returns the services that the environment knows now, by name.
+        announced: Called with the `Reach` each time `Reach.announce` has published. The environment then publishes the
+            services in this process at the same place, through `Reach.beside`. Not called for services that outlive
+            this process.
     """
 
     id: str
@@ -62,7 +62,7 @@ class EnvironmentView(NamedTuple):
 
 
 class ReachableService(Protocol):
-    """A deployed service, as its `Reach` sees it. From any thread."""
+    """A deployed service, as its `Reach` sees it. All members are safe from any thread."""
 
     @property
     def composition(self) -> Any:
@@ -82,7 +82,7 @@ class ReachableService(Protocol):
 
     @property
     def key_of(self) -> KeyOf | None:
-        """Computes the key of a call from its arguments; None without a balancer that names an argument."""
+        """Computes the key of a call from its arguments; None if its balancer names no argument as the key."""
 
     @property
     def places(self) -> int:
@@ -90,7 +90,7 @@ class ReachableService(Protocol):
 
     @property
     def sleeps(self) -> bool:
-        """Whether it has no replica because it had nothing to do."""
+        """Whether it is scaled to zero replicas, because it had no calls."""
 
     def wake(self) -> None:
         """Start a replica, because another process calls the service; never blocks."""
@@ -109,11 +109,11 @@ class EarlierReplica(Protocol):
 
 
 class EarlierService(Protocol):
-    """The part of a service that an earlier process left, for this process to take over."""
+    """What an earlier process left of a service, for this process to take over."""
 
     @property
     def spec(self) -> ReplicaSpec:
-        """The spec of any of its replicas."""
+        """The spec of one of its replicas; any of them."""
 
     @property
     def replicas(self) -> Sequence[EarlierReplica]:
@@ -125,30 +125,34 @@ class EarlierService(Protocol):
 
     @property
     def balancer(self) -> Choice | None:
-        """Its balancer; None if it had none or that is no longer known."""
+        """Its balancer; None if it had none, or if the balancer is no longer known."""
 
     @property
     def key_of(self) -> KeyOf | None:
-        """Computes the key of a call from its arguments; None as for `balancer`."""
+        """Computes the key of a call from its arguments; None if it had no such function, or it is no longer known."""
 
     @property
     def version(self) -> int:
-        """Version of its last published state; 0 if that is no longer known."""
+        """Version of its last published state; 0 if the version is no longer known."""
 
 
 class Reach(Protocol):
     """
-    How other processes call one service, and what of it outlives this process.
+    Publishes one service to other processes, and takes over or leaves replicas that outlive a process.
 
-    The core calls its methods in this order: `take_over`, `announce`, `ready`, then `changed` repeatedly. At the end it
-    calls `stopping`, `vacate`, `stopped` and `ended`; or `leave`, if the replicas go on. A service whose replicas are
-    in this process has a `Reach` that passes all this on to those from `beside`. All methods are safe from any thread.
-    Only `take_over`, `announce`, `vacate`, `awaited_by_hooks` and those named `wait` may block.
+    The core calls the methods in this order: `take_over`, `announce`, `ready`, then `changed` repeatedly. At the end it
+    calls `stopping`, `vacate`, `stopped` and `ended`; or `leave`, if the replicas go on. If the replicas are in this
+    process, the core's own `Reach` passes all this on to the reaches that `beside` returned.
+
+    All methods are safe from any thread. Only `take_over`, `announce`, `vacate`, `awaited_by_hooks` and methods whose
+    name begins with `wait_` may block.
     """
 
     @property
     def find_service(self) -> Callable[[str], Any] | None:
-        """Returns handles to other services, for replicas in other processes; None if replicas are in this process."""
+        """
+        Returns handles to other services, for use in the replicas' processes; None if the replicas are in this process.
+        """
 
     @property
     def outlives(self) -> bool:
@@ -158,93 +162,93 @@ class Reach(Protocol):
         """
         Make this process the only one that deploys the service; return what an earlier process left of it.
 
-        None if nothing is left.
+        Returns None if nothing is left.
 
         Raises:
-            DeployError: Another process has the service, or it runs with other settings.
-            ClusterUnavailableError: It is not known whether it runs.
+            DeployError: Another process holds the service, or the service runs with other settings.
+            ClusterUnavailableError: It is not known whether the service runs.
         """
 
     def adopt(self, earlier: EarlierReplica, spec: ReplicaSpec, events: ReplicaEvents, clock: Clock) -> Replica:
         """
-        Connect to a replica from `take_over`, and report about it to *events* from now on, as `Target.start` does.
+        Connect to a replica from `take_over`. From now on, report to *events* about it, as `Target.start` does.
         """
 
     def announce(self, after: int = 0) -> None:
         """
-        Publish which services there are, before a replica starts, because it may ask for them.
+        Publish which services there are. Called before a replica starts, because the replica may look for them.
 
         Args:
-            after: `EarlierService.version` of the service, if it is taken over.
+            after: `EarlierService.version` of the service, if it was taken over.
 
         Raises:
-            ClusterUnavailableError: It cannot be published.
+            ClusterUnavailableError: They cannot be published.
         """
 
     def ready(self) -> None:
-        """The service is ready: other processes may call it from now on."""
+        """Publish that the service is ready: other processes may call it from now on."""
 
     def changed(self) -> None:
-        """The set of replicas, or the balancer, has changed."""
+        """Publish that the set of replicas, or the balancer, has changed."""
 
     def stopping(self) -> None:
-        """The service accepts no more calls. Calls that are already accepted go on."""
+        """Publish that the service accepts no more calls. Calls that are already accepted go on."""
 
     def vacate(self, replicas: Sequence[Replica], limit: float) -> None:
         """
-        Have *replicas* refuse calls of other processes, and wait at most *limit* seconds for those that they have.
+        Make *replicas* refuse calls from other processes. Wait at most *limit* seconds for the calls that they have.
         """
 
     def stopped(self) -> None:
-        """The replicas are about to stop: calls that have not started will never start. Idempotent."""
+        """Publish that the replicas are about to stop: calls that have not started will never start. Idempotent."""
 
     def ended(self) -> None:
-        """The replicas have stopped. Idempotent."""
+        """Publish nothing more: the replicas have stopped. Idempotent."""
 
     def leave(self) -> None:
-        """Another process is responsible for the service from now on. Idempotent."""
+        """Stop publishing: another process is responsible for the service from now on. Idempotent."""
 
     def join(self, other: Reach) -> None:
         """
-        Have the service found where *other* has announced its own, for the first time or again.
+        Publish the service also where *other* has announced its own service, for the first time or again.
 
         Only for a service whose replicas are in this process. Every other `Reach` does nothing here.
         """
 
     @property
     def place(self) -> Hashable:
-        """The place where other processes find the service; equal values are the same place. Connects to nothing."""
+        """The place where other processes find the service. Equal values are the same place. Connects to nothing."""
 
     def beside(self, service: ReachableService, beside: Callable[[], Sequence[Reach]]) -> Reach | None:
         """
-        Return a `Reach` that publishes *service* at `place`. Calls to it come to this process, which has its replicas.
+        Return a `Reach` that publishes *service* at `place`. This process has the replicas, so calls come to it.
 
         None if this `Reach` publishes no such services, because its own service outlives the process. Starts nothing.
 
         Args:
             service: A service of the same environment.
-            beside: Returns all reaches that *service* has got in this way.
+            beside: Returns all reaches that *service* has got from `beside`, at any place.
         """
 
     def wait_seen(self) -> None:
-        """Wait until other processes know the present state; not for long."""
+        """Wait until other processes know the present state, but not for long."""
 
     def waiting_elsewhere(self) -> int:
-        """Return how many calls of the service wait in other processes, as far as known; never blocks."""
+        """Return the known number of the service's calls that wait in other processes; never blocks."""
 
     def awaited_by_hooks(self) -> Sequence[str]:
         """
-        Return the services for which start hooks of replicas in other processes wait; takes at most a second.
+        Return the services for which start hooks of replicas in other processes wait.
 
-        Empty if no answer comes in that time.
+        Takes at most 1 s. Empty if no answer comes in that time.
         """
 
     def wait_found(self) -> None:
-        """Wait until other processes that ask find the service; not for long, if that cannot be published."""
+        """Wait until other processes that look for the service find it; not for long, if it cannot be published."""
 
     def handle_parts(self) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
         """
-        Return the parts of a pickled handle to the service; None if it would be useless in another process.
+        Return `(make, parts)` for pickling a handle to the service; None if no other process could use the handle.
 
         `make(*parts, given)` makes the handle, where *given* is what `with_options` set.
         """
@@ -252,10 +256,10 @@ class Reach(Protocol):
 
 class KeptReplica(NamedTuple):
     """
-    A replica that takes calls, as processes see it that do not hold its service.
+    A replica that takes calls, as seen by a process that does not hold its service.
 
     Attributes:
-        id: Such as `"kv#0"`.
+        id: ID of the replica, such as `"kv#0"`.
         node: Name of its node.
         slots: Maximum number of calls at once.
     """
@@ -267,12 +271,12 @@ class KeptReplica(NamedTuple):
 
 class KeptService(NamedTuple):
     """
-    A kept service, as processes see it that do not hold it.
+    A kept (detached) service, as seen by a process that does not hold it.
 
     Attributes:
         held_by: The process that controls it, in words; empty for none.
         places: How many replicas it should have; None if unknown.
-        replicas: Those that take calls.
+        replicas: The replicas that take calls.
     """
 
     held_by: str
@@ -282,36 +286,36 @@ class KeptService(NamedTuple):
 
 class Keeper(Protocol):
     """
-    The kept services of one environment: their replicas outlive the processes that deploy them.
+    The kept (detached) services of one environment. Their replicas outlive the processes that deploy them.
 
-    Environments of the same name share one, whatever their process and time. One environment at a time holds it, until
-    it closes the target that returned it or its process ends.
+    Environments of the same name share these services, across processes and over time. One environment at a time holds
+    them, until it closes the target that returned this object, or its process ends.
     """
 
     @property
     def environment(self) -> str:
-        """ID by which other processes look the services up, whichever process deployed them."""
+        """ID under which other processes find the services; the same whichever process deployed them."""
 
     def hold(self) -> None:
         """
         Ensure that no other process starts or stops replicas of the environment.
 
         Raises:
-            DeployError: Another process does.
-            ClusterUnavailableError: That is not known.
+            DeployError: Another process holds the services.
+            ClusterUnavailableError: It is not known whether another process holds them.
         """
 
     def look(self) -> Mapping[str, KeptService]:
         """
-        Return by name the services that any process deployed and nobody stopped; holds and starts nothing.
+        Return by name the services that any process deployed and none has stopped. Holds and starts nothing.
 
         Raises:
-            ClusterUnavailableError: That is not known.
+            ClusterUnavailableError: The services are not known.
         """
 
     def deployed(self) -> Mapping[str, ReplicaSpec]:
         """
-        Return the services that were deployed and not stopped, each with the spec of one replica; holds them.
+        Hold the services, and return those that were deployed and not stopped, each with the spec of one replica.
 
         Raises:
             DeployError, ClusterUnavailableError: As `hold`.
@@ -319,7 +323,7 @@ class Keeper(Protocol):
 
     def snapshot(self, service: str) -> EarlierService | None:
         """
-        Return the present state of one service, to be taken over; None for nothing. Holds it.
+        Hold the services, and return the present state of one, to take it over; None if nothing of it is left.
 
         Ends useless replicas, such as one that was being replaced.
 
@@ -330,9 +334,9 @@ class Keeper(Protocol):
 
 class ReachableTarget(Target, Protocol):
     """
-    The members of a target that declares the capability `reachable`: other processes can call its services.
+    The members of a target that declares `reachable`: other processes can call its services.
 
-    `sage_deploy_remote.reach.target` has both methods for a target that has a directory.
+    `sage_deploy_remote.reach.target` implements both methods for a target that has a directory.
     """
 
     def reach(
@@ -342,39 +346,39 @@ class ReachableTarget(Target, Protocol):
         accepts: Callable[[EarlierService], None] | None = None,
     ) -> Reach:
         """
-        Return how other processes call *service*; starts nothing.
+        Return the `Reach` of *service*; starts nothing.
 
         Args:
             service: A service of this target.
             environment: The service's environment.
-            accepts: Called with what an earlier process left of the service, before this process takes it over. Its
-                exceptions are raised by `Reach.take_over`. None if nothing is to be taken over.
+            accepts: Called with what an earlier process left of the service, before this process takes it over. If it
+                raises, `Reach.take_over` raises the same. None: take nothing over.
         """
 
     def finder(self, environment: str, name: str) -> Callable[[str], Any]:
         """
-        Return a function that gives this process handles to services of another process; starts nothing.
+        Return a function that returns handles to services of another process, by name; starts nothing.
 
-        It is also used after this target was closed. Called with the name of a service, it raises ServiceNotFoundError,
-        CallError, NoReplicaError or ClusterUnavailableError if that cannot be called from here.
+        The function is used even after this target was closed. It raises ServiceNotFoundError, CallError,
+        NoReplicaError or ClusterUnavailableError if the service cannot be called from this process.
 
         Args:
-            environment: ID by which other processes look the services up, see `Keeper.environment`.
+            environment: ID under which other processes find the services, see `Keeper.environment`.
             name: Name of the environment, for messages.
         """
 
 
 class DetachingTarget(ReachableTarget, Protocol):
-    """The members of a target that also declares the capability `detaches`: its replicas can outlive this process."""
+    """The members of a target that also declares `detaches`: its replicas can outlive this process."""
 
     def keeper(self, environment: str, name: str) -> Keeper | None:
         """
         Return the kept services of an environment; starts nothing.
 
-        None if replicas end with this process, as this target is configured. Otherwise they have `leave`, see
-        `DetachableReplica`.
+        None if this target is configured so that replicas end with this process. Otherwise its replicas are
+        `DetachableReplica`s.
 
         Args:
             environment: Unique ID of the environment.
-            name: Its name.
+            name: Name of the environment.
         """

@@ -1,4 +1,4 @@
-"""Configuration files: their reader, and what it returns."""
+"""The interface of readers of configuration files, and what a reader returns."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["ConfigEntry", "ConfigReader", "ConfigSource"]
 
 
 class ConfigEntry(Protocol):
-    """One service in a source. Entries are equal if they say the same, wherever they stand."""
+    """One service in a file. Entries with the same content are equal, wherever they are in the file."""
 
     @property
     def class_path(self) -> str | None:
@@ -31,16 +31,16 @@ class ConfigEntry(Protocol):
         """Keyword arguments of the class's constructor."""
 
     def config(self) -> ServiceDeploymentConfig:
-        """How the service is deployed."""
+        """Return how the service is deployed."""
 
     def load_class(self) -> tuple[type | None, list[Problem]]:
-        """Import the class; return None if that fails, and its problems. The core checks the arguments."""
+        """Import the class; return it (None if that fails) and the problems. The core checks the arguments."""
 
     def origin(self, path: str) -> Origin:
-        """Who set the value at a path such as `"timeout"`, `"methods.get.timeout"` or `"init.kwargs.backend"`."""
+        """Return what set the value at a path: `"timeout"`, `"methods.get.timeout"`, `"init.kwargs.backend"`."""
 
     def placed(self, problems: Sequence[Problem]) -> Sequence[Problem]:
-        """Add the places in the source to the problems of the service, and sort them by place."""
+        """Return the service's *problems* with their places in the file added, sorted by place."""
 
 
 class ConfigSource(Protocol):
@@ -48,7 +48,7 @@ class ConfigSource(Protocol):
 
     @property
     def path(self) -> str:
-        """The file, as the caller named it. Reading it again replaces its earlier content."""
+        """The file, as the caller named it. Reading the same path again replaces its earlier content."""
 
     @property
     def services(self) -> Mapping[str, ConfigEntry]:
@@ -63,10 +63,10 @@ class ConfigSource(Protocol):
         """The problems that reading found. If `read` raised no ConfigError, these are warnings only."""
 
     def origin(self, path: str) -> Origin:
-        """Who set the value at a path such as `"options.ray.address"`."""
+        """Return what set the value at a path such as `"options.ray.address"`."""
 
     def placed(self, problems: Sequence[Problem]) -> Sequence[Problem]:
-        """Add the places in the file to the problems of the options, and sort them by place."""
+        """Return the *problems* of the options with their places in the file added, sorted by place."""
 
 
 class ConfigReader(Protocol):
@@ -74,19 +74,19 @@ class ConfigReader(Protocol):
 
     def read(self, path: str | PathLike[str], *, profile: str | None = None) -> ConfigSource:
         """
-        Read and check a file; import and run nothing that it names.
+        Read and check a file, without importing or running anything that it names.
 
         Args:
             path: The file.
             profile: Name of a profile of the file to apply; None for none.
 
         Raises:
-            ConfigError: With every problem of the file, each with its place.
+            ConfigError: The file has problems; the error has all of them, each with its place.
         """
 
     def examine(self, path: str | PathLike[str], *, profile: str | None = None) -> ConfigSource:
         """
-        As `read`, but the content of the file raises nothing: `problems` of the result includes the errors.
+        As `read`, but wrong content raises nothing: the result's `problems` include the errors.
 
-        The result leaves out the wrong parts, and gives no place to problems about them.
+        The result leaves out the wrong parts. Its `placed` adds no place to problems about them.
         """

@@ -1,4 +1,4 @@
-"""How a replica runs calls: the strategy, its runner, and the seat that the core gives to the strategy."""
+"""The interfaces of threading strategies: the strategy, its runner, and the seat that it gets from the core."""
 
 from __future__ import annotations
 
@@ -20,77 +20,80 @@ __all__ = ["LoopSeat", "Runner", "Seat", "Strategy"]
 
 
 class Seat(Protocol):
-    """The core's interface for a strategy: its workers fetch work here and execute it."""
+    """The core's interface for a strategy: the strategy's workers get their work here and execute it."""
 
     name: str
     """The replica's ID, such as `"kv#0"`."""
 
     limits: Limits
-    """How many threads or coroutines the configuration allows."""
+    """How many threads and coroutines the configuration allows."""
 
     get: Callable[[], Work | None]
-    """Returns the next piece of work; blocks until there is one. None ends this worker."""
+    """Returns the next piece of work; blocks until there is one. None means: end this worker."""
 
     get_within: Callable[[float], Work | None]
-    """Like `get`, for at most the given seconds; raises `queue.Empty` if there was no work."""
+    """As `get`, but blocks at most the given seconds; raises `queue.Empty` if no work came."""
 
     waiting: Callable[[], int]
-    """Returns how many pieces of work no worker has fetched yet; may lag."""
+    """Returns how many pieces of work no worker has taken yet; may be slightly out of date."""
 
     when_unattended: Callable[[Sequence[object], Callable[[], None]], None]
     """
-    Registers a function that is called, from any thread, when work arrives while the given sequence is empty.
+    Registers a function that the core calls, from any thread, when work arrives while the given sequence is empty.
 
-    For strategies whose threads may all end: the sequence has an item for each thread that waits for work, and the
-    function starts a thread. Call it before `Strategy.start` returns, or never.
+    For strategies whose threads may all end. The sequence has one item for each thread that waits for work, and the
+    function starts a thread. Register before `Strategy.start` returns, or never.
     """
 
     worker: Callable[[], Callable[[Work | None], bool]]
     """
-    Returns an `execute` for one worker. Two threads must never use the same one at once.
+    Returns a function `execute` for one worker. Two threads must never use the same `execute` at once.
 
-    `execute(work)` does one piece of work, from claiming it to releasing its caller. Then it does the waiting calls
-    that get the slot next. It never raises, and is False for None: then the worker ends. So a worker is `get, execute =
-    seat.get, seat.worker()`, `for work in iter(get, None): execute(work)` and `execute(None)`. Pass fetched work to
-    `execute` at once. If you keep it back for some tenths of a second, the router may treat its slot as lost, see
-    `docs/design/lost-slots.md`.
+    `execute(work)` does one piece of work, up to waking its caller. Then it does the waiting calls that get the slot
+    next. It never raises. `execute(None)` returns False: the worker must end. So a worker is `get, execute = seat.get,
+    seat.worker()`, `for work in iter(get, None): execute(work)` and `execute(None)`.
+
+    Pass work to `execute` as soon as you get it. If you hold it for some tenths of a second, the router may treat its
+    slot as lost, see `docs/design/lost-slots.md`.
     """
 
     end_worker: Callable[[], None]
     """Makes one `get` return None. `Runner.stop` calls it once for each worker."""
 
     spawn: Callable[[Callable[[], None], str], Thread]
-    """Starts a daemon thread, named after the replica and the given string."""
+    """Starts a daemon thread. Its name is made of the replica's ID and the given string."""
 
 
 class LoopSeat(Seat, Protocol):
     """
-    The members of a seat for strategies with an event loop.
+    The additional members of a seat for strategies with an event loop.
 
     The core gives every strategy a `LoopSeat`. Strategies that use only threads can ignore these members.
     """
 
     on_ready: Callable[[Callable[[], None]], None]
     """
-    Registers a function that is called, from any thread, when work arrives after the loop found none.
+    Registers a function that the core calls, from any thread, when work arrives after `get_nowait` found none.
 
-    Call it once, before `Strategy.start` returns. Coroutines then run on the strategy's loop, not in the workers'
-    threads.
+    Register once, before `Strategy.start` returns. From then on, coroutines run on the strategy's loop, not in the
+    workers' threads.
     """
 
     get_nowait: Callable[[], Work | None]
-    """Returns the next piece of work, or None. After None, the function given to `on_ready` announces the next one."""
+    """Returns the next piece of work, or None. After None, the function from `on_ready` is called for the next one."""
 
     starter: Callable[[Callable[[Work], None]], Callable[[Work], bool]]
     """
-    Called on the running loop; returns `start(work)`, which starts a piece of work as a task.
+    Returns a function `start(work)`, which starts a piece of work as a task. Call it on the running loop.
 
-    `start` is False for work that must not run on a loop: a method that is not a coroutine. Give such work to a thread,
-    with `worker()`. The argument is a function that takes such work when it follows other work.
+    `start` returns False for work that must not run on a loop: a method that is not a coroutine. Give this work to a
+    thread, with `worker()`. The argument is a function that takes such work if it gets the slot of earlier work.
     """
 
     steps_over: Callable[[], Awaitable[None]]
-    """Waits, on the loop, until the started steps of the replica's life have ended. Await it before the loop ends."""
+    """
+    Waits, on the loop, until the running life-cycle steps of the replica have ended. Await it before the loop ends.
+    """
 
 
 class Strategy(Protocol):
@@ -100,10 +103,11 @@ class Strategy(Protocol):
         """
         Start the workers; return at once.
 
-        A strategy with threads only takes a `Seat`. One with an event loop takes a `LoopSeat` and declares the
-        capability `event_loop`.
+        A strategy with an event loop uses the members of `LoopSeat` and declares the capability `event_loop`. A
+        strategy with threads only needs a `Seat`.
 
-        The first piece of work builds the service's instance, so constructor and hooks run where calls run.
+        The first piece of work builds the service's instance. So the constructor and the hooks run in the same threads
+        as the calls.
         """
 
 
@@ -116,14 +120,14 @@ class Runner(Protocol):
 
     @property
     def run_here(self) -> Callable[[Call], Any] | None:
-        """For a strategy without workers: runs a call in the calling thread. None for all others."""
+        """Runs a call in the calling thread, for a strategy without workers; None for all others."""
 
     def stats(self) -> RunnerStats:
-        """What the workers are doing now."""
+        """Return what the workers are doing now."""
 
     def stop(self, grace: float) -> int:
         """
         End the workers; wait at most *grace* seconds for busy ones.
 
-        Idempotent. Returns how many are still busy; each ends when its method ends.
+        Idempotent. Returns how many workers are still busy. Each of them ends when its method ends.
         """

@@ -1,4 +1,4 @@
-"""Where replicas run: the target, the replicas that it starts, and what it reports to the core about each."""
+"""The interfaces of targets: the target, the replicas that it starts, and its reports to the core about each."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ __all__ = [
     "Work",
 ]
 
-#: One piece of work for a replica: a call, a batch of calls, or a step of the replica's life such as building the
-#: instance. Opaque: a strategy only hands it to a worker's `execute`.
+#: One piece of work for a replica: a call, a batch of calls, or a life-cycle step such as building the instance.
+#: Opaque: a strategy only passes it to a worker's `execute`.
 Work: TypeAlias = Any
 
 
@@ -45,12 +45,12 @@ class Replica(Protocol):
     """
     The caller's side of one replica.
 
-    The capabilities of its target may require more members: see `KillableReplica`, `WaitingReplica`, `ReachableReplica`
-    and `DetachableReplica`.
+    If its target declares certain capabilities, it needs more members: see `KillableReplica`, `WaitingReplica`,
+    `ReachableReplica` and `DetachableReplica`.
     """
 
     id: str
-    """Such as `"kv#0"`."""
+    """ID of the replica, such as `"kv#0"`."""
 
     index: int
     """Position among the service's replicas, from 0."""
@@ -63,25 +63,25 @@ class Replica(Protocol):
 
     send: Callable[[Work], None]
     """
-    Hand over work for which the router holds a slot: a call, or a `batch.Batch` of several. Never blocks.
+    Sends work to the replica: a call, or a `batch.Batch` of several. The router holds a slot for it. Never blocks.
 
-    Called from any thread, the clock's included. If the replica has died in the meantime, report the work through
+    Called from any thread, including the clock's. If the replica has died in the meantime, report the work through
     `LifeEvents.lost` as not started.
     """
 
     run_here: Callable[[Call], None] | None
-    """For replicas in this process whose strategy has no workers: runs a call in the calling thread."""
+    """Runs a call in the calling thread, if the replica is in this process and its strategy has no workers."""
 
     def give_up(self, call: Call, outcome: int, spent: float, /) -> bool:
         """
-        The caller gave up a call that had started; never blocks.
+        Stop a started call that its caller has given up, if possible; never blocks.
 
-        If a coroutine answers the call, stop it. Any other method goes on, and keeps its slot until it ends.
+        If the method is a coroutine, cancel it. Any other method goes on, and keeps its slot until it ends.
 
         Args:
             call: The call.
             outcome: How it ended for its caller, an `Outcome`. `Outcome.OK` means that the consumer of a stream wants
-                no more items: stop its generator, and let the call end and be counted as usual.
+                no more items: stop the generator, and let the call end and be counted as usual.
             spent: Seconds since the call was made.
 
         Returns:
@@ -90,7 +90,7 @@ class Replica(Protocol):
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
         """
-        Ask the replica something, apart from the calls. It answers even when all slots are taken.
+        Run a control operation on the replica. It needs no slot, so it works even when all slots are taken.
 
         Raises at once if the replica is known to be dead.
         """
@@ -99,8 +99,8 @@ class Replica(Protocol):
         """
         Begin to stop; return at once.
 
-        Running calls end with ServiceStoppedError, and the stop hooks run as soon as a worker is free. The core calls
-        this for all leaving replicas before it waits for any of them. May be called again, from any thread, also while
+        Running calls end with ServiceStoppedError. The stop hooks run as soon as a worker is free. The core calls this
+        for all leaving replicas before it waits for any of them. It may be called again, from any thread, also while
         `stop` runs.
         """
 
@@ -108,33 +108,31 @@ class Replica(Protocol):
         """
         Begin to stop if `begin_stop` was not called, wait for the stop hooks, and end the workers.
 
-        Waits at most *grace* seconds. May be called again, also by several threads at once. For a replica that has died
-        or failed to start, it releases what the replica held. Returns how many calls still run.
+        Waits at most *grace* seconds. Returns how many calls still run. May be called again, also by several threads at
+        once. If the replica has died or failed to start, this releases what it held.
 
-        If it raises, the error is logged, and the replica counts as stopped.
+        If it raises, the core logs the error and treats the replica as stopped.
         """
 
 
 class ReplicaHolds(Protocol):
     """
-    The work that a replica holds at one instant: the attribute `holds` of replicas that can report it.
+    Counts the work that a replica has at one moment: the optional attribute `holds` of a replica.
 
-    An exception between two steps of a thread, such as one of a signal handler, may lose a slot. Then the router
-    compares its own count with this one. Each piece of work that was sent and has not ended counts at least once,
-    except in the instants in which one thread passes it to another.
+    An exception between two steps of a thread, such as one from a signal handler, may lose a slot. Then the router
+    compares its own count with this one. Each piece of work that was sent and has not ended must count at least once,
+    except while one thread passes it to another.
     """
 
     def counts(self) -> Sequence[Callable[[], int]]:
         """
-        Return built-in functions without arguments, to be called once each. Their sum is the number of pieces of work.
+        Return built-in functions without arguments. The sum of their results is the number of pieces of work.
 
-        They are called in one step of the interpreter, so all numbers are of the same moment.
+        The router calls each once, all in one step of the interpreter, so all numbers are of the same moment.
         """
 
     def nudge(self) -> None:
-        """
-        Have the workers look for work, in case the sender was interrupted before it notified them. From any thread.
-        """
+        """Wake the workers to look for work, if an interrupted sender may not have. Safe from any thread."""
 
 
 class KillableReplica(Replica, Protocol):
@@ -144,19 +142,19 @@ class KillableReplica(Replica, Protocol):
         """
         End the process at once, whatever it does, and report its death through `LifeEvents.lost`, with *cause*.
 
-        May block for a moment. From any thread. False if the process had ended, or was stopped, before.
+        May block for a moment. Safe from any thread. Returns False if the process had already ended or been stopped.
         """
 
 
 class WaitingReplica(Replica, Protocol):
-    """The members of replicas whose target declares `reports_progress`: they may wait for a place or a process."""
+    """The members of replicas whose target declares `reports_progress`: they may wait for a node or a process."""
 
     def progress(self, *, timeout: float) -> str:
         """
-        Say why a replica was not ready in time; for the error message.
+        Return why the replica was not ready in time; for the error message.
 
         Args:
-            timeout: Seconds within which the answer must come.
+            timeout: Seconds within which this must return.
 
         Returns:
             What it waits for and what to do, in words that complete "the replica is not ready: ...". "" once the
@@ -169,14 +167,14 @@ class ReachableReplica(Replica, Protocol):
 
     @property
     def address(self) -> Any:
-        """The address for other processes; it can be pickled."""
+        """The address at which other processes call the replica; picklable."""
 
     def vacate(self) -> Callable[[float], None]:
         """
-        Refuse calls of other processes from now on; return at once.
+        Refuse calls from other processes from now on; return at once.
 
         Returns:
-            A function that waits, at most the given seconds, until the calls that it already has are answered.
+            A function that waits, at most the given seconds, until the calls that it has already got are answered.
         """
 
 
@@ -185,85 +183,89 @@ class DetachableReplica(ReachableReplica, Protocol):
 
     def leave(self) -> None:
         """
-        Leave the replica running. This side of it is not used any more.
+        Leave the replica running. The core does not use this object any more.
 
-        Its calls from this process end as after `stop`.
+        Calls from this process to the replica end as after `stop`.
         """
 
 
 class SlotEvents(Protocol):
-    """A target reports here what happens to the slots of one replica, from any thread."""
+    """Where a target reports what happens to the slots of one replica. Safe from any thread."""
 
     freed: Callable[[Work], None]
-    """The sent work has ended, and its slot is free: the core sends the next work."""
+    """Reports that the sent work has ended and its slot is free. The core then sends the next work."""
 
     follow: Callable[[Work], Work | None]
     """
-    Like `freed`, for a replica that can continue at once: returns the next work for the slot, or None if the slot is
-    free now.
+    As `freed`, for a replica that can continue at once: returns the next work for the slot, or None if the slot is now
+    free.
     """
 
     def refused(self, work: Work, *, stuck: bool = False) -> None:
         """
-        The replica had no slot for the work, because other processes use it as well. The work has not started.
+        Report that the replica had no slot for the work, because other processes use it too. The work has not started.
 
-        The slot stays taken until `freed(None)`. *stuck*: all slots are held by calls that made this one, directly or
-        through others.
+        The slot stays taken until `freed(None)`. *stuck* is True if all slots are held by calls that made this call,
+        directly or through other calls.
         """
 
     def ahead(self, call: Call, most: int, /, *, told: bool = False) -> Sequence[Call]:
         """
         Return waiting calls to send together with *call*, which is about to be sent. They run after it in its slot.
 
-        Returns at most *most*, no more than this slot's share, and often none. All are idempotent, unless the replica
-        reports the start of each call before it starts (*told*). The slot is free when all have ended; report that for
-        *call*. If the replica dies, each call that may have started and was not answered is `maybe`.
+        Returns at most *most*, at most this slot's share, and often none. Returns only idempotent calls, unless the
+        replica reports each call before it starts (*told*). The slot is free when all have ended; then report `freed`
+        or `follow` for *call*. If the replica dies, report each call that may have started and was not answered as
+        *maybe*.
         """
 
     def returned(self, calls: Sequence[Call], /) -> None:
-        """Some calls from `ahead` have not started, because those before them take long: they wait again."""
+        """Report calls from `ahead` that have not started, because earlier calls take long. They wait again."""
 
 
 class LifeEvents(Protocol):
-    """A target reports here what happens in the life of one replica, from any thread."""
+    """Where a target reports the state and the death of one replica. Safe from any thread."""
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
-        """The replica's state changed; *cause* says why for `failed` and `unhealthy`."""
+        """Report that the replica's state changed; *cause* says why for `failed` and `unhealthy`."""
 
     def remark(self, text: str) -> None:
-        """The replica works, but not as well as it could. Monitors get *text* in an event `replica_remark`."""
+        """Report that the replica works, but not as well as it could. Monitors get *text* as event `replica_remark`."""
 
     def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
         """
-        The replica died with this work: what surely had not started, and what may have started.
+        Report that the replica died. *not_started* is work that surely had not started; *maybe* may have started.
 
         Report each death once, as soon as it is known, even if the replica ran nothing or was not ready yet. Do not
-        report a replica that was told to stop. The core then replaces it: another thread calls `Target.place` and
-        `Target.start`. Once the replica has begun to unpack a call's arguments, the call is not "not started", because
-        unpacking runs code too. Otherwise the call would go to one replica after another and could kill them all.
+        report a replica that was told to stop. The core then replaces the replica: another thread calls `Target.place`
+        and `Target.start`.
+
+        A call counts as *maybe* once the replica has begun to unpack its arguments, because unpacking runs code too.
+        Otherwise the call could go to one replica after another and kill them all.
         """
 
 
 class Surroundings(Protocol):
-    """What an instance can reach from its replica."""
+    """What an instance can reach outside its replica."""
 
     def service(self, name: str) -> Any:
         """Return a handle to another service, for the instance's `ctx`."""
 
 
 class ReplicaEvents(SlotEvents, LifeEvents, Surroundings, Protocol):
-    """What a target gets for one replica: `SlotEvents`, `LifeEvents` and `Surroundings` in one."""
+    """The object that a target gets for one replica: `SlotEvents`, `LifeEvents` and `Surroundings` in one."""
 
 
 class QuietEvents(ReplicaEvents):
     """
-    A base for classes that implement only some of `ReplicaEvents`, such as a test's: the rest does nothing.
+    A base class for classes, such as in tests, that implement only some members of `ReplicaEvents`.
 
-    The subclass implements `freed` and `follow`: without them a replica cannot give its slots back.
+    The other members do nothing. The subclass must implement `freed` and `follow`: without them, a replica cannot give
+    its slots back.
     """
 
     def refused(self, work: Work, *, stuck: bool = False) -> None:
-        """Do nothing: no call waits here for another slot."""
+        """Do nothing: there is no queue of calls."""
 
     def ahead(
         self,
@@ -273,23 +275,23 @@ class QuietEvents(ReplicaEvents):
         *,
         told: bool = False,  # noqa: ARG002 - as above
     ) -> Sequence[Call]:
-        """Return nothing: no call waits here."""
+        """Return nothing: there is no queue of calls."""
         return ()
 
     def returned(self, calls: Sequence[Call], /) -> None:
         """Do nothing: nothing was sent ahead."""
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
-        """Do nothing: nobody supervises the replica here."""
+        """Do nothing: nothing supervises the replica."""
 
     def remark(self, text: str) -> None:
-        """Do nothing: nobody supervises the replica here."""
+        """Do nothing: nothing supervises the replica."""
 
     def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
-        """Do nothing: nobody supervises the replica here."""
+        """Do nothing: nothing supervises the replica."""
 
     def service(self, name: str) -> Any:
-        """Raise LookupError: there is no other service here."""
+        """Raise LookupError: there is no other service."""
         raise LookupError(name)
 
 
@@ -303,13 +305,13 @@ class Target(Protocol):
     """
 
     def place(self, specs: Sequence[ReplicaSpec]) -> Sequence[Placed | Refused]:
-        """Decide for each replica where it will run. Starts nothing."""
+        """Decide where each replica will run. Starts nothing."""
 
     def start(self, spec: ReplicaSpec, at: Placed, events: ReplicaEvents, clock: Clock) -> Replica:
-        """Start a replica in state `starting`; return at once. Reports `ready` or `failed` through *events*."""
+        """Start a replica in state `starting`; return at once. Report `ready` or `failed` later, through *events*."""
 
     def close(self) -> None:
-        """Release what the target holds, after its replicas were stopped. Idempotent."""
+        """Release what the target holds. Called after its replicas have stopped. Idempotent."""
 
 
 class NodeView(NamedTuple):
@@ -317,7 +319,7 @@ class NodeView(NamedTuple):
     A node on which replicas may run.
 
     Attributes:
-        name: As in `Placed.node`.
+        name: Name of the node, as in `Placed.node`.
         cpu: Free cores, and all cores.
         gpu: Free GPUs, and all GPUs.
         memory: Free bytes, and all bytes.
@@ -332,7 +334,7 @@ class NodeView(NamedTuple):
 
 
 class ListingTarget(Target, Protocol):
-    """A target that lists its nodes; it declares `lists_nodes`."""
+    """The members of a target that declares `lists_nodes`."""
 
     def nodes(self) -> Sequence[NodeView]:
-        """Return the nodes that are alive, as they are now. May ask a cluster. From any thread."""
+        """Return the nodes that are alive now. May ask a cluster. Safe from any thread."""

@@ -1,5 +1,5 @@
 """
-What a deployment will be, decided without starting anything: chosen plugins, settings, the plan.
+Decides what a deployment will be, without starting anything: the chosen plugins, the settings, the plan.
 
-Imports `config`, `plugins`, `service`, `interfaces` and the root modules.
+Imports `config`, `plugins`, `service`, `interfaces` and the root modules. `planner` also uses `resilience`.
 """

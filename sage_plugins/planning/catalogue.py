@@ -1,4 +1,4 @@
-"""Which services there are and how each is to be deployed: from registrations in code, and from files."""
+"""The catalogue: all services of an environment and their configurations, from code and from files."""
 
 from __future__ import annotations
 
@@ -28,13 +28,14 @@ _Refusal: TypeAlias = PlanError | ConfigError | PluginError
 
 class _Said(NamedTuple):
     """
-    Everything that is said about one service, at one moment.
+    Everything that code and files say about one service, at one moment.
 
     Attributes:
-        factory: Builds it, registered in code or made for a file's class; None if no class was imported yet.
-        in_code: Whether it was registered in code.
-        given: The configuration given in code.
-        entry: What the file loaded last says.
+        factory: The service's factory, registered in code or made for a file's class; None if the class is not imported
+            yet.
+        in_code: Whether the service was registered in code.
+        given: The configuration given in code, or None.
+        entry: The entry in the file that was loaded last, or None.
     """
 
     factory: Any
@@ -44,24 +45,24 @@ class _Said(NamedTuple):
 
     @property
     def config(self) -> ServiceDeploymentConfig:
-        """As code says, else as the file says, else the default."""
+        """The configuration from code; if none, from the file; if none, the default."""
         if self.given is not None:
             return self.given
         return ServiceDeploymentConfig() if self.entry is None else self.entry.config()
 
     @property
     def from_file(self) -> bool:
-        """Whether a file says how it is deployed."""
+        """Whether the configuration comes from a file."""
         return self.given is None and self.entry is not None
 
     def placed(self, problems: Sequence[Problem]) -> list[Problem]:
-        """The problems, with places if a file says how the service is deployed."""
+        """Return the problems. If the configuration comes from a file, they have their places in it."""
         return list(problems) if self.given is not None or self.entry is None else list(self.entry.placed(problems))
 
 
 class Catalogue:
     """
-    The services of an environment as they are configured, whatever runs.
+    The services of an environment as they are configured, whether they run or not.
 
     All methods are safe from any thread.
     """
@@ -70,30 +71,30 @@ class Catalogue:
         self, options: Mapping[str, Mapping[str, Any]] | None = None, environment_name: str | None = None
     ) -> None:
         """
-        Make an empty one.
+        Make an empty catalogue.
 
         Args:
-            options: Options of plugins for all services together, by ID; they beat those of files.
-            environment_name: Of the environment whose services these are.
+            options: Options of plugins for the whole environment, by ID. They take precedence over files.
+            environment_name: Name of the environment.
 
         Raises:
-            ConfigError: *options* is no mapping of IDs to mappings.
+            ConfigError: *options* is not a mapping of IDs to mappings.
         """
         self._options = checked(options)
         self._environment_name = environment_name
-        self._factories: dict[str, Any] = {}  # registered in code; guarded by _lock, as the next four
+        self._factories: dict[str, Any] = {}  # registered in code; _lock guards this and the next four
         self._configs: dict[str, ServiceDeploymentConfig] = {}  # given in code
         self._files: dict[str, ConfigSource] = {}  # by path
-        self._entries: dict[str, ConfigEntry] = {}  # the one that counts, of the file loaded last
+        self._entries: dict[str, ConfigEntry] = {}  # for each service, from the file loaded last
         self._built: dict[str, ServiceFactory] = {}  # for entries with a class
         self._lock = threading.Lock()
 
     def after_fork(self) -> None:
-        """In a forked child: whoever held the lock is not here to let it go."""
+        """Replace the lock in a forked child: the thread that held it does not exist there."""
         self._lock = threading.Lock()
 
     def snapshot(self) -> Catalogue:
-        """A copy: what is registered or loaded meanwhile does not change what is made of it."""
+        """Return a copy that later registrations and files do not change."""
         copy = Catalogue(self._options, self._environment_name)
         with self._lock:
             copy._factories = dict(self._factories)
@@ -104,7 +105,7 @@ class Catalogue:
         return copy
 
     def register(self, name: str, factory: Any, config: ServiceDeploymentConfig | None) -> None:
-        """Have *factory* build the service *name*; without *config* it is deployed as a file says, or by default."""
+        """Register a service. Without *config*, its configuration comes from a file, or is the default."""
         with self._lock:
             self._factories[name] = factory
             self._configs.pop(name, None)
@@ -112,7 +113,7 @@ class Catalogue:
                 self._configs[name] = config
 
     def load(self, file: ConfigSource) -> None:
-        """Take what a file says; it replaces what the same file said before, and other files' entries of its names."""
+        """Add a file. It replaces its own earlier content, and entries of the same names from other files."""
         with self._lock:
             before = self._entries
             self._files.pop(file.path, None)
@@ -124,7 +125,7 @@ class Catalogue:
 
     @property
     def names(self) -> list[str]:
-        """Every service that can be deployed: those registered, and those that a file names with a class."""
+        """Names of all services that can be deployed: registered in code, or with a class in a file."""
         with self._lock:
             from_files = [name for name, entry in self._entries.items() if entry.class_path is not None]
             return list(dict.fromkeys([*self._factories, *from_files]))
@@ -142,11 +143,11 @@ class Catalogue:
             return dict(self._factories)
 
     def config(self, name: str) -> ServiceDeploymentConfig:
-        """How a service is to be deployed: as code says, else as the file loaded last says, else by default."""
+        """Return a service's configuration: from code; if none, from the file loaded last; if none, the default."""
         return self._said(name).config
 
     def origin(self, name: str) -> Callable[[str], Origin]:
-        """Who set the value at a path of a service's configuration, such as `"timeout"` or `"init.kwargs.backend"`."""
+        """Return a function from a path, such as `"timeout"` or `"init.kwargs.backend"`, to the origin of its value."""
         from sage_plugins.config.origins import ARGUMENT, DEFAULT
 
         said, given = self._said(name), self._given()
@@ -176,7 +177,7 @@ class Catalogue:
     # -- composing ---------------------------------------------------------------------------------------------------
 
     def _factory(self, name: str, said: _Said) -> tuple[Any, list[Problem]]:
-        """What builds a service, or None if the class that a file names is not there; and what is wrong with it."""
+        """Return a service's factory (None if its class cannot be imported) and the problems of the class."""
         if said.factory is not None:
             return said.factory, []
         if said.entry is None or said.entry.class_path is None:
@@ -195,12 +196,14 @@ class Catalogue:
 
     def compose(self, name: str, registry: Registry) -> tuple[Composition, list[Problem]]:
         """
-        Decide everything about a service, and give the warnings.
+        Compose a service; return it with its warnings.
 
         Raises:
-            ServiceNotFoundError: Nothing says any more that there is such a service.
-            UnknownPluginError: It names an ID that no plugin has.
-            PlanError, ConfigError: It cannot be deployed so; of a service from a file each problem has its place.
+            ServiceNotFoundError: The service is not configured any more.
+            UnknownPluginError: The configuration names an ID that no plugin has.
+            PlanError: The service cannot be deployed.
+            ConfigError: The same for a service that is configured in a file; problems have their places. Also if the
+                options for the whole environment have problems.
             PluginError: A plugin breaks its contract.
         """
         composition, problems = self._compose(name, self._said(name), registry, self._checked(registry))
@@ -210,7 +213,7 @@ class Catalogue:
 
     def compose_as(self, name: str, factory: Any, config: ServiceDeploymentConfig, registry: Registry) -> Composition:
         """
-        Decide everything about a service that is configured elsewhere.
+        Compose a service with the given factory and configuration, which need not be in this catalogue.
 
         Raises:
             UnknownPluginError, PlanError, ConfigError, PluginError: As `compose`.
@@ -224,15 +227,15 @@ class Catalogue:
 
     @property
     def environment_options(self) -> Mapping[str, Mapping[str, Any]]:
-        """Options of plugins for all services together, by ID, as code and files say."""
+        """Options of plugins for the whole environment, by ID, merged from code and files."""
         return self._given().values()
 
     def _checked(self, registry: Registry) -> Mapping[str, Mapping[str, Any]]:
         """
-        The environment's options.
+        Return the options for the whole environment.
 
         Raises:
-            ConfigError: There is anything wrong with them.
+            ConfigError: They have problems.
         """
         given = self._given()
         if problems := given.problems(registry):
@@ -242,7 +245,7 @@ class Catalogue:
     def _compose(
         self, name: str, said: _Said, registry: Registry, environment: Mapping[str, Mapping[str, Any]]
     ) -> tuple[Composition | _Refusal, list[Problem]]:
-        """What a service will be, or what to raise because it cannot be; and all that is wrong or doubtful with it."""
+        """Return the composition, or the error to raise if there is none; and all errors and warnings."""
         factory, wrong = self._factory(name, said)
         if factory is None:
             composition, finder = None, Finder(name, said.config, registry, environment)
@@ -258,10 +261,10 @@ class Catalogue:
 
     def compose_all(self, names: Iterable[str], registry: Registry) -> list[tuple[Composition, list[Problem]]]:
         """
-        Compose services, and report what is wrong with any of them at once.
+        Compose several services, and report the problems of all of them together.
 
         Raises:
-            PlanError, ConfigError, PluginError: As `compose`; a PlanError if there is something wrong with several.
+            PlanError, ConfigError, PluginError: As `compose`. PlanError if several services have problems.
         """
         composed: list[tuple[Composition, list[Problem]]] = []
         given = self._given()
@@ -286,11 +289,11 @@ class Catalogue:
 
     def check(self, registry: Registry, *, import_classes: bool) -> list[Problem]:
         """
-        Everything that is wrong or doubtful with any service, errors and warnings; nothing is placed.
+        Return the errors and warnings of all services. Does not ask targets to place replicas.
 
         Args:
             registry: The plugins to choose from.
-            import_classes: Whether to import the classes that files name; if not, what depends on them is left out.
+            import_classes: Whether to import the classes that files name. If not, checks that need them are skipped.
 
         Raises:
             PluginError: A plugin breaks its contract.
@@ -305,17 +308,17 @@ class Catalogue:
             said = self._said(name)
             if said.in_code or (import_classes and said.entry is not None and said.entry.class_path is not None):
                 problems += self._compose(name, said, registry, environment)[1]
-            elif said.entry is not None:  # else another file was loaded meanwhile, and does not have it
+            elif said.entry is not None:  # None if a file loaded meanwhile does not have the service
                 problems += said.placed(check_config(name, said.config, registry, environment))
         if any(problem.severity == "error" for problem in read):
-            # Once the file is mended, the warnings may be others.
+            # Leave out the warnings: they may change when the file is corrected.
             found = [problem for problem in problems if problem.severity == "error"]
         else:
             found = problems + self.notes(registry)
         return list(dict.fromkeys([*read, *found]))
 
     def notes(self, registry: Registry) -> list[Problem]:
-        """What files and the environment's options say without effect."""
+        """Return warnings about entries and options that have no effect."""
         with self._lock:
             entries = dict(self._entries)
             in_code, configured = set(self._factories), set(self._configs)
@@ -335,13 +338,13 @@ def _options_error(problems: Sequence[Problem]) -> ConfigError:
 
 
 def _right(given: GivenOptions, problems: Iterable[Problem]) -> dict[str, dict[str, Any]]:
-    """The options in which nothing is wrong, so that services are not blamed for what is reported already."""
+    """Return the options without problems, so that services do not report those problems again."""
     wrong = {problem.key.split(".")[1] for problem in problems}
     return {id: values for id, values in given.values().items() if id not in wrong}
 
 
 def _is_set(config: ServiceDeploymentConfig, path: str) -> bool:
-    """Whether the value at *path* is another than the default of its field; of options, whether it is there."""
+    """Whether the value at *path* differs from its field's default. For `options`: whether it exists."""
     name, _, rest = path.partition(".")
     if name == "options":
         found: Any = config.options

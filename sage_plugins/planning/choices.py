@@ -1,4 +1,4 @@
-"""Which plugins a configuration names, with their options, and what they say of it; no class is needed for that."""
+"""Finds the plugins that a configuration names, reads their options, and runs their checks. Needs no service class."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_HEALTH_CHECK", "Choices", "Finder", "check_config", "choose"]
 
-#: Why what is for health checks has no effect.
+#: Why health-check settings and hooks have no effect.
 NO_HEALTH_CHECK: Final = "no monitor of the service checks health"
 
 #: Kinds of plugins that a service chooses.
@@ -37,13 +37,12 @@ class Choices(NamedTuple):
     The plugins of one service.
 
     Attributes:
-        target: Where replicas run; None if there is no such plugin.
-        strategy: How a replica runs calls; None if there is no such plugin.
-        balancer: Who gets the next call; None without balancing, or if there is no such plugin.
-        monitors: Who watches, as far as there are such plugins.
-        default_balancer: ID of the balancer that the service has if its configuration names none.
-        autoscaler: Who says how many replicas the load needs; None if their number is fixed, or there is no such
-            plugin.
+        target: The target; None if there is no such plugin.
+        strategy: The threading strategy; None if there is no such plugin.
+        balancer: The load balancer; None without balancing, or if there is no such plugin.
+        monitors: The monitors, without those for which there is no plugin.
+        default_balancer: ID of the balancer that is used if the configuration names none.
+        autoscaler: The autoscaler; None if the number of replicas is fixed, or if there is no such plugin.
     """
 
     target: Choice | None
@@ -60,7 +59,7 @@ class Choices(NamedTuple):
 
 
 def policy_of(config: ServiceDeploymentConfig) -> str | None:
-    """ID of the autoscaler that a configuration names, or the default one; None if the number of replicas is fixed."""
+    """Return the ID of the configured or default autoscaler; None if the number of replicas is fixed."""
     if config.autoscale is None:
         return None
     policy: str = config.autoscale.get("policy", AUTOSCALE_FIELDS["policy"].default)
@@ -69,12 +68,12 @@ def policy_of(config: ServiceDeploymentConfig) -> str | None:
 
 class Finder:
     """
-    Looks up plugins for one service and collects what is wrong.
+    Looks up plugins for one service and collects all problems.
 
     Attributes:
-        config: Of the service.
-        problems: Everything found so far, errors and warnings.
-        refused: The IDs that no plugin has, or more than one.
+        config: Configuration of the service.
+        problems: All errors and warnings found so far.
+        refused: One error for each ID that no plugin has, or that several have.
     """
 
     def __init__(
@@ -85,7 +84,7 @@ class Finder:
         environment: Mapping[str, Mapping[str, Any]] = NO_OPTIONS,
     ) -> None:
         """
-        Look up nothing yet.
+        Make a finder; looks up nothing yet.
 
         Args:
             service: Name of the service.
@@ -102,11 +101,11 @@ class Finder:
 
     def find(self, kind: str, id: str, key: str) -> Choice | None:
         """
-        Look up *id*, which the configuration names at *key*, read its options and have it check the configuration.
+        Look up *id*, which the configuration names at *key*; read its options and run its check.
 
         Returns:
-            The choice, whose options are None if they are wrong, as are those of the environment; None if there is no
-            such plugin.
+            The choice; None if there is no such plugin. Wrong options, of the service or of the environment, are None
+            in it.
 
         Raises:
             PluginError: The plugin's check failed, or its options class cannot be used.
@@ -118,7 +117,7 @@ class Finder:
             self.problems += [attrs.evolve(problem, key=key) for problem in error.problems]
             return None
         registration = found.registration
-        id = registration.id  # without the distribution that a configuration may name before it
+        id = registration.id  # without the distribution's name, which a configuration may put before it
         given = self.config.options.get(id, {})
         options = environment = None
         wrong: list[Problem] = []
@@ -148,7 +147,7 @@ class Finder:
         return choice
 
     def unused_options(self, choices: Choices) -> list[Problem]:
-        """The options that none of the chosen plugins reads; nothing may be ignored in silence."""
+        """Return a warning for options that no chosen plugin reads, so that none is silently ignored."""
         config = self.config
         used = {each.id for each in (*choices[:3], choices.autoscaler, *choices.monitors) if each is not None}
         named = {config.target, config.threading_strategy, config.load_balancer, policy_of(config), *config.monitors}
@@ -168,19 +167,19 @@ class Finder:
 
     @property
     def errors(self) -> list[Problem]:
-        """The problems for which the service cannot be deployed."""
+        """The problems that prevent the deployment of the service."""
         return [problem for problem in self.problems if problem.severity == "error"]
 
     def refusal(self, placed: Sequence[Problem] | None = None) -> PlanError | ConfigError | PluginError:
         """
-        What to raise because of the errors.
+        Return the error to raise because of the problems.
 
         Args:
             placed: All problems, with their places in a file; None if the service is configured in code.
 
         Returns:
-            An UnknownPluginError or a PluginConflictError if an ID that no plugin has, or two have, is all that is
-            wrong; else a PlanError, or a ConfigError if it stands in a file.
+            UnknownPluginError or PluginConflictError if the only error is an ID that no plugin has, or that several
+            have. Otherwise ConfigError for a service from a file, and PlanError for a service from code.
         """
         problems = self.problems if placed is None else placed
         errors = [problem for problem in problems if problem.severity == "error"]
@@ -195,19 +194,19 @@ class Finder:
 
 def _of_environment(found: Problem, key: str) -> Problem:
     """
-    What is wrong with the environment's options of a plugin, as a problem of the service that names it at *key*.
+    Return a problem of a plugin's environment options as a problem of the service that names the plugin at *key*.
 
-    What they say is checked before the services; what is left is that they say too little.
+    Present options are checked before the services, so the problem is that an option is missing.
     """
     return attrs.evolve(found, key=key, message=f"needs options for the whole file: {found.key} {found.message}")
 
 
 def _problem(found: Problem) -> Problem:
     """
-    What a plugin's check gave.
+    Return what a plugin's check yielded.
 
     Raises:
-        TypeError: It is no problem.
+        TypeError: It is not a Problem.
     """
     if not isinstance(found, Problem) or not all(isinstance(part, str) for part in attrs.astuple(found)):
         raise TypeError(f"check gave {found!r:.100}, which is no Problem of texts")
@@ -216,7 +215,7 @@ def _problem(found: Problem) -> Problem:
 
 def choose(finder: Finder, config: ServiceDeploymentConfig) -> Choices:
     """
-    Find every plugin that *config* names; what is wrong is in `finder.problems`.
+    Find every plugin that *config* names. Problems are added to `finder.problems`.
 
     Raises:
         PluginError: A plugin's check failed.
@@ -258,7 +257,7 @@ def choose(finder: Finder, config: ServiceDeploymentConfig) -> Choices:
 
 
 def _together(choices: Choices, config: ServiceDeploymentConfig) -> list[Problem]:
-    """What the chosen plugins make of each other, and of how calls are to end."""
+    """Return the problems of plugins that do not fit together, or do not fit `timeout_strength`."""
     target, strategy = choices.target, choices.strategy
     problems: list[Problem] = []
     if target is not None and config.timeout_strength == "kill" and "can_kill" not in target.registration.capabilities:
@@ -291,7 +290,7 @@ def _together(choices: Choices, config: ServiceDeploymentConfig) -> list[Problem
 
 
 def _memory_of_its_own(choices: Choices, config: ServiceDeploymentConfig) -> list[Problem]:
-    """What asks for the memory of one replica, where all replicas share that of this process."""
+    """Return the problem of a memory limit for one replica if all replicas share this process."""
     target = choices.target
     if target is None or "in_process" not in target.registration.capabilities:
         return []
@@ -310,7 +309,7 @@ def _memory_of_its_own(choices: Choices, config: ServiceDeploymentConfig) -> lis
 
 
 def _without_effect(choices: Choices, config: ServiceDeploymentConfig) -> list[Problem]:
-    """What is set to something else than its default, and has no effect: nothing may be ignored in silence."""
+    """Return a warning for each health-check field that is set but has no effect, so that none is silently ignored."""
     if choices.check_health:
         return []
     return [
@@ -327,7 +326,7 @@ def check_config(
     environment: Mapping[str, Mapping[str, Any]] = NO_OPTIONS,
 ) -> list[Problem]:
     """
-    What the plugins that a configuration names say of it; the service's class is not needed.
+    Return the problems that a configuration's plugins find. Does not need the service's class.
 
     Args:
         service: Name of the service.

@@ -1,4 +1,4 @@
-"""A service with every decision made, and the making of these decisions: where the plugins are asked."""
+"""Composes a service: asks its plugins and decides everything about it."""
 
 from __future__ import annotations
 
@@ -28,24 +28,23 @@ __all__ = ["Composition", "compose"]
 
 class Composition(NamedTuple):
     """
-    A service with every decision made: what `plan` shows and `ServiceTask` starts.
+    A service with every decision made. `plan` shows it, and `ServiceTask` starts it.
 
     Attributes:
         name: Name of the service.
         factory: Builds its instances.
         config: Its configuration.
-        target: Where replicas run.
-        strategy: How a replica runs calls.
-        balancer: Who gets the next call, or None with one replica or without balancing.
-        monitors: Who watches.
-        methods: What is served.
-        limits: What the strategy may use.
-        choose_balancer: `choose_balancer(id, options)` chooses another one for the service while it runs, and gives
-            it with its `key_of`; None stands for what the configuration says, or the default. Raises what
-            is wrong with it.
-        key_of: The key of a call by its arguments, or None without a balancer that names an argument.
-        environment: Name of the service's environment, or None if it has none.
-        autoscaler: Who says how many replicas the load needs, or None if their number is fixed.
+        target: The target.
+        strategy: The threading strategy.
+        balancer: The load balancer; None with one replica or without balancing.
+        monitors: The monitors.
+        methods: The served methods.
+        limits: How many threads and coroutines the strategy may use.
+        choose_balancer: `choose_balancer(id, options)` returns another balancer and its `key_of`, for a running
+            service. None for *id* or *options*: as configured, or the default. Raises if the balancer has problems.
+        key_of: Computes the key of a call from its arguments; None if the balancer names no argument as the key.
+        environment: Name of the service's environment; None if it has none.
+        autoscaler: The autoscaler; None if the number of replicas is fixed.
     """
 
     name: str
@@ -64,11 +63,11 @@ class Composition(NamedTuple):
 
     @property
     def where(self) -> Where:
-        """What its balancer is told."""
+        """The names of the service and its environment, for its balancer."""
         return Where(self.name, self.environment)
 
     def spec(self, index: int, generation: int = 0) -> ReplicaSpec:
-        """What the replica at *index* needs to run; *generation* replicas have been there before it."""
+        """Return the spec of the replica at *index*; *generation* is the number of replicas there before it."""
         return ReplicaSpec(
             service=self.name,
             index=index,
@@ -92,20 +91,20 @@ def compose(  # noqa: PLR0913 - a service and all that it is composed from
     in_code: bool = True,
 ) -> tuple[Composition | None, Finder]:
     """
-    Ask the plugins that *config* names and decide everything about a service; starts nothing.
+    Ask the plugins that *config* names, and decide everything about a service; starts nothing.
 
     Args:
         factory: The service's factory: `service_name`, `service_class`, `create_service(ctx)`.
         config: Its configuration.
         registry: The plugins to choose from.
         environment: Options for the whole environment, by ID.
-        where: The service, whose factory may have another name, and its environment; None for the factory's name and
-            no environment.
-        in_code: Whether the class was registered in code, rather than by a file.
+        where: The names of the service and its environment; None for the factory's name and no environment. The
+            factory may have another name.
+        in_code: True if the class was registered in code, False if in a file.
 
     Returns:
-        The composition, None if anything is wrong; and who has collected all `problems`, errors and warnings, and gives
-        the `refusal` that whoever needs the composition raises.
+        The composition (None if there are errors) and the finder. The finder has all errors and warnings in `problems`;
+        its `refusal` is the error to raise if there is no composition.
 
     Raises:
         PluginError: A plugin breaks its contract.
@@ -116,15 +115,15 @@ def compose(  # noqa: PLR0913 - a service and all that it is composed from
     finder = Finder(name, config, registry, environment)
     choices = choose(finder, config)
     try:
-        if isinstance(factory, ServiceFactory):  # what another one gives to the constructor is its own matter
+        if isinstance(factory, ServiceFactory):  # other factories call the constructor in their own way
             finder.problems.extend(init_problems(cls, factory.service_args, factory.service_kwargs, in_code=in_code))
         methods = _methods(cls, choices, finder)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # noqa: BLE001 - a metaclass may raise anything when its class is looked at
+    except BaseException as error:  # noqa: BLE001 - a metaclass may raise anything when its class is inspected
         path = ":".join(
             type.__getattribute__(cls, name) for name in ("__module__", "__qualname__")
-        )  # not the metaclass's
+        )  # bypasses the metaclass, which may raise again
         message = f"{path!r} cannot be looked at: {one_line(text_of(error))}"
         finder.problems.append(Problem("E703", "class", message, "correct its metaclass"))
         return None, finder
@@ -165,7 +164,7 @@ def compose(  # noqa: PLR0913 - a service and all that it is composed from
 
 
 def _methods(cls: type, choices: Choices, finder: Finder) -> tuple[MethodPlan, ...]:
-    """What a class serves; what is to be said of it is noted."""
+    """Return the served methods of a class; add problems to the finder."""
     problems = finder.problems
     if not callable(getattr(cls, "reconfigure", None)) and finder.config.user_config is not None:
         message = f"has no effect: {cls.__qualname__} has no reconfigure(user_config)"
@@ -191,7 +190,7 @@ def _key_of(
     methods: tuple[MethodPlan, ...],
     finder: Finder,
 ) -> KeyOf | None:
-    """What reads the argument that *balancer* names as the key of calls, if it names one."""
+    """Return the function that reads the argument that *balancer* names as the key; None if it names none."""
     if "names_key" not in balancer.registration.capabilities:
         return None
     if balancer.options is None and balancer.registration.options is not None:  # its options are wrong
@@ -207,7 +206,7 @@ def _key_of(
 
     found = compose_key_of(argument, cls, methods)
     if found is None:
-        # The core does not know the plugin's options, but one of them holds the name.
+        # The core does not know the plugin's options, so it looks for the one whose value is the name.
         given = finder.config.options.get(balancer.id, {})
         names = [f"options.{balancer.id}.{option}" for option, value in given.items() if value == argument]
         finder.problems.append(
@@ -219,7 +218,7 @@ def _key_of(
 def _not_hedged(
     config: ServiceDeploymentConfig, strategy: Choice | None, cls: type, methods: Sequence[MethodPlan]
 ) -> list[Problem]:
-    """What is to be said where no call can get a second attempt."""
+    """Return the problem if `hedge` is set and no call can get a second attempt."""
     most, number = config.replicas, "replicas"
     if config.autoscale is not None:
         most, number = config.autoscale.get("max", 2), "autoscale.max"
@@ -237,7 +236,7 @@ def _not_hedged(
 
 
 def _no_coroutines(strategy: Choice | None, cls: type, methods: Sequence[MethodPlan]) -> list[Problem]:
-    """What is to be said of a class without coroutines on an event loop."""
+    """Return a warning if the strategy has an event loop and the class has no coroutines."""
     is_loop = strategy is not None and "event_loop" in strategy.registration.capabilities
     sync = {MethodKind.SYNC, MethodKind.GENERATOR}
     if strategy is None or not is_loop or not methods or any(method.kind not in sync for method in methods):

@@ -1,4 +1,4 @@
-"""The options of plugins for a whole environment: what files and code say of them, and what is wrong with that."""
+"""Merges and checks the options of plugins for a whole environment, from code and from files."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["NO_OPTIONS", "GivenOptions", "checked", "environment_options"]
 
-#: Options for a whole environment, if nothing says any.
+#: No options for the whole environment.
 NO_OPTIONS: Final[Mapping[str, Mapping[str, Any]]] = MappingProxyType({})
 
 
 def checked(options: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]]:
     """
-    A copy of the options of plugins, by ID; empty for None.
+    Return a copy of the options of plugins, by ID; empty for None.
 
     Raises:
-        ConfigError: They are no mapping of IDs to mappings.
+        ConfigError: *options* is not a mapping of IDs to mappings.
     """
     given = {} if options is None else options
     problems = field_problems("options", given)
@@ -44,10 +44,10 @@ def environment_options(
     declared: EnvironmentOptions, given: Mapping[str, Mapping[str, Any]]
 ) -> tuple[Any, list[Problem]]:
     """
-    An instance of the declared class, or every reason why there is none.
+    Return an instance of the declared class, or None and all problems.
 
     Args:
-        declared: What a plugin reads.
+        declared: The environment options that a plugin declares.
         given: The options of all plugins, by ID.
     """
     return structure(declared.options_class(), given.get(declared.id, {}), key=f"options.{declared.id}")
@@ -55,12 +55,12 @@ def environment_options(
 
 class GivenOptions(NamedTuple):
     """
-    What code and files say for a whole environment, by the ID of the options.
+    The options for a whole environment from code and files, by ID.
 
-    Of an option that several of them set, the value given in code counts, else that of the file loaded last.
+    If an option is set several times, the value from code wins, then the value of the file loaded last.
 
     Attributes:
-        in_code: What was given in code.
+        in_code: The options given in code.
         files: The files, in the order in which they were loaded.
     """
 
@@ -68,7 +68,7 @@ class GivenOptions(NamedTuple):
     files: Sequence[ConfigSource] = ()
 
     def values(self) -> dict[str, dict[str, Any]]:
-        """All options that are set."""
+        """Return all options, merged."""
         merged: dict[str, dict[str, Any]] = {}
         for options in (*(file.options for file in self.files), self.in_code):
             for id, values in options.items():
@@ -76,7 +76,7 @@ class GivenOptions(NamedTuple):
         return merged
 
     def origin(self, id: str, path: str) -> Origin:
-        """Who set the option of *id* at *path*, such as `"address"`."""
+        """Return where the option of *id* at *path*, such as `"address"`, was set."""
         from sage_plugins.config.origins import ARGUMENT, DEFAULT
 
         name = path.partition(".")[0]
@@ -89,7 +89,7 @@ class GivenOptions(NamedTuple):
 
     def problems(self, registry: Registry) -> list[Problem]:
         """
-        Everything wrong with options that a plugin reads; those of files have their places.
+        Return all problems of options that a plugin reads. Problems in files have their places.
 
         Raises:
             PluginError: A plugin's options class cannot be used.
@@ -109,7 +109,7 @@ class GivenOptions(NamedTuple):
         return found
 
     def notes(self, registry: Registry, configs: Sequence[ServiceDeploymentConfig]) -> list[Problem]:
-        """What is said without effect: options that no installed plugin reads, and those that no service needs."""
+        """Return a warning for each option that no installed plugin reads, or that no service needs."""
         if not self.values():
             return []
         readers = registry.environment_options()
@@ -118,7 +118,7 @@ class GivenOptions(NamedTuple):
             for (kind, id), entry in registry.entries().items()
             if entry.registration.environment_options is not None and any(id in _named(each)[kind] for each in configs)
         }
-        used |= set(registry.ids("extension"))  # which need no service to name them
+        used |= set(registry.ids("extension"))  # extensions are used without a service that names them
         notes: list[Problem] = []
         for id in self.values():
             message = "has no effect: no installed plugin reads options for the whole file by this ID"
@@ -135,7 +135,7 @@ class GivenOptions(NamedTuple):
         return notes
 
     def _placed(self, problem: Problem) -> Problem:
-        """The problem, with its place if its value stands in a file."""
+        """Return the problem, with its place if the value is in a file."""
         _, id, *path = problem.key.split(".")
         if path and path[0] in self.in_code.get(id, {}):
             return problem
@@ -152,7 +152,7 @@ class GivenOptions(NamedTuple):
 
 
 def _named(config: ServiceDeploymentConfig) -> dict[str, tuple[str | None, ...]]:
-    """The IDs that a configuration names, by kind of plugin."""
+    """Return the IDs that a configuration names, by kind of plugin."""
     return {
         "target": (config.target,),
         "threading strategy": (config.threading_strategy,),

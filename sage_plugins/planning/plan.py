@@ -1,4 +1,4 @@
-"""What will happen, who decided it and why: as values, as JSON, and as text for people; `planner` makes them."""
+"""The deployment plan: as values, as JSON, and as text for people. `planner` makes it."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ __all__ = [
 
 Action = Literal["add", "change", "keep", "remove"]
 
-#: Version of the plan as JSON: it grows when a reader of older plans would misunderstand a newer one.
+#: Version of the plan's JSON. Increased when programs that read the old version would misunderstand the new one.
 VERSION: Final = 1
 
 
 @attrs.frozen
 class Decision:
     """
-    One thing that was decided about a service.
+    One decision about a service.
 
     Attributes:
-        what: `"target"`, `"strategy"`, `"balancer"`, `"autoscale"`, `"monitor"`, or `"queue"`, `"retry"`,
-            `"breaker"`, `"outlier"` or `"recycle"`, which the core decides.
-        id: The ID that the configuration names, or the default.
-        source: Distribution and version of the plugin, or "" if no plugin was asked.
+        what: The subject. Plugins decide `"target"`, `"strategy"`, `"balancer"`, `"autoscale"` and `"monitor"`. The
+            core decides `"queue"`, `"retry"`, `"hedge"`, `"breaker"`, `"outlier"` and `"recycle"`.
+        id: The ID that the configuration names, or the default. For decisions of the core: a short text.
+        source: Distribution and version of the plugin; "" for the core.
         summary: What it does, in one line.
-        explanation: What it says about this service.
+        explanation: What the plugin says about this service.
     """
 
     what: str
@@ -63,11 +63,11 @@ class ReplicaPlan:
     Where one replica will run.
 
     Attributes:
-        id: The replica's id.
-        where: The node, or `"this process"`; None if the target can place it nowhere.
-        reason: Why there, or why nowhere.
-        refused: Why not elsewhere: reason by node.
-        rule: Id of the rule by which there is no place, such as `"E802"`; "" if there is one, or for none.
+        id: ID of the replica.
+        where: Name of the node, or `"this process"`; None if the target cannot place it.
+        reason: Why it is there, or why it cannot be placed.
+        refused: Why it is not on other nodes: reason by node.
+        rule: ID of the rule that refuses it, such as `"E802"`; "" if it is placed, or if no rule applies.
     """
 
     id: str
@@ -80,12 +80,12 @@ class ReplicaPlan:
 @attrs.frozen
 class Change:
     """
-    A difference between what runs and what is configured.
+    A difference between the running service and the configured one.
 
     Attributes:
-        key: What is different, such as `"timeout"`, `"init.kwargs.backend"` or `"class"`.
-        old: What runs; None if that has no such thing.
-        new: What is configured; None if that has no such thing.
+        key: Path of the difference, such as `"timeout"`, `"init.kwargs.backend"` or `"class"`.
+        old: The running value; None if there is none.
+        new: The configured value; None if there is none.
     """
 
     key: str
@@ -100,17 +100,17 @@ class ServicePlan:
 
     Attributes:
         name: Name of the service.
-        action: `"add"`: it will be started. `"change"`: it runs otherwise, and will be changed. `"keep"`: it runs as
-            configured. `"remove"`: it runs, is not configured any more, and will be stopped.
+        action: `"add"`: it will be started. `"change"`: it runs with different settings and will be changed. `"keep"`:
+            it runs as configured. `"remove"`: it runs, is not configured any more, and will be stopped.
         service_class: Its class, as `module:name`.
-        settings: Every value of its configuration, with who set it and who acts on it.
-        decisions: Who decides what.
-        replicas: Where each replica will run; empty for a service that is to be removed.
-        timeouts: What the end of a call's time can stop.
+        settings: Every value of its configuration, with its origin and the part that uses it.
+        decisions: The decisions of the plugins and of the core.
+        replicas: Where each replica will run; empty for a service that will be stopped.
+        timeouts: What a timeout can stop.
         methods: Names of the served methods.
-        warnings: What will not be as one might think.
-        changes: What is different from what runs.
-        way: How the changes reach it, in words: replica by replica, in place, or as a whole; "" without changes.
+        warnings: Warnings about the configuration.
+        changes: The differences from the running service.
+        way: How the changes are applied, in words: replica by replica, in place, or as a whole; "" without changes.
     """
 
     name: str
@@ -129,13 +129,14 @@ class ServicePlan:
 @attrs.frozen
 class DeploymentPlan:
     """
-    What `deploy` and `apply` will do; `str(plan)` is for people, `to_json` for programs.
+    What `deploy` and `apply` will do. `str(plan)` is for people, `to_json` for programs.
 
-    Secrets, going by their names, and arguments of constructors are in it by a digest and their type only.
+    The plan does not contain secrets or arguments of constructors, only their digests and types. Secrets are recognised
+    by their names.
 
     Attributes:
-        services: The services, in the order in which they start; those that will be stopped come last.
-        notes: What concerns the file as a whole.
+        services: The services, in the order in which they start. Services that will be stopped come last.
+        notes: Warnings about the files as a whole.
     """
 
     services: tuple[ServicePlan, ...]
@@ -148,12 +149,12 @@ class DeploymentPlan:
 
     @property
     def unplaced(self) -> tuple[ReplicaPlan, ...]:
-        """The replicas for which there is no place."""
+        """The replicas that cannot be placed."""
         return tuple(each for service in self.services for each in service.replicas if each.where is None)
 
     def essence(self) -> dict[str, dict[str, Any]]:
         """
-        What will be done, by service, as plain values, without reasons and without what is only said of it.
+        Return what will be done, by service, as plain values, without reasons and explanations.
 
         Two plans with the same essence do the same.
         """
@@ -166,34 +167,34 @@ class DeploymentPlan:
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """The plan as plain values, as they stand in its JSON."""
+        """Return the plan as plain values, the same as in its JSON."""
         found: dict[str, Any] = json.loads(self.to_json())
         return found
 
     def to_json(self) -> str:
-        """The plan as a JSON object; its key `version` tells readers whether they understand it."""
+        """Return the plan as a JSON object. Its key `version` is the version of this format."""
         return json.dumps({"version": VERSION, **_plain(self)}, indent=2, default=str)
 
     def text(self, *, all_settings: bool = False) -> str:
         """
-        The plan for people, a block for each service.
+        Return the plan for people, with a block for each service.
 
         Args:
-            all_settings: Show the settings that have their defaults, too.
+            all_settings: Whether to show settings that have their defaults, too.
         """
         return _text(self, all_settings=all_settings)
 
     def summary(self) -> str:
-        """The plan in short, for people: a line for each service, and below it what changes and what is doubtful."""
+        """Return the plan in short, for people: a line for each service, with its changes and warnings below."""
         return _summary(self)
 
     def __str__(self) -> str:
-        """The plan for people, without what has its default."""
+        """Return the plan for people, without settings that have their defaults."""
         return self.text()
 
 
 def _plain(value: Any) -> Any:
-    """Objects as mappings of their attributes, all the way down."""
+    """Return objects as mappings of their attributes, on all levels."""
     if attrs.has(type(value)):
         return {each.name: _plain(getattr(value, each.name)) for each in attrs.fields(type(value))}
     if isinstance(value, tuple) and hasattr(value, "_asdict"):
@@ -206,14 +207,14 @@ def _plain(value: Any) -> Any:
 
 
 def _stable(value: Any) -> Any:
-    """What JSON has for the value, or a text of it, the same in every process."""
+    """Return the value for JSON, or a text for it that is the same in every process."""
     if isinstance(value, AbstractSet):
         return sorted((_plain(child) for child in value), key=str)
     if isinstance(value, float) and not math.isfinite(value):
-        return str(value)  # JSON has no such numbers, and one of them equals nothing, itself included
+        return str(value)  # JSON has no infinity or NaN, and NaN does not even equal itself
     texts = {getattr(type(value), name) for name in ("__repr__", "__str__")}
     if texts == {object.__repr__, object.__str__}:
-        return f"an object of class {type(value).__name__}"  # its text would have its address in it
+        return f"an object of class {type(value).__name__}"  # its own text contains its address
     return value
 
 
@@ -221,11 +222,11 @@ def _stable(value: Any) -> Any:
 
 
 def comparable(plan: ServicePlan) -> dict[str, Any]:
-    """What of a service can differ, by name."""
+    """Return the parts of a service that can differ, by name, for `changes`."""
     found: dict[str, Any] = {"class": plan.service_class}
     found |= {_plugin_key(decision): decision.source for decision in plan.decisions if decision.source}
     found |= {setting.key: setting.digest or setting.value for setting in plan.settings}
-    # As another process would read it.
+    # Through JSON, because another process may have recorded the other side of the comparison.
     plain: dict[str, Any] = json.loads(json.dumps(_plain(found), default=str))
     return plain
 
@@ -235,15 +236,15 @@ def _plugin_key(decision: Decision) -> str:
 
 
 def _is_plugin(key: str) -> bool:
-    """Whether `_plugin_key` made it; the keys of settings begin with a field's name."""
+    """Whether `_plugin_key` made *key*. Keys of settings begin with a field's name instead."""
     return " '" in key.partition(".")[0]
 
 
 def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
-    """What is different between two services, each as `comparable` gives it."""
+    """Yield the differences between two services, each from `comparable`."""
     for name in {**new, **old}:
         if _is_plugin(name) and (name not in old or name not in new):
-            continue  # the setting that names the plugin says it
+            continue  # the setting that names the plugin already shows it
         before, after = old.get(name), new.get(name)
         if before != after:
             yield Change(name, before, after)
@@ -252,13 +253,13 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[Change]:
 # -- text for people ---------------------------------------------------------------------------------------------------
 
 _SIGNS: Final = {"add": "+", "change": "~", "keep": " ", "remove": "-"}
-#: So many places are named in a line of a summary.
+#: Maximum number of places named in a line of a summary.
 _PLACES: Final = 3
 _LABELS: Final = {"decides": "", "enforced": "enforced: ", "advisory": "advisory: ", "timeout": ""}
 
 
 def _text(plan: DeploymentPlan, *, all_settings: bool) -> str:
-    """The plan for people: a block for each service, then notes, then a line with the numbers."""
+    """Return the plan for people: a block for each service, then the notes, then a line with the totals."""
     blocks = ["\n".join(_lines(service, all_settings=all_settings)) for service in plan.services]
     return "\n\n".join([*blocks, *(f"! {note}" for note in plan.notes), _total(plan)])
 
@@ -290,7 +291,7 @@ def _way(service: ServicePlan) -> Iterator[str]:
 
 
 def _where(service: ServicePlan) -> str:
-    """How many replicas go where, the places in the order of the replicas."""
+    """Return how many replicas go to each place, in the order of the replicas."""
     places = [replica.where or "nowhere" for replica in service.replicas]
     names = list(dict.fromkeys(places))
     counts = [f"{places.count(name)} x {one_line(str(name), 40)}" for name in names]
@@ -371,7 +372,7 @@ def _settings(settings: Sequence[Setting], *, all_settings: bool) -> Iterator[st
 
 
 def _value(value: Any) -> str:
-    """A value as one would write it in the file, on one line."""
+    """Return a value as it would be written in a file, on one line."""
     if isinstance(value, str):
         return one_line(value or "''", 60)
     if value is None:

@@ -1,7 +1,7 @@
 """
-Deciding what will happen, before anything happens.
+Makes the deployment plan.
 
-Making a plan starts nothing: plugins are asked to explain themselves, targets where replicas would go.
+Making a plan starts nothing: it asks plugins to explain their decisions, and targets where replicas would run.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ def plan_all(
     plan_update: Callable[[str, Composition, Collection[str]], UpdatePlan],
 ) -> DeploymentPlan:
     """
-    What to do to have run what *catalogue* says.
+    Return the plan that makes the running services match *catalogue*.
 
     Args:
-        catalogue: What is registered, which nobody else changes meanwhile.
+        catalogue: The configured services. It must not change meanwhile; use a snapshot.
         registry: The plugins.
-        running: What runs, by service, as `Environment.running` gives it.
-        plan_update: `plan_update(service, new, keys)` returns how a service changes to *new*, which differs in the
-            settings *keys*.
+        running: The running services by name, each from `comparable`.
+        plan_update: `plan_update(service, new, keys)` returns how the changes of these settings are applied to a
+            running service.
 
     Raises:
         PlanError, ConfigError, UnknownPluginError, PluginError: As `Environment.plan`.
@@ -68,17 +68,17 @@ def _plan_service(
     running: Mapping[str, Any] | None = None,
 ) -> ServicePlan:
     """
-    Say what will happen to a service: ask its plugins to explain themselves, and its target where the replicas go.
+    Plan one service: ask its plugins to explain their decisions, and its target where the replicas would run.
 
     Args:
         composition: The service.
-        warnings: What was found doubtful about it.
-        origin: Who set the value at a path, such as `"timeout"`.
+        warnings: Its warnings.
+        origin: Returns the origin of the value at a path, such as `"timeout"`.
         plan_update: As for `plan_all`.
-        running: What `describe` said of the service that runs, or None if none does.
+        running: The running service, from `comparable`; None if it does not run.
 
     Raises:
-        PluginError: A plugin fails to explain itself, or its target to say where the replicas go.
+        PluginError: The `explain` of a plugin or the `place` of the target failed.
     """
     plan = attrs.evolve(describe(composition, origin), replicas=tuple(_places(composition)), warnings=tuple(warnings))
     if running is None:
@@ -92,10 +92,10 @@ def _plan_service(
 
 def describe(composition: Composition, origin: Callable[[str], Origin]) -> ServicePlan:
     """
-    What a service is, without asking where its replicas go.
+    Return the plan of one service, without asking its target where the replicas would run.
 
     Raises:
-        PluginError: A plugin fails to explain itself.
+        PluginError: The `explain` of a plugin failed.
     """
     config = composition.config
     cls = composition.factory.service_class
@@ -139,7 +139,7 @@ def _decision(what: str, choice: Choice, config: Any) -> Decision:
 
 
 def _scaling(choice: Choice, config: Any) -> Decision:
-    """What the autoscaler decides, and what the core makes of it."""
+    """Return the autoscaler's decision, with the limits and delays that the core adds."""
     from sage_plugins.resilience.autoscaling import AutoscaleSettings
 
     said = AutoscaleSettings.of(config.autoscale)
@@ -154,10 +154,10 @@ def _scaling(choice: Choice, config: Any) -> Decision:
 
 def _explanation(line: str | Explanation) -> Explanation:
     """
-    A line that a plugin gave.
+    Return a line from a plugin's `explain`.
 
     Raises:
-        TypeError: It is none.
+        TypeError: It is neither a text nor an Explanation.
     """
     found = Explanation(line) if isinstance(line, str) else line
     if not isinstance(found, Explanation) or not isinstance(found.text, str) or found.kind not in _KINDS:
@@ -166,7 +166,7 @@ def _explanation(line: str | Explanation) -> Explanation:
 
 
 def _guards(config: Any) -> Iterator[Decision]:
-    """What is done about calls that fail."""
+    """Yield the core's decisions about calls that fail."""
     retry, breaker, outlier, hedge = policies_of(config)
     if retry is not None:
         on = f" or {', '.join(retry.on)}" if retry.on else ""
@@ -220,7 +220,7 @@ _WHEN_FULL: Final = {
 
 
 def _recycling(config: Any) -> Iterator[Decision]:
-    """When replicas are replaced with which nothing is wrong."""
+    """Yield the decision when healthy replicas are replaced, if the service recycles them."""
     if config.recycle is None:
         return
     said = RecyclePolicy(**config.recycle)
@@ -241,7 +241,7 @@ def _queue(config: Any) -> Decision:
 
 
 def _timeouts(composition: Composition, said: Sequence[str]) -> Iterator[str]:
-    """What the end of a call's time can stop; the strategy knows, and for one that is silent its capabilities do."""
+    """Yield what a timeout can stop, in the strategy's words, or else from the strategy's capabilities."""
     timeout = composition.config.timeout
     own = [method for method in composition.methods if method.name in composition.config.methods]
     yield "no time limit" if timeout is None else f"{timeout:g} s from call to answer, waiting included"
@@ -281,11 +281,11 @@ def _places(composition: Composition) -> list[ReplicaPlan]:
 
 def _placed(specs: Sequence[ReplicaSpec], places: Sequence[Placed | Refused]) -> list[ReplicaPlan]:
     """
-    What a target says of where the replicas go.
+    Return the plans of the replicas from the places that a target returned.
 
     Raises:
-        ValueError: It says that of more or fewer than there are.
-        TypeError: It says something else.
+        ValueError: The number of places differs from the number of replicas.
+        TypeError: A place is neither Placed nor Refused.
     """
     if len(places) != len(specs):
         raise ValueError(f"place gave {len(places)} places for {len(specs)} replicas")

@@ -1,4 +1,4 @@
-"""Every value of a service's configuration, one by one: what it is, who set it, and who acts on it."""
+"""Lists every value of a service's configuration, with its origin and the part that uses it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Setting", "settings_of"]
 
-#: Hexadecimal digits of a digest: enough to see a change. Of a secret that nobody can guess they tell nothing.
+#: Hexadecimal digits of a digest: enough to see a change, too few to reveal a secret that cannot be guessed.
 _DIGITS: Final = 8
 
 _WORDS: Final = {
@@ -42,11 +42,11 @@ class Setting:
     Attributes:
         key: Its path, such as `"timeout"`, `"methods.get.timeout"`, `"options.pool.idle_timeout"` or
             `"init.kwargs.backend"`; `"environment.ray.address"` for the environment's `options.ray.address`.
-        value: The value. Of a secret, going by its name or that of a variable from which it comes, nothing is shown;
-            of a constructor's argument its type.
-        origin: Who set it.
-        acts: Who acts on it: `"core"`, `"service"` (its own class), or a plugin such as `"strategy pool"`.
-        digest: Tells whether a value that is not shown has changed; "" for one that is shown.
+        value: The value. A secret is hidden; its own name, or the name of its environment variable, shows that it is
+            one. For a constructor's argument, only its type is shown.
+        origin: Where it was set.
+        acts: The part that uses it: `"core"`, `"service"` (its own class), or a plugin such as `"strategy pool"`.
+        digest: Digest of a value that is not shown, to see whether it has changed; "" for a value that is shown.
     """
 
     key: str
@@ -58,11 +58,11 @@ class Setting:
 
 def settings_of(composition: Composition, origin: Callable[[str], Origin]) -> Iterator[Setting]:
     """
-    Every setting of a service: the fields in the order of the reference, plugins' options, the constructor's arguments.
+    Yield every setting of a service: fields in the order of the reference, plugins' options, constructor's arguments.
 
     Args:
         composition: The service.
-        origin: Who set the value at a path.
+        origin: Returns the origin of the value at a path.
     """
     config = composition.config
     actors = {
@@ -81,7 +81,7 @@ def settings_of(composition: Composition, origin: Callable[[str], Origin]) -> It
 
 
 def _leaves(key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    """The value at *key*; of a mapping that is not empty, and of a list with such in it, each value in it."""
+    """Yield the value at *key* with its path; for mappings, and lists that contain mappings or lists, each leaf."""
     if isinstance(value, dict) and value:
         for name, child in value.items():
             yield from _leaves(f"{key}.{name}", child)
@@ -116,7 +116,7 @@ def _shared(choice: Choice) -> EnvironmentOptions | None:
 
 
 def _arguments(factory: Any, origin: Callable[[str], Origin]) -> Iterator[Setting]:
-    # A foreign factory keeps its arguments to itself.
+    # Other factories than `ServiceFactory` may not have these attributes.
     given = [(f"init.args.{index}", value) for index, value in enumerate(getattr(factory, "service_args", ()))]
     given += [(f"init.kwargs.{name}", value) for name, value in dict(getattr(factory, "service_kwargs", {})).items()]
     for key, value in given:
@@ -132,13 +132,17 @@ def _shown(key: str, value: Any, origin: Origin, acts: str) -> Setting:
 
 
 def _digest(value: Any) -> str:
-    """The same for equal values that a file can have, in every process; for any others, by identity."""
+    """
+    Return a digest of the value.
+
+    Equal values that a file can have get the same digest in every process. Other values are told apart by identity.
+    """
 
     def identity(found: Any) -> Any:
         return dict(found) if isinstance(found, Mapping) else f"{type(found).__qualname__} {id(found):x}"
 
     try:
         text = json.dumps(value, sort_keys=True, default=identity)
-    except (TypeError, ValueError, RecursionError):  # keys that are no strings, or a value that contains itself
+    except (TypeError, ValueError, RecursionError):  # keys that JSON does not allow, or a value that contains itself
         text = f"{type(value).__qualname__} {id(value):x}"
     return hashlib.sha256(text.encode("utf-8", errors="surrogatepass")).hexdigest()[:_DIGITS]

@@ -1,5 +1,5 @@
 """
-How plugins are found and asked: discovery of the installed distributions, the hook calls, and the registry of IDs.
+Finds the installed plugins, calls their hooks, and registers the IDs that they offer.
 
-Imports the root modules and `interfaces`.
+Imports only the root modules.
 """

@@ -1,4 +1,4 @@
-"""What to do about an ID that no plugin has: only what can work with what is installed here."""
+"""Advises what to do about an ID that no plugin has, depending on what is installed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["advice"]
 
-#: What first-party distributions offer that are installed by an extra: IDs by kind, the usual one first.
+#: The IDs that extras of sage-deploy install, by kind. The usual ID comes first.
 _EXTRAS: Final = {
     "ray": {"target": ("remote_any", "remote_specific", "cluster_group"), "options": ("ray",)},
 }
@@ -31,15 +31,15 @@ def advice(  # noqa: PLR0913 - an ID, and all that is known about plugins
     disabled: Sequence[Plugin] = (),
 ) -> str:
     """
-    What to do, on one line; empty if nothing is known that would help.
+    Return what to do, on one line; empty if no advice is known.
 
     Args:
-        kind: What the ID is of: a key of `KINDS`, `"options"` for those of a whole environment, or anything else if any
-            kind will do.
-        id: The ID that nobody has.
-        ids: Those that there are.
-        own: The same with their plugins, in the order of registration.
-        failures: The plugins that did not load.
+        kind: The kind of the ID: a key of `KINDS`, `"options"` for options of a whole environment, or anything else for
+            any kind.
+        id: The unknown ID.
+        ids: The known IDs.
+        own: The known IDs with their plugins, in the order of registration.
+        failures: The plugins that failed to load.
         disabled: The plugins that were not loaded because they are disabled.
     """
     if found := _of_extra(kind, id, ids, failures, disabled):
@@ -47,7 +47,7 @@ def advice(  # noqa: PLR0913 - an ID, and all that is known about plugins
     near = did_you_mean(id, ids) or next(
         (
             each for plugin, each in own if each in ids and id in {plugin.name, plugin.distribution}
-        ),  # the plugin's name for its ID
+        ),  # somebody wrote the plugin's name instead of its ID
         None,
     )
     if near:
@@ -59,7 +59,7 @@ def advice(  # noqa: PLR0913 - an ID, and all that is known about plugins
 
 
 def _of_extra(kind: str, id: str, ids: Collection[str], failures: Sequence[Failure], disabled: Sequence[Plugin]) -> str:
-    """What to do if an extra brings the ID, or is called so; what it brings is not among *ids* if it is to be told."""
+    """Return what to do if *id* is the name of an extra or of an ID that an extra installs; "" if it is neither."""
     for extra, brings in _EXTRAS.items():
         offered = brings.get(kind, ()) if kind in {*KINDS, "options"} else sum(brings.values(), ())
         if not offered or id not in {extra, *offered}:

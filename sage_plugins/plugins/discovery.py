@@ -1,4 +1,4 @@
-"""Which plugins are installed, disabled, or failed to load."""
+"""Discovers the installed plugins, and which of them are disabled."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["DISABLED_VARIABLE", "Failure", "Plugin", "disabled_names", "installed"]
 
 
-#: Variable with the names of entry points that are not loaded, separated by commas.
+#: Environment variable with the names of entry points that are not loaded, separated by commas.
 DISABLED_VARIABLE: Final = "SAGE_DEPLOY_DISABLED_PLUGINS"
 
 
@@ -27,9 +27,9 @@ class Plugin:
 
     Attributes:
         name: Name of its entry point.
-        module: What the entry point names.
-        hooks: Names of the hooks that it implements; empty until it was loaded.
-        unknown_hooks: What it marks as hooks and this version does not know, so that it is skipped.
+        module: Value of its entry point: `module` or `module:object`.
+        hooks: Names of the hooks that it implements; empty until it is loaded.
+        unknown_hooks: Names of functions that it marks as hooks and that this version does not know. They are skipped.
     """
 
     def __init__(self, name: str, module: str, find_distribution: Callable[[], Distribution] | None = None) -> None:
@@ -38,8 +38,8 @@ class Plugin:
 
         Args:
             name: Name of its entry point.
-            module: What the entry point names.
-            find_distribution: Gives the distribution that brings it; None for a plugin that was given as an object.
+            module: Value of its entry point.
+            find_distribution: Returns its distribution; None for a plugin that was given as an object.
         """
         self.name = name
         self.module = module
@@ -49,12 +49,12 @@ class Plugin:
 
     @cached_property
     def distribution(self) -> str:
-        """Name of the distribution that brings it, "" if none does. Read when first asked for: that takes a file."""
+        """Name of its distribution; "" if it has none. Read at the first access, because that reads a file."""
         return "" if self._find_distribution is None else self._find_distribution().name
 
     @cached_property
     def version(self) -> str:
-        """Version of that distribution."""
+        """Version of its distribution; "" if it has none."""
         return "" if self._find_distribution is None else self._find_distribution().version
 
     @property
@@ -63,12 +63,12 @@ class Plugin:
         return f"{self.distribution} {self.version}" if self.distribution else self.module
 
     def load(self) -> Any:
-        """Import what the entry point names: a module, or an object in one."""
+        """Import and return what the entry point names: a module, or an object in a module."""
         module, _, path = self.module.partition("[")[0].partition(":")  # extras in brackets name dependencies
         return reduce(getattr, filter(None, path.strip().split(".")), import_module(module.strip()))
 
     def __getstate__(self) -> dict[str, Any]:
-        """The distribution's path means nothing elsewhere; its name and version do."""
+        """Keep name and version of the distribution. Its path is useless in another process."""
         return {
             "name": self.name,
             "module": self.module,
@@ -80,17 +80,17 @@ class Plugin:
         }
 
     def __repr__(self) -> str:
-        """Name and module."""
+        """Show name and module."""
         return f"<Plugin {self.name!r} {self.module}>"
 
 
 class Failure(NamedTuple):
     """
-    A plugin that did not load.
+    A plugin that failed to load.
 
     Attributes:
-        plugin: Which.
-        error: Why.
+        plugin: The plugin.
+        error: The exception with which it failed.
     """
 
     plugin: Plugin
@@ -98,7 +98,7 @@ class Failure(NamedTuple):
 
     @property
     def reason(self) -> str:
-        """Why, on one line."""
+        """The reason, on one line."""
         from sage_plugins.errors import line_of  # only what fails needs errors
 
         return line_of(self.error)
@@ -110,17 +110,17 @@ class Failure(NamedTuple):
 
 
 def disabled_names() -> frozenset[str]:
-    """The names of entry points that `SAGE_DEPLOY_DISABLED_PLUGINS` leaves out, whether there are such or not."""
+    """Return the names in `SAGE_DEPLOY_DISABLED_PLUGINS`, whether or not there are such plugins."""
     names = (name.strip() for name in os.environ.get(DISABLED_VARIABLE, "").split(","))
     return frozenset(name for name in names if name)
 
 
 def installed() -> list[Plugin]:
-    """The installed plugins, the disabled ones too; none is imported."""
+    """Return all installed plugins, including the disabled ones. Imports none of them."""
     found: list[Plugin] = []
     for point in entry_points(PROJECT):
         plugin = Plugin(*point)
-        # An editable install may be listed twice, under the same distribution.
+        # An editable install may appear twice, with the same distribution.
         if not any(
             known.name == plugin.name and (known.distribution, known.module) == (plugin.distribution, plugin.module)
             for known in found

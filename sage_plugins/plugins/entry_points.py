@@ -1,8 +1,9 @@
 """
-The entry points of a group: what `importlib.metadata` finds, found without it.
+Finds the entry points of a group, usually without importing `importlib.metadata`.
 
-Importing `importlib.metadata` takes as long as importing the core, because it brings Python's mail and zip packages. So
-the folders of `sys.path` are read here. It is asked where distributions may be anywhere else, such as in a zip file.
+Importing `importlib.metadata` takes as long as importing the core, because it imports Python's mail and zip packages.
+So this module reads the folders of `sys.path` itself. It uses `importlib.metadata` only if distributions may be
+somewhere else, such as in a zip file.
 """
 # ruff: noqa: PTH113, PTH118, PTH123, PTH208 - importing pathlib takes longer than reading the folders
 
@@ -24,10 +25,10 @@ __all__ = ["entry_points"]
 
 def entry_points(group: str) -> Iterator[tuple[str, str, Callable[[], Distribution]]]:
     """
-    All entry points of this group; of two distributions with one name, the first on `sys.path` counts.
+    Yield all entry points of a group. If two distributions have the same name, only the first on `sys.path` counts.
 
-    Returns:
-        Of each its name, its value, which is `module` or `module:object`, and what gives its distribution.
+    Yields:
+        Name, value (`module` or `module:object`), and a function that returns the distribution.
     """
     finders = [finder for finder in sys.meta_path if hasattr(finder, "find_distributions")]
     if finders == [PathFinder] and not any(_is_archive(os.fsdecode(entry)) for entry in sys.path):
@@ -42,12 +43,12 @@ def entry_points(group: str) -> Iterator[tuple[str, str, Callable[[], Distributi
 
 
 def _is_archive(entry: str) -> bool:
-    """Whether *entry* of `sys.path` keeps distributions in another way than a folder does."""
+    """Whether *entry* of `sys.path` is an egg or a file, so that its distributions are not in a plain folder."""
     return entry.endswith(".egg") or os.path.isfile(entry)
 
 
 def _infos() -> Iterator[str]:
-    """The folder with the metadata of each distribution."""
+    """Yield the metadata folder of each distribution."""
     known: set[str] = set()
     for folder in map(os.fsdecode, sys.path):
         try:
@@ -67,12 +68,12 @@ def _text(info: str) -> str:
     try:
         with open(os.path.join(info, "entry_points.txt"), encoding="utf-8") as file:
             return file.read()
-    except OSError:  # most distributions have none
+    except OSError:  # most distributions have no such file
         return ""
 
 
 def _parsed(text: str, group: str) -> Iterator[tuple[str, str]]:
-    """Name and value of each entry point of the group."""
+    """Yield name and value of each entry point of the group."""
     section = ""
     for line in map(str.strip, text.splitlines()):
         if line.startswith("[") and line.endswith("]"):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Hooks"]
 
-#: What can be registered, by the hook that registers it.
+#: For each kind of registration, the hook that returns it.
 KINDS: Final = {
     "target": "sage_register_targets",
     "threading strategy": "sage_register_threading_strategies",
@@ -37,33 +37,34 @@ _ID: Final = re.compile(r"[a-z][a-z0-9_]*")
 
 class Hooks:
     """
-    The hooks of the plugins of one registry.
+    Calls the hooks of the plugins of one registry.
 
-    A plugin that fails leaves the others as they are; one of its hooks that this version does not know is skipped.
+    A plugin that fails does not affect the others. Hooks that this version does not know are skipped.
     """
 
     def __init__(self) -> None:
-        """Know the specifications, and no plugin yet."""
+        """Begin without plugins."""
         self._manager = _Manager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
 
     def add(self, plugin: Plugin, module: Any) -> Offer:
         """
-        What *plugin* offers; its `hooks` and `unknown_hooks` are set.
+        Return what *plugin* offers; set its `hooks` and `unknown_hooks`.
 
         Raises:
-            PluginError: It breaks the contract; it counts as not there.
+            PluginError: The plugin breaks the contract. It is ignored.
         """
         manager = self._manager
         manager.unknown.clear()
         known = manager.is_registered(module)
         try:
-            # Two distributions may have an entry point of one name. Their own names would take reading a file of each.
+            # The module makes the name unique: entry points of two distributions may have the same name, and reading
+            # the names of the distributions would read a file for each.
             manager.register(module, f"{plugin.name} ({plugin.module})")
         except Exception as error:
             if not known and manager.is_registered(module):
                 manager.unregister(module)
-            from sage_plugins.errors import line_of  # here and below: only a fault needs errors
+            from sage_plugins.errors import line_of  # imported late here and below, because only faults need it
 
             raise _fault(plugin, f"does not fit the hooks of this version: {line_of(error)}") from error
         plugin.hooks = tuple(sorted(caller.name for caller in manager.get_hookcallers(module) or ()))
@@ -71,14 +72,14 @@ class Hooks:
         return Offer(plugin, lambda hook: self._own(module, hook) if hook in plugin.hooks else [])
 
     def _own(self, module: Any, hook: str) -> list[Any]:
-        """What this plugin's own implementations return: one that raises must not hide the others'."""
+        """Call only this plugin's implementations: a plugin that raises must not hide the results of others."""
         others = [known for known in self._manager.get_plugins() if known is not module]
         results: list[Any] = self._manager.subset_hook_caller(hook, others)()
         return results
 
 
 class _Manager(pluggy.PluginManager):
-    """Skips hooks that are not specified, and notes their names."""
+    """Skips hooks without a specification, and records their names."""
 
     def __init__(self, project: str) -> None:
         super().__init__(project)
@@ -86,7 +87,7 @@ class _Manager(pluggy.PluginManager):
 
     def parse_hookimpl_opts(self, plugin: Any, name: str) -> pluggy.HookimplOpts | None:
         if isinstance(plugin, ModuleType) and not isinstance(vars(plugin).get(name), FunctionType):
-            return None  # most names of a module are imported classes, and finding out what each is takes long
+            return None  # most names of a module are imported classes, and pluggy is slow to inspect them
         options = super().parse_hookimpl_opts(plugin, name)
         if options is None or hasattr(hookspecs, options.get("specname") or name):
             return options
@@ -97,24 +98,24 @@ class _Manager(pluggy.PluginManager):
 
 class Offer:
     """
-    What one plugin offers, checked.
+    The checked results of one plugin's hooks.
 
     Attributes:
-        registrations: Each with its kind.
-        commands: For the command line.
-        checks: For the doctor.
+        registrations: The registrations, each with its kind.
+        commands: The commands for the command line.
+        checks: The checks for `sage-deploy doctor`.
     """
 
     def __init__(self, plugin: Plugin, call: Callable[[str], list[Any]]) -> None:
         """
-        Ask the plugin.
+        Call the plugin's hooks and check the results.
 
         Args:
-            plugin: Which.
-            call: Gives what its implementations of a hook return.
+            plugin: The plugin.
+            call: Calls the plugin's implementations of a hook and returns their results.
 
         Raises:
-            PluginError: It returns something else than the hooks ask for.
+            PluginError: A hook returned something wrong.
         """
         self._plugin = plugin
         self._call = call
@@ -157,7 +158,7 @@ class Offer:
             raise _fault(self._plugin, f"registers the {kind} {registration.id!r}: {rule}")
 
     def _check_agreement(self) -> None:
-        """A plugin must say one thing only of the options that it reads for a whole environment."""
+        """Check that all registrations with the same environment options declare them in the same way."""
         known: dict[str, EnvironmentOptions] = {}
         for shared in filter(None, (registration.environment_options for _, registration in self.registrations)):
             if known.setdefault(shared.id, shared) != shared:
@@ -166,7 +167,7 @@ class Offer:
 
 
 def _fault(plugin: Plugin, what: str) -> PluginError:
-    """The error for a plugin that breaks the contract; *what* it does reads on from its name."""
+    """Return the error for a plugin that breaks the contract; *what* continues a sentence that begins with its name."""
     from sage_plugins.errors import PluginError
 
     return PluginError(f"plugin {plugin.name!r} from {plugin.source} {what}")

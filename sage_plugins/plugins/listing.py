@@ -1,4 +1,4 @@
-"""What an installation has: what its plugins offer, and what their checks find of the machine."""
+"""Lists what the installed plugins offer, and runs their checks of the machine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["disabled", "examine", "listing", "offer", "unknown_disabled"]
 
 
 def listing(registry: Registry) -> dict[str, Any]:
-    """What the plugins offer, what did not load and why, and what is disabled; as values that JSON has."""
+    """Return what plugins offer, which ones failed to load and why, and which are disabled; as JSON values."""
     return {
         "plugins": [offer(kind, entry) for (kind, _), entry in sorted(registry.entries().items())],
         "failures": [{**_origin(failure.plugin), "reason": failure.reason} for failure in registry.failures],
@@ -29,13 +29,13 @@ def listing(registry: Registry) -> dict[str, Any]:
 
 
 def disabled() -> list[Plugin]:
-    """The installed plugins that `SAGE_DEPLOY_DISABLED_PLUGINS` leaves out."""
+    """Return the installed plugins that `SAGE_DEPLOY_DISABLED_PLUGINS` disables."""
     names = disabled_names()
     return [plugin for plugin in installed() if plugin.name in names]
 
 
 def unknown_disabled() -> Iterator[tuple[str, str]]:
-    """The names of no plugin that `SAGE_DEPLOY_DISABLED_PLUGINS` has, each with what to do about it."""
+    """Yield the names in `SAGE_DEPLOY_DISABLED_PLUGINS` that no plugin has, each with what to do about it."""
     names = [plugin.name for plugin in installed()]
     for name in sorted(disabled_names().difference(names)):
         near = did_you_mean(name, names)
@@ -43,7 +43,7 @@ def unknown_disabled() -> Iterator[tuple[str, str]]:
 
 
 def offer(kind: str, entry: Registered) -> dict[str, Any]:
-    """One ID that a plugin offers, as values that JSON has."""
+    """Return one ID that a plugin offers, as JSON values."""
     registration = entry.registration
     return {"kind": kind, "id": registration.id, "summary": registration.summary, **_origin(entry.plugin)}
 
@@ -58,12 +58,12 @@ def _origin(plugin: Plugin) -> dict[str, str]:
 
 
 def examine(registry: Registry) -> list[Finding]:
-    """What the checks of all plugins find; one that cannot be run is a warning. May take seconds."""
+    """Run the checks of all plugins; return their findings. A check that fails is a warning. May take seconds."""
     found: list[Finding] = []
     for plugin, check in registry.checks:
         try:
             found += check()
-        except Exception as error:  # noqa: BLE001 - what is odd about this machine must not keep the other checks from it
+        except Exception as error:  # noqa: BLE001 - a failing check must not prevent the other checks
             name = f"plugin {plugin.name}"
             found.append(Finding(name, "warning", f"could not be looked at: {line_of(error)}", "look at it by hand"))
     return found

@@ -1,9 +1,9 @@
 """
-Finding plugins and looking up what they offer.
+The registry: finds plugins, and looks up what they offer by ID.
 
-A registry is an object, never a module's global: an environment has one, a test makes its own. Discovery reads the
-entry points of the group `sage_deploy` and imports their modules, which are light by contract. Of two plugins with
-one ID none is chosen in silence.
+A registry is an object, not a module's global: each environment has one, and a test makes its own. Discovery reads the
+entry points of the group `sage_deploy` and imports their modules, which must be cheap to import. If two plugins offer
+the same ID, the registry raises an error instead of choosing one.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ class Registered(NamedTuple):
     A registration and the plugin that made it.
 
     Attributes:
-        registration: What was registered.
-        plugin: By whom.
+        registration: The registration.
+        plugin: The plugin.
     """
 
     registration: Registration
@@ -40,11 +40,11 @@ class Registered(NamedTuple):
 
 class RegisteredOptions(NamedTuple):
     """
-    Options for a whole environment and the plugin that reads them.
+    Options for a whole environment, and the plugin that reads them.
 
     Attributes:
-        registration: What they are.
-        plugin: Who reads them.
+        registration: Declaration of the options.
+        plugin: The plugin.
     """
 
     registration: EnvironmentOptions
@@ -55,14 +55,14 @@ class Registry:
     """
     The plugins of a process and what they offer, by kind and ID.
 
-    Read-only once made, so safe from any thread.
+    Does not change after it is made, so it is safe from any thread.
 
     Attributes:
         plugins: The plugins that were loaded.
-        failures: Those that were not, with the reason; they hurt only who needs them.
-        disabled: Those that were not even imported, because `SAGE_DEPLOY_DISABLED_PLUGINS` names them.
-        checks: What they have `sage-deploy doctor` look at, each with its plugin.
-        commands: What they add to the command line, each with its plugin.
+        failures: The plugins that failed to load, with the reason. Only services that use them fail.
+        disabled: The plugins that were not imported, because `SAGE_DEPLOY_DISABLED_PLUGINS` names them.
+        checks: The plugins' checks for `sage-deploy doctor`, each with its plugin.
+        commands: The plugins' commands, each with its plugin.
     """
 
     plugins: tuple[Plugin, ...]
@@ -77,7 +77,7 @@ class Registry:
         failures: Iterable[Failure] = (),
         disabled: Iterable[Plugin] = (),
     ) -> None:
-        """Collect what *loaded* plugins register; use `discover` or `of`."""
+        """Collect what *loaded* plugins register. Use `discover` or `of` instead."""
         hooks = Hooks()
         self._offered: dict[tuple[str, str], list[Registered]] = {}
         self._environment: dict[str, list[RegisteredOptions]] = {}
@@ -88,7 +88,7 @@ class Registry:
         for plugin, module in loaded:
             try:
                 offer = hooks.add(plugin, module)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - it must not stop services that do not use it
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - services that do not use it must still run
                 failed.append(Failure(plugin, error))
                 continue
             plugins.append(plugin)
@@ -105,9 +105,10 @@ class Registry:
     @classmethod
     def discover(cls, wanted: Callable[[Plugin], bool] = lambda _: True) -> Registry:
         """
-        The registry of the installed plugins that are *wanted*.
+        Return a registry of the installed plugins for which *wanted* is true.
 
-        Entry points named in the variable `SAGE_DEPLOY_DISABLED_PLUGINS` (separated by commas) are left out.
+        Entry points named in the environment variable `SAGE_DEPLOY_DISABLED_PLUGINS` (separated by commas) are left
+        out.
         """
         names = disabled_names()
         disabled: list[Plugin] = []
@@ -121,17 +122,17 @@ class Registry:
                 continue
             try:
                 loaded.append((plugin, plugin.load()))
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - importing a stranger's module may do anything
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - importing a plugin may raise anything
                 failures.append(Failure(plugin, error))
         return cls(loaded, failures, disabled)
 
     @classmethod
     def of(cls, *plugins: Any) -> Registry:
         """
-        A registry of these plugin modules or objects, without any installed ones; for tests.
+        Return a registry of these plugin modules or objects, without installed plugins; for tests.
 
         Raises:
-            PluginError: One of them breaks the contract.
+            PluginError: A plugin breaks the contract.
         """
         loaded = []
         for plugin in plugins:
@@ -139,7 +140,7 @@ class Registry:
             loaded.append((Plugin(name, name), plugin))
         registry = cls(loaded)
         if registry.failures:
-            from sage_plugins.errors import PluginError  # here and below: only what fails needs errors
+            from sage_plugins.errors import PluginError  # imported late here and below, because only failures need it
 
             failure = registry.failures[0]
             raise (
@@ -151,7 +152,7 @@ class Registry:
         self._offered.setdefault((kind, entry.registration.id), []).append(entry)
         registration = entry.registration
         shared = registration.environment_options
-        if kind == "extension" and registration.options is not None:  # it serves the whole environment
+        if kind == "extension" and registration.options is not None:  # its options are for the whole environment
             shared = EnvironmentOptions(registration.id, registration.options, registration.summary)
         if shared is not None:
             readers = self._environment.setdefault(shared.id, [])
@@ -160,18 +161,18 @@ class Registry:
 
     def find(self, kind: str, id: str, *, service: str = "") -> Registered:
         """
-        What is registered as *id*.
+        Return what is registered as *id*.
 
         Args:
             kind: A key of `KINDS`, such as `"target"`.
-            id: What the configuration names; with the distribution's name and a colon before it where two distributions
-                offer the ID: `"acme-balancers:round_robin"`.
-            service: For whom, for the message.
+            id: The ID from the configuration. If two distributions offer the ID, put the name of one and a colon before
+                it: `"acme-balancers:round_robin"`.
+            service: Name of the service, for the message.
 
         Raises:
-            UnknownPluginError: Nothing is; the message says what is installed, the nearest spelling, which extra brings
-                it, and which plugins failed to load.
-            PluginConflictError: Two plugins offer it, or two read its options for a whole environment.
+            UnknownPluginError: No plugin offers it. The message says what is installed, the nearest spelling, which
+                extra installs it, and which plugins failed to load.
+            PluginConflictError: Two plugins offer it, or two plugins read its options for a whole environment.
         """
         source, _, bare = id.rpartition(":")
         found = [
@@ -192,10 +193,10 @@ class Registry:
 
     def find_all(self, id: str) -> tuple[tuple[str, Registered], ...]:
         """
-        What is registered as *id* for any kind, with the kind.
+        Return everything that is registered as *id*, of any kind, each with its kind.
 
         Raises:
-            UnknownPluginError: Nothing is; as for `find`.
+            UnknownPluginError: No plugin offers it; as for `find`.
         """
         bare = id.rpartition(":")[2]
         found = tuple(
@@ -224,12 +225,12 @@ class Registry:
 
     def advice(self, kind: str, id: str, ids: Collection[str]) -> str:
         """
-        What to do about *id*, which is none of the *ids* of *kind*; empty if nothing is known that would help.
+        Return what to do about the unknown *id*; empty if no advice is known.
 
         Args:
-            kind: A key of `KINDS`, `"options"` for those of a whole environment, or anything else if any kind will do.
-            id: What somebody wrote.
-            ids: What there is.
+            kind: A key of `KINDS`, `"options"` for options of a whole environment, or anything else for any kind.
+            id: The unknown ID.
+            ids: The known IDs.
         """
         from sage_plugins.plugins.advice import advice
 
@@ -241,14 +242,14 @@ class Registry:
         return advice(kind, id, ids, own=own, failures=self.failures, disabled=self.disabled)
 
     def ids(self, kind: str) -> tuple[str, ...]:
-        """What a configuration can name of *kind*, in alphabetical order."""
+        """Return the IDs of *kind* that a configuration can name, in alphabetical order."""
         return tuple(sorted(id for known, id in self.entries() if known == kind))
 
     def entries(self) -> Mapping[tuple[str, str], Registered]:
         """
-        Everything registered, by kind and by what a configuration names.
+        Return everything that is registered, by kind and by the ID that a configuration can name.
 
-        That is the ID, or `"distribution:id"` where several plugins offer the ID.
+        If several plugins offer an ID, the configuration must name `"distribution:id"`.
         """
         return {
             (kind, id if len(found) == 1 else f"{entry.plugin.distribution or entry.plugin.module}:{id}"): entry
@@ -257,7 +258,7 @@ class Registry:
         }
 
     def environment_options(self) -> Mapping[str, RegisteredOptions]:
-        """The options for a whole environment that any plugin reads, by ID."""
+        """Return the options for a whole environment that plugins read, by ID."""
         return {id: readers[0] for id, readers in self._environment.items()}
 
 

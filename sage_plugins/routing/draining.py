@@ -1,7 +1,7 @@
 """
-Why a service accepts no more calls, what becomes of those that wait, and when the last one has ended.
+Drains a service or single replicas: refuses new calls, ends waiting ones, and reports when the last call has ended.
 
-The router asks here before it composes its way, and tells here whenever a slot may have got free for good.
+The router asks here before it composes its route, and reports here when a slot may have got free for good.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Closing", "waking"]
 
 
 def waking(wait: Callable[[Call], bool], unserved: Callable[[], None]) -> Callable[[Call], bool]:
-    """The way of a call while no replica takes calls: *wait*, and *unserved* is told, also if it is refused."""
+    """Return the route while no replica takes calls: *wait*, then call *unserved*, even if the call was refused."""
 
     def route(call: Call) -> bool:
         try:
@@ -36,14 +36,14 @@ def waking(wait: Callable[[Call], bool], unserved: Callable[[], None]) -> Callab
 
 class Closing:
     """
-    How far a service, or one of its lanes, is on its way to the end.
+    The draining of a service and of its lanes.
 
     Attributes:
         stopped: Why no call is accepted any more, as words that complete "service 'kv' ..."; None before that.
-        stopped_to_outsiders: Why only calls made by services' methods are accepted, likewise.
-        unavailable: Makes the error that says why there is no replica and will be none; None while there is hope.
-        ended: Whether no waiting call has a chance any more.
-        watch: Told whenever a slot may have got free for good; None if nobody waits for that.
+        stopped_to_outsiders: Why only calls made by services' methods are accepted, in the same form.
+        unavailable: Makes the error that says why there is no replica and will be none; None while one may still come.
+        ended: Whether no waiting call can get a slot any more.
+        watch: Called when a slot may have got free for good; None if nothing waits for that.
     """
 
     def __init__(self, service: str, lanes: Lanes, queue: Queue, rebind: Callable[[], None]) -> None:
@@ -54,7 +54,7 @@ class Closing:
             service: Name of the service, for messages.
             lanes: Its replicas.
             queue: Where its calls wait.
-            rebind: Has the router compose its way anew, for what is refused has changed; under the lanes' lock.
+            rebind: Makes the router compose its route again after other calls are refused; under the lanes' lock.
         """
         self._service = service
         self._lanes = lanes
@@ -65,17 +65,17 @@ class Closing:
         self.unavailable: Callable[[], Exception] | None = None
         self.ended = False
         self.watch: Callable[[], None] | None = None
-        self._retiring: tuple[tuple[Lane, Callable[[], None]], ...] = ()  # closed lanes, and who waits for their end
+        self._retiring: tuple[tuple[Lane, Callable[[], None]], ...] = ()  # lanes, and what to call at their end
 
     # -- the steps to the end ----------------------------------------------------------------------------------------
 
     def close_to_outsiders(self, why: str, watch: Callable[[], None]) -> None:
         """
-        Accept only calls made by a service's method while it answers one, so that accepted calls can finish.
+        Accept only nested calls, which service methods make, so that accepted calls can finish.
 
         Args:
-            why: Completes "service 'kv' ..." in the errors of the calls refused.
-            watch: Told, from any thread, when `idle` may have become true.
+            why: Completes "service 'kv' ..." in the errors of refused calls.
+            watch: Called, from any thread, when `idle` may have become true.
         """
         with self._lanes.lock:
             self.stopped_to_outsiders = why
@@ -85,12 +85,12 @@ class Closing:
 
     def drain(self, why: str, on_idle: Callable[[], None]) -> None:
         """
-        Accept no more calls; those accepted go on.
+        Accept no more calls; accepted calls go on.
 
         Args:
-            why: Completes "service 'kv' ..." in the errors of the calls refused.
+            why: Completes "service 'kv' ..." in the errors of refused calls.
             on_idle: Called, perhaps more than once and from any thread, when no accepted call waits or runs. Slots of
-                calls that were abandoned do not count.
+                abandoned calls do not count.
         """
         with self._lanes.lock:
             self.stopped = why
@@ -100,15 +100,15 @@ class Closing:
         self._withdraw(on_idle)
 
     def end(self) -> None:
-        """End the calls that still wait, after `drain`; those that a dying replica returns from now on end too."""
+        """End the calls that still wait, after `drain`. Calls that a dying replica returns later end too."""
         self.ended = True
         self._end_waiting(None)
 
     def give_up_replicas(self, error: Callable[[], Exception]) -> bool:
         """
-        There will be no replica: end the waiting calls with a new *error* each, and refuse others so.
+        End the waiting calls and refuse new ones, each with a new *error*, because there will be no replica.
 
-        Does nothing, and gives False, while one is open. It lasts until one is opened.
+        Do nothing and return False while a lane is open. Calls are refused until a lane opens.
         """
         with self._lanes.lock:
             if self._lanes.open:
@@ -120,7 +120,7 @@ class Closing:
         return True
 
     def reopen(self) -> None:
-        """There is a replica again; under the lanes' lock."""
+        """Accept calls again, as there is a replica again; under the lanes' lock."""
         self.unavailable = None
         self.ended = self.ended and self.stopped is not None
 
@@ -128,21 +128,21 @@ class Closing:
 
     @property
     def refuses_all(self) -> bool:
-        """Whether no call is accepted, whoever makes it."""
+        """Whether all calls are refused, nested ones included."""
         return self.stopped is not None or self.unavailable is not None
 
     @property
     def refuses(self) -> bool:
-        """Whether there is a reason to refuse calls."""
+        """Whether some or all calls are refused."""
         return bool(self.stopped or self.unavailable or self.stopped_to_outsiders)
 
     @property
     def reason(self) -> str:
-        """Why a call is refused, as it is counted."""
+        """The reason under which a refused call is counted."""
         return "no_replica" if self.stopped is None and self.unavailable is not None else "stopped"
 
     def refusal(self, call: Call) -> Exception:
-        """The error for *call*, which is refused."""
+        """Return the error for *call*, which is refused."""
         unavailable = self.unavailable
         if self.stopped is None and unavailable is not None:
             return unavailable()
@@ -154,43 +154,43 @@ class Closing:
 
     @staticmethod
     def only_from_services(route: Callable[[Call], bool], refuse: Callable[[Call], bool]) -> Callable[[Call], bool]:
-        """*route* for calls that a service's method makes, *refuse* for all others."""
+        """Return a route that uses *route* for nested calls and *refuse* for all others."""
         return lambda call: route(call) if CURRENT.get() is not None else refuse(call)
 
     def turn_away(self, call: Call) -> None:
-        """End a call whose caller is still waiting to hear that it was accepted, unless it has started."""
-        if not self.refuses:  # a replica has come meanwhile
+        """End a call that was not accepted yet, unless it has started."""
+        if not self.refuses:  # a replica has opened meanwhile
             return
         error = call.turned_away = self.refusal(call)
         call.give_up(error, Outcome.STOPPED, only_unstarted=True)
 
     def _turn_away_parked(self, which: Callable[[Call], bool]) -> None:
-        """Refuse parked calls: they were not accepted, their callers are still waiting for that."""
+        """Refuse the parked calls for which *which* is true: they are not accepted yet."""
         for call in list(self._queue.parked):
             if call.parked and not call.returned and which(call):
                 self.turn_away(call)
 
     def _end_waiting(self, error: Callable[[], Exception] | None) -> None:
-        """End the waiting calls with a new *error* each; None for the reason why calls are refused."""
+        """End each waiting call with a new *error*; if that is None, with the error of a refused call."""
         for backlog in self._queue.backlogs():
             for call in list(backlog):
-                # A service that is stopped says that, whatever has become of its replicas.
+                # If the service was stopped, that is the reason, even if it has no replica either.
                 reason = self.refusal(call) if error is None or self.stopped is not None else error()
                 call.give_up(reason, Outcome.STOPPED, only_unstarted=True)
 
-    # -- when the rest has ended -------------------------------------------------------------------------------------
+    # -- when the last call has ended --------------------------------------------------------------------------------
 
     def tell_watch(self) -> None:
-        """A slot may have got free for good."""
-        watch = self.watch  # looked at once: it goes when the last lane has retired
+        """Report that a slot may have got free for good."""
+        watch = self.watch  # read once: another thread sets it to None when the last lane has retired
         if watch is not None:
             watch()
 
     def _watch_too(self, watch: Callable[[], None]) -> None:
         """
-        Tell *watch* as well as whoever is told already; under the lanes' lock.
+        Add *watch* to the functions that are called; under the lanes' lock.
 
-        A service may be closed to outsiders and drained at the same time, by two threads.
+        Two threads may close a service to outsiders and drain it at the same time.
         """
         first = self.watch
         if first is None:
@@ -205,14 +205,14 @@ class Closing:
 
     @property
     def idle(self) -> bool:
-        """Whether no call waits, and none runs but abandoned ones."""
+        """Whether no call waits and only abandoned calls run."""
         with self._lanes.lock:
             lanes = (*self._lanes.open, *self._lanes.closed)
             running = any(lane.inflight > lane.abandoned for lane in lanes)
             return not (self._queue.returning or any(self._queue.backlogs()) or running)
 
     def _withdraw(self, on_idle: Callable[[], None]) -> None:
-        """Take free slots back for good, so that nothing starts once the service is idle; tell if it is."""
+        """Take back free slots, so that nothing starts once the service is idle; call *on_idle* if it is."""
         with self._lanes.lock:
             lanes = self._lanes.open
             for lane in lanes:
@@ -223,22 +223,22 @@ class Closing:
             on_idle()
 
     def give_back(self) -> None:
-        """While the service drains: slots that were taken back because it was idle are needed again. Under the lock."""
+        """While the service drains, return slots that were taken back: a call needs them. Under the lock."""
         if self.stopped is not None:
             self._lanes.give_back()
 
     def retire(self, lanes: Mapping[Lane, Callable[[], None]]) -> None:
-        """Tell once, for each of *lanes*, which are about to be closed, when it runs nothing but abandoned calls."""
+        """Call each function once, when its lane, which is about to close, runs nothing but abandoned calls."""
         with self._lanes.lock:
             if not self._retiring:
                 self._watch_too(self.look_at_retiring)
             self._retiring = (*self._retiring, *lanes.items())
 
     def look_at_retiring(self) -> None:
-        """Tell of the lanes that have come to their end."""
+        """Call the functions of the retiring lanes that run nothing but abandoned calls now."""
         with self._lanes.lock:
             for lane, _ in self._retiring:
-                # A caller who chose the lane while it was open, and was held up since, must not find a slot.
+                # A caller may have chosen the lane while it was open. It must find no free slot.
                 lane.take_free()
             over = [on_idle for lane, on_idle in self._retiring if _is_over(lane)]
             self._retiring = tuple(entry for entry in self._retiring if not _is_over(entry[0]))

@@ -1,7 +1,7 @@
 """
-A replica as the router sees it, its slots as tokens; what the replica reports of them; and the set of all replicas.
+The router's side of one replica (a lane, with its slots as tokens) and the set of all lanes of a service.
 
-What is done with the tokens, and in which order, is said in `router`.
+`router` says in which order tokens are taken and returned.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Lane:
     """
     The router's side of one replica.
 
-    To its target it is `interfaces.SlotEvents`, to a balancer a `Candidate`.
+    The target uses it as `interfaces.SlotEvents`, a balancer as a `Candidate`.
     """
 
     __slots__ = (
@@ -70,20 +70,20 @@ class Lane:
     def __init__(self, id: str, index: int, seniority: int = 0) -> None:
         self.id = id
         self.index = index
-        self.seniority = seniority  # where one serves and the others stand by, lower ones come first
-        self.backlog: deque[Call] | tuple[()] = ()  # where its calls wait; () unless it is open
+        self.seniority = seniority  # without a balancer, the lowest serves
+        self.backlog: deque[Call] | tuple[()] = ()  # where its calls wait; () unless it serves
         self.node: str | None = None
         self.slots = 0
-        self.lent = 0  # slots of which it has given out tokens when it is opened, see `lend`
+        self.lent = 0  # tokens given out before the lane opens, see `lend`
         self.free: list[None] = []  # one token for each free slot
         # Tokens taken back for good, because the lane or the service closes; guarded by Lanes.lock, as the next two.
         self.withdrawn = 0
-        self.abandoned = 0  # slots held by nothing but calls whose callers gave up
-        self.dead = False  # whether the replica died with whatever it ran
+        self.abandoned = 0  # slots held only by calls whose callers gave up
+        self.dead = False  # whether the replica died
         self.granted: set[Call] = set()  # calls that were given a slot to run in their callers' threads
-        self.holds: ReplicaHolds | None = None  # what the replica holds, if it can say so at any instant
-        self.told_waits: Callable[[Call], None] | None = None  # wants to know which calls a method waits for
-        self.methods: Any = None  # a `method_limits.LaneMethods`, if the service has methods with limits
+        self.holds: ReplicaHolds | None = None  # the work that the replica holds, if it can say so at any moment
+        self.told_waits: Callable[[Call], None] | None = None  # tells the replica that a method waits for this call
+        self.methods: Any = None  # a `method_limits.LaneMethods`, if methods of the service have limits
         self.call_record: Any = None  # an `outliers.CallRecord` once it is open, if failing replicas are ejected
         self.send: Callable[[Work], None]
         self.run_here: Callable[[Call], None] | None = None
@@ -96,7 +96,7 @@ class Lane:
         self.returned: Callable[[Sequence[Call]], None]
 
     def attach(self, replica: Replica) -> None:
-        """Learn how to reach the replica; before the lane is opened."""
+        """Store how to reach the replica; before the lane opens."""
         self.node = replica.node
         self.lent, self.withdrawn = -self.withdrawn, 0
         self.slots = replica.slots
@@ -108,22 +108,22 @@ class Lane:
         self.replica = replica
 
     def lend(self) -> None:
-        """Before it is opened: one of its slots is taken by what is about to be sent, and the end of that frees it."""
+        """Take one slot before the lane opens, for work that is sent first; the end of that work frees the slot."""
         self.withdrawn = -1
 
     def fill(self) -> None:
-        """Give out the other slots, once it is open."""
+        """Give out the other slots, once the lane is open."""
         self.free.extend([None] * (self.slots - self.lent))
 
     def freed(self, ended: Call | None) -> None:
-        """The slot of *ended* is free again, or with None its token was taken: the oldest waiting call gets it."""
+        """Give the slot of *ended*, or with None a slot whose token the caller took, to the oldest waiting call."""
         call = self.follow(ended)
         if call is not None:
             self.send(call)
 
     @property
     def address(self) -> Any:
-        """By which other processes reach the replica, if its target is `reachable`."""
+        """The address at which other processes reach the replica, if its target is `reachable`."""
         return cast("ReachableReplica", self.replica).address
 
     @property
@@ -133,7 +133,7 @@ class Lane:
 
     @property
     def serves(self) -> bool:
-        """Whether calls go to it now; an open one that does not stands by, or is avoided."""
+        """Whether calls go to it now. An open lane that does not serve stands by, or is avoided or ejected."""
         return isinstance(self.backlog, deque)
 
     @property
@@ -142,7 +142,7 @@ class Lane:
         return len(self.backlog)
 
     def take_free(self, but: int = 0) -> None:
-        """Take the free slots back for good, *but* so many; under Lanes.lock."""
+        """Take back all free slots for good, except *but* of them; under Lanes.lock."""
         while len(self.free) > but:
             try:
                 self.free.pop()
@@ -151,30 +151,30 @@ class Lane:
             self.withdrawn += 1
 
     def give_back(self) -> None:
-        """Give out the slots again that were taken back; under Lanes.lock."""
+        """Give out again the slots that were taken back; under Lanes.lock."""
         withdrawn, self.withdrawn = self.withdrawn, 0
         self.free.extend([None] * withdrawn)
 
     def count_abandoned(self, change: int) -> None:
-        """So many slots more or less are held by nothing but abandoned calls; under Lanes.lock."""
+        """Add *change* to the number of slots held only by abandoned calls; under Lanes.lock."""
         if not self.dead:
             self.abandoned += change
 
     def __repr__(self) -> str:
-        """Id and slots taken."""
+        """ID and slots taken."""
         return f"<Lane {self.id} {self.inflight}/{self.slots}>"
 
 
 class LaneEvents:
     """
-    The base of what a target is handed as `interfaces.ReplicaEvents`: reports of slots go straight to the router.
+    Base of the `interfaces.ReplicaEvents` that a target gets: passes reports of slots straight to the router.
 
     Attributes:
         lane: The router's side of the replica.
     """
 
     def __init__(self, lane: Lane) -> None:
-        """Report the slots of a replica to *lane*; the rest is the subclass's."""
+        """Report the slots of a replica to *lane*; the subclass adds the other reports."""
         self.lane = lane
         self.freed: Callable[[Work], None] = lane.freed
         self.follow: Callable[[Work], Work | None] = lane.follow
@@ -185,20 +185,19 @@ class LaneEvents:
 
 class Lanes:
     """
-    The replicas of one service, which of them serve, and who chooses among those.
+    The lanes of one service: which are open, which serve, and how one is picked.
 
     Attributes:
-        lock: Guards every change of a router's parts; never taken by a call that finds its way. Re-entrant: a signal
-            handler may stop the service in the middle of it.
-        open: Those that take calls or stand by, in the order of their indices. All tuples here are replaced, never
-            changed.
-        serving: Those of them to which calls go now: all, or without a balancer the first.
-        closed: Those that get no more calls and may still run some.
-        avoided: Open ones that serve only while there is no other.
-        ejected: Likewise, for a reason that comes second.
-        binding: Whether a call with a key waits for the balancer's choice alone.
-        pick: The balancer's choice for a call; None if there is nothing to choose.
-        rebind: Has the router arrange them and compose its way anew; given before the first call.
+        lock: Guards changes of a router's parts. A call that finds a slot or room does not take it. Re-entrant: a
+            signal handler may stop the service while this thread holds it.
+        open: Lanes that serve or stand by, in the order of their indices. All tuples here are replaced, never changed.
+        serving: The open lanes that get calls now: all, or the first one if there is no balancer.
+        closed: Lanes that get no more calls and may still run some.
+        avoided: Open lanes that serve only if no other is open.
+        ejected: As `avoided`, but left out second.
+        binding: Whether a call with a key must wait for the lane that the balancer chose.
+        pick: Returns the balancer's choice for a call; None if there is nothing to choose.
+        rebind: Makes the router arrange the lanes and compose its route again; set before the first call.
     """
 
     rebind: Callable[[], None]
@@ -214,10 +213,10 @@ class Lanes:
         Make an empty set.
 
         Args:
-            balancer: Chooses; None has the first lane serve and the others stand by.
-            key_of: The key of a call whose caller gave none; None if there is none then.
-            on_balancer_error: Told when the balancer failed and turns take its place.
-            observe: Told how calls ended for which the balancer chose; None if it does not want to know.
+            balancer: Chooses a lane; without one, the first lane serves and the others stand by.
+            key_of: Returns the key of a call whose caller gave none.
+            on_balancer_error: Called when the balancer failed; round robin then replaces it.
+            observe: Called with the end of each call that the balancer placed.
         """
         self.lock = threading.RLock()
         self.open: tuple[Lane, ...] = ()
@@ -232,7 +231,7 @@ class Lanes:
         self.choose_by(balancer, key_of, observe)
 
     def choose_by(self, balancer: Balancer | None, key_of: KeyOf | None, observe: Observe | None) -> None:
-        """Have *balancer* choose from the next `arrange` on; under the lock once calls can come, as the next four."""
+        """Set the balancer for the next `arrange`. Once calls can come: under the lock, as all down to `give_back`."""
         self._balancer = balancer
         self._key_of = key_of
         self._observe = observe
@@ -242,9 +241,9 @@ class Lanes:
         """Decide which of the open lanes serve, and ask the balancer how it chooses among them."""
         able = self.open
         for left_out in (self.avoided, self.ejected):
-            if left_out:  # it takes its time to look for those, with thousands of replicas
+            if left_out:  # with thousands of replicas the search takes time
                 able = tuple(lane for lane in able if lane not in left_out) or able
-        # What took a dead one's place stands by at the end of the row: calls that have moved need not move back.
+        # A replacement has a later seniority and stands by, so calls that have moved need not move back.
         first = min(able, key=attrgetter("seniority"), default=None)
         self.serving = able if self._balancer is not None or first is None else (first,)
         self.pick = None
@@ -257,7 +256,7 @@ class Lanes:
             )
 
     def _pick_first(self) -> Callable[[Call], Candidate]:
-        """The choice for the first call, which composes it: else each replica that comes before would do so."""
+        """Return a `pick` that asks the balancer at the first call, not at each replica that opens before it."""
         serving = self.serving
 
         def pick(call: Call) -> Candidate:
@@ -277,7 +276,7 @@ class Lanes:
         self.open = tuple(sorted((*self.open, *replicas), key=attrgetter("index")))
 
     def close(self, lanes: Iterable[Lane]) -> frozenset[Lane]:
-        """Have those of *lanes* that are open get no more calls; gives them."""
+        """Close those of *lanes* that are open, and return them."""
         gone = frozenset(self.open).intersection(lanes)
         self.open = tuple(each for each in self.open if each not in gone)
         self.avoided -= gone
@@ -286,12 +285,12 @@ class Lanes:
         return gone
 
     def give_back(self) -> None:
-        """Give out the slots again that were taken back from lanes that serve."""
+        """Give out again the slots that were taken back from serving lanes."""
         for lane in self.serving:
             lane.give_back()
 
     def take_slot(self, call: Call) -> Lane | None:
-        """Take a free slot for *call* wherever there is one; None if there is none, or it waits for one replica."""
+        """Take a free slot of any lane for *call*; None if there is none, or if it must wait for one replica."""
         if self.is_bound(call):
             return None
         for lane in self.serving:
@@ -312,16 +311,16 @@ class Lanes:
                 except IndexError:
                     break
                 lane.freed(None)
-            if lane.free and not (lane.backlog or self.binding):  # nothing waits: all have this backlog
+            if lane.free and not (lane.backlog or self.binding):  # all lanes share this backlog, and it is empty
                 return
 
     def is_bound(self, call: Call) -> bool:
-        """Whether the call must wait for the balancer's choice: a binding one binds calls that have a key."""
+        """Whether the call must wait for the lane that the balancer chose: it has a key, and the balancer binds."""
         if not self.binding or call.options.key is not None:
             return self.binding
         try:
             return self._key_of is not None and self._key_of(call) is not None
-        except InvalidKeyError:  # accepted when there was nothing to choose, as in `choice`
+        except InvalidKeyError:  # no pick has checked the key yet, as in `choice`
             return True
 
     def can_start(
@@ -333,14 +332,14 @@ class Lanes:
         has_way: Callable[[Call, Lane, Collection[Work]], bool],
     ) -> bool:
         """
-        Whether *call*, which waits, can get a slot of a lane other than *beside* while *holders* keep theirs.
+        Return whether *call*, which waits, can get a slot of a lane other than *beside* while *holders* keep theirs.
 
         Args:
-            call: What waits.
-            holders: Work that keeps its slots. A replica's start hooks keep all that it is to have.
+            call: The waiting call.
+            holders: Work that keeps its slots. A replica's start hooks hold all slots of that replica.
             beside: A lane whose slots do not count.
-            coming: Lanes of replicas that are not open yet and may be soon.
-            has_way: Whether a call can get a slot of one lane while its holders keep theirs.
+            coming: Lanes of replicas that may open soon.
+            has_way: Whether a call can get a slot of one lane while the given holders keep theirs.
         """
         if any(all(holder.lane is not lane for holder in holders) for lane in coming):
             return True
@@ -355,12 +354,12 @@ class Lanes:
             )
 
     def choice(self, call: Call) -> Any:
-        """The lane for whose slots *call* is to wait; None if none serves. Under the lock."""
+        """Return the lane for whose slots *call* waits; None if none serves. Under the lock."""
         if not self.serving:
             return None
         try:
             return self.serving[0] if self.pick is None else self.pick(call)
-        except InvalidKeyError:  # accepted when there was nothing to choose, so that nobody looked at its key
+        except InvalidKeyError:  # the call was accepted when there was nothing to choose, so its key was not checked
             return self.serving[0]
 
 
@@ -368,12 +367,12 @@ def compose_follow(  # noqa: C901 - on the path of every call
     queue: Queue, closing: Closing, slot_is_free: Callable[[], None]
 ) -> Callable[[Lane, Any], Call | None]:
     """
-    What the replica of a lane asks when the work of one call has ended; see `interfaces.SlotEvents.follow`.
+    Return `follow(lane, ended)`, which a replica calls when work has ended; see `interfaces.SlotEvents.follow`.
 
     Args:
-        queue: Where calls wait for it.
-        closing: Knows who waits for slots that get free for good.
-        slot_is_free: Called when there is a free slot that somebody may be waiting for.
+        queue: Where calls wait.
+        closing: Its `watch` is set while a drain or a retiring lane waits for free slots.
+        slot_is_free: Called when a slot is free for which a call or a drain may wait.
     """
     return_room, parked, unbound = queue.room.append, queue.parked, queue.unbound
     measures = queue.admission is not None
@@ -391,7 +390,7 @@ def compose_follow(  # noqa: C901 - on the path of every call
                 if measures and lane.run_here is None and queue.pass_over(call):
                     backlog = lane.backlog
                     continue
-                # The slot goes straight on to the oldest waiting call.
+                # Pass the slot to the oldest waiting call, without returning its token to `free`.
                 if lane.run_here is not None:
                     granted = call.grant(lane)
                     queue.leave(call)
@@ -399,13 +398,13 @@ def compose_follow(  # noqa: C901 - on the path of every call
                 call.lane = lane
                 if parked or unbound:
                     queue.leave(call)
-                else:  # `Queue.leave` written out for the case that nobody waits for room, and all are bound
+                else:  # `Queue.leave` inlined for the case that no call is parked or unbound
                     return_room(None)
                     if parked:
                         queue.admit_parked()
                 return call
         lane.free.append(None)
-        # A call may have come to wait between the two looks, and not necessarily in the same place.
+        # A call may have queued since the backlog was read, perhaps in another backlog.
         if lane.backlog or unbound or closing.watch is not None:
             slot_is_free()
         return None
@@ -414,7 +413,7 @@ def compose_follow(  # noqa: C901 - on the path of every call
 
 
 def remove(calls: deque[Call] | tuple[()], call: Call) -> bool:
-    """Take *call* out of *calls*; True for exactly one caller. One step of the interpreter, at some 20 ns an entry."""
+    """Remove *call* from *calls*; True for exactly one thread. Atomic; takes about 20 ns per entry."""
     if not isinstance(calls, deque):
         return False
     try:

@@ -1,8 +1,8 @@
 """
-What becomes of calls without an answer: their replica died, refused them or gives them back, or their caller gave up.
+Decides what happens to calls without an answer: the replica died, refused or returned them, or their caller gave up.
 
-Of those that come back, the ones that surely have not started wait again, at the head of the queue. The others end, or
-start once more. A call that was given up while it ran is *abandoned*: it holds its slot until its method ends.
+Calls that surely have not started go back to the head of the queue. Calls that may have started end or are retried. A
+call that its caller gave up while it ran is *abandoned*: it holds its slot until its method ends.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ __all__ = ["Losses"]
 
 class Losses:
     """
-    Takes calls back that replicas of one service have lost or not started, and counts those that are given up.
+    Takes back calls that replicas of one service have lost or not started, and counts calls that are given up.
 
     Attributes:
-        retries: Calls that were sent again, by reason: `not_started` or, if they may have run, `idempotent` when their
-            replica died; `exception` when their method raised.
+        retries: Number of calls sent again, by reason. Their replica died: `not_started`, or `idempotent` if they may
+            have run. Their method raised: `exception`. A second attempt was sent: `hedge`.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of the router that it works with, and its settings
@@ -54,21 +54,21 @@ class Losses:
         given_up: Callable[[], None],
     ) -> None:
         """
-        Nothing is lost yet.
+        Begin with nothing lost.
 
         Args:
             service: Name of the service, for messages.
-            clock: Says how long calls took.
+            clock: Measures how long calls took.
             lanes: Its replicas.
             queue: Where calls wait again.
-            closing: Says whether they still have a chance there.
-            match: Brings waiting calls and free slots together.
-            close_lane: Sends no more calls to a replica.
-            not_again: Why an idempotent call whose replica died is not started once more; "" if it is.
-            overdue: Told of a call whose time is over and that may run.
-            stopped: Told when what ran of a call that was given up has ended.
-            count: As for `Router`, as the next two.
-            given_up: Told after each call that a caller gave up.
+            closing: Tells whether waiting calls can still get a slot.
+            match: Gives free slots to waiting calls.
+            close_lane: Closes a lane.
+            not_again: Returns why an idempotent call whose replica died is not retried; "" if it is retried.
+            overdue: Called for a call that was given up at its deadline and may still run.
+            stopped: Called when the method of an abandoned call has ended.
+            count: As for `Router`.
+            given_up: As for `Router`.
         """
         self.retries: Counter[str] = Counter(not_started=0, idempotent=0, exception=0)
         self._service = service
@@ -93,7 +93,7 @@ class Losses:
             with self._lanes.lock:
                 self.count_abandoned(call, 1)
             if not call.lane.give_up(call, outcome, spent):
-                # How long it waited before it ran is known where it runs; most of the time it ran.
+                # Only the replica knows how long the call waited before it ran. All of its time counts as run time.
                 self._count(call.method.index, outcome, 0.0, spent)
             if outcome == Outcome.TIMEOUT:
                 self._overdue(call)
@@ -104,7 +104,7 @@ class Losses:
         self._closing.tell_watch()
 
     def drop(self, call: Call, *, started: bool) -> None:
-        """Another attempt of *call* has its outcome and is counted: this one's goes nowhere."""
+        """Drop this attempt of *call* uncounted: another attempt has the outcome and is counted."""
         if started:
             with self._lanes.lock:
                 self.count_abandoned(call, 1)
@@ -120,18 +120,18 @@ class Losses:
         """As `Router.abandoned_ended`."""
         self._stopped(call)
         with self._lanes.lock:
-            # May come before `gave_up` has counted it, so the number may be -1 for a moment.
+            # This may run before `gave_up` has counted the call, so the number may be -1 for a moment.
             self.count_abandoned(call, -1)
 
     def batch_started(self, batch: Batch, number: int) -> None:
         """As `Router.batch_started`."""
         with self._lanes.lock:
             change = batch.started(number)
-            if change:  # else it may have lost its lane
+            if change:  # without a change the batch may have no lane any more
                 batch.lane.count_abandoned(change)
 
     def count_abandoned(self, call: Call, change: int) -> None:
-        """One abandoned call more or less, which may share its slot with others; under the lock."""
+        """Count one abandoned call more or less; it may share its slot with others. Under the lock."""
         together = call.batch or call.bundle
         call.lane.count_abandoned(change if together is None else together.count_abandoned(change))
 
@@ -152,7 +152,7 @@ class Losses:
                 twice.add(call)
                 again.append(call)
         with self._lanes.lock:
-            # Nothing runs there any more, and its slots never come back.
+            # Nothing runs there any more, and its slots do not come back.
             lane.dead = True
             lane.abandoned = 0
             lane.withdrawn = lane.slots - len(lane.free)
@@ -165,7 +165,7 @@ class Losses:
             self.retries["not_started"] += sent[False]
             self.retries["idempotent"] += sent[True]
             self._queue.returning -= 1
-            self._closing.give_back()  # closing the lane found nothing waiting and took them back
+            self._closing.give_back()  # a drain may have taken free slots back while no call waited
         self._match()
         self._closing.tell_watch()
 
@@ -181,9 +181,9 @@ class Losses:
 
     def stuck(self, lane: Lane, call: Call) -> None:
         """
-        Queue *call* again: all slots of *lane* are held by calls from within which it was made.
+        Queue *call* again: the calls from within which it was made hold all slots of *lane*.
 
-        If that is so wherever it could go, it would wait for itself, and ends with ReentrantCallError.
+        If that is so on every serving lane, the call would wait for itself, and ends with ReentrantCallError.
         """
         call.stuck_in |= {lane}
         self.take_back([call])
@@ -200,10 +200,10 @@ class Losses:
     def returned(self, calls: Sequence[Call]) -> None:
         """As `interfaces.SlotEvents.returned`."""
         self.take_back(calls)
-        self._closing.tell_watch()  # what is left of the bundle may be abandoned
+        self._closing.tell_watch()  # perhaps only abandoned calls are left in the bundle
 
     def again(self, call: Call) -> None:
-        """Queue *call* again, which was lost on its way to a slot; or end it, if it was lost on its way to its end."""
+        """Queue a lost call again if it has not started; else end it as cancelled if it has no outcome."""
         if call.unstarted():
             if not call.expire():
                 self._return(call)
@@ -212,27 +212,27 @@ class Losses:
             call.publish(None, call.cancelled_error())
 
     def take_back(self, calls: Sequence[Call]) -> None:
-        """Queue calls again that were sent and did not start."""
+        """Queue again calls that were sent and did not start."""
         for call in reversed(calls):
             if not call.mark_unstarted():
                 call.owner.abandoned_ended(call)
                 continue
             self.leave_bundle(call)
-            if not call.expire():  # nobody may be watching that any more: it had been claimed
+            if not call.expire():  # it was claimed, so perhaps no thread watched `expires`
                 self._return(call)
         with self._lanes.lock:
-            self._closing.give_back()  # a service that drains found nothing waiting and took them back
+            self._closing.give_back()  # a drain may have taken free slots back while no call waited
         self._match()
 
     def leave_bundle(self, call: Call) -> None:
-        """*call* is on its own again."""
+        """Take *call* out of its bundle, if it is in one."""
         bundle = call.bundle
         if bundle is not None:
             with self._lanes.lock:
                 bundle.lane.count_abandoned(bundle.leave(call))
 
     def put_back(self, call: Call) -> None:
-        """Queue *call* again, which nobody has, at the head; the next is `match`."""
+        """Put *call*, which no other part holds, at the head of the queue; `match` must follow."""
         self.leave_bundle(call)
         self._return(call)
 

@@ -1,13 +1,13 @@
 """
-A router for services whose methods have limits of their own: at most so many calls at once, or answered in batches.
+A router for services with methods that limit concurrent calls (`max_concurrency`) or answer calls in batches.
 
-It takes its lock for every call and every slot that gets free, which a plain `Router` does not: only services that ask
-for such methods pay for it. Under that lock these hold:
+It takes its lock for every call and every freed slot. A plain `Router` does not, so only services with such methods pay
+for the lock. Under the lock these rules hold:
 
-* A lane with a free slot has no call waiting that could take it. So a call may go ahead of those that wait for their
-  method's turn.
-* A batch takes one slot, and one turn of its method. A slot that gets free takes the calls that wait, as many as fit. A
-  call that finds a slot free opens a batch, which waits here for others: the lane's other calls of the method join it.
+* A lane with a free slot has no waiting call that could take it. So a call may overtake calls that wait for a *turn*,
+  which is one unit of their method's `max_concurrency` on that lane.
+* A batch takes one slot, and one turn of its method. A freed slot takes as many waiting calls as fit into a batch. A
+  call that finds a free slot opens a batch, which waits here for others: later calls of the method on this lane join.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ __all__ = ["LaneMethods", "MethodRouter"]
 
 
 class LaneMethods:
-    """What a lane knows of the methods with limits; guarded by the router's lock."""
+    """A lane's state of the methods with limits; guarded by the router's lock."""
 
     __slots__ = ("open", "running")
 
     def __init__(self) -> None:
-        self.running: dict[int, int] = {}  # calls and batches at once, by method, where that is limited
+        self.running: dict[int, int] = {}  # by method: turns taken, if the method has a limit
         self.open: dict[int, OpenBatch] = {}  # the batch that calls of a method may join
 
 
 class MethodRouter(Router):
-    """A `Router` that minds `max_concurrency` and `batch` of the methods."""
+    """A `Router` that applies `max_concurrency` and `batch` of the methods."""
 
-    # -- the way of a call -------------------------------------------------------------------------------------------
+    # -- the route of a call -----------------------------------------------------------------------------------------
 
     def _compose_single(self, lane: Lane) -> Callable[[Call], bool]:
         return lambda call: self._send(call, lane) or self._wait(call, lane)
@@ -62,7 +62,7 @@ class MethodRouter(Router):
         return any(lane not in call.tried and self._send(call, lane) for lane in lanes)
 
     def _send(self, call: Call, lane: Lane) -> bool:
-        """Have *lane* run the call now, or with the batch that is open there; False if it cannot."""
+        """Send the call to *lane* now, or add it to the open batch there; False if neither is possible."""
         index = call.method.index
         with self._lock:
             batch = lane.methods.open.get(index)
@@ -106,17 +106,17 @@ class MethodRouter(Router):
     # -- taking a slot, under the lock -------------------------------------------------------------------------------
 
     def _start(self, calls: list[Call], lane: Lane) -> Work:
-        """Take a turn of the method for *calls*, for which a slot of *lane* was taken; gives the work to send."""
+        """Take a turn of the method for *calls*, which have a slot of *lane*; return the work to send."""
         self._turn(calls[0].method, lane, 1)
         return _work(calls, lane)
 
     def _close(self, batch: OpenBatch, lane: Lane) -> Work:
-        """Have nobody join *batch*, which is open, any more; gives the work to send."""
+        """Close the open *batch* to more calls; return the work to send."""
         del lane.methods.open[batch.method.index]
         return _work(batch.close(), lane)
 
     def _send_open(self, batch: OpenBatch, lane: Lane) -> None:
-        """Send *batch*, unless somebody has done so."""
+        """Send *batch*, unless another thread has."""
         with self._lock:
             if batch not in lane.methods.open.values():
                 return
@@ -128,7 +128,7 @@ class MethodRouter(Router):
         return most is None or lane.methods.running.get(call.method.index, 0) < most
 
     def _could_start(self, call: Call, lane: Lane) -> bool:
-        return bool(lane.free) and self._has_turn(call, lane)  # no other that waits there could use the slot
+        return bool(lane.free) and self._has_turn(call, lane)  # no call that waits there could use the slot
 
     def _has_way(self, call: Call, lane: Lane, holders: Collection[Work]) -> bool:
         most = call.method.max_concurrency
@@ -149,23 +149,23 @@ class MethodRouter(Router):
             with self._lock:
                 if ended is not None:
                     self._turn(ended.method, lane, -1)
-                    if lane.backlog and isinstance(ended, Call):  # how long a batch takes says little of a call
+                    if lane.backlog and isinstance(ended, Call):  # the time of a batch says little about a single call
                         self._queue.worked(ended)
                 found, following = self._next(lane)
                 if not found:
                     lane.free.append(None)
             if not found:
-                self._slot_is_free()  # a call may have come to wait since
+                self._slot_is_free()  # a call may have queued since
             return following
 
         return follow
 
     def _next(self, lane: Lane) -> tuple[bool, Work | None]:
         """
-        Give a slot of *lane*, which was taken, to the oldest call that can use it.
+        Give a slot of *lane*, whose token the caller took, to the oldest call that can use it.
 
         Returns:
-            Whether there was one, and the work to send; None if its caller's thread has taken it.
+            Whether there was a call, and the work to send; None if its caller's thread runs it.
         """
         while True:
             call = self._take_oldest(lane)
@@ -187,11 +187,11 @@ class MethodRouter(Router):
             self._turn(call.method, lane, -1)
 
     def _take_oldest(self, lane: Lane) -> Call | None:
-        """Take the oldest call out of the lane's backlog whose method has a turn there."""
+        """Take the oldest call whose method has a turn on *lane* out of the lane's backlog."""
         return self._take_first(lane, lambda call: self._has_turn(call, lane))
 
     def _companions(self, call: Call, lane: Lane) -> list[Call]:
-        """Take the calls out of the lane's backlog that are answered together with *call*."""
+        """Take the calls that join the batch of *call* out of the lane's backlog."""
         batch = call.method.batch
         found: list[Call] = []
         while batch is not None and len(found) + 1 < batch.size:
@@ -205,7 +205,7 @@ class MethodRouter(Router):
         return found
 
     def _take_first(self, lane: Lane, fits: Callable[[Call], bool]) -> Call | None:
-        """Take the oldest call that *fits* out of the lane's backlog; one that has ended may be among them."""
+        """Take the oldest call that *fits* out of the lane's backlog; it may have ended already."""
         backlog = lane.backlog
         if not isinstance(backlog, deque):
             return None
@@ -216,9 +216,9 @@ class MethodRouter(Router):
         if fits(oldest):
             return oldest
         backlog.appendleft(oldest)
-        if oldest.settled():  # given up while it was in nobody's hands
+        if oldest.settled():  # given up while it was in no backlog
             self._queue.discard(oldest)
-        # Those that give up leave the backlog without the lock; nobody else takes from it.
+        # Only callers that give up remove calls without the lock, so `remove` decides who got a call.
         return next((call for call in backlog.copy() if fits(call) and remove(backlog, call)), None)
 
     # -- calls that are sent ahead -----------------------------------------------------------------------------------
@@ -229,13 +229,13 @@ class MethodRouter(Router):
     # -- replicas that leave -----------------------------------------------------------------------------------------
 
     def close_lanes(self, lanes: Collection[Lane]) -> None:
-        """As `Router.close_lanes`; their batches wait for nobody any more."""
+        """As `Router.close_lanes`; sends their open batches at once."""
         super().close_lanes(lanes)
         for lane in lanes:
             self._send_all_open(lane)
 
     def lost(self, lane: Lane, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
-        """The replica of *lane* died, with batches and calls; those that waited here for others go back, too."""
+        """As `Router.lost`, for batches and calls; calls of open batches go back to the queue, too."""
         with self._lock:
             waiting, running = _calls(not_started), _calls(maybe)
             while lane.methods.open:
@@ -243,7 +243,7 @@ class MethodRouter(Router):
         super().lost(lane, waiting, running, cause)
 
     def refused(self, lane: Lane, work: Work, *, stuck: bool = False) -> None:
-        """As `Router.refused`; the method's turn is given back, and calls of a batch are on their own again."""
+        """As `Router.refused`; returns the method's turn, and takes a batch apart into its calls."""
         with self._lock:
             self._turn(work.method, lane, -1)
             calls = _calls([work])
@@ -253,13 +253,13 @@ class MethodRouter(Router):
             self._losses.take_back(calls)
 
     def close_to_outsiders(self, why: str, watch: Callable[[], None]) -> None:
-        """As `Router.close_to_outsiders`; batches wait for nobody any more."""
+        """As `Router.close_to_outsiders`; sends open batches at once."""
         super().close_to_outsiders(why, watch)
         for lane in self._lanes.open:
             self._send_all_open(lane)
 
     def drain(self, why: str, on_idle: Callable[[], None]) -> None:
-        """As `Router.drain`; batches wait for nobody any more."""
+        """As `Router.drain`; sends open batches at once."""
         super().drain(why, on_idle)
         for lane in self._lanes.open:
             self._send_all_open(lane)
@@ -270,7 +270,7 @@ class MethodRouter(Router):
 
 
 class _UnlimitedPrefetch(Prefetch):
-    """Sends calls ahead only of methods without limits: the others take turns of their method, which `_next` counts."""
+    """Sends ahead only calls of methods without limits: `_next` counts the turns of the others."""
 
     def may_go(self, call: Call, *, told: bool) -> bool:
         limited = call.method.max_concurrency is not None or call.method.batch is not None
@@ -282,14 +282,14 @@ class _UnlimitedPrefetch(Prefetch):
 
 
 def _work(calls: list[Call], lane: Lane) -> Work:
-    """What is sent to *lane* for *calls* of one method, several of which are answered together."""
+    """Return the work to send to *lane* for *calls* of one method: the single call, or a batch."""
     for call in calls:
         call.lane = lane
     return calls[0] if calls[0].method.batch is None else Batch(calls)
 
 
 def _calls(works: Sequence[Work]) -> list[Call]:
-    """The calls of pieces of work, each on its own again."""
+    """Return the calls of *works*, with batches taken apart."""
     found: list[Call] = []
     for work in works:
         found += work.calls if isinstance(work, Batch) else [work]

@@ -1,8 +1,8 @@
 """
 Tells a balancer how each call that it placed has ended.
 
-A call that is to be observed becomes an instance of a subclass, which sees when the call gets a slot and when it ends.
-All other calls are of the plain class, so a service whose balancer does not observe pays nothing.
+An observed call becomes an instance of a subclass, which sees when the call gets a slot and when it ends. All other
+calls keep the plain class, so a service whose balancer does not observe pays nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Observe: TypeAlias = "Callable[[Candidate, str, int, float, float], None]"
 _LANE: Final[Any] = vars(Call)["lane"]
 _OVER: Final[Any] = vars(LazyFuture)["_over"]
 
-#: How a call ended, by the error that its service gave it.
+#: The outcome of a call, by the class of the error with which it ended.
 _OUTCOMES: Final = (
     (CallTimeoutError, Outcome.TIMEOUT),
     (CallCancelledError, Outcome.CANCELLED),
@@ -39,7 +39,7 @@ _OUTCOMES: Final = (
 
 
 class _Observed:
-    """What an observed call does beside what a call does."""
+    """Mixed into the class of an observed call: measures its times and reports its end."""
 
     __slots__ = ()
 
@@ -49,7 +49,7 @@ class _Observed:
 
     @property
     def lane(self) -> Any:
-        """Where it was sent."""
+        """The lane to which it was sent."""
         return _LANE.__get__(self)
 
     @lane.setter
@@ -66,7 +66,7 @@ class _Observed:
     def _over(self, over: int) -> None:
         call: Any = self
         lane = _LANE.__get__(self)
-        if lane is not None:  # else it never got a slot, and says nothing of a replica
+        if lane is not None:  # without a slot, its end says nothing about a replica
             sent_at = self.sent_at
             run_s = call.owner.clock.monotonic() - sent_at
             self.observe(lane, call.method.name, _outcome(call), sent_at - call.since, run_s)
@@ -74,7 +74,7 @@ class _Observed:
 
 
 def observe_end(call: Call, observe: Observe) -> None:
-    """Have *observe* told when *call*, which is about to be sent, has ended; it must not raise."""
+    """Make *call*, which is about to be sent, report its end to *observe*, which must not raise."""
     kind: Any = type(call)
     if not issubclass(kind, _Observed):
         call.__dict__["observe"] = observe
@@ -83,17 +83,17 @@ def observe_end(call: Call, observe: Observe) -> None:
 
 @cache
 def _observed(kind: Any) -> type[Call]:
-    """The subclass of a class of calls whose objects are observed."""
+    """Return the observed subclass of a class of calls."""
     return type(f"Observed{kind.__name__}", (_Observed, kind), {"__slots__": ()})
 
 
 def _outcome(call: Any) -> int:
-    error = call._exception  # noqa: SLF001 - stored before the call is over
+    error = call._exception  # noqa: SLF001 - it is stored before `_over` is set
     if error is None:
         return Outcome.OK
     if (
         isinstance(error, CallError) and error.service == call.owner.service
-    ):  # else it is of a call that the method made
+    ):  # otherwise the error comes from a nested call, and the method raised it
         for kind, outcome in _OUTCOMES:
             if isinstance(error, kind):
                 return outcome

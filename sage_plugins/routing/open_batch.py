@@ -1,4 +1,4 @@
-"""The calls of a batch that others may still join."""
+"""A batch that more calls may still join."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["OpenBatch"]
 
 class OpenBatch:
     """
-    Calls of one method that wait on this side for others, with a slot that was taken for them.
+    Calls of one method that hold a slot and wait in the router for more calls.
 
-    It closes when it is full or its time is over, which is never so late that a call in it would miss its own. All of
-    it is guarded by the router's lock.
+    It closes when it is full or its time is over. It waits at most half of the time that any of its calls has left.
+    Everything here is guarded by the router's lock.
 
     Attributes:
         method: The method that the callers called.
         plan: How its calls are answered together.
-        calls: Those in it, in the order in which they came.
-        until: When it closes if it is not full before, in seconds of the clock.
+        calls: Its calls, in the order in which they came.
+        until: `monotonic()` at which it closes if it is not full before.
     """
 
     __slots__ = ("_clock", "_is_over", "_timer", "calls", "method", "plan", "until")
@@ -34,9 +34,9 @@ class OpenBatch:
         Open a batch with *call*.
 
         Args:
-            call: The first in it.
-            clock: For its time.
-            is_over: Told on the clock's thread, without the lock, when it must close.
+            call: The first call.
+            clock: Measures its time.
+            is_over: Called on the clock's thread, without the lock, when it must close.
         """
         assert call.method.batch is not None  # noqa: S101 - for the type checker: only calls of such methods get here
         self.method = call.method
@@ -49,7 +49,7 @@ class OpenBatch:
         self._hurry(call)
 
     def join(self, call: Call) -> bool:
-        """Take *call* in; True if the batch is full with it."""
+        """Add *call*; True if the batch is full now."""
         if len(self.calls) + 1 >= self.plan.size:
             self.calls = [each for each in self.calls if not each.settled()]
         self.calls.append(call)
@@ -59,13 +59,13 @@ class OpenBatch:
         return False
 
     def close(self) -> list[Call]:
-        """Wait for nobody any more; gives the calls."""
+        """Stop waiting for more calls, and return the calls."""
         if self._timer is not None:
             self._timer.cancel()
         return self.calls
 
     def _hurry(self, call: Call) -> None:
-        """Wait for others at most half of the time that *call* has left."""
+        """Wait for more calls at most half of the time that *call* has left to start."""
         now = self._clock.monotonic()
         latest = min(self.until, now + (call.expires - now) / 2)
         if self._timer is None or latest < self.until:

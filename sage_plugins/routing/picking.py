@@ -1,4 +1,4 @@
-"""A load balancer's choice, fenced: its faults reach neither callers nor the other parts of the service."""
+"""Protects a service from faults of its load balancer: if the balancer raises, round robin replaces it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["fenced_picker", "make_balancer"]
 
 
 def make_balancer(choice: Choice | None, where: Where) -> tuple[Balancer | None, Observe | None]:
-    """A new balancer, and its `observe` if it declares that it has one; (None, None) for no choice."""
+    """Return a new balancer, and its `observe` if it declares one; (None, None) for no choice."""
     if choice is None:
         return None, None
     balancer: Any = choice.create(where)
@@ -36,21 +36,22 @@ def fenced_picker(
     observe: Observe | None = None,
 ) -> Callable[[Call], Candidate]:
     """
-    What chooses among *lanes* for a call. For a balancer that raises or answers nonsense turns step in.
+    Return a function that chooses one of *lanes* for a call.
 
-    The result raises InvalidKeyError for a call with a key that is none: that is its caller's fault.
+    If the balancer raises or chooses an unknown lane, round robin replaces it. An InvalidKeyError for a call's key goes
+    to the caller instead.
 
     Args:
         balancer: Composes the choice.
-        lanes: Among which; at least one.
-        key_of: The key of a call that was given none, or None if only callers give keys.
-        on_error: Told once, when turns step in.
-        observe: Told how each call ended that was chosen for; None if nobody wants to know.
+        lanes: The lanes to choose from; at least one.
+        key_of: Returns the key of a call whose caller gave none; None if only callers give keys.
+        on_error: Called once, when round robin replaces the balancer.
+        observe: Called with the end of each call that the balancer placed.
     """
     turns: Callable[[], Lane] = cycle(lanes).__next__
     try:
         pick = balancer.picker(lanes)
-    except Exception as error:  # noqa: BLE001 - a plugin's
+    except Exception as error:  # noqa: BLE001 - the plugin may raise anything
         on_error(error)
         return lambda _: turns()
     known = frozenset(lanes)
@@ -72,7 +73,7 @@ def fenced_picker(
                 if lane in known:
                     return lane
                 error: Exception = LookupError(f"it chose {lane!r}, which is not among the replicas")
-            except Exception as raised:  # noqa: BLE001 - a plugin's
+            except Exception as raised:  # noqa: BLE001 - the plugin may raise anything
                 if key is not None and isinstance(raised, InvalidKeyError):
                     raise _invalid_key(call, raised) from None
                 error = raised
@@ -85,7 +86,7 @@ def fenced_picker(
 def _observed(
     picked: Callable[[Call], Candidate], observe: Observe, fence: Callable[[BaseException], None]
 ) -> Callable[[Call], Candidate]:
-    """*picked*, with *observe* told how each call ended, until it raises."""
+    """Wrap *picked* so that *observe* learns how each call ended, until it raises."""
     from sage_plugins.routing.observing import observe_end  # few balancers observe
 
     faulty = False
@@ -95,7 +96,7 @@ def _observed(
         if not faulty:
             try:
                 observe(candidate, method, outcome, wait_s, run_s)
-            except Exception as raised:  # noqa: BLE001 - a plugin's
+            except Exception as raised:  # noqa: BLE001 - the plugin may raise anything
                 faulty = True
                 fence(raised)
 

@@ -1,7 +1,7 @@
 """
-Calls that are sent ahead to one slot of a replica in another process, where they run one after the other.
+Sends several waiting calls ahead to one slot of a replica in another process, which runs them one after the other.
 
-`docs/design/bundles.md` says why. The slot is that of the first; the others came out of the queue and hold none.
+`docs/design/bundles.md` says why. The first call holds the slot. The others came out of the queue and hold none.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ def may_run_twice(call: Call) -> bool:
 
 class Bundle:
     """
-    What the router knows of the calls that share a slot; guarded by its lanes' lock.
+    The calls that share a slot; guarded by the router's lanes' lock.
 
     Attributes:
         lane: Where they run.
-        calls: Those in it, answered ones included.
-        abandoned: How many of them were given up since they were sent and may still run.
+        calls: The calls in it, including answered ones.
+        abandoned: Number of calls that were given up after they were sent and may still run.
     """
 
     __slots__ = ("_all_abandoned", "abandoned", "calls", "lane")
@@ -46,34 +46,34 @@ class Bundle:
             call.bundle = self
 
     def leave(self, call: Call) -> int:
-        """*call* is on its own again; gives the change as `count_abandoned` does."""
+        """Take *call* out of the bundle; return the change as `count_abandoned` does."""
         self.calls.discard(call)
         call.bundle = None
         return self._recount()
 
     def count_abandoned(self, change: int) -> int:
-        """So many calls more or less are abandoned; how many slots more or less that makes."""
+        """Add *change* to the abandoned calls; return by how much the number of abandoned slots changes."""
         self.abandoned += change
         return self._recount()
 
     def _recount(self) -> int:
-        """See whether the slot is held by nothing but abandoned calls now."""
+        """Return 1 if only abandoned calls hold the slot now, -1 if no longer, 0 if unchanged."""
         before, now = self._all_abandoned, self.abandoned > 0 and all(call.settled() for call in self.calls)
         self._all_abandoned = now
         return now - before
 
 
 class Prefetch:
-    """Takes calls out of the queue that are sent ahead."""
+    """Takes the calls that are sent ahead out of the queue."""
 
     def __init__(self, lanes: Lanes, queue: Queue, match: Callable[[], None]) -> None:
         """
         Take calls of *queue*, for *lanes*.
 
         Args:
-            lanes: Those that share the waiting calls.
-            queue: Where these are.
-            match: Brings waiting calls and free slots together.
+            lanes: The lanes that share the waiting calls.
+            queue: Where calls wait.
+            match: Gives free slots to waiting calls.
         """
         self._lanes = lanes
         self._queue = queue
@@ -83,7 +83,7 @@ class Prefetch:
         """As `interfaces.SlotEvents.ahead`, for the replica of *lane*."""
         if not lane.backlog or not self.may_go(call, told=told):
             return []
-        # Slots that get free meanwhile are to find their share.
+        # Leave a share to the other slots, which may get free meanwhile.
         lanes = (lane,) if self._lanes.binding else self._lanes.serving
         most = min(most, lane.waiting // max(1, sum(each.slots for each in lanes)))
         found = self._take_oldest(lane, most, told=told) if most > 0 else []
@@ -94,14 +94,15 @@ class Prefetch:
 
     def may_go(self, call: Call, *, told: bool) -> bool:
         """
-        Whether *call* may be sent ahead; unless the replica has *told*, nobody here knows then whether it has started.
+        Whether *call* may be sent ahead.
 
-        Where calls have priorities none is: one with a higher priority that comes later could not overtake it.
+        If the replica does not report starts (*told*), the call must be idempotent. With priorities no call is sent
+        ahead: a later one with a higher priority could not overtake it.
         """
         return (told or may_run_twice(call)) and not self._queue.ordered
 
     def _take_oldest(self, lane: Lane, most: int, *, told: bool) -> list[Call]:
-        """Take calls that may go from the head of the lane's backlog: none overtakes another."""
+        """Take calls from the head of the lane's backlog, up to the first that may not go, to keep their order."""
         found: list[Call] = []
         backlog = lane.backlog
         while isinstance(backlog, deque) and len(found) < most:
@@ -112,7 +113,7 @@ class Prefetch:
                 call = backlog.popleft()
             except IndexError:
                 break
-            if call is not oldest and not self.may_go(call, told=told):  # somebody else took the one that was looked at
+            if call is not oldest and not self.may_go(call, told=told):  # another thread took `oldest`
                 self._put_back(call, lane)
                 break
             call.lane = lane
@@ -122,9 +123,9 @@ class Prefetch:
         return found
 
     def _put_back(self, call: Call, lane: Lane) -> None:
-        """Queue a call again that was taken out for a moment."""
+        """Put back a call that was taken out for a moment."""
         with self._lanes.lock:
             (lane.backlog if isinstance(lane.backlog, deque) else self._queue.place_for(call)).appendleft(call)
         self._match()  # a slot may have got free meanwhile
-        if call.settled():  # given up meanwhile, and found nowhere
+        if call.settled():  # given up while it was in no backlog
             self._queue.discard(call)

@@ -1,10 +1,12 @@
 """
-Where calls wait for a slot, and how many may.
+The queue of one service: holds the calls that wait for a slot, and limits their number.
 
-Calls wait in *backlogs*: all lanes share one, or under a balancer that binds calls to its choice each lane has its own.
-`queue_size` calls may wait; each takes a token of *room*. A call without room that may wait for it is *parked*: it
-stands in its backlog like any other, and its caller waits until the queue has room for it. A queue that *sheds* has a
-waiting call end instead, and the new one takes its place.
+Calls wait in *backlogs*. All lanes share one; if the balancer binds calls to its choice, each lane has its own.
+`queue_size` calls may wait; each takes a token of *room*. A call without room is handled by the overload policy:
+
+* `reject`: the call is refused.
+* `block`: the call is *parked*. It joins its backlog like any other, and its caller waits for room.
+* The queue *sheds*: a waiting call ends, and the new call takes its place.
 """
 
 from __future__ import annotations
@@ -28,14 +30,14 @@ if TYPE_CHECKING:
 
 __all__ = ["LOWEST", "OLDEST", "Queue"]
 
-#: What makes room in a full queue: the call that has waited longest, or the one that would start last.
+#: Which call a full queue sheds: the one that has waited longest, or the one that would start last.
 OLDEST: Final = "shed_oldest"
 LOWEST: Final = "priority"
 
-#: Seconds between two searches of a full queue for expired calls: each looks at every waiting call.
+#: Seconds between two searches of a full queue for expired calls; a search looks at every waiting call.
 _SWEEP_EVERY_S: Final = 0.05
 
-#: Tokens of room are minted in portions, so that a bound of a million waiting calls costs nothing until they wait.
+#: Tokens of room made at a time, so that a limit of a million waiting calls costs nothing until they wait.
 _PORTION: Final = 64
 
 _WHAT_TO_DO: Final = "Call again later, raise `timeout`, or add threads or replicas"
@@ -45,23 +47,22 @@ class Queue:
     """
     The waiting calls of one service.
 
-    It puts calls into backlogs and takes them out, and keeps the bound exact. It sends nothing: whoever adds a call
-    then looks whether a slot is free.
+    It adds calls to backlogs, removes them, and keeps the limit exact. It sends nothing: the thread that adds a call
+    then looks for a free slot.
 
     Attributes:
         service: Name of the service.
-        size: Calls that may wait, parked ones aside.
-        shared: The backlog of all lanes, oldest first. Under a binding balancer only calls for which no lane is open
-            wait here.
-        unbound: Waiting calls of a binding balancer that any lane may take, oldest first. Each is here before it is in
-            a backlog.
+        size: Number of calls that may wait; parked calls do not count.
+        shared: The backlog of all lanes, oldest first. Under a binding balancer, only for calls that find no open lane.
+        unbound: Under a binding balancer, the waiting calls that any lane may take, oldest first. A call joins it
+            before its backlog.
         parked: The waiting calls that hold no room, oldest first.
-        room: A token for each place that is free; see `unminted`.
-        unminted: Tokens that have not been made yet; guarded by the lanes' lock, as `returning`.
-        returning: Replicas that died and whose calls are on their way back here.
-        admission: Says which calls cannot be answered in time; None if all may wait.
-        sheds: Which call makes room when the queue is full: `OLDEST`, `LOWEST`, or "" for none.
-        ordered: Whether calls start by their priority.
+        room: One token for each free place, except those in `unminted`.
+        unminted: Number of tokens not made yet; guarded by the lanes' lock, as `returning`.
+        returning: Number of dead replicas whose calls come back here, and of calls between two attempts.
+        admission: Estimates which calls cannot be answered in time; None if all may wait.
+        sheds: Which call ends when the queue is full: `OLDEST`, `LOWEST`, or "" for none.
+        ordered: Whether calls start in the order of their priority.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - the settings of one service
@@ -80,14 +81,14 @@ class Queue:
         Make an empty queue.
 
         Args:
-            lanes: For which calls wait.
+            lanes: The lanes for which calls wait.
             clock: For deadlines.
-            size: Calls that may wait.
+            size: Number of calls that may wait.
             service: Name of the service, for messages.
-            overloaded: Told why a call is turned away for the first time since a calm.
+            overloaded: Called with the reason of the first refusal after a calm period.
             refused: As for `Router`.
             sheds: As the attribute.
-            late: Whether calls that cannot be answered in time are turned away.
+            late: Whether calls that cannot be answered in time are refused.
         """
         self._lanes = lanes
         self.service = service
@@ -104,13 +105,13 @@ class Queue:
         self.room: list[None] = [None] * min(size, _PORTION)
         self.unminted = size - len(self.room)
         self.returning = 0
-        self._unserved: tuple[deque[Call], ...] = ()  # backlogs of lanes that were, until they are empty
-        self._sweep_at = -inf  # it is not searched for expired calls before this
+        self._unserved: tuple[deque[Call], ...] = ()  # backlogs that no lane serves any more, until they are empty
+        self._sweep_at = -inf  # no search for expired calls before this time
 
     # -- room --------------------------------------------------------------------------------------------------------
 
     def take_room(self) -> bool:
-        """Take a place; False if there is none."""
+        """Take a place in the queue; False if there is none."""
         try:
             self.room.pop()
         except IndexError:
@@ -124,23 +125,23 @@ class Queue:
         return True
 
     def leave(self, call: Call) -> None:
-        """Free the place of a call that was taken out of its backlog."""
+        """Free the place of a call that was removed from its backlog."""
         self.unbound.pop(call, None)
         if call.parked and remove(self.parked, call):
             call.admit()
             return
-        # Not among the parked, or given room this very moment: either way it holds a token.
+        # It was not parked, or another thread has just admitted it. Either way it holds a token.
         self.room.append(None)
         if self.parked:
             self.admit_parked()
 
     def park(self, call: Call) -> None:
-        """Have the call, which is about to join a backlog, wait for room as well."""
+        """Note that the call, which is about to join a backlog, also waits for room."""
         call.parked = True
         self.parked.append(call)
 
     def admit_parked(self) -> None:
-        """Give free room to the parked calls that came first."""
+        """Give free room to the oldest parked calls."""
         while self.parked and self.take_room():
             try:
                 call = self.parked.popleft()
@@ -151,7 +152,7 @@ class Queue:
 
     def sweep(self) -> bool:
         """
-        Take expired calls out of a full queue, where nobody may be watching their deadline; True if there were any.
+        End the expired calls of a full queue, as perhaps no thread watches their deadlines; True if there were any.
         """
         now = self._clock.monotonic()
         if now < self._sweep_at:
@@ -161,7 +162,7 @@ class Queue:
         return bool(expired)
 
     def overload(self, call: Call) -> OverloadedError:
-        """The error for *call*, for which there is no room."""
+        """Return the error for *call*, for which there is no room."""
         return self._error(
             call,
             f"was not accepted: the queue is full (queue_size={self.size}). Call again later, raise `queue_size`, or "
@@ -174,11 +175,11 @@ class Queue:
         return None if self.admission is None else self.admission.seconds_for(1, slots, self._clock.monotonic())
 
     def hopeless(self, call: Call, lane: Lane | None) -> OverloadedError | None:
-        """The error for *call* if those that wait before it, for *lane* or for all, take longer than it has."""
+        """Return the error for *call* if the calls before it, for *lane* or for all lanes, leave it too little time."""
         admission, lanes = self.admission, self._lanes.serving
         if admission is None or any(each.free for each in lanes):
             return None
-        if self.sheds == OLDEST:  # those that wait before it may end for it and others
+        if self.sheds == OLDEST:  # calls before it may be shed, so its wait is unknown
             return None
         ours = (lane,) if lane is not None and self._lanes.binding else lanes
         backlog = self.shared if lane is None else lane.backlog
@@ -196,13 +197,13 @@ class Queue:
         return self._error(call, f"{why}. {_WHAT_TO_DO}", max(0.0, found.wait - found.time))
 
     def worked(self, ended: Any) -> None:
-        """The slot of *ended* is free: note how long it was held, if that began when it was taken from here."""
+        """Note how long *ended*, whose slot is free now, held it; only if the call came from the queue."""
         if self.admission is not None and ended.taken and ended.bundle is None:
             now = self._clock.monotonic()
             self.admission.ended(ended.method.index, now - ended.taken, now)
 
     def pass_over(self, call: Call) -> bool:
-        """Whether *call*, which was taken out of its backlog for a slot, has too little time left: then it ends."""
+        """End *call*, which was removed from its backlog for a slot, if too little time is left; True if it ended."""
         admission = self.admission
         if admission is None:
             return False
@@ -225,44 +226,44 @@ class Queue:
         )
         return True
 
-    # -- calls that make room ----------------------------------------------------------------------------------------
+    # -- shedding ----------------------------------------------------------------------------------------------------
 
     def shed_for(self, call: Call, lane: Lane | None) -> bool:
         """
-        Have a waiting call end, and *call* wait in its stead as `join` has it; False if none may end for it.
+        End a waiting call and let *call* join the queue in its place, as `join` does; False if no call may be shed.
 
-        Calls that have started once are left alone.
+        A call that has started before is never shed.
         """
         if not self.sheds or not self.size:
             return False
-        with self._lanes.lock:  # so that nobody thinks meanwhile that a place was lost
+        with self._lanes.lock:  # so that slot recovery does not count the place as lost meanwhile
             while (victim := self._last_for(call) if self.ordered else self._oldest()) is not None:
                 if any(remove(backlog, victim) for backlog in self.backlogs()):
                     break
             else:
                 return False
             self.unbound.pop(victim, None)
-            if victim.parked and remove(self.parked, victim):  # put back beyond the bound: it has no place
+            if victim.parked and remove(self.parked, victim):  # it returned to a full queue, and holds no room
                 victim.admit()
-                call.returned = True  # accepted nevertheless
+                call.returned = True  # its caller need not wait for room
                 self.park(call)
             self.join(call, lane)
         self._end_for_another(victim)
         return True
 
     def _oldest(self) -> Call | None:
-        """The waiting call that was made first, of those that may end for another."""
+        """Return the oldest waiting call that may be shed."""
         found = [call for backlog in self.backlogs() if (call := _first(backlog)) is not None]
         return min(found, key=lambda call: call.since, default=None)
 
     def _last_for(self, call: Call) -> Call | None:
-        """The waiting call that would start last, of those that may end for another; None if *call* would."""
+        """Return the waiting call that would start last and may be shed; None if *call* itself would start last."""
         found = [last for backlog in self.backlogs() if (last := _first(backlog, backwards=True)) is not None]
         last = max(found, key=rank_of, default=None)
         return None if last is None or rank_of(last) <= rank_of(call) else last
 
     def _end_for_another(self, call: Call) -> None:
-        """End *call*, which another one has taken the place of."""
+        """End *call*, whose place another call has taken."""
         why = "waited longest" if self.sheds == OLDEST else "has the lowest priority of those that wait"
         why = f"was not run: the queue is full (queue_size={self.size}), and of its calls it {why}"
         what_to_do = "Call again later, raise `queue_size`, or add threads or replicas"
@@ -291,21 +292,21 @@ class Queue:
         return RankedQueue(rank_of) if self.ordered else deque()
 
     def join(self, call: Call, lane: Lane | None) -> None:
-        """Put a call, which has room or is parked, at the end of the backlog of *lane*, or of all."""
+        """Append a call, which has room or is parked, to the backlog of *lane*, or to the shared one."""
         if self._lanes.binding:
             self._note_unbound(call)
         backlog = self.shared if lane is None else lane.backlog
-        if isinstance(backlog, tuple):  # the lane was closed since it was picked
+        if isinstance(backlog, tuple):  # the lane was closed after it was picked
             with self._lanes.lock:
                 self.place_for(call).append(call)
             return
         backlog.append(call)
-        if lane is not None and lane.backlog is not backlog:  # replaced since, and perhaps emptied already
+        if lane is not None and lane.backlog is not backlog:  # it was replaced meanwhile, and perhaps emptied already
             with self._lanes.lock:
                 self._empty_later(backlog)
 
     def rejoin(self, call: Call) -> None:
-        """Put an accepted call back at the head of the queue; if that is full, it gets the next room."""
+        """Put an accepted call back at the head of the queue; if the queue is full, the call gets the next room."""
         if not self.take_room():
             call.parked = True
             self.parked.appendleft(call)
@@ -317,11 +318,11 @@ class Queue:
             self.discard(call)
 
     def move_unbound(self, could_start: Callable[[Call, Lane], bool]) -> bool:
-        """Have the oldest call that any lane may take wait for another one, where it could start; False if none can."""
+        """Move the oldest unbound call that could start on another lane to that lane; False if there is none."""
         lanes = self._lanes
         if not lanes.binding or not any(lane.free for lane in lanes.serving):
             return False
-        with lanes.lock:  # for the reason given in `move_unserved`
+        with lanes.lock:  # as in `move_unserved`
             return any(
                 could_start(call, lane) and self._move(call, lane)
                 for call in (sorted(self.unbound, key=rank_of) if self.ordered else list(self.unbound))
@@ -329,25 +330,25 @@ class Queue:
             )
 
     def _move(self, call: Call, lane: Lane) -> bool:
-        """Have a waiting call wait for *lane*, an open one; False if it is in no other's backlog."""
+        """Move a waiting call to the backlog of *lane*, which serves; False if no other lane's backlog has it."""
         if not any(remove(other.backlog, call) for other in self._lanes.serving if other is not lane):
             return False
-        lane.backlog.append(call)  # type: ignore[union-attr] # an open one's
-        if call.settled():  # given up between the two, and found nowhere
+        lane.backlog.append(call)  # type: ignore[union-attr] # a serving lane has one
+        if call.settled():  # given up while it was in neither backlog
             self.discard(call)
         return True
 
     def discard(self, call: Call) -> None:
-        """Take an ended call out of wherever it waits."""
+        """Remove an ended call from the backlog in which it waits."""
         for backlog in self.backlogs():
             if remove(backlog, call):
                 self.leave(call)
                 return
-        # In no backlog: it was taken for a slot, and whoever takes it up there finds that it is over; or it is on its
-        # way into one, and whoever puts it there discards it then.
+        # It is in no backlog. If it was taken for a slot, the thread that starts it finds that it is over. If it is on
+        # its way into a backlog, the thread that puts it there discards it then.
 
     def place_for(self, call: Call) -> deque[Call]:
-        """The backlog that a call joins which has lost its lane; under the lock."""
+        """Return the backlog for a call that has lost its lane; under the lock."""
         while self._lanes.binding:
             lane = self._lanes.choice(call)
             if lane is None:
@@ -357,17 +358,17 @@ class Queue:
         return self.shared
 
     def _note_unbound(self, call: Call) -> None:
-        """Remember that the call, which is about to join a backlog, may leave it for another."""
+        """If any lane may take the call, which is about to join a backlog, add it to `unbound`."""
         if self._lanes.binding and not self._lanes.is_bound(call):
             self.unbound[call] = None
 
     def backlogs(self) -> Iterable[deque[Call] | tuple[()]]:
-        """Wherever calls wait."""
+        """All backlogs in which calls may wait."""
         lanes = tuple(lane.backlog for lane in self._lanes.serving) if self._lanes.binding else ()
         return (self.shared, *lanes, *self._unserved)
 
     def oldest_wait(self) -> float:
-        """Seconds for which the oldest call has waited that is in a backlog; 0 if there is none."""
+        """Seconds for which the oldest waiting call has waited; 0 if none waits."""
         oldest = None if self.ordered else 1
         since = [call.since for backlog in self.backlogs() for call in list(backlog)[:oldest]]
         return max(0.0, self._clock.monotonic() - min(since)) if since else 0.0
@@ -375,7 +376,7 @@ class Queue:
     # -- when the lanes change ---------------------------------------------------------------------------------------
 
     def assign_backlogs(self) -> None:
-        """Have the open lanes take calls from where they wait for them now; under the lock."""
+        """Give each open lane the backlog from which it takes calls now; under the lock."""
         serving = frozenset(self._lanes.serving)
         for lane in self._lanes.open:
             backlog: deque[Call] | tuple[()] = ()
@@ -387,29 +388,29 @@ class Queue:
                 lane.backlog = backlog
 
     def take_backlog(self, lane: Lane) -> None:
-        """Have *lane* take no more calls; those that wait for it alone are to wait elsewhere. Under the lock."""
+        """Take the backlog away from *lane*; the calls in a backlog of its own must move. Under the lock."""
         self._empty_later(lane.backlog)
         lane.backlog = ()
 
     def _empty_later(self, backlog: deque[Call] | tuple[()]) -> None:
-        """Remember a backlog that no lane serves any more, until it is empty; under the lock."""
+        """Keep a backlog that no lane serves any more in `_unserved` until it is empty; under the lock."""
         if isinstance(backlog, deque) and backlog is not self.shared:
             self._unserved = (*(each for each in self._unserved if each and each is not backlog), backlog)
 
     def has_unserved(self) -> bool:
         """
-        Whether calls wait where no lane serves.
+        Whether calls wait in a backlog that no lane serves.
 
-        They got there because their lane was closed, because there was none, or because the balancer was another, when
-        their callers queued them. Callers look here again after they queued a call, so none is forgotten.
+        A call gets there if its lane was just closed, if there was no lane, or if the balancer was just replaced. Its
+        caller looks here after it has queued the call, so none is forgotten.
         """
         return any(self._unserved) or (self._lanes.binding and bool(self.shared))
 
     def move_unserved(self) -> None:
         """
-        Send calls that wait where no lane serves to the lanes' backlogs.
+        Move calls from backlogs that no lane serves to the lanes' backlogs.
 
-        Under the lock: a service that drains must not think that there is no call while one is between two backlogs.
+        Under the lock: a service that drains must not look idle while a call is between two backlogs.
         """
         binding = self._lanes.binding
         for backlog in (*self._unserved, self.shared) if binding else self._unserved:  # the older ones first
@@ -420,14 +421,14 @@ class Queue:
                     break
                 self._note_unbound(call)
                 self.place_for(call).append(call)
-                if call.settled():  # given up between the two, and found nowhere
+                if call.settled():  # given up while it was in neither backlog
                     self.discard(call)
 
-    # -- looking on --------------------------------------------------------------------------------------------------
+    # -- its state, for others ---------------------------------------------------------------------------------------
 
     @property
     def free(self) -> int:
-        """Places that are free; may lag by a call."""
+        """Number of free places; may lag by a call."""
         return len(self.room) + self.unminted
 
     @property
@@ -436,7 +437,7 @@ class Queue:
         while True:
             parked = len(self.parked)
             standing = sum(map(len, self.backlogs()))
-            if len(self.parked) == parked:  # else the two were not counted at the same time
+            if len(self.parked) == parked:  # otherwise a call was parked or admitted between the two counts
                 return max(0, standing - parked)
 
 
@@ -446,7 +447,7 @@ def rank_of(call: Call) -> float:
 
 
 def _first(backlog: deque[Call] | tuple[()], *, backwards: bool = False) -> Call | None:
-    """The first call of *backlog*, or the last, that may end for another: it has never started."""
+    """Return the first call of *backlog*, or the last, that may be shed: one that has never started."""
     try:
         call = backlog[-1 if backwards else 0]
     except IndexError:

@@ -1,16 +1,17 @@
 """
 Sends each call to a free slot, or puts it into the queue.
 
-The router is a state machine that callers, workers and timers run. `docs/design/who-waits-where.md` has a picture:
+The router has no thread of its own: callers, workers and timers run it. `docs/design/who-waits-where.md` has a picture.
 
-* Each replica is a *lane* with one token for each free slot. A caller takes a token and sends its call there.
+* Each replica has a *lane* with one token for each free slot. A caller takes a token and sends its call there.
 * Without a free slot, a call takes one of the `queue_size` tokens of *room* and joins the *backlog*. A freed slot goes
   to the oldest call of the backlog.
-* Without room, a call is refused (`reject`), or (`block`) it is *parked*: it stands in the backlog without a token, and
-  its caller waits. Freed room goes to the oldest parked call.
+* Without room, a call is refused (`reject`) or *parked* (`block`): it joins the backlog without a token, and its caller
+  waits. Freed room goes to the oldest parked call.
 
-Tokens are items of lists: `pop` and `append` are one step of the interpreter, so the bounds are exact without a lock.
-A thread that makes room then looks for waiters, and one that waits then looks for room: at least one sees the other.
+Tokens are items of lists. `pop` and `append` are atomic, so the limits are exact without a lock.
+A thread that frees room then looks for waiting calls. A thread that queues a call then looks for room. So at least one
+of the two sees the other.
 """
 
 from __future__ import annotations
@@ -46,15 +47,14 @@ class Router(GuardedOwner):
     Accepts the calls of one service and gives each to a replica; safe from any thread.
 
     Attributes:
-        route: Accept a call: `route(call)` is True if it was sent or queued, False if it is parked until there is room,
-            or was turned away on its way, as `Call.wait_admitted` tells.
+        route: Accepts a call. `route(call)` returns True if it was sent or queued. It returns False if it is parked or
+            was refused while it joined the queue; `Call.wait_admitted` then waits or raises the error.
             Raises OverloadedError if the queue is full and the service rejects, ServiceStoppedError once it drains,
-            NoReplicaError if there is no replica and will be none. Rebound whenever the set of replicas changes, so
-            look it up for each call.
-        on_change: Told, in whichever thread it happens and outside the router's lock, when the set of replicas or the
-            balancer has changed.
-        coming: Gives the lanes of replicas that are not open yet and may be soon; must not wait.
-        on_unserved: As for the constructor; what is set later is told once replicas have come and gone.
+            NoReplicaError if there is no replica and will be none. Replaced when the replicas change, so look it up for
+            each call.
+        on_change: Called after the replicas or the balancer changed, in the thread that changed them, without the lock.
+        coming: Returns the lanes of replicas that may open soon; must not wait.
+        on_unserved: As for the constructor. A later value takes effect when the replicas next change.
     """
 
     route: Callable[[Call], bool]
@@ -89,21 +89,21 @@ class Router(GuardedOwner):
         Args:
             service: Name of the service, for messages.
             clock: For deadlines.
-            queue_size: Calls that may wait; 0 hands calls to free slots only.
-            reject: Refuse calls when the queue is full, rather than make the caller wait.
-            guards: What is done about calls that fail, made for this router alone.
+            queue_size: Number of calls that may wait; 0 accepts a call only if a slot is free.
+            reject: If the queue is full, refuse the call. Otherwise its caller waits.
+            guards: Handle calls that fail; made for this router alone.
             count: `count(method, outcome, wait_s, run_s)` for calls that end on this side.
             refused: `refused(method, reason)` for calls that were not accepted.
-            given_up: Told after each call that a caller gave up, wherever it is counted.
-            balancer: Chooses among several replicas; None has the first serve and the others stand by.
-            key_of: The key of a call whose caller gave none; None if there is none then.
-            observe: Told how each call ended for which the balancer chose; None if it does not want to know.
-            on_balancer_error: Told when the balancer failed and turns take its place.
-            aside: As `CallOwner.aside`, unless that will do.
-            refuses_late: Turn calls away that cannot be answered in time, rather than let them wait.
+            given_up: Called after each call that a caller gave up, even if another part counts it.
+            balancer: Chooses among several replicas; without one, the first gets all calls and the others stand by.
+            key_of: Returns the key of a call whose caller gave none.
+            observe: Called with the end of each call that the balancer placed.
+            on_balancer_error: Called when the balancer failed; round robin then replaces it.
+            aside: Replaces `CallOwner.aside`.
+            refuses_late: Refuse calls that cannot be answered in time.
             sheds: As `Queue.sheds`.
-            overloaded: Told why, when one is turned away for the first time since a calm.
-            on_unserved: Told of each call that comes while no replica takes calls; must not wait. None for nobody.
+            overloaded: Called with the reason of the first refusal after a calm period.
+            on_unserved: Called for each call that comes while no replica takes calls; must not wait.
         """
         self.service = service
         self.clock = clock
@@ -113,7 +113,7 @@ class Router(GuardedOwner):
         self.coming = lambda: ()
         self.on_unserved = on_unserved
         self._reject, self._refused = reject, refused
-        self.minds_priority = sheds == LOWEST  # whether calls start by their priority
+        self.minds_priority = sheds == LOWEST  # whether calls start in the order of their priority
         self._lanes = Lanes(balancer, key_of, on_balancer_error, observe)
         self._lock, self._lanes.rebind = self._lanes.lock, self._rebind
         self._queue = Queue(self._lanes, clock, queue_size, service, overloaded, refused, sheds, late=refuses_late)
@@ -135,7 +135,7 @@ class Router(GuardedOwner):
         )
         self.retries = self._losses.retries
         self._guards = guards
-        self.on_result = self.on_error = None  # found faster than the class's
+        self.on_result = self.on_error = None  # an instance attribute is found faster
         guards.join(*self._parts(refused))
         self._recovery = SlotRecovery(
             self._lanes, self._queue, clock, again=self._losses.again, match=self._slot_is_free
@@ -143,27 +143,27 @@ class Router(GuardedOwner):
         self.suspect, self.suspect_loss_of = self._recovery.suspect, self._recovery.suspect_loss_of
         self._prefetch = self._make_prefetch()
         self._follow = compose_follow(self._queue, self._closing, self._slot_is_free)
-        self._refuses_all = False  # whether calls are turned away that are on their way into the queue
-        self._superseded: list[None] = []  # no longer empty once the route that knows it is out of date
+        self._refuses_all = False  # whether a call is refused even while it joins the queue
+        self._superseded: list[None] = []  # gets an item when the route that holds it is out of date
         self._rebind()
 
     def _make_prefetch(self) -> Prefetch:
         return Prefetch(self._lanes, self._queue, self._match)
 
-    # -- the way of a call -------------------------------------------------------------------------------------------
+    # -- the route of a call -----------------------------------------------------------------------------------------
 
     def _rebind(self) -> None:
-        """Compose the shortest way that the present set of replicas allows; under the lock, once calls can come."""
+        """Compose the shortest route for the present replicas; under the lock, once calls can come."""
         superseded, self._superseded = self._superseded, []
         self._lanes.arrange()
         self._queue.assign_backlogs()
         self._refuses_all = self._closing.refuses_all
         self._compose_route()
-        # Last: a caller on an old route looks at this after it has queued its call, and then at the rest.
+        # Last, because a caller on an old route queues its call, reads this, and then reads the state set above.
         superseded.append(None)
 
     def _compose_route(self) -> None:
-        """The way, for the lanes as they are arranged; under the lock, once calls can come."""
+        """Set `route` for the lanes as they are arranged; under the lock, once calls can come."""
         lanes = self._lanes
         if self._refuses_all:
             self.route = self._refuse
@@ -186,18 +186,18 @@ class Router(GuardedOwner):
         shared, superseded = backlog is queue.shared and queue.admission is None, self._superseded
 
         def route(call: Call) -> bool:
-            # A caller that finds calls waiting queues behind them, even if a slot is free: so calls keep their order.
+            # If calls wait, this one queues behind them even if a slot is free. So calls keep their order.
             if free and not backlog:
                 try:
                     take()
-                except IndexError:  # another caller was quicker
+                except IndexError:  # another caller took it
                     pass
                 else:
                     call.lane = lane
                     run(call)
                     return True
             elif shared and not parked:
-                # `_wait` written out for the case that there is room.
+                # `_wait` inlined for the case that there is room.
                 try:
                     take_room()
                 except IndexError:
@@ -208,7 +208,7 @@ class Router(GuardedOwner):
                         self._joined(call)
                         return call.turned_away is None
                     return True
-            # Outside the `except` clauses: what is raised from here on has nothing to do with them.
+            # Outside the `except` clauses, so that an error from here on is not chained to theirs.
             return wait(call, lane)
 
         return route
@@ -233,7 +233,7 @@ class Router(GuardedOwner):
 
     def _refuse(self, call: Call, lane: Lane | None = None) -> bool:  # noqa: ARG002 - stands in for _wait
         closing = self._closing
-        if not closing.refuses:  # a replica has come since this was the way; it may not be composed to the end yet
+        if not closing.refuses:  # a replica has opened since; its route may still be in the making, under the lock
             with self._lock:
                 route = self.route
             return route(call)
@@ -243,14 +243,14 @@ class Router(GuardedOwner):
     # -- waiting for a slot ------------------------------------------------------------------------------------------
 
     def _wait(self, call: Call, lane: Lane | None = None) -> bool:
-        """Let the call wait for a slot, or for room to wait."""
+        """Let the call wait for a slot, or for room; False if it is parked or was refused."""
         queue = self._queue
         if queue.admission is not None and (error := queue.hopeless(call, lane)) is not None:
             return self._turn_away(call, error)
         if queue.parked or not queue.take_room():
             if self._send_elsewhere(call):
                 return True
-            if queue.waiting < queue.size:  # it says that it is full and is not
+            if queue.waiting < queue.size:  # there is no room, yet the queue is not full: a token may be lost
                 self.suspect()
             if queue.sweep() and not queue.parked and queue.take_room():
                 queue.join(call, lane)
@@ -270,7 +270,7 @@ class Router(GuardedOwner):
         return not call.parked and call.turned_away is None
 
     def _send_elsewhere(self, call: Call) -> bool:
-        """The queue is full, but the replica chosen may be busy while another is free."""
+        """Send a call that finds the queue full to any replica with a free slot; False if there is none."""
         if (lane := self._lanes.take_slot(call)) is None:
             return False
         call.lane = lane
@@ -278,7 +278,7 @@ class Router(GuardedOwner):
         return True
 
     def _joined(self, call: Call) -> None:
-        """A slot may have got free, the lanes have changed, or the call ended, while it was on its way to a backlog."""
+        """Catch up on what happened while the call joined: a slot got free, the lanes changed, or the call ended."""
         self._move_unserved()
         self._match()
         if self._refuses_all:
@@ -287,14 +287,14 @@ class Router(GuardedOwner):
             self._queue.discard(call)
 
     def _move_unserved(self) -> None:
-        """Bring calls that wait where no lane serves to where one does."""
+        """Move calls from backlogs that no lane serves to backlogs that one serves."""
         if self._queue.has_unserved():
             with self._lock:
                 self._queue.move_unserved()
                 self._closing.give_back()
 
     def _match(self) -> None:
-        """Bring waiting calls and free slots together; whoever adds one of the two calls this."""
+        """Give free slots to waiting calls. Each thread that adds a slot or a call runs this."""
         self._fill_slots()
         while self._queue.unbound and self._queue.move_unbound(self._could_start):
             self._fill_slots()
@@ -309,25 +309,25 @@ class Router(GuardedOwner):
     # -- slots that get free -----------------------------------------------------------------------------------------
 
     def _compose_follow(self, lane: Lane) -> Callable[[Any], Call | None]:
-        """What the replica of *lane* asks when the work of one call has ended; see `interfaces.SlotEvents.follow`."""
+        """Return what the replica of *lane* calls when a call's work has ended; see `interfaces.SlotEvents.follow`."""
         return MethodType(self._follow, lane)
 
     def _slot_is_free(self) -> None:
         self._match()
         self._closing.tell_watch()
 
-    # -- what calls tell, as `call.CallOwner` ------------------------------------------------------------------------
+    # -- what calls report, as `call.CallOwner` ----------------------------------------------------------------------
 
     def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
-        """A caller, a deadline or a stop ended *call*: count it and free its place in the queue."""
+        """Count *call*, which a caller, a deadline or a stop ended, and free its place in the queue."""
         self._losses.gave_up(call, outcome, started=started)
 
     def abandoned_ended(self, call: Call) -> None:
-        """The work has ended of a call that was given up while it ran; before its slot is freed."""
+        """Note that the method of an abandoned call has ended; the worker frees the slot next."""
         self._losses.abandoned_ended(call)
 
     def batch_started(self, batch: Any, number: int) -> None:
-        """*number* calls of the batch run; the others had been given up."""
+        """Note that *number* calls of the batch run; the others had been given up."""
         self._losses.batch_started(batch, number)
 
     def can_start(self, call: Call, holders: Collection[Work], *, beside: Lane | None = None) -> bool:
@@ -338,22 +338,22 @@ class Router(GuardedOwner):
         """Whether *call* can get a slot of *lane* while *holders* keep theirs."""
         return len(holders) < lane.slots - lane.withdrawn
 
-    # -- what replicas tell ------------------------------------------------------------------------------------------
+    # -- what replicas report ----------------------------------------------------------------------------------------
 
     def lost(self, lane: Lane, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
         """
-        The replica of *lane* died.
+        Handle the calls of *lane*, whose replica died.
 
-        Calls that surely had not started go to the head of the queue. One that may have started ends with
-        ReplicaDiedError, unless it is idempotent and its guards have it started once more.
+        Calls that surely had not started go to the head of the queue. A call that may have started ends with
+        ReplicaDiedError, unless it is idempotent and the guards start it once more.
         """
         self._losses.lost(lane, not_started, maybe, cause)
 
     def refused(self, lane: Lane, work: Work, *, stuck: bool = False) -> None:
         """
-        As `interfaces.SlotEvents.refused`, for the replica of *lane*: the work goes to the head of the queue.
+        As `interfaces.SlotEvents.refused`, for the replica of *lane*: put the work back at the head of the queue.
 
-        The slot that it was sent to stays taken, until the replica tells that it is free.
+        Its slot stays taken until the replica reports it free.
         """
         if stuck:
             self._losses.stuck(lane, work)
@@ -364,12 +364,12 @@ class Router(GuardedOwner):
 
     def lane(self, id: str, index: int, seniority: int = 0) -> Lane:
         """
-        A closed lane for a replica that is about to start, which reports to it; see `lane.LaneEvents`.
+        Return a closed lane for a replica that is about to start and will report to it; see `lane.LaneEvents`.
 
         Args:
             id: The replica's.
-            index: Its position.
-            seniority: Without a balancer the open lane with the lowest one serves, then that with the lowest index.
+            index: The replica's position.
+            seniority: Without a balancer, the open lane with the lowest seniority serves; ties go to the lowest index.
         """
         lane = Lane(id, index, seniority)
         lane.follow = self._guards.follow(lane, self._compose_follow(lane))
@@ -382,7 +382,7 @@ class Router(GuardedOwner):
         self.open_all({lane: replica})
 
     def open_all(self, replicas: Mapping[Lane, Replica]) -> None:
-        """As `open`, for several together: any change takes time in proportion to all that there are."""
+        """As `open`, for several replicas in one change: each change takes time in proportion to all replicas."""
         with self._lock:
             self._closing.reopen()
             self._lanes.add(replicas)
@@ -396,12 +396,12 @@ class Router(GuardedOwner):
         self.close_lanes([lane])
 
     def close_lanes(self, lanes: Collection[Lane]) -> None:
-        """Send no more calls to replicas; those that wait for them go to others, those that they have go on there."""
+        """Send no more calls to these replicas. Running calls go on there; waiting calls move to other replicas."""
         with self._lock:
             closing = self._lanes.close(lanes)
             if not closing:
                 return
-            self._rebind()  # first: who finds a lane without a backlog picks again, and must not pick it again
+            self._rebind()  # first: a caller whose lane has no backlog picks again, and must not pick a closing one
             for lane in closing:
                 self._queue.take_backlog(lane)
                 lane.take_free()
@@ -409,7 +409,7 @@ class Router(GuardedOwner):
         self._changed()
 
     def retire(self, lanes: Mapping[Lane, Callable[[], None]]) -> None:
-        """Close *lanes*, and tell once for each, from any thread, when it will run nothing but abandoned calls."""
+        """Close *lanes*; call each one's function once, from any thread, when it runs nothing but abandoned calls."""
         self._closing.retire(lanes)
         self.close_lanes(lanes)
         self._closing.look_at_retiring()
@@ -418,21 +418,20 @@ class Router(GuardedOwner):
         self, balancer: Balancer | None, key_of: KeyOf | None = None, observe: Observe | None = None
     ) -> None:
         """
-        Have *balancer* choose from now on; None has the first lane serve and the others stand by.
+        Replace the balancer; the arguments are as for the constructor.
 
-        *key_of* and *observe* are as for the constructor. Calls that wait move to where the new one has them wait. What
-        the balancer raises here is fenced as always.
+        Waiting calls move to the backlogs that the new balancer chooses. If it raises here, round robin replaces it.
         """
         with self._lock:
             self._lanes.choose_by(balancer, key_of, observe)
-            for lane in self._lanes.open:  # what was kept for the old one's choice is for the new one to choose
+            for lane in self._lanes.open:  # the new balancer places again what the old one placed
                 self._queue.take_backlog(lane)
             self._rebind()
             self._closing.give_back()
         self._changed()
 
     def _changed(self) -> None:
-        """The lanes, or what they serve, have changed: calls may wait in the wrong place, or beside a free slot."""
+        """Move and start calls after a change of lanes: they may wait in a wrong backlog, or while a slot is free."""
         self._move_unserved()
         self._match()
         self._closing.tell_watch()
@@ -455,7 +454,7 @@ class Router(GuardedOwner):
 
     @property
     def idle(self) -> bool:
-        """Whether no call waits, and none runs but abandoned ones."""
+        """Whether no call waits and only abandoned calls run."""
         return self._closing.idle
 
     def end(self) -> None:
@@ -465,27 +464,27 @@ class Router(GuardedOwner):
         self._recovery.close()
 
     def after_fork(self, error: Callable[[], Exception]) -> None:
-        """In a forked child: refuse every call with a new *error*; threads that are not here may hold its locks."""
+        """In a forked child: refuse every call with a new *error*. Renew the lock, which a missing thread may hold."""
         self._lock = self._lanes.lock = threading.RLock()
         self._closing.unavailable, self._closing.stopped = error, None
         self._refuses_all = True
         self.route = self._refuse
 
-    # -- looking on --------------------------------------------------------------------------------------------------
+    # -- its state, for others ---------------------------------------------------------------------------------------
 
     @property
     def lanes(self) -> tuple[Lane, ...]:
-        """The replicas that are open, those that stand by included."""
+        """The open lanes, including those that stand by."""
         return self._lanes.open
 
     @property
     def avoided(self) -> frozenset[Lane]:
-        """Those of them that serve only while no other is open."""
+        """The open lanes that get calls only while no other is open."""
         return self._lanes.avoided
 
     @property
     def unavailability(self) -> Exception | None:
-        """Why there is no replica and will be none; None while there is hope."""
+        """Why there is no replica and will be none; None while one may still come."""
         unavailable = self._closing.unavailable
         return None if unavailable is None else unavailable()
 

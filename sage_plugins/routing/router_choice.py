@@ -1,7 +1,7 @@
 """
-Which router a service gets, and what that does when the queue is full.
+Chooses the router class of a service, and its settings for a full queue.
 
-The router that minds limits of methods is imported for services that have such.
+The router for methods with limits is imported only if a service needs it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ __all__ = ["router_class", "when_full"]
 
 
 def router_class(methods: Sequence[MethodPlan]) -> type[Router]:
-    """The class of the router for a service that serves *methods*: most need nothing of what limits cost."""
+    """Return the router class for a service that serves *methods*: the cheaper one if no method has limits."""
     if any(method.max_concurrency is not None or method.batch is not None for method in methods):
         from sage_plugins.routing.method_limits import MethodRouter
 
@@ -29,6 +29,6 @@ def router_class(methods: Sequence[MethodPlan]) -> type[Router]:
 
 
 def when_full(overload: str) -> dict[str, Any]:
-    """What the field *overload* says, as arguments for a `Router`; one that does not block minds deadlines as well."""
+    """Return the `Router` arguments for *overload*. All values but `block` also refuse calls that would be too late."""
     refuses = overload != "block"
     return {"reject": refuses, "refuses_late": refuses, "sheds": overload if overload in {OLDEST, LOWEST} else ""}

@@ -1,5 +1,5 @@
 """
-What a service class sees: its context, its factory, its methods and their marks, the keys of its calls.
+The parts that deal with a user's service class: its context, factory, methods and marks, and the keys of its calls.
 
-Imports the root modules only.
+This package's `__init__` imports nothing.
 """

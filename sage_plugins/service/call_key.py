@@ -1,9 +1,9 @@
 """
-The key of a call: what the caller gave with `with_options(key=...)`, else the value of an argument.
+Finds the key of a call: from `with_options(key=...)`, or else from an argument of the call.
 
-A balancer names the argument in its attribute `key_argument`. Where each method has it is found when the service is
-composed; a call then costs an index into a tuple or a look into a dictionary. Services without such a balancer have no
-part in this.
+A balancer names the argument in its attribute `key_argument`. The position of the argument in each method is found when
+the service is composed. So each call costs only one look-up in a tuple or a dictionary. Services without such a
+balancer pay nothing.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ if TYPE_CHECKING:
 
 __all__ = ["KeyOf", "compose_key_of", "missing_argument", "unhashable"]
 
-#: Gives the key that a call's arguments hold, or None.
+#: Returns the key from a call's arguments, or None.
 KeyOf: TypeAlias = "Callable[[Call], Hashable | None]"
 
-#: Gives one argument of a call, from its positional and its keyword arguments.
+#: Returns one argument of a call, from its positional and its keyword arguments.
 _ReadArgument: TypeAlias = "Callable[[tuple[Any, ...], Mapping[str, Any]], Any]"
 
 
 def unhashable(key: Any, what: str, **where: str | None) -> InvalidKeyError:
     """
-    The error of a key that cannot be looked up.
+    Return the error for a key that is not hashable.
 
     Args:
-        key: What was to be a key.
-        what: Where it comes from, the beginning of the message.
+        key: The value that was given as the key.
+        what: Where it comes from; the beginning of the message.
         where: Service and method, as far as known.
     """
     msg = f"{what}: a key must be hashable, got {type(key).__qualname__}; give a str, a number or a tuple of them"
@@ -46,7 +46,7 @@ def unhashable(key: Any, what: str, **where: str | None) -> InvalidKeyError:
 
 def compose_key_of(argument: str, cls: type, methods: Sequence[MethodPlan]) -> KeyOf | None:
     """
-    Find out where each method has *argument*.
+    Return the function that finds the key of a call of this service.
 
     Args:
         argument: Name of the argument that is the key.
@@ -54,12 +54,13 @@ def compose_key_of(argument: str, cls: type, methods: Sequence[MethodPlan]) -> K
         methods: Its served methods.
 
     Returns:
-        What gives a call's key: None for calls of methods without the argument, and for those that leave it out and get
-        no default. It raises InvalidKeyError for one that is not hashable. None if no method has the argument.
+        A function from a call to its key; None if no method has the argument. The key is None if the method has no such
+        argument, or if the call leaves it out and it has no default. The function raises InvalidKeyError for a key that
+        is not hashable.
     """
     found = {method.index: _read(cls, method.name, argument) for method in methods}
     readers = tuple(found[index] for index in sorted(found))
-    # Functions with some arguments given, rather than closures: they travel to other processes that call the service.
+    # Partial functions instead of closures, because they are pickled for other processes that call the service.
     return partial(_key_of, argument, readers) if any(readers) else None
 
 
@@ -92,7 +93,7 @@ def _by_either(position: int, name: str, default: Any, args: tuple[Any, ...], kw
 
 def missing_argument(argument: str, cls: type, methods: Sequence[MethodPlan], *, key: str) -> Problem:
     """
-    The problem of a service of which no method has *argument*, with the nearest spelling.
+    Return the problem for a service that has no method with *argument*; it suggests the nearest spelling.
 
     Args:
         argument: Name of the argument that should be the key.
@@ -113,12 +114,12 @@ def missing_argument(argument: str, cls: type, methods: Sequence[MethodPlan], *,
 
 
 def _parameters(cls: type, name: str) -> dict[str, inspect.Parameter]:
-    """What callers of a method can give, by name and in order; nothing of one that does not say."""
+    """Return the parameters of a method by name, in order; empty if it has no readable signature."""
     return {parameter.name: parameter for parameter in parameters_of(cls, name) or ()}
 
 
 def _read(cls: type, name: str, argument: str) -> _ReadArgument | None:
-    """What reads *argument* from the arguments of a method's call; None if the method does not have it."""
+    """Return a function that reads *argument* from the arguments of a call; None if the method does not have it."""
     parameters = _parameters(cls, name)
     parameter = parameters.get(argument)
     named_at_will = any(each.kind is each.VAR_KEYWORD for each in parameters.values())

@@ -1,7 +1,7 @@
 """
-Calls in both of SAGE's ways: `call_service["kv"].get("k")` and `call_service("kv", "k", method="get")`.
+Calls in both styles of SAGE: `call_service["kv"].get("k")` and `call_service("kv", "k", method="get")`.
 
-The errors that these calls raise are RuntimeErrors too, see `runtime_error`.
+The errors that these calls raise are RuntimeErrors too, see `runtime_errors`.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 __all__ = ["AsyncServiceCaller", "AsyncServiceMethods", "ServiceCaller", "ServiceManager", "ServiceMethods"]
 
-#: What is called if no method is named: the first of these that the service has.
+#: If no method is named, the first of these that the service has is called.
 DEFAULT_METHODS: Final = ("process", "execute", "call")
 
-#: Handles with a timeout of their own that a caller keeps; a program has few timeouts, unless it computes them.
+#: Maximum number of cached handles with their own timeout. A program has few timeouts, unless it computes them.
 _KEPT: Final = 64
 
 
 class _Handles:
-    """The handles of one caller; safe from any thread, at worst one is made twice."""
+    """Caches the handles of one caller. Safe from any thread: at worst, a handle is made twice."""
 
     def __init__(self, find: Callable[[str], ServiceHandle]) -> None:
         self._find = find
@@ -39,13 +39,13 @@ class _Handles:
         self._default: dict[str, str] = {}
 
     def get(self, name: str, timeout: float | None) -> ServiceHandle:
-        """A handle to the service *name*; *timeout* None stands for the service's own."""
+        """Return a handle to the service *name*; *timeout* None means the configured timeout."""
         if timeout is None:
             handle = self._found.get(name)
             if handle is None:
                 handle = self._found[name] = self._find(name)
             return handle
-        with suppress(TypeError):  # not hashable, so no number of seconds, as `with_options` will say
+        with suppress(TypeError):  # not hashable, so not a number: `with_options` raises the right error below
             handle = self._timed.get((name, timeout))
             if handle is not None:
                 return handle
@@ -56,14 +56,14 @@ class _Handles:
         return handle
 
     def by_default(self, name: str, verb: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Call the first of `DEFAULT_METHODS` that the service *name* has; the one that was found comes first."""
+        """Call the first of `DEFAULT_METHODS` that the service *name* has. Try the one found earlier first."""
         known = self._default.get(name)
         missing: MethodNotFoundError | None = None
         for method in DEFAULT_METHODS if known is None else (known, *DEFAULT_METHODS):
             try:
                 answer = verb(method, *args, **kwargs)
             except MethodNotFoundError as error:
-                # It may as well come from a call that the method itself makes.
+                # The error may come from a nested call that the method itself made.
                 if error.service != name or error.method != method:
                     raise
                 missing = missing or error
@@ -75,9 +75,9 @@ class _Handles:
 
 
 class _Caller:
-    """What both callers are."""
+    """The common base of both callers."""
 
-    #: The verb of the handle that makes the call.
+    #: Name of the handle's method that makes the call.
     _verb: str
 
     def __init__(self, find: Callable[[str], ServiceHandle]) -> None:
@@ -85,14 +85,14 @@ class _Caller:
         Make a caller; looks up nothing yet.
 
         Args:
-            find: Gives a handle to a service, or raises why there is none.
+            find: Returns a handle to a service by name, or raises an error that says why there is none.
         """
         self._handles = _Handles(find)
 
     def _make(
         self, name: str, method: str | None, timeout: float | None, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Make the call; what it raises is a RuntimeError too, where that can be."""
+        """Make the call. If possible, an exception that it raises is a RuntimeError too."""
         try:
             verb = getattr(self._handles.get(name, timeout), self._verb)
             if method is None:
@@ -102,7 +102,7 @@ class _Caller:
             failure = as_runtime_error(error)
             if failure is error:
                 raise
-        try:  # outside, so that the original does not come with it as what happened before
+        try:  # outside the `except`, so that the original error does not become this one's __context__
             raise failure
         finally:
             del failure  # breaks the cycle traceback -> frame -> exception
@@ -114,17 +114,16 @@ class _Caller:
         return self
 
     def __repr__(self) -> str:
-        """How it is used."""
+        """Show how the caller is used."""
         return f'<{type(self).__name__}: caller("service", ..., method="method") or caller["service"].method(...)>'
 
 
 class ServiceCaller(_Caller):
     """
-    Calls services by name and waits for the answers; `call_service` of environments and contexts.
+    Calls services by name and waits for the answers: `call_service` of environments and contexts.
 
-    `caller("kv", "k", method="get", timeout=2)` and `caller["kv"].get("k", timeout=2)` are the same call. What it
-    raises is the error with which the call ends, as its own type, and a RuntimeError too where the two go together.
-    Safe from any thread.
+    `caller("kv", "k", method="get", timeout=2)` and `caller["kv"].get("k", timeout=2)` are the same call. If the call
+    fails, its error is raised with its own type; if possible, the error is a RuntimeError too. Safe from any thread.
     """
 
     _verb = "call"
@@ -142,20 +141,20 @@ class ServiceCaller(_Caller):
         """
         Call a service and wait for the answer.
 
-        *timeout* and *method* are for the call and do not reach the method; every other argument does.
+        *timeout* and *method* do not reach the method; every other argument does.
 
         Args:
-            name: Name of the service. Without any argument the answer is the caller itself, for SAGE's `BaseService`
-                of 2025, which indexes what `ctx.call_service()` gives.
+            name: Name of the service. A call without any argument returns the caller itself, because SAGE's
+                `BaseService` of 2025 indexes the result of `ctx.call_service()`.
             *args: Positional arguments of the method.
             method: Name of the method; None for the first of `process`, `execute` and `call` that the service has.
-            timeout: Seconds from call to answer; None for what the configuration says.
+            timeout: Seconds from call to answer; None for the configured timeout.
             **kwargs: Keyword arguments of the method.
 
         Raises:
             TypeError: No service is named.
             ServiceNotFoundError: No service of that name is registered.
-            ConfigError: *timeout* is no number of seconds.
+            ConfigError: *timeout* is not a number of seconds.
             BaseException: As for `ServiceHandle.call`.
         """
         if not name:
@@ -163,16 +162,16 @@ class ServiceCaller(_Caller):
         return self._make(name, method, timeout, args, kwargs)
 
     def __getitem__(self, name: str) -> ServiceMethods:
-        """The service *name*, whose methods are called as if they were here; it is looked up when one is called."""
+        """Return an object with the methods of the service *name*. The service is looked up at each method call."""
         return ServiceMethods(self._make, name)
 
 
 class AsyncServiceCaller(_Caller):
     """
-    Like `ServiceCaller`, but gives a `concurrent.futures.Future` at once; `call_service_async`.
+    As `ServiceCaller`, but returns a `concurrent.futures.Future` at once: `call_service_async`.
 
-    What is wrong with the call itself, such as a service that is not there, is raised; what goes wrong later is in the
-    future.
+    If the call cannot be made, for example because there is no such service, the error is raised. Later errors are in
+    the future.
     """
 
     _verb = "submit"
@@ -191,16 +190,16 @@ class AsyncServiceCaller(_Caller):
         Start a call of a service.
 
         Args:
-            name: Name of the service; without any argument the answer is the caller itself, as for `ServiceCaller`.
+            name: Name of the service. A call without any argument returns the caller itself, as for `ServiceCaller`.
             *args: Positional arguments of the method.
             method: Name of the method; None for the first of `process`, `execute` and `call` that the service has.
-            timeout: Seconds from call to answer; None for what the configuration says.
+            timeout: Seconds from call to answer; None for the configured timeout.
             **kwargs: Keyword arguments of the method.
 
         Raises:
             TypeError: No service is named.
             ServiceNotFoundError: No service of that name is registered.
-            ConfigError: *timeout* is no number of seconds.
+            ConfigError: *timeout* is not a number of seconds.
             CallTimeoutError, OverloadedError, ServiceStoppedError, MethodNotFoundError, TypeError: As for
                 `ServiceHandle.submit`.
         """
@@ -209,7 +208,7 @@ class AsyncServiceCaller(_Caller):
         return self._start(name, method, timeout, args, kwargs)
 
     def __getitem__(self, name: str) -> AsyncServiceMethods:
-        """The service *name*, whose methods are called as if they were here; it is looked up when one is called."""
+        """Return an object with the methods of the service *name*. The service is looked up at each method call."""
         return AsyncServiceMethods(self._start, name)
 
     def _start(
@@ -219,32 +218,32 @@ class AsyncServiceCaller(_Caller):
 
 
 class ServiceManager:
-    """Both callers by the names of SAGE's `ctx.service_manager`."""
+    """Both callers, with the method names of SAGE's `ctx.service_manager`."""
 
     def __init__(self, find: Callable[[str], ServiceHandle]) -> None:
         """
-        Make it; looks up nothing yet.
+        Make the callers; looks up nothing yet.
 
         Args:
-            find: Gives a handle to a service, or raises why there is none.
+            find: Returns a handle to a service by name, or raises an error that says why there is none.
         """
         self._sync = ServiceCaller(find)
         self._async = AsyncServiceCaller(find)
 
     def get_service_proxy(self, service_name: str) -> ServiceMethods:
-        """`call_service[service_name]`."""
+        """Return `call_service[service_name]`."""
         return self._sync[service_name]
 
     def call_sync(
         self, service_name: str, method_name: str, /, *args: Any, timeout: float | None = None, **kwargs: Any
     ) -> Any:
-        """`call_service[service_name].<method_name>(...)`."""
+        """Return `call_service[service_name].<method_name>(...)`."""
         return getattr(self._sync[service_name], method_name)(*args, timeout=timeout, **kwargs)
 
     def call_async(
         self, service_name: str, method_name: str, /, *args: Any, timeout: float | None = None, **kwargs: Any
     ) -> Future[Any]:
-        """`call_service_async[service_name].<method_name>(...)`."""
+        """Return `call_service_async[service_name].<method_name>(...)`."""
         future: Future[Any] = getattr(self._async[service_name], method_name)(*args, timeout=timeout, **kwargs)
         return future
 
@@ -253,16 +252,16 @@ class ServiceMethods:
     """
     The methods of one service: `caller["kv"]`.
 
-    Of the arguments only `timeout` does not reach the method.
+    All arguments except `timeout` reach the method.
     """
 
     def __init__(self, make: Callable[..., Any], name: str) -> None:
-        """For `ServiceCaller`: *make* makes a call of the service *name*."""
+        """Only for `ServiceCaller`: *make* makes a call of the service *name*."""
         self._make = make
         self._name = name
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
-        """The method of that name as a callable; looked up when it is called."""
+        """Return the method of that name as a callable. The service is looked up when it is called."""
         if method.startswith("_"):
             raise AttributeError(method)
         make, name = self._make, self._name
@@ -275,15 +274,15 @@ class ServiceMethods:
         return call
 
     def __repr__(self) -> str:
-        """Name of the service."""
+        """Show the name of the service."""
         return f"<{type(self).__name__} of {self._name!r}>"
 
 
 class AsyncServiceMethods(ServiceMethods):
-    """Like `ServiceMethods`, for `AsyncServiceCaller`: its methods give futures."""
+    """As `ServiceMethods`, for `AsyncServiceCaller`: the methods return futures."""
 
     def __getattr__(self, method: str) -> Callable[..., Future[Any]]:
-        """The method of that name as a callable; looked up when it is called."""
+        """Return the method of that name as a callable. The service is looked up when it is called."""
         return super().__getattr__(method)
 
 
@@ -305,7 +304,7 @@ class _Answer(Future[Any]):
         else:
             self.set_exception(as_runtime_error(error))
 
-    # The call is asked first: it watches its deadline, and knows of a method that waits for itself.
+    # Wait on the call first: it watches the deadline and detects a method that waits for itself.
 
     def result(self, timeout: float | None = None) -> Any:
         """As `Call.result`."""

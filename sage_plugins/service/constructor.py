@@ -1,4 +1,4 @@
-"""Whether the arguments of a service fit the constructor of its class, and what that constructor is given besides."""
+"""Checks the arguments of a service against its constructor, and tells which arguments the core adds."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ def init_problems(
     cls: type, args: Sequence[Any], kwargs: Mapping[str, Any], *, in_code: bool = False
 ) -> Iterator[Problem]:
     """
-    What is wrong with arguments for the constructor of *cls*, going by its signature; nothing is called.
+    Yield the problems of arguments for the constructor of *cls*. Reads only its signature; calls nothing.
 
-    A parameter `ctx` that no argument takes gets the context, as in `ServiceFactory.create_service`.
+    A parameter `ctx` without an argument gets the context, as in `ServiceFactory.create_service`.
 
     Args:
         cls: The class.
         args: Positional arguments.
         kwargs: Keyword arguments.
-        in_code: Whether the class was registered in code, rather than by a file.
+        in_code: True if the class was registered in code, False if in a file.
     """
     if inspect.isabstract(cls):
         lacks = ", ".join(sorted(map(repr, getattr(cls, "__abstractmethods__", ()))))
@@ -76,12 +76,12 @@ def _signature_words(parameters: Sequence[inspect.Parameter]) -> str:
 
 
 def names_deployment(name: str) -> bool:
-    """Whether an argument that a constructor does not take was meant for the deployment."""
+    """Whether *name* is a deployment setting, given to a constructor by mistake."""
     return name == "deployment_config" or name in fields()
 
 
 def deployment_words(name: str) -> str:
-    """What to do about an argument *name* of a constructor that was meant for the deployment."""
+    """Return what to do about the deployment setting *name* that was given to a constructor."""
     given = "..." if name == "deployment_config" else f"ServiceDeploymentConfig({name}=...)"
     return (
         "register_service passes all its arguments to the constructor: use "
@@ -92,7 +92,7 @@ def deployment_words(name: str) -> str:
 def takes_factory(
     parameters: Sequence[inspect.Parameter] | None, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> bool:
-    """Whether a constructor's first parameter is `service_factory`, and nothing is given for it."""
+    """Whether a constructor's first parameter is `service_factory`, and no argument is given for it."""
     if args or "service_factory" in kwargs:
         return False
     first = next(iter(parameters or ()), None)
@@ -100,7 +100,7 @@ def takes_factory(
 
 
 def takes_ctx(parameters: Sequence[inspect.Parameter] | None, positional: int) -> bool:
-    """Whether a constructor has a parameter `ctx`, to be given by name, that the positional arguments leave free."""
+    """Whether a constructor has a parameter `ctx` that can be given by name and gets no positional argument."""
     for index, parameter in enumerate(parameters or ()):
         if parameter.name == "ctx" and parameter.kind in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
             return parameter.kind is parameter.KEYWORD_ONLY or index >= positional
@@ -108,12 +108,12 @@ def takes_ctx(parameters: Sequence[inspect.Parameter] | None, positional: int) -
 
 
 def parameters_of(cls: type) -> tuple[inspect.Parameter, ...] | None:
-    """What the constructor of *cls* takes; None if it does not say."""
+    """Return the parameters of the constructor of *cls*; None if it has no readable signature."""
     try:
         looked_at: Any = cls
         own = looked_at.__init__ is not object.__init__ or looked_at.__new__ is not object.__new__
         if type(cls) is type and not own and not hasattr(cls, "__signature__"):
-            return ()  # `inspect` takes a tenth of a millisecond to find that out
+            return ()  # `inspect.signature` takes 0.1 ms for the same answer
         return tuple(inspect.signature(cls).parameters.values())
     except Exception:  # noqa: BLE001 - a class in C without a signature, or one whose own signature raises anything
         return None

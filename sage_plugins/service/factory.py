@@ -1,4 +1,4 @@
-"""A user's service: how it is built, and what it gets to know."""
+"""Builds the instances of a service, and gives each its context `self.ctx`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def hook(instance: Any, *names: str, args: Sequence[Any] = ()) -> Generator[Coro
     """
     Call the first of the hooks *names* that *instance* has, with *args*.
 
-    Yields the coroutine of an `async def` to be run.
+    If the hook is an `async def`, yields its coroutine. The caller must run it.
     """
     for name in names:
         method = getattr(instance, name, None)
@@ -42,7 +42,7 @@ def hook(instance: Any, *names: str, args: Sequence[Any] = ()) -> Generator[Coro
 
 class ServiceContext:
     """
-    What a replica knows of itself: `self.ctx` of the instance, and its constructor's `ctx` parameter if it has one.
+    What a service's instance can ask of its replica: `self.ctx`, and the constructor's parameter `ctx` if it has one.
 
     Attributes:
         name: Name of the service.
@@ -57,7 +57,7 @@ class ServiceContext:
         Args:
             name: Name of the service.
             replica_index: Position of the replica.
-            find: Gives a handle to another service.
+            find: Returns a handle to another service by name.
         """
         self.name = name
         self.replica_index = replica_index
@@ -73,9 +73,9 @@ class ServiceContext:
 
     def service(self, name: str, cls: type | None = None) -> Any:  # noqa: ARG002 - only type checkers read it
         """
-        A handle to another service; *cls* only tells type checkers its methods.
+        Return a handle to another service. *cls* only tells type checkers its methods.
 
-        Calls through it end no later than the call that is being answered.
+        Calls through the handle inherit the deadline of the present call.
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.
@@ -87,7 +87,7 @@ class ServiceContext:
         """
         Calls another service and waits: `call_service("kv", "k", method="get")`, or `call_service["kv"].get("k")`.
 
-        As `Environment.call_service`; the remaining time of the present call bounds it.
+        As `Environment.call_service`. Calls inherit the deadline of the present call.
         """
         from sage_plugins.service.callers import ServiceCaller
 
@@ -95,14 +95,14 @@ class ServiceContext:
 
     @cached_property
     def call_service_async(self) -> AsyncServiceCaller:
-        """Like `call_service`, but gives a `concurrent.futures.Future` at once."""
+        """As `call_service`, but returns a `concurrent.futures.Future` at once."""
         from sage_plugins.service.callers import AsyncServiceCaller
 
         return AsyncServiceCaller(self._find)
 
     @property
     def service_manager(self) -> ServiceManager:
-        """The same calls by the names that SAGE's own services use: `get_service_proxy`, `call_sync`, `call_async`."""
+        """The same calls with the names of SAGE's own services: `get_service_proxy`, `call_sync`, `call_async`."""
         from sage_plugins.service.callers import ServiceManager
 
         return ServiceManager(self._find)
@@ -110,9 +110,9 @@ class ServiceContext:
     @cached_property
     def metrics(self) -> OwnMetrics:
         """
-        Metrics of the service's own, which `/metrics` shows: `ctx.metrics.counter("hits", "Found at once.").inc()`.
+        The service's own metrics, for `/metrics`: `ctx.metrics.counter("hits", "Found at once.").inc()`.
 
-        Outside of an environment, as in a test, they count as well, and nobody is shown them.
+        Outside an environment, for example in a test, they also count, but are shown nowhere.
         """
         if self._metrics is not None:
             return self._metrics()
@@ -121,12 +121,12 @@ class ServiceContext:
         return OwnMetrics()
 
     def measure(self, measured: Callable[[], Mapping[str, Any]], metrics: Callable[[], OwnMetrics]) -> None:
-        """Have `statistics` include what *measured* gives, and *metrics* give `metrics`; for the replica's host."""
+        """Set the sources of `statistics` and `metrics`; for the replica's host."""
         self._measured = measured
         self._metrics = metrics
 
     def statistics(self) -> dict[str, Any]:
-        """What this replica counted, by the keys of SAGE: `service_name`, `request_count`, `error_count`."""
+        """Return the counts of this replica, with SAGE's keys: `service_name`, `request_count`, `error_count`."""
         counts = self._measured()
         return {
             "service_name": self.name,
@@ -136,18 +136,18 @@ class ServiceContext:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the caller has given up the call that is being answered; long methods look at it and return early."""
+        """Whether the caller has given up the present call. Long methods can check this and return early."""
         call = CURRENT.get()
         return call is not None and call.done()
 
     @property
     def request_id(self) -> str | None:
-        """ID of the request on whose behalf the present call was made, such as one of HTTP; None if there is none."""
+        """ID of the request that the present call belongs to, such as an HTTP request; None if there is none."""
         return request_id()
 
     def remaining(self) -> float | None:
         """
-        Seconds left for the call that is being answered, at least 0; None without a limit or outside a call.
+        Return the seconds left for the present call, at least 0; None without a deadline or outside a call.
 
         It is 0 once nobody waits for the answer any more.
         """
@@ -163,7 +163,7 @@ class ServiceContext:
 
 class ServiceFactory:
     """
-    Builds the instances of one service; what `register_*` returns.
+    Builds the instances of one service. `Environment.register_service` and its variants return it.
 
     Attributes:
         service_name: Name of the service.
@@ -180,16 +180,16 @@ class ServiceFactory:
         service_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         """
-        Remember how to build; builds nothing.
+        Store what is needed to build; builds nothing.
 
         Raises:
             ConfigError: The service cannot have that name.
-            ValueError: The class is no class.
+            ValueError: *service_class* is not a class.
         """
         check_service_name(service_name)
         if not isinstance(service_class, type):
             msg = f"service {service_name!r}: give the class itself, got {service_class!r}"
-            raise ValueError(msg)  # noqa: TRY004 - as in SAGE, and as for the name
+            raise ValueError(msg)  # noqa: TRY004 - as in SAGE
         self.service_name = service_name
         self.service_class = service_class
         self.service_args = tuple(service_args)
@@ -197,15 +197,14 @@ class ServiceFactory:
 
     def create_service(self, ctx: ServiceContext | None = None) -> Any:
         """
-        A new instance, with `self.ctx` set before its constructor runs.
+        Build a new instance. `self.ctx` is set before its constructor runs.
 
-        A constructor whose first parameter is `service_factory`, as in SAGE's own services, gets this factory, unless
-        something else was given for it. Such an instance has `service_name` and `get_statistics()` too.
+        If the constructor's first parameter is `service_factory`, as in SAGE's own services, it gets this factory,
+        unless another argument was given for it. Such an instance also gets `service_name` and `get_statistics()`.
 
         Raises:
-            ConfigError: A TypeError of the constructor over an argument that is a configuration field, with the way
-                out.
-            BaseException: Whatever else the constructor raises.
+            BaseException: Whatever the constructor raises. If it raises TypeError because of an argument that is a
+                configuration field, the error gets a note that says what to do.
         """
         cls = self.service_class
         kwargs = self.service_kwargs
@@ -217,11 +216,11 @@ class ServiceFactory:
         if ctx is not None and "ctx" not in kwargs and takes_ctx(parameters, len(self.service_args)):
             kwargs = {**kwargs, "ctx": ctx}
         try:
-            if type(cls).__call__ is not type.__call__:  # a metaclass that makes instances in its own way
+            if type(cls).__call__ is not type.__call__:  # the metaclass makes instances in its own way
                 instance = cls(*self.service_args, **kwargs)
                 prepare(instance)
                 return instance
-            # What type.__call__ does, with the context in between.
+            # The same as type.__call__, but with the context set before __init__.
             new: Callable[..., Any] = cls.__new__
             instance = new(cls) if new is object.__new__ else new(cls, *self.service_args, **kwargs)
             if isinstance(instance, cls):
@@ -233,19 +232,19 @@ class ServiceFactory:
         return instance
 
     def _prepare_task(self, instance: Any, ctx: ServiceContext | None) -> None:
-        """Give an instance that takes its factory what else SAGE's classes of that kind expect to have by then."""
+        """Set the attributes that SAGE's classes with a `service_factory` expect before their constructor runs."""
         _set_ctx(instance, ctx)
-        with suppress(AttributeError):  # it has a property of that name, or no place for it
+        with suppress(AttributeError):  # the class has a property of that name, or __slots__ without it
             instance.service_name = self.service_name
         if ctx is not None and not hasattr(instance, "get_statistics"):
             with suppress(AttributeError):
                 instance.get_statistics = ctx.statistics
 
     def _hint(self, error: TypeError) -> None:
-        """Add the way out to an error over an argument that was meant for the deployment."""
+        """Add a note to *error* if an argument was meant for the deployment; the note says what to do."""
         from sage_plugins.service.constructor import deployment_words, names_deployment
 
-        # Python names the argument, unless the class has no constructor at all.
+        # Python's error names the argument, unless the class has no constructor.
         nameless = self.service_class.__init__ is object.__init__  # type: ignore[misc] # looked at, not called
         meant = sorted(
             name for name in self.service_kwargs if names_deployment(name) and (nameless or f"'{name}'" in str(error))
@@ -254,16 +253,16 @@ class ServiceFactory:
             error.add_note(f"{meant[0]!r} is a deployment setting: {deployment_words(meant[0])}")
 
     def __repr__(self) -> str:
-        """Name and class, without the arguments: they may hold secrets."""
+        """Show name and class. The arguments are left out because they may contain secrets."""
         return f"<ServiceFactory {self.service_name!r} {self.service_class.__qualname__}>"
 
 
 def own_factory(factory: Any) -> Any:
     """
-    *factory*, or one of ours like it, if it is of SAGE's kind and cannot build its class, which wants the factory.
+    Return *factory*, or a `ServiceFactory` made from it if it is SAGE's and its class takes the factory as an argument.
 
-    SAGE's `create_kv_service_factory` and its like give such factories. The settings that they hang on the factory,
-    which its pickle would lose, come along.
+    SAGE's `create_kv_service_factory` and similar functions return such factories. Settings that they put on the
+    factory are copied, because pickling SAGE's factory would lose them.
     """
     if isinstance(factory, ServiceFactory):
         return factory
@@ -282,5 +281,5 @@ def own_factory(factory: Any) -> Any:
 def _set_ctx(instance: Any, ctx: ServiceContext | None) -> None:
     if ctx is None:
         return
-    with suppress(AttributeError):  # a class with __slots__ and no place for it; it may still take ctx as an argument
+    with suppress(AttributeError):  # a class whose __slots__ lack `ctx`; its constructor may still take it
         instance.ctx = ctx

@@ -1,4 +1,4 @@
-"""What services log: where, and who a record is of."""
+"""Finds the replica and the request of a service's log record, and logs records from other processes here."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from sage_plugins.call.current import request_id
 
 __all__ = ["LOGGER", "RemoteLine", "is_told", "level_of", "replica_of", "request_of", "tell"]
 
-#: Where `ServiceContext.logger` writes, each service below it by its name.
+#: Parent of all services' loggers: `ServiceContext.logger` is `sage.service.<name>`.
 LOGGER: Final = "sage.service"
 
-#: A replica's threads are called by it: `kv#0-main`, `kv#0.2-pool-1`.
+#: The names of a replica's threads begin with its ID: `kv#0-main`, `kv#0.2-pool-1`.
 _REPLICA: Final = re.compile(r".+#\d+(?:\.\d+)?(?=-)")
 
 
 class RemoteLine(NamedTuple):
     """
-    A record of a replica's process, as it travels.
+    A log record of a replica's process, as it is sent to this process.
 
     Attributes:
         number: Counts up from 1 in the replica.
-        time_s: Seconds since the epoch, by its clock.
+        time_s: Seconds since the epoch, by the replica's clock.
         level: Number of the level, such as `logging.INFO`.
         message: The text, with its traceback if it has one.
         request_id: As `LogLine.request_id`.
@@ -37,7 +37,7 @@ class RemoteLine(NamedTuple):
 
 
 def replica_of(record: logging.LogRecord) -> str | None:
-    """ID of the replica that has logged *record*; None if none of its threads did."""
+    """Return the ID of the replica whose thread logged *record*; None if no replica's thread did."""
     told: str | None = getattr(record, "sage_replica", None)
     if told is not None:
         return told
@@ -46,7 +46,7 @@ def replica_of(record: logging.LogRecord) -> str | None:
 
 
 def request_of(record: logging.LogRecord) -> str | None:
-    """ID of the request on whose behalf *record* was logged; asked where it is logged."""
+    """Return the ID of the request during which *record* was logged. Call this in the thread that logs it."""
     if hasattr(record, "sage_request"):
         told: str | None = record.sage_request
         return told
@@ -54,17 +54,17 @@ def request_of(record: logging.LogRecord) -> str | None:
 
 
 def is_told(record: logging.LogRecord) -> bool:
-    """Whether *record* was logged in another process, and here by `tell`."""
+    """Whether *record* comes from another process, through `tell`."""
     return hasattr(record, "sage_replica")
 
 
 def level_of(service: str) -> int:
-    """Number of the level from which on this process takes what *service* logs."""
+    """Return the lowest level (as a number) at which this process logs records of *service*."""
     return logging.getLogger(f"{LOGGER}.{service}").getEffectiveLevel()
 
 
 def tell(service: str, replica: str, line: RemoteLine) -> None:
-    """Log here what a replica in another process has logged there."""
+    """Log in this process a record of a replica in another process."""
     logger = logging.getLogger(f"{LOGGER}.{service}")
     if logger.isEnabledFor(line.level):
         record = logger.makeRecord(

@@ -1,4 +1,4 @@
-"""The errors that the methods of one replica raised, by type."""
+"""Counts the errors that the methods of one replica raised, by type."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 __all__ = ["TYPES", "MethodErrors", "add_up"]
 
-#: Types that are kept; the one whose latest error is the oldest makes room.
+#: Maximum number of types. If there are more, the type whose latest error is the oldest is dropped.
 TYPES: Final = 20
 
-#: Frames of a traceback, and characters of a message and of a traceback, that are kept.
+#: Maximum number of frames of a traceback, and of characters of a message and of a traceback.
 _FRAMES: Final = 30
 _MESSAGE: Final = 2_000
 _TRACEBACK: Final = 16_000
 
-#: Seconds for which a traceback is good enough for its type: making one takes longer than many a call.
+#: Seconds for which the last traceback of a type is reused: making a traceback takes longer than many calls.
 _FRESH_S: Final = 1.0
 
 
@@ -43,21 +43,21 @@ class _OfType:
 
 
 class MethodErrors:
-    """Counts errors by type, and has the text of a late one of each. From any thread."""
+    """Counts errors by type, and keeps the text of a recent error of each type. Safe from any thread."""
 
     def __init__(self) -> None:
-        """Know of none yet."""
+        """Begin without errors."""
         self._found: dict[str, _OfType] = {}  # guarded by _lock
         self._lock = threading.RLock()  # re-entrant, because a signal handler may make a call that fails
 
     def note(self, call: Call, error: BaseException, context: Context | None = None) -> None:
         """
-        A method raised; a fault in here reaches nobody.
+        Count an error of a method; never raises.
 
         Args:
-            call: What it answered.
-            error: What it raised.
-            context: That in which it ran; None for the one in which this is called.
+            call: The call that the method answered.
+            error: The exception that it raised.
+            context: The context in which the method ran; None for the present context.
         """
         try:
             wrapped = error if isinstance(error, RemoteError) and error.__traceback__ is None else None
@@ -74,11 +74,11 @@ class MethodErrors:
                 self._found[kind] = _OfType(latest, now, 1 if before is None else before.count + 1)
                 if len(self._found) > TYPES:
                     del self._found[next(iter(self._found))]
-        except Exception:  # noqa: BLE001 - the caller waits for its answer
+        except Exception:  # noqa: BLE001 - the caller still waits for its answer
             return
 
     def latest(self) -> list[MethodError]:
-        """The latest of each type."""
+        """Return the latest error of each type."""
         with self._lock:
             return [each.latest._replace(count=each.count) for each in self._found.values()]
 
@@ -96,7 +96,7 @@ def _described(
 
 
 def add_up(replicas: Iterable[Sequence[MethodError]]) -> list[MethodError]:
-    """Those of several replicas by type, the most frequent first, at most `TYPES`."""
+    """Merge the errors of several replicas by type, the most frequent type first; return at most `TYPES`."""
     found: dict[str, MethodError] = {}
     for errors in replicas:
         for each in errors:

@@ -1,4 +1,4 @@
-"""Which methods a class serves, what it declares about them, and what is decided about each when it is deployed."""
+"""Finds the methods that a class serves, reads their marks, and decides the settings of each method."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ LIFECYCLE_HOOKS: Final = frozenset(
 
 _Method = TypeVar("_Method", bound="Callable[..., Any]")
 
-#: How a class marks its methods.
+#: Attributes that the decorators set on methods.
 _IDEMPOTENT: Final = "__sage_idempotent__"
 _BATCH_OF: Final = "__sage_batch_of__"
 
@@ -50,8 +50,9 @@ def idempotent(method: _Method) -> _Method:
     """
     Declare that *method* may run twice for one call without harm.
 
-    Only such a method is tried again when its replica dies while it runs, and only with `failover_enabled`. Replicas on
-    target `local` die only with their process, so there it changes nothing.
+    If a replica dies while an idempotent method runs, the call runs again, provided that `failover_enabled` is set.
+    Other methods do not run again. On target `local` this changes nothing, because replicas die only with their
+    process.
 
     Example:
         ```python
@@ -68,10 +69,12 @@ def batch_of(name: str) -> Callable[[_Method], _Method]:
     """
     Declare that a method answers several calls of the method *name* at once.
 
-    Callers go on calling that method. It is the configuration, `batch_size` or `methods.<name>.batch`, that has the
-    calls answered together. The batch method gets a list for each parameter of *name*, with an entry for each call, and
-    returns a list with a result for each call, in their order. An exception in that list fails its call alone; one that
-    is raised fails all.
+    Callers call *name* as before. Calls are answered in batches only if the configuration says so, with `batch_size` or
+    `methods.<name>.batch`.
+
+    The batch method gets one list for each parameter of *name*, with one entry for each call. It returns a list with
+    one result for each call, in the same order. An exception in that list fails only its call. If the batch method
+    raises, all calls fail.
 
     Example:
         ```python
@@ -92,7 +95,7 @@ def batch_of(name: str) -> Callable[[_Method], _Method]:
 
 def method_plans(cls: type, config: Any) -> tuple[tuple[MethodPlan, ...], list[Problem]]:
     """
-    The served methods of *cls*: public, callable, and no life-cycle hook, by name; and what is wrong with them.
+    Return the served methods of *cls*, sorted by name, and the problems of their settings.
 
     Args:
         cls: The service's class.
@@ -110,12 +113,12 @@ def method_plans(cls: type, config: Any) -> tuple[tuple[MethodPlan, ...], list[P
 
 
 def served_names(cls: type) -> list[str]:
-    """The names of the methods that *cls* serves: those that are public, callable, and no life-cycle hook."""
+    """Return the names of the methods that *cls* serves: public, callable, and not a life-cycle hook."""
     return [name for name in dir(cls) if is_served(cls, name)]
 
 
 def is_served(cls: type, name: str) -> bool:
-    """Whether *cls* serves a method *name*."""
+    """Whether *cls* serves a method of that *name*."""
     if name.startswith("_") or name in LIFECYCLE_HOOKS:
         return False
     found = inspect.getattr_static(cls, name, None)
@@ -123,7 +126,7 @@ def is_served(cls: type, name: str) -> bool:
 
 
 def needs_no_argument(cls: type, name: str) -> bool:
-    """Whether the method *name* can be called without arguments; False for one in C that does not say."""
+    """Whether the method *name* can be called without arguments; False if its signature cannot be read."""
     parameters = parameters_of(cls, name)
     return parameters is not None and all(
         each.default is not each.empty or each.kind in (each.VAR_POSITIONAL, each.VAR_KEYWORD) for each in parameters
@@ -135,7 +138,7 @@ def _is_method(found: Any, cls: type, name: str) -> bool:
         return False
     try:
         return callable(getattr(cls, name, None))
-    except Exception:  # noqa: BLE001 - a descriptor of the class's own may raise anything; then it is no method
+    except Exception:  # noqa: BLE001 - a user's descriptor may raise anything; then it is not a method
         return False
 
 
@@ -154,7 +157,7 @@ def _plan(index: int, name: str, method: Any, config: Any, batches: Mapping[str,
 
 
 def kind_of(method: Any) -> MethodKind:
-    """What calling *method* gives."""
+    """Return what calling *method* returns: a value, a coroutine or a generator."""
     if inspect.isasyncgenfunction(method):
         return MethodKind.ASYNC_GENERATOR
     if inspect.iscoroutinefunction(method):
@@ -181,7 +184,7 @@ def _nearest(name: str, names: list[str]) -> str:
 
 
 def _batch_plan(cls: type, of: str, name: str, config: Any) -> BatchPlan | None:
-    """How calls of the method *of* are answered by the batch method *name*; None if one by one."""
+    """Return how the batch method *name* answers calls of the method *of*; None if calls are answered one by one."""
     wanted = config.methods.get(of, {}).get("batch")
     own = wanted if wanted is not None and wanted is not True else {}
     size = own.get("size", config.batch_size) or 1
@@ -215,7 +218,7 @@ def _batch_problems(cls: type, config: Any, names: list[str], batch_methods: Map
 
 
 def _wrong_batch(cls: type, of: str, name: str, names: list[str]) -> str:
-    """Why the method *name* cannot answer calls of *of* together; "" if it can."""
+    """Return why the method *name* cannot answer calls of *of* together; "" if it can."""
     if of not in names:
         return f"there is no such method ({_nearest(of, names)})"
     for method in (of, name):
@@ -235,13 +238,13 @@ def _wrong_batch(cls: type, of: str, name: str, names: list[str]) -> str:
 
 
 def parameters_of(cls: type, name: str) -> tuple[inspect.Parameter, ...] | None:
-    """What callers of a method can give, in order, without the instance; None for one in C that does not say."""
+    """Return the parameters of a method in order, without the instance; None if its signature cannot be read."""
     try:
         parameters = tuple(inspect.signature(getattr(cls, name)).parameters.values())
     except (TypeError, ValueError):
         return None
     found = inspect.getattr_static(cls, name)
-    # Only a function gets the instance: a callable object is not bound, a static or class method is by now.
+    # Only plain functions list the instance as a parameter; callable objects, static and class methods do not.
     if not parameters or not hasattr(type(found), "__get__") or isinstance(found, (staticmethod, classmethod)):
         return parameters
     takes_instance = parameters[0].kind in {parameters[0].POSITIONAL_ONLY, parameters[0].POSITIONAL_OR_KEYWORD}

@@ -1,7 +1,7 @@
 """
-Metrics that a service's class makes for itself: `ctx.metrics`.
+The metrics that a service's class defines itself: `ctx.metrics`.
 
-Names and methods are those of prometheus-client, so that a class can move from one to the other.
+Class and method names are the same as in prometheus-client, so that code can move from one to the other.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 __all__ = ["BUCKETS", "MOST_METRICS", "MOST_VALUES", "Counter", "Gauge", "Histogram", "OwnMetrics"]
 
-#: Metrics that a replica has, at most.
+#: Maximum number of metrics of a replica.
 MOST_METRICS: Final = 100
-#: Label values of one metric that a replica tells apart; those beyond count as `other`.
+#: Maximum number of series of one metric in a replica. More label values count as `other`.
 MOST_VALUES: Final = 100
-#: Upper edges of a histogram's buckets, if it has none of its own; those of prometheus-client.
+#: Default upper edges of a histogram's buckets; the same as in prometheus-client.
 BUCKETS: Final = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 
 _NAME: Final = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
 _LABEL: Final = re.compile(r"(?!__)[a-zA-Z_][a-zA-Z0-9_]*")
-#: Labels that have a meaning already.
+#: Labels that Prometheus or this project already use.
 _TAKEN: Final = frozenset({"instance", "job", "le", "replica", "service"})
-#: Names that a metric takes up, by what follows its own.
+#: Suffixes of the series names that a metric of each kind uses.
 _ENDINGS: Final = {"counter": ("",), "gauge": ("",), "histogram": ("", "_bucket", "_count", "_sum")}
 
 _MetricT = TypeVar("_MetricT", bound="_Metric")
@@ -43,27 +43,27 @@ class _Metric:
     kind = ""
 
     def __init__(self, name: str, help: str, labels: tuple[str, ...], edges: tuple[float, ...]) -> None:  # noqa: A002
-        """For `OwnMetrics`."""
+        """Only for `OwnMetrics`."""
         self.name = name
         self.help = help
         self.label_names = labels
         self.edges = edges
-        self._lock = threading.RLock()  # re-entrant: a signal handler may count, too
+        self._lock = threading.RLock()  # re-entrant, because a signal handler may count too
         self._series: dict[tuple[str, ...], Any] = {} if labels else {(): self}
         self._is_series = not labels
 
     def labels(self, *values: object, **named: object) -> Self:
         """
-        The series with these values of the labels; ask once and keep it where every microsecond counts.
+        Return the series for these label values. Keep the result where every microsecond counts.
 
-        The first 100 sets of values get series of their own, those that come later share the series `other`.
+        The first 100 sets of values have their own series. All later ones share the series `other`.
 
         Args:
-            *values: Of all labels, in their order.
-            **named: The same by name.
+            *values: Values of all labels, in order.
+            **named: Values of all labels, by name.
 
         Raises:
-            ValueError: These are not the values of all labels.
+            ValueError: A label has no value, or a value belongs to no label.
         """
         names = self.label_names
         if self._is_series or (values and named) or len(values or named) != len(names) or set(named) - set(names):
@@ -88,11 +88,11 @@ class _Metric:
             raise ValueError(msg)
 
     def value(self) -> Any:
-        """The number of a series; for `Family.values`."""
+        """Return the value of a series; for `Family.values`."""
         raise NotImplementedError
 
     def values(self) -> dict[tuple[str, ...], Any]:
-        """The numbers of all series by their labels' values."""
+        """Return the values of all series, by their label values."""
         with self._lock:
             series = list(self._series.items())
         return {key: each.value() for key, each in series}
@@ -109,7 +109,7 @@ class Counter(_Metric):
         Add *amount*.
 
         Raises:
-            ValueError: *amount* is negative, or `labels` was not called although there are labels.
+            ValueError: *amount* is negative, or the metric has labels and `labels` was not called.
         """
         if not self._is_series:
             self._check_series()
@@ -120,8 +120,8 @@ class Counter(_Metric):
             self._number += amount
 
     def value(self) -> float:
-        """What was added."""
-        return float(self._number)  # whatever was added: it may travel to where only Python's numbers are known
+        """Return the sum of what was added."""
+        return float(self._number)  # a plain float, because other processes may not have the type that was added
 
 
 class Gauge(_Metric):
@@ -131,7 +131,7 @@ class Gauge(_Metric):
     _number = 0.0
 
     def set(self, number: float) -> None:
-        """Have it be *number*."""
+        """Set the value to *number*."""
         self._check_series()
         self._number = float(number)
 
@@ -142,21 +142,21 @@ class Gauge(_Metric):
             self._number += amount
 
     def dec(self, amount: float = 1) -> None:
-        """Take *amount* away."""
+        """Subtract *amount*."""
         self.inc(-amount)
 
     def value(self) -> float:
-        """What it is now."""
+        """Return the present value."""
         return float(self._number)
 
 
 class Histogram(_Metric):
-    """Numbers, counted by size."""
+    """Counts numbers by size, in buckets."""
 
     kind = "histogram"
 
     def __init__(self, name: str, help: str, labels: tuple[str, ...], edges: tuple[float, ...]) -> None:  # noqa: A002
-        """For `OwnMetrics`."""
+        """Only for `OwnMetrics`."""
         super().__init__(name, help, labels, edges)
         self._sum = 0.0
         self._counts = [0] * (len(edges) + 1)
@@ -171,43 +171,44 @@ class Histogram(_Metric):
             self._counts[at] += 1
 
     def value(self) -> tuple[float, ...]:
-        """The sum, then how many are in each bucket."""
+        """Return the sum, then the count of each bucket."""
         with self._lock:
             return (float(self._sum), *self._counts)
 
 
 class OwnMetrics:
     """
-    The metrics of one replica; `ctx.metrics`. From any thread.
+    The metrics of one replica: `ctx.metrics`. They are safe from any thread, too.
 
-    `/metrics` adds up the counters and histograms of all replicas, those included that have left. A gauge has a series
-    for each replica, for as long as that lives. Names that begin with `sage_` are the environment's.
+    `/metrics` adds up the counters and histograms of all replicas, including replicas that have left. A gauge has one
+    series for each living replica. Names that begin with `sage_` are reserved for the environment.
 
-    Asked for again, a metric is the same object. A replica has at most 100 metrics.
+    Asking for a metric again returns the same object. A replica has at most 100 metrics.
     """
 
     def __init__(self) -> None:
-        """Have none yet."""
+        """Begin without metrics."""
         self._lock = threading.RLock()
         self._metrics: dict[str, _Metric] = {}
-        self._names: dict[str, str] = {}  # that metrics take up, and which
+        self._names: dict[str, str] = {}  # each series name in use, and its metric
 
     def counter(self, name: str, help: str = "", labels: Sequence[str] = ()) -> Counter:  # noqa: A002 - as there
         """
-        A number that only grows: `counter("hits").inc()`.
+        Return a number that only grows: `counter("hits").inc()`.
 
         Args:
-            name: Its name; what is shown ends in `_total`, which need not be written.
+            name: Name of the metric. `_total` is added if it is missing.
             help: What it counts, in one sentence.
-            labels: Names of its labels; their values are given to `labels` of the metric.
+            labels: Names of its labels. Give their values to the metric's method `labels`.
 
         Raises:
-            ValueError: Prometheus does not allow a name, or the name is taken by another metric.
+            ValueError: Prometheus does not allow a name, the name is reserved or taken by another metric, or the
+                replica has 100 metrics.
         """
         return self._metric(Counter(f"{name.removesuffix('_total')}_total", help, _tuple(labels), ()))
 
     def gauge(self, name: str, help: str = "", labels: Sequence[str] = ()) -> Gauge:  # noqa: A002 - as there
-        """A number that rises and falls: `gauge("open_files").set(3)`. As `counter`."""
+        """Return a number that rises and falls: `gauge("open_files").set(3)`. Arguments and errors as `counter`."""
         return self._metric(Gauge(name, help, _tuple(labels), ()))
 
     def histogram(
@@ -218,13 +219,16 @@ class OwnMetrics:
         buckets: Sequence[float] = BUCKETS,
     ) -> Histogram:
         """
-        Numbers, counted by size: `histogram("fetch_seconds").observe(0.2)`. As `counter`.
+        Return a metric that counts numbers by size: `histogram("fetch_seconds").observe(0.2)`.
 
         Args:
-            name: Its name.
-            help: What it counts, in one sentence.
+            name: Name of the metric.
+            help: What it measures, in one sentence.
             labels: Names of its labels.
             buckets: Upper edges of the buckets, the smallest first.
+
+        Raises:
+            ValueError: As `counter`; or *buckets* does not rise.
         """
         edges = tuple([float(edge) for edge in buckets if edge != inf])
         if not edges or list(edges) != sorted(set(edges)):
@@ -241,7 +245,7 @@ class OwnMetrics:
             return self.add(new)
 
     def add(self, new: _MetricT) -> _MetricT:
-        """*new*, or the same that there is; for the environment's own metrics, whose names are not checked."""
+        """Add *new* and return it, or the same metric if there is one. Does not check names; for `sage_` metrics."""
         with self._lock:
             old = self._metrics.get(new.name)
             if old is not None:
@@ -259,10 +263,10 @@ class OwnMetrics:
             return new
 
     def families(self) -> Families:
-        """The numbers of this moment."""
+        """Return the present values of all metrics."""
         if not self._metrics:
             return {}
-        from sage_plugins.interfaces.families import Family  # most processes are never asked
+        from sage_plugins.interfaces.families import Family  # most processes never need it
 
         with self._lock:
             metrics = list(self._metrics.values())
@@ -275,7 +279,7 @@ class OwnMetrics:
 def _tuple(labels: Sequence[str]) -> tuple[str, ...]:
     if isinstance(labels, str):
         msg = f"labels must be a list of names, got {labels!r}: write ({labels!r},)"
-        raise ValueError(msg)  # noqa: TRY004 - as for what else is wrong with a metric
+        raise ValueError(msg)  # noqa: TRY004 - the same type as all other errors of a metric
     return tuple(labels)
 
 

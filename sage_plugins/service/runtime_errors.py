@@ -1,8 +1,8 @@
 """
-The error of a call as code of SAGE catches it: as a RuntimeError, and as what it is.
+Makes the error of a call a RuntimeError too, so that code written for SAGE can catch it.
 
-SAGE turns every failure of a service call into a RuntimeError with a text. Code that was written for it says
-`except RuntimeError`; other code wants `except KeyError`. A class made of both serves both, as Ray's own errors do.
+SAGE raises a RuntimeError with a text for every failed service call. So SAGE code has `except RuntimeError`, while
+other code wants `except KeyError`. A class with both as bases serves both, as in Ray.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from typing import Any, Final
 
 __all__ = ["as_runtime_error"]
 
-#: Classes made of two that are kept: a program raises few kinds of errors, and one that is made anew costs 10 us.
+#: Maximum number of cached classes. A program raises few types of errors, and making a class costs 10 us.
 _KEPT: Final = 256
 
 
 def as_runtime_error(error: BaseException) -> BaseException:
     """
-    An exception like *error* that is a RuntimeError too; *error* itself where that cannot be or need not be.
+    Return a copy of *error* that is a RuntimeError too; *error* itself if that is impossible or not needed.
 
-    It has the name, the message, the attributes, the notes, the cause and the traceback of *error*, and pickles if
-    *error* does. *error* stays as it is: others may hold it.
+    The copy has the name, message, attributes, notes, cause and traceback of *error*. It can be pickled if *error* can.
+    *error* itself does not change, because other code may hold it.
 
-    A RuntimeError is one already. A TimeoutError stays what it is, as in SAGE. What is no `Exception` ends more than a
-    call. A class may refuse to be derived from or laid out together with another one.
+    Returns *error* itself in these cases: it is a RuntimeError already; it is a TimeoutError, as in SAGE; it is no
+    `Exception`, so it ends more than a call; or its class cannot be a base together with RuntimeError.
     """
     if isinstance(error, (RuntimeError, TimeoutError)) or not isinstance(error, Exception):
         return error
@@ -37,7 +37,7 @@ def as_runtime_error(error: BaseException) -> BaseException:
 
 @lru_cache(_KEPT)
 def _both(cls: type[Exception]) -> type[Exception]:
-    """A class that is *cls* and RuntimeError, and is called as *cls* is."""
+    """Return a class that is derived from *cls* and RuntimeError and has the name of *cls*."""
 
     def reduce(self: Any, protocol: Any) -> tuple[Any, ...]:  # noqa: ARG001 - as object.__reduce_ex__
         return as_runtime_error, (_copy(self, cls),)
@@ -53,27 +53,27 @@ def _both(cls: type[Exception]) -> type[Exception]:
 
 
 def _copy(error: BaseException, cls: type[BaseException]) -> BaseException:
-    """An instance of *cls* with all that *error* holds; no code of the class runs, which may want other arguments."""
-    # Of several bases one decides how instances lie in memory; it is in __base__, and only its __new__ will do.
+    """Return an instance of *cls* with the state of *error*. Runs no constructor, because its arguments are unknown."""
+    # Only the __new__ of the base that decides the memory layout works; __base__ leads to it.
     maker: type[Any] = cls
     while not isinstance(vars(maker).get("__new__"), BuiltinMethodType):
         maker = maker.__base__ or object
     new: BaseException = maker.__new__(cls, *error.args)
-    for base in type(error).__mro__[:-1]:  # without object, where the class itself lies
+    for base in type(error).__mro__[:-1]:  # without object: its descriptor `__class__` must not be copied
         for name, place in vars(base).items():
             if name != "__dict__" and isinstance(place, (GetSetDescriptorType, MemberDescriptorType)):
                 _carry(place, error, new)
     new.__dict__.update(error.__dict__)
-    # Last, because setting a cause sets it as well.
+    # Last, because setting the cause changes it.
     vars(BaseException)["__suppress_context__"].__set__(new, error.__suppress_context__)
     return new
 
 
 def _carry(place: Any, error: BaseException, new: BaseException) -> None:
-    """Copy what lies in *place*: a slot of the class, or what Python's own exceptions keep outside their __dict__."""
+    """Copy the value of descriptor *place*: a slot, or what built-in exceptions keep outside their `__dict__`."""
     try:
         value = place.__get__(error)
-        if value is not None:  # OSError tells None from nothing when it makes its text
+        if value is not None:  # setting None would change the text of an OSError
             place.__set__(new, value)
-    except (AttributeError, TypeError):  # nothing there; or cannot be set, and then __new__ has set it
+    except (AttributeError, TypeError):  # it has no value; or it is read-only, and __new__ has set it
         return

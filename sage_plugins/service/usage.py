@@ -1,4 +1,4 @@
-"""What a replica has used up by now, for a service that recycles its replicas: calls, memory."""
+"""Measures the calls and the memory of a replica, for the limits of `recycle`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 __all__ = ["CALL_COUNT", "CallCount", "used"]
 
-#: Among the recorders of a replica: its `CallCount`, if it has one.
+#: Key of a replica's `CallCount` among its recorders, if it has one.
 CALL_COUNT: Final = "sage.recycle"
 
-#: Where Linux says how many pages of memory this process has; the second number is the resident ones.
+#: Linux's file with the memory of this process in pages; the second number is the resident pages.
 _STATM: Final = Path("/proc/self/statm")
 
 
@@ -27,11 +27,11 @@ class CallCount:
     """A recorder that counts calls, for a replica without the monitor `metrics`."""
 
     def __init__(self) -> None:
-        """Have counted none."""
+        """Begin at 0 calls."""
         self._counts: list[list[int]] = []
 
     def writer(self) -> Callable[[int, int, float, float], None]:
-        """`record`, for one worker."""
+        """As `Recorder.writer`."""
         count = [0]
         self._counts.append(count)
 
@@ -41,24 +41,24 @@ class CallCount:
         return record
 
     def counts(self) -> Mapping[str, int]:
-        """As `CallCounter.counts`; errors are not told apart."""
+        """As `CallCounter.counts`, but without counting errors."""
         return {"request_count": sum(count[0] for count in list(self._counts)), "error_count": 0}
 
     def snapshot(self) -> Mapping[str, int]:
-        """The same."""
+        """Return the same as `counts`."""
         return self.counts()
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: there is nothing to release."""
 
 
 def used(recorders: Mapping[str, Recorder], limits: Mapping[str, Any]) -> dict[str, int | None]:
     """
-    What the limits of `recycle` are about: `calls` that have ended, and `memory`, the resident bytes of this process.
+    Return `calls` (calls that have ended) and `memory` (resident bytes of this process), for the limits of `recycle`.
 
     Args:
-        recorders: Those of the replica, by the ID of their monitor.
-        limits: The field `recycle`. What it does not limit is not measured, and None.
+        recorders: The replica's recorders, by the ID of their monitor.
+        limits: The field `recycle`. A value that has no limit is not measured, and is None.
     """
     counter = recorders.get("metrics") or recorders.get(CALL_COUNT)
     calls = None
@@ -71,7 +71,7 @@ def used(recorders: Mapping[str, Recorder], limits: Mapping[str, Any]) -> dict[s
 
 
 def _resident_bytes() -> int | None:
-    """The resident memory of this process; None if this machine does not say."""
+    """Return the resident memory of this process in bytes; None if it cannot be read."""
     with suppress(OSError, ValueError, IndexError):
         return int(_STATM.read_bytes().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     with suppress(ImportError):

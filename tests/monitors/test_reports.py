@@ -51,7 +51,9 @@ def most_pairs(request):
         yield request.param
 
 
-ANY_PAIRS = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])  # all examples have the same
+ANY_PAIRS = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)  # all examples have the same
 
 
 @pytest.mark.usefixtures("most_pairs")

@@ -21,7 +21,7 @@ _KEY = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"]
 
 
 class Authority:
-    """Issues certificates in a folder of its own."""
+    """A certificate authority with its own folder."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
@@ -30,7 +30,7 @@ class Authority:
         _request(*_KEY, "-nodes", "-keyout", self._key, "-out", self.certificate, "-subj", "/CN=authority")
 
     def issue(self, name: str, *addresses: str, password: str | None = None) -> Certificates:
-        """A certificate for a node at *addresses*."""
+        """Issue a certificate for a node at *addresses*."""
         certificate, key = self._folder / f"{name}.pem", self._folder / f"{name}.key"
         _request(
             *_KEY,

@@ -1,4 +1,4 @@
-"""Debian's Chromium, driven by Playwright; tests that need it are skipped where either is missing."""
+"""Debian's Chromium, driven by Playwright. Tests that need it are skipped if either is missing."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Watched", "chromium"]
 
 PATH = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
-#: Without the sandbox, which root cannot have; and without what the browser asks of other hosts by itself.
+#: No sandbox, because root cannot use it. No requests that the browser makes to other hosts by itself.
 FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -27,7 +27,7 @@ FLAGS = [
     "--disable-sync",
 ]
 
-#: Has a page note what its policy forbids.
+#: Makes a page record violations of its content security policy.
 _NOTE_VIOLATIONS = """
 window.violations = [];
 document.addEventListener("securitypolicyviolation", (event) => {
@@ -38,7 +38,7 @@ document.addEventListener("securitypolicyviolation", (event) => {
 
 @contextmanager
 def chromium() -> Iterator[Any]:
-    """A browser; skips the test if there is none."""
+    """Yield a browser. Skip the test if there is none."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make test installs it")
     if PATH is None:
         pytest.skip("there is no Chromium: apt-get install chromium")
@@ -51,16 +51,16 @@ def chromium() -> Iterator[Any]:
 
 
 class Watched:
-    """A page of a browser, and everything that must not happen in it."""
+    """A page of a browser that records everything that must not happen in it."""
 
     def __init__(self, browser: Any, url: str, **settings: Any) -> None:
-        """Open an empty page of a browser that knows no cookie; it may talk to the server at *url* alone."""
+        """Open an empty page of a browser without cookies. It may only connect to the server at *url*."""
         self.context = browser.new_context(**settings)
         self.context.set_default_timeout(20_000)
         self.context.add_init_script(_NOTE_VIOLATIONS)
         self.page = self.context.new_page()
         self.url = url
-        #: Statuses of answers that Chromium calls errors of the page, though the page deals with them.
+        #: Error statuses of replies. Chromium reports them as errors, but the page handles them.
         self.answered: list[int] = []
         self._faults: list[str] = []
         self.page.on("console", self._note_message)
@@ -82,5 +82,5 @@ class Watched:
             self._faults.append(f"request to {request.url}")
 
     def faults(self) -> list[str]:
-        """Errors, warnings and dialogs so far, requests to other hosts, and what the page's policy forbade."""
+        """Return errors, warnings, dialogs, requests to other hosts, and violations of the page's policy so far."""
         return [*self._faults, *self.page.evaluate("window.violations ?? []")]

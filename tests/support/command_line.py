@@ -1,4 +1,4 @@
-"""The command `sage-deploy` as a user runs it: the installed script in a process of its own, at a terminal or not."""
+"""Runs the installed script `sage-deploy` as a user does: in its own process, with or without a terminal."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPT = Path(sys.executable).with_name("sage-deploy")
-#: Seconds after which a process that must end counts as one that hangs.
+#: Seconds after which a process that has not ended counts as hanging.
 PATIENCE = 50
 
-#: What the caller's own environment may not decide.
+#: Variables of the caller's environment that must not affect tests.
 _UNSET = ("NO_COLOR", "FORCE_COLOR", "PYTHONPATH", "SAGE_DEPLOY_DISABLED_PLUGINS", "COLUMNS")
 
 
 def surroundings(**variables: Any) -> dict[str, str]:
-    """The environment of a process, with these variables and without those that would change what is printed."""
+    """Return the environment of a process, with *variables* and without those that would change the output."""
     kept = {name: value for name, value in os.environ.items() if name not in _UNSET}
     return kept | {"TERM": "xterm"} | {name: str(value) for name, value in variables.items()}
 
 
 def sage_deploy(*arguments: Any, cwd: Path | str, **variables: Any) -> subprocess.CompletedProcess[str]:
-    """Run the command to its end; both outputs are pipes."""
+    """Run the command until it ends. Both outputs are pipes."""
     return subprocess.run(
         [SCRIPT, *map(str, arguments)],
         cwd=cwd,
@@ -38,7 +38,7 @@ def sage_deploy(*arguments: Any, cwd: Path | str, **variables: Any) -> subproces
 
 
 def installed(folder: Path, *strangers: str) -> str:
-    """The value of PYTHONPATH under which these distributions of tests/third_party count as installed."""
+    """Return a PYTHONPATH with which these distributions of tests/third_party count as installed."""
     places = [folder]
     for stranger in strangers:
         source = ROOT / "tests" / "third_party" / stranger
@@ -49,7 +49,7 @@ def installed(folder: Path, *strangers: str) -> str:
 
 
 def register(folder: Path, distribution: str, version: str, points: dict[str, str]) -> None:
-    """Write to *folder* what an installation writes of a distribution."""
+    """Write the metadata of an installed distribution to *folder*."""
     info = folder / f"{distribution.replace('-', '_')}-{version}.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: {version}\n")

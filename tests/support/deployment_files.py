@@ -1,13 +1,12 @@
 """
-The deployment files of the tests: good and bad ones, each in a folder, and bad ones that are written when needed.
+The deployment files of the tests: good and bad ones in folders, and bad ones that are written on demand.
 
-What is expected of them stands beside them, and is written anew, for a human to read, by:
+The expected results are next to the files. This command updates them, for review:
 
     python tests/support/deployment_files.py
 
-Of a bad file it is the message, word for word, in one text for each rule. Of a good file it is what the file comes to,
-written out as a file, with its warnings. A file is read with the profile for which its first line asks:
-`# profile: NAME`.
+For bad files, the result is the exact message; each rule has one text file. For a good file, it is the file that `dump`
+writes, with its warnings. The first line of a file may choose the profile to read it with: `# profile: NAME`.
 """
 
 from __future__ import annotations
@@ -34,9 +33,9 @@ if TYPE_CHECKING:
 BAD = Path(__file__).resolve().parent.parent / "deployment_files" / "bad"
 GOOD = BAD.parent / "good"
 
-#: The whole environment in which the files are read.
+#: The complete environment in which the files are read.
 VARIABLES = {
-    "BYTES": "a\udcffb",  # how Python shows a byte that is not UTF-8
+    "BYTES": "a\udcffb",  # Python's form of a byte that is not UTF-8
     "CONTROL": "a\x1b[31mb",
     "DB_PASSWORD": "hunter2",
     "DURATION": "0s",
@@ -54,12 +53,12 @@ _HEAD = "services:\n  reader:\n    "
 
 
 def _lines(line: str, size: int = MAX_BYTES - 1000) -> str:
-    """As many lines as a file may have, each with its number."""
+    """Return as many numbered lines as a file may have."""
     return "".join(line.format(number) for number in range(size // (len(line) + 3)))
 
 
 def _bombs() -> dict[str, str]:
-    """Files that are small for what they ask; too large to lie in the repository all the same."""
+    """Return files that are too large for the repository, but small compared to what they demand of the reader."""
     return {
         "E101-thousands": _HEAD.rstrip(" ") + _lines("    thread_coun{}: 1\n"),
         "E102-thousands": "services:\n" + _lines("  s{}: {{replicas: x}}\n"),
@@ -103,7 +102,7 @@ def _bombs() -> dict[str, str]:
     }
 
 
-#: Files that are no text, or that not every editor leaves as they are.
+#: Files that are not text, or that some editors would change.
 _BYTES = {
     "E110-bom-inside": "services:\n  \ufeffreader:\n".encode(),
     "E110-bom-of-second-file": "services:\n  reader:\n\ufeffdefaults: {timeout: 3}\n".encode(),
@@ -126,7 +125,7 @@ _BYTES = {
     "E110-zip": b"PK\x03\x04\x14\x00\x00\x00\x08\x00services",
 }
 
-#: What stands at a path instead of a file.
+#: Other things at a path than a file.
 _PLACES: dict[str, Callable[[Path], object]] = {
     "E109-device": lambda path: path.symlink_to("/dev/zero"),
     "E109-directory": lambda path: path.mkdir(),
@@ -135,23 +134,23 @@ _PLACES: dict[str, Callable[[Path], object]] = {
     "E109-loop": lambda path: path.symlink_to(path),
     "E109-missing": lambda path: None,
     "E109-other-loop": lambda path: (path.symlink_to("E109-back"), path.with_name("E109-back").symlink_to(path.name)),
-    # Everybody may open it, and nobody reads it: what lies there is a process's memory, with nothing at its beginning.
+    # Anybody may open this, but reading fails: it is a process's memory, whose first page is not mapped.
     "E109-unreadable": lambda path: path.symlink_to("/proc/self/mem"),
 }
 
 
 def names(folder: Path) -> list[str]:
-    """The names of the files of a folder."""
+    """Return the names of the files in a folder."""
     return sorted(path.name for path in folder.glob("*.yaml"))
 
 
 def written() -> list[str]:
-    """The names of the files that `write` writes."""
+    """Return the names of the files that `write` writes."""
     return sorted(f"{name}.yaml" for name in [*_bombs(), *_BYTES, *_PLACES])
 
 
 def write(folder: Path) -> None:
-    """Write the files that do not lie in the repository."""
+    """Write the files that are not in the repository."""
     contents = {name: text.encode() for name, text in _bombs().items()} | _BYTES
     for name, data in contents.items():
         (folder / f"{name}.yaml").write_bytes(data)
@@ -161,7 +160,7 @@ def write(folder: Path) -> None:
 
 @contextlib.contextmanager
 def surroundings(folder: Path) -> Iterator[None]:
-    """Be in *folder*, with the variables and the classes that the files name."""
+    """Work in *folder*, with the variables and the classes that the files name."""
     with (
         contextlib.chdir(folder),
         mock.patch.dict(os.environ, VARIABLES, clear=True),
@@ -180,7 +179,7 @@ def _registry() -> Registry:
 
 
 def profile_of(path: Path) -> str | None:
-    """The profile with which a file asks to be read, by its first line: `# profile: NAME`."""
+    """Return the profile that the first line of a file chooses: `# profile: NAME`."""
     if not path.is_file() or path.is_symlink():
         return None
     with path.open("rb") as file:
@@ -189,7 +188,7 @@ def profile_of(path: Path) -> str | None:
 
 
 def refusal(name: str) -> ConfigError | PlanError | UnknownPluginError | None:
-    """With what a file of the current directory is refused, by reading it or by planning it; None if it is not."""
+    """Read and plan a file of the current directory. Return its refusal, or None if it is accepted."""
     env = Environment("corpus", registry=_registry())
     try:
         env.load_service_deployment_config(name, profile=profile_of(Path(name)))
@@ -202,19 +201,19 @@ def refusal(name: str) -> ConfigError | PlanError | UnknownPluginError | None:
 
 
 def outcome(name: str) -> str:
-    """What a good file of the current directory comes to."""
+    """Return the warnings of a good file in the current directory, and the file that `dump` writes."""
     file = read(name, profile=profile_of(Path(name)))
     return "".join(f"# {warning}\n" for warning in file.problems) + dump(file)
 
 
 def expected_refusals() -> dict[str, str]:
-    """The message of each bad file, by its name."""
+    """Return the expected message of each bad file, by name."""
     blocks = [block for text in BAD.glob("*.txt") for block in text.read_text("utf-8").strip().split("\n\n")]
     return {block.partition(".yaml")[0] + ".yaml": block for block in blocks}
 
 
 def main() -> None:
-    """Write what is expected anew."""
+    """Rewrite the expected results."""
     for old in (*BAD.glob("*.txt"), *GOOD.glob("*.txt")):
         old.unlink()
     blocks: dict[str, list[str]] = {}

@@ -1,18 +1,18 @@
 """
-The pages of the documentation, and one that is taken by its word: its blocks run, or are checked.
+The pages of the documentation, and a runner that executes or checks their blocks.
 
-The blocks of a page are taken in their order, in one working folder and one namespace:
+The runner takes the blocks of a page in order, in one working folder and one namespace:
 
-- `python` runs. With a first line such as `# greeter.py` it is also written to a file of that name.
-- `pycon` is compared as doctest does; `...` stands for anything.
-- `yaml` is read as a deployment file. It is written to a file if its first line names one; a file called `broken...`
-  must be refused, by reading it or by a command further down.
+- `python` is executed. With a first line such as `# greeter.py`, it is also written to a file of that name.
+- `pycon` is compared as in doctest; `...` stands for anything.
+- `yaml` is read as a deployment file. It is written to a file if its first line names one. A file called `broken...`
+  must be refused, when it is read or by a later command.
 - `toml` is parsed.
-- `console`: `sage-deploy` gets its arguments checked, and runs where that ends by itself; so does `python FILE`. What
-  stands below the command is compared with what it prints, and a command on a file called `broken...` must fail.
-  So does `pytest` on a file. `make` must have the target, `ray` the command and its options, and files that are named
-  must exist. `export` sets variables for the commands after it. `uvicorn` runs in tests/project/test_web_guide.py.
-- `text` is nobody's promise; blocks such as `{literalinclude}` are Sphinx's.
+- `console`: the arguments of `sage-deploy` are checked. It is executed if it ends by itself; so are `python FILE` and
+  `pytest` with a file. The lines below a command are compared with its output. A command with a file called `broken...`
+  must fail. `make` must have the target, and `ray` the command and its options. Named files must exist. `export` sets
+  variables for later commands. `uvicorn` runs in tests/project/test_web_guide.py.
+- `text` is not checked. Blocks such as `{literalinclude}` are for Sphinx.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import doctest
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
 import sysconfig
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 DOCS = ROOT / "docs"
-#: They run beside a cluster, in tests/ray/cluster; pages in Chinese have the blocks of the English ones.
+#: These run with a cluster, in tests/ray/cluster. Chinese pages have the blocks of the English ones.
 ON_A_CLUSTER = [DOCS / "guides" / "from-laptop-to-cluster.md", DOCS / "guides" / "ray-cluster.md"]
 PAGES = [
     ROOT / "README.md",
@@ -53,27 +54,27 @@ PAGES = [
     *sorted(ROOT.glob("plugins/*/README.md")),
     *sorted(ROOT.glob("examples/*/README.md")),
 ]
-#: The plugin that docs/writing-plugins.md shows.
+#: The plugin shown in docs/writing-plugins.md.
 STRANGER = ROOT / "tests" / "third_party" / "acme-strategies"
 
 FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 PATIENCE = 50
 
 FENCE = re.compile(r"^(?P<fence>`{3,})(?P<kind>[^`\n]*)\n(?P<text>.*?)^(?P=fence)`*[ \t]*$", re.MULTILINE | re.DOTALL)
-#: A rate of calls, which is no path.
+#: A rate of calls, which is not a path.
 _RATE = re.compile(r"\d/s\b")
 _NAMED = re.compile(r"# (?P<name>[\w.-]+\.(?:py|yaml))\n")
 
 
 def make_targets() -> set[str]:
-    """What `make` can be told, with `test-AREA` for each area; variables such as `PYTHON=...` are no targets."""
+    """Return the targets of `make`, including `test-AREA` for each area, without variables such as `PYTHON=...`."""
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     areas = re.findall(r"^AREA_([a-z]+) :=", makefile, re.MULTILINE)
     return {*re.findall(r"^([a-z-]+):", makefile, re.MULTILINE), *(f"test-{area}" for area in areas)}
 
 
 class Block(NamedTuple):
-    """One fenced block of a page; *line* is that of its first line of text."""
+    """A fenced block of a page. *line* is the line of its first text."""
 
     kind: str
     text: str
@@ -81,7 +82,7 @@ class Block(NamedTuple):
 
     @property
     def name(self) -> str | None:
-        """The file that the first line names, if it does."""
+        """The file that the first line names, or None."""
         found = _NAMED.match(self.text)
         return None if found is None else found["name"]
 
@@ -94,7 +95,7 @@ def blocks(page: str) -> list[Block]:
 
 
 class _Checker(doctest.OutputChecker):
-    """Leaves out what Ray prints of workers that are killed: it comes at any moment, amid the output of an example."""
+    """Ignores Ray's messages about killed workers, which may appear at any time within an example's output."""
 
     RAYLET = re.compile(r"^(\x1b\[\d+m)?\(raylet\).*\n", re.MULTILINE)
 
@@ -103,26 +104,30 @@ class _Checker(doctest.OutputChecker):
 
 
 class Page:
-    """Takes the blocks of one page; works in the current folder."""
+    """Takes the blocks of one page, in the current folder."""
 
     def __init__(self, path: Path, patch: pytest.MonkeyPatch, **variables: str) -> None:
-        """Prepare; *variables* are those that have other values here than the page's `export` gives them."""
+        """Prepare. *variables* override the values that the page's `export` sets."""
         self._path = path
         self._variables = variables
         self._patch = patch
         self._namespace: dict[str, Any] = {"__name__": "__main__"}
-        self._good_so_far: dict[str, str] = {}  # where the files called `broken...` stand that nothing has refused
+        self._good_so_far: dict[str, str] = {}  # where each file called `broken...` is that nothing has refused yet
 
     def take_all(self) -> None:
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             for block in blocks(self._path.read_text(encoding="utf-8")):
                 self._take(block)
             assert not self._good_so_far, f"nothing refuses these: {self._good_so_far}"
-        except BaseException:  # else the leak guard would report what the page could not close any more
+        except BaseException:  # the page closes no environments now, and the leak guard would report them
             for value in self._namespace.values():
                 if isinstance(value, Environment):
                     value.close(drain_timeout=0)
             raise
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
     def _take(self, block: Block) -> None:
         if block.kind.startswith("{") or block.kind == "text":
@@ -137,7 +142,7 @@ class Page:
         return f"{os.path.relpath(self._path, ROOT)}:{block.line}"
 
     def _take_python(self, block: Block) -> None:
-        # Empty lines before it, so that a traceback points into the page.
+        # Empty lines first, so that a traceback has the page's line numbers.
         source = "\n" * (block.line - 1) + block.text
         self._namespace["__file__"] = str(Path(block.name or self._path).absolute())
         exec(compile(source, str(self._path), "exec", dont_inherit=True), self._namespace)  # noqa: S102 - our own pages
@@ -195,7 +200,7 @@ class Page:
         elif program == "uvicorn":
             assert Path(arguments[0].partition(":")[0] + ".py").exists(), where
         elif program == "curl":
-            pass  # of tests/server/test_guide.py, as the commands for what runs
+            pass  # tests/server/test_guide.py runs these, and the commands for running services
         elif program == "export":
             self._export(arguments)
         else:
@@ -206,21 +211,21 @@ class Page:
             assert not output.strip(), f"{where}: nobody checks this output, make the block `text`"
 
     def _parse(self, arguments: list[str]) -> None:
-        """Have click check the arguments; no command does anything."""
+        """Let click check the arguments, without running a command."""
         with self._patch.context() as patch:
             for command in _commands(cli.commands):
                 patch.setattr(command, "callback", lambda **_: None)
             cli.commands.main(arguments, standalone_mode=False)
 
     def _parse_ray(self, arguments: list[str]) -> None:
-        """Have Ray's own command line check the arguments; nothing is started."""
+        """Let Ray's own command line check the arguments, without starting anything."""
         from ray.scripts.scripts import cli as rays_commands  # takes a second
 
         command, *rest = arguments
         rays_commands.commands[command].make_context(command, rest)
 
     def _export(self, arguments: list[str]) -> None:
-        """Set variables for what comes after."""
+        """Set variables for later commands."""
         for argument in arguments:
             name, _, value = argument.partition("=")
             self._patch.setenv(name, self._variables.get(name, value))
@@ -244,7 +249,7 @@ class Page:
 
 
 def _refused(arguments: list[str]) -> list[str]:
-    """The files that a command is given and must refuse."""
+    """Return the files among the arguments that a command must refuse."""
     return [word for before, word in pairwise(["", *arguments]) if word.startswith("broken") and before != "--out"]
 
 
@@ -253,7 +258,7 @@ def _commands(group: click.Group) -> Iterator[click.Command]:
 
 
 def named_commands(group: click.Group, above: str = "sage-deploy") -> Iterator[tuple[str, click.Command]]:
-    """Every command that does something, with all its words."""
+    """Yield every command that is not a group, with its full name."""
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
@@ -265,12 +270,12 @@ def named_commands(group: click.Group, above: str = "sage-deploy") -> Iterator[t
 
 @contextmanager
 def working_folder(folder: Path, patch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Work in an empty folder whose modules can be imported, and are forgotten at the end."""
+    """Work in an empty folder from which modules can be imported. Forget them at the end."""
     before = set(sys.modules)
     patch.chdir(folder)
     patch.syspath_prepend(STRANGER)
     patch.syspath_prepend(folder)
-    patch.setenv("XDG_STATE_HOME", str(folder / "state"))  # where `up` notes what runs
+    patch.setenv("XDG_STATE_HOME", str(folder / "state"))  # for the run records of `up`
     yield
     for name in set(sys.modules) - before:
         origin = getattr(sys.modules[name], "__file__", None)

@@ -1,4 +1,4 @@
-"""A process that deploys a service on a Ray cluster and does with it as its parent says; run as a script it is that."""
+"""A process that deploys a service on a Ray cluster and obeys its parent. As a script, this module is that process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OPTIONS = {"target": "remote_any", "replicas": 2, "load_balancing": True, "cpu_c
 
 class Driver(subprocess.Popen[str]):
     """
-    A driver, once its service is ready.
+    A driver process whose service is ready.
 
     Attributes:
         pids: The processes of its replicas.
@@ -39,17 +39,17 @@ class Driver(subprocess.Popen[str]):
         variables: Mapping[str, str] | None = None,
     ) -> None:
         """
-        Start it and have it deploy a service `svc` of two replicas.
+        Start the process, and let it deploy a service `svc` with two replicas.
 
         Args:
-            address: Of the cluster.
+            address: Address of the cluster.
             witness: File of the service, see `witness.Witness`.
-            within: What comes before the command, such as that of a network namespace.
-            lifetime: The option of that name.
-            name: Of the environment.
-            control_timeout: The option of that name; on a busy machine a cluster may take long to answer.
-            calls: The option of that name.
-            variables: Of its environment.
+            within: Words before the command, such as those that enter a network namespace.
+            lifetime: The option of this name.
+            name: Name of the environment.
+            control_timeout: The option of this name. On a busy machine, a cluster may take long to answer.
+            calls: The option of this name.
+            variables: Additional environment variables.
         """
         witness.touch()
         self._complaints = witness.with_name(f"driver-{uuid4().hex}.txt")
@@ -66,13 +66,13 @@ class Driver(subprocess.Popen[str]):
 
     def do(self, what: str, *args: Any) -> dict[str, Any]:
         """
-        Have it do something with the service.
+        Let the process do something with the service.
 
         Returns:
-            `seconds` that it took, and `answer` or `error`, the name of its class.
+            `seconds` that it took, and `answer`, or `error` with the name of the error's class.
         """
         assert self.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # it has ended, and the answer says so
+        with contextlib.suppress(BrokenPipeError):  # the process has ended, which the missing answer will show
             self.stdin.write(json.dumps([what, *args]) + "\n")
             self.stdin.flush()
         answer: dict[str, Any] = self._answer()
@@ -81,7 +81,7 @@ class Driver(subprocess.Popen[str]):
     def _answer(self) -> Any:
         assert self.stdout is not None
         for line in self.stdout:
-            if line.startswith(("{", "[")):  # Ray prints things of its own
+            if line.startswith(("{", "[")):  # other lines are Ray's own output
                 return json.loads(line)
         self.communicate()
         said = self._complaints.read_text(errors="replace")
@@ -93,7 +93,7 @@ def _main(address: str, witness: str, name: str, lifetime: str, *how: str) -> No
     from sage_plugins import Environment, ServiceDeploymentConfig
     from witness import Witness
 
-    # It may take long to join a cluster on a busy machine, and that is not what a short `control_timeout` is for.
+    # Joining a cluster may take long on a busy machine. A short `control_timeout` is not meant for that.
     connection = connect(address=address, control_timeout=60)
     control_timeout, calls = how
     options = {"address": address, "control_timeout": float(control_timeout), "lifetime": lifetime, "calls": calls}
@@ -111,7 +111,7 @@ def _main(address: str, witness: str, name: str, lifetime: str, *how: str) -> No
         return {lane.node: lane.replica._transport for lane in env.task("svc")._router.lanes}
 
     def ways() -> Any:
-        """How calls go, by the node of a replica, and what was remarked."""
+        """Return how calls are sent, by the node of a replica, and the remarks."""
         kinds = {node: (each.pushes, each.exact) for node, each in transports().items()}
         return kinds, [each.event.reason for each in env.events() if each.event.kind == "replica_remark"]
 
@@ -130,13 +130,13 @@ def _main(address: str, witness: str, name: str, lifetime: str, *how: str) -> No
         began = time.monotonic()
         try:
             outcome = {"answer": actions[what](*args)}
-        except Exception as error:  # noqa: BLE001 - it is for the parent
+        except Exception as error:  # noqa: BLE001 - the parent gets it
             outcome = {"error": type(error).__name__, "text": str(error)}
         _say({"seconds": time.monotonic() - began, **outcome})
 
 
 def _say(what: Any) -> None:
-    print(json.dumps(what), flush=True)  # noqa: T201 - its parent reads it
+    print(json.dumps(what), flush=True)  # noqa: T201 - the parent reads it
 
 
 if __name__ == "__main__":

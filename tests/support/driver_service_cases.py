@@ -1,7 +1,7 @@
 """
-Cases about services in other processes that call one whose replicas are in the process that deploys.
+Cases in which services in other processes call a service of the process that deploys.
 
-A test file inherits the class together with a `travelling.Travelling` that says where the others are.
+A test file inherits `DriverServiceCases` together with a `travelling.Travelling`, which defines the other processes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Reader(Relay):
     """A relay that reads streams."""
 
     def read(self, name: str, count: int, diary: Checkpoint, /, *args: Any) -> list[Any]:
-        """The first items of a stream, each of which it reports."""
+        """Return the first items of a stream, after reporting each of them."""
         with self.ctx.service(name).stream(*args) as items:
             found = []
             for item in itertools.islice(items, count):
@@ -47,7 +47,7 @@ class Reader(Relay):
 
 
 class Asking(Probe):
-    """A service whose start hook calls another one, and waits."""
+    """A service whose start hook calls another service and waits for the reply."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -57,16 +57,16 @@ class Asking(Probe):
 
 
 class DriverServiceCases(Travelling):
-    """A service `home` in this process, and `relay` in another one."""
+    """A service `home` in this process, and a service `relay` in another one."""
 
     def home(self, env: Environment, cls: type = Probe, name: str = "home", *args: Any, **fields: Any) -> Any:
-        """Register a service of this process."""
+        """Register a service in this process."""
         fields = {"timeout": self.patience, "threading_strategy": "single", **fields}
         env.register_service_with_config(name, cls, *args, deployment_config=ServiceDeploymentConfig(**fields))
         return env.service(name)
 
     def at_home(self, cls: type = Probe, **fields: Any) -> Any:
-        """Both, deployed; gives the environment, a handle to `home` and the relay."""
+        """Deploy both. Return the environment, a handle to `home`, and the relay."""
         env = self.environment()
         handle = self.home(env, cls, **fields)
         relay = self.register(Reader, name="relay", env=env)
@@ -74,7 +74,7 @@ class DriverServiceCases(Travelling):
         return env, handle, relay.handle
 
     def test_service_in_another_process_calls_one_of_this(self) -> None:
-        """By name and by handle; the error of a method is itself, the time travels, and each call counts once."""
+        """Calls work by name and by handle. Errors keep their class, deadlines travel, and each call counts once."""
         env, handle, relay = self.at_home()
         assert relay.ask("home", "where")[0] == os.getpid()
         assert 0 < relay.with_options(timeout=3).ask("home", "remaining") < 3
@@ -88,7 +88,7 @@ class DriverServiceCases(Travelling):
         return handle.submit("fail", "text").exception()  # type: ignore[no-any-return]
 
     def test_stream_of_this_process_is_read_in_another_one(self) -> None:
-        """Item by item: the generator is never far ahead, and ends when its reader has enough."""
+        """Items are sent one by one: the generator is never far ahead, and ends when its reader stops."""
         _, _, relay = self.at_home()
         given, read = self.watch(held=False), self.watch()
         reading = relay.submit("read", "home", 2, read.checkpoint, "produce", given.checkpoint, 1000)
@@ -102,7 +102,7 @@ class DriverServiceCases(Travelling):
         assert len(counted.wait()) <= 2 * AHEAD
 
     def test_calls_of_a_replica_that_is_killed_are_given_up_here(self) -> None:
-        """Its connection ends, and so the method finds that nobody waits."""
+        """The connection ends, so the method learns that nobody waits for it."""
         env, _, relay = self.at_home()
         pid = relay.whereabouts()
         begun, gone = self.watch(held=False), self.watch(held=False)
@@ -122,7 +122,7 @@ class DriverServiceCases(Travelling):
         self.until(lambda: env.get_service_status("home")["metrics"].outcomes == {"timeout": 1})
 
     def test_circle_through_this_process_is_found_at_once(self) -> None:
-        """Whether it begins here or there, and over another service of this process as well."""
+        """A circle is found from either side, and also through another service of this process."""
         env = self.environment()
         home, _ = self.home(env, Calling, timeout=None), self.home(env, Calling, "den", timeout=None)
         relay = self.register(Calling, name="relay", env=env, timeout=None).handle
@@ -138,7 +138,7 @@ class DriverServiceCases(Travelling):
         assert home.ask("relay", "ask", "home", "echo", 1) == 1
 
     def test_start_hooks_here_and_there_that_wait_for_each_other_are_named(self) -> None:
-        """Both services are not ready in time, and either error says for which other one its hooks wait."""
+        """Neither service is ready in time. Each error names the service for which its hooks wait."""
         env = self.environment()
         self.home(env, Asking, "home", "relay", drain_timeout=0)
         self.register(Asking, "home", name="relay", env=env, drain_timeout=0)
@@ -152,12 +152,12 @@ class DriverServiceCases(Travelling):
         assert isinstance(deploying.exception(self.patience), errors.DeployError)
 
     def not_ready(self, env: Environment, name: str) -> str:
-        """What would be said of its replicas if their time were over."""
+        """Return the error that would be raised now if the replicas' startup time were over."""
         task = env.task(name)
         return str(task._readiness.not_ready(task.replicas.members, 60))
 
     def test_service_of_this_process_changes_while_others_call_it(self) -> None:
-        """None of their calls is lost when it is scaled and restarted; what has stopped says so, until it is back."""
+        """Scaling and restarting lose no call. A stopped service is reported as stopped until it is deployed again."""
         env, handle, relay = self.at_home()
         relay.keep(handle)
         flood = relay.submit("flood", handle, "relay", 200)
@@ -179,7 +179,7 @@ class DriverServiceCases(Travelling):
             return None
 
     def test_service_of_this_process_is_waited_for(self) -> None:
-        """As others are: until its start-up time is over. Nobody elsewhere deploys it."""
+        """Callers wait until the startup timeout, as for other services. Other processes do not deploy it."""
         env = self.environment()
         relay = self.register(Relay, name="relay", env=env).handle
         handle = self.home(env, startup_timeout=0.05)
@@ -191,7 +191,7 @@ class DriverServiceCases(Travelling):
         assert relay.ask("home", "echo", 3) == 3
 
     def test_handle_of_a_service_of_this_process_is_used_by_another_program(self, tmp_path: Path) -> None:
-        """Its options travel too; when this process stops the service it is told so."""
+        """The handle's options travel too. When this process stops the service, the program gets the error."""
         env, handle, _ = self.at_home(replicas=2, load_balancer="consistent_hash")
         own = handle.with_options(key="k").do(1)
         (tmp_path / "handle").write_bytes(pickle.dumps(handle.with_options(key="k")))
@@ -213,7 +213,7 @@ class DriverServiceCases(Travelling):
         )
         with self.program(tmp_path, begin) as owner:
             assert owner.ask("handle.echo(1)") == "1"
-            handles = [pickle.loads((tmp_path / "handle").read_bytes())]  # noqa: S301 - our own
+            handles = [pickle.loads((tmp_path / "handle").read_bytes())]  # noqa: S301 - our own file
             assert handles[0].echo(2) == 2
             owner.kill()
         self.until(lambda: "the process that deploys environment 'theirs' has ended" in self.failure(*handles))
@@ -222,7 +222,7 @@ class DriverServiceCases(Travelling):
         SYSTEM.rest()
 
     def let_go(self) -> bool:
-        """Nothing is left here of the service, which looks for its directory from time to time."""
+        """Whether this process holds nothing of the service. It checks the service's directory periodically."""
         gc.collect()
         return not any(thread.name.startswith("home") for thread in threading.enumerate())
 

@@ -1,4 +1,4 @@
-"""Cases at the far end of what a target must carry; a test class names the target."""
+"""Cases with the largest loads that a target must carry. A test class names the target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _GIB = 2**30
 
 
 class Service:
-    """Says what it was given, and who it is."""
+    """Returns its arguments and its replica's index."""
 
     ctx: Any
 
@@ -23,19 +23,19 @@ class Service:
         return value, self.ctx.replica_index
 
     def turned(self, data: bytearray) -> bytearray:
-        """The same bytes with the first and the last one exchanged."""
+        """Return the bytes with the first and the last one exchanged."""
         data = bytearray(data)
         data[0], data[-1] = data[-1], data[0]
         return data
 
 
 class ExtremeCases:
-    """A subclass gives the target."""
+    """Cases for a target, which a subclass sets in `config`."""
 
     config: ClassVar[dict[str, Any]]
 
     def test_many_callers_of_many_replicas_get_their_own_answers(self, environments: Any) -> None:
-        """Each call is answered once, with its own value; every replica has its share."""
+        """Each call is answered once, with its own value. Every replica gets calls."""
         config = ServiceDeploymentConfig(
             **self.config, replicas=_REPLICAS, threading_strategy="pool", thread_count=4, load_balancing=True
         )
@@ -53,7 +53,7 @@ class ExtremeCases:
         assert Counter(replica for _, replica in answers).keys() == set(range(_REPLICAS))
 
     def test_argument_and_result_of_a_gibibyte_travel(self, environments: Any) -> None:
-        """Both ways, whole."""
+        """A gibibyte arrives complete in both directions."""
         config = ServiceDeploymentConfig(**self.config, timeout=120)
         env = environments("large")
         env.register_service_with_config("svc", Service, deployment_config=config)

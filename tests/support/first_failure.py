@@ -1,4 +1,4 @@
-"""Hypothesis settings of tests that look for one failure: in machines that were broken on purpose."""
+"""Hypothesis settings for tests that must find a failure in machines that were broken on purpose."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["first_failure"]
 
 
 def first_failure(*, examples: int, steps: int) -> settings:
-    """The same examples in each run, up to the first that fails, which is not made smaller."""
+    """Return settings that run the same examples every time, stop at the first failure, and do not shrink it."""
     return settings(
         max_examples=examples,
         stateful_step_count=steps,

@@ -1,9 +1,9 @@
 """
-Valid deployment files for Hypothesis, with what they come to.
+Generates valid deployment files for Hypothesis, with their expected results.
 
-A file is drawn as plain values: any valid values of any fields, spread over entries, a profile and the defaults. They
-are written as YAML, each part in one of the ways there are: flat or grouped, as a block or in brackets, by an alias or
-a merge key, quoted or by a variable of the environment.
+A file is drawn as plain values: valid values of any fields, spread over entries, a profile and the defaults. Each part
+is written as YAML in one of the possible ways: flat or grouped, as a block or in brackets, as an alias or a merge key,
+quoted, or as an environment variable.
 """
 
 from __future__ import annotations
@@ -30,34 +30,34 @@ ANYTHING = st.recursive(
 )
 MAPPINGS = st.dictionaries(TEXTS, ANYTHING, max_size=3)
 
-#: Characters of a key, at most, that YAML allows without a mark.
+#: Maximum length of a key that YAML allows without a question mark.
 MAX_KEY = 1000
 
-#: Ranges within which the rules between fields hold, whatever the other layers say.
+#: Ranges in which the rules between fields hold, whatever the other layers set.
 RANGES = {
     "batch_wait": st.floats(0, 0.5),
     "health_check_interval": st.integers(5, 9),
     "health_check_timeout": st.integers(1, 5),
     "queue_timeout": st.none() | st.integers(1, 5),
     "timeout": st.none() | st.integers(5, 60) | st.floats(5, 60),
-    "timeout_strength": st.just("cooperative"),  # the other one needs a time limit, and a target that can do it
+    "timeout_strength": st.just("cooperative"),  # "kill" needs a time limit, and a target that supports it
     "wait": st.floats(0, 0.5),
     "load_balancing": st.sampled_from([True]),
     "min": st.integers(1, 2),
     "initial": st.integers(3, 4),
     "max": st.integers(5, 9),
     "max_surge": st.integers(1, 3),
-    "hedge": st.none(),  # it needs more replicas than a file may say
+    "hedge": st.none(),  # needs more replicas than a file may set here
     "recycle": st.fixed_dictionaries({"max_calls": st.integers(1, 9)}, optional={"max_age": st.integers(1, 9)}),
 }
 
 
-#: The values of each field, by the identity of its declaration: making a strategy takes longer than drawing from it.
+#: Strategy of each field, by the identity of its declaration: creating one takes longer than drawing from it.
 _VALUES = {}
 
 
 def value_of(info):
-    """Any valid value of a field."""
+    """Return a strategy for any valid value of a field."""
     if id(info) not in _VALUES:
         _VALUES[id(info)] = _value_of(info)
     return _VALUES[id(info)]
@@ -88,12 +88,12 @@ def of_keys(infos):
 
 @st.composite
 def layers(draw, infos):
-    """What one mapping of the file says: fields, each in its group or outside."""
+    """Draw the fields that one mapping of the file sets."""
     names = draw(st.lists(st.sampled_from(list(infos)), max_size=6, unique=True))
     return {name: draw(value_of(infos[name])) for name in names}
 
 
-# `replicas` and `autoscale` exclude each other, so a file has one of them.
+# `replicas` and `autoscale` exclude each other, so a file has only one of them.
 FIELDS = {
     leave_out: {name: info for name, info in fields().items() if name != leave_out}
     for leave_out in ("replicas", "autoscale")
@@ -140,7 +140,7 @@ def merged(over, under):
 
 
 def expected(document, profile):
-    """What the services of a document come to."""
+    """Return the expected settings of a document's services."""
     chosen = document["profiles"][profile] if profile else {}
     services = {}
     for name, entry in document["services"].items():
@@ -169,7 +169,7 @@ class Writer:
         self.environment = {}
 
     def _maybe(self, one_in=4):
-        # Zero, which is what Hypothesis comes to when it looks for the smallest example, is the usual way.
+        # Hypothesis shrinks to zero, so zero is the usual way.
         return self._draw(st.integers(0, one_in - 1)) == one_in - 1
 
     def document(self, document):
@@ -180,7 +180,7 @@ class Writer:
         return "\n".join(lines) + "\n"
 
     def _block(self, name, value, indent, part):
-        """The lines of one key; *part*: which part of the file its value is, or "" below the fields."""
+        """Return the lines of one key. *part* is the part of the file that its value is, or "" below the fields."""
         start = indent + self._key(name, f"\n{indent}")
         if part in {"entry", "defaults"}:
             value = _in_groups(value, lambda: self._maybe(2))
@@ -203,29 +203,29 @@ class Writer:
         return lines
 
     def _alias(self, value):
-        """An alias for an equal value that has an anchor; empty if there is none."""
+        """Return an alias for an equal value that has an anchor, or an empty string."""
         name = self._anchors.get(repr(value))
         return f"*{name} " if name and self._maybe(2) else ""
 
     def _anchor(self):
-        """The beginning of an anchored value; empty for one without."""
+        """Return the beginning of an anchored value, or an empty string for a value without anchor."""
         name = f"a{self._draw(st.integers(0, 99))}"
         if name in self._open or not self._maybe():
             return ""
         self._open.add(name)
-        # An anchor that is defined again stands for its later value.
+        # After its second definition, an anchor refers to the later value.
         self._anchors = {known: other for known, other in self._anchors.items() if other != name}
         return f"&{name} "
 
     def _close(self, anchor, value):
-        """Have aliases stand for a value that is written to its end: none can stand inside what it stands for."""
+        """Allow aliases for a value after its end: within itself, an alias is not valid."""
         if anchor:
             name = anchor[1:-1]
             self._open.remove(name)
             self._anchors[repr(value)] = name
 
     def _inline(self, value, *, alone=False):
-        """A value on one line; *alone*: whether no brackets are around it."""
+        """Return a value on one line. *alone*: no brackets surround it."""
         alias = self._alias(value)
         if alias:
             return alias
@@ -246,7 +246,7 @@ class Writer:
 
     def _key(self, name, space):
         text = self._text(name, key=True)
-        # Longer keys need a mark: otherwise a parser would have to look ahead too far.
+        # Longer keys need a question mark, which saves the parser a long look ahead.
         return f"{text}:" if len(text) < MAX_KEY else f"? {text}{space}:"
 
     def _variable(self, text):
@@ -265,7 +265,7 @@ class Writer:
 
 
 def _in_groups(entry, maybe):
-    """The entry with some of its fields in their groups."""
+    """Return the entry with some of its fields in their groups."""
     grouped = {}
     for name, value in entry.items():
         info = fields().get(name)
@@ -277,7 +277,7 @@ def _in_groups(entry, maybe):
 
 
 def _core(value):
-    """A value that is no text, as the core schema of YAML spells it."""
+    """Return a value that is no text, as YAML's core schema spells it."""
     if value is None:
         return "null"
     if isinstance(value, bool):
@@ -287,7 +287,7 @@ def _core(value):
 
 @st.composite
 def files(draw):
-    """A document, its text, and the environment in which the text says so."""
+    """Draw a document, its text, and the environment that the text needs."""
     document = draw(documents())
     writer = Writer(draw)
     return document, writer.document(document), writer.environment

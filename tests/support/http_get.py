@@ -1,4 +1,4 @@
-"""One request to a server of sage-deploy."""
+"""Sends one request to a sage-deploy server."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TOKEN = "t" * 64
 
 
 def get(server, path, *, token=TOKEN, method="GET", body=None, **headers):
-    """The status, the body (what the JSON stands for, or the text), and the headers of the answer."""
+    """Return status, body (parsed if it is JSON, else text), and headers of the reply."""
     connection = http.client.HTTPConnection(*server.address, timeout=20)
     try:
         said = {name.replace("_", "-"): value for name, value in headers.items()}

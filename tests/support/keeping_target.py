@@ -1,4 +1,4 @@
-"""A target in this process whose replicas stay when an environment is closed, and are taken over by the next."""
+"""A target in this process whose replicas outlive their environment. The next environment takes them over."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from sage_plugins.values import Registration
 
 class World:
     """
-    What outlives environments.
+    State that outlives environments.
 
     Attributes:
-        running: Transports of replicas by service, with index and generation.
-        specs: What services are made of.
-        holder: ID of the environment that holds them.
-        book: Where others look them up.
+        running: Transports of replicas by service, then by index and generation.
+        specs: Packed specs of the services.
+        holder: ID of the environment that holds the services.
+        book: The directory in which other environments find them.
     """
 
     def __init__(self):
@@ -32,7 +32,7 @@ class World:
         self.book = Book()
 
     def deployed(self):
-        """The services that were not stopped."""
+        """Return the services that were not stopped."""
         listings = self.book.listings
         return [each for each in self.specs if each not in listings or not listings[each].stopped]
 
@@ -48,7 +48,7 @@ class World:
 
 
 class Transport(LoopTransport):
-    """One that starts a replica."""
+    """A transport that starts a replica."""
 
     def __init__(self, world, *args):
         super().__init__(*args)
@@ -70,7 +70,7 @@ class Transport(LoopTransport):
 
 
 class Adopted(Transport):
-    """One to a replica that runs."""
+    """A transport to a replica that already runs."""
 
     def __init__(self, other, *args):
         super().__init__(other.world, *args)
@@ -135,7 +135,7 @@ class Keeper:
 
 
 class Plugin:
-    """The target `keeping`."""
+    """Registers the target `keeping`."""
 
     def __init__(self):
         self.world = World()

@@ -1,4 +1,4 @@
-"""A target whose replicas are in this process but talk with their callers as if they were in another: by message."""
+"""A target with replicas in this process that exchange messages with callers as if they were in another process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sage_plugins.values import Placed, Registration
 
 
 class Line:
-    """A thread that does one thing after the other."""
+    """A thread that runs one function after the other."""
 
     def __init__(self, name):
         self._queue = SimpleQueue()
@@ -97,7 +97,7 @@ class LoopTransport:
         self.soon = responses.put
 
     def leave(self):
-        """Nothing leads anywhere."""
+        """Do nothing: there is no connection."""
 
     def run(self, do):
         threading.Thread(target=do, name="loop", daemon=True).start()

@@ -18,7 +18,7 @@ from sage_plugins.values import Registration
 
 
 class Book:
-    """What all directories of this process say; one for each test."""
+    """The content of all directories of this process. Each test has one."""
 
     books = weakref.WeakValueDictionary()  # noqa: RUF012 - of all tests
 
@@ -26,11 +26,11 @@ class Book:
         self.books[id(self)] = self
         self.known = {}
         self.listings = {}
-        self.told = {}  # those who wait for a change, by service
+        self.told = {}  # callbacks of those who wait for a change, by service
         self.gone = False
         self.certificates = None
-        self.waiting = {}  # calls, by whose they are
-        self.woken = {}  # who waits for calls of a service without replicas
+        self.waiting = {}  # number of waiting calls, by caller
+        self.woken = {}  # callbacks for waiting calls of services without replicas
         self.seen = []  # versions for which the owner has waited
         self.lock = threading.RLock()
 
@@ -48,7 +48,7 @@ class Book:
         return None if self.gone else Found(self.listings.get(service), self.known)
 
     def lose(self):
-        """The directory dies."""
+        """Lose the directory."""
         with self.lock:
             self.gone = True
             told, self.told = self.told, {}
@@ -192,14 +192,14 @@ class Transport(LoopTransport):
         return stopped
 
     def end_threads(self):
-        """End those that wait for something to say, as the end of a process does."""
+        """End the threads that wait for something to report, as the end of a process does."""
         for mailbox in self.server.callers.mailboxes:
             with mailbox._mutex:
                 mailbox._answered = inf
                 mailbox._condition.notify_all()
 
     def die(self):
-        """End as if by a signal."""
+        """End as if killed by a signal."""
         self.die_to_others(ChildProcessError("it was killed"))
         self.receiver.lost(ChildProcessError("it was killed"))
         self.server.stop(0)
@@ -210,7 +210,7 @@ class Transport(LoopTransport):
 
 
 class MemoryTarget(LoopTarget, DirectoryTarget):
-    transports: dict = {}  # noqa: RUF012 - of all targets, by the replica's id
+    transports: dict = {}  # noqa: RUF012 - of all targets, by replica ID
 
     def __init__(self, book):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Two network namespaces with a wire between them, in which Ray nodes run."""
+"""Two connected network namespaces in which Ray nodes run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NEEDS_NAMESPACES = pytest.mark.skipif(
     reason="network namespaces take Linux, root and iproute2",
 )
 
-#: A node that is not heard of is dead after 2 s.
+#: A node without contact counts as dead after 2 s.
 DETECTION = {
     "RAY_health_check_initial_delay_ms": "500",
     "RAY_health_check_period_ms": "500",
@@ -29,7 +29,7 @@ DETECTION = {
 
 
 class Network:
-    """Two network namespaces with a wire between them; everything in them ends with it."""
+    """Two network namespaces with a link between them. Everything in them ends with the network."""
 
     def __init__(self) -> None:
         self.near, self.far = (f"sage-{side}-{os.getpid()}" for side in ("near", "far"))
@@ -55,16 +55,16 @@ class Network:
 
     @staticmethod
     def within(side):
-        """What comes before a command that is to run there."""
+        """Return the words before a command that run it in a namespace."""
         return ["ip", "netns", "exec", side]
 
     @staticmethod
     def pids(side):
-        """The processes there."""
+        """Return the processes in a namespace."""
         return [int(pid) for pid in _ip("netns", "pids", side).split()]
 
     def start_node(self, side, *options, **variables):
-        """Start a Ray node there, named for it; *variables* are of its environment."""
+        """Start a Ray node in a namespace, named after it. *variables* are added to its environment."""
         ray = str(Path(sys.executable).with_name("ray"))
         name = f"--node-name={self._ends[side]}"
         here = f"--node-ip-address={self.addresses[side]}"
@@ -78,7 +78,7 @@ class Network:
         assert started.returncode == 0, started.stdout + started.stderr
 
     def wall_off(self, side):
-        """Have nobody connect to the ports there that no program asks for by number; Ray is told to use others."""
+        """Block connections to the ephemeral ports of a namespace. Ray is configured to use other ports."""
         ports = "49152 65535"
         subprocess.run([*self.within(side), "sysctl", "-q", "-w", f"net.ipv4.ip_local_port_range={ports}"], check=True)
         rule = f"tcp flags syn / fin,syn,rst,ack tcp dport {ports.replace(' ', '-')} drop"

@@ -1,4 +1,4 @@
-"""A process that runs a replica as a remote target does, with none of the caller's folders on its path."""
+"""A process that runs a replica as a remote target does, without any folder of the caller on its path."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ AT = {"service": "svc", "replica": "svc#0", "node": "other"}
 
 
 class OtherProcess:
-    """Holds one service in another interpreter; messages of bytes go to it, one at a time."""
+    """Runs one service in another interpreter. It takes one message of bytes at a time."""
 
     def __init__(self, folder: Path | str, *path: Path | str) -> None:
-        """Start it in *folder*, with *path* as all that is on its path beside what is installed."""
+        """Start the process in *folder*. Its path has only *path* and the installed packages."""
         self._process = subprocess.Popen(
             [sys.executable, "-P", __file__],
             cwd=folder,
@@ -36,13 +36,13 @@ class OtherProcess:
         self._process.communicate()
 
     def serve(self, spec: ReplicaSpec) -> None:
-        """Have it build the service."""
+        """Build the service in the process."""
         from sage_deploy_remote.shipping.specs import pack_spec
 
         self._ask(("serve", pack_spec(spec)))
 
     def call(self, method: str, *args: Any) -> Any:
-        """What the method of the service returns, or raises."""
+        """Return what the service's method returns, or raise its error."""
         from sage_deploy_remote.payloads.packing import pack_arguments
         from sage_deploy_remote.payloads.payload import unpack
 
@@ -63,7 +63,7 @@ class OtherProcess:
 
 
 class Service:
-    """Has the name of a service of the caller's, who may call its main module's class so."""
+    """Has the same name as a class in the main module of a caller."""
 
     name = "that of the other process"
 
@@ -90,7 +90,7 @@ def _run() -> None:
             else:
                 args, kwargs = unpack(parts[1])
                 answer = pack_result(getattr(service, method)(*args, **kwargs), method=method, **AT)
-        except BaseException as error:  # noqa: BLE001 - it is the caller's
+        except BaseException as error:  # noqa: BLE001 - it belongs to the caller
             reply = False, pack_error(error, method=method, **AT)
         else:
             reply = True, answer

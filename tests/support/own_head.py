@@ -1,4 +1,4 @@
-"""A Ray head in a process of its own, for tests that take it away or start it otherwise; run as a script it is that."""
+"""A Ray head in its own process, for tests that kill or reconfigure it. As a script, this module is that process."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ if TYPE_CHECKING:
 
 class OwnHead(subprocess.Popen[str]):
     """
-    A cluster of one node, once it runs.
+    A running cluster of one node.
 
     Attributes:
-        address: What a driver connects to.
+        address: The address for drivers.
     """
 
     def __init__(self, folder: Path, port: int = 0, **variables: str) -> None:
         """
-        Start it, which takes 2 s.
+        Start the cluster, which takes 2 s.
 
         Args:
-            folder: Where Ray keeps the session.
-            port: Where its server listens; by default at a free one.
-            **variables: Variables of its environment besides those of this process.
+            folder: Folder for Ray's session.
+            port: Port of its server. Default: a free one.
+            **variables: Environment variables in addition to those of this process.
         """
         environment = os.environ | {"RAY_TMPDIR": str(folder)} | variables
         super().__init__(
@@ -45,11 +45,11 @@ class OwnHead(subprocess.Popen[str]):
         self._gcs: int = said["gcs"]
 
     def lose(self) -> None:
-        """Kill the head's server; the node goes on."""
+        """Kill the head's server. The node keeps running."""
         os.kill(self._gcs, signal.SIGKILL)
 
     def start_again(self) -> None:
-        """Start the head's server again at the same address, after `lose`; what it remembers is up to the variables."""
+        """Restart the head's server at the same address, after `lose`. The variables decide what it remembers."""
         assert self.stdin is not None
         assert self.stdout is not None
         self.stdin.write("again\n")
@@ -57,7 +57,7 @@ class OwnHead(subprocess.Popen[str]):
         self._gcs = json.loads(self.stdout.readline())["gcs"]
 
     def __exit__(self, *exception: object) -> None:
-        """End it with everything that it started."""
+        """End the cluster and everything that it started."""
         assert self.stdin is not None
         self.stdin.close()
         super().__exit__(*exception)
@@ -81,11 +81,11 @@ def _main(port: int) -> None:
 
     def say() -> None:
         gcs = node.all_processes["gcs_server"][0].process.pid
-        print(json.dumps({"address": cluster.address, "gcs": gcs}), flush=True)  # noqa: T201 - its parent reads it
+        print(json.dumps({"address": cluster.address, "gcs": gcs}), flush=True)  # noqa: T201 - the parent reads it
 
     say()
     for _ in sys.stdin:
-        node.kill_gcs_server(check_alive=False)  # it is dead, and its place is free after that
+        node.kill_gcs_server(check_alive=False)  # after that it is dead, and its port is free
         node.start_gcs_server()
         say()
     cluster.shutdown()

@@ -1,8 +1,8 @@
 """
-A target whose replicas run in child processes of the test's, so that they can really be killed.
+A target whose replicas run in child processes of the test, so that they can really be killed.
 
-As little as that takes: a call that was sent counts as one that may have started, deadlines are kept on the calling
-side alone, and a method's coroutine is not stopped.
+It is minimal: every call that was sent may have started, only the calling side checks deadlines, and coroutines of
+methods are not stopped.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ CAPABILITIES = frozenset({"can_kill", "replaces_unhealthy"})
 
 
 def registration(*, replica=None):
-    """Of the target `process`, with replicas of that class."""
-    create = lambda _: ProcessTarget(replica or ProcessReplica)  # noqa: E731 - no more than that
+    """Return a registration of the target `process` with replicas of this class."""
+    create = lambda _: ProcessTarget(replica or ProcessReplica)  # noqa: E731 - too short for a function
     return Registration("process", create, "In child processes", capabilities=CAPABILITIES)
 
 
@@ -45,10 +45,10 @@ class ProcessTarget:
     Starts a process for each replica.
 
     Attributes:
-        running: The replicas of all targets that have a process, by id: for whoever wants to kill one.
+        running: The running replicas of all targets by ID, for tests that kill one.
     """
 
-    running: dict[str, ProcessReplica] = {}  # noqa: RUF012 - of all targets, as said
+    running: dict[str, ProcessReplica] = {}  # noqa: RUF012 - of all targets, as documented
 
     def __init__(self, replica):
         self._replica = replica
@@ -64,7 +64,7 @@ class ProcessTarget:
 
 
 def kill(id):
-    """End the process of a replica at once."""
+    """Kill the process of a replica."""
     os.kill(ProcessTarget.running[id].process.pid, signal.SIGKILL)
 
 
@@ -81,7 +81,7 @@ class ProcessReplica:
         self._clock = clock
         self._numbers = count()
         self._lock = threading.Lock()
-        self._pending = {}  # calls and questions, by number; guarded by _lock, as the next two
+        self._pending = {}  # calls and questions by number; guarded by _lock, as the next two
         self._dead = None
         self._stopping = False
         self._connection, theirs = Pipe()
@@ -111,13 +111,13 @@ class ProcessReplica:
             number = next(self._numbers)
             if self._dead is None:
                 self._pending[number] = asked
-                with contextlib.suppress(OSError):  # it is dead, and the reader will find that
+                with contextlib.suppress(OSError):  # it is dead, which the reader will notice
                     self._connection.send((number, what, arguments))
                 return
         if isinstance(asked, Future) and not isinstance(asked, Call):
             asked.set_exception(self._dead)
         else:
-            # Not from here: who sends may hold a lock.
+            # In another thread, because the sender may hold a lock.
             threading.Thread(target=self.report, args=((asked,), (), self._dead), daemon=True).start()
 
     def _read(self):
@@ -183,13 +183,13 @@ class ProcessReplica:
         with self._lock:
             first, self._stopping = not self._stopping, True
             if first:
-                with contextlib.suppress(OSError):  # it is dead already
+                with contextlib.suppress(OSError):  # it is already dead
                     self._connection.send((None, "stop", (1.0,)))
 
     def stop(self, grace):
         self.begin_stop()
         self._reader.join(grace)
-        if self._reader.is_alive():  # what hangs there is not waited for
+        if self._reader.is_alive():  # do not wait for methods that hang
             self.process.kill()
             self._reader.join()
         return 0
@@ -199,24 +199,24 @@ class ProcessReplica:
 
 
 class Owner(CallOwner):
-    """What a call in the child needs of the router that it has not."""
+    """The part of the router that a call in the child needs."""
 
     service = "child"
     clock = SYSTEM
 
     def gave_up(self, call, outcome, *, started):
-        """It is counted where the router is."""
+        """Do nothing: the router's side counts the call."""
 
 
 class Events:
-    """Tells the calling side."""
+    """Reports events to the calling side."""
 
     def __init__(self, tell):
         self._tell = tell
         self.host = None
 
     def changed(self, state, cause=None):
-        if cause is not None:  # pickling takes the traceback away
+        if cause is not None:  # pickling drops the traceback
             cause.add_note("".join(traceback.format_exception(cause)))
         if state is not ReplicaState.STARTING:
             self._tell(None, state, self.host.slots if state is ReplicaState.READY else cause)
@@ -231,12 +231,12 @@ class Events:
 
 
 def serve(number):
-    """Be a replica, as whoever is at the other end of file descriptor *number* says."""
+    """Run a replica, controlled by the other end of file descriptor *number*."""
     connection = Connection(number)
     lock = threading.Lock()
 
     def tell(number, what, outcome):
-        with lock, contextlib.suppress(OSError):  # the other end may be gone, or this one closed by now
+        with lock, contextlib.suppress(OSError):  # either end may be closed by now
             try:
                 connection.send((number, what, outcome))
             except (pickle.PicklingError, TypeError, AttributeError):
@@ -246,7 +246,7 @@ def serve(number):
         error = call.exception()
         tell(number, *(("result", call.result()) if error is None else ("error", error)))
 
-    spec = pickle.loads(connection.recv_bytes())  # noqa: S301 - from the test that started this
+    spec = pickle.loads(connection.recv_bytes())  # noqa: S301 - from the test that started this process
     events = Events(tell)
     host = events.host = Host(spec, events, SYSTEM)
     host.start()
@@ -270,5 +270,5 @@ def control(host, arguments, number, tell):
     op, arg = arguments
     try:
         tell(number, "result", host.control(ControlOp(op), arg))
-    except Exception as error:  # noqa: BLE001 - for who asked
+    except Exception as error:  # noqa: BLE001 - it goes to the process that asked
         tell(number, "error", error)

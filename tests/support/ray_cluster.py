@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, for tests; everything of it ends with it."""
+"""A Ray cluster of several nodes on this machine for tests. All its processes end with it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 NAMESPACE: Final = "sage-deploy-tests"
 
-#: A killed node is dead after about 1 s and a frozen one after 4 s; Ray's defaults take 15 s and 60 s. With a shorter
-#: timeout, nodes would die that only wait for a core of a busy machine.
+#: A killed node counts as dead after about 1 s, a frozen one after 4 s. With Ray's defaults it takes 15 s and 60 s. A
+#: shorter timeout would kill nodes that only wait for a core of a busy machine.
 FAST_DETECTION: Final = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 300,
@@ -36,14 +36,14 @@ FAST_DETECTION: Final = {
 _PATIENCE: Final = 20.0
 _OBJECT_STORE: Final = 80 * 2**20
 _LIVING: Final = ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "ALIVE", "RESTARTING")
-#: What Ray itself runs under a raylet; a worker that has something to do is named for that.
+#: Titles of idle workers and of Ray's own processes under a raylet. A busy worker is named after its work.
 _IDLE: Final = ("ray::IDLE", "ray::DashboardAgent", "ray::RuntimeEnvAgent")
-#: The actor that a process which deploys services keeps for as long as it is connected, and the one that stays.
+#: The actor that a deploying process keeps while it is connected, and the one that stays.
 _DIRECTORIES: Final = ("DirectoryActor", "RegistryActor")
 
-#: Threads of Ray's Python side, and what it opens besides sockets.
+#: Threads of Ray's Python side, and files that it opens besides sockets.
 _THREADS: Final = ("PythonGCThread", "ray_listen_error_messages")
-_RAYS_OWN_FILES: Final = ("anon_inode:[event", "anon_inode:[timerfd]", "/dev/shm/plasma")  # noqa: S108 - Ray chose it
+_RAYS_OWN_FILES: Final = ("anon_inode:[event", "anon_inode:[timerfd]", "/dev/shm/plasma")  # noqa: S108 - Ray's choice
 
 
 class RayNode:
@@ -58,12 +58,12 @@ class RayNode:
 
     @property
     def raylet(self) -> int:
-        """Process id of its raylet."""
+        """Process ID of the raylet."""
         return self._node.all_processes["raylet"][0].process.pid
 
     @property
     def children(self) -> dict[int, str]:
-        """Title of each process that its raylet started: workers and agents."""
+        """Title of each process that the raylet started: workers and agents, by process ID."""
         found = {}
         for task in Path(f"/proc/{self.raylet}/task").glob("*/children"):
             with contextlib.suppress(OSError):  # the thread has ended
@@ -72,7 +72,7 @@ class RayNode:
         return found
 
     def kill(self) -> None:
-        """End it as a power cut does: raylet, agents and workers at once, and nobody is told."""
+        """Kill raylet, agents and workers at once without telling anybody, as a power cut does."""
         doomed = [self.raylet, *self.children]
         for pid in doomed:
             with contextlib.suppress(ProcessLookupError):
@@ -80,16 +80,16 @@ class RayNode:
         self._take_out(allow_graceful=False)
 
     def remove(self) -> None:
-        """Take it out of the cluster as an operator does; does nothing if it is gone."""
+        """Remove the node from the cluster as an operator does. Do nothing if it is gone."""
         if not self._gone:
             self._take_out(allow_graceful=True)
 
     def freeze(self) -> None:
-        """Have its raylet stand still, as if the network had gone; its workers go on."""
+        """Stop the raylet with SIGSTOP, as if the network had failed. Its workers continue."""
         os.kill(self.raylet, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Have its raylet go on."""
+        """Continue the raylet."""
         os.kill(self.raylet, signal.SIGCONT)
 
     def _take_out(self, *, allow_graceful: bool) -> None:
@@ -100,32 +100,31 @@ class RayNode:
 
 class RayCluster:
     """
-    The nodes, by name, and this process as their driver.
+    The nodes by name, with this process as their driver.
 
-    The head has no CPU, so that nothing lands on it by chance. Used from the main thread only: Ray's nodes set signal
-    handlers.
+    The head has no CPU, so that nothing is placed on it by chance. Use it from the main thread only: Ray's nodes set
+    signal handlers.
 
-    What it costs, measured with Ray 2.60 on two cores: 5 s to start (the head 1.7 s, each node 1.1 s, most of it spent
-    waiting), 1 s to stop, and next to nothing while it idles. An actor takes 0.3 s, all of it CPU, and of that 0.26 s
-    are the worker's `import ray`. On a worker that waits already it takes 0.02 s, but Ray starts such workers when a
-    node starts (`enable_worker_prestart`) and makes no new ones when actors have taken them; a test that starts them in
-    advance moves the same CPU time elsewhere, which is no gain on a machine that is busy with tests. So tests should
-    start few actors, and share those that they do not harm. An actor with environment variables of its own takes twice
-    as long.
+    Costs, measured with Ray 2.60 on two cores: 5 s to start (head 1.7 s, each node 1.1 s, mostly waiting), 1 s to stop,
+    almost nothing while idle. An actor takes 0.3 s of CPU, 0.26 s of it for the worker's `import ray`. On a waiting
+    worker it takes 0.02 s. But Ray starts waiting workers only when a node starts (`enable_worker_prestart`), and
+    starts no new ones when actors have taken them. Starting them in advance only moves the CPU time, which does not
+    help on a machine that is busy with tests. So tests should start few actors, and share those that they do not
+    damage. An actor with its own environment variables takes twice as long.
 
     Attributes:
-        address: What `ray.init` takes.
-        nodes: The nodes that are there, but for the head.
-        ray: Ray's own object.
+        address: The address for `ray.init`.
+        nodes: The current nodes, without the head.
+        ray: Ray's own cluster object.
     """
 
     def __init__(self, folder: Path, detection: Mapping[str, int] = FAST_DETECTION) -> None:
         """
-        Start it and connect to it.
+        Start the cluster and connect to it.
 
         Args:
-            folder: Where Ray keeps the session.
-            detection: Ray's settings for noticing dead nodes, in place of the fast ones for tests.
+            folder: Folder for Ray's session.
+            detection: Ray's settings for detecting dead nodes. Default: fast ones for tests.
         """
         handler = signal.getsignal(signal.SIGTERM)
         self.nodes: dict[str, RayNode] = {}
@@ -137,7 +136,7 @@ class RayCluster:
                     "num_cpus": 0,
                     "node_name": "head",
                     "include_dashboard": False,
-                    # Python processes that import Ray: its autoscaler adds no node here, nobody reads its logs' copies.
+                    # These two are processes that import Ray. Tests need no autoscaler and no copied logs.
                     "no_monitor": True,
                     "include_log_monitor": False,
                     "object_store_memory": _OBJECT_STORE,
@@ -154,7 +153,7 @@ class RayCluster:
         self._permanent = frozenset(self.nodes)
         self._open = True
 
-    def add(  # noqa: PLR0913 - what a node can have
+    def add(  # noqa: PLR0913 - the properties of a node
         self,
         name: str,
         *,
@@ -165,15 +164,15 @@ class RayCluster:
         called: str | None = None,
     ) -> RayNode:
         """
-        Add a node, which takes more than 1 s; it is gone when the test ends.
+        Add a node, which takes more than 1 s. It is removed when the test ends.
 
         Args:
-            name: Its name, one that no other node has.
-            cpus: CPUs that it claims to have.
-            gpus: GPUs that it claims to have.
+            name: A unique name.
+            cpus: Number of CPUs that it claims to have.
+            gpus: Number of GPUs that it claims to have.
             memory: Bytes that it claims to have.
             labels: Its labels.
-            called: The name that Ray is told, which another node may have; default: *name*.
+            called: The name that Ray gets, which need not be unique. Default: *name*.
         """
         assert name not in self.nodes
         handler = signal.getsignal(signal.SIGTERM)
@@ -192,20 +191,20 @@ class RayCluster:
         return self.nodes[name]
 
     def tidy(self) -> None:
-        """Remove what tests added."""
+        """Remove the nodes that tests added."""
         for name in self.nodes.keys() - self._permanent:
             self.nodes[name].remove()
 
     def wait_until_dead(self, node: RayNode) -> None:
-        """Wait until the head holds *node* for dead."""
+        """Wait until the head considers *node* dead."""
         deadline = time.monotonic() + _PATIENCE
-        pause = threading.Event()  # Ray gives no notice of it
+        pause = threading.Event()  # Ray sends no notification
         while any(found["NodeID"] == node.id and found["Alive"] for found in ray.nodes()):
             assert time.monotonic() < deadline, f"{node.name} is still alive"
             pause.wait(0.02)
 
     def close(self) -> None:
-        """End everything."""
+        """End the cluster."""
         self._open = False
         ray.shutdown()
         self.ray.shutdown()
@@ -213,15 +212,15 @@ class RayCluster:
     # -- for the leak guard ------------------------------------------------------------------------------------------
 
     def held(self) -> frozenset[str]:
-        """Every actor that lives or is about to, and every worker that has something to do."""
+        """Return every actor that lives or will live, and every busy worker."""
         return frozenset(self._actors()) | frozenset(self._workers()) if self._open else frozenset()
 
     def own(self, new: Resources) -> Resources:
         """
-        Ray's threads, the descriptors of its connections, which come and go as workers do, and its log files.
+        Return Ray's threads, the descriptors of its connections, which come and go with workers, and its log files.
 
-        Python made every socket of ours, so those that Ray's C++ made can be told from them; the same is not known of
-        epolls and events, which are of no use without a socket. Ray keeps some of all these after its shutdown.
+        Python created every socket of ours, so sockets of Ray's C++ code can be recognised. For epolls and events this
+        is not known, but they are useless without a socket. Ray keeps some of all these after its shutdown.
         """
         made_by_python = {found.fileno() for found in gc.get_objects() if isinstance(found, socket.socket)}
         return Resources(
@@ -251,7 +250,7 @@ class RayCluster:
 
 
 def title_of(pid: int) -> str:
-    """Command of a process, by which Ray's tell what they do; empty if it has ended."""
+    """Return the command line of a process, which shows what Ray's processes do. Empty if it has ended."""
     try:
         return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace").replace("\0", " ").strip()
     except OSError:

@@ -1,9 +1,9 @@
 """
-Damages deployment files, and checks that the reader takes any bytes whatever as it should.
+Damages deployment files, and checks that the reader handles any bytes correctly.
 
     python tests/support/reader_fuzz.py --seed 1 --count 100000
 
-reads so many damaged files and says how it went. The same seed gives the same files.
+This reads that many damaged files and prints a report. The same seed gives the same files.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from sage_plugins.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: What has a meaning in YAML or in a deployment file, and what has none anywhere.
+#: Tokens with a meaning in YAML or in deployment files, and tokens without any.
 TOKENS = [*"{}[],:?-&*!|>'\"%@`#<~=\n \t\\$", ": ", "- ", "\n  ", "\n    - ", "<<", "<<: ", "---\n", "...\n", "? "]
 TOKENS += ["&a ", "*a", "&b {", "*b", "!!str ", "!x ", "%YAML 1.2\n", "%TAG ! x\n", "|\n", ">-\n", "\\x", "\\u12", "''"]
 TOKENS += ["${", "${NUMBER}", "${EMPTY}", "${TEXT:-x}", "$${", "}", "services", "kv", "profiles", "defaults", "options"]
@@ -46,7 +46,7 @@ _BREAK = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
 
 
 def corpus() -> list[str]:
-    """The files that are damaged: those of the folders, as many good ones as bad ones."""
+    """Return the files to damage, from both folders, with about as many good ones as bad ones."""
     good, bad = (
         [(folder / name).read_text(encoding="utf-8") for name in deployment_files.names(folder)]
         for folder in (deployment_files.GOOD, deployment_files.BAD)
@@ -125,7 +125,7 @@ DAMAGES: list[Callable[[Random, str, list[str]], str]] = [
 
 
 def damaged(random: Random, texts: list[str]) -> bytes:
-    """One of the texts with some damages."""
+    """Return one of the texts with some damages."""
     text = random.choice(texts)
     for _ in range(random.choice((1, 1, 2, 3, 5))):
         text = random.choice(DAMAGES)(random, text, texts)
@@ -138,10 +138,10 @@ def damaged(random: Random, texts: list[str]) -> bytes:
 
 def check(data: bytes, path: Path) -> str:
     """
-    Have the reader read *data*, which this writes to *path*, and check all that holds for any bytes.
+    Write *data* to *path*, let the reader read it, and check all rules that hold for any bytes.
 
     Returns:
-        `"accepted"` or the rule of the first error.
+        `"accepted"`, or the rule of the first error.
     """
     path.write_bytes(data)
     file = examine(path, profile=deployment_files.profile_of(path))
@@ -161,11 +161,11 @@ def check(data: bytes, path: Path) -> str:
     try:
         again = read(path)
     except ConfigError as error:
-        # With its aliases written out, a file may be larger than any may be.
+        # With its aliases written out, the file may exceed the size limit.
         if {problem.id for problem in error.problems if problem.severity == "error"} == {"E108"}:
             return "accepted"
         raise
-    # A number that is none is not equal to itself.
+    # NaN is not equal to itself.
     assert again == attrs.evolve(file, profile=None) or ".nan" in text, "written out, it says the same"
     return "accepted"
 
@@ -179,12 +179,12 @@ def _check_refusal(error: ConfigError, lines: list[str]) -> None:
         assert problem.message
         assert 1 <= problem.line <= len(lines), f"{text} is in the file"
         line = lines[problem.line - 1]
-        # Bytes that are no text may stand for another number of characters.
+        # Bytes that are no text may become another number of characters.
         assert 1 <= problem.column <= len(line) + 1 or "\ufffd" in line, f"{text} is in its line"
 
 
 def main() -> None:
-    """Read as many damaged files as the arguments say."""
+    """Read as many damaged files as requested."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--count", type=int, default=10_000)
@@ -199,7 +199,7 @@ def main() -> None:
             start = time.process_time()
             try:
                 found[check(data, Path("fuzz.yaml"))] += 1
-            except Exception:  # noqa: BLE001 - that is what is looked for
+            except Exception:  # noqa: BLE001 - the fuzzer looks for these
                 found["failed"] += 1
                 sys.stdout.write(f"{data!r}\n{traceback.format_exc()}\n")
             taken = time.process_time() - start

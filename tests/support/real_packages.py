@@ -1,4 +1,4 @@
-"""The packages that `make examples` installs, and what says so if they are not there."""
+"""Checks that the packages of `make examples` are installed."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ SEMANTIC_SEARCH = ROOT / "examples" / "semantic_search"
 
 
 def pins() -> list[Requirement]:
-    """What the group `examples` and the Makefile ask for."""
+    """Return the requirements of the group `examples` and of the Makefile."""
     group = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]["examples"]
     (model,) = re.findall(r"^MODEL := (.+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
     return [Requirement(text) for text in (*group, model)]
 
 
 def require() -> None:
-    """Fail if one is missing or has another version. No skip: what is skipped everywhere is tested nowhere."""
+    """Fail if a package is missing or has another version. A skip would hide that nothing is tested anywhere."""
     for pin in pins():
         try:
             found = version(pin.name)

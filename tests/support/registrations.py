@@ -1,4 +1,4 @@
-"""Registrations that differ from others in some fields."""
+"""Changes fields of registrations."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from sage_plugins.values import Registration
 
 
 def changed(registration: Registration, **fields: Any) -> Registration:
-    """A registration like this one, with these fields set."""
+    """Return a copy of the registration with these fields set."""
     return Registration(**vars(registration) | fields)

@@ -1,4 +1,4 @@
-"""A process that runs `sage-deploy up`, and what it says."""
+"""Runs `sage-deploy up` in a process and reads its output."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 
 
 class RunningUp(subprocess.Popen[str]):
-    """`sage-deploy up FILE`, once it runs."""
+    """A running `sage-deploy up FILE`."""
 
     def __init__(self, file: Path, *options: str, **variables: Any) -> None:
-        """Start it and wait until it holds its services."""
+        """Start the command and wait until its services run."""
         super().__init__(
             [SCRIPT, "up", file, *options],
             cwd=file.parent,
@@ -27,7 +27,7 @@ class RunningUp(subprocess.Popen[str]):
         self.said = self.read_until("press Ctrl-C")
 
     def read_until(self, words: str) -> str:
-        """What it says on stderr up to a line with *words*."""
+        """Return its stderr up to a line with *words*."""
         assert self.stderr is not None
         said = ""
         for line in self.stderr:

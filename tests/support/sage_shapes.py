@@ -1,4 +1,4 @@
-"""Service classes of every shape that SAGE's programs have, and a factory as SAGE's."""
+"""Service classes of every shape in SAGE's programs, and a factory like SAGE's."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from sage_plugins.compat import BaseService
 
 
 class PlainKV:
-    """No base, and nothing of SAGE."""
+    """No base class, and nothing of SAGE."""
 
     def __init__(self, backend="memory"):
         self.backend = backend
@@ -48,7 +48,7 @@ class NoSuperKV(BasedKV):
 
 
 class SlottedKV:
-    """Without `__dict__`: there is no place for `ctx`."""
+    """Without `__dict__`, so that `ctx` cannot be set."""
 
     __slots__ = ("backend", "data")
 
@@ -65,7 +65,7 @@ class SlottedKV:
 
 
 class LegacyKV(BaseService):
-    """As SAGE's own KVService: takes its factory, and expects what its task gave it."""
+    """Like SAGE's own KVService: takes its factory, and expects what its task provided."""
 
     def __init__(self, service_factory, ctx=None):
         super().__init__(service_factory, ctx)
@@ -91,7 +91,7 @@ SHAPES = [PlainKV, BasedKV, NoSuperKV, SlottedKV, LegacyKV]
 
 
 class SagesFactory:
-    """A factory as SAGE's: builds with `__new__`, context, `__init__`, and loses what hangs on it when it travels."""
+    """Like SAGE's factory: calls `__new__`, sets the context, calls `__init__`. Pickling drops other attributes."""
 
     def __init__(self, service_name, service_class, service_args=(), service_kwargs=None):
         self.service_name = service_name

@@ -1,4 +1,4 @@
-"""Pipelines of SAGE: their steps, services for them, and how they are run."""
+"""Steps, services and runners for SAGE pipelines."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from sage.stream._runtime_kernel_types import StopSignal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Seconds after which something that must happen counts as not happened.
+#: Seconds after which an expected event counts as missing.
 PATIENCE: Final = 20.0
 
 
 class Count(SourceFunction):
-    """The source of the numbers from 1 to *last*, which is at its end then."""
+    """A source of the numbers from 1 to *last*."""
 
     def __init__(self, last: int) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class Count(SourceFunction):
 
 
 class Do(MapFunction):
-    """A step that does what it is told, with itself and the item."""
+    """A step that calls a function with itself and the item."""
 
     def __init__(self, what: Callable[[Any, Any], Any]) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Do(MapFunction):
 
 
 class Collect(SinkFunction):
-    """The end of a pipeline: a list, and an event when it has as many items as *expected*."""
+    """The end of a pipeline: fills a list, and sets an event when it has *expected* items."""
 
     def __init__(self, into: list[Any], expected: int = 0, full: threading.Event | None = None) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Doubler:
 
 
 class Recorder:
-    """A service that says what happens to it."""
+    """A service that records what happens to it."""
 
     def __init__(self, said: list[Any]) -> None:
         self._said = said
@@ -86,15 +86,15 @@ class Recorder:
         self._said.append("cleanup")
 
 
-#: What a `Recorder` says of a whole life.
+#: What a `Recorder` records in a whole life.
 LIFE: Final = ["init", "setup", "start", "stop", "cleanup"]
 
 
 def run_batch(env: Any, items: list[Any], what: Callable[[Any, Any], Any], *, keyed: bool = False) -> list[Any]:
     """
-    Run a batch to its end; what arrived.
+    Run a batch to its end. Return the items that arrived.
 
-    A linear pipeline runs in several threads, on SAGE's stages; one with a key in the calling thread.
+    A linear pipeline runs in several threads, on SAGE's stages. One with a key runs in the calling thread.
     """
     env.pipeline.clear()
     into: list[Any] = []
@@ -107,7 +107,7 @@ def run_batch(env: Any, items: list[Any], what: Callable[[Any, Any], Any], *, ke
 
 
 def start_stream(env: Any, count: int, what: Callable[[Any, Any], Any]) -> tuple[list[Any], threading.Event]:
-    """Start a stream of the numbers from 1 to *count*; where they arrive, and whether all have."""
+    """Start a stream of the numbers from 1 to *count*. Return the list they arrive in, and an event for all of them."""
     into: list[Any] = []
     full = threading.Event()
     env.from_source(Count, count, delay=0.001).map(Do, what).sink(Collect, into, count, full)

@@ -1,4 +1,4 @@
-"""What SAGE keeps in a process that has run a pipeline; SAGE itself is not imported."""
+"""Tells the leak guard what SAGE keeps after a pipeline, without importing SAGE."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 class SageThreads:
-    """The threads of SAGE's runtime, which are there for all pipelines of the process."""
+    """The threads of SAGE's runtime, which all pipelines of the process share."""
 
     def held(self) -> frozenset[str]:
-        """Nothing in other processes."""
+        """Return nothing: SAGE holds nothing in other processes."""
         return frozenset()
 
     def own(self, new: Resources) -> Resources:
-        """The pool that runs the steps of linear batches."""
+        """Return the thread pool that runs the steps of linear batches."""
         threads = frozenset(thread for thread in new.threads if thread.name.startswith("sage_local_runtime_"))
         return type(new)(threads=threads)

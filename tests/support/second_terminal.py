@@ -1,4 +1,4 @@
-"""`sage-deploy up` in a process of its own, and the commands beside it."""
+"""Runs `sage-deploy up` in its own process, and other commands next to it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PATIENCE = 60
 
 
 class Terminal:
-    """A folder with a deployment file, what runs it, and the commands beside it."""
+    """A folder with a deployment file, the processes that run it, and commands next to them."""
 
     def __init__(self, folder, file, services):
         self.folder = folder
@@ -25,7 +25,7 @@ class Terminal:
         self.ups = []
 
     def up(self, *options, file=None):
-        """Start `sage-deploy up`; returns once it runs."""
+        """Start `sage-deploy up`. Return when it runs."""
         up = subprocess.Popen(
             [SAGE_DEPLOY, "up", file or self.file.name, *options],
             cwd=self.folder,
@@ -46,7 +46,7 @@ class Terminal:
         return up
 
     def run(self, *arguments, code=0):
-        """What a command prints on stdout, and on stderr."""
+        """Run a command. Return its stdout and stderr."""
         done = subprocess.run(
             [SAGE_DEPLOY, *arguments],
             cwd=self.folder,

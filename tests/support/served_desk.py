@@ -1,4 +1,4 @@
-"""A service whose methods take, give and do what a server has to deal with."""
+"""A service with every kind of argument, result and behaviour that a server must handle."""
 
 from __future__ import annotations
 

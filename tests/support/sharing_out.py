@@ -1,4 +1,4 @@
-"""Which process takes which tests, where several share them."""
+"""Distributes tests among the processes of a test run."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from xdist.workermanage import WorkerController
 
-#: Tests that share a Ray cluster, which each process that takes some of them starts; and how many processes do.
+#: The tests that share a Ray cluster, and the maximum number of processes that run them. Each starts its own cluster.
 _ON_A_CLUSTER: Final = "tests/ray/cluster/"
 _CLUSTERS: Final = 3
 
@@ -28,18 +28,18 @@ def _group(file: Path) -> str | None:
 
 class TogetherOrOneByOne(LoadScopeScheduling):
     """
-    A file that is marked `xdist_group("NAME")` goes to one process, as do all with that name, before all other tests.
+    Schedules files that are marked `xdist_group("NAME")` before all other tests, and all of one name to one process.
 
-    The others go one by one, in their order, to whoever is free. That is what xdist's `loadgroup` promises. But with
-    pytest 9.2 xdist 3.8 passes over the marks, and for each test it counts all those before.
+    The other tests go one by one, in order, to any free process. xdist's `loadgroup` promises the same. But with
+    pytest 9.2, xdist 3.8 ignores the marks, and recounts all earlier tests for each test.
 
-    Of four processes and more, three at most take the tests on a cluster, from the beginning, and no others: clusters
-    cost much, the processes wait for them, and then the other tests have the processors.
+    With four or more processes, at most three run the tests on a cluster, from the start, and no others. Clusters are
+    expensive and their processes mostly wait, so other tests can use the processors meanwhile.
     """
 
     @cached_property
     def _for_clusters(self) -> frozenset[str]:
-        """Names of the processes that take the tests on a cluster; empty if all take everything."""
+        """Names of the processes that run the tests on a cluster. Empty: all processes run all tests."""
         few = min(_CLUSTERS, len(self.nodes) // 2)
         is_mixed = len({scope.startswith(_ON_A_CLUSTER) for scope in self.workqueue}) > 1
         return frozenset(node.gateway.id for node in self.nodes[:few] if is_mixed and few > 1)
@@ -64,7 +64,7 @@ class TogetherOrOneByOne(LoadScopeScheduling):
         return _group(self.config.rootpath / nodeid.partition("::")[0]) or nodeid
 
     def mark_test_complete(self, node: WorkerController, item_index: int, duration: float = 0) -> None:
-        """Forget what a process was given once it has done all of it."""
+        """Forget a group of tests of a process when all of them are complete."""
         super().mark_test_complete(node, item_index, duration)
         given, scope = self.assigned_work[node], self._split_scope(self.registered_collections[node][item_index])
         if all(given[scope].values()):

@@ -1,7 +1,7 @@
 """
-For suites whose cases take long: `make test` runs a part of their cells, and `make test-long` all.
+For suites with slow cases: `make test` runs a part of their cells, and `make test-long` runs all.
 
-A cell is a case under one strategy, with one set of its parameters.
+A cell is a case with one strategy and one set of parameters.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 class StrategiesInTurn(TargetConformance):
     """
-    Each case under one strategy, another for the next case; marked slow under the others.
+    Runs each case with one strategy, and the next case with another. Other combinations are marked slow.
 
     Attributes:
-        one_in: One case in so many is not marked slow under its strategy either. If that is not each, then the case
-            runs with one set of its parameters, and another case with another.
-        elsewhere: A suite whose cases `make test` runs on the same target elsewhere: here they are marked slow.
+        one_in: Only one case in *one_in* is not marked slow. If it is above 1, such a case also runs with only one
+            set of its parameters.
+        elsewhere: A suite whose cases `make test` already runs on the same target. They are marked slow here.
     """
 
     one_in = 1
@@ -47,7 +47,7 @@ class StrategiesInTurn(TargetConformance):
 
 
 def mark_cells(items: Iterable[pytest.Item]) -> None:
-    """Mark as slow all cells of a case but one, where not each case runs. Needs all cells of a case."""
+    """Mark all cells of a case but one as slow, in suites with `one_in` above 1. Needs all cells of a case."""
     cells: dict[object, list[pytest.Item]] = defaultdict(list)
     for item in items:
         suite = getattr(item, "cls", None)

@@ -1,4 +1,4 @@
-"""The command `sage-deploy` at a terminal: a real pseudo-terminal, which controls the process as a person's does."""
+"""Runs the command `sage-deploy` at a real pseudo-terminal, which controls the process as a person's terminal does."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from command_line import PATIENCE, SCRIPT, surroundings
 if TYPE_CHECKING:
     from pathlib import Path
 
-#: Makes the terminal on stdin the one that controls the process, so that keys such as Ctrl-C become signals.
+#: Makes the terminal on stdin the controlling one, so that keys such as Ctrl-C become signals.
 _CONTROLLED = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execv(sys.argv[1], sys.argv[1:])"
 )
@@ -26,10 +26,10 @@ _CONTROLLED = (
 
 class Terminal:
     """
-    A terminal in which the command runs; to be used as a context manager.
+    A terminal in which the command runs. Use it as a context manager.
 
     Attributes:
-        text: What was read from it so far.
+        text: The text read from it so far.
         process: The command.
     """
 
@@ -38,11 +38,11 @@ class Terminal:
         Start the command.
 
         Args:
-            arguments: Of the command.
-            cwd: Where it runs.
+            arguments: Arguments of the command.
+            cwd: Its working directory.
             columns: Width of the terminal.
-            piped: Whether stdout is a pipe, so that only stderr and stdin are at the terminal.
-            variables: Of its environment.
+            piped: Whether stdout is a pipe, so that only stderr and stdin use the terminal.
+            variables: Environment variables.
         """
         self.text = ""
         self._ours, theirs = pty.openpty()
@@ -73,7 +73,7 @@ class Terminal:
         os.close(self._ours)
 
     def type(self, keys: str) -> None:
-        """Press keys; `"\\x03"` is Ctrl-C."""
+        """Press keys. `"\\x03"` is Ctrl-C."""
         os.write(self._ours, keys.encode())
 
     def read_until(self, words: str) -> None:
@@ -82,7 +82,7 @@ class Terminal:
             assert self._read(), f"the terminal was closed before {words!r} appeared:\n{self.text}"
 
     def read_to_end(self) -> tuple[int, str]:
-        """Read until the command ends; give its exit code and all that the terminal showed, with plain line breaks."""
+        """Read until the command ends. Return its exit code and the terminal's whole text, with plain line breaks."""
         while self._read():
             pass
         return self.process.wait(PATIENCE), self.text.replace("\r\n", "\n")
@@ -93,7 +93,7 @@ class Terminal:
         try:
             data = os.read(self._ours, 65_536)
         except OSError as error:
-            if error.errno != errno.EIO:  # how Linux says that the other side is closed
+            if error.errno != errno.EIO:  # Linux reports this when the other side is closed
                 raise
             return False
         self.text += data.decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""Small services that the tests of the command line deploy."""
+"""Small services for the tests of the command line."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ _MODULE = """
 
 
 def write_things(folder: Path) -> Path:
-    """Write the module `things` to *folder*; give the folder."""
+    """Write the module `things` to *folder*. Return the folder."""
     (folder / "things.py").write_text(dedent(_MODULE), encoding="utf-8")
     return folder
 
 
 def deployment(folder: Path, text: str) -> Path:
-    """Write a deployment file to *folder*."""
+    """Write a deployment file to *folder*. Return its path."""
     file = folder / "service_deployment.yaml"
     file.write_text(dedent(text), encoding="utf-8")
     return file

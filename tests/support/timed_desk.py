@@ -1,4 +1,4 @@
-"""A service whose methods take time, fail and stream; importable in a replica's process."""
+"""A service whose methods take time, fail and stream. A replica's process can import it."""
 
 from __future__ import annotations
 

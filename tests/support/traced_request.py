@@ -1,4 +1,4 @@
-"""A request over HTTP through two services of one trace, whose replicas may be in any process."""
+"""Sends a traced HTTP request through two services, whose replicas may be in any process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 
 def check_one_trace(env, path, **config):
-    """Deploy `front` and `back`, ask `front` over HTTP, and look at the spans that their processes have written."""
+    """Deploy `front` and `back`, ask `front` over HTTP, and check the spans that their processes have written."""
     config = ServiceDeploymentConfig(monitors=["metrics", "otel"], timeout=60, **config)
     for name, cls in (("front", Front), ("back", Back)):
         env.register_service_with_config(name, cls, str(path), deployment_config=config)
@@ -30,6 +30,6 @@ def check_one_trace(env, path, **config):
     assert [span["context"]["trace_id"] for span in (front, back)] == [f"0x{TRACE}"] * 2
     assert front["parent_id"] == f"0x{SPAN}"
     assert back["parent_id"] == front["context"]["span_id"]
-    assert {span["kind"] for span in (front, back)} == {"SpanKind.SERVER"}  # both come from another process
+    assert {span["kind"] for span in (front, back)} == {"SpanKind.SERVER"}  # both callers are in another process
     assert {span["attributes"]["sage_deploy.request_id"] for span in (front, back)} == {"mine"}
     assert front["resource"]["attributes"]["process.pid"] != back["resource"]["attributes"]["process.pid"]

@@ -1,4 +1,4 @@
-"""Services that call each other, and what has their spans written to a file, in whatever process they are."""
+"""Services that call each other, and functions that write their spans to a file from any process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor, SpanExporter, Sp
 
 
 class Lines(SpanExporter):
-    """Adds a line of JSON for each span to a file."""
+    """Appends one line of JSON for each span to a file."""
 
     def __init__(self, path: str) -> None:
         self._path = Path(path)
@@ -25,7 +25,7 @@ class Lines(SpanExporter):
 
 
 def write_spans(path: str) -> None:
-    """Have the spans of this process written to the file at *path*; once in a process."""
+    """Write the spans of this process to the file at *path*. Call it once in a process."""
     provider = trace.get_tracer_provider()
     if not isinstance(provider, TracerProvider):
         provider = TracerProvider(resource=Resource.create({"process.pid": os.getpid()}))
@@ -34,13 +34,13 @@ def write_spans(path: str) -> None:
 
 
 def read_spans(path: str) -> dict[str, dict]:
-    """The spans in the file, by name."""
+    """Return the spans in the file by name."""
     lines = Path(path).read_text(encoding="utf-8").splitlines()
     return {span["name"]: span for span in map(json.loads, lines)}
 
 
 class Traced:
-    """Sets up the SDK of its process itself."""
+    """Sets up OpenTelemetry's SDK in its process."""
 
     def __init__(self, path: str | None = None) -> None:
         if path is not None:

@@ -1,7 +1,7 @@
 """
-Cases about handles that travel to other processes, and services there that call each other, for any such target.
+Cases for targets with other processes: handles that travel there, and services there that call each other.
 
-A test file inherits the classes of cases together with a `Travelling` that says where: on which target, and how another
+A test file inherits the case classes together with a `Travelling`, which says on which target they run, and how another
 program gets there.
 """
 
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 
 class Relay(Calling):
-    """A service that calls others by the handles that it is given."""
+    """A service that calls others through the handles it gets."""
 
     def __init__(self, handle: ServiceHandle | None = None) -> None:
         self._kept = handle
@@ -53,27 +53,27 @@ class Relay(Calling):
         return handle
 
     def flood(self, handle: ServiceHandle, name: str, count: int) -> list[Any]:
-        """Make so many calls at once; what each gave, or as what error it ended."""
+        """Make *count* calls at once. Return the result or the error's class name of each."""
         calls = [handle.submit("do", [name, number]) for number in range(count)]
         return [call.result() if call.exception() is None else type(call.exception()).__name__ for call in calls]
 
     def in_line(self, handle: ServiceHandle, numbers: list[int], checkpoint: Any) -> None:
-        """Make a call of each number, with that as its priority, and report once all are on their way."""
+        """Call with each number as argument and priority. Report when all are submitted."""
         calls = [handle.with_options(priority=number).submit("do", number) for number in numbers]
         checkpoint.reach()
         for call in calls:
             call.result()
 
     def place(self, handle: ServiceHandle, keys: list[int]) -> list[int]:
-        """Which replica gets each key."""
+        """Return the replica that gets each key."""
         return [handle.with_options(key=key).call("do", key) for key in keys]
 
     def fail(self, handle: ServiceHandle) -> str:
-        """Make a call that raises; the class of what it raises."""
+        """Make a call that raises. Return the class name of the error."""
         return type(handle.submit("fail", "again").exception()).__name__
 
     def cancel(self, handle: ServiceHandle) -> None:
-        """Make a call, and cancel it as soon as that can be done."""
+        """Make a call, and cancel it as soon as possible."""
         call = handle.submit("do", "cancelled")
         while not call.cancel():
             threading.Event().wait(0.001)
@@ -83,7 +83,7 @@ class Relay(Calling):
         calls = []
         try:
             for number in range(count):
-                calls.append(handle.submit("do", number))  # noqa: PERF401 - those before one that is refused count
+                calls.append(handle.submit("do", number))  # noqa: PERF401 - the accepted calls count
         except errors.OverloadedError as error:
             return f"{len(calls)} accepted: {error}"
         finally:
@@ -93,10 +93,10 @@ class Relay(Calling):
 
 
 class Impatient:
-    """A service whose replica gives up at once what a caller has there that is gone."""
+    """A service whose replica quickly gives up the calls of a caller that is gone."""
 
     def __init__(self) -> None:
-        callers.LOOK_AFTER_S, callers.GONE_AFTER_S = 0.05, 0.2  # type: ignore[misc] # constants, for everybody else
+        callers.LOOK_AFTER_S, callers.GONE_AFTER_S = 0.05, 0.2  # type: ignore[misc] # constants for all other code
         self._closed = 0
 
     def numbers(self) -> Iterator[int]:
@@ -106,11 +106,11 @@ class Impatient:
             self._closed += 1
 
     def closed(self) -> int:
-        """Streams that have ended."""
+        """Return the number of streams that have ended."""
         return self._closed
 
 
-#: For a `Program`: what a function gives, or raises, in a forked child.
+#: For a `Program`: returns the result or the error of a function in a forked child.
 FORKING = """
         def forked(function):
             import os
@@ -129,7 +129,7 @@ FORKING = """
 
 
 class Program:
-    """Another Python process, which evaluates expressions; after the statements of *begin*."""
+    """Another Python process. It runs the statements of *begin*, then evaluates expressions."""
 
     TAKE = """
         handle = pickle.loads(open("handle", "rb").read())
@@ -177,10 +177,10 @@ class Program:
 
 class Travelling(ServiceConformance):
     """
-    Two services, of which one calls the other from its own process.
+    Two services, one of which calls the other from its own process.
 
     Attributes:
-        owner: Statements of a program that deploys a service `svc` with a `Probe` and writes its handle to a file.
+        owner: Statements of a program that deploys a service `svc` with a `Probe`, and writes its handle to a file.
     """
 
     kind: ClassVar[str] = "target"
@@ -188,11 +188,11 @@ class Travelling(ServiceConformance):
     owner: ClassVar[str]
 
     def program(self, folder: Path, begin: str = Program.TAKE) -> Program:
-        """Another program in *folder*, which takes the handle in the file there or begins with *begin*."""
+        """Start another program in *folder*. It takes the handle in the file there, or begins with *begin*."""
         return Program(folder, begin)
 
     def pair(self, *, relays: int = 1, **fields: Any) -> Any:
-        """The service `svc`, and one or more that call it."""
+        """Deploy the service `svc`, and one or more that call it."""
         svc = self.register(**fields)
         names = ["relay", *(f"relay{number}" for number in range(1, relays))]
         found = [self.register(Relay, name=name, env=svc.env) for name in names]
@@ -204,7 +204,7 @@ class HandleCases(Travelling):
     """Handles as arguments and in files."""
 
     def test_handle_as_an_argument_calls_the_service_from_there(self) -> None:
-        """Its options travel with it; calls from elsewhere are counted where they run."""
+        """A handle's options travel with it. Calls from other processes are counted where they run."""
         svc, relay = self.pair()
         own, _ = svc.handle.where()
         assert relay.handle.use(svc.handle, "where")[0] == own
@@ -212,7 +212,7 @@ class HandleCases(Travelling):
         assert svc.outcomes == {"ok": 3}
 
     def test_handle_in_a_constructor_waits_for_the_service(self) -> None:
-        """It is pickled before the service is deployed."""
+        """The handle is pickled before the service is deployed."""
         env = self.environment()
         svc = self.register(env=env)
         relay = self.register(Relay, svc.handle, name="relay", env=env)
@@ -220,7 +220,7 @@ class HandleCases(Travelling):
         assert relay.handle.use_kept("echo", 7) == 7
 
     def test_handle_that_comes_home_is_one_of_that_very_service(self) -> None:
-        """Its calls wait in the queue of this process."""
+        """The calls of a returned handle wait in the queue of this process."""
         svc, relay = self.pair()
         back = relay.handle.give_back(svc.handle.with_options(timeout=self.patience))
         occupied = self.occupy(svc)
@@ -230,7 +230,7 @@ class HandleCases(Travelling):
         assert waiting.result(self.patience) == 1
 
     def test_handle_in_a_file_is_used_by_another_program(self, tmp_path: Path) -> None:
-        """Also when the service has been restarted meanwhile."""
+        """The handle also works after the service was restarted."""
         svc, _ = self.pair()
         (tmp_path / "handle").write_bytes(pickle.dumps(svc.handle))
         with self.program(tmp_path) as program:
@@ -241,7 +241,7 @@ class HandleCases(Travelling):
             assert program.ask("handle.echo(6)").startswith("ServiceStoppedError: svc.echo was not run")
 
     def test_handle_in_a_forked_child_is_refused_at_once(self, tmp_path: Path) -> None:
-        """Whether it has been used before or not; the parent goes on."""
+        """The handle may have been used before the fork or not. The parent continues."""
         svc, _ = self.pair()
         (tmp_path / "handle").write_bytes(pickle.dumps(svc.handle))
         with self.program(tmp_path, Program.TAKE + FORKING) as program:
@@ -251,7 +251,7 @@ class HandleCases(Travelling):
             assert program.ask("handle.echo(6)") == "6"
 
     def test_stream_of_a_process_that_is_killed_gives_its_slot_back(self, tmp_path: Path) -> None:
-        """Nobody says that it is gone: its replica finds that it keeps no exchange there any more."""
+        """Nobody reports the death. The replica notices that the process keeps no exchange open any more."""
         svc = self.register(Impatient)
         svc.env.deploy()
         (tmp_path / "handle").write_bytes(pickle.dumps(svc.handle))
@@ -267,7 +267,7 @@ class ChangeCases(Travelling):
     """What other processes see of a service that changes."""
 
     def test_traveller_goes_on_when_a_replica_is_killed(self) -> None:
-        """Its next call goes to the replica that takes the dead one's place, and waits for that."""
+        """The next call waits for the replacement of the dead replica, and goes to it."""
         svc, relay = self.pair()
         relay.handle.keep(svc.handle)
         before, _ = relay.handle.use_kept("where")
@@ -286,7 +286,7 @@ class ChangeCases(Travelling):
         assert [relay.handle.use_kept("do", 2) for _ in range(4)] == [0] * 4
 
     def test_call_of_a_traveller_is_finished_before_its_replica_leaves(self) -> None:
-        """Scaling down waits for calls of other processes too, within the drain time."""
+        """Scaling down waits for calls of other processes too, within the drain timeout."""
         svc, relay = self.pair(drain_timeout=self.patience, **self.several(2))
         relay.handle.keep(svc.handle)
         gate = self.watch()
@@ -302,7 +302,7 @@ class ChangeCases(Travelling):
         scaling.result(self.patience)
 
     def test_traveller_keeps_to_the_balancer_that_is_set(self) -> None:
-        """Equal keys go to the same replica, whoever calls."""
+        """Equal keys go to the same replica, for every caller."""
         svc, relay = self.pair(**self.several(2))
         keys = list(range(24))
         relay.handle.place(svc.handle, keys)
@@ -315,7 +315,7 @@ class BoundCases(Travelling):
     """Slots and queues that several processes share."""
 
     def test_two_callers_of_one_slot_lose_nothing_and_run_nothing_twice(self) -> None:
-        """The replica refuses what exceeds its slot; what it refused is sent again, once there is room."""
+        """The replica refuses calls beyond its slot. The callers send them again when there is room."""
         svc, relay, other = self.pair(relays=2)
         calls = [each.handle.submit("flood", svc.handle, each.name, 40) for each in (relay, other)]
         mine = [svc.handle.submit("do", ["own", number]) for number in range(40)]
@@ -327,7 +327,7 @@ class BoundCases(Travelling):
         assert svc.outcomes["ok"] == 122
 
     def test_replica_holds_no_more_calls_than_it_has_slots(self) -> None:
-        """What it has no slot for waits at its caller, where it can be cancelled: then it never runs."""
+        """A call without a slot waits at its caller. If it is cancelled there, it never runs."""
         svc, relay = self.pair()
         occupied = self.occupy(svc)
         relay.handle.cancel(svc.handle)
@@ -344,7 +344,7 @@ class BoundCases(Travelling):
         occupied.open()
 
     def test_call_of_a_traveller_that_was_retried_in_vain_counts_once(self) -> None:
-        """As what its last attempt was, where it ran."""
+        """It counts once, with the outcome of its last attempt, where it ran."""
         retry = {"on": ["ProbeError"], "max_attempts": 2, "backoff": 0.001}
         svc, relay = self.pair(retry=retry, methods={"fail": {"idempotent": True}})
         for number in range(1, 4):
@@ -353,7 +353,7 @@ class BoundCases(Travelling):
         assert svc.outcomes == {"error": 3}
 
     def test_calls_of_a_traveller_start_by_their_priority(self) -> None:
-        """Those that wait in its queue; none of them is sent ahead. A handle brings its own priority along."""
+        """Calls in its queue start by priority; none is sent ahead. A handle carries its own priority."""
         svc, relay = self.pair(overload="priority", methods={"do": {"idempotent": True}})
         occupied = self.occupy(svc)
         waiting = self.watch(held=False)
@@ -376,14 +376,14 @@ class CallCases(Travelling):
         assert first.handle.call("ask", "b", "ask", "c", "echo", "innermost") == "innermost"
 
     def test_environments_with_the_same_names_are_kept_apart(self) -> None:
-        """A service finds those of its own environment."""
+        """A service finds the services of its own environment."""
         pairs = [self.pair() for _ in range(2)]
         for svc, relay in pairs:
             relay.handle.ask("svc", "do", id(svc))
         assert [svc.handle.done() for svc, _ in pairs] == [[id(svc)] for svc, _ in pairs]
 
     def test_service_that_is_not_deployed_is_waited_for(self) -> None:
-        """Until its start-up time is over, or that of the call that waits; other processes do not deploy it."""
+        """A call waits until the startup timeout or its own deadline. Other processes do not deploy the service."""
         env = self.environment()
         relay = self.register(Relay, name="relay", env=env)
         self.register(env=env, startup_timeout=0.05)
@@ -405,7 +405,7 @@ class CallCases(Travelling):
             relay.handle.ask("svc", "echo", 1)
 
     def test_circle_over_processes_gets_as_far_as_there_are_slots(self) -> None:
-        """a -> b -> a, where a has one slot and holds it: the call that no slot can take is told so, and at once."""
+        """For a -> b -> a, where a holds its only slot: the call that can get no slot fails at once."""
         env = self.environment()
         first, second = (self.register(Calling, name=name, env=env, timeout=None) for name in ("a", "b"))
         env.deploy()
@@ -422,7 +422,7 @@ class OwnerCases(Travelling):
     """What another program sees of the process that deploys."""
 
     def test_caller_is_told_that_the_process_that_deployed_has_ended(self, tmp_path: Path) -> None:
-        """Its replicas end with it, and nobody is left to replace them."""
+        """The replicas end with the process, and nobody replaces them."""
         with self.program(tmp_path, self.owner) as owner:
             assert owner.ask("handle.echo(1)") == "1"
             handles = [self.found(tmp_path)]
@@ -434,7 +434,7 @@ class OwnerCases(Travelling):
         SYSTEM.rest()
 
     def found(self, folder: Path) -> ServiceHandle:
-        return pickle.loads((folder / "handle").read_bytes())  # noqa: S301 - our own
+        return pickle.loads((folder / "handle").read_bytes())  # noqa: S301 - our own file
 
     def failure(self, handle: ServiceHandle) -> str:
         try:
@@ -443,12 +443,12 @@ class OwnerCases(Travelling):
             return str(error)
 
     def threads(self) -> list[str]:
-        """Those that wait for what comes from the service, once all is let go of that nobody uses."""
+        """Return the threads that wait for messages of the service, after unused objects were collected."""
         gc.collect()
         return sorted(thread.name for thread in threading.enumerate() if thread.name.startswith("svc-"))
 
     def test_service_that_is_not_called_any_more_is_let_go_of(self, tmp_path: Path) -> None:
-        """Its threads end when the last handle and the last call are gone."""
+        """The threads end when the last handle and the last call are gone."""
         with self.program(tmp_path, self.owner) as owner:
             assert owner.ask("handle.echo(1)") == "1"
             first, second = self.found(tmp_path), self.found(tmp_path)

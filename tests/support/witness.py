@@ -1,7 +1,7 @@
 """
-Calls that a test makes one by one, with the run log, the history and the checker of `sage_deploy_testing.chaos`.
+Makes single calls and checks them with the run log, the history and the checker of `sage_deploy_testing.chaos`.
 
-`chaos` makes calls at random. Here a test decides which call is where when a replica dies.
+`chaos` makes calls at random. Here a test decides where each call is when a replica dies.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 
 
 def calls_in(path: Path) -> list[int]:
-    """The numbers of the calls that have run, by the file of their service."""
+    """Return the numbers of the calls that have run, from the service's file."""
     return [each.call for each in run_log.calls_in(path)]
 
 
 class Witness:
-    """A service that writes down each call before it does anything else with it."""
+    """A service that records each call before it does anything else."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -46,13 +46,13 @@ class Witness:
         return call
 
     def hold(self, call: int, checkpoint: Checkpoint) -> int:
-        """Stay until the test lets go."""
+        """Wait until the test continues it."""
         self._note(call)
         checkpoint.reach(self.pid())
         return call
 
     def run_and_die(self, call: int, unless: str | None = None) -> int:
-        """Do all there is to do, and die before the answer leaves; not if there is a file *unless*, else make it."""
+        """Complete the call, and die before the reply leaves. With the file *unless*, die only the first time."""
         self._note(call)
         if unless is None or not Path(unless).exists():
             if unless is not None:
@@ -61,7 +61,7 @@ class Witness:
         return call
 
     def exit(self, call: int) -> int:
-        """Poison: end the process as a crash in C does."""
+        """End the process as a crash in C code does."""
         self._note(call)
         os._exit(1)
 
@@ -71,13 +71,13 @@ class Witness:
 
 class Findings(NamedTuple):
     """
-    What became of the calls.
+    The results of the calls.
 
     Attributes:
-        ok: Numbers of those that ended with their result.
-        died: Those that ended with their replica, and may have had their effect.
-        failed: Those that ended otherwise, with the error.
-        twice: Those that ran more than once.
+        ok: Numbers of calls that returned their result.
+        died: Numbers of calls whose replica died. They may have had their effect.
+        failed: The other calls, with their errors.
+        twice: Numbers of calls that ran more than once.
     """
 
     ok: frozenset[int]
@@ -91,11 +91,11 @@ class History:
     The calls of a test, from any thread.
 
     Attributes:
-        file: What to hand to the service.
+        file: The file to give to the service.
     """
 
     def __init__(self, path: Path) -> None:
-        """*path* is where the service writes."""
+        """*path* is the file that the service writes."""
         self._run_log = run_log.RunLog(path)
         self.file = self._run_log.path
         self._history = history.History()
@@ -103,7 +103,7 @@ class History:
 
     @property
     def calls(self) -> int:
-        """How many were made."""
+        """The number of calls made."""
         return self._history.calls
 
     def call(self, handle: ServiceHandle, method: str, /, *args: Any, idempotent: bool = False) -> Future[Any]:
@@ -114,16 +114,15 @@ class History:
 
     def check(self, *, slots: int, deaths: int, patience: float) -> Findings:
         """
-        What became of all calls; every one must have ended.
+        Return the results of all calls. Every call must have ended.
 
         Args:
-            slots: Of one replica.
-            deaths: How many replicas died.
-            patience: Longest wait for the last ones, in seconds.
+            slots: Slots of one replica.
+            deaths: Number of replicas that died.
+            patience: Maximum wait for the last calls, in seconds.
 
         Raises:
-            AssertionError: The checker found a violation; there are more calls that died than *deaths* can explain, for
-                instance.
+            AssertionError: The checker found a violation, for instance more dead calls than *deaths* can explain.
         """
         wait(list(self._made.values()), patience)
         errors = {number: future.exception() for number, future in self._made.items() if future.done()}

@@ -1,5 +1,5 @@
 """
-What is done about calls that fail, for services that ask for it: the decisions of `resilience`, brought to a router.
+Retries, hedging, circuit breaker, ejection and killing: applies the decisions of `resilience` to a router's calls.
 
-Imports `call`, `config`, `resilience` and the root modules, and of its own wing what takes calls out of a backlog.
+Imports `call`, `config`, `resilience` and the root modules; of `routing`, only `lane` and `prefetch`.
 """

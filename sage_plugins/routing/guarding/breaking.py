@@ -1,4 +1,4 @@
-"""Refuses the calls of a service that keeps failing: what `resilience.circuit` decides, done with a router's calls."""
+"""The circuit breaker of a router: refuses calls of a service that keeps failing, as `resilience.circuit` decides."""
 
 from __future__ import annotations
 
@@ -29,21 +29,21 @@ _KINDS: Final = {
 
 class Breaking:
     """
-    The circuit breaker of one router. From any thread.
+    The circuit breaker of one router. Safe from any thread.
 
     Attributes:
-        circuit: What decides.
+        circuit: The state machine that decides.
     """
 
     def __init__(self, policy: BreakerPolicy, retry: RetryPolicy | None, parts: Parts, tell: Tell) -> None:
         """
-        Be closed.
+        Begin closed.
 
         Args:
             policy: When it opens, and for how long.
-            retry: Says which exceptions are the service's fault.
-            parts: Those of the router.
-            tell: Told of every change.
+            retry: Defines which exceptions are the service's fault.
+            parts: The router's parts.
+            tell: Called for every change of state.
         """
         self._retry = retry
         self._parts = parts
@@ -51,19 +51,20 @@ class Breaking:
         self.circuit = Circuit(policy)
         self._lock = threading.RLock()
         self._probes: dict[Call, int] = {}
-        # Who is told of results and errors beside the circuit, which wants to know of results at times only.
+        # The listeners that were set before. They still get all results and errors. The circuit itself needs results
+        # only at times.
         self._told_too = parts.owner.on_result, parts.owner.on_error
         parts.owner.on_error = self._failed
 
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
-        """*route*, for calls that may go through; the others are refused. As long as it is closed that is all."""
+        """Wrap *route* so that the circuit refuses calls unless it admits them; a closed circuit adds nothing."""
         return route if self.circuit.state is CLOSED else partial(self._route_admitted, route)
 
     def _route_admitted(self, route: Callable[[Call], bool], call: Call) -> bool:
         self._admit(call)
         try:
             return route(call)
-        except BaseException:  # it was not accepted
+        except BaseException:  # the call was not accepted
             self._ended(call, None)
             raise
 
@@ -94,7 +95,7 @@ class Breaking:
         if self._told_too[1] is not None:
             self._told_too[1](call, error)
 
-    def _ended(self, call: Call, fault: bool | None) -> None:  # noqa: FBT001 - as `fault_of` gives it
+    def _ended(self, call: Call, fault: bool | None) -> None:  # noqa: FBT001 - as `fault_of` returns it
         circuit, owner = self.circuit, self._parts.owner
         with self._lock:
             was_closed = circuit.state is CLOSED
@@ -108,13 +109,13 @@ class Breaking:
             owner.on_result = self._answered if circuit.watches else self._told_too[0]
             changed = was_closed is not (circuit.state is CLOSED)
         if changed:
-            self._parts.reroute()  # before its caller can make the next call
+            self._parts.reroute()  # before the caller can make its next call
         self._say()
 
     def _say(self) -> None:
         while self.circuit.changes:
             try:
                 state, why = self.circuit.changes.popleft()
-            except IndexError:  # another thread tells it
+            except IndexError:  # another thread reports it
                 return
             self._tell(_KINDS[state], f"the circuit breaker is {state.replace('_', ' ')}: {why}", None)

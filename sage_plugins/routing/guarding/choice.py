@@ -1,4 +1,4 @@
-"""Whether a router gets guards; what they are made of is imported for services that have some."""
+"""Makes the guards of a router; imports their modules only for a service that needs them."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["guards_by", "guards_for"]
 
 
 def guards_for(config: ServiceDeploymentConfig, tell: Tell) -> Unguarded:
-    """The guards of a service with this *config*, which tell *tell*."""
+    """Return the guards of a service with this *config*, which report their decisions to *tell*."""
     return guards_by(policies_of(config), tell, kills=config.timeout_strength == "kill")
 
 
 def guards_by(policies: Policies, tell: Tell, *, kills: bool = False) -> Unguarded:
-    """As `guards_for`, for what a configuration says; *kills* only where its replicas can be killed from."""
+    """As `guards_for`, for the policies of a configuration; *kills* only in a process that can kill the replicas."""
     if policies == Policies() and not kills:
         return UNGUARDED
     from sage_plugins.routing.guarding.guards import Guards

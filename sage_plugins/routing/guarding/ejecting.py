@@ -1,4 +1,4 @@
-"""Leaves replicas without calls that fail: what `resilience.outliers` decides, done with a router's lanes."""
+"""Ejects failing replicas: takes calls away from a router's lanes, as `resilience.outliers` decides."""
 
 from __future__ import annotations
 
@@ -30,25 +30,25 @@ _KINDS: Final = {
 
 
 class Ejecting:
-    """Watches the replicas of one router. From any thread."""
+    """Watches the replicas of one router, and ejects those that fail. Safe from any thread."""
 
     _parts: Parts
     _outliers: Outliers
 
     def __init__(self, policy: OutlierPolicy, tell: Tell) -> None:
         """
-        Watch nothing yet: `join` comes first.
+        Watch nothing until `join`.
 
         Args:
             policy: When a replica gets no calls.
-            tell: Told of every decision.
+            tell: Called for every decision.
         """
         self._policy = policy
         self._tell = tell
         self._lock = threading.RLock()
         self._timer: Timer | None = None
-        self._due = 0.0  # when the durations of an interval are compared
-        self._probing: frozenset[Lane] = frozenset()  # lanes that have one slot, for one call
+        self._due = 0.0  # when the interval ends and durations are compared
+        self._probing: frozenset[Lane] = frozenset()  # lanes with only one slot, for a single call
 
     def join(self, parts: Parts) -> None:
         """Watch the lanes of the router with these *parts*."""
@@ -58,7 +58,7 @@ class Ejecting:
         parts.owner.on_result, parts.owner.on_error = self._answered, self._failed
 
     def lanes_changed(self) -> None:
-        """There are other lanes; under their lock."""
+        """Take notice of a changed set of lanes; under the lanes' lock."""
         with self._lock:
             open_ = self._parts.lanes.open
             self._outliers.replicas_are([lane.id for lane in open_])
@@ -66,18 +66,18 @@ class Ejecting:
                 lane.call_record = self._outliers.record_of(lane.id)
 
     def _answered(self, call: Call, _: BaseException | None) -> None:
-        """A call ended with a result, or with an exception of its method; on the path of every call."""
+        """Count a call that ended with a result or with its method's exception; on the path of every call."""
         try:
             record: CallRecord | None = call.lane.call_record
             ended = call.ended
             seconds = ended - call.began
-        except AttributeError:  # it was not sent; or it is a stream's, whose consumer wanted no more
+        except AttributeError:  # the call was not sent, or its consumer ended a stream
             return
         if record is None:
             return
         if record.failures_in_row or record.probes:
             self._did_its_part(call.lane, seconds, ended)
-        else:  # `Outliers.succeeded` written out
+        else:  # `Outliers.succeeded` inlined
             record.calls += 1
             record.seconds += seconds
         if ended >= self._due:
@@ -102,12 +102,12 @@ class Ejecting:
             self._do([found])
 
     def end(self) -> None:
-        """The router has come to its end."""
+        """Stop, at the end of the router."""
         if self._timer is not None:
             self._timer.cancel()
 
     def _look(self) -> None:
-        """An interval is over, or the time of a replica that is out."""
+        """Decide again: an interval is over, or the ejection time of a replica."""
         with self._lock:
             now = self._parts.clock.monotonic()
             decided = self._outliers.look(now)
@@ -121,7 +121,7 @@ class Ejecting:
             self._tell(_KINDS[type(each)], f"{each.replica}: {each.reason}", each.replica)
 
     def _arrange(self) -> None:
-        """Have the lanes be as was decided; under their lock."""
+        """Apply the decisions to the lanes; under their lock."""
         lanes = self._parts.lanes
         with self._lock:
             out, probed = self._outliers.out, self._outliers.probed
@@ -132,7 +132,7 @@ class Ejecting:
         lanes.ejected = frozenset(lane for lane in lanes.open if lane.id in out)
         probing = frozenset(lane for lane in lanes.open if lane.id in probed)
         for lane in self._probing - probing:
-            if lane in lanes.open:  # else it gets no calls any more
+            if lane in lanes.open:  # a closed lane gets no calls
                 lane.give_back()
         for lane in probing - self._probing:
             lane.take_free(but=1)

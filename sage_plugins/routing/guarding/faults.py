@@ -1,4 +1,4 @@
-"""Whose fault it is that a call failed, for a circuit breaker and for ejection."""
+"""Decides whether a failed call is the replica's fault, for the circuit breaker and for ejection."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ __all__ = ["fault_of"]
 
 def fault_of(call: Call, error: BaseException, service: str) -> bool | None:
     """
-    Whether *call* of *service* ended with *error* because its replica died or took too long.
+    Return whether *call* of *service* ended with *error* because its replica died or took too long.
 
-    None: it says nothing of the service, because its caller gave it up, or it was not accepted or not started.
+    None means that the call says nothing about the service: its caller gave it up, or it was not accepted, or it did
+    not start.
     """
     if call.turned_away is error:
         return None
-    if isinstance(error, CallError) and error.service == service:  # else it is of a call that the method made
+    if isinstance(error, CallError) and error.service == service:  # otherwise it comes from a nested call
         if isinstance(error, ReplicaDiedError):
             return True
         if isinstance(error, CallTimeoutError):
-            return True if error.stage == "run" else None  # one that waited for all of its time is overload
+            return True if error.stage == "run" else None  # a timeout in the queue means overload, not a fault
         if isinstance(error, (CallCancelledError, OverloadedError, ServiceStoppedError)):
             return None
     return False

@@ -1,4 +1,4 @@
-"""The guards of one router, each made only if the service asks for it."""
+"""`Guards`: combines the guards of one router; each is made only if the service asks for it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Guards"]
 
 class Guards(Unguarded):
     """
-    What is done about calls of one service that fail.
+    Handles the failing calls of one service, as its policies say.
     """
 
     def __init__(
@@ -40,17 +40,17 @@ class Guards(Unguarded):
         random: Random | None = None,
     ) -> None:
         """
-        Guard nothing yet: the router calls `join`.
+        Guard nothing until the router calls `join`.
 
         Args:
-            policies: What the configuration asks for.
-            tell: Told of every decision.
-            kills: Whether replicas are killed in which calls run on after their deadline.
-            random: Draws waits; None for one of its own.
+            policies: The policies from the configuration.
+            tell: Called for every decision.
+            kills: Whether to kill replicas in which calls run on after their deadline.
+            random: Draws the waits between attempts; None for a generator of its own.
         """
         self._policies = policies
         self._tell = tell
-        self._random = Random() if random is None else random  # noqa: S311 - it keeps no secret
+        self._random = Random() if random is None else random  # noqa: S311 - not used for secrets
         self._budget: Budget | None = None
         self._retrying: Retrying | None = None
         self._hedging: Hedging | None = None
@@ -78,7 +78,7 @@ class Guards(Unguarded):
             self._breaking = Breaking(self._policies.breaker, self._policies.retry, parts, self._tell)
 
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
-        """*route*, which accepts calls, with what has to be known or refused of each call."""
+        """Wrap *route* so that the guards note or refuse each call."""
         if self._retrying is not None:
             self._retrying.lanes_changed()
         if self._hedging is not None:
@@ -114,7 +114,7 @@ class Guards(Unguarded):
         return None if self._retrying is None else self._retrying.failed(call, error)
 
     def end(self) -> None:
-        """The router has come to its end."""
+        """Stop, at the end of the router."""
         if self._retrying is not None:
             self._retrying.end()
         if self._hedging is not None:

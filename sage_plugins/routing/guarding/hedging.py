@@ -1,10 +1,9 @@
 """
-Gives slow calls a second attempt on another replica: when `resilience.hedges` and the budget of retries say so.
+Gives slow calls a second attempt on another replica, if `resilience.hedges` and the retry budget allow it.
 
-The second attempt is a `Hedge`, a call of its own, sent to a free slot. It shares one thing with the caller's call: the
-token that decides the outcome. Whoever has run its method takes it, as for every call, and is counted where it ran; the
-other one finds it gone and is dropped, as if its caller had given it up, and not counted. So there is one outcome and
-one count, whoever is first, and whatever ends the caller's call otherwise.
+The second attempt is a `Hedge`, a call of its own, sent to a free slot. It shares only the outcome token with the
+caller's call. The worker that finishes first takes the token, and its replica counts the call. The other attempt finds
+no token and is dropped uncounted, as if its caller had given it up. So there is always one outcome and one count.
 """
 
 from __future__ import annotations
@@ -40,11 +39,12 @@ class Hedge(Call):
     """
     The second attempt of a call.
 
-    It settles nothing but its call's outcome, and never waits: what its replica loses, refuses or gives up is dropped.
+    It decides only the outcome of the caller's call, and never waits. If its replica loses, refuses or gives it up, it
+    is dropped.
 
     Attributes:
         first: The caller's call.
-        gone: Whether its work is over without an outcome; guarded by the lanes' lock, as the next.
+        gone: Whether its work is over without an outcome; guarded by the lanes' lock, as `counted`.
         counted: Whether its slot counts as abandoned.
     """
 
@@ -54,37 +54,37 @@ class Hedge(Call):
 
     @property
     def _unsettled(self) -> bool:
-        return self.first._unsettled  # noqa: SLF001 - the token of the first attempt is that of both
+        return self.first._unsettled  # noqa: SLF001 - both attempts share the token of the first
 
     @_unsettled.setter
     def _unsettled(self, _: bool) -> None:
-        """The constructor's; it gives the call no token of its own."""
+        """Ignore the assignment in the constructor: a hedge has no token of its own."""
 
     @_unsettled.deleter
     def _unsettled(self) -> None:
-        del self.first._unsettled  # noqa: SLF001 - likewise
+        del self.first._unsettled  # noqa: SLF001 - as above
 
     def give_up(self, error: BaseException, outcome: int, *, only_unstarted: bool = False) -> bool:  # noqa: ARG002 - as `Call`'s
-        """Its replica will not answer it; its call goes on."""
+        """Drop this attempt, which its replica will not answer; the caller's call goes on."""
         if self.claim():
             self.owner.abandoned_ended(self)  # it will never run
         return True
 
     def unstarted(self) -> bool:
-        """As `Call.unstarted`; False, for it waits nowhere."""
+        """Return False: a hedge never waits."""
         return False
 
     def allow_second_start(self) -> bool:
-        """As `Call.allow_second_start`: it is not sent again."""
+        """Return False: a hedge is not sent again."""
         return False
 
     def mark_unstarted(self) -> bool:
-        """As `Call.mark_unstarted`: it is not sent again."""
+        """Return False: a hedge is not sent again."""
         return False
 
 
 class _Owner(CallOwner):
-    """What a second attempt asks of its router."""
+    """The owner of second attempts."""
 
     def __init__(self, parts: Parts) -> None:
         self.service = parts.service
@@ -92,14 +92,14 @@ class _Owner(CallOwner):
         self._parts = parts
 
     def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
-        """Nothing: nobody gives it up but `Hedging`."""
+        """Do nothing: only `Hedging` gives a second attempt up."""
 
     def failed(self, call: Call, error: BaseException) -> Callable[[], None] | None:  # noqa: ARG002 - as `CallOwner`'s
-        """It raised what the first attempt may yet do without: it is dropped."""
+        """Drop the second attempt, which raised: the first may still succeed."""
         return _nothing
 
     def abandoned_ended(self, call: Any) -> None:
-        """Its work has ended, or its replica has refused it."""
+        """Note that the attempt's method has ended, or that its replica has refused it."""
         with self._parts.lanes.lock:
             call.gone = True
             if call.counted:
@@ -108,7 +108,7 @@ class _Owner(CallOwner):
 
 
 class _Due(NamedTuple):
-    """A call that may get a second attempt, and the variables of its caller as they were before it ran."""
+    """A call that may get a second attempt, and its caller's context variables as they were before it ran."""
 
     at: float
     call: weakref.ref[Call]
@@ -116,7 +116,7 @@ class _Due(NamedTuple):
 
 
 class Hedging:
-    """Gives the calls of one service second attempts. From any thread."""
+    """Gives the calls of one service second attempts. Safe from any thread."""
 
     def __init__(
         self,
@@ -126,13 +126,13 @@ class Hedging:
         tell: RateLimitedTell,
     ) -> None:
         """
-        Know of no call.
+        Begin without calls.
 
         Args:
-            policy: When.
-            parts: Those of the router.
-            budget: Says whether there may be one more attempt.
-            tell: Told of the decisions.
+            policy: When a call gets a second attempt.
+            parts: The router's parts.
+            budget: Decides whether one more attempt is allowed.
+            tell: Called for the decisions.
         """
         self._parts = parts
         self._budget = budget
@@ -140,12 +140,12 @@ class Hedging:
         self._delays = Delays(policy.delay)
         self._owner = _Owner(parts)
         self._lock = threading.RLock()
-        self._due: dict[int, deque[_Due]] = {}  # by method: the delay is the same, so they come in order
+        self._due: dict[int, deque[_Due]] = {}  # by method; a method's calls have one delay, so they are in order
         self._timer: Timer | None = None
         self._timer_at = 0.0
 
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
-        """*route*, with each call noted that may get a second attempt: none whose caller runs it."""
+        """Wrap *route* to note the calls that may get a second attempt, unless their callers run them."""
         serving = self._parts.lanes.serving
         if serving and all(lane.run_here is not None for lane in serving):
             return route
@@ -170,7 +170,7 @@ class Hedging:
         return hedged
 
     def end(self) -> None:
-        """The router has come to its end."""
+        """Stop, at the end of the router."""
         with self._lock:
             self._due.clear()
             if self._timer is not None:
@@ -194,12 +194,12 @@ class Hedging:
         self._timer, self._timer_at = self._parts.clock.call_at(at, self._look), at
 
     def _look(self) -> None:
-        """The time of some calls has come."""
+        """Give second attempts to the calls that are due."""
         now, found = self._parts.clock.monotonic(), []
         with self._lock:
             self._timer = None
             for row in self._due.values():
-                # Of a percentile that has just become smaller some are a little late.
+                # If the delay has just got shorter, some calls get their second attempt a little late.
                 while row and (row[0].at <= now or row[0].call() is None):
                     found.append(row.popleft())
             if heads := [row[0].at for row in self._due.values() if row]:
@@ -223,7 +223,7 @@ class Hedging:
             second = Hedge(self._owner, *fields, due.context)
             second.first, second.outer, second.tried = first, first.outer, first.tried | {lane}
             second.on_settled(partial(self._won, second))
-            parts.losses.retries["hedge"] += 1  # first: its caller may look once it has the answer
+            parts.losses.retries["hedge"] += 1  # first, as the caller may read it once it has the answer
             if not parts.send_elsewhere(second):
                 parts.losses.retries["hedge"] -= 1
                 return
@@ -233,18 +233,18 @@ class Hedging:
     # -- when one of the two is answered -----------------------------------------------------------------------------
 
     def _won(self, second: Hedge) -> None:
-        """The second attempt has the outcome; the first one's goes nowhere. In the thread that ends it."""
+        """End the caller's call with the second attempt's outcome, in the thread that ends that attempt."""
         first = second.first
-        with calls._GIVING_UP:  # noqa: SLF001 - as everyone who ends a call and is no worker
-            started = not first.claim()  # if it has not, it never will
+        with calls._GIVING_UP:  # noqa: SLF001 - every thread that ends a call, except its worker, holds this lock
+            started = not first.claim()  # this claim prevents a later start
         self._parts.losses.drop(first, started=started)
         first.publish(second.result_now(), second.exception_now())
 
     def _lost(self, second: Hedge, first: Call) -> None:
-        """The call of the second attempt is over."""
-        if second.over():  # by that
+        """Drop the second attempt, as the caller's call is over."""
+        if second.over():  # the second attempt ended the call
             return
-        if second.claim():  # it has not started and never will
+        if second.claim():  # it has not started, and cannot any more
             return
         lanes = self._parts.lanes
         with lanes.lock:
@@ -256,4 +256,4 @@ class Hedging:
 
 
 def _nothing() -> None:
-    """The call is dropped."""
+    """Do nothing: the call is dropped."""

@@ -1,4 +1,4 @@
-"""Has replicas killed in which calls run on after their deadline, for services with `timeout_strength: kill`."""
+"""Kills replicas in which calls run on after their deadline, for services with `timeout_strength: kill`."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Killing"]
 
-#: Seconds that a coroutine or a generator gets to stop, which it is told to do at its deadline.
+#: Seconds that a coroutine or a generator gets to stop after its deadline, at which it is told to stop.
 STOPS_WITHIN_S: Final = 1.0
 
-#: Seconds from one look at all deadlines to the next, at least.
+#: Least number of seconds from one look at all deadlines to the next.
 _PAUSE_S: Final = 0.02
 
 
 class Killing:
     """
-    Ends calls of one service at their deadline, also those for which nobody waits, and kills replicas that run on.
+    Ends calls of one service at their deadline, even if no caller waits, and kills replicas that go on running them.
 
-    A synchronous method cannot be stopped otherwise. The killed replica counts as one that died. Safe from any thread.
+    Nothing else stops a synchronous method. A killed replica counts as one that died. Safe from any thread.
     """
 
     def __init__(self, parts: Parts, tell: Tell) -> None:
@@ -42,13 +42,13 @@ class Killing:
         Kill nothing yet.
 
         Args:
-            parts: Of the router.
-            tell: Told of each replica that is killed.
+            parts: The router's parts.
+            tell: Called for each replica that is killed.
         """
         self._parts = parts
         self._tell = tell
-        self._open: dict[Call, None] = {}  # accepted, and without an outcome; changed in single steps
-        self._running_on: set[Call] = set()  # given up, and may run; likewise
+        self._open: dict[Call, None] = {}  # accepted calls without an outcome; changed in atomic steps
+        self._running_on: set[Call] = set()  # calls given up that may run; changed in atomic steps
         self._lock = threading.Lock()
         self._timer: Timer | None = None  # guarded by _lock, as the next
         self._due = inf
@@ -58,13 +58,13 @@ class Killing:
     # -- deadlines ---------------------------------------------------------------------------------------------------
 
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
-        """*route* with a watch on the deadline of each call."""
+        """Wrap *route* to watch the deadline of each call."""
 
         def guarded(call: Call) -> bool:
             self._open[call] = None
             try:
                 accepted = route(call)
-            except BaseException:  # it was not accepted
+            except BaseException:  # the call was not accepted
                 self._open.pop(call, None)
                 raise
             if call.deadline < self._due:
@@ -74,7 +74,7 @@ class Killing:
         return guarded
 
     def _telling(self, too: Callable[[Any, Any], None] | None) -> Callable[[Any, Any], None]:
-        """What is told of a call that has its outcome, and tells *too*."""
+        """Return a listener that stops watching a call that has ended, and then calls *too*."""
 
         def told(call: Call, error: BaseException | None) -> None:
             self._open.pop(call, None)
@@ -92,7 +92,7 @@ class Killing:
                 self._timer = self._parts.clock.call_at(until, self._look)
 
     def _look(self) -> None:
-        """End the calls whose time is over: most have a caller who waits and did that, the others nobody."""
+        """End the calls whose time is over. A waiting caller ends its call itself; the others need this."""
         with self._lock:
             self._due = inf
         calls = list(self._open)
@@ -107,7 +107,7 @@ class Killing:
     # -- calls that run on -------------------------------------------------------------------------------------------
 
     def overdue(self, call: Call) -> None:
-        """The time of *call* is over, and it may run: its replica is killed, at once or if it does not stop soon."""
+        """Kill the replica of *call*, which may run on after its deadline: at once, or if it does not stop soon."""
         lane, clock = call.lane, self._parts.clock
         self._running_on.add(call)
         if call.method.kind is MethodKind.SYNC:
@@ -116,11 +116,11 @@ class Killing:
             clock.call_at(clock.monotonic() + STOPS_WITHIN_S, lambda: self._kill(call, lane))
 
     def stopped(self, call: Call) -> None:
-        """What ran of a call that was given up has ended."""
+        """Note that the method of an abandoned call has ended."""
         self._running_on.discard(call)
 
     def _kill(self, call: Call, lane: Lane) -> None:
-        """Kill the replica of *lane* in a thread: the one that gives up *call* is its caller's, or the clock's."""
+        """Kill the replica of *lane* in a new thread: the current one is the caller's or the clock's."""
         if call in self._running_on:
             with suppress(RuntimeError):  # the interpreter is shutting down
                 start_thread(lambda: self._kill_now(call, lane), f"{lane.id}-kill")
@@ -137,8 +137,8 @@ class Killing:
             self._tell(EventKind.REPLICA_KILLED, why, lane.id)
 
     def end(self) -> None:
-        """The router has come to its end."""
+        """Stop, at the end of the router."""
         with self._lock:
-            self._due = -inf  # nothing is earlier
+            self._due = -inf  # so that `_watch` sets no timer any more
             if self._timer is not None:
                 self._timer.cancel()

@@ -1,4 +1,4 @@
-"""What guards work with: the parts of a router, and who is told of their decisions."""
+"""What guards work with: the parts of a router, and the function that receives their decisions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Parts", "RateLimitedTell", "Tell"]
 
-#: `tell(kind, reason, replica)`: something was decided.
+#: `tell(kind, reason, replica)` reports a decision.
 Tell: TypeAlias = "Callable[[str, str, str | None], None]"
 
-#: Seconds between two events of one kind, at least.
+#: Least number of seconds between two events of one kind.
 _EVERY_S = 1.0
 
 
@@ -30,17 +30,17 @@ class Parts(NamedTuple):
 
     Attributes:
         service: Name of the service.
-        clock: Its time.
+        clock: The router's clock.
         lanes: Its replicas.
         queue: Where its calls wait.
-        closing: Says whether they still have a chance there.
+        closing: Tells whether waiting calls can still get a slot.
         losses: Queues calls again.
-        match: Brings waiting calls and free slots together.
+        match: Gives free slots to waiting calls.
         refused: `refused(method, reason)` for calls that are not accepted.
         send_elsewhere: Sends a call to a free slot of a replica that is not among its `tried`; False if there is none.
-        rearrange: Calls what changes the lanes, under their lock, and has calls find their way anew.
-        reroute: Has calls find their way anew among the same lanes.
-        owner: The router, which tells `on_result` and `on_error` how its calls end.
+        rearrange: Calls a function that changes the lanes, under their lock, and composes the route again.
+        reroute: Composes the route again for the same lanes.
+        owner: The router, which calls `on_result` and `on_error` when its calls end.
     """
 
     service: str
@@ -58,17 +58,17 @@ class Parts(NamedTuple):
 
 
 class RateLimitedTell:
-    """Tells of what is decided very often: the first time, then at most once a second, with the number since."""
+    """Reports frequent decisions at most once a second for each kind, with the number of those left out."""
 
     def __init__(self, clock: Clock, tell: Tell) -> None:
-        """Tell *tell*."""
+        """Report to *tell*."""
         self._clock = clock
         self._tell = tell
         self._told_at: dict[str, float] = {}
         self._left_out: dict[str, int] = {}
 
     def __call__(self, kind: str, reason: str) -> None:
-        """*kind* was decided, because of *reason*; two threads at once may both tell."""
+        """Report the decision *kind*, made because of *reason*; two threads at once may both report."""
         now = self._clock.monotonic()
         if now - self._told_at.get(kind, -_EVERY_S) < _EVERY_S:
             self._left_out[kind] = self._left_out.get(kind, 0) + 1

@@ -1,4 +1,4 @@
-"""Tries calls again: what `resilience.retries` decides, done with a router's calls."""
+"""Retries a router's calls, as `resilience.retries` decides."""
 
 from __future__ import annotations
 
@@ -30,24 +30,24 @@ __all__ = ["Budget", "Retrying"]
 
 class Budget:
     """
-    What retries and second attempts of one service share.
+    The budget that retries and second attempts of one service share.
 
     Attributes:
-        machine: Says whether there may be one more attempt.
-        lock: Guards it. Re-entrant: a signal handler may make a call that fails.
+        machine: Decides whether one more attempt is allowed.
+        lock: Guards `machine`. Re-entrant: a signal handler may make a call that fails.
     """
 
     def __init__(self, policy: RetryPolicy, random: Random) -> None:
-        """No call was made; the rest is as for `Retries`."""
+        """Begin without calls; the arguments are as for `Retries`."""
         self.machine = Retries(policy, random)
         self.lock = threading.RLock()
 
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
-        """*route*, with each call counted."""
+        """Wrap *route* to count each call."""
         machine = self.machine
 
         def counted(call: Call) -> bool:
-            if call.since >= machine.counts_until:  # `Retries.called` written out
+            if call.since >= machine.counts_until:  # `Retries.called` inlined
                 machine.restart_count(call.since)
             machine.calls += 1
             return route(call)
@@ -56,27 +56,27 @@ class Budget:
 
 
 class Retrying:
-    """Tries calls of one service again. From any thread."""
+    """Retries the calls of one service. Safe from any thread."""
 
     def __init__(self, policy: RetryPolicy, parts: Parts, budget: Budget, tell: RateLimitedTell) -> None:
         """
-        No call has failed.
+        Begin without failed calls.
 
         Args:
-            policy: What is allowed.
-            parts: Those of the router whose calls they are.
-            budget: Of the same policy.
-            tell: Told of the decisions.
+            policy: Which calls are retried, and when.
+            parts: The router's parts.
+            budget: The budget of the same policy.
+            tell: Called for the decisions.
         """
         self._policy = policy
         self._parts = parts
         self._tell = tell
         self._machine, self._lock = budget.machine, budget.lock
         self._pausing: dict[Call, Timer | None] = {}  # calls that wait for the time of their next attempt
-        self._elsewhere: deque[Call] = deque()  # calls that wait for a replica that has not failed them
+        self._elsewhere: deque[Call] = deque()  # calls that wait for a replica on which they have not failed
 
     def not_again(self, call: Call) -> str:
-        """As for `Losses`, of an idempotent call whose replica died."""
+        """As for `Losses`, for an idempotent call whose replica died."""
         now = self._parts.clock.monotonic()
         call.deaths += 1
         with self._lock:
@@ -109,7 +109,7 @@ class Retrying:
         return partial(self._pause, call, now + decided.wait)
 
     def end(self) -> None:
-        """The calls that wait for their next attempt wait no longer."""
+        """Send the calls that wait for their next attempt now."""
         for call in list(self._pausing):
             self._due(call)
         self.lanes_changed()
@@ -117,7 +117,7 @@ class Retrying:
     # -- between two attempts ----------------------------------------------------------------------------------------
 
     def _pause(self, call: Call, until: float) -> None:
-        """Try *call* again at *until*; nobody has it."""
+        """Try *call*, which no other part holds, again at *until*."""
         self._parts.losses.leave_bundle(call)
         first = not call.tried
         call.tried |= {call.lane}
@@ -138,7 +138,7 @@ class Retrying:
             self._parts.closing.tell_watch()
 
     def _take_pausing(self, call: Call) -> bool:
-        """Whether *call* was pausing and no longer is; True for exactly one caller."""
+        """Take *call* out of the pausing calls; True for exactly one thread."""
         with self._lock:
             if call not in self._pausing:
                 return False
@@ -148,22 +148,22 @@ class Retrying:
         return True
 
     def _is_over(self, call: Call) -> None:
-        """A call is over; it may have been waiting for its next attempt."""
+        """Forget a call that is over, if it was waiting for its next attempt."""
         if self._take_pausing(call) or remove(self._elsewhere, call):
             self._arrived(call)
             self._parts.closing.tell_watch()
 
     def _arrived(self, call: Call) -> None:
-        """A call is in nobody's hands no longer."""
+        """Note that another part holds *call* again, or that it is over."""
         call.pauses = False
         with self._parts.lanes.lock:
             self._parts.queue.returning -= 1
-            self._parts.closing.give_back()  # a service that drains found nothing waiting and took them back
+            self._parts.closing.give_back()  # a drain may have taken free slots back while no call waited
 
     # -- on another replica ------------------------------------------------------------------------------------------
 
     def _send(self, call: Call) -> None:
-        """Have the next replica take *call* that has not failed it; if there is none, any."""
+        """Let the next free replica on which *call* has not failed take it; if there is none, any replica."""
         if self._others(call):
             with self._parts.lanes.lock:
                 self._parts.closing.give_back()
@@ -178,21 +178,21 @@ class Retrying:
             self._arrived(call)
 
     def _others(self, call: Call) -> list[Lane]:
-        """The replicas that may run *call*, and have not failed it."""
+        """Return the replicas that may run *call* and on which it has not failed."""
         lanes = self._parts.lanes
         if self._parts.closing.ended or lanes.is_bound(call):
             return []
         return [lane for lane in lanes.serving if lane not in call.tried and lane.methods is None]
 
     def lanes_changed(self) -> None:
-        """Other replicas serve: what waits for one that has not failed it may wait in vain."""
+        """After a change of replicas, queue again the calls that have failed on all replicas that may run them."""
         for call in list(self._elsewhere):
             if not self._others(call) and remove(self._elsewhere, call):
                 self._parts.losses.put_back(call)
                 self._arrived(call)
 
     def follow(self, lane: Lane, follow: Follow) -> Follow:
-        """As `Unguarded.follow`: first come calls that other replicas have failed."""
+        """As `Unguarded.follow`: calls that failed on other replicas come first."""
         if not self._policy.on:
             return follow
         elsewhere = self._elsewhere
@@ -205,15 +205,15 @@ class Retrying:
                 if call.grant(lane):
                     return None
             work = follow(ended)
-            if work is None and elsewhere:  # one may have come to wait between the two looks
+            if work is None and elsewhere:  # a call may have joined since the first check
                 self._fill(lane)
             return work
 
         return follow_first
 
     def _take(self, lane: Lane) -> Call | None:
-        """The first call that waits for another replica than those that failed it, if *lane* has such."""
-        if lane.slots and lane.methods is None:  # it may end a canary before it is open
+        """Take the first call of `_elsewhere` that has not failed on *lane*."""
+        if lane.slots and lane.methods is None:  # without slots it is not open yet, and its canary has ended
             for call in list(self._elsewhere):
                 if lane not in call.tried and remove(self._elsewhere, call):
                     self._arrived(call)
@@ -221,7 +221,7 @@ class Retrying:
         return None
 
     def _fill(self, lane: Lane) -> None:
-        """Have a free slot of *lane* go to a call that waits for it."""
+        """Give a free slot of *lane* to a call of `_elsewhere`, if one may take it."""
         if any(lane not in call.tried for call in list(self._elsewhere)):
             try:
                 lane.free.pop()

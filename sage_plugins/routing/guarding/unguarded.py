@@ -1,4 +1,4 @@
-"""What a router asks its guards, with the answers for a service that has none; they cost its calls nothing."""
+"""The interface between a router and its guards, with defaults for a service without guards, which cost nothing."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ __all__ = ["NO_RETRIES", "UNGUARDED", "Follow", "GuardedOwner", "Unguarded"]
 #: As `interfaces.SlotEvents.follow`.
 Follow: TypeAlias = "Callable[[Any], Call | None]"
 
-#: What to do so that a call is tried again.
+#: Tells the user how to get calls retried.
 NO_RETRIES: Final = "Declare the method idempotent and set `failover_enabled` or `retry` to have it retried"
 
 
 class Unguarded:
-    """Nothing is done about calls that fail."""
+    """No guards: does nothing about failing calls."""
 
     def join(self, *parts_of_router: Any) -> None:
         """Guard the router with these `Parts`; once."""
 
     def guard(self, route: Callable[[Call], bool]) -> Callable[[Call], bool]:
-        """*route*, which accepts calls, with what has to be known or refused of each call."""
+        """Wrap *route* so that the guards note or refuse each call."""
         return route
 
     def follow(self, lane: Lane, follow: Follow) -> Follow:  # noqa: ARG002 - for guards
-        """*follow*, which *lane* asks for what gets a slot of its, with what the guards have for it."""
+        """Wrap *follow*, which chooses the next call for a slot of *lane*, so that guards can choose it."""
         return follow
 
     def not_again(self, call: Call) -> str:  # noqa: ARG002 - for guards
@@ -47,20 +47,20 @@ class Unguarded:
         return None
 
     def overdue(self, call: Call) -> None:
-        """The time of *call* is over, and it may run; told after it was given up."""
+        """Handle *call*, which was given up at its deadline and may still run."""
 
     def stopped(self, call: Call) -> None:
-        """What ran of a call that was given up has ended."""
+        """Note that the method of an abandoned call has ended."""
 
     def end(self) -> None:
-        """The router has come to its end."""
+        """Stop, at the end of the router."""
 
 
 UNGUARDED: Final = Unguarded()
 
 
 class GuardedOwner(CallOwner):
-    """What a call asks of a router that its guards or its `Losses` answer."""
+    """The part of a router that passes a call's reports on to the guards and to `Losses`."""
 
     _guards: Unguarded
     _losses: Losses
@@ -76,7 +76,7 @@ class GuardedOwner(CallOwner):
         raise NotImplementedError
 
     def _parts(self, refused: Callable[[int, str], None]) -> tuple[Any, ...]:
-        """What `Parts` consists of."""
+        """Return the fields of `Parts`."""
         parts = (self.service, self.clock, self._lanes, self._queue, self._closing, self._losses)
         return (*parts, self._match, refused, self._send_elsewhere, self._rearrange, self._reroute, self)
 
@@ -90,7 +90,7 @@ class GuardedOwner(CallOwner):
         raise NotImplementedError
 
     def _turn_away(self, call: Call, error: BaseException) -> bool:
-        """Raise *error*, and count that; not if the task that waits for *call* has given it up: that counts alone."""
+        """Refuse *call*: count it and raise *error*. If its waiting task has given it up, only return False."""
         if call.claim_outcome():
             call.turned_away = error
             self._refused(call.method.index, "overloaded")
@@ -98,12 +98,12 @@ class GuardedOwner(CallOwner):
         return False
 
     def _reroute(self) -> None:
-        """Have calls find their way anew among the same lanes."""
+        """Compose the route again for the same lanes."""
         with self._lanes.lock:
             self._compose_route()
 
     def _rearrange(self, change: Callable[[], None]) -> None:
-        """Have *change* change the lanes, and calls find their way anew."""
+        """Change the lanes with *change*, and compose the route again."""
         with self._lanes.lock:
             change()
             self._rebind()
@@ -111,7 +111,7 @@ class GuardedOwner(CallOwner):
         self._changed()
 
     def avoid(self, lane: Lane, *, avoided: bool) -> None:
-        """Send calls to *lane* only while no other is open, or again like to any other; the calls it has go on."""
+        """Send calls to *lane* only while no other is open, or end that. Its running calls go on."""
         lanes, one = self._lanes, {lane}
         self._rearrange(lambda: setattr(lanes, "avoided", lanes.avoided | one if avoided else lanes.avoided - one))
 

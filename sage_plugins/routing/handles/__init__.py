@@ -1,5 +1,5 @@
 """
-What a caller holds: the handle, its verbs once the service is known, and methods that look like the service's own.
+Handles: the objects through which callers call a service, and the service's methods as attributes of them.
 
-Imports `call`, `service` and the rest of `routing` only for types.
+Imports `call` and `service`; the rest of `routing` only for types.
 """

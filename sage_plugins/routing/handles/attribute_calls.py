@@ -1,8 +1,8 @@
 """
 The methods of a service as attributes of its handle: `handle.get("k")`, `handle.aio.get("k")`, `dir(handle)`.
 
-A call has the shape of its method. That is decided when the attribute is looked up: by the plan of the method once the
-handle is bound, and before that by the class.
+The kind of the method decides what a call returns. The attribute lookup takes the kind from the method's plan once the
+handle is bound, and before that from the class.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ def find_method(
     service: str, name: str, plans: Mapping[str, MethodPlan] | None, cls: type | None
 ) -> tuple[MethodKind | None, type | None]:
     """
-    What calling the method *name* gives, None if that is not known yet, and the class that has it.
+    Return the kind of the method *name* (None if it is not known yet) and the class that has the method.
 
     Args:
         service: Name of the service.
         name: Name of the method.
-        plans: Those of the methods, as far as they are known.
-        cls: The service's class; None if it is not known in this process.
+        plans: The method plans, as far as they are known.
+        cls: The service's class; None if this process does not know it.
 
     Raises:
         MethodNotFoundError: The service has no such method.
@@ -46,18 +46,18 @@ def find_method(
         return plan.kind, has
     if has is not None:
         return kind_of(getattr(has, name)), has
-    if cls is None:  # what is deployed elsewhere may have changed: the call itself finds out
+    if cls is None:  # a service deployed elsewhere may have changed: the call itself finds out
         return None, None
     raise not_served(service, name, dict.fromkeys(served_names(cls)))
 
 
 def served_by(plans: Mapping[str, MethodPlan] | None, cls: type | None) -> list[str]:
-    """Names of the methods that a service has, as far as they are known."""
+    """Return the names of a service's methods, as far as they are known."""
     return list(plans or ()) if cls is None else served_names(cls)
 
 
 def attribute_call(handle: ServiceHandle, name: str, kind: MethodKind | None, cls: type | None) -> Callable[..., Any]:
-    """The method *name* as a function, which shows the signature and the docstring of the method in *cls*."""
+    """Return the method *name* as a function that shows the signature and the docstring of the method in *cls*."""
     method: Callable[..., Any]
     if kind is MethodKind.SYNC:
 
@@ -67,7 +67,7 @@ def attribute_call(handle: ServiceHandle, name: str, kind: MethodKind | None, cl
     elif kind is MethodKind.ASYNC:
 
         def method(*args: Any, **kwargs: Any) -> Any:
-            return handle._begin(name, args, kwargs)  # noqa: SLF001 - is part of the handle
+            return handle._begin(name, args, kwargs)  # noqa: SLF001 - belongs to the handle
 
     elif kind is MethodKind.GENERATOR:
 
@@ -82,14 +82,14 @@ def attribute_call(handle: ServiceHandle, name: str, kind: MethodKind | None, cl
     else:
 
         def method(*args: Any, **kwargs: Any) -> Any:
-            found = handle._bound_kind(name)  # noqa: SLF001 - is part of the handle
+            found = handle._bound_kind(name)  # noqa: SLF001 - belongs to the handle
             return attribute_call(handle, name, found, None)(*args, **kwargs)
 
     return _shown(method, handle, name, cls)
 
 
 def aio_call(handle: ServiceHandle, name: str, kind: MethodKind | None, cls: type | None) -> Callable[..., Any]:
-    """The method *name* as a function that never blocks: it gives an awaitable, or an asynchronous iterator."""
+    """Return the method *name* as a function that never blocks: it returns an awaitable or an asynchronous iterator."""
     verb: Callable[..., Any]
     if kind is None:
 
@@ -106,22 +106,22 @@ def aio_call(handle: ServiceHandle, name: str, kind: MethodKind | None, cls: typ
 
 
 def _shown(method: Any, handle: ServiceHandle, name: str, cls: type | None) -> Callable[..., Any]:
-    """*method*, with what `help` and `inspect.signature` show of it."""
+    """Give *method* what `help` and `inspect.signature` show."""
     method.__name__ = name
-    method.__qualname__ = f"{handle._name}.{name}"  # noqa: SLF001 - is part of the handle
+    method.__qualname__ = f"{handle._name}.{name}"  # noqa: SLF001 - belongs to the handle
     if cls is not None:
         own = getattr(cls, name)
         found = inspect.getattr_static(cls, name)
         method.__doc__ = getattr(own, "__doc__", None)
         method.__module__ = cls.__module__
-        # `inspect.signature` follows this when it is asked, and leaves out the first parameter of a bound method. It
-        # is bound to the class because nothing calls it, and an instance need not be in this process.
+        # `inspect.signature` follows this, and leaves out the first parameter of a bound method. It is bound to the
+        # class because this process may have no instance; nothing ever calls it.
         takes_instance = hasattr(type(found), "__get__") and not isinstance(found, (staticmethod, classmethod))
         method.__wrapped__ = MethodType(own, cls) if takes_instance else own
     return method  # type: ignore[no-any-return] # takes attributes only as Any
 
 
-#: What was known of a service's methods when a method was made, and the method.
+#: The plans and the class that were known when a method was made, and the method.
 _Made: TypeAlias = tuple["Mapping[str, MethodPlan] | None", type | None, "Callable[..., Any] | None"]
 _NONE: Final[_Made] = (None, None, None)
 
@@ -130,8 +130,8 @@ class AioMethods:
     """
     The methods of a service for coroutines: `handle.aio`.
 
-    Each gives an awaitable, a generator method an asynchronous iterator. None of them ever blocks the event loop, not
-    even while the queue is full or the service is being deployed.
+    Each returns an awaitable; a generator method returns an asynchronous iterator. They never block the event loop,
+    not even while the queue is full or the service is being deployed.
     """
 
     __slots__ = ("_handle", "_made")
@@ -140,16 +140,16 @@ class AioMethods:
     _made: dict[str, _Made]  # by name
 
     def __init__(self, handle: ServiceHandle) -> None:
-        """For *handle*."""
+        """Call the service of *handle*."""
         object.__setattr__(self, "_handle", handle)
         object.__setattr__(self, "_made", {})
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        """The served method *name*."""
+        """Return the served method *name*."""
         if name.startswith("_"):
             raise AttributeError(name)
         handle = self._handle
-        known = handle._known()  # noqa: SLF001 - is part of the handle
+        known = handle._known()  # noqa: SLF001 - belongs to the handle
         plans, cls, method = self._made.get(name, _NONE)
         if method is None or plans is not known[0] or cls is not known[1]:
             found = find_method(handle._name, name, *known)  # noqa: SLF001 - as above
@@ -158,25 +158,25 @@ class AioMethods:
         return method
 
     def __setattr__(self, name: str, value: Never) -> Never:
-        """Refuse."""
+        """Raise AttributeError."""
         raise read_only("handle.aio", name)
 
     def __delattr__(self, name: str) -> Never:
-        """Refuse."""
+        """Raise AttributeError."""
         raise read_only("handle.aio", name)
 
     def __dir__(self) -> list[str]:
         """The served methods."""
         own = [name for name in dir(type(self)) if name.startswith("__")]
-        return [*own, *self._handle._served()]  # noqa: SLF001 - is part of the handle
+        return [*own, *self._handle._served()]  # noqa: SLF001 - belongs to the handle
 
     def __repr__(self) -> str:
-        """Which handle's."""
+        """The handle."""
         return f"<{type(self).__name__} of {self._handle!r}>"
 
 
 class _Either:
-    """A call of a method of which is not known yet whether it is a generator: it is awaited, or iterated over."""
+    """A call to await or to iterate over: it is not known yet whether its method is a generator."""
 
     def __init__(self, handle: ServiceHandle, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._call = (name, *args)
@@ -188,12 +188,12 @@ class _Either:
         return self._handle.acall(*self._call, **self._kwargs).__await__()
 
     def __aiter__(self) -> AsyncServiceStream:
-        """Make the call and iterate over what it gives."""
+        """Make the call and iterate over its items."""
         return self._handle.astream(*self._call, **self._kwargs)
 
 
 def read_only(owner: str, name: str) -> AttributeError:
-    """The error of who assigns or deletes an attribute of a handle."""
+    """Return the error for assigning or deleting an attribute of a handle."""
     msg = (
         f"{owner} shows the methods of the service and takes no attributes of its own, such as {name!r}. Keep the "
         "value elsewhere; to change the service, give it a method for that"

@@ -1,4 +1,4 @@
-"""What a handle has once its service is known: the verbs of a call, composed with all that does not change decided."""
+"""Composes the functions of a handle that is bound to a service: `call`, `submit`, and those that make calls."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 __all__ = ["ANEW", "UNSET", "Binding", "Bound", "Caller", "compose", "look_what_is_lost", "not_served", "run_here"]
 
-#: In place of a timeout: each method has the one that the configuration says.
+#: In place of a timeout: each method has its timeout from the configuration.
 UNSET: Final[Any] = object()
 
-#: What a bound handle may come to because its service was deployed anew since: that has a new router and new methods.
+#: Errors that a bound handle may get because its service was deployed again, with a new router and new methods.
 ANEW: Final = (ServiceStoppedError, MethodNotFoundError)
 
 _Made = TypeVar("_Made", bound=Call)
@@ -47,13 +47,13 @@ class Binding:
         methods: The served methods by name.
         queue_timeout: Seconds that a call may wait for its start, None for no limit.
         runs_here: Whether calls run in the calling thread.
-        caller_reads: Whether replicas are in other processes, and a waiting caller reads what comes from there.
-        seconds_to_start: How much longer a call of a replica's start hooks may take, because the service is starting.
+        caller_reads: Whether replicas are in other processes, and a waiting caller reads their replies itself.
+        seconds_to_start: Returns the extra seconds for a call that start hooks make to this service while it starts.
     """
 
     __slots__ = ("caller_reads", "methods", "queue_timeout", "router", "runs_here", "seconds_to_start")
 
-    def __init__(  # noqa: PLR0913 - all are for keeping
+    def __init__(  # noqa: PLR0913 - only stores its arguments
         self,
         router: Router,
         methods: tuple[MethodPlan, ...],
@@ -73,12 +73,12 @@ class Binding:
 
 class Bound(NamedTuple):
     """
-    What a handle has once it is bound; one object, so that no thread ever sees parts of two.
+    The parts of a bound handle; one object, so that no thread sees parts of two bindings.
 
     Attributes:
         binding: What it is bound to.
-        make: Makes a call that is not on its way yet.
-        make_stream: Makes the call of a stream.
+        make: Makes a call, without sending it.
+        make_stream: Makes the call of a stream, without sending it.
         call: `ServiceHandle.call`.
         submit: `ServiceHandle.submit`.
     """
@@ -92,16 +92,17 @@ class Bound(NamedTuple):
 
 class Caller(NamedTuple):
     """
-    What the verbs need of their handle.
+    What `compose` needs to know of a handle.
 
     Attributes:
         service: Name of the service.
         options: For all calls of the handle.
-        timeout: Seconds from call to answer for all methods; None for no limit, `UNSET` for what the plans say.
-        latest: `expires` and `deadline` of a call that is made once more; None for calls that are new.
-        rebound: Gives the handle to repeat a call with that found its service deployed anew, or raises the error.
-        moved: The same for a call that was turned away while it waited for room.
-        blocks: Told of a call of a method that waits in a thread with a running event loop.
+        timeout: Seconds from call to answer for all methods; None for no limit, `UNSET` for each method's own.
+        latest: `expires` and `deadline` of the call that the handle repeats; None for new calls.
+        rebound: If the service was deployed again, returns the handle with which to repeat the call; else raises the
+            error.
+        moved: The same for a call that was refused while it waited for room.
+        blocks: Called if a call blocks a running event loop, with the name of the method.
     """
 
     service: str
@@ -115,10 +116,10 @@ class Caller(NamedTuple):
 
 def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 - closures over what does not change
     """
-    The verbs of a handle that is bound to *binding*.
+    Compose the functions of a handle that is bound to *binding*.
 
     Raises:
-        ConfigError: The handle's calls have a priority, and the service minds none.
+        ConfigError: The handle's calls have a priority, but the service does not use priorities.
     """
     router, rebound, moved, blocks = binding.router, caller.rebound, caller.moved, caller.blocks
     if caller.options.priority and not router.minds_priority:
@@ -155,10 +156,10 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             blocks(method)
         try:
             made = make(method, args, kwargs)
-            # The latch is made before the call is sent, and nothing is done between sending and waiting: the worker
-            # wakes up meanwhile, and if this thread still holds the interpreter's lock then, it sleeps once more.
+            # Make the latch before sending and do nothing between sending and waiting: if the worker wakes while this
+            # thread still holds the GIL, the worker sleeps once more.
             latch = made._latch = closed_lock()  # noqa: SLF001 - nobody else has the call yet
-            # Not longer at first: then `wait_alone` has the router look for a call that does not start.
+            # The first wait is short. `wait_alone` then reports a call that does not start as perhaps lost.
             longest = made.expires - made.since
             if not 0 < longest < WONDERS_AFTER_S:
                 longest = 0 if longest <= 0 else WONDERS_AFTER_S
@@ -185,7 +186,7 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             blocks(method)
         try:
             made = make(method, args, kwargs)
-            if made.outer is None:  # one that waits inside another call leaves reading to others
+            if made.outer is None:  # a nested call leaves reading to others
                 made.reader_thread = get_ident()
             else:
                 made.waits = True
@@ -234,7 +235,7 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             if made.outer is None:
                 router.route(made)
                 try:
-                    if not made.over():  # it waits for its turn, to run in this thread
+                    if not made.over():  # it waits for a slot, and then runs in this thread
                         made.hold()
                 except BaseException:
                     made.left = True
@@ -250,7 +251,7 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
         if raised is not None:
             from sage_plugins.call.endings import raised_by_signal
 
-            if raised_by_signal(raised):  # it is this thread's, not the method's
+            if raised_by_signal(raised):  # a signal handler of this thread raised it, not the method
                 raise raised
         if made.was_turned_away():
             stopped = made.exception_now()
@@ -259,7 +260,7 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
         return made
 
     def route_inside(made: Call) -> None:
-        """Route a call that a method makes, which runs in the same thread: the method waits from now on."""
+        """Route a nested call, which runs in this thread, and note that the outer method waits for it."""
         waiter = made.outer
         assert waiter is not None  # noqa: S101 - for the type checker
         try:
@@ -285,7 +286,7 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
 def _compose_make(  # noqa: C901 - a function for each check would cost every call
     binding: Binding, caller: Caller
 ) -> tuple[Callable[..., Call], Callable[..., StreamCall]]:
-    """What makes the calls of a handle, and of its streams."""
+    """Return the functions that make a handle's calls and the calls of its streams."""
     router, options, service, methods = binding.router, caller.options, caller.service, binding.methods
     monotonic = router.clock.monotonic
     fixed = inf if caller.timeout is None else caller.timeout
@@ -350,12 +351,12 @@ def _note_inner(outer: Call, made: Call) -> None:
     made.outer = outer
     inner = outer.inner
     if inner is None:
-        inner = outer.inner = WeakValueDictionary()  # it keeps no argument and no result alive
+        inner = outer.inner = WeakValueDictionary()  # weak, so that it keeps no argument or result alive
     inner[id(made)] = made
 
 
 def _postpone(made: Call, binding: Binding) -> float:
-    """Give a call of start hooks the seconds more, which are returned, that its service may need to get ready."""
+    """Extend the limits of a call made by start hooks by the seconds that its service needs to start; return them."""
     seconds = binding.seconds_to_start()
     made.deadline += seconds
     made.expires += seconds
@@ -363,7 +364,7 @@ def _postpone(made: Call, binding: Binding) -> float:
 
 
 def _not_after(latest: tuple[float, float], make: Callable[..., _Made]) -> Callable[..., _Made]:
-    """*make*, for a call that was made before: its time has been running since."""
+    """Wrap *make* for a repeated call, whose time has been running since the first attempt."""
     expires, deadline = latest
 
     def made_again(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Made:
@@ -375,7 +376,7 @@ def _not_after(latest: tuple[float, float], make: Callable[..., _Made]) -> Calla
 
 
 def _refused(service: str, method: str, methods: Mapping[str, MethodPlan]) -> Exception:
-    """Why *method* cannot be called in this way."""
+    """Return the error that says why *method* cannot be called in this way."""
     if method not in methods:
         return not_served(service, method, methods)
     if methods[method].kind in GENERATORS:
@@ -386,7 +387,7 @@ def _refused(service: str, method: str, methods: Mapping[str, MethodPlan]) -> Ex
 
 
 def _no_argument(service: str, method: str, given: Call) -> TypeError:
-    """Why a call cannot be an argument of another one."""
+    """Return the error for a call that was given a `Call` as an argument."""
     return TypeError(
         f"{service}.{method} was given a Call of {given.method.name!r} as an argument, not what it answers: give "
         "`call.result()`, or `await call` in a coroutine"
@@ -394,7 +395,7 @@ def _no_argument(service: str, method: str, given: Call) -> TypeError:
 
 
 def not_served(service: str, method: str, served: Mapping[str, Any]) -> MethodNotFoundError:
-    """Why a service that has the methods *served* has no *method*."""
+    """Return the error for a *method* that is not among those *served*, with the reason."""
     if method in LIFECYCLE_HOOKS:
         why = "it is a life-cycle hook, which only the deployment calls"
     elif isinstance(method, str) and method.startswith("_"):
@@ -410,20 +411,20 @@ def not_served(service: str, method: str, served: Mapping[str, Any]) -> MethodNo
 
 
 def look_what_is_lost(router: CallOwner, error: BaseException) -> None:
-    """*error* was raised while *router* took up a call: unless it says why, it may have been between any two steps."""
+    """Tell *router* that *error*, raised while it routed a call, may have lost something; a CallError loses nothing."""
     if not isinstance(error, CallError):
         router.suspect()
 
 
 def run_here(call: Call, router: Router) -> None:
-    """Give *call* to *router* and run it in this thread when it is its turn."""
+    """Give *call* to *router* and run it in this thread once it has a slot."""
     if call.over():  # cancelled before this thread began
         return
     try:
         router.route(call)
         if not call.over():
             call.hold()
-    except Exception as error:  # noqa: BLE001 - it was not accepted, and the awaiting task is to know
+    except Exception as error:  # noqa: BLE001 - the call was refused, and the awaiting task must learn that
         if call.turned_away is error:
             call.publish(None, error)
         else:

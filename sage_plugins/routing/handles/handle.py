@@ -1,4 +1,4 @@
-"""What callers hold: the verbs of a call, each the shortest way to the router, and the methods of the service."""
+"""`ServiceHandle`, through which callers call a service: `call`, `submit`, `stream` and the service's own methods."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ __all__ = ["ServiceHandle"]
 
 class _Origin(NamedTuple):
     """
-    Where all handles of a service come from; see `ServiceHandle.__init__`.
+    What all handles of a service share; see `ServiceHandle.__init__`.
     """
 
     bind: Callable[[], Binding]
@@ -45,12 +45,12 @@ class ServiceHandle:
     """
     Calls one service; made by `Environment.service`.
 
-    Every served method whose name the handle does not use itself is an attribute, and a call of it has the shape of the
-    method: `handle.get("k")` waits for the value of a plain method, gives the awaitable `Call` of an `async def`
-    method, and an iterator, or an asynchronous one, of a generator method. `handle.aio.get("k")` is for event loops.
+    Every served method is an attribute, unless the handle has an attribute of that name. The kind of the method decides
+    what `handle.get("k")` returns: the value (plain method), an awaitable `Call` (`async def`), an iterator (generator)
+    or an asynchronous iterator (asynchronous generator). On an event loop, use `handle.aio.get("k")`.
 
-    A handle stays valid while replicas come and go, and is safe from any thread and event loop. Making one starts
-    nothing: the first call deploys the service if that has not happened.
+    A handle stays valid while replicas come and go. It is safe from any thread and event loop. Making a handle starts
+    nothing: the first call deploys the service if necessary.
     """
 
     _name: str
@@ -58,9 +58,9 @@ class ServiceHandle:
     _options: CallOptions
     _timeout: Any
     _bound: Bound | None
-    _latest: tuple[float, float] | None  # `expires` and `deadline` of a call that is made once more
+    _latest: tuple[float, float] | None  # `expires` and `deadline` of the call that this handle repeats
     _made_by: ServiceHandle | None  # the handle whose `with_options` made this one
-    _warned: bool  # whether the `BlockingCallWarning` was given
+    _warned: bool  # whether it has given the `BlockingCallWarning`
 
     def __init__(  # noqa: PLR0913 - a user never makes one
         self,
@@ -79,16 +79,15 @@ class ServiceHandle:
 
         Args:
             name: Name of the service.
-            bind: Gives the service's binding, deploying it if need be.
+            bind: Returns the service's binding; deploys the service if necessary.
             options: For all calls of this handle.
-            timeout: Seconds from call to answer for all methods; None for no limit, unset for what the configuration
-                says.
-            travels: Gives what its pickle consists of: a function that makes a handle again, and its first arguments;
-                the last is a mapping of what `with_options` was given. Raises CallError if the service cannot be called
-                from elsewhere. None if the handle belongs to this process.
-            service_class: Gives the service's class, None if it is not known in this process; must not wait.
-            waits_to_bind: Says whether *bind* has to wait for the service to start; must not wait itself.
-            methods: Gives the plans of the methods as far as they are known before it is bound; must not wait.
+            timeout: Seconds from call to answer for all methods; None for no limit. If unset, the configuration's.
+            travels: Returns what the pickled handle consists of: a function that makes a handle, and its first
+                arguments. Its last argument is a mapping of the options given to `with_options`. Raises CallError if
+                other processes cannot call the service. None if the handle cannot leave this process.
+            service_class: Returns the service's class, None if this process does not know it; must not wait.
+            waits_to_bind: Returns whether *bind* must wait for the service to start; must not wait itself.
+            methods: Returns the method plans that are known before the handle is bound; must not wait.
         """
         self._set(
             _name=name,
@@ -102,36 +101,40 @@ class ServiceHandle:
         )
 
     def _set(self, **attributes: Any) -> None:
-        """Set attributes of its own, which `__setattr__` refuses to users."""
+        """Set the handle's own attributes; `__setattr__` refuses all."""
         self.__dict__.update(attributes)
 
     # -- verbs -------------------------------------------------------------------------------------------------------
     #
-    # The first call of a handle takes the way below; `_compose` then puts the composed verbs into the instance, where
-    # they hide these.
+    # The first call of a handle uses the methods below. `_compose` then stores faster functions in the instance, which
+    # hide these.
 
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """
         Call *method* and wait for its result.
 
         Raises:
-            CallTimeoutError: There was no answer within the timeout, the time in the queue included.
-            OverloadedError: The queue is full, or the call could not be answered in time, and `overload` is not
-                `block`. Under `shed_oldest` and `priority` also if it made room for another call while it waited.
+            CallTimeoutError: There was no answer within the timeout, which includes the time in the queue.
+            OverloadedError: `overload` is not `block`, and the queue is full or the call could not be answered in time.
+                Under `shed_oldest` and `priority` also if the waiting call was shed for another one.
+            NoReplicaError: There is no replica and will be none.
+            CircuitOpenError: The circuit breaker is open.
             ServiceStoppedError: The service is draining or has stopped.
             ReplicaDiedError: The replica died while the method ran.
+            ReentrantCallError: A service method made the call, and would wait for ever.
+            InvalidKeyError: The balancer does not accept the key.
             MethodNotFoundError: The service serves no such method.
             TypeError: The method is a generator, which needs `stream`.
-            BaseException: What the method raises, as itself.
+            BaseException: The method's own exception.
         """
         return self._verb("call")(method, *args, **kwargs)
 
     def submit(self, method: str, /, *args: Any, **kwargs: Any) -> Call:
         """
-        Start a call and give its future at once.
+        Start a call and return its future at once.
 
-        With `overload: block` and a full queue it holds the caller until there is room. Under `inline` the method runs
-        before this returns.
+        With `overload: block` and a full queue, the caller waits for room. Under `inline`, the method runs before this
+        returns.
 
         Raises:
             CallTimeoutError: There was no room within the timeout.
@@ -142,7 +145,7 @@ class ServiceHandle:
 
     def start(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """
-        Like `submit`, but never waits for room: with a full queue the call is on its way before there is any.
+        Like `submit`, but never wait for room: if the queue is full, the call is parked and this returns.
 
         Under `inline` the method runs before this returns, as with `submit`.
         """
@@ -162,14 +165,14 @@ class ServiceHandle:
 
     def stream(self, method: str, /, *args: Any, **kwargs: Any) -> ServiceStream:
         """
-        The items of a generator method, as an iterator.
+        Return the items of a generator method, as an iterator.
 
         The generator runs in the replica, at most `stream.AHEAD` items ahead, and holds its slot until it ends. The
-        timeout bounds each wait for an item, the first one's from the call on. `close()`, leaving a `with` block or
-        dropping the stream ends the generator.
+        timeout limits each wait for an item; for the first item it counts from the call. `close()`, leaving a `with`
+        block or dropping the stream ends the generator.
 
         Raises:
-            TypeError: The method is no generator, which needs `call`.
+            TypeError: The method is not a generator, and needs `call`.
             CallTimeoutError, OverloadedError, ServiceStoppedError, MethodNotFoundError: As for `submit`.
         """
         from sage_plugins.call.stream_reader import ServiceStream
@@ -178,7 +181,7 @@ class ServiceHandle:
             self._blocks(method)
         return ServiceStream(
             self._start_stream(method, args, kwargs),
-            lambda call, error: self._moved(call, error)._start_stream(method, args, kwargs),  # noqa: SLF001 - as self
+            lambda call, error: self._moved(call, error)._start_stream(method, args, kwargs),  # noqa: SLF001 - same class
         )
 
     def _start_stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> StreamCall:
@@ -187,33 +190,33 @@ class ServiceHandle:
         try:
             call = bound.make_stream(method, args, kwargs)
         except MethodNotFoundError as error:
-            return self._rebound(binding.router, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - self
+            return self._rebound(binding.router, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - same class
         if binding.runs_here:
             from sage_plugins.call import aio
 
-            # Producer and consumer take turns, so they cannot share a thread.
+            # Producer and consumer wait for each other, so they cannot share a thread.
             aio.start_thread(lambda: run_here(call, binding.router), name=f"{self._name}-stream")
             return call
         try:
             accepted = binding.router.route(call)
         except ServiceStoppedError as error:
-            return self._rebound(binding.router, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - self
+            return self._rebound(binding.router, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - same class
         if not accepted:
             try:
                 call.wait_admitted()
             except ServiceStoppedError as error:
-                return self._moved(call, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - as self
+                return self._moved(call, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - same class
         return call
 
     def astream(self, method: str, /, *args: Any, **kwargs: Any) -> AsyncServiceStream:
         """
-        Like `stream`, for coroutines: an asynchronous iterator, which makes the call when its first item is asked for.
+        Like `stream`, for coroutines: return an asynchronous iterator. It makes the call when it is asked for an item.
         """
         from sage_plugins.call.stream_reader import AsyncServiceStream
 
         async def again(call: StreamCall, error: ServiceStoppedError) -> StreamCall:
             moved = await self._amoved(call, error)
-            return await moved._astart_stream(method, args, kwargs)  # noqa: SLF001 - as self
+            return await moved._astart_stream(method, args, kwargs)  # noqa: SLF001 - same class
 
         return AsyncServiceStream(lambda: self._astart_stream(method, args, kwargs), again)
 
@@ -221,7 +224,7 @@ class ServiceHandle:
         from sage_plugins.call import aio
 
         bound = self._bound
-        if bound is None:  # deploying waits, and the loop must not
+        if bound is None:  # deploying may block, so it gets a thread
             bound = await aio.in_thread(self._compose, name=f"{self._name}-bind")
         binding = bound.binding
         try:
@@ -244,14 +247,14 @@ class ServiceHandle:
         """
         Call *method* from a coroutine; raises what `call` raises.
 
-        Works from any running event loop. With a full queue under `overload: block` it suspends. Cancelling the
-        awaiting task cancels the call: one that has not started never will; a coroutine is cancelled; any other method
-        that runs is abandoned.
+        Works on any running event loop. If the queue is full under `overload: block`, the task waits for room.
+        Cancelling the task cancels the call: a waiting call never starts, a running coroutine is cancelled, and any
+        other running method is abandoned.
         """
         from sage_plugins.call import aio
 
         bound = self._bound
-        if bound is None:  # deploying waits, and the loop must not
+        if bound is None:  # deploying may block, so it gets a thread
             bound = await aio.in_thread(self._compose, name=f"{self._name}-bind")
         try:
             call = self._send(bound, method, args, kwargs)
@@ -265,7 +268,7 @@ class ServiceHandle:
             return await moved.acall(method, *args, **kwargs)
 
     def _send(self, bound: Bound, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        """Make a call and send it on its way, without ever waiting."""
+        """Make a call and give it to the router; never wait."""
         binding = bound.binding
         call = bound.make(method, args, kwargs)
         _tell_listener(call)
@@ -280,21 +283,21 @@ class ServiceHandle:
         return call
 
     def _begin(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        """An attribute call of an `async def` method: as `submit`, but on an event loop it never waits for room."""
+        """As `submit`, for an `async def` method called as an attribute: on an event loop it never waits for room."""
         if running_loop() is None:
             return self.submit(method, *args, **kwargs)
         bound = self._compose()
         try:
             return self._send(bound, method, args, kwargs)
         except ANEW as error:
-            return self._rebound(bound.binding.router, error)._begin(method, args, kwargs)  # noqa: SLF001 - self
+            return self._rebound(bound.binding.router, error)._begin(method, args, kwargs)  # noqa: SLF001 - same class
 
     @cached_property
     def aio(self) -> AioMethods:
         """
-        The methods of the service for coroutines: `await handle.aio.get("k")`, whatever kind of method `get` is.
+        The service's methods for coroutines: `await handle.aio.get("k")`.
 
-        None of them ever blocks the event loop. A generator method gives an asynchronous iterator.
+        They never block the event loop. A generator method returns an asynchronous iterator, any other an awaitable.
         """
         return AioMethods(self)
 
@@ -307,20 +310,20 @@ class ServiceHandle:
         priority: int = UNSET,
     ) -> ServiceHandle:
         """
-        A second handle to the same service, with other options for its calls.
+        Return a second handle to the same service, with other options for its calls.
 
         Args:
             timeout: Seconds from call to answer, None for no limit.
             key: Key for balancers that send equal keys to the same replica.
-            idempotent: Whether these calls may run twice, whatever the method declares.
-            priority: Of these calls, where the service has `overload: priority`: those with a higher one start first.
-                From -1,000,000 to 1,000,000; 0 if nobody says otherwise.
+            idempotent: Whether these calls may run twice; overrides the method's declaration.
+            priority: Priority under `overload: priority`; higher ones start first. From -1,000,000 to 1,000,000,
+                default 0.
 
         Raises:
-            ConfigError: *timeout* is no number of seconds, *priority* no whole number in its range; or it is not 0 and
-                the service has another `overload`, where it would have no effect. That is said by the first call, if
-                the handle has not been used before.
-            InvalidKeyError: *key* is not hashable. Balancers may ask for more: then the call itself raises it.
+            ConfigError: *timeout* is not a number of seconds, or *priority* is not a whole number in its range. Also if
+                *priority* is not 0 and the service has another `overload`; if this handle has made no call yet, the
+                new handle's first call raises that.
+            InvalidKeyError: *key* is not hashable. A call raises it if the balancer accepts no such key.
         """
         options = CallOptions(
             key=self._options.key if key is UNSET else checked_key(key, self._name),
@@ -329,71 +332,71 @@ class ServiceHandle:
         )
         again = self._again(options, self._timeout if timeout is UNSET else checked_timeout(timeout))
         bound = self._bound
-        if bound is not None:  # it need not wait for the way to the replicas, nor leave an event loop for that
-            again._bind_to(bound.binding)  # noqa: SLF001 - as self
+        if bound is not None:  # so the new handle need not wait for the service, nor use a thread for that
+            again._bind_to(bound.binding)  # noqa: SLF001 - same class
         else:
-            again._set(_made_by=self)  # noqa: SLF001 - as self
+            again._set(_made_by=self)  # noqa: SLF001 - same class
         return again
 
     def _again(self, options: CallOptions, timeout: Any) -> ServiceHandle:
-        """A second handle to the same service."""
+        """Return a second handle to the same service."""
         return ServiceHandle(self._name, options=options, timeout=timeout, **self._origin._asdict())
 
     # -- the methods as attributes -----------------------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         """
-        The served method *name* as a function.
+        Return the served method *name* as a function.
 
         Raises:
-            MethodNotFoundError: The service serves no such method. It is an AttributeError.
+            MethodNotFoundError: The service serves no such method. This is an AttributeError.
         """
         if name.startswith("_"):
             raise AttributeError(name)
         bound = self._bound
         method = attribute_call(self, name, *find_method(self._name, name, *self._known()))
-        if bound is not None:  # so that the next access does not come here; before that the class may be another one
+        if bound is not None:  # the next access is then faster; an unbound handle's class may still change
             self.__dict__[name] = method
         return method
 
     def _known(self) -> tuple[Mapping[str, MethodPlan] | None, type | None]:
-        """The plans of the methods and the class, as far as they are known."""
+        """The method plans and the class, as far as they are known."""
         bound = self._bound
         plans = self._origin.methods() if bound is None else bound.binding.methods
         return plans, self._origin.service_class()
 
     def _bound_kind(self, name: str) -> MethodKind:
-        """What calling the method *name* gives; binds to the service for that."""
+        """Return the kind of the method *name*; binds to the service for that."""
         plan = self._compose().binding.methods.get(name)
-        return MethodKind.SYNC if plan is None else plan.kind  # `call` says what is wrong, or finds it deployed anew
+        return MethodKind.SYNC if plan is None else plan.kind  # `call` raises the error, or binds to a new deployment
 
     def _served(self) -> list[str]:
         """Names of the served methods, as far as they are known."""
         return served_by(*self._known())
 
     def __dir__(self) -> list[str]:
-        """The verbs and the served methods."""
+        """The handle's own methods and the served methods."""
         own = [name for name in dir(type(self)) if not name.startswith("_") or name.startswith("__")]
         return sorted({*own, *self._served()})
 
     def __setattr__(self, name: str, value: Never) -> Never:
-        """Refuse."""
+        """Raise AttributeError."""
         raise read_only(f"the handle to '{self._name}'", name)
 
     def __delattr__(self, name: str) -> Never:
-        """Refuse."""
+        """Raise AttributeError."""
         raise read_only(f"the handle to '{self._name}'", name)
 
-    # -- finding the way ---------------------------------------------------------------------------------------------
+    # -- binding -----------------------------------------------------------------------------------------------------
 
     def _verb(self, name: str) -> Callable[..., Any]:
-        """The composed verb *name*."""
+        """Return the composed `call` or `submit`."""
         bound = self._compose()
         verb: Callable[..., Any] = bound.call if name == "call" else bound.submit
         return verb
 
     def _compose(self) -> Bound:
-        """Bind to the service, deploying it if need be, and compose the verbs."""
+        """Bind to the service and compose `call` and `submit`; deploy the service if necessary."""
         bound = self._bound
         if bound is not None:
             return bound
@@ -401,12 +404,12 @@ class ServiceHandle:
             self._blocks(None)
         binding = self._origin.bind()
         made_by = self._made_by
-        if made_by is not None and made_by._bound is None:  # noqa: SLF001 - as self
-            made_by._bind_to(binding)  # noqa: SLF001 - and so the next that it makes need not wait either
+        if made_by is not None and made_by._bound is None:  # noqa: SLF001 - same class
+            made_by._bind_to(binding)  # noqa: SLF001 - so the next handle that it makes need not wait
         return self._bind_to(binding)
 
     def _bind_to(self, binding: Binding) -> Bound:
-        """Compose the verbs for *binding*."""
+        """Compose `call` and `submit` for *binding*."""
         caller = Caller(
             self._name, self._options, self._timeout, self._latest, self._rebound, self._moved, self._blocks
         )
@@ -415,7 +418,7 @@ class ServiceHandle:
         return bound
 
     def _blocks(self, method: str | None) -> None:
-        """Warn once that a call of *method* waits while an event loop runs in this thread; None: that binding does."""
+        """Warn once that a call of *method* (None: the deployment) blocks the event loop of this thread."""
         loop = running_loop()
         if self._warned or loop is None or not holds_up_a_loop(loop, CURRENT.get()):
             return
@@ -423,7 +426,7 @@ class ServiceHandle:
         warn_of_blocking(self._name, method)
 
     def _rebound(self, router: CallOwner, error: CallError) -> ServiceHandle:
-        """This handle, unbound from *router*, if the service was deployed again since; else raises *error*."""
+        """Unbind this handle from *router* and return it, if the service was deployed again; else raise *error*."""
         if self._origin.bind().router is router:
             raise error
         bound = self._bound
@@ -434,19 +437,19 @@ class ServiceHandle:
 
     def _moved(self, call: Call, error: ServiceStoppedError) -> ServiceHandle:
         """
-        A handle to make *call* once more, with the time that it has left, if the service was deployed again since.
+        Return a handle that repeats *call*, with the time that it has left, if the service was deployed again.
 
-        Else, and unless it was turned away while it waited for room, raises *error*, with which it ended.
+        Raise *error*, with which the call ended, if the service was not deployed again, or if the call was accepted.
         """
         if not call.was_turned_away():
             raise error
         self._rebound(call.owner, error)
         moved = self._again(self._options, self._timeout)
-        moved._set(_latest=(call.expires, call.deadline), _warned=self._warned)  # noqa: SLF001 - as self
+        moved._set(_latest=(call.expires, call.deadline), _warned=self._warned)  # noqa: SLF001 - same class
         return moved
 
     async def _arebound(self, router: Router, error: CallError) -> None:
-        """`_rebound` for coroutines: the service may be starting, and the loop must not wait for that."""
+        """`_rebound` for coroutines, in a thread: it may wait for the service to start."""
         from sage_plugins.call import aio
 
         await aio.in_thread(lambda: self._rebound(router, error), name=f"{self._name}-bind")
@@ -466,7 +469,7 @@ class ServiceHandle:
 
     def __reduce__(self) -> Any:
         """
-        In another process, a handle to the same service; in this one, an equal handle.
+        Make an equal handle in this process, or a handle to the same service in another one.
 
         Raises:
             CallError: The service cannot be called from other processes.
@@ -487,5 +490,5 @@ class ServiceHandle:
 
 def _tell_listener(call: Call) -> None:
     listener = CALL_LISTENER.get()
-    if listener is not None and call.outer is None:  # a method has its caller's context, and calls of its own
+    if listener is not None and call.outer is None:  # a method inherits its caller's listener, which is not for it
         listener(call)

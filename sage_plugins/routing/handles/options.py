@@ -1,4 +1,4 @@
-"""What `with_options` may be given, and where it has an effect."""
+"""Checks the arguments of `ServiceHandle.with_options`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 __all__ = ["checked_key", "checked_priority", "checked_timeout", "no_effect"]
 
-#: The longest timeout that is no typing error, as in the configuration: some 30 years.
+#: The longest accepted timeout, as in the configuration: about 30 years. A longer one is a typing error.
 _LONGEST_S: Final = 1e9
 
 
 def checked_timeout(timeout: Any) -> float | None:
-    """*timeout*, if it is a number of seconds or None; else raises ConfigError."""
+    """Return *timeout* if it is a number of seconds or None; else raise ConfigError."""
     if timeout is None:
         return None
     if isinstance(timeout, bool) or not isinstance(timeout, (int, float)) or not 0 < timeout <= _LONGEST_S:
@@ -27,7 +27,7 @@ def checked_timeout(timeout: Any) -> float | None:
 
 
 def checked_key(key: Any, service: str) -> Hashable | None:
-    """*key*, if it is hashable; else raises InvalidKeyError."""
+    """Return *key* if it is hashable; else raise InvalidKeyError."""
     try:
         hash(key)
     except TypeError:
@@ -39,7 +39,7 @@ def checked_key(key: Any, service: str) -> Hashable | None:
 
 
 def checked_priority(priority: Any) -> int:
-    """*priority*, if it is one; else raises ConfigError."""
+    """Return *priority* if it is a whole number in its range; else raise ConfigError."""
     if isinstance(priority, bool) or not isinstance(priority, int) or abs(priority) > HIGHEST:
         msg = f"priority: must be a whole number from -{HIGHEST:,} to {HIGHEST:,}, got {priority!r:.50}"
         raise ConfigError(msg)
@@ -47,7 +47,7 @@ def checked_priority(priority: Any) -> int:
 
 
 def no_effect(service: str, priority: int) -> ConfigError:
-    """The error for calls with a *priority* to a service that starts all in the order in which they come."""
+    """Return the error for a *priority* given for a service that starts calls in the order in which they were made."""
     return ConfigError(
         f"priority: {priority} has no effect on service '{service}', whose calls start in the order in which they "
         "were made. Set `overload: priority` for it, or leave the priority out"

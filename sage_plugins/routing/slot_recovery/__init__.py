@@ -1,5 +1,5 @@
 """
-Finds slots, places in the queue and calls that an exception between two steps of a thread has lost.
+Finds and returns slots, places in the queue and calls that were lost when an exception interrupted a thread.
 
 `docs/design/lost-slots.md` says how.
 """

@@ -1,4 +1,4 @@
-"""What everybody holds at one instant, and what is missing then."""
+"""Counts the slots, places and calls that a router and its replicas hold at one moment."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["Inventory"]
 
 class Inventory:
     """
-    All that is held at one instant.
+    The slots, places and calls that are held at one moment.
 
-    Python lets no other thread run inside one call of a built-in function, so all numbers are of the same moment. What
-    a thread is passing on at that moment is in none of them.
+    Python runs no other thread inside one call of a built-in function, so all numbers are of the same moment. Slots and
+    calls that a thread is passing on at that moment are not counted.
 
     Attributes:
         parked: Calls that wait for room.
-        waiting: Calls that wait for a slot, those included.
-        room: Tokens of room.
-        held: For each lane whose replica tells it, the slots that are used there.
-        free: For each lane its tokens.
-        left: Calls that were given a slot and whose callers, who were to run them, are gone.
+        waiting: Calls that wait for a slot, including parked ones.
+        room: Number of room tokens.
+        held: Slots in use, for each lane whose replica reports them.
+        free: Number of free tokens, for each lane.
+        left: Calls with a granted slot whose callers, which should run them, are gone.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Gives back what nothing holds."""
+"""Returns slots, places in the queue and calls that no part holds any more."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
 
 __all__ = ["SlotRecovery"]
 
-#: Looks in a row at which something must be missing before it counts as lost.
+#: Number of looks in a row that must miss something before it counts as lost.
 _LOOKS: Final = 10
 
 #: Seconds from a suspicion to the first look, and from one look to the next.
 _LOOK_EVERY_S: Final = 0.03
 
-#: The next look comes after so many times what the last one took, at least: where very many calls wait, it takes long.
+#: The pause between two looks is at least this many times the last look's duration, which is long if many calls wait.
 _RESTS: Final = 20
 
 _LOG: Final = logging.getLogger("sage_plugins.slot_recovery")
 
-#: What is missing, as the log says it.
+#: The words of the log for each kind of loss.
 _WORDS: Final = {
     "slot": "slot",
     "place": "place in the queue",
@@ -44,15 +44,15 @@ _WORDS: Final = {
     "lost": "call",
 }
 
-#: By what is missing, and where: how much of it.
+#: The number missing, by kind, lane and method.
 _Amounts: TypeAlias = "Counter[tuple[str, Lane | None, int]]"
 
-#: What is wrong with a call, and the call.
+#: The kind of loss, and the call.
 _Calls: TypeAlias = "set[tuple[str, Call]]"
 
 
 class SlotRecovery:
-    """Looks, when something may have been lost, what is missing; and gives back what is missing at every look."""
+    """After a suspicion, looks several times for what is missing, and returns what every look missed."""
 
     def __init__(
         self,
@@ -64,14 +64,14 @@ class SlotRecovery:
         match: Callable[[], None],
     ) -> None:
         """
-        Suspect nothing.
+        Begin with no suspicion.
 
         Args:
-            lanes: Their slots.
-            queue: Its places and calls.
-            clock: Says when to look.
-            again: Queues a call again that waits nowhere, or ends one that has no outcome.
-            match: Tells who waits for slots that there may be some.
+            lanes: Their slots are counted.
+            queue: Its places and calls are counted.
+            clock: Runs the looks.
+            again: Queues again a call that waits nowhere, or ends a call that has no outcome.
+            match: Gives free slots to waiting calls.
         """
         self._clock = clock
         self._lanes = lanes
@@ -82,43 +82,43 @@ class SlotRecovery:
         self._took = 0.0  # seconds of the last look
         self._timer: Timer | None = None
         self._suspected = -inf
-        self._missing: list[Call] = []  # whose callers wait without knowing what for
-        # Guarded by the lock of the lanes: slots that were given back, and what the looks in a row have found.
+        self._missing: list[Call] = []  # calls that their callers have reported as perhaps lost
+        # Guarded by the lanes' lock: slots that were returned, and what the looks in a row have found.
         self._given: Counter[Lane] = Counter()
         self._began = -inf
         self._looks_needed = _LOOKS
         self._looks = 0
-        self._asked: list[Call] = []  # those of the missing calls that were known when the first look began
+        self._asked: list[Call] = []  # the calls that were reported before the first look began
         self._amounts: _Amounts = Counter()
         self._calls: _Calls = set()
 
     def suspect_loss_of(self, call: Call) -> None:
-        """As `suspect`, for a call that waits for a slot and may be what was lost."""
+        """As `suspect`, for a call that waits for a slot and may itself be lost."""
         self._missing.append(call)
         self.suspect()
 
     def suspect(self) -> None:
-        """Look soon, on the clock's thread, whether something was lost; from any thread, and at little cost."""
+        """Look soon, on the clock's thread, whether something was lost. Safe from any thread, and cheap."""
         now = self._suspected = self._clock.monotonic()
-        if now >= self._due:  # else somebody looks then
+        if now >= self._due:  # otherwise a look is already due
             with self._lanes.lock:
                 self._look_later(now)
 
     def _look_later(self, now: float) -> None:
-        """Look some time after *now*; under the lock."""
+        """Schedule the next look after *now*; under the lock."""
         if now >= self._due:
             self._due = now + max(_LOOK_EVERY_S, _RESTS * self._took)
             self._timer = self._clock.call_at(self._due, self.look)
 
     def close(self) -> None:
-        """Look no more for what was suspected so far."""
+        """Drop all suspicions so far."""
         with self._lanes.lock:
             self._looks, self._suspected = 0, -inf
             if self._timer is not None:
                 self._timer.cancel()
 
     def look(self) -> None:
-        """Look once; give back what was missing at this look and at all before it, if they were enough."""
+        """Look once; after enough looks, return what every one of them has missed."""
         from sage_plugins.routing.slot_recovery.inventory import Inventory  # few services need it
 
         now = self._clock.monotonic()
@@ -144,7 +144,7 @@ class SlotRecovery:
                 self._look_later(now)
         self._tell(found, lost)
         for kind, call in lost:
-            if kind == "left":  # its slot was given back
+            if kind == "left":  # its slot was returned
                 call.abandon()
             elif kind == "lost":
                 self._again(call)
@@ -158,7 +158,7 @@ class SlotRecovery:
         counts = Counter(kind for kind, _ in lost)
         for (kind, _, _), number in found.items():
             counts[kind] += number
-        del counts["surplus"]  # it was told when it was given back
+        del counts["surplus"]  # it was logged when it was returned
         if counts:
             _LOG.warning(
                 "service %s: gave back what an exception, a strategy or a target had lost: %s",
@@ -167,7 +167,7 @@ class SlotRecovery:
             )
 
     def _missing_slots(self, inventory: Inventory) -> _Amounts:
-        """Slots, and places in the queue, that are neither free nor held; and what counts more than there are."""
+        """Count slots and places that are neither free nor held, and by how much counters are wrong."""
         queue = self._queue
         with_place = set(inventory.waiting) - set(inventory.parked)
         amounts: _Amounts = Counter()
@@ -177,7 +177,7 @@ class SlotRecovery:
             open_batches = 0 if lane.methods is None else len(lane.methods.open)
             amounts["slot", lane, 0] = lost = taken - held - open_batches
             taken -= max(lost, 0)
-            amounts["surplus", lane, 0] = min(-taken, self._given[lane])  # somebody had them in their hands after all
+            amounts["surplus", lane, 0] = min(-taken, self._given[lane])  # a thread was passing them on after all
             amounts["abandoned", lane, 0] = lane.abandoned - max(taken, 0)
             amounts["ended", lane, 0] = -lane.abandoned
             if lane.methods is not None:
@@ -186,7 +186,7 @@ class SlotRecovery:
         return +amounts
 
     def _lost_calls(self, inventory: Inventory) -> _Calls:
-        """Calls that nobody has, or that are half in the queue."""
+        """Find calls that no part holds, or whose entry into the queue was interrupted."""
         waiting, parked = set(inventory.waiting), set(inventory.parked)
         known = {*waiting}
         for lane in inventory.free:
@@ -194,13 +194,13 @@ class SlotRecovery:
                 known.update(call for batch in lane.methods.open.values() for call in batch.calls)
         return {
             *(("left", call) for call in inventory.left),
-            *(("unqueued", call) for call in parked - waiting),  # its caller never came to put it into a backlog
-            *(("untold", call) for call in waiting - parked if call.parked),  # it has its place, and does not know
+            *(("unqueued", call) for call in parked - waiting),  # its caller was interrupted before it queued the call
+            *(("untold", call) for call in waiting - parked if call.parked),  # it has room, but its caller still waits
             *(("lost", call) for call in self._asked if call not in known and _nobody_has(call, inventory)),
         }
 
     def _give_back(self, amounts: _Amounts, calls: Collection[tuple[str, Call]]) -> None:
-        """Give back what was lost; under the lock."""
+        """Return what was lost; under the lock."""
         for (kind, lane, method), number in amounts.items():
             if lane is None:
                 self._queue.room.extend([None] * number)

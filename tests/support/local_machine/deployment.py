@@ -1,4 +1,4 @@
-"""A deployed service beside its model: what is not as it should be."""
+"""Compares a deployed service with its model."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from sage_plugins.errors import DeployError
 
 __all__ = ["Change", "Deployment"]
 
-#: As `values.Outcome` has them, less `died`: replicas on target `local` die only with their process.
+#: As in `values.Outcome`, without `died`: replicas on target `local` die only with their process.
 OUTCOMES = ("ok", "error", "timeout", "cancelled", "stopped")
 
 
 class Change:
-    """A change of the replicas, on its way in a thread of its own."""
+    """A change of the replicas that runs in its own thread."""
 
     def __init__(self, make, leaving):
         self.leaving = leaving  # calls whose end it waits for, unless they are given up
@@ -23,29 +23,29 @@ class Change:
     def run(self):
         try:
             self._make()
-        except BaseException as error:  # noqa: BLE001 - it is looked at
+        except BaseException as error:  # noqa: BLE001 - the comparison checks it
             self.error = error
 
     def is_over(self, life):
-        """Whether it must be."""
+        """Whether the change must have ended."""
         return all(ticket not in life.leaving or ticket.outcome is not None for ticket in self.leaving)
 
 
 class Deployment:
-    """A deployed service, its model, and the comparison of the two."""
+    """A deployed service, its model, and their comparison."""
 
     def __init__(self, env, witness, life):
         self.life = life
         self.witness = witness
         self.tickets = []
         self.closers = []  # threads that stop it
-        self.changes = []  # threads that change its replicas, each with what it does
+        self.changes = []  # threads that change its replicas, each with its change
         self._counted = Counter()
         self.handle = env.service("site")
         self.task = env.task("site")
 
     def differences(self):
-        """What is not as the model says and never will be, and what may still come true."""
+        """Return the differences from the model that are final, and those that may still disappear."""
         life, router = self.life, self.task._router
         never, not_yet = list(self.witness.faults), []
         for ticket in self.tickets:
@@ -75,13 +75,13 @@ class Deployment:
         return never, not_yet
 
     def _accepts(self):
-        """Its state changes a moment before its router does, and under the router's lock it knows before it refuses."""
+        """The task's state changes shortly before its router's. Under the router's lock, the answer is exact."""
         router = self.task._router
         with router._lock:
             return router._closing.stopped is None and router._closing.stopped_to_outsiders is None
 
     def _changes(self, never):
-        """What changes replicas waits for nothing but their calls, and fails only if the service stops meanwhile."""
+        """A change of replicas waits only for their calls, and fails only if the service stops meanwhile."""
         for thread, change in self.changes:
             if change.error is not None and not (isinstance(change.error, DeployError) and self.life.state != "ready"):
                 never.append(f"a change of the replicas failed: {change.error!r}")
@@ -93,7 +93,7 @@ class Deployment:
             yield "replicas are to be well", status["health"]["replicas"], self.life.replicas
 
     def _instances(self):
-        """How many instances there should be; while methods hang nobody can say when the last stop hook runs."""
+        """Yield the expected number of instances. While methods hang, the time of the last stop hook is unknown."""
         if self.life.leaving or (self.life.state == "stopped" and self.life.running):
             return
         left = self.witness.built - self.witness.stopped.total()
@@ -135,7 +135,7 @@ class Deployment:
         ):
             if found != wanted:
                 (never if found > wanted else not_yet).append(f"{found} calls are counted {what}; {wanted} ended so")
-        # A replica that left is not asked any more for what it has abandoned.
+        # A replica that has left is no longer asked for its abandoned calls.
         gone = sum(ticket in self.life.leaving for ticket in self.life.abandoned)
         if not 0 <= len(self.life.abandoned) - metrics.abandoned_count <= gone:
             not_yet.append(f"{metrics.abandoned_count} calls are counted abandoned; {len(self.life.abandoned)} are")

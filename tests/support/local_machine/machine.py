@@ -1,4 +1,4 @@
-"""The same steps for a service and for its model."""
+"""Applies the same steps to a service and to its model."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ from sage_plugins.call.call import Call
 
 __all__ = ["LocalMachine"]
 
-#: Calls that wait or run at once, at most: more would tell nothing new.
+#: Maximum number of calls that wait or run at once. More would find nothing new.
 ALIVE = 10
 
 
 def only_if(possible):
     """
-    A rule that does nothing while it is not *possible*.
+    Make a rule do nothing while it is not *possible*.
 
-    A `precondition` would make what Hypothesis draws depend on the order in which threads ran in a burst; that gives up
-    when a step that it repeats is not possible any more.
+    With a `precondition`, Hypothesis's draws would depend on the order in which threads ran in a burst. Hypothesis
+    gives up if a step that it replays is no longer possible.
     """
 
     def decorate(step):
@@ -48,10 +48,10 @@ def only_if(possible):
 
 class LocalMachine(RuleBasedStateMachine):
     """
-    Does the same to a service and to its model; `strategy` and what is drawn at the beginning say to which.
+    Applies the same steps to a service and its model. `strategy` and the initial draw choose the service.
 
-    `fault(patch)` may break something, which must then be found out; what is found goes into `failures`, too, for
-    Hypothesis repeats an example that fails, and tells another story if that ends in another way.
+    `fault(patch)` may break something on purpose, which the machine must then find. Findings also go into `failures`,
+    because Hypothesis replays a failing example and reports something else if the replay ends differently.
     """
 
     strategy = "single"
@@ -62,9 +62,9 @@ class LocalMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.patch = pytest.MonkeyPatch()
-        # The machine lets the time of waiting callers come, so it needs the calls that they have no name for.
+        # The machine passes the time of waiting callers, so it needs their calls, to which they hold no reference.
         self.patch.setattr("sage_plugins.routing.handles.binding.Call", _NotedCall)
-        # Real seconds, in which closing waits for methods that hang.
+        # Real seconds for which closing waits for methods that hang.
         self.patch.setattr("sage_plugins.deployment.replicas.stopper._LAST_GRACE_S", 0.05)
         self.patch.setattr("sage_plugins.host.host._STUCK_GRACE_S", 0.05)
         self.fault(self.patch)
@@ -85,7 +85,7 @@ class LocalMachine(RuleBasedStateMachine):
 
     @property
     def refuses(self):
-        """Whether the service has stopped and has refused a call since: it will do so again."""
+        """Whether the service has stopped and then refused a call. It would only refuse again."""
         return any(ticket.outcome == "stopped" and not ticket.raced for ticket in self.deployed.tickets[-1:])
 
     def in_thread(self, function, *arguments):
@@ -95,7 +95,7 @@ class LocalMachine(RuleBasedStateMachine):
         return thread
 
     def settle(self):
-        """Wait until the services are as their models say."""
+        """Wait until the services are in the state of their models."""
         until = time.monotonic() + self.patience
         pause = threading.Event()
         while True:
@@ -116,7 +116,7 @@ class LocalMachine(RuleBasedStateMachine):
         self.deploy(setting)
 
     def deploy(self, setting):
-        """In the same environment as before, unless that was closed: with the same setting."""
+        """Deploy in the same environment and with the same setting as before, unless the environment was closed."""
         if self.env is None:
             self.setting = setting._replace(strategy=self.strategy)
             self.env = Environment("machine", clock=self.clock)
@@ -176,14 +176,14 @@ class LocalMachine(RuleBasedStateMachine):
     @rule(number=st.integers(0, 3 * ALIVE))
     @only_if(lambda self: self.futures())
     def cancel(self, number):
-        """Also what runs or has ended: that fails."""
+        """Cancel any call. For one that runs or has ended, this must fail."""
         ticket = self.pick(number, self.futures())
         succeeds = self.life.cancel(ticket)
         self.check(ticket.future.cancel() is succeeds, f"cancelling {ticket} gave {not succeeds}")
         self.settle()
 
     def futures(self):
-        """What the callers of `submit` hold, unless it is a matter of luck whether they got it before it was over."""
+        """Return the futures of `submit` calls, except those for which timing decides whether the caller got one."""
         return [
             ticket
             for ticket in self.deployed.tickets
@@ -206,23 +206,23 @@ class LocalMachine(RuleBasedStateMachine):
     @rule(units=st.integers(1, 3))
     @only_if(lambda self: any(ticket.expires < inf for ticket in self.life.alive))
     def let_time_pass(self, units):
-        """Callers who wait notice, and so do callbacks; nobody looks after the others' calls."""
+        """Waiting callers and callbacks notice the time. Nobody checks the other calls."""
         for _ in range(units):
             self.tick()
-            self.settle()  # what gets a slot gets it before more time passes
+            self.settle()  # so that a call that can get a slot gets it before more time passes
 
     def tick(self):
         life = self.life
         watched = [ticket for ticket in life.alive if ticket.outcome is None and life.is_watched(ticket)]
-        # Looked at before time passes: who is let into the queue meanwhile sets a timer for a moment that may have come
-        # already, and unlike a real clock this one looks at it with the next step only.
+        # Decide this before time passes. A call that is let into the queue meanwhile may set a timer for a moment that
+        # is already past, and unlike a real clock, this one checks it only with the next step.
         without_timer = [ticket for ticket in watched if ticket.verb != "watched" or ticket.future is None]
         life.now += UNIT_S
         for ticket in watched:
             life.look(ticket)
         self.clock.advance(UNIT_S)
         for ticket in without_timer:
-            # What its waiting thread, its event loop or its timer would do by itself, were the clock a real one.
+            # With a real clock, the waiting thread, the event loop or the timer of the call would do this.
             ticket.call.expire()
 
     @rule(number=st.integers(0, 3 * ALIVE))
@@ -239,7 +239,7 @@ class LocalMachine(RuleBasedStateMachine):
     @rule(what=st.sampled_from(("scale", "scale", "restart", "rebalance")), replicas=st.integers(1, 3))
     @only_if(lambda self: self.can_change)
     def change_replicas(self, what, replicas):
-        """Also while calls hang on those that leave."""
+        """Changes also happen while calls hang on leaving replicas."""
         if what == "scale" and (replicas <= self.life.replicas or self.setting.limit is None):
             self.scale(replicas)
         elif what == "restart" and self.can_restart:
@@ -258,7 +258,7 @@ class LocalMachine(RuleBasedStateMachine):
         self.life.restart()
 
     def rebalance(self, number):
-        """Those that stood by serve from now on."""
+        """Set a balancer: standby replicas serve from now on."""
         balancer = BALANCERS[number % len(BALANCERS)]
         self.change(lambda: self.env.set_load_balancer("site", balancer), [])
         self.life.balance()
@@ -269,29 +269,29 @@ class LocalMachine(RuleBasedStateMachine):
 
     @property
     def can_change(self):
-        """A change waits for the one before it."""
+        """Whether no change runs: a change waits for the one before it."""
         return self.life.state == "ready" and all(change.is_over(self.life) for _, change in self.deployed.changes)
 
     @property
     def can_restart(self):
-        """With calls on several replicas it would take one after the other, as their calls end."""
+        """Whether a restart is one step. With calls on several replicas, replicas restart one by one as calls end."""
         return not self.life.staying or not self.life.balanced or self.life.replicas == 1
 
     # -- the end
 
     @rule(whole=st.booleans(), at_once=st.booleans(), setting=settings())
     def stop_or_deploy(self, whole, at_once, setting):
-        """What has stopped is deployed again; methods of the previous deployment may still hang."""
+        """Deploy a stopped service again; methods of the previous deployment may still hang. Otherwise stop it."""
         if self.life.state == "stopped":
             self.deploy(setting)
         elif self.life.state == "ready" or self.env is not None:
             self.stop(whole=whole, at_once=at_once)
 
     def stop(self, whole, at_once):
-        """The service, or the environment too; with time for accepted calls, or without."""
+        """Stop the service, or also the environment. *at_once* gives accepted calls no time."""
         life, deployed = self.life, self.deployed
         if life.state == "draining":
-            whole, at_once = True, False  # a second stop waits for the first
+            whole, at_once = True, False  # a second stop waits for the first one
         (life.end if at_once else life.drain)()
         stop = self.env.close if whole else deployed.task.stop
         deployed.closers.append(self.in_thread(stop, 0.0 if at_once else None))
@@ -310,11 +310,11 @@ class LocalMachine(RuleBasedStateMachine):
         replicas=st.integers(1, 3),
     )
     @only_if(lambda self: self.life.state == "ready" and self.life.free and not self.life.waiting)
-    def burst(self, callers, each, verb, method, meanwhile, replicas):  # noqa: PLR0913, PLR0917 - what is drawn
+    def burst(self, callers, each, verb, method, meanwhile, replicas):  # noqa: PLR0913, PLR0917 - the drawn values
         """Several threads call at the same time, while a method ends, the service drains, or its replicas change."""
         deployment, life = self.deployed, self.life
         made = "call" if verb == "call" else "submit"
-        if not life.fits(self.ticket(made, method, "echo")):  # a method that hangs has its only turn
+        if not life.fits(self.ticket(made, method, "echo")):  # the method that hangs uses the whole limit
             method = "awork"
         tickets = [[self.ticket(made, method, "echo") for _ in range(each)] for _ in range(callers)]
         deployment.tickets += (ticket for some in tickets for ticket in some)
@@ -346,7 +346,7 @@ class LocalMachine(RuleBasedStateMachine):
             ticket.outcome = ticket.seen()
             self.check(ticket.outcome in possible, f"{ticket} of a burst ended as {ticket.outcome!r}")
             seen[ticket.outcome] += 1
-        # Whether a call was refused or was stopped while it waited for room, its caller cannot tell.
+        # A caller cannot tell whether its call was refused, or was stopped while it waited for room.
         stopped = deployment.task.status()["metrics"].outcomes.get("stopped", 0) - life.outcomes["stopped"]
         self.check(0 <= stopped <= seen["stopped"], f"{stopped} calls of a burst are counted stopped")
         life.outcomes.update({"ok": seen["ok"], "cancelled": seen["cancelled"], "stopped": stopped})
@@ -365,7 +365,7 @@ class LocalMachine(RuleBasedStateMachine):
         raise AssertionError(message)
 
     def teardown(self):
-        """The end must be as the model says too."""
+        """Compare the end with the model too."""
         try:
             while self.hanging() and not self.broken:
                 self.end_method(number=0, how="echo")
@@ -375,7 +375,7 @@ class LocalMachine(RuleBasedStateMachine):
             self.let_go()
 
     def let_go(self):
-        """Leave no thread behind, whatever has gone wrong."""
+        """Leave no thread behind, whatever went wrong."""
         self.broken = True
         self.patch.undo()
         for deployment in self.deployments:
@@ -391,7 +391,7 @@ class LocalMachine(RuleBasedStateMachine):
 
 
 class _NotedCall(Call):
-    """A call that its ticket knows."""
+    """A call that tells its ticket about itself."""
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
@@ -400,7 +400,7 @@ class _NotedCall(Call):
 
 
 def _call_all(start, handle, tickets, cancel):
-    """What one thread of a burst does."""
+    """Run one thread of a burst."""
     start.wait(PATIENCE)
     for ticket in tickets:
         ticket.make(handle)

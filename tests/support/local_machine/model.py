@@ -1,4 +1,4 @@
-"""What should become of a service's calls."""
+"""The model: the expected results of a service's calls."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ __all__ = ["Life"]
 
 
 class Life:
-    """One deployment of the service as it should be, from `deploy` to `close`."""
+    """The expected state of one deployment of the service, from `deploy` to `close`."""
 
     def __init__(self, setting, now):
         self.setting = setting
-        self.now = now  # of the virtual clock
+        self.now = now  # time of the virtual clock
         self.state = "ready"
         self.replicas = setting.replicas
         self.balanced = setting.balancer is not None
-        self.running = []  # calls that hold a slot, those included that were given up
-        self.leaving = []  # those among them whose replica gets no more calls
+        self.running = []  # calls that hold a slot, including those that were given up
+        self.leaving = []  # those of them whose replica gets no more calls
         self.queue = []
         self.parked = []
         self.outcomes = Counter()
@@ -38,7 +38,7 @@ class Life:
 
     @property
     def slots(self):
-        """Calls at once: of all replicas, or of the one that serves while the others stand by."""
+        """Number of slots: of all replicas, or of the only serving one while the others stand by."""
         return self.setting.slots_each * (self.replicas if self.balanced else 1)
 
     @property
@@ -66,7 +66,7 @@ class Life:
             self.parked.append(ticket)
 
     def fits(self, ticket):
-        """Whether the call can start: if a slot is free, no call that waits can use it."""
+        """Whether the call can start. If a slot is free, no waiting call can use it."""
         limit = self.setting.limit
         turns = inf if limit is None or ticket.method != "work" else limit
         return self.free > 0 and sum(other.method == "work" for other in self.staying) < turns
@@ -75,7 +75,7 @@ class Life:
         return len(self.queue) < self.setting.queue_size and not self.parked
 
     def _sweep(self):
-        """A full queue is searched for calls whose time is over."""
+        """Remove calls whose time is over from a full queue."""
         late = [ticket for ticket in self.waiting if self.now >= ticket.expires]
         for ticket in late:
             self._leave_queue(ticket, "timeout in the queue")
@@ -105,7 +105,7 @@ class Life:
             self.finish(ticket, ticket.task)
 
     def finish(self, ticket, how=None):
-        """The method ends, and its slot goes to who has waited longest."""
+        """The method ends, and its slot goes to the call that has waited longest."""
         self.running.remove(ticket)
         if ticket in self.leaving:
             self.leaving.remove(ticket)
@@ -124,18 +124,18 @@ class Life:
                 self._start(following)
 
     def scale(self, replicas, leaving=()):
-        """So many replicas from now on; *leaving* run on those that go."""
+        """Change the number of replicas. *leaving* are calls on replicas that leave."""
         if replicas > self.replicas:
             self.balanced = True
         self.replicas = replicas
         self._leave(leaving)
 
     def restart(self):
-        """New replicas take the place of all."""
+        """Replace all replicas."""
         self._leave(self.staying)
 
     def balance(self):
-        """Those that stood by serve too."""
+        """Let standby replicas serve too."""
         self.balanced = True
         self._fill_slots()
 
@@ -144,14 +144,14 @@ class Life:
         self._fill_slots()
 
     def _give_up(self, ticket, outcome):
-        """A call ends that runs: its slot is free if its method can be stopped."""
+        """End a running call. Its slot becomes free if its method can be stopped."""
         self._end(ticket, outcome)
         if ticket.can_be_stopped:
             self.finish(ticket)
         self._settle_drain()
 
     def look(self, ticket):
-        """Somebody looks whether the call's time is over."""
+        """Check whether the call's time is over."""
         if ticket in self.waiting and self.now >= ticket.expires:
             self._leave_queue(ticket, "timeout in the queue")
             self._settle_drain()
@@ -159,17 +159,17 @@ class Life:
             self._give_up(ticket, "timeout in the run")
 
     def is_watched(self, ticket):
-        """Whether somebody looks by himself when the call's time is over."""
+        """Whether something checks by itself when the call's time is over."""
         if ticket in self.parked:
             return True
         if ticket in self.running and ticket.can_be_stopped:
             return True
         if ticket in self.running and ticket.runs_in_callers_thread:
-            return False  # its caller is in the method
+            return False  # its caller runs the method
         return ticket.waits_until_over or ticket.verb == "watched"
 
     def cancel(self, ticket, *, abandon=False):
-        """`Future.cancel`, or the cancelling of the task that awaits; whether it is cancelled after that."""
+        """Cancel by `Future.cancel`, or by the task that awaits. Return whether the call is cancelled afterwards."""
         if ticket in self.waiting:
             self._leave_queue(ticket, "cancelled")
             self._settle_drain()
@@ -178,7 +178,7 @@ class Life:
         return ticket.outcome == "cancelled"
 
     def drain(self):
-        """No more calls; those accepted go on."""
+        """Accept no more calls. Accepted calls continue."""
         if self.state == "ready":
             self.state = "draining"
             while self.parked:
@@ -190,7 +190,7 @@ class Life:
             self.state = "stopped"
 
     def end(self):
-        """Whatever has not ended does now; methods that run go on."""
+        """End all calls now. Running methods continue."""
         self.drain()
         while self.queue:
             self._end(self.queue.pop(), "stopped")

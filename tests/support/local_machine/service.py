@@ -1,4 +1,4 @@
-"""The service, its calls, and what its instances see."""
+"""The service, its calls, and what its instances observe."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from sage_plugins.call.call import Call
 
 __all__ = ["PATIENCE", "Site", "Ticket", "Witness"]
 
-#: Seconds after which a state that must come counts as not to come.
+#: Seconds after which an expected state counts as not reached.
 PATIENCE = 20.0
 
 
 class BoomError(Exception):
-    """What a method raises."""
+    """Raised by a method on request."""
 
 
 class Ticket:
-    """One call: how it is made, what happened to it, and how it should end."""
+    """One call: how it is made, what happened to it, and its expected result."""
 
-    def __init__(self, number, verb, method, task, strategy, timeout):  # noqa: PLR0913, PLR0917 - what was drawn
+    def __init__(self, number, verb, method, task, strategy, timeout):  # noqa: PLR0913, PLR0917 - the drawn values
         self.number = number
         self.verb = verb  # call, acall, submit, or watched: a future with a callback
         self.method = method  # work, or its coroutine awork
         self.task = task  # what the method does: echo, boom or hang
         self.timeout = timeout
         # what happened
-        self.thread = None  # of the caller
-        self.loop = self.awaiting = None  # the event loop and the task, if it awaits
-        self.caller = Future()  # of what the verb gave
+        self.thread = None  # the caller's thread
+        self.loop = self.awaiting = None  # the event loop and the task of a caller that awaits
+        self.caller = Future()  # holds what the verb returned
         self.call = None
         self.callbacks = 0
         self.starts = 0
         self.inside = False
-        self.way_out = Future()  # of how a method ends that hangs
-        # the model's
+        self.way_out = Future()  # tells a method that hangs how to end
+        # expected by the model
         self.can_be_stopped = method == "awork"
         self.runs_in_callers_thread = strategy == "inline" and verb != "acall" and method == "work"
-        self.has_future_soon = verb in ("submit", "watched") and strategy != "inline"  # once it is accepted
+        self.has_future_soon = verb in ("submit", "watched") and strategy != "inline"  # after it was accepted
         self.waits_until_over = strategy == "inline" or verb in ("call", "acall")
         self.expires = self.deadline = inf
         self.raced = self.was_parked = False
@@ -52,7 +52,7 @@ class Ticket:
         return f"#{self.number} ({self.verb}, {self.method}, {self.task})"
 
     def make(self, handle):
-        """Make the call, in the caller's thread; ends when the verb does."""
+        """Make the call in the caller's thread. Return when the verb does."""
         self.thread = threading.current_thread()
         handle = handle.with_options(timeout=None if self.timeout == inf else self.timeout)
         try:
@@ -64,7 +64,7 @@ class Ticket:
                 given = handle.submit(self.method, self)
                 if self.verb == "watched":
                     given.add_done_callback(self._call_back)
-        except BaseException as error:  # noqa: BLE001 - it is compared
+        except BaseException as error:  # noqa: BLE001 - the comparison checks it
             self.caller.set_exception(error)
         else:
             self.caller.set_result(given)
@@ -77,7 +77,7 @@ class Ticket:
         self.callbacks += 1
 
     def end(self, how):
-        """The method's last step."""
+        """Run the method's last step."""
         if how == "boom":
             raise BoomError(self.number)
         if how == "exit":
@@ -86,24 +86,24 @@ class Ticket:
 
     @property
     def is_stuck(self):
-        """Whether the method would go on for ever, if it ran."""
+        """Whether the method would hang forever if it ran."""
         return self.task == "hang" and not self.way_out.done() and not self.can_be_stopped
 
     def let_go(self, how):
-        """Have a method end that hangs."""
+        """End a method that hangs."""
         if not self.way_out.done():
             self.way_out.set_result(how)
 
     @property
     def future(self):
-        """What `submit` gave, if it gave anything."""
+        """The future that `submit` returned, or None."""
         given = None
         if self.caller.done() and self.caller.exception() is None:
             given = self.caller.result()
         return given if isinstance(given, Call) else None
 
     def seen(self):
-        """How the call ended for its caller; None while it goes on."""
+        """Return how the call ended for its caller, or None if it has not ended."""
         if self.future is not None:
             return self.published()
         if not self.caller.done():
@@ -112,7 +112,7 @@ class Ticket:
         return self._name_of(error, None if error else self.caller.result())
 
     def published(self):
-        """How the call itself says that it ended; None while it goes on, or if it was never accepted."""
+        """Return how the call itself says that it ended, or None if it has not ended or was never accepted."""
         call = self.call
         if call is None or not call.over():
             return None
@@ -139,12 +139,12 @@ class Ticket:
 
 
 class Witness:
-    """What the service's instances saw, and whatever they saw that must never be."""
+    """Records what the service's instances observe, and every violation of a rule."""
 
     def __init__(self, setting, clock):
         self.faults = []
         self.built = 0
-        self.stopped = Counter()  # stop hooks by instance
+        self.stopped = Counter()  # number of stop hooks by instance
         self._setting = setting
         self._clock = clock
         self._lock = threading.Lock()
@@ -152,7 +152,7 @@ class Witness:
         self._threads = {}
 
     def build(self):
-        """The number of a new instance."""
+        """Return the number of a new instance."""
         with self._lock:
             self.built += 1
             return self.built

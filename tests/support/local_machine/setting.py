@@ -1,4 +1,4 @@
-"""How the service is deployed."""
+"""The settings with which the service is deployed."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from sage_plugins import ServiceDeploymentConfig
 
 __all__ = ["BALANCERS", "STRATEGIES", "UNIT_S", "Setting", "settings"]
 
-#: A step of virtual time. Far longer than any example takes: nobody's real wait for a deadline may end before the
-#: machine has let that time come.
+#: A step of virtual time. It is far longer than any example takes, so that no real wait for a deadline ends before the
+#: machine has passed that time.
 UNIT_S = 1000.0
 
-#: No example lets so much time pass: what drains does so until its calls have ended.
+#: Longer than any example: draining lasts until the calls have ended.
 DRAIN_TIMEOUT_S = 1000 * UNIT_S
 
 STRATEGIES = ("single", "multi", "pool", "async", "inline")
@@ -22,7 +22,7 @@ BALANCERS = ("round_robin", "least_loaded")
 
 
 class Setting(NamedTuple):
-    """One deployment."""
+    """The settings of one deployment."""
 
     strategy: str
     threads: int
@@ -32,11 +32,11 @@ class Setting(NamedTuple):
     reject: bool
     queue_size: int
     queue_timeout: float | None
-    limit: int | None  # of calls of `work` at once
+    limit: int | None  # maximum concurrent calls of `work`
 
     @property
     def slots_each(self):
-        """Calls at once of a replica."""
+        """Slots of a replica."""
         return 1 if self.strategy in ("single", "inline") else self.max_threads
 
     def config(self):
@@ -55,7 +55,7 @@ class Setting(NamedTuple):
             queue_size=self.queue_size,
             queue_timeout=self.queue_timeout,
             drain_timeout=DRAIN_TIMEOUT_S,
-            # Not `health`: it has calls avoid a replica that is full of abandoned ones.
+            # Not `health`: it would keep calls away from a replica that is full of abandoned ones.
             monitors=["metrics", "events"],
             methods={} if self.limit is None else {"work": {"max_concurrency": self.limit}},
             timeout=None,
@@ -65,7 +65,7 @@ class Setting(NamedTuple):
 
 @st.composite
 def settings(draw):
-    """Whatever does not depend on the strategy."""
+    """Draw the settings that do not depend on the strategy."""
     threads, replicas = draw(st.sampled_from(((1, 1), (1, 1), (2, 1), (1, 2), (1, 3), (2, 2))))
     balancer = draw(st.sampled_from((None, *BALANCERS))) if replicas > 1 else None
     return Setting(
@@ -77,6 +77,6 @@ def settings(draw):
         reject=draw(st.booleans()),
         queue_size=draw(st.integers(0, 3)),
         queue_timeout=draw(st.sampled_from((None, 2 * UNIT_S))),
-        # With a balancer it would depend on its choices who gets a slot: the limit is each replica's.
+        # With a balancer, its choices would decide which call gets a slot, because each replica has its own limit.
         limit=draw(st.sampled_from((None, 1, 2))) if balancer is None else None,
     )

@@ -1,4 +1,4 @@
-"""Autoscalers: how many replicas a service should have."""
+"""Registers the autoscalers, which compute the number of replicas of a service."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""As many replicas as keep the calls of each near a number."""
+"""Computes the number of replicas that keeps the calls of each near a target."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ if TYPE_CHECKING:
 
 __all__ = ["TargetOngoing"]
 
-#: How many times the present replicas a long wait asks for at most: it says that there are too few, not how many.
+#: A long wait asks for at most this multiple of the current replicas: it does not tell how many are missing.
 _MOST_BY_WAIT: Final = 2.0
 
 
 class TargetOngoing:
     """
-    The calls that run or wait, divided by those that each replica should have.
+    Divides the running and waiting calls by the target number of calls for each replica.
 
-    With a `target_queue_wait` calls are not to queue, so no replica counts for more calls than it runs at once. While
-    they wait longer than that all the same, more replicas are wanted, up to twice as many.
+    With a `target_queue_wait`, calls should not queue. So a replica counts for at most as many calls as it runs at
+    once. If calls still wait longer than the target, more replicas are wanted, up to twice as many.
     """
 
     def decide(self, load: Load) -> float:

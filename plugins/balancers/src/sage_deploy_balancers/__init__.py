@@ -1,4 +1,4 @@
-"""Load balancers: who gets the next call."""
+"""Registers the load balancers, which pick the replica for each call."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
 """
-Equal keys to the same replica, without letting a popular key drown it.
+Sends calls with equal keys to the same replica, without overloading the replica of a popular key.
 
 The ring: D. Karger et al., "Consistent Hashing and Random Trees", STOC 1997. The bound: V. Mirrokni, M. Thorup,
 M. Zadimoghaddam, "Consistent Hashing with Bounded Loads", arXiv:1608.01350, 2016.
@@ -26,20 +26,20 @@ __all__ = ["ConsistentHash"]
 
 class ConsistentHash:
     """
-    Gives calls with equal keys to the same replica, as long as that has not far more calls than the others.
+    Gives calls with equal keys to the same replica, unless it has far more calls than the others.
 
-    Each replica has points on a ring of 2**64 places; a key belongs to the first point at or after its own place. So
-    when a replica leaves, only its keys move, and when one joins, keys move to that one alone. Places come from
-    BLAKE2b of the replica's index, so every process and every run agrees, and the replica that takes the place of
-    another gets its keys.
+    Each replica has points on a ring of 2**64 places. A key belongs to the first point at or after its own place. When
+    a replica leaves, only its keys move. When one joins, keys move only to it. Places are BLAKE2b hashes of the
+    replica's index, so every process and every run agrees, and a replacement gets the keys of the replica that it
+    replaces.
 
-    A call with a key waits for the replica chosen, also if another one is free: `binding`. Therefore calls that wait
-    for a replica count as its load beside those that run there. A replica that has `load_bound` times the mean of all,
-    the new call included and rounded up, takes no other call: the next replica on the ring does. The mean is counted
-    anew for every so many calls that find their replica busy, one for each `LOOKS` replicas.
+    A call with a key waits for its replica even if others are free (`binding`). So calls that wait for a replica count
+    as its load, like running ones. The limit of a replica is `load_bound` times the mean load, including the new call.
+    A replica at the limit takes no other call: the call goes to the next replica on the ring. With n replicas, the mean
+    is recomputed once every n / `LOOKS` (rounded up) calls that find their replica busy.
 
-    A call without a key goes to the least loaded replica, as `LeastLoaded` finds it, and if that is busy to the first
-    that gets free.
+    A call without a key goes to the least loaded replica, found as in `LeastLoaded`. If that is busy, the call goes to
+    the first replica that becomes free.
 
     Attributes:
         key_argument: Name of the argument that is the key, or None.
@@ -53,18 +53,18 @@ class ConsistentHash:
         self._bound = options.load_bound
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None, str], Candidate]:
-        """Where the call's key belongs, or the next place on the ring whose replica is not too full."""
-        # By id first, and sorting keeps that order: so every process gives a place with two points to the same one.
+        """Return a function that picks the replica of the key, or the next one on the ring that is below its limit."""
+        # Sorted by ID first, and sorting is stable: so all processes give a place with two points to the same replica.
         numbers = sorted(range(len(candidates)), key=lambda number: candidates[number].id)
         unsorted = [at for number in numbers for at in positions(f"#{candidates[number].index}", self._vnodes)]
         ring = sorted(range(len(unsorted)), key=unsorted.__getitem__)
-        # An array: among a hundred thousand numbers in places of their own a search waits for the memory.
+        # An array, because a search among 100,000 separate integer objects is slowed down by memory access.
         places = array("Q", [unsorted[point] for point in ring])
         owners = [candidates[numbers[point // self._vnodes]] for point in ring]
-        owners.append(owners[0])  # beyond the last point the ring begins anew
+        owners.append(owners[0])  # after its last point, the ring starts again
         bound, count = self._bound, len(candidates)
         step = -(-count // LOOKS)
-        # For calls without a key: each begins to look at another one, so that equals take turns.
+        # For calls without a key. Each starts at another replica, so that equally loaded ones take turns.
         starts, twice = cycle(range(count)).__next__, candidates * 2
         counts_again, limit = cycle((True, *[False] * (step - 1))).__next__, 0.0
 
@@ -78,13 +78,13 @@ class ConsistentHash:
             if bound is None or not _load(owner):
                 return owner
             if counts_again():
-                # Below this a replica has room for one more.
+                # A replica below this limit has room for one more call.
                 limit = bound * (sum(map(_load, candidates)) + 1) / count
             for point in range(start, start + len(places)):
                 owner = owners[point % len(places)]
                 if _load(owner) < limit:
                     return owner
-            return min(candidates, key=_load)  # many more calls have come since the mean was counted
+            return min(candidates, key=_load)  # many calls have arrived since the mean was computed
 
         return pick
 

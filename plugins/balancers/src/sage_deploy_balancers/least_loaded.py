@@ -1,4 +1,4 @@
-"""The replica with the fewest calls."""
+"""Picks the replica with the fewest calls."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 __all__ = ["LOOKS", "LeastLoaded"]
 
-#: Replicas that a choice compares at most: else it would take longer the more there are. Two by chance already keep the
-#: fullest one from being much fuller than the others; see `PowerOfTwo`.
+#: Maximum number of replicas compared for each call, so that its cost does not grow with their number. Even two random
+#: ones keep the fullest replica from getting much fuller than the others; see `PowerOfTwo`.
 LOOKS: Final = 64
 
 
@@ -21,17 +21,18 @@ class LeastLoaded:
     """
     Gives each call to the replica with the fewest calls in flight.
 
-    Of more than `LOOKS` replicas it compares so many, evenly spaced and each time others, unless the first is idle.
+    Of more than `LOOKS` replicas, it compares only that many: evenly spaced, and different ones each time. It takes the
+    first one at once if that is idle.
 
-    Among equals it takes turns, so that a lone caller warms all replicas. Counts are read without a lock and may lag by
-    a call: right in one process, where the counts are the router's own.
+    Replicas with equal load take turns, so that a single caller warms all of them. Counts are read without a lock and
+    may lag by a call. In one process they are the router's own counts.
     """
 
     binding = False
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None, str], Candidate]:
-        """The least loaded one, looking at them from another start each time."""
-        # Taking the next start is one step of the interpreter, so threads need no lock.
+        """Return the function that picks a replica. Each call starts its comparison at another replica."""
+        # Advancing the iterator is one step of the interpreter, so it needs no lock.
         count, twice = len(candidates), candidates * 2
         step = -(-count // LOOKS)
         starts = cycle(range(count)).__next__

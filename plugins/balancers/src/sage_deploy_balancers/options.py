@@ -1,4 +1,4 @@
-"""What can be set of the balancers."""
+"""Options of the load balancers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class RandomOptions:
     Options of `random` and `power_of_two`.
 
     Attributes:
-        seed: Makes the choices of one caller the same in every run; None for others each time.
+        seed: Seed that makes the choices of one caller the same in every run; null: a different seed each time.
     """
 
     seed: int | None = None
@@ -27,13 +27,13 @@ class ConsistentHashOptions:
     Options of `consistent_hash`.
 
     Attributes:
-        key: Name of the methods' argument that is the key of a call; None if only `with_options(key=...)` gives keys,
-            which wins over the argument.
-        vnodes: Points of each replica on the ring. The shares of the key space that replicas get differ by some
-            1/sqrt(vnodes): 9 per cent with 128.
-        load_bound: How many times the mean number of calls a replica may have before its keys go on to the next one on
-            the ring: the paper's 1 + epsilon. 1.25 by default; None sends a key to its own replica whatever the load,
-            for services that hold state by key.
+        key: Name of the method argument that is the key of a call; null: no argument. A key given with
+            `with_options(key=...)` takes precedence.
+        vnodes: Points of each replica on the ring. The replicas' shares of the key space differ by about
+            1/sqrt(vnodes): 9 % with 128.
+        load_bound: Maximum calls of a replica, as a multiple of the mean of all replicas: the paper's 1 + epsilon.
+            Above it, calls go to the next replica on the ring. Null: a key always goes to the same replica, for
+            services that hold state by key.
     """
 
     key: str | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.min_len(1)))

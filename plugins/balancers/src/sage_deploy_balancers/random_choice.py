@@ -1,4 +1,4 @@
-"""A random replica, and the better of two random ones."""
+"""Picks a random replica, or the less loaded of two random ones."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ __all__ = ["PowerOfTwo", "RandomChoice"]
 
 
 class RandomChoice:
-    """Gives each call to a random replica, all with the same probability, regardless of their load."""
+    """Gives each call to a random replica, all equally likely, regardless of load."""
 
     binding = False
 
     def __init__(self, options: RandomOptions) -> None:
-        self._random = Random(options.seed).random  # noqa: S311 - spreads load, guards nothing
+        self._random = Random(options.seed).random  # noqa: S311 - spreads load, protects nothing
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None, str], Candidate]:
-        """Any of them; `Random.random` is one step of the interpreter, so threads need no lock."""
+        """Return the function that picks a replica. `Random.random` is one step of the interpreter: no lock needed."""
         random, count = self._random, len(candidates)
         return lambda _key, _method: candidates[int(random() * count)]
 
 
 class PowerOfTwo:
     """
-    Takes two random replicas and gives the call to the one with fewer calls in flight.
+    Takes two random replicas, and gives the call to the one with fewer calls in flight.
 
-    The fullest replica is then hardly fuller than under a choice among all, at the cost of looking at two, and callers
-    that see outdated counts do not all run to the same one: M. Mitzenmacher, "The Power of Two Choices in Randomized
+    The fullest replica is then hardly fuller than with a choice among all, but only two are compared. Callers with
+    outdated counts do not all choose the same replica. Source: M. Mitzenmacher, "The Power of Two Choices in Randomized
     Load Balancing", IEEE Transactions on Parallel and Distributed Systems 12(10), 2001.
     """
 
     binding = False
 
     def __init__(self, options: RandomOptions) -> None:
-        self._random = Random(options.seed).random  # noqa: S311 - spreads load, guards nothing
+        self._random = Random(options.seed).random  # noqa: S311 - spreads load, protects nothing
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None, str], Candidate]:
-        """The less loaded of two different ones; the first of the two if they are equal, so equals share."""
+        """Return the function that picks a replica. With equal loads it picks the first of the two random ones."""
         if len(candidates) == 1:
             (only,) = candidates
             return lambda _key, _method: only

@@ -1,4 +1,4 @@
-"""Each replica in turn."""
+"""Picks each replica in turn."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["RoundRobin"]
 
 
 class RoundRobin:
-    """Gives calls to the replicas in the order of their index, over and over, whatever their load."""
+    """Gives calls to the replicas in the order of their index, again and again, regardless of load."""
 
     binding = False
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None, str], Candidate]:
-        """The next one; `cycle.__next__` is one step of the interpreter, so threads need no lock."""
+        """Return the function that picks the next replica. `cycle.__next__` is one interpreter step: no lock needed."""
         following = cycle(candidates).__next__
         return lambda _key, _method: following()

@@ -1,4 +1,4 @@
-"""A hash of keys that is the same in every process and in every run, which Python's own is not."""
+"""Hashes keys to the same numbers in every process and every run. Python's own hash does not."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ if TYPE_CHECKING:
 
 __all__ = ["hash_key", "positions"]
 
-#: Bytes of a position: 64 bits, so that two of some thousands fall together once in 10^12 rings.
+#: Bytes of a position. With 64 bits, two of some thousands of positions collide once in 10^12 rings.
 _SIZE: Final = 8
 
 
 def hash_key(key: Hashable) -> int:
     """
-    A number below 2**64 for *key*: BLAKE2b of its canonical encoding.
+    Return a number below 2**64 for *key*: BLAKE2b of its canonical encoding.
 
-    Keys that are equal in Python have the same number: `1`, `1.0` and `True`, or a string and a `StrEnum` of its value.
+    Keys that are equal in Python get the same number: `1`, `1.0` and `True`, or a string and a `StrEnum` with its
+    value.
 
     Raises:
-        InvalidKeyError: *key* is no str, bytes, number, UUID, or tuple of them (None may stand within a tuple): nothing
-            is known that would be the same in another process.
+        InvalidKeyError: *key* is no str, bytes, number, UUID, or tuple of them (None is allowed in a tuple). Other
+            types have no value that is the same in every process.
     """
     return int.from_bytes(blake2b(_encode(key), digest_size=_SIZE).digest(), "big")
 
 
 def positions(name: str, count: int) -> list[int]:
-    """*count* numbers below 2**64, as if drawn at random for *name*, and always the same."""
+    """Return *count* numbers below 2**64. They look random, and are always the same for *name*."""
     found: list[int] = []
     block = 0
     while len(found) < count:
-        # The salt keeps them apart from the numbers of keys: a key that is spelled like a replica is nothing special.
+        # The salt separates them from the hashes of keys: a key with the text of a replica's name does not collide.
         digest = blake2b(f"{block}:{name}".encode("utf-8", "surrogatepass"), salt=b"replica").digest()
         found += unpack(">8Q", digest)
         block += 1
@@ -45,7 +46,7 @@ def positions(name: str, count: int) -> list[int]:
 
 
 def _encode(key: Hashable) -> bytes:
-    """Different bytes for different keys: the first byte says what the others mean."""
+    """Encode different keys as different bytes. The first byte is the type."""
     if isinstance(key, str):
         return b"s" + key.encode("utf-8", "surrogatepass")
     if isinstance(key, bytes):

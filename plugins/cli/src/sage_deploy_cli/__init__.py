@@ -1,6 +1,6 @@
 """
 The command `sage-deploy`.
 
-`main` is the program, `commands` has one module a command; the rest serves them. It stands above the core and above
-`sage_deploy_files`, and nothing imports it. This module imports nothing, so that the help comes without the core.
+`main` is the program. `commands` has one module for each command. The package imports the core and
+`sage_deploy_files`; neither imports it. This module imports nothing, so that `--help` does not load the core.
 """

@@ -1,4 +1,4 @@
-"""The deployment file that a command works on: its arguments, and the environment made from it."""
+"""Loads the deployment file that a command gets, and declares the arguments that commands share."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def environment_of(
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Environment:
     """
-    Load *file* into an environment of its own; nothing is imported and nothing started yet.
+    Load *file* into a new environment. Nothing is imported or started yet.
 
-    The classes that the file names will be looked for in the working directory first, in the folder of the file second.
+    Classes that the file names are searched first in the working directory, then in the folder of the file.
 
     Args:
         file: The deployment file.
-        profile: Which of its profiles to apply.
-        on_event: Told what becomes of each replica.
-        import_classes: Whether they will be; if not, nothing is ever imported from these two folders, in which a module
-            may have the name of one that this project needs.
-        options: Of plugins for the whole environment, by ID; they beat the file's.
+        profile: The profile of the file to apply.
+        on_event: Called with each event of a replica.
+        import_classes: Whether classes will be imported. If False, these two folders do not join `sys.path`: their
+            modules could shadow modules that this project needs.
+        options: Plugin options for the whole environment, by plugin ID. They override the file's.
 
     Raises:
         ConfigError: The file has problems.
@@ -63,11 +63,11 @@ def load(env: Environment, file: Path, profile: str | None, *, import_classes: b
     Args:
         env: The environment.
         file: The deployment file.
-        profile: Which of its profiles to apply.
-        import_classes: Whether the classes that a wrong file names are imported, to see what else is wrong.
+        profile: The profile of the file to apply.
+        import_classes: Whether to import the classes that a wrong file names, to find further problems.
 
     Raises:
-        ConfigError: The file has problems. All are in it, those of plugins and classes too.
+        ConfigError: The file has problems. It lists all of them, including those of plugins and classes.
     """
     from sage_plugins.errors import ConfigError
 
@@ -76,13 +76,13 @@ def load(env: Environment, file: Path, profile: str | None, *, import_classes: b
     except ConfigError:
         from sage_deploy_files.reading.problems import FileProblem, refuse
 
-        with redirect_stdout(sys.stderr):  # what a module prints when it is imported is no data
+        with redirect_stdout(sys.stderr):  # what modules print on import is no data
             problems = env.check(file, profile=profile, import_classes=import_classes)
         refuse(str(file), [problem for problem in problems if isinstance(problem, FileProblem)])
 
 
 def _folders(file: Path) -> Iterator[str]:
-    with suppress(FileNotFoundError):  # a working directory can be deleted under a process
+    with suppress(FileNotFoundError):  # a process keeps running when its working directory is deleted
         yield str(Path.cwd())
     with suppress(FileNotFoundError):
-        yield os.path.dirname(os.path.realpath(file))  # noqa: PTH120 - a Path would be made for its text only
+        yield os.path.dirname(os.path.realpath(file))  # noqa: PTH120 - a Path would be created for its text only

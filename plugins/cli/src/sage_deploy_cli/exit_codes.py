@@ -1,4 +1,4 @@
-"""What the process `sage-deploy` ends with."""
+"""The exit codes of `sage-deploy`."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ class ExitCode(IntEnum):
     BAD_INPUT = 2
     CHANGES = 3
     UNHEALTHY = 4
-    INTERRUPTED = 130  # as a shell says it: 128 and the number of SIGINT
+    INTERRUPTED = 130  # the convention of shells: 128 plus the number of SIGINT

@@ -1,4 +1,4 @@
-"""How findings are written: status, what was looked at, what was found, and what to do."""
+"""Formats findings: status, what was checked, what was found, and how to fix it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _WIDTH = len("warning") + 1
 
 
 def finding_lines(finding: Finding, name_width: int = 0) -> Iterator[str]:
-    """Two lines: what was found, and below it what to do; one if there is nothing to do."""
+    """Yield the line with what was found, and a second one with the fix if there is one."""
     name = f"{finding.name}:".ljust(name_width + 1)
     yield f"{state(finding.status, _WIDTH)}{printable(f'{name} {finding.found}')}"
     if finding.fix:

@@ -1,4 +1,4 @@
-"""A group of commands, each in a module that is imported when its command is asked for."""
+"""A group of commands that imports the module of a command only when the command is used."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["LazyGroup"]
 
 class LazyGroup(SuggestingGroup):
     """
-    The command `name` is the object `command` of the module `package.name`, or one that a plugin adds.
+    The command `name` is the object `command` of the module `package.name`, or comes from a plugin.
 
-    Plugins are asked only where the package has no such command, and for the list of all.
+    Plugins are loaded only for a command that the package does not have, and to list all commands.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class LazyGroup(SuggestingGroup):
         **settings: Any,
     ) -> None:
         """
-        Name the commands.
+        Set the commands.
 
         Args:
             args: As for `click.Group`.
-            package: Where the modules are.
-            summaries: The commands by name, in their order, with what the list of commands says of each.
+            package: The package with the modules.
+            summaries: Summary of each command, by name, in display order.
             elsewhere: As for `SuggestingGroup`.
-            more: Gives the commands that plugins add, by name.
+            more: Returns the commands that plugins add, by name.
             settings: As for `click.Group`.
         """
         super().__init__(*args, **settings)
@@ -52,11 +52,11 @@ class LazyGroup(SuggestingGroup):
         self._more = cache(more)
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's interface
-        """Name the commands in their order."""
+        """Return the names of the commands in display order."""
         return [*self._summaries, *self._more()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's interface
-        """Import the command, or return None if there is none of that name."""
+        """Import and return the command, or return None if there is none of this name."""
         if cmd_name in self._summaries:
             command: click.Command = import_module(f"{self._package}.{cmd_name}").command
             return command
@@ -64,6 +64,6 @@ class LazyGroup(SuggestingGroup):
         loaded: click.Command | None = None if added is None else added.load()
         return loaded
 
-    def summaries(self, ctx: click.Context) -> Mapping[str, str]:  # noqa: ARG002 - as the class above declares it
-        """What the list of commands says of each; none is imported for it."""
+    def summaries(self, ctx: click.Context) -> Mapping[str, str]:  # noqa: ARG002 - the base class declares it
+        """Return the summary of each command, without importing any."""
         return {**self._summaries, **{name: command.summary for name, command in self._more().items()}}

@@ -1,4 +1,4 @@
-"""What services log, as lines on stderr: time, level, service and replica, message."""
+"""Writes the log records of services to stderr: time, level, service and replica, message."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["log_lines"]
 
-#: Where extensions log, each below it by its ID.
+#: Logger of all extensions. Each extension logs to a child logger named after its ID.
 _EXTENSIONS: Final = "sage.extension"
 _MESSAGE: Final = logging.Formatter("%(message)s")
 
 
 class _Lines(logging.Handler):
-    """Writes lines, unless a module of the user's has set up logging itself."""
+    """Writes log lines, unless one of the user's modules has set up logging itself."""
 
     def __init__(self, *, as_json: bool) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class _Lines(logging.Handler):
             complain(self.format(record))
 
     def format(self, record: logging.LogRecord) -> str:
-        """Such as `14:03:22.123 warning kv#0: careful`, and a traceback below it."""
+        """Return a line such as `14:03:22.123 warning kv#0: careful`, followed by any traceback."""
         moment = f"{_MESSAGE.formatTime(record, '%H:%M:%S')}.{int(record.msecs):03}"
         request = request_of(record)
         asked = "" if request is None else f" [{request}]"
@@ -56,12 +56,16 @@ class _Lines(logging.Handler):
 
 
 def _named(record: logging.LogRecord) -> str:
-    """The service or the extension that has logged; else the logger."""
+    """Return the service or the extension that logged, or the logger's name if it is neither."""
     return record.name.removeprefix(f"{_EXTENSIONS}.").removeprefix(f"{LOGGER}.")
 
 
 def _who(record: logging.LogRecord) -> str:
-    """The replica if one of its threads has logged, else the service; for what is no service's, the logger too."""
+    """
+    Return who logged: the replica, if one of its threads logged for its own service, else the service.
+
+    A record of any other logger gets the logger's name, after the replica if there is one.
+    """
     replica, service = replica_of(record), _named(record)
     if service == record.name:
         return f"{replica} {record.name}" if replica else record.name
@@ -71,13 +75,13 @@ def _who(record: logging.LogRecord) -> str:
 @contextmanager
 def log_lines(level: str, form: str = "text") -> Iterator[None]:
     """
-    Show what services log, at *level* and above, and warnings of other loggers in the same form.
+    Show log records of services at *level* and above, and warnings of other loggers in the same form.
 
-    A module that sets up logging itself, with `logging.basicConfig` for instance, gets it all instead.
+    If a module sets up logging itself, for instance with `logging.basicConfig`, its handlers get all records instead.
 
     Args:
-        level: Such as `"info"`.
-        form: `"text"`, or `"json"` for an object a line.
+        level: A level name such as `"info"`.
+        form: `"text"`, or `"json"` for one JSON object a line.
     """
     loggers, lines = [logging.getLogger(name) for name in (LOGGER, _EXTENSIONS)], _Lines(as_json=form == "json")
     before = [each.level for each in loggers], logging.lastResort
@@ -85,7 +89,7 @@ def log_lines(level: str, form: str = "text") -> Iterator[None]:
     for each in loggers:
         each.setLevel(level.upper())
         each.addHandler(lines)
-    # Python writes bare messages with this one where nobody has set up logging.
+    # Python uses this handler if nobody has set up logging. Its own one writes only the message.
     logging.lastResort = lines
     try:
         yield

@@ -1,8 +1,8 @@
 """
-The command `sage-deploy`.
+The entry point of the command `sage-deploy`.
 
-Data goes to stdout, progress to stderr; `exit_codes` says what the process ends with. One module a command: it is
-imported when its command is asked for, so that `sage-deploy --help` imports nothing else.
+Data goes to stdout, progress to stderr. `exit_codes` has the exit codes. Each command has its own module, imported
+only when the command is used, so that `sage-deploy --help` imports no other module.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ExitCode", "commands", "main"]
 
-#: The commands in the order in which they are listed, with what the list says of each: the first sentence of its help.
+#: The commands in display order. Each summary is the first sentence of the command's help.
 COMMANDS: Final = {
     "init": "Write a project to start from: services in FOLDER, or with --plugin a plugin NAME.",
     "validate": "Check FILE and report every problem; starts nothing.",
@@ -36,7 +36,7 @@ COMMANDS: Final = {
     "plugins": "List, show and check plugins.",
 }
 
-#: Commands that other distributions bring, with the extra that installs them.
+#: Commands of other distributions, with the extra that installs them.
 ELSEWHERE: Final = {"chaos": "testing", "simulate": "testing"} | dict.fromkeys(
     (
         "apply",
@@ -60,7 +60,7 @@ ELSEWHERE: Final = {"chaos": "testing", "simulate": "testing"} | dict.fromkeys(
 
 
 def plugin_commands() -> dict[str, Command]:
-    """The commands that installed plugins add, by name; the first of two of one name counts, and none replaces ours."""
+    """Return the commands of installed plugins by name. None replaces ours; of two with one name, the first counts."""
     from sage_plugins.plugins.registry import Registry
 
     commands = {command.name: command for _, command in reversed(Registry.discover().commands)}
@@ -82,14 +82,14 @@ def commands() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """
-    Run the command line, and end the process with its exit code if that is not 0.
+    Run the command line. End the process if its exit code is not 0.
 
     Args:
-        arguments: Without the program's name; those of the process by default.
+        arguments: Arguments without the program's name. Default: those of this process.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # no text fails for want of a character in the encoding
+            stream.reconfigure(errors="backslashreplace")  # a character that the encoding lacks must not raise
     try:
         code = commands.main(
             args=None if arguments is None else list(arguments), prog_name="sage-deploy", standalone_mode=False
@@ -100,14 +100,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         _show(error)
         sys.exit(error.exit_code)
-    except Exception as error:  # noqa: BLE001 - a user's own, such as a method's: it may hold anything
+    except Exception as error:  # noqa: BLE001 - user code such as a service's method may raise anything
         sys.exit(_answered(error))
-    if code:  # of `--help` and its like; a command that fails raises or exits
+    if code:  # commands that fail raise or exit; this code comes from options such as `--help`
         sys.exit(code)
 
 
 def _show(error: click.ClickException) -> None:
-    """Say what is wrong with the command line; as click does, but with nothing in it that a terminal could obey."""
+    """Show an error of the command line as click does, but with control characters escaped."""
     if isinstance(error, click.UsageError) and error.ctx is not None:
         progress(error.ctx.get_usage())
         progress(f"Try '{error.ctx.command_path} -h' for help.\n")
@@ -115,7 +115,7 @@ def _show(error: click.ClickException) -> None:
 
 
 def _answered(error: Exception) -> ExitCode:
-    """Say what went wrong; where it was is only of interest if the error is none of this project."""
+    """Show *error* and return the exit code. Only errors of other code are shown with their traceback."""
     from sage_plugins.errors import ConfigError, PlanError, PluginError, SageDeployError
 
     if isinstance(error, (ConfigError, PlanError, PluginError)):

@@ -1,8 +1,8 @@
 """
-How the commands write: data to stdout, progress to stderr, and nothing that a terminal would take for a command.
+Writes the output of commands: data to stdout, progress to stderr, with control characters escaped.
 
-Text from files, plugins and exceptions may hold anything. What is written here has its control characters escaped.
-Colour is only an addition to words, and only where a person looks.
+Text from files, plugins and exceptions may hold control characters that a terminal would obey. Colours only add to
+words, and appear only on terminals.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
     "write_result",
 ]
 
-#: Colours of the words for how something is.
+#: Colours of state words.
 _COLOURS: Final = {
     "ok": "green",
     "ready": "green",
@@ -51,12 +51,12 @@ _COLOURS: Final = {
     "unhealthy": "red",
     "crash_loop": "red",
 }
-#: Lines of prose are no longer than this, however wide the terminal is.
+#: Lines of prose have at most this many characters, however wide the terminal is.
 _WIDEST: Final = 100
 
 
 def coloured() -> bool:
-    """Whether stdout gets colours: on a terminal, unless the variables NO_COLOR, FORCE_COLOR or TERM say otherwise."""
+    """Whether stdout gets colours: on a terminal, unless NO_COLOR, FORCE_COLOR or TERM says otherwise."""
     if os.environ.get("NO_COLOR"):
         return False
     if os.environ.get("FORCE_COLOR"):
@@ -65,7 +65,7 @@ def coloured() -> bool:
 
 
 def _at_terminal() -> bool:
-    """Whether a person reads stdout; nobody does if the process was started without one."""
+    """Whether stdout is a terminal. It is None if the process was started without a stdout."""
     return sys.stdout is not None and not sys.stdout.closed and sys.stdout.isatty()
 
 
@@ -74,19 +74,19 @@ def _echo(text: object, *, color: bool | None = None) -> None:
     Write a line to stdout.
 
     Raises:
-        click.ClickException: It cannot be written, for want of space on a disk for instance.
+        click.ClickException: Stdout cannot be written, for instance because a disk is full.
     """
     try:
         click.echo(text, color=color)
     except OSError as error:
-        if error.errno == errno.EPIPE:  # the reader has gone: click ends the command without a word
+        if error.errno == errno.EPIPE:  # the reader has closed the pipe: click ends the command silently
             raise
-        sys.stdout = None  # what it still holds cannot be written when the interpreter ends, either
+        sys.stdout = None  # the buffered rest cannot be written either, so the interpreter would fail on exit
         raise click.ClickException(f"the output cannot be written: {error.strerror}") from error
 
 
 def printable(text: object) -> str:
-    """A text on one line, every character escaped that a terminal could obey or that breaks the line."""
+    """Return the text on one line, with control characters and line breaks escaped."""
     return _escaped(str(text))
 
 
@@ -99,7 +99,7 @@ def _escaped(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(
-        # Spaces of other scripts are not "printable", and do no harm.
+        # Spaces of other scripts are harmless, but `isprintable` rejects them.
         character
         if character.isprintable() or unicodedata.category(character) == "Zs"
         else character.encode("unicode_escape").decode()
@@ -108,52 +108,52 @@ def _escaped(text: str) -> str:
 
 
 def progress(text: object) -> None:
-    """Tell the person who waits, on stderr, what happens; nobody does if that cannot be written."""
+    """Show progress on stderr. If stderr cannot be written, nothing is shown."""
     _tell(printable_text(text))
 
 
 def complain(text: object) -> None:
-    """Say on stderr what is wrong; lines after the first are indented, so that none poses as another message."""
+    """Show an error on stderr. Lines after the first are indented, so that none looks like another message."""
     first, *others = printable_text(text).split("\n")
     _tell("\n".join([first, *(line if line[:1] in {"", " "} else f"  {line}" for line in others)]))
 
 
 def _tell(text: str) -> None:
-    # A terminal that was closed, or a full disk, is no reason to stop what the command does.
+    # A closed terminal or a full disk must not stop the command.
     with suppress(OSError, ValueError):
         click.echo(text, err=True)
 
 
 def write(text: object = "") -> None:
-    """Write data to stdout as it is, colours included; what comes from elsewhere is made `printable` before."""
+    """Write trusted text to stdout, colours included. Make text from elsewhere `printable` first."""
     _echo(text, color=coloured())
 
 
 def write_result(result: object) -> None:
-    """Write what a service answered: unchanged for programs, without what a terminal could obey for people."""
+    """Write a service's reply: unchanged for programs, with control characters escaped on a terminal."""
     _echo(printable_text(result) if _at_terminal() else result, color=True)
 
 
 def write_json(content: Mapping[str, Any]) -> None:
-    """Write *content* for programs; `version` changes when a key that is there changes its meaning."""
+    """Write *content* as JSON for programs. `version` changes when an existing key changes its meaning."""
     import json
 
     _echo(json.dumps({"version": 1, **content}, indent=2, default=str))
 
 
 def heading(text: str) -> str:
-    """Stress a line."""
+    """Return the text in bold."""
     return click.style(printable(text), bold=True) if coloured() else printable(text)
 
 
 def state(word: str, width: int = 0) -> str:
-    """The word for how something is, in its colour, and with spaces up to *width* after it."""
+    """Return a state word in its colour, padded to *width*."""
     padded = word.ljust(width)
     return click.style(padded, fg=_COLOURS.get(word)) if coloured() and word in _COLOURS else padded
 
 
 def paragraph(text: str, indent: str = "") -> str:
-    """Lay out prose: on one line for programs, in lines that fit for people."""
+    """Wrap prose to the terminal's width. If stdout is no terminal, return one line."""
     text = printable(text)
     if not _at_terminal():
         return f"{indent}{text}"
@@ -165,7 +165,7 @@ def paragraph(text: str, indent: str = "") -> str:
 
 
 def wrapped(line: str) -> list[str]:
-    """One line in parts that fit for people, the later ones further in; whole for programs."""
+    """Wrap a line to the terminal's width, with later parts indented. If stdout is no terminal, return it whole."""
     if not _at_terminal():
         return [line]
     import shutil
@@ -178,12 +178,12 @@ def wrapped(line: str) -> list[str]:
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], states: Collection[str] = ()) -> str:
     """
-    Lay out rows in columns that are as wide as they must be.
+    Lay out rows in columns of the smallest width that fits.
 
     Args:
-        head: The columns' names.
-        rows: As many cells each.
-        states: The columns whose cells are states.
+        head: Names of the columns.
+        rows: The rows; each has one cell for each column.
+        states: Columns whose cells are state words.
     """
     cells = [[printable(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(head, *cells, strict=True)]
@@ -198,7 +198,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], states: Collection
 
 
 def duration(seconds: float) -> str:
-    """`"412 us"`, `"3.1 ms"` or `"2.5 s"`; `"-"` for nothing measured."""
+    """Return `"412 us"`, `"3.1 ms"` or `"2.5 s"`; `"-"` for 0, which means not measured."""
     if seconds == 0:
         return "-"
     for unit, size in (("s", 1.0), ("ms", 1e-3)):

@@ -1,4 +1,4 @@
-"""What the command brings as a plugin: the checks of the machine, for all who look at an environment."""
+"""Registers the machine checks as a plugin, so that every inspection of an environment runs them."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ def _check_machine() -> Iterable[Finding]:
 
 @hookimpl
 def sage_register_checks() -> list[Callable[[], Iterable[Finding]]]:
-    """Offer those of the machine and of this Python."""
+    """Offer the checks of this machine and this Python."""
     return [_check_machine]

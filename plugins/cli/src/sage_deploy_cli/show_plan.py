@@ -1,4 +1,4 @@
-"""A plan on the terminal, its signs in colour."""
+"""Writes a plan to the terminal, with coloured signs."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ if TYPE_CHECKING:
 
 __all__ = ["show_plan"]
 
-#: Colours of the signs: those of services at the margin, those of details in front of the detail.
+#: Colours of the signs: of services at the margin, of details in front of the detail.
 _SERVICES: Final = {"+ ": "green", "~ ": "yellow", "- ": "red", "! ": "yellow"}
 _DETAILS: Final = {"~ ": "yellow", "! ": "yellow"}
 
 
 def show_plan(plan: DeploymentPlan, *, verbose: bool = False, all_settings: bool = False) -> None:
     """
-    Write a plan to stdout, a line for each service and one for each change or warning.
+    Write a plan to stdout: one line for each service, change and warning.
 
     Args:
         plan: The plan.
-        verbose: Show all of it: who decides what, where every value comes from, what is enforced.
-        all_settings: Show all of it, with the settings that have their defaults.
+        verbose: Show the whole plan: which plugin decides what, the source of each value, what is enforced.
+        all_settings: Show the whole plan, including settings with default values.
     """
     text = plan.text(all_settings=all_settings) if verbose or all_settings else plan.summary()
     write("\n".join(_coloured(part) for line in text.split("\n") for part in wrapped(line)))

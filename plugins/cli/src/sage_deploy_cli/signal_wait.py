@@ -1,4 +1,4 @@
-"""Waiting for a signal, without missing one."""
+"""Waits for signals without missing one."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["signals_wake"]
 @contextmanager
 def signals_wake() -> Iterator[Callable[[float | None], None]]:
     """
-    Give what waits so many seconds, None for ever, or until a signal comes that has a handler; for the main thread.
+    Yield a function that waits until a signal with a handler arrives, or for at most the seconds given (None: forever).
 
-    A signal since the last wait counts, too. Python's own waits, such as that for an event, go on if a signal comes in
-    the instant in which they begin: its handler runs only after them.
+    Use it in the main thread only. A signal since the last wait ends the wait too. Python's own waits, such as
+    `Event.wait`, miss a signal that arrives just as they begin: its handler runs only after the wait.
     """
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        theirs.setblocking(False)  # noqa: FBT003 - the only way
+        theirs.setblocking(False)  # noqa: FBT003 - the argument has no keyword
         before = signal.set_wakeup_fd(theirs.fileno(), warn_on_full_buffer=False)
 
         def wait(seconds: float | None) -> None:

@@ -1,4 +1,4 @@
-"""A group of commands that helps whoever names none of them: with the list, or with the nearest spelling."""
+"""A group of commands that answers a missing or misspelt command with the list or the nearest spelling."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["SuggestingGroup"]
 
 class SuggestingGroup(click.Group):
     """
-    As `click.Group`, whose own answers to these depend on its version.
+    Behaves as `click.Group`, but answers these two mistakes in the same way with every version of click.
 
     Attributes:
-        elsewhere: Commands that are not installed, with the extra that brings them.
+        elsewhere: Commands that are not installed, with the extra that installs them.
     """
 
     elsewhere: Mapping[str, str] = MappingProxyType({})
 
     def summaries(self, ctx: click.Context) -> Mapping[str, str]:
-        """What the list of commands says of each: the first paragraph of its help, all of it."""
+        """Return the summary of each command: the whole first paragraph of its help."""
         commands = {name: self.get_command(ctx, name) for name in self.list_commands(ctx)}
         return {name: command.get_short_help_str(10_000) for name, command in commands.items() if command is not None}
 
@@ -36,7 +36,7 @@ class SuggestingGroup(click.Group):
             formatter.write_dl(list(self.summaries(ctx).items()))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Answer no command at all with the help, on stderr: nobody has asked for it."""
+        """If no command is given, show the help on stderr: nobody asked for it, so it is no data."""
         if not args and not ctx.resilient_parsing:
             click.echo(ctx.get_help(), err=True)
             ctx.exit(ExitCode.BAD_INPUT)
@@ -45,7 +45,7 @@ class SuggestingGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command that *args* begin with."""
+        """Return the command that *args* begin with, or raise an error with the nearest spelling."""
         name = args[0]
         if name.startswith("-") or ctx.resilient_parsing or self.get_command(ctx, name) is not None:
             return super().resolve_command(ctx, args)

@@ -1,7 +1,7 @@
 """
-The deployment file: reading it with a place for every value, and describing what may stand in it.
+Reads deployment files, with the place of every value, and describes what they may contain.
 
-Everything is imported when it is first used, for a process whose services are all registered in code reads no file.
+Names are imported on first use, because a process whose services are all registered in code reads no file.
 Imports the core's root modules, `config`, `service` and `plugins`.
 """
 

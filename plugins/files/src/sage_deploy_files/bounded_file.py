@@ -1,4 +1,4 @@
-"""Reading a small file that a user named, whatever stands at that path: nothing hangs, nothing is read without end."""
+"""Reads a small file that a user named. Any path is safe: reading never hangs, and stops after a limit."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ __all__ = ["UnreadableError", "is_own", "read_bounded"]
 
 
 class UnreadableError(Exception):
-    """The path does not lead to a file that can be read; the text says why and reads on from the path."""
+    """The path leads to no readable file. The text says why; it reads as a continuation of the path."""
 
 
 def is_own(found: os.stat_result) -> bool:
-    """Whether what was found is this user's, and nobody else can write it."""
+    """Whether the file belongs to this user and nobody else can write it."""
     return not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not stat.S_IMODE(found.st_mode) & 0o022)
 
 
 def read_bounded(path: str | os.PathLike[str], limit: int, *, own: bool = False) -> bytes:
     """
-    The bytes of a regular file, at most *limit* + 1 of them, so that a larger one can be told.
+    Return the bytes of a regular file. At most *limit* + 1 bytes are read, so that the caller can detect a larger file.
 
     Args:
         path: The file.
-        limit: Most bytes that are expected.
-        own: Whether it must be this user's own file, that nobody else can write, and no link to one.
+        limit: Expected maximum, in bytes.
+        own: Whether the file must belong to this user, be writable by nobody else, and be no link.
 
     Raises:
         UnreadableError: There is no such file, it is a directory, a FIFO or a device, or it may not be read.
@@ -50,5 +50,5 @@ def read_bounded(path: str | os.PathLike[str], limit: int, *, own: bool = False)
     except OSError as error:
         raise UnreadableError(f"cannot be read: {error.strerror}") from error
     except ValueError:
-        # A name with a NUL character.
+        # The name has a NUL character.
         raise UnreadableError("is not the name of a file") from None

@@ -1,4 +1,4 @@
-"""Where this user's processes keep what others of the same user find."""
+"""The folder where processes of one user leave data for each other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["make_private", "state_folder"]
 
 def state_folder() -> Path:
     """
-    The folder of sage-deploy below the user's state directory; it need not be there.
+    Return sage-deploy's folder in the user's state directory. It may not exist yet.
 
     Raises:
         FileNotFoundError: This user has no home directory.
@@ -23,17 +23,17 @@ def state_folder() -> Path:
     else:
         try:
             base = Path.home() / ".local" / "state"
-        except RuntimeError:  # without HOME, and not in the list of users, as in many containers
+        except RuntimeError:  # no HOME, and no entry in the list of users, as in many containers
             raise FileNotFoundError("this user has no home directory; set HOME or XDG_STATE_HOME") from None
     return base / "sage-deploy"
 
 
 def make_private(folder: Path) -> None:
     """
-    See that *folder* is there, and that nobody else can write in it.
+    Create *folder* if it does not exist, and check that nobody else can write to it.
 
     Raises:
-        OSError: It cannot be made, or others can write in it.
+        OSError: It cannot be created, or others can write to it.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not is_own(folder.stat()):

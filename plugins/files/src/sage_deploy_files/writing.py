@@ -1,8 +1,8 @@
 """
-Writes what a deployment file came to, as a deployment file: profile, defaults and variables put in, units worked out.
+Writes a deployment file with profile, defaults and variables filled in, and units converted.
 
-Reading what is written gives an equal `DeploymentFile`, unless it is larger than a file may be: what anchors, merge
-keys and defaults share in a file is written out for each service.
+Reading the result gives an equal `DeploymentFile`. One exception: anchors, merge keys and defaults are written out for
+each service, so the result may be larger than a file may be.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 __all__ = ["dump"]
 
-#: Texts that every reader of YAML, of any version, takes for the same string when they have no quotes.
+#: Strings that every reader of YAML, of any version, reads as the same string without quotes.
 _BARE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_./-]*(:[A-Za-z0-9_./]+)*")
 _NEVER_BARE: Final = frozenset({"y", "n", "yes", "no", "on", "off", "true", "false", "null"})
 
 
 def dump(file: DeploymentFile) -> str:
     """
-    The text of a deployment file that says what *file* came to; secrets stand in it as in the file itself.
+    Return the text of a deployment file that says the same as *file*, secrets included.
 
     Args:
         file: A file that was read.
@@ -35,7 +35,7 @@ def dump(file: DeploymentFile) -> str:
     if file.options:
         document["options"] = plain(file.options)
     document["services"] = {name: _entry(entry) for name, entry in file.services.items()}
-    import yaml  # imported here: 20 ms
+    import yaml  # imported here because it takes 20 ms
 
     text: str = yaml.dump(
         _literal(document),
@@ -64,7 +64,7 @@ def _entry(entry: ServiceEntry) -> dict[str, Any]:
 
 
 def _literal(value: Any) -> Any:
-    """The value with every text in it, keys aside, written so that a reader finds no variable of the environment."""
+    """Return the value with `${` escaped in every text except keys, so that readers find no variables."""
     if isinstance(value, dict):
         return {name: _literal(child) for name, child in value.items()}
     if isinstance(value, list):
@@ -77,7 +77,7 @@ def _dumper() -> Any:
     from yaml import SafeDumper
 
     class Dumper(SafeDumper):
-        """Quotes every string that some version of YAML might take for something else; writes no aliases."""
+        """Quotes every string that some version of YAML might read as something else. Writes no aliases."""
 
         def ignore_aliases(self, _data: Any) -> bool:
             return True
@@ -88,7 +88,7 @@ def _dumper() -> Any:
 
     def number(dumper: Any, value: float) -> Any:
         text = ".nan" if math.isnan(value) else repr(value).replace("inf", ".inf")
-        # Readers of YAML 1.1 take a number without a point for a string.
+        # Readers of YAML 1.1 read a number without a point as a string.
         text = text if "." in text else text.replace("e", ".0e")
         return dumper.represent_scalar("tag:yaml.org,2002:float", text)
 

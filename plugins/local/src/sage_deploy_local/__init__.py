@@ -1,4 +1,4 @@
-"""Target `local`: replicas in the process that deploys them."""
+"""Registers the target `local`: replicas in the process that deploys them."""
 
 from __future__ import annotations
 

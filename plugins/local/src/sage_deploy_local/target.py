@@ -1,4 +1,4 @@
-"""Replicas in this process: each an instance of its own, with workers of its own."""
+"""Runs replicas in this process, each with its own instance and workers."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["LocalReplica", "LocalTarget"]
 
 class LocalReplica:
     """
-    A replica whose host is in this process, so that sending a call is putting it into the inbox of its workers.
+    A replica whose host is in this process. To send a call is to put it into the inbox of its workers.
 
-    Control operations run in the asking thread: they wait for no slot.
+    Control operations run in the caller's thread and need no slot.
     """
 
     node: str | None = None
@@ -37,20 +37,20 @@ class LocalReplica:
         self.holds = host.holds
 
     def give_up(self, call: Call, outcome: int, spent: float) -> bool:  # noqa: ARG002 - the calling side counts it
-        """Stop the coroutine that answers *call*, if one does."""
+        """Cancel the coroutine that answers *call*, if there is one. Return False."""
         self._host.cancel(call)
         return False
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:  # noqa: ARG002 - nothing here can be late
-        """Answer in the calling thread."""
+        """Answer in the caller's thread."""
         return self._host.control(op, arg)
 
     def begin_stop(self) -> None:
-        """End the calls that run, and have the workers run the stop hooks; returns at once."""
+        """Cancel running calls, let the workers run the stop hooks, and return at once."""
         self._host.begin_stop()
 
     def stop(self, grace: float) -> int:
-        """Run the stop hooks and end the workers; returns how many calls still run after *grace* seconds."""
+        """Run the stop hooks, and end the workers. Return how many calls still run after *grace* seconds."""
         return self._host.stop(grace)
 
 
@@ -58,14 +58,14 @@ class LocalTarget:
     """Places every replica in this process."""
 
     def place(self, specs: Sequence[ReplicaSpec]) -> Sequence[Placed | Refused]:
-        """Here, all of them."""
+        """Place all replicas in this process."""
         return [Placed(None, "target 'local' runs in this process") for _ in specs]
 
     def start(self, spec: ReplicaSpec, at: Placed, events: ReplicaEvents, clock: Clock) -> LocalReplica:
-        """Start the workers of a new host; the first of them builds the instance."""
+        """Start the workers of a new host. The first one builds the instance."""
         host = Host(spec, events, clock, node=at.node)
         host.start()
         return LocalReplica(spec, host)
 
     def close(self) -> None:
-        """There is nothing to let go of."""
+        """Do nothing: the target holds no resources."""

@@ -1,4 +1,4 @@
-"""Monitors: what is recorded of calls and decisions, and how the replicas are."""
+"""Registers the monitors: call metrics, an event log, and replica health."""
 
 from __future__ import annotations
 

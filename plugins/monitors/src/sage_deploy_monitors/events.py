@@ -1,4 +1,4 @@
-"""The latest decisions about a service, with their reasons."""
+"""The event log of a service: its latest decisions with their reasons."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ __all__ = ["Events", "Recorded"]
 
 class Recorded(NamedTuple):
     """
-    An event as it was kept.
+    An event in the log.
 
     Attributes:
-        number: Position among all events of the service, from 1, without gaps: one that is missing was dropped.
-        time: When it was told, in seconds since the epoch (wall clock).
+        number: Position among all events of the service, from 1. A missing number means a dropped event.
+        time: When the event was told, in seconds since the epoch (wall clock).
         kind: What happened, such as `"replica_ready"`.
-        reason: Why, for a human.
-        replica: Replica's id, or None if it is about the service.
+        reason: Why, for people.
+        replica: The replica's ID, or None if the event is about the service.
     """
 
     number: int
@@ -40,13 +40,13 @@ class Recorded(NamedTuple):
 
 class Events(QuietMonitor):
     """
-    Keeps the latest events of one service in a ring of fixed size, and counts the calls that were not accepted.
+    Keeps the latest events of one service in a ring of fixed size, and counts refused calls.
 
-    A refused call is no event of its own: there may be thousands a second, and they would push all else out.
+    A refused call is not an event: thousands a second would push out all other events.
     """
 
     def __init__(self, options: EventsOptions) -> None:
-        # Re-entrant, because a signal handler may stop the service; held for some instructions, so nobody waits.
+        # Re-entrant, because a signal handler may stop the service. It is held only briefly, so nobody waits long.
         self._lock = threading.RLock()
         self._ring: deque[Recorded] = deque(maxlen=options.size)  # guarded by _lock, as the next three
         self._told = 0
@@ -54,12 +54,12 @@ class Events(QuietMonitor):
         self._refused: dict[str, int] = {}
 
     def refused(self, _method: int, reason: str) -> None:
-        """Count a call that was not accepted, by reason."""
+        """Count a refused call by reason."""
         with self._lock:
             self._refused[reason] = self._refused.get(reason, 0) + 1
 
     def event(self, event: Event) -> None:
-        """Keep it, and drop the oldest if there are too many."""
+        """Keep the event. Drop the oldest if the ring is full."""
         with self._lock:
             self._told += 1
             self._counts[event.kind] = self._counts.get(event.kind, 0) + 1
@@ -67,12 +67,13 @@ class Events(QuietMonitor):
 
     def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:  # noqa: ARG002 - as in Monitor
         """
-        What is known.
+        Return the event log.
 
         Returns:
-            `latest`: the events that are kept, a dictionary each with the fields of `Recorded`, the oldest first;
-            `dropped`: how many older ones are not; `counts`: events by kind, dropped ones included; `refused`: calls
-            that were not accepted, by reason.
+            `latest`: the kept events, oldest first, each as a dictionary with the fields of `Recorded`.
+            `dropped`: number of older events that were dropped.
+            `counts`: events by kind, including dropped ones.
+            `refused`: refused calls by reason.
         """
         with self._lock:
             kept, told, counts, refused = tuple(self._ring), self._told, dict(self._counts), dict(self._refused)
@@ -84,7 +85,7 @@ class Events(QuietMonitor):
         }
 
     def families(self, snapshots: Sequence[Mapping[str, Any]]) -> tuple[Family, ...]:  # noqa: ARG002 - as in Monitor
-        """The events by kind."""
+        """Return the number of events by kind."""
         with self._lock:
             values = {(kind,): number for kind, number in self._counts.items()}
         return (Family("sage_events_total", "counter", "Events, such as replica_failed.", ("kind",), values),)

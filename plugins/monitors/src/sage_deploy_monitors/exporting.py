@@ -1,4 +1,4 @@
-"""What was counted of calls, as metric families; without means and percentiles, which a status has and a scrape not."""
+"""Turns call counts into metric families. They have no means and percentiles: those are only in a status."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _BUCKETS: Final = len(HISTOGRAM_EDGES_S) + 1
 
 
 def calls_of(methods: Mapping[str, Cells]) -> list[Family]:
-    """The families of the calls of one service; *methods* is what was counted of each."""
+    """Return the families for the calls of one service. *methods* has the counts of each method."""
     requests: dict[tuple[str, ...], float] = {}
     durations: dict[tuple[str, ...], tuple[float, ...]] = {}
     waits, waited_s = [0] * _BUCKETS, 0.0
@@ -60,11 +60,11 @@ def calls_of(methods: Mapping[str, Cells]) -> list[Family]:
 
 def others_of(refused: Mapping[tuple[int, str], int], processes: Sequence[Mapping[str, Any]]) -> list[Family]:
     """
-    The other families of one service.
+    Return the other families of one service.
 
     Args:
-        refused: Calls that were not accepted, by method and reason.
-        processes: Those that hold the replicas, each once.
+        refused: Refused calls, by method and reason.
+        processes: The processes that hold the replicas, each once.
     """
     rejected = {("no_replica",): 0, ("overloaded",): 0, ("stopped",): 0}
     for (_, reason), number in refused.items():
@@ -99,6 +99,6 @@ def others_of(refused: Mapping[tuple[int, str], int], processes: Sequence[Mappin
 
 
 def _rounded(seconds: float) -> float:
-    # Workers are added up in changing order, which changes the last digits. A sum must not fall: readers of a counter
-    # take that for a restart.
+    # Workers are added in changing order, which changes the last digits. A sum must never fall, because readers of
+    # counters take that for a restart.
     return round(seconds, 6)

@@ -1,8 +1,8 @@
 """
 Checks the health of replicas, so that unhealthy ones get no calls.
 
-Each replica that there is something to ask has a probe with a timer of its own; nothing else waits or polls. A check
-runs on a thread made for it, so it takes no slot, and one that hangs costs that one thread and delays nobody.
+Each replica with something to check has a probe with its own timer; nothing else waits or polls. A check runs on a new
+thread and takes no slot. A check that hangs only costs that thread, and delays no other.
 """
 
 from __future__ import annotations
@@ -24,39 +24,39 @@ if TYPE_CHECKING:
 
 __all__ = ["Health"]
 
-#: What is asked, in this order.
+#: The checks, in order.
 _ASKED: Final = {ControlOp.CHECK: "check_health", ControlOp.READY: "check_ready"}
 
-#: States in which a replica can be asked.
+#: States in which a replica can be checked.
 _UP: Final = frozenset({ReplicaState.READY, ReplicaState.UNREADY, ReplicaState.UNHEALTHY})
 
-#: Seconds that closing waits for checks that are being answered.
+#: Seconds that `close` waits for running checks.
 _GRACE_S: Final = 0.5
 
 
 class Health(QuietMonitor):
     """
-    Marks replicas unhealthy, unready, and ready again.
+    Marks replicas as unhealthy, unready, and ready again.
 
-    A replica is first asked as soon as it is ready, and then every `health_check_interval`. Services without
-    `check_health` and `check_ready` are looked at only after a call was given up, while a replica holds abandoned calls
-    or all its slots are taken.
+    The first check of a replica runs as soon as it is ready, the next ones every `health_check_interval`. For a service
+    without `check_health` and `check_ready`, the monitor only checks slots: it starts after a call was given up, and
+    goes on while the replica has abandoned calls or all its slots are taken.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # re-entrant, as all here: a signal handler may stop the service
         self._service: WatchedService | None = None
-        self._probes: dict[str, _Probe] = {}  # by the replica's id; guarded by _lock, as the next
+        self._probes: dict[str, _Probe] = {}  # by replica ID; guarded by _lock, as the next one
         self._closed = False
         self._durations = Histogram("sage_health_check_duration_seconds", "Time of a check.", ("check",), BUCKETS)
 
     def attach(self, service: WatchedService) -> None:
-        """Begin to watch."""
+        """Start to watch *service*."""
         self._service = service
         service.on_given_up(self._look_for_abandoned)
 
     def event(self, event: Event) -> None:
-        """A replica became ready: begin to ask it."""
+        """When a replica becomes ready, start its probe."""
         service = self._service
         if event.kind == "replica_ready" and service is not None and service.hooks.intersection(_ASKED.values()):
             for replica in service.replicas():
@@ -78,7 +78,7 @@ class Health(QuietMonitor):
         probe.schedule(after)
 
     def _is_over(self, probe: _Probe) -> bool:
-        """Whether there is nothing more to ask a replica, whose probe is forgotten then."""
+        """Whether a replica needs no further checks. If so, forget its probe."""
         replica = probe.replica
         with self._lock:
             reasons = probe.asks or probe.unwell or replica.abandoned or _is_full(replica)
@@ -88,7 +88,7 @@ class Health(QuietMonitor):
             return over
 
     def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:  # noqa: ARG002 - as in Monitor
-        """Why replicas are `unhealthy` or `unready`, by their ids."""
+        """Return the reasons why replicas are `unhealthy` or `unready`, by replica ID."""
         with self._lock:
             probes = tuple(self._probes.items())
         return {
@@ -97,12 +97,12 @@ class Health(QuietMonitor):
         }
 
     def families(self, snapshots: Sequence[Mapping[str, Any]]) -> tuple[Family, ...]:  # noqa: ARG002 - as in Monitor
-        """How long the checks take, by what is asked."""
+        """Return how long checks take, by kind of check."""
         found = self._durations
         return (Family(found.name, found.kind, found.help, found.label_names, found.values(), found.edges),)
 
     def close(self) -> None:
-        """Ask no more; a check that hangs keeps its thread until it ends."""
+        """Stop checking. A check that hangs keeps its thread until it ends."""
         with self._lock:
             self._closed = True
             probes, self._probes = tuple(self._probes.values()), {}
@@ -111,17 +111,17 @@ class Health(QuietMonitor):
 
 
 class _Round:
-    """One check of one replica, with both questions."""
+    """One run of both checks on one replica."""
 
     def __init__(self, thread: threading.Thread) -> None:
         self.thread = thread
-        self.asked = ControlOp.CHECK  # what is being asked just now; this and the next are guarded by _Probe._lock
-        self.late = False  # whether its answers count no more
+        self.asked = ControlOp.CHECK  # the running check; this and the next are guarded by _Probe._lock
+        self.late = False  # whether its answers are ignored
         self.timer: Timer | None = None
 
 
 class _Probe:
-    """What is known of one replica's health, and when it is asked again."""
+    """The known health of one replica, and the timer for its next check."""
 
     def __init__(
         self,
@@ -143,26 +143,26 @@ class _Probe:
         self._lock = threading.RLock()  # guards all below
         self._timer: Timer | None = None
         self._stopped = False
-        self._round: _Round | None = None  # the check that is being answered
-        self._failures = 0  # of liveness, in a row
+        self._round: _Round | None = None  # the running check
+        self._failures = 0  # of check_health, in a row
         self._successes = 0  # in a row, while unhealthy
-        self.unhealthy = ""  # why, or "" if it is not; read by others without the lock, as the next
+        self.unhealthy = ""  # the reason, or ""; other threads read this and the next without the lock
         self.unready = ""
-        self._marking = threading.RLock()  # keeps marks in the order of what they are based on
+        self._marking = threading.RLock()  # keeps marks in the order of the answers they are based on
 
     @property
     def unwell(self) -> bool:
-        """Whether there is anything wrong, or has been at the last check."""
+        """Whether something is wrong, or was at the last check."""
         return bool(self.unhealthy or self.unready or self._failures)
 
     def schedule(self, after: float) -> None:
-        """Check *after* so many seconds."""
+        """Check after *after* seconds."""
         with self._lock:
             if not self._stopped:
                 self._timer = self._clock.call_at(self._clock.monotonic() + after, self._check)
 
     def stop(self, grace: float) -> None:
-        """Check no more, and wait at most *grace* seconds for the check that is being answered."""
+        """Stop checking, and wait at most *grace* seconds for the running check."""
         with self._lock:
             self._stopped = True
             current = self._round
@@ -204,7 +204,7 @@ class _Probe:
         thread.start()
 
     def _answer(self, current: _Round) -> None:
-        """Put the questions; on a thread of its own."""
+        """Run the checks, on their own thread."""
         try:
             if _is_full(self.replica) and self._does_nothing(current):
                 return
@@ -232,15 +232,15 @@ class _Probe:
                 current.timer.cancel()
 
     def _does_nothing(self, current: _Round) -> bool:
-        """Whether no worker has any of the calls that hold all slots: then that is the outcome of the check."""
+        """Whether all slots are taken but no worker runs a call. If so, judge the replica by that."""
         try:
             stats = self.replica.control(ControlOp.STATS, timeout=self._timeout)
-        except Exception:  # noqa: BLE001 - a replica that says nothing may be at work; its own checks tell more
+        except Exception:  # noqa: BLE001 - a replica that does not answer may be busy; its own checks tell more
             return False
         if stats.get("running") != 0 or "age" in stats or not _is_full(self.replica):
             return False
         idle = stats.get("idle")
-        if idle is not None and idle < self._interval:  # it was seen between two calls
+        if idle is not None and idle < self._interval:  # it may be between two calls
             return False
         with self._lock:
             if current.late:
@@ -249,7 +249,7 @@ class _Probe:
         return True
 
     def _give_up(self, current: _Round) -> None:
-        """The time for a check is over; it is not put again before it has ended."""
+        """Report a timeout of the check. No other check starts before it has ended."""
         with self._lock:
             if self._round is not current or current.late or self._stopped:
                 return
@@ -259,7 +259,7 @@ class _Probe:
     # -- judging -----------------------------------------------------------------------------------------------------
 
     def _judge(self, op: ControlOp, failure: str) -> None:
-        """Take in one answer, *failure* or "" if it was good, and mark the replica if that changes its state."""
+        """Process one answer: *failure*, or "" if it was good. Mark the replica if that changes its state."""
         with self._marking:
             with self._lock:
                 before = bool(self.unhealthy), bool(self.unready)
@@ -275,7 +275,7 @@ class _Probe:
                 self.replica.mark(ReplicaState.READY, reason)
 
     def _judge_alive(self, failure: str) -> str:
-        """Liveness is a guess from outside, hence the thresholds; gives the reason for being well again."""
+        """Apply the thresholds, because health is a guess from outside. Return the reason for being healthy again."""
         if failure:
             self._successes = 0
             self._failures += 1
@@ -292,7 +292,7 @@ class _Probe:
         return f"{_in_a_row(self._success_threshold)} passed"
 
     def _judge_ready(self, failure: str) -> str:
-        """Readiness is what the service itself says, so it counts at once, either way."""
+        """Apply the answer at once: the service itself says whether it is ready."""
         self.unready = failure
         return "check_ready() passed"
 

@@ -1,7 +1,7 @@
 """
-Counts and durations of calls, for the price of a few additions.
+Counts calls and measures their durations, at the cost of a few additions.
 
-Each worker has cells of its own, so no lock is taken for a call and no count is lost; a snapshot adds them up.
+Each worker has its own cells, so no call takes a lock and no count is lost. A snapshot adds up the cells.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ if TYPE_CHECKING:
 
 __all__ = ["EDGES_S", "MOST_PAIRS", "Cells", "Metrics", "MetricsRecorder"]
 
-#: Upper edges of the histogram's buckets in seconds: from 1 us, each a fifth above the one before, to some 1,000 s. A
-#: percentile read from them is at most 20 % off, or 1 us; where calls are folded, 22 %.
+#: Upper edges of the histogram's buckets in seconds: from 1 us to about 1,000 s, each 20 % above the one before. So a
+#: percentile is at most 20 % or 1 us off, and 22 % after calls were folded.
 EDGES_S: Final[tuple[float, ...]] = tuple(1e-6 * 1.2**power for power in range(115))
 _SHORTEST_S: Final = EDGES_S[0]
 
-# Waiting and running are counted together, in one histogram of two dimensions: so the time from call to answer, their
-# sum, needs no third one and keeps the precision. The bucket after the last is for what is beyond the last edge, the
-# one after that for a duration that there was not or that nobody knows.
+# One histogram of two dimensions counts waiting and running together. So their sum, the time from call to reply, needs
+# no third histogram and keeps its precision. The bucket after the last edge is for longer durations. The one after
+# that is for durations that do not exist or are unknown.
 _NONE: Final = len(EDGES_S) + 1
 _WIDTH: Final = _NONE + 1
 _UPPER_S: Final = (*EDGES_S, inf, 0.0)
 _LOWER_S: Final = (0.0, *EDGES_S, 0.0)
 
-#: Pairs of a wait and a run that are kept apart for a method, of the 13,689 that there may be. More are folded into
-#: three histograms of one dimension, so that memory does not grow with the time that a service runs.
+#: How many pairs of a wait and a run a worker keeps for a method, of 13,689 possible ones. It folds any more into
+#: three histograms of one dimension, so that memory does not grow while a service runs.
 MOST_PAIRS: Final = 512
 
 #: Upper and lower edge of a bucket in seconds.
 _Range: TypeAlias = tuple[float, float]
 
-# What is summed of a method's calls: seconds by what they were spent on, then calls by outcome. How many went well is
-# not summed: it is what the others leave of the histogram.
+# Sums for a method's calls: seconds by use, then calls by outcome. Successful calls are not summed: they are the
+# histogram's total minus the other outcomes.
 _WAIT: Final = 0
 _RUN: Final = 1
 _GIVEN_UP: Final = 2
@@ -61,7 +61,7 @@ _TOTALS: Final = 2
 
 
 class _Pairs(dict[int, int]):
-    """Calls of one worker by bucket of waiting and of running; folds itself when it has a new bucket too many."""
+    """The calls of one worker by bucket of waiting and running. It folds itself when it has too many buckets."""
 
     __slots__ = ("fold",)
 
@@ -75,12 +75,12 @@ class _Pairs(dict[int, int]):
 
 class Cells(NamedTuple):
     """
-    What was counted of one method.
+    The counts of one method.
 
     Attributes:
-        pairs: Calls by bucket of waiting and of running: `wait * width + run`.
+        pairs: Calls by bucket of waiting and running: `wait * width + run`.
         sums: Seconds waited, run and given up, then calls by outcome.
-        folded: Further calls: by bucket of waiting, by bucket of running, and by bucket of both together.
+        folded: All other calls, in three histograms: by wait, by run, and by their sum.
     """
 
     pairs: dict[int, int]
@@ -89,20 +89,20 @@ class Cells(NamedTuple):
 
     @classmethod
     def empty(cls, pairs: dict[int, int] | None = None) -> Cells:
-        """No calls."""
+        """Return cells without calls."""
         return cls({} if pairs is None else pairs, [0.0] * _SUMS, ({}, {}, {}))
 
     def copied(self) -> Cells:
-        """The same counts, which change no more."""
+        """Return a copy that no longer changes."""
         waits, runs, totals = self.folded
         return Cells(self.pairs.copy(), self.sums.copy(), (waits.copy(), runs.copy(), totals.copy()))
 
     def calls(self) -> int:
-        """How many were counted."""
+        """Return how many calls were counted."""
         return sum(self.pairs.values()) + sum(self.folded[_TOTALS].values())
 
     def add(self, other: Cells) -> None:
-        """Add the counts of *other*; a worker may be counting into that."""
+        """Add the counts of *other*, into which a worker may be counting."""
         for mine, theirs in ((self.pairs, other.pairs), *zip(self.folded, other.folded, strict=True)):
             for bucket, number in theirs.copy().items():  # in one step of the interpreter
                 mine[bucket] = mine.get(bucket, 0) + number
@@ -112,7 +112,7 @@ class Cells(NamedTuple):
             self.fold()
 
     def fold(self) -> None:
-        """Keep waits, runs and their sums from now on, but not which belong together."""
+        """Move the pairs into `folded`: the wait and the run of a call are no longer connected."""
         edges = _sum_edges_s()
         waits, runs, totals = self.folded
         for bucket, number in self.pairs.items():
@@ -127,11 +127,11 @@ class Cells(NamedTuple):
 
     def ranges(self) -> Iterable[tuple[int, _Range | None, _Range | None, _Range | None]]:
         """
-        How long calls took.
+        Yield how long calls took.
 
         Yields:
-            How many calls, and the edges of their time from call to answer, of waiting and of running; None for what
-            they did not do, for what nobody knows, and for what another item says of the same calls.
+            The number of calls, and the ranges of their total, wait and run time. None: the calls did not wait or run,
+            the time is unknown, or another item has it for the same calls.
         """
         for bucket, number in self.pairs.items():
             yield (number, *_of_pair(bucket))
@@ -144,28 +144,28 @@ class Cells(NamedTuple):
             yield number, None, None, (_UPPER_S[run], _LOWER_S[run])
 
     def outcomes(self) -> list[int]:
-        """Calls by outcome."""
+        """Return the number of calls by outcome."""
         outcomes = [int(number) for number in self.sums[_OUTCOME:]]
         outcomes[Outcome.OK] = self.calls() - sum(outcomes[Outcome.OK + 1 :])
         return outcomes
 
     def seconds(self) -> float:
-        """From call to answer, of all calls together."""
+        """Return the total time from call to reply, over all calls."""
         return self.sums[_WAIT] + self.sums[_RUN] + self.sums[_GIVEN_UP]
 
     def seconds_waited(self) -> float:
-        """In the queue, of all calls together of which that is known."""
+        """Return the total time in the queue, over all calls whose wait is known."""
         return self.sums[_WAIT]
 
 
 @cache  # few methods need it
 def _sum_edges_s() -> Sequence[float]:
     """
-    Upper edges for the sum of a folded wait and run, which gets at most 2 % longer by that.
+    Return the upper edges for sums of a folded wait and run. They make a sum at most 2 % longer.
 
-    The edges of reports and scrapes are among them: no bucket's count may fall when its calls are folded.
+    They include the edges of reports and scrapes, because the count of such a bucket must never fall.
     """
-    from sage_plugins.metrics import HISTOGRAM_EDGES_S  # made of attrs, and only a status needs it
+    from sage_plugins.metrics import HISTOGRAM_EDGES_S  # uses attrs, and only a status needs it
 
     return sorted({*(1e-6 * 1.02**power for power in range(1090)), *HISTOGRAM_EDGES_S})
 
@@ -181,7 +181,7 @@ def _of_pair(bucket: int) -> tuple[_Range, _Range | None, _Range | None]:
 
 
 def _of_sum(bucket: int) -> _Range:
-    """The edges of what was folded into a bucket; either part of the sum is a fifth or 1 us below its edge at most."""
+    """Return the range of a bucket of sums. Each part of a sum is at most 20 % or 1 us below its own edge."""
     edges = _sum_edges_s()
     if bucket == len(edges):
         return inf, EDGES_S[-1]
@@ -190,7 +190,7 @@ def _of_sum(bucket: int) -> _Range:
 
 
 def _sum(parts: Sequence[Cells]) -> Cells:
-    if len(parts) == 1:  # nobody changes what a snapshot has
+    if len(parts) == 1:  # nobody changes the cells of a snapshot
         return parts[0]
     total = parts[0].copied()
     for cells in parts[1:]:
@@ -203,12 +203,12 @@ class MetricsRecorder:
 
     def __init__(self, who: ReplicaInfo, methods: tuple[str, ...], usage: ProcessUsage | None) -> None:
         """
-        Make a recorder that has counted nothing.
+        Start with zero counts.
 
         Args:
-            who: For whom it records.
+            who: The replica, or the calling side.
             methods: Names of the methods, by index.
-            usage: What the replica's process uses; None for the calling side.
+            usage: Resource use of the replica's process. None for the calling side.
         """
         self._methods = methods
         self._who = who
@@ -217,20 +217,20 @@ class MetricsRecorder:
         self._live: dict[weakref.ref[Callable[[int, int, float, float], None]], list[Cells]] = {}
         self._past = [Cells.empty() for _ in methods]  # of workers that have ended
         self._ended: list[weakref.ref[Callable[[int, int, float, float], None]]] = []
-        self._counted: tuple[int, dict[str, Cells]] = 0, {}  # calls, and their sum by method; guarded by _lock
+        self._counted: tuple[int, dict[str, Cells]] = 0, {}  # number of calls, and sums by method; guarded by _lock
 
     def writer(self) -> Callable[[int, int, float, float], None]:
-        """A function that counts one call, into cells of its own; what it counted stays when it is dropped."""
+        """Return a function that counts one call, into its own cells. Its counts remain after it is dropped."""
         cells = [self._of_worker() for _ in self._methods]
         record = MethodType(_record_caller_side if self._who.replica is None else _record_replica_side, cells)
         with self._lock:
             self._collect()
-            # Whoever drops a function at whatever moment only leaves a note here.
+            # A function may be dropped at any moment, so its callback only appends to a list.
             self._live[weakref.ref(record, self._ended.append)] = cells
         return record
 
     def _of_worker(self) -> Cells:
-        """Cells for the calls of one method, for one worker: the fold is the only moment at which readers must wait."""
+        """Return the cells of one worker for one method. A fold takes the lock, so that readers see no step of it."""
         pairs = _Pairs()
         cells = Cells.empty(pairs)
 
@@ -242,19 +242,19 @@ class MetricsRecorder:
         return cells
 
     def _collect(self) -> None:
-        """Add up what workers counted that have ended, so that a pool which comes and goes needs no more memory."""
+        """Add up the counts of ended workers, so that a pool whose threads come and go needs no more memory."""
         while self._ended:
             for past, cells in zip(self._past, self._live.pop(self._ended.pop()), strict=True):
                 past.add(cells)
 
     def snapshot(self) -> Mapping[str, Any]:
-        """What was counted by method, over all workers, and what the replica's process uses."""
+        """Return the counts by method over all workers, and the resource use of the replica's process."""
         who = self._who
         process = None if self._usage is None else {"node": who.node, "replica": who.replica, **self._usage.read()}
         return {"methods": self._total(), "process": process}
 
     def counts(self) -> Mapping[str, int]:
-        """Of all methods: how many calls ended, and how many of them did not end well."""
+        """Return over all methods how many calls ended, and how many of them failed."""
         total = self._total().values()
         return {
             "request_count": sum(cells.calls() for cells in total),
@@ -262,7 +262,7 @@ class MetricsRecorder:
         }
 
     def _total(self) -> dict[str, Cells]:
-        """By method, of those that were called; the same object as long as no call ends."""
+        """Return the counts of each method that was called. The same object is returned until another call ends."""
         with self._lock:
             self._collect()
             parts = (self._past, *self._live.values())
@@ -281,7 +281,7 @@ class MetricsRecorder:
             return self._counted[1]
 
     def close(self) -> None:
-        """Counts stay readable."""
+        """Do nothing: counts stay readable."""
 
 
 def _record_replica_side(cells: Sequence[Cells], method: int, outcome: int, wait_s: float, run_s: float) -> None:
@@ -290,7 +290,7 @@ def _record_replica_side(cells: Sequence[Cells], method: int, outcome: int, wait
         sums[_OUTCOME + outcome] += 1
     sums[_WAIT] += wait_s
     sums[_RUN] += run_s
-    # What is not longer is in the first bucket, and often nothing is longer: no search for that.
+    # Calls in the first bucket need no search, and many calls are that short.
     bucket = 0 if run_s <= _SHORTEST_S else bisect_left(EDGES_S, run_s)
     if wait_s > _SHORTEST_S:
         bucket += bisect_left(EDGES_S, wait_s) * _WIDTH
@@ -299,10 +299,10 @@ def _record_replica_side(cells: Sequence[Cells], method: int, outcome: int, wait
 
 def _record_caller_side(cells: Sequence[Cells], method: int, outcome: int, wait_s: float, run_s: float) -> None:
     """
-    For calls that were given up.
+    Count a call that was given up.
 
-    One that never started has waited and not run. Of one that had started nobody here knows how long it had waited, so
-    it counts in neither, only in the time from call to answer.
+    A call that never started has only waited. For a call that had started, the calling side does not know how long it
+    waited and ran, so only its time from call to reply counts.
     """
     pairs, sums, _ = cells[method]
     sums[_OUTCOME + outcome] += 1
@@ -321,20 +321,20 @@ class Metrics(QuietMonitor):
         self._lock = threading.RLock()  # re-entrant: a signal handler may stop the service
         self._refused: defaultdict[tuple[int, str], int] = defaultdict(int)  # by method and reason; guarded by _lock
         self._methods: tuple[str, ...] = ()
-        self._shown: tuple[list[Mapping[str, Cells]], list[Family]] = [], []  # what families of calls are made of
+        self._shown: tuple[list[Mapping[str, Cells]], list[Family]] = [], []  # source and result of the last `calls_of`
 
     def recorder(self, who: ReplicaInfo, methods: tuple[str, ...]) -> MetricsRecorder:
-        """One for each replica and one for the calling side, where timeouts and cancellations are counted."""
+        """Return the recorder for a replica, or for the calling side, which counts timeouts and cancellations."""
         self._methods = methods
         return MetricsRecorder(who, methods, None if who.replica is None else ProcessUsage.of_this_process())
 
     def refused(self, method: int, reason: str) -> None:
-        """Count a call that was not accepted."""
+        """Count a refused call."""
         with self._lock:
             self._refused[method, reason] += 1
 
     def merge(self, snapshots: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
-        """One snapshot that has the counts of all, of no process."""
+        """Return one snapshot with the sum of all counts, without a process."""
         parts: dict[str, list[Cells]] = {}
         for snapshot in snapshots:
             for name, cells in snapshot["methods"].items():
@@ -342,7 +342,7 @@ class Metrics(QuietMonitor):
         return {"methods": {name: _sum(found) for name, found in parts.items()}, "process": None}
 
     def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        """The fields of `ServiceMetrics` that are measured here."""
+        """Return the fields of `ServiceMetrics` that this monitor measures."""
         methods: Mapping[str, Cells] = self.merge(snapshots)["methods"]
         refused: defaultdict[str, dict[str, int]] = defaultdict(dict)
         refused_in_all: defaultdict[str, int] = defaultdict(int)
@@ -367,8 +367,8 @@ class Metrics(QuietMonitor):
         }
 
     def families(self, snapshots: Sequence[Mapping[str, Any]]) -> Iterable[Family]:
-        """The calls by method and outcome, how long they took, those refused, and what the processes use."""
-        from sage_deploy_monitors.exporting import calls_of, others_of  # few processes are scraped
+        """Return calls by method and outcome, their durations, refused calls, and the resource use of the processes."""
+        from sage_deploy_monitors.exporting import calls_of, others_of  # imported here: few processes are scraped
 
         with self._lock:
             refused = dict(self._refused)
@@ -381,7 +381,7 @@ class Metrics(QuietMonitor):
 
 
 def _processes(snapshots: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-    """What each process uses that holds replicas, once: replicas in one process report the same."""
+    """Return the resource use of each process once: replicas in one process report the same."""
     found: dict[tuple[Any, int], Mapping[str, Any]] = {}
     for snapshot in snapshots:
         process = snapshot["process"]
@@ -391,7 +391,7 @@ def _processes(snapshots: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, 
 
 
 def _measured(cells: Cells, refused: Mapping[str, int]) -> dict[str, Any]:
-    """The fields of `MethodMetrics`; *refused* are the calls that were not accepted, by reason."""
+    """Return the fields of `MethodMetrics`. *refused* has the refused calls by reason."""
     sums = cells.sums
     by_wait: dict[_Range, int] = defaultdict(int)
     by_run: dict[_Range, int] = defaultdict(int)
@@ -426,15 +426,15 @@ def _measured(cells: Cells, refused: Mapping[str, int]) -> dict[str, Any]:
 
 
 def _histogram(ranges: Mapping[_Range, int], seconds: float) -> dict[str, Any]:
-    """What `MethodMetrics.histograms` has; *seconds* is the sum of all durations."""
+    """Return one entry of `MethodMetrics.histograms`. *seconds* is the sum of all durations."""
     from sage_plugins.metrics import HISTOGRAM_EDGES_S  # as in `_sum_edges_s`
 
     buckets: dict[float, int] = defaultdict(int)
     for (upper, _), number in sorted(ranges.items()):
         at = bisect_left(HISTOGRAM_EDGES_S, upper)
         buckets[HISTOGRAM_EDGES_S[at] if at < len(HISTOGRAM_EDGES_S) else inf] += number
-    # Workers are added up in changing order, which changes the last digits. A sum must not fall: readers of a counter
-    # take that for a restart.
+    # Workers are added in changing order, which changes the last digits. A sum must never fall, because readers of
+    # counters take that for a restart.
     return {"sum": round(seconds, 6), "buckets": dict(buckets)}
 
 
@@ -444,14 +444,14 @@ def _mean(seconds: float, number: int) -> float:
 
 def _percentiles(prefix: str, histogram: Mapping[_Range, int], seconds: float) -> dict[str, float]:
     """
-    The upper edges of the ranges in which 50, 95 and 99 % of the durations are reached; 0 if there are none.
+    Return the 50th, 95th and 99th percentile: the upper edge of the range that reaches it. 0 without durations.
 
-    The longest duration is not known: noting it would cost every call. But it is no shorter than the mean, than the
-    lower edge of any range, and than what the highest range has left of the sum. No percentile is above that.
+    The longest duration is not recorded, because that would slow down every call. But it is at least the mean, the
+    lower edge of each range, and the mean of the highest range that the sum implies. No percentile is above all these.
 
     Args:
-        prefix: Begins the names.
-        histogram: How many durations were in each range.
+        prefix: Prefix of the names.
+        histogram: Number of durations in each range.
         seconds: Sum of all durations.
     """
     total = sum(histogram.values())

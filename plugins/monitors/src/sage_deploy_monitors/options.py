@@ -1,4 +1,4 @@
-"""What can be set of the monitors."""
+"""Options of the monitors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class EventsOptions:
     Options of `events`.
 
     Attributes:
-        size: Events that are kept; the oldest is dropped for a new one. 1,000 take some 300 KB.
+        size: Maximum events that are kept; then each new one replaces the oldest. 1,000 take about 300 KB.
     """
 
     size: int = attrs.field(default=1000, validator=[attrs.validators.ge(1), attrs.validators.le(1_000_000)])

@@ -1,4 +1,4 @@
-"""What this process uses of the machine."""
+"""Measures the processor time and memory of this process."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, Final, NamedTuple
 
 __all__ = ["ProcessUsage"]
 
-#: Seconds for which a reading serves everybody: each replica of this process asks, in a status of all of them.
+#: Seconds for which a reading is reused: a status asks each replica of this process.
 _SERVES_S: Final = 0.1
 
-#: Seconds that a reading looks back at least, so that two readers who follow each other closely do not both read noise.
+#: Minimum period of a reading in seconds, so that two readers in quick succession do not measure noise.
 _WINDOW_S: Final = 1.0
 
 
@@ -29,31 +29,33 @@ def _now() -> _Mark:
 
 class ProcessUsage:
     """
-    Processor time and memory of this process; thread-safe.
+    Processor time and memory of this process. Thread-safe.
 
-    Processor time comes from the interpreter itself and counts from when this was made; memory comes from psutil, which
-    is imported with the first reading.
+    Processor time comes from the interpreter, and counts from the creation of this object. Memory comes from psutil,
+    which the first reading imports.
     """
 
     def __init__(self) -> None:
         self._lock = threading.RLock()  # guards the next two; re-entrant, because a signal handler may look
         self._before = self._last = _now()
-        self._read: tuple[float, int, dict[str, Any]] = -inf, 0, {}  # when and in which process, and what
+        self._read: tuple[float, int, dict[str, Any]] = -inf, 0, {}  # time, process ID, and reading
 
     @staticmethod
     @cache
     def of_this_process() -> ProcessUsage:
-        """The one that all services of this process share, as they share what it measures."""
+        """Return the object that all services of this process share."""
         return ProcessUsage()
 
     def read(self) -> dict[str, Any]:
         """
-        What is used.
+        Return the resource use, measured at most 0.1 s ago.
 
         Returns:
-            `pid`; `cpu_percent`: per cent of one core, over the time since the last reading that is at least a second
-            old, or since this was made; more than 100 if several cores were busy; `cpu_s`: all processor time so far;
-            `memory_bytes`: resident set. It may have been read up to 0.1 s ago.
+            `pid`: the process.
+            `cpu_percent`: percent of one core; above 100 if several cores were busy. The period begins at the last
+            reading that is at least a second old, or when this object was created.
+            `cpu_s`: all processor time so far.
+            `memory_bytes`: resident set.
         """
         at, pid, found = self._read
         if time.monotonic() - at >= _SERVES_S or pid != os.getpid():
@@ -70,7 +72,7 @@ class ProcessUsage:
                 self._before, self._last = self._last, now
             before = self._before
         elapsed = now.at - before.at
-        # In a forked child the processor time has begun anew.
+        # In a forked child, processor time starts at zero again.
         percent = max(0.0, 100 * (now.cpu_s - before.cpu_s) / elapsed) if elapsed > 0 else 0.0
         return {
             "pid": os.getpid(),

@@ -1,4 +1,4 @@
-"""The monitor `otel`: a span of OpenTelemetry for each call, where its method runs."""
+"""Registers the monitor `otel`, which creates an OpenTelemetry span for each call where its method runs."""
 
 from __future__ import annotations
 

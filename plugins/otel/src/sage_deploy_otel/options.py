@@ -1,4 +1,4 @@
-"""What can be set of the monitor."""
+"""Options of the monitor `otel`."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class OtelOptions:
     Options of `otel`.
 
     Attributes:
-        setup: `MODULE:FUNCTION` that sets up the SDK of OpenTelemetry. It is called once in each process that has
-            traced replicas, and in the one that deploys them. None if the program, or the service's module, does that.
+        setup: `MODULE:FUNCTION` that sets up the OpenTelemetry SDK. It is called once in the deploying process and once
+            in each process with traced replicas. Null: the program or the service's module sets it up.
     """
 
     setup: str | None = attrs.field(default=None, validator=_check_setup)

@@ -1,4 +1,4 @@
-"""Spans around methods, and the context of a trace that goes along with calls."""
+"""Creates spans around methods, and sends the trace context with calls."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Spans", "Tracing"]
 
-#: Seconds that a replica which stops waits until its spans are exported.
+#: Seconds that a stopping replica waits for the export of its spans.
 _FLUSH_S: Final = 1.0
 
 _LOCK: Final = threading.Lock()
@@ -34,14 +34,14 @@ _SET_UP: Final[set[str]] = set()
 
 
 class Tracing(QuietMonitor):
-    """A span for each call, where its method runs; see `interfaces.Monitor`."""
+    """Creates a span for each call, where its method runs; see `interfaces.Monitor`."""
 
     def __init__(self, options: OtelOptions) -> None:
         """
-        Have the context of a trace go along with calls that leave this process, and call what sets up the SDK.
+        Send the trace context with calls that leave this process, and call the function that sets up the SDK.
 
         Raises:
-            ImportError, AttributeError: There is no such function as `setup` names.
+            ImportError, AttributeError: The function in `setup` does not exist.
         """
         with _LOCK:
             if _inject not in INJECTORS:
@@ -52,7 +52,7 @@ class Tracing(QuietMonitor):
                 _SET_UP.add(options.setup)
 
     def recorder(self, who: ReplicaInfo, methods: tuple[str, ...], /) -> Spans:  # noqa: ARG002 - as in Monitor
-        """What traces the calls of one replica; the calling side's does nothing, so what never starts has no span."""
+        """Return a recorder. The calling side's one does nothing, so calls that never start have no span."""
         return Spans(who)
 
 
@@ -60,7 +60,7 @@ class Spans:
     """Traces the calls of one replica, in its process; see `interfaces.CallSurrounder`."""
 
     def __init__(self, who: ReplicaInfo) -> None:
-        """For the replica *who*."""
+        """Trace the calls of the replica *who*."""
         self._tracer: Tracer = trace.get_tracer("sage_deploy")
         self._about: dict[str, str | float] = {
             "rpc.system": "sage_deploy",
@@ -71,24 +71,24 @@ class Spans:
             self._about["sage_deploy.node"] = who.node
 
     def writer(self) -> Callable[[int, int, float, float], None]:
-        """Nothing is counted."""
+        """Return a function that does nothing: spans are not counted."""
         return _count_nothing
 
     def snapshot(self) -> Mapping[str, Any]:
-        """Nothing is counted."""
+        """Return nothing: spans are not counted."""
         return {}
 
     def close(self) -> None:
-        """Have spans exported that are not yet: the process of the replica may end without asking for that."""
+        """Export the remaining spans, because the replica's process may end without doing so."""
         flush = getattr(trace.get_tracer_provider(), "force_flush", None)
         if flush is not None:
-            with suppress(Exception):  # it is logged by the SDK, if at all; a collector may not answer for long
+            with suppress(Exception):  # the SDK logs errors, if anybody does; a collector may take long to answer
                 future_of(flush, "sage-deploy-otel-flush").result(_FLUSH_S)
 
     @contextmanager
     def around(self, call: Call, /) -> Iterator[None]:
-        """A span from when *call* was accepted to when its method ends, with the event `run` when the method starts."""
-        # Both clocks now, so that the past is told by the one that spans go by.
+        """Create a span from the acceptance of *call* to its method's end. The event `run` marks the method's start."""
+        # Read both clocks now, to convert the call's times to the clock of spans.
         offset = time.time_ns() - int(call.owner.clock.monotonic() * 1e9)
         carried = CARRIED.get()
         parent = None if _is_in_span() else propagate.extract(carried)  # a caller in this process comes first
@@ -122,7 +122,7 @@ class Spans:
 
 
 def _inject(carried: dict[str, str]) -> None:
-    """Have a call that leaves this process carry the present span; without one it carries what it was given."""
+    """Add the current span to a call that leaves this process. Without one, the call keeps what it carried."""
     if _is_in_span():
         for field in propagate.get_global_textmap().fields:
             carried.pop(field, None)

@@ -23,8 +23,8 @@ class ProcessOptions:
     Options of target `process`.
 
     Attributes:
-        affinity: Whether each replica runs on cores of its own, as many as `cpu_cores`. Linux only.
-        env: Environment variables that replicas have beside those of the process that deploys them.
+        affinity: Whether each replica runs on its own cores, as many as `cpu_cores`. Linux only.
+        env: Environment variables of the replicas, in addition to those of the deploying process.
     """
 
     affinity: bool = False

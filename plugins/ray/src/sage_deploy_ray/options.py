@@ -24,7 +24,7 @@ class ClusterGroupOptions:
     Options of target `cluster_group`.
 
     Attributes:
-        group: Name of a group of `options.ray.groups`, which stands in for `node_selector`; null for none.
+        group: Name of a group in `options.ray.groups`, used instead of `node_selector`; null: no group.
     """
 
     group: str | None = None
@@ -36,7 +36,7 @@ class GroupOptions:
     A group of nodes. A node belongs to it if it matches both fields.
 
     Attributes:
-        nodes: Names, IDs, host names or IP addresses of the nodes; null for all.
+        nodes: Names, IDs, host names or IP addresses of the nodes; null: all nodes.
         labels: Labels that a node must have, as for `node_selector`.
     """
 
@@ -62,21 +62,21 @@ class RayOptions:
     Options of the Ray targets for the whole environment.
 
     Attributes:
-        address: Address of the cluster, such as `10.0.0.1:6379`, or `auto` for the one on this machine; null for what
-            the variable `RAY_ADDRESS` says, and without that for a runtime of its own on this machine.
-        namespace: Ray's namespace for the names of actors.
-        groups: Groups of nodes by name, for `options.cluster_group.group`.
-        control_timeout: Longest wait for an answer of the cluster or of a replica that is asked something beside the
-            calls, in seconds.
-        lifetime: How long replicas live. `driver`: as long as the process that deploys them. `detached`: until somebody
-            stops them, with `drain` for instance; another process that has an environment of the same name calls them,
-            and takes them over when the first one has ended. That needs a cluster which outlives the process.
-        auth: How Ray's processes show that they belong together. `inherit`: as the variable `RAY_AUTH_MODE` says;
-            `token`: with a token; `disabled`: not at all, so that whoever reaches the cluster can use it.
-        calls: How calls reach a replica. `socket`: over a socket of their own, and a replica to which there is none
-            fails. `tasks`: as tasks of Ray, six times slower. `auto`: over a socket, and as tasks where there is none.
-        tls: Certificates with which calls between machines use TLS: the paths of `certificate`, `key` and `authority`
-            on every node. Null for those of Ray's variables if `RAY_USE_TLS` is set, else for no TLS.
+        address: Address of the cluster, such as `10.0.0.1:6379`; `auto`: the cluster on this machine. Null: the address
+            in the variable `RAY_ADDRESS`; if that is not set, a private runtime on this machine.
+        namespace: Ray namespace for the names of actors.
+        groups: Groups of nodes by name; `options.cluster_group.group` selects one.
+        control_timeout: Maximum wait for an answer of the cluster or of a replica, in seconds; calls have their own
+            timeouts.
+        lifetime: How long replicas live. `driver`: as long as the deploying process. `detached`: until they are
+            stopped, for instance with `drain`. Then another process with an environment of the same name can call
+            them, and takes them over when the first process has ended. The cluster must outlive the process.
+        auth: How Ray's processes authenticate. `inherit`: as the variable `RAY_AUTH_MODE` says. `token`: with a token.
+            `disabled`: not at all, so anyone who reaches the cluster can use it.
+        calls: How calls reach a replica. `socket`: over a direct socket; a replica without one fails to start. `tasks`:
+            as Ray tasks, six times slower. `auto`: over a socket if possible, otherwise as Ray tasks.
+        tls: Certificates for TLS on calls between machines: the paths of `certificate`, `key` and `authority`, the same
+            on every node. Null: the certificates in Ray's variables if `RAY_USE_TLS` is set, otherwise no TLS.
     """
 
     address: str | None = attrs.field(default=None, validator=attrs.validators.optional(attrs.validators.min_len(1)))

@@ -1,4 +1,4 @@
-"""Services of SAGE's pipelines, deployed by sage-deploy: `attach(env)` is all that a program needs."""
+"""Deploys the services of SAGE's pipelines with sage-deploy. A program only needs `attach(env)`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = ["DeployEnvironment", "attach", "sage_register_checks"]
 
-if not TYPE_CHECKING:  # importing SAGE takes longer than finding all plugins, which imports this module
+if not TYPE_CHECKING:  # discovery imports this module, and importing SAGE takes longer than all of discovery
 
     def __getattr__(name: str) -> object:
         if name not in ("DeployEnvironment", "attach"):
@@ -32,5 +32,5 @@ def _check_installation() -> Iterable[Finding]:
 
 @hookimpl
 def sage_register_checks() -> list[Callable[[], Iterable[Finding]]]:
-    """Look at SAGE's version."""
+    """Offer the check of SAGE's version."""
     return [_check_installation]

@@ -1,4 +1,4 @@
-"""SAGE's `LocalEnvironment` with the methods that deploy."""
+"""Adds deployment methods to SAGE's `LocalEnvironment`."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _Service = TypeVar("_Service")
 
 class DeployEnvironment(LocalEnvironment):
     """
-    A `LocalEnvironment` of SAGE that deploys its services; `attach` makes one of an environment that is there already.
+    A `LocalEnvironment` of SAGE that deploys its services. `attach` turns an existing environment into one.
 
-    Everything that SAGE has stays, and does what it did: `register_service`, the pipeline, the jobs. `submit` deploys
-    the services first. `stop` and `close` stop them.
+    Everything of SAGE stays and works as before: `register_service`, the pipeline, the jobs. `submit` deploys the
+    services first. `stop` and `close` stop them.
     """
 
-    def __init__(  # noqa: PLR0913 - SAGE's four
+    def __init__(  # noqa: PLR0913 - SAGE has four parameters
         self,
         name: str = "localenvironment",
         config: dict[str, Any] | None = None,
@@ -45,18 +45,18 @@ class DeployEnvironment(LocalEnvironment):
         options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """
-        Make an empty environment.
+        Create an empty environment.
 
         Args:
             name: Its name.
-            config: For SAGE, as the next two.
-            scheduler: For SAGE.
-            enable_monitoring: For SAGE.
+            config: Passed to SAGE.
+            scheduler: Passed to SAGE.
+            enable_monitoring: Passed to SAGE.
             leave: As for `attach`.
             options: As for `attach`.
 
         Raises:
-            TypeError: *leave* is one name.
+            TypeError: *leave* is a single name.
         """
         super().__init__(name, config, scheduler=scheduler, enable_monitoring=enable_monitoring)
         self._deployments = Deployments(self, leave, options)
@@ -72,7 +72,7 @@ class DeployEnvironment(LocalEnvironment):
         deployment_config: ServiceDeploymentConfig,
         **kwargs: Any,
     ) -> ServiceFactory:
-        """Register a class and how it is deployed; see `Environment.register_service_with_config`."""
+        """Register a class with its deployment configuration; see `Environment.register_service_with_config`."""
         settings = {"deployment_config": deployment_config, **kwargs}
         return self._register(Environment.register_service_with_config, service_name, service_class, args, settings)
 
@@ -116,10 +116,10 @@ class DeployEnvironment(LocalEnvironment):
 
     def load_service_deployment_config(self, path: str | PathLike[str], *, profile: str | None = None) -> None:
         """
-        Read a deployment file; its entries apply to services registered before or after, in whatever way.
+        Read a deployment file. Its entries apply to services registered before or after, in any way.
 
         Raises:
-            ConfigError: With every problem of the file, each as `file:line:column: error E101: what (fix)`.
+            ConfigError: The file has problems. It lists every one as `file:line:column: error E101: what (fix)`.
         """
         self._deployments.load(path, profile)
 
@@ -127,41 +127,41 @@ class DeployEnvironment(LocalEnvironment):
 
     def submit(self, autostop: bool = False) -> Any:  # noqa: FBT001, FBT002 - as in SAGE
         """
-        Deploy the services, then have SAGE run the pipeline.
+        Deploy the services, then let SAGE run the pipeline.
 
-        With *autostop* it returns when everything has run, and the services that it started have stopped by then.
+        With *autostop* it returns after everything has run and the services that it started have stopped.
 
         Raises:
-            PlanError, ConfigError, UnknownPluginError, DeployError: As `Environment.deploy`; nothing of the pipeline
-                was started, and no service runs that did not run before. ConfigError also if there is no service of a
-                name in `leave`.
+            PlanError, ConfigError, UnknownPluginError, DeployError: As `Environment.deploy`. Nothing of the pipeline
+                was started, and only services that ran before still run. ConfigError also if a name in `leave` is not
+                registered.
             BaseException: As in SAGE, such as what a function of a batch raises.
         """
         with self._deployments.around(batch=autostop):
             return super().submit(autostop=autostop)
 
     def stop(self) -> None:
-        """Have SAGE stop the pipeline, then stop the services; also if nothing was submitted."""
+        """Let SAGE stop the pipeline, then stop the services. Works without a `submit`, too."""
         try:
             super().stop()  # type: ignore[no-untyped-call]
         finally:
             self._deployments.close()
 
     def close(self) -> None:
-        """Have SAGE close the environment, then stop the services; also if nothing was submitted."""
+        """Let SAGE close the environment, then stop the services. Works without a `submit`, too."""
         try:
             super().close()  # type: ignore[no-untyped-call]
         finally:
             self._deployments.close()
 
     def __enter__(self) -> Self:
-        """The environment itself."""
+        """Return the environment itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
+        """Close the environment."""
         self.close()
 
     # -- what is deployed --------------------------------------------------------------------------------------------
@@ -169,18 +169,18 @@ class DeployEnvironment(LocalEnvironment):
     @property
     def deployment(self) -> Environment:
         """
-        The environment of sage-deploy that runs the services, for everything that has no method here, such as `scale`.
+        The environment of sage-deploy that runs the services. Use it for what has no method here, such as `scale`.
 
-        It is another one after `stop`, `close` and a batch run, which end it.
+        `stop`, `close` and the end of a batch run end it. Afterwards this is a new one.
 
         Raises:
-            ConfigError: A deployment file cannot be read any more.
+            ConfigError: A deployment file can no longer be read.
         """
         return self._deployments.open
 
     def plan(self) -> DeploymentPlan:
         """
-        What `submit` would deploy, and which plugin decides it; starts nothing.
+        Return what `submit` would deploy, and which plugin decides it. Start nothing.
 
         Raises:
             PlanError, ConfigError, UnknownPluginError, PluginError: As `Environment.plan`.
@@ -189,10 +189,10 @@ class DeployEnvironment(LocalEnvironment):
 
     def deploy(self, timeout: float | None = None) -> None:
         """
-        Deploy the services without a pipeline; they go on until `stop` or `close`, whatever runs end meanwhile.
+        Deploy the services without a pipeline. They run until `stop` or `close`, even if pipeline runs end meanwhile.
 
         Args:
-            timeout: Seconds to wait for each service; None for each service's own `startup_timeout`.
+            timeout: Seconds to wait for each service. None: each service's own `startup_timeout`.
 
         Raises:
             PlanError, ConfigError, UnknownPluginError, DeployError: As `Environment.deploy`.
@@ -201,10 +201,10 @@ class DeployEnvironment(LocalEnvironment):
 
     def get_service_status(self, name: str) -> dict[str, Any]:
         """
-        A service at a glance, see `Environment.get_service_status`; of the last run, if that has ended.
+        Return the status of a service; see `Environment.get_service_status`. After a run, return its last status.
 
         Raises:
-            ServiceNotFoundError: No service of that name is deployed, or SAGE runs it itself.
+            ServiceNotFoundError: No service of this name is deployed, or SAGE runs it itself.
         """
         return self._deployments.status(name)
 
@@ -215,24 +215,24 @@ class DeployEnvironment(LocalEnvironment):
 
     def service(self, name: str, cls: type | None = None) -> Any:  # noqa: ARG002 - only type checkers read it
         """
-        A handle to a service; *cls* only tells type checkers its methods. Starts nothing.
+        Return a handle to a service. Start nothing. *cls* only tells type checkers its methods.
 
-        It is good until the services are stopped.
+        The handle is valid until the services are stopped.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered, or SAGE runs it itself.
+            ServiceNotFoundError: No service of this name is registered, or SAGE runs it itself.
         """
         return self._deployments.service(name)
 
     @property
     def call_service(self) -> ServiceCaller:
-        """Calls services from outside of the pipeline: `env.call_service("kv", "k", method="get")`."""
-        self._deployments.open  # noqa: B018 - takes over what was registered meanwhile
+        """Calls services from outside the pipeline: `env.call_service("kv", "k", method="get")`."""
+        self._deployments.open  # noqa: B018 - takes over later registrations
         return self._deployments.call_service
 
     @property
     def call_service_async(self) -> AsyncServiceCaller:
-        """Like `call_service`, but gives a `concurrent.futures.Future` at once."""
+        """Like `call_service`, but returns a `concurrent.futures.Future` at once."""
         self._deployments.open  # noqa: B018 - as above
         return self._deployments.call_service_async
 
@@ -244,25 +244,31 @@ def attach(
     options: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> DeployEnvironment:
     """
-    Have sage-deploy run the services of *env*, an environment of SAGE; gives the same object.
+    Let sage-deploy run the services of *env*, an environment of SAGE. Return the same object.
 
-    It becomes an instance of its class and of `DeployEnvironment`; no module and no class of SAGE is changed, and other
-    environments are what they were. A second time does nothing.
+    The object becomes an instance of both its class and `DeployEnvironment`. No module or class of SAGE is changed, and
+    other environments stay as they are. A second call does nothing.
 
-    Every service is deployed, also one that was or will be registered by `env.register_service`: as a loaded file says,
-    else as one replica in this process that runs one call at a time. Left to SAGE are the names in *leave*, a service
-    with a factory that does not tell its class, and one that shares an object of its constructor, such as a queue, with
-    a source of the pipeline: it waits for the pipeline, which SAGE moves on only within calls that it makes itself. A
-    service that is registered with a configuration, or named in a file, is never left for that.
+    Every service is deployed, including those registered with `env.register_service` before or after. If a loaded file
+    has an entry for the service, the entry applies. Otherwise the service gets one replica in this process, which runs
+    one call at a time.
+
+    SAGE keeps running three kinds of services itself:
+
+    - those named in *leave*,
+    - those with a factory that does not tell its class,
+    - those whose constructor shares an object, such as a queue, with a source of the pipeline. They wait for the
+      pipeline, and only SAGE's own calls keep it moving meanwhile. This does not apply to services that are registered
+      with a configuration or named in a file.
 
     Args:
-        env: A `LocalEnvironment`, or one of a class derived from it.
-        leave: Names of services that SAGE is to run itself.
-        options: Options of plugins for all services together, by ID, as for `Environment`.
+        env: A `LocalEnvironment`, or an instance of a derived class.
+        leave: Names of services that SAGE should run itself.
+        options: Options of plugins for all services together, by plugin ID, as for `Environment`.
 
     Raises:
-        TypeError: *env* is another kind of environment, or *leave* is one name.
-        ValueError: *env* is attached already, and with other options.
+        TypeError: *env* is another kind of environment, or *leave* is a single name.
+        ValueError: *env* is attached already, and `leave` or `options` is given again.
     """
     if isinstance(env, DeployEnvironment):
         if leave or options:
@@ -276,14 +282,14 @@ def attach(
         )
         raise TypeError(msg)
     attached = cast("DeployEnvironment", env)
-    attached._deployments = Deployments(env, leave, options)  # noqa: SLF001 - what its constructor does
+    attached._deployments = Deployments(env, leave, options)  # noqa: SLF001 - as in its constructor
     env.__class__ = _deploying(type(env))
     return attached
 
 
 @lru_cache(64)
 def _deploying(cls: type[LocalEnvironment]) -> type[LocalEnvironment]:
-    """The class *cls* with the methods that deploy."""
+    """Return a class derived from *cls* that has the deployment methods."""
     if cls is LocalEnvironment:
         return DeployEnvironment
     names = {"__module__": cls.__module__, "__qualname__": cls.__qualname__, "__doc__": cls.__doc__}

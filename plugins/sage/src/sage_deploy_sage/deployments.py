@@ -1,4 +1,4 @@
-"""What sage-deploy runs for one environment of SAGE: which services, from when to when, and how calls get there."""
+"""Deploys the services of one SAGE environment: chooses them, starts and stops them, and routes calls to them."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ class _Registration(NamedTuple):
     A service that was registered with a configuration.
 
     Attributes:
-        again: Registers it in another environment of sage-deploy; gives its factory.
-        factory: What it was registered with last.
+        again: Registers it in another environment of sage-deploy, and returns its factory.
+        factory: The factory of its latest registration.
     """
 
     again: Callable[[Environment], ServiceFactory]
@@ -39,16 +39,16 @@ class _Registration(NamedTuple):
 
 class Deployments:
     """
-    What sage-deploy runs for one environment of SAGE.
+    The services that sage-deploy runs for one environment of SAGE.
 
-    An `Environment` of sage-deploy does the work. It cannot be used any more once it is closed, while an environment of
-    SAGE can be filled and submitted again: then there is another one, with everything registered anew.
+    An `Environment` of sage-deploy does the work. It cannot be used after it was closed, but an environment of SAGE can
+    be filled and submitted again. Then a new `Environment` is created, with everything registered again.
 
     Attributes:
-        names: The services that are ours, of the last deployment.
-        left: Why each service that SAGE runs itself was left to it.
-        call_service: Calls our services.
-        call_service_async: The same, gives futures.
+        names: The services of the last deployment that sage-deploy runs.
+        left: Why SAGE runs a service itself, by service.
+        call_service: Calls the services in `names`.
+        call_service_async: The same, but returns futures.
     """
 
     def __init__(self, sage: Any, leave: Iterable[str] = (), options: Mapping[str, Any] | None = None) -> None:
@@ -57,11 +57,11 @@ class Deployments:
 
         Args:
             sage: The environment of SAGE.
-            leave: Names of services that SAGE is to run itself.
+            leave: Names of services that SAGE should run itself.
             options: As for `Environment`.
 
         Raises:
-            TypeError: *leave* is one name.
+            TypeError: *leave* is a single name.
         """
         if isinstance(leave, str):
             msg = f"leave takes several names, got {leave!r}: give [{leave!r}]"
@@ -72,14 +72,14 @@ class Deployments:
         self._lock = threading.RLock()  # guards the rest; never held while services start or stop
         self._registered: dict[str, _Registration] = {}
         self._files: list[tuple[Path, str | None]] = []
-        self._taken: dict[str, Any] = {}  # factories that the present environment has, by name
+        self._taken: dict[str, Any] = {}  # factories in the current environment, by name
         self._batches = 0
-        self._kept = False  # whether services go on when the last batch run ends
-        self._borrowed = 0  # how many runs need what `_lend` has put in place
+        self._kept = False  # whether services keep running after the last batch run
+        self._borrowed = 0  # number of submits that need what `_lend` put in place
         self._lent: list[Callable[[], None]] = []
         self.names: frozenset[str] = frozenset()
         self.left: dict[str, str] = {}
-        self._only_files = Environment(sage.name)  # nothing is registered there
+        self._only_files = Environment(sage.name)  # only deployment files are loaded into it
         self._over = False
         self._current = self._make()
 
@@ -94,10 +94,10 @@ class Deployments:
 
     def _find(self, env: Environment, name: str) -> ServiceHandle:
         """
-        A handle to a service of ours.
+        Return a handle to a service that sage-deploy runs.
 
         Raises:
-            ServiceNotFoundError: There is none of that name.
+            ServiceNotFoundError: There is none of this name.
         """
         self._refuse_left(name)
         return env.service(name)
@@ -113,35 +113,35 @@ class Deployments:
 
     @property
     def last(self) -> Environment:
-        """The present environment of sage-deploy, which may be closed: what it counted can still be read."""
+        """The current environment of sage-deploy. It may be closed: its counts can still be read."""
         with self._lock:
             return self._current
 
     @property
     def open(self) -> Environment:
         """
-        An environment of sage-deploy that is open, with everything that is registered by now.
+        An open environment of sage-deploy with everything registered so far.
 
         Raises:
-            ConfigError: A file cannot be read any more.
-            DeployError: A service that runs was registered again.
+            ConfigError: A file can no longer be read.
+            DeployError: A running service was registered again.
         """
         with self._lock:
             env = self._configured()
             left = self._find_left()
             early = [name for name in left if self._taken.get(name) is self._original(name)]
             if early and env.running():
-                for name in early:  # deployed before the pipeline had that source: now it stays where it is
+                for name in early:  # it was deployed before the pipeline had that source, so it stays deployed
                     del left[name]
             elif early:
-                self._over = True  # nothing of it runs, and services cannot be unregistered
+                self._over = True  # nothing in it runs, and services cannot be unregistered
                 env = self._configured()
             self.left = left
             self._take_over(env)
             return env
 
     def _configured(self) -> Environment:
-        """An environment that is open, with what was registered with a configuration, and the files."""
+        """Return an open environment with the files and the services that were registered with a configuration."""
         if self._over:
             self._over = False
             self._taken.clear()
@@ -157,7 +157,7 @@ class Deployments:
 
     def register(self, name: str, again: Callable[[Environment], ServiceFactory]) -> ServiceFactory:
         """
-        Register a service with a configuration; gives its factory.
+        Register a service with a configuration. Return its factory.
 
         Args:
             name: Name of the service.
@@ -185,7 +185,7 @@ class Deployments:
         Read a deployment file.
 
         Raises:
-            ConfigError: With every problem of the file.
+            ConfigError: The file has problems. It lists all of them.
         """
         with self._lock:
             self._configured().load_service_deployment_config(path, profile=profile)
@@ -197,19 +197,19 @@ class Deployments:
         return factory.original if isinstance(factory, DeployedFactory) else factory
 
     def _is_current(self, name: str) -> bool:
-        """Whether the user has not registered the service again, without a configuration."""
+        """Whether the latest registration of the service is the one with a configuration."""
         registration = self._registered.get(name)
         return registration is not None and registration.factory is self._original(name)
 
     def _plain(self) -> Iterator[tuple[str, Any]]:
-        """What is registered without a configuration: names and factories."""
+        """Yield names and factories of services that were registered without a configuration."""
         for name in list(self._sage.service_factories):
             factory = self._original(name)
             if factory is not None and not self._is_current(name):
                 yield name, factory
 
     def _take_over(self, env: Environment) -> None:
-        """Have *env* deploy what was registered the usual way, but for what is left to SAGE."""
+        """Register services without a configuration in *env*, except those left to SAGE."""
         for name, factory in self._plain():
             if name not in self.left and self._taken.get(name) is not factory:
                 env.register_service_factory(name, factory)
@@ -217,7 +217,7 @@ class Deployments:
                 self._taken[name] = factory
 
     def _find_left(self) -> dict[str, str]:
-        """Why SAGE is to run services itself, by their names."""
+        """Return why SAGE must run services itself, by name."""
         left = {}
         for name, factory in self._plain():
             missing = [part for part in ("service_name", "service_class") if not hasattr(factory, part)]
@@ -226,7 +226,7 @@ class Deployments:
             elif missing:
                 left[name] = f"its factory lacks {' and '.join(missing)}"
             else:
-                # It waits for the pipeline, which the thread that calls it must move meanwhile: that only SAGE does.
+                # The service waits for the pipeline, and only SAGE keeps the pipeline moving within a call.
                 step = self._shares_with_a_source(factory)
                 if step is not None and not self._is_in_file(name):
                     left[name] = f"it shares an object with the source {step!r} and may wait for what comes from there"
@@ -234,10 +234,10 @@ class Deployments:
 
     def _check_leave(self) -> None:
         """
-        See to it that what is to be left to SAGE is there.
+        Check that the services in `leave` are registered.
 
         Raises:
-            ConfigError: It is not; a name that is spelled otherwise would have the service deployed.
+            ConfigError: One is not. With a misspelt name, the service would be deployed.
         """
         registered = self._sage.service_factories
         for name in sorted(self._leave - registered.keys()):
@@ -250,11 +250,11 @@ class Deployments:
         """Whether a loaded file has an entry for a service."""
         files = self._only_files
         try:
-            files.task(name)  # with a class: then it is a service of its own
+            files.task(name)  # an entry with a class is a service of its own
         except ServiceNotFoundError:
             entries = [problem for problem in files.check(import_classes=False) if problem.id == "W16"]
             return any(getattr(problem, "section", "") == f"services.{name}" for problem in entries)
-        except SageDeployError:  # it has what whoever deploys it will be told of
+        except SageDeployError:  # the entry has an error, which deploying it will report
             return True
         return True
 
@@ -271,19 +271,19 @@ class Deployments:
 
     def service(self, name: str) -> ServiceHandle:
         """
-        A handle to a service of ours; starts nothing.
+        Return a handle to a service that sage-deploy runs. Start nothing.
 
         Raises:
-            ServiceNotFoundError: There is none of that name.
+            ServiceNotFoundError: There is none of this name.
         """
         return self._find(self.open, name)
 
     def status(self, name: str) -> dict[str, Any]:
         """
-        A service at a glance, also when it has been stopped.
+        Return the status of a service. It may have stopped.
 
         Raises:
-            ServiceNotFoundError: There is none of that name.
+            ServiceNotFoundError: There is none of this name.
         """
         with self._lock:
             env = self._current if self._over else self.open
@@ -294,7 +294,7 @@ class Deployments:
 
     def deploy(self, timeout: float | None = None) -> None:
         """
-        Start every service that does not run yet, all or nothing; they go on until `close`.
+        Start every service that does not run yet, all or none. They run until `close`.
 
         Raises:
             PlanError, ConfigError, UnknownPluginError, DeployError: As `Environment.deploy`.
@@ -317,16 +317,16 @@ class Deployments:
     @contextmanager
     def around(self, *, batch: bool) -> Iterator[None]:
         """
-        Around a `submit`: services run and the pipeline's calls get to them before SAGE begins.
+        Wrap a `submit`: deploy the services and route the pipeline's calls to them before SAGE begins.
 
-        A batch run has ended when `submit` returns, and the services that it started end with it; services that ran
-        before go on. A stream runs on, and its services until `close`.
+        A batch run has ended when `submit` returns. The services that it started end with it; earlier ones keep
+        running. A stream keeps running after `submit`, and its services run until `close`.
 
         Args:
-            batch: Whether `submit` returns when everything has run.
+            batch: Whether `submit` returns after everything has run.
 
         Raises:
-            PlanError, ConfigError, UnknownPluginError, DeployError: As `Environment.deploy`; SAGE begins nothing.
+            PlanError, ConfigError, UnknownPluginError, DeployError: As `Environment.deploy`. SAGE begins nothing.
         """
         with self._lock:
             before = self._kept or (self._batches == 0 and not self._over and bool(self._current.running()))
@@ -343,7 +343,7 @@ class Deployments:
         except BaseException as error:
             with self._lock:
                 self._kept = before
-            patient = isinstance(error, Exception)  # whoever interrupts does not want to wait for calls
+            patient = isinstance(error, Exception)  # after Ctrl-C, do not wait for calls
             raise
         finally:
             with self._lock:
@@ -353,15 +353,15 @@ class Deployments:
                 self.close(None if patient else 0)
 
     def close(self, drain_timeout: float | None = None) -> None:
-        """Stop all services, as `Environment.close`; what is deployed afterwards starts anew."""
+        """Stop all services, as `Environment.close`. A later deployment starts new ones."""
         with self._lock:
             env, self._over, self._kept = self._current, True, False
         env.close(drain_timeout)
 
-    # -- the way into the pipeline -----------------------------------------------------------------------------------
+    # -- into the pipeline -------------------------------------------------------------------------------------------
 
     def _lend(self) -> None:
-        """Put in place what SAGE reads while it makes a pipeline run."""
+        """Replace what SAGE reads when it starts a pipeline."""
         with self._lock:
             self._borrowed += 1
             for step in self._sage.pipeline:
@@ -376,7 +376,7 @@ class Deployments:
                     self._lent.append(partial(_put_back, factories, name, deployed))
 
     def _take_back(self) -> None:
-        """Leave the environment as its user has made it; what runs has read it."""
+        """Restore the user's environment. The running pipeline has already read the replacements."""
         with self._lock:
             self._borrowed -= 1
             if not self._borrowed:
@@ -395,7 +395,7 @@ def _put_back(factories: dict[str, Any], name: str, deployed: DeployedFactory) -
 
 
 def _objects(args: Iterable[Any], kwargs: Mapping[str, Any]) -> Iterator[Any]:
-    """The arguments through which one part of a program can reach another: no numbers, texts, classes, functions."""
+    """Yield arguments through which parts of a program can share state: no numbers, texts, classes, functions."""
     for value in (*args, *kwargs.values()):
         if type(value).__module__ != "builtins" and not isinstance(value, (type, Enum, PurePath)):
             yield value

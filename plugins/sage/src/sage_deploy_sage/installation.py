@@ -1,4 +1,4 @@
-"""Whether the SAGE that is installed is one that this package knows."""
+"""Checks whether this package supports the installed version of SAGE."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 __all__ = ["check_installation", "check_version"]
 
-#: The versions whose `LocalEnvironment` is known: from the first one on, and none of the second. As in pyproject.toml.
-#: Before 0.3.2.3 it has no services: its contexts cannot call any, and it runs no pipeline with a key.
+#: Supported versions: from the first one up to, but without, the second one. As in pyproject.toml. Before 0.3.2.3,
+#: SAGE's `LocalEnvironment` has no usable services: its contexts cannot call any, and it runs no pipeline with a key.
 KNOWN: Final = ((0, 3, 2, 3), (0, 4))
 
 _NAME: Final = "SAGE"
 
 
 def check_installation() -> Iterator[Finding]:
-    """What can be said of SAGE without importing it."""
+    """Check SAGE's version without importing SAGE."""
     try:
         yield check_version(metadata.version("isage"))
     except metadata.PackageNotFoundError:
@@ -29,7 +29,7 @@ def check_installation() -> Iterator[Finding]:
 
 
 def check_version(version: str) -> Finding:
-    """Whether services can be deployed for the pipelines of a SAGE of this version."""
+    """Check whether services can be deployed for pipelines of this version of SAGE."""
     numbers = tuple(int(part) for part in re.findall(r"\d+", version)[:4])
     first, beyond = KNOWN
     if first <= numbers < beyond:

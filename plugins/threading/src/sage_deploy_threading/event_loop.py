@@ -1,4 +1,4 @@
-"""One event loop in a thread of its own: many coroutines at once, and threads beside it for methods that are none."""
+"""Runs many coroutines at once on one event loop with its own thread, and other methods on helper threads."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EventLoop"]
 
-#: Seconds after which an idle thread beside the loop ends.
+#: Seconds after which an idle helper thread ends.
 _IDLE_S = 30.0
-#: Pieces of work started in one turn of the loop; timers and sockets get their turn too.
+#: Work items started in one turn of the loop, so that timers and sockets get their turn too.
 _BURST = 128
 
 
@@ -28,7 +28,7 @@ class EventLoop:
     """Starts a thread with an event loop."""
 
     def start(self, seat: LoopSeat) -> _LoopRunner:
-        """Start the loop; it builds the instance, runs the hooks and every coroutine."""
+        """Start the loop. It builds the instance, and runs the hooks and all coroutines."""
         return _LoopRunner(seat)
 
 
@@ -38,7 +38,7 @@ class _LoopRunner:
     def __init__(self, seat: LoopSeat) -> None:
         self.slots = seat.limits.max_concurrency
         self._seat = seat
-        # Threads for methods that would block the loop, none before the first of them.
+        # Threads for methods that would block the loop. The first such method starts the first thread.
         self._blocking: SimpleQueue[Any] = SimpleQueue()
         self._helpers = Workers(
             seat,
@@ -64,14 +64,14 @@ class _LoopRunner:
         try:
             self._bell.ring()
             await self._end
-            while self._seat.waiting():  # the end may overtake a bell that rang before it
+            while self._seat.waiting():  # the end may overtake work that was announced before it
                 self._fetch()
-            await self._seat.steps_over()  # what is left after that is cancelled
+            await self._seat.steps_over()  # steps that are left after that are cancelled
         finally:
             self._bell.close()
 
     def _fetch(self) -> None:
-        """Start what has come; on the loop, when the bell has rung."""
+        """Start the work that has arrived. The bell calls this on the loop."""
         get, start, waiting = self._seat.get_nowait, self._start, self._seat.waiting
         for _ in range(_BURST):
             if not waiting():
@@ -79,11 +79,11 @@ class _LoopRunner:
             work = get()
             if work is not None and not start(work):
                 self._in_thread(work)
-        # Silent before the last look: if that finds nothing, the next work rings again.
+        # Silence the bell before the last look: if that finds nothing, the next work rings again.
         self._bell.silence()
         work = get()
         if work is not None:
-            self._bell.ring()  # come back, after what else the loop has to do
+            self._bell.ring()  # continue after the loop's other tasks
             if not start(work):
                 self._in_thread(work)
 
@@ -96,7 +96,7 @@ class _LoopRunner:
         return RunnerStats(threads=int(self._thread.is_alive()) + self._helpers.alive())
 
     def stop(self, grace: float) -> int:
-        with suppress(RuntimeError):  # the loop was closed: it has ended
+        with suppress(RuntimeError):  # the loop is closed, so it has ended
             self._loop.call_soon_threadsafe(self._ended)
         helpers = self._helpers.end(lambda: self._blocking.put(None))
         return join_all([self._thread, *helpers], grace)

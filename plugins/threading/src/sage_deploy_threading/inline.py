@@ -1,4 +1,4 @@
-"""No worker at all: the caller's thread runs the method, one call at a time."""
+"""A strategy without workers: the caller's thread runs the method, one call at a time."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["Inline"]
 
 
 class Inline:
-    """Has the core run calls where they are made."""
+    """Lets the core run calls in the callers' threads."""
 
     def start(self, seat: Seat) -> _InlineRunner:
-        """Nothing to start: `run_here` is the one worker's `execute`."""
+        """Start nothing: `run_here` is the `execute` of the only worker."""
         return _InlineRunner(seat)
 
 
 class _InlineRunner:
-    # The one slot is the lock: whoever holds its token runs, the others wait in the router's queue. So `execute` is
-    # never used by two threads at once.
+    # The only slot is the lock: the call that holds its token runs, and others wait in the router's queue. So two
+    # threads never use `execute` at the same time.
     slots = 1
 
     def __init__(self, seat: Seat) -> None:

@@ -1,4 +1,4 @@
-"""Waking an event loop from another thread, for less than `call_soon_threadsafe` costs."""
+"""Wakes an event loop from another thread, at a lower cost than `call_soon_threadsafe`."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["LoopWaker"]
 
 class LoopWaker:
     """
-    Has a function called on a loop soon after `ring`.
+    Calls a function on a loop soon after `ring`.
 
-    `call_soon_threadsafe` makes a handle with a copy of the context, and the loop empties its self-pipe by reading
-    until there is nothing left: two system calls and an exception, before the first step of a task. Here the function
-    itself is what the loop calls when the socket can be read, and one read comes after the work.
+    `call_soon_threadsafe` creates a handle with a copy of the context. The loop then empties its self-pipe by reading
+    until nothing is left: two system calls and an exception before a task's first step. Here the loop calls the
+    function directly when the socket is readable, and one read follows after the work.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, heard: Callable[[], None]) -> None:
         """
-        Have *heard* called on *loop* whenever the bell rings, until it calls `silence`.
+        Call *heard* on *loop* whenever the bell rings, until *heard* calls `silence`.
 
         Args:
             loop: Need not run yet.
@@ -43,23 +43,23 @@ class LoopWaker:
             self._ear = None
 
     def ring(self) -> None:
-        """Call the function soon; from any thread, and without effect once the loop has ended."""
+        """Call the function soon. Safe from any thread. No effect after the loop has ended."""
         try:
             if self._ear is None:
                 self._loop.call_soon_threadsafe(self._heard)
             else:
                 self._clapper.send(b"\0")
-        except (OSError, RuntimeError):  # closed; or full, so it rings already
+        except (OSError, RuntimeError):  # closed, or full, which means that it is ringing already
             return
 
     def silence(self) -> None:
-        """Do not call the function again for what has rung so far; on the loop."""
+        """Do not call the function again for earlier rings. Call it on the loop."""
         if self._ear is not None:
             with suppress(BlockingIOError):
                 self._ear.recv(64)
 
     def close(self) -> None:
-        """Give the sockets back; on the loop. Idempotent."""
+        """Close the sockets. Call it on the loop. Idempotent."""
         if self._ear is not None:
             self._loop.remove_reader(self._ear)
             self._ear.close()

@@ -1,4 +1,4 @@
-"""Threads that fetch calls: one, a fixed number, or a pool that grows under load."""
+"""Strategies with worker threads: one, a fixed number, or a pool that grows under load."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ThreadOptions:
     `options: {single: {...}}` and `options: {multi: {...}}`.
 
     Attributes:
-        idle_timeout: Seconds without work after which a thread ends; the next call starts another. Null: none ends.
+        idle_timeout: Seconds without work after which a thread ends; the next call starts one. Null: threads never end.
     """
 
     idle_timeout: float | None = attrs.field(
@@ -35,7 +35,7 @@ class PoolOptions:
     `options: {pool: {...}}`.
 
     Attributes:
-        idle_timeout: Seconds without work after which a thread ends; the next call starts another. Null: none ends.
+        idle_timeout: Seconds without work after which a thread ends; the next call starts one. Null: threads never end.
     """
 
     idle_timeout: float | None = attrs.field(
@@ -46,21 +46,21 @@ class PoolOptions:
 
 
 def pool_size(threads: int, max_threads: int | None) -> int:
-    """Threads of a pool at most: *max_threads* if given, else *threads* if more than one, else min(32, cores + 4)."""
+    """Return the maximum of a pool: *max_threads* if set, else *threads* if more than one, else min(32, cores + 4)."""
     if max_threads is not None:
         return max_threads
     return threads if threads > 1 else DEFAULT_MOST
 
 
 class Single:
-    """Starts one worker: what services that are not thread-safe need."""
+    """Starts one worker, for services that are not thread-safe."""
 
     def __init__(self, options: ThreadOptions) -> None:
-        """Set up with the service's *options*."""
+        """Use the service's *options*."""
         self._options = options
 
     def start(self, seat: Seat) -> _PoolRunner:
-        """Start the worker; it builds the instance, runs the hooks and every call."""
+        """Start the worker. It builds the instance, and runs the hooks and all calls."""
         return _PoolRunner(seat, 1, 1, self._options.idle_timeout)
 
 
@@ -68,24 +68,24 @@ class Multi:
     """Starts exactly `thread_count` workers."""
 
     def __init__(self, options: ThreadOptions) -> None:
-        """Set up with the service's *options*."""
+        """Use the service's *options*."""
         self._options = options
 
     def start(self, seat: Seat) -> _PoolRunner:
-        """Start them; one of them builds the instance and runs the hooks."""
+        """Start the workers. One of them builds the instance and runs the hooks."""
         threads = seat.limits.threads
         return _PoolRunner(seat, threads, threads, self._options.idle_timeout)
 
 
 class Pool:
-    """Starts `thread_count` workers and more under load, up to `thread_pool_size`."""
+    """Starts `thread_count` workers, and more under load, up to `thread_pool_size`."""
 
     def __init__(self, options: PoolOptions) -> None:
-        """Set up with the service's *options*."""
+        """Use the service's *options*."""
         self._options = options
 
     def start(self, seat: Seat) -> _PoolRunner:
-        """Start the first workers; one of them builds the instance and runs the hooks."""
+        """Start the first workers. One of them builds the instance and runs the hooks."""
         size = pool_size(seat.limits.threads, seat.limits.max_threads)
         return _PoolRunner(seat, min(seat.limits.threads, size), size, self._options.idle_timeout)
 

@@ -1,4 +1,4 @@
-"""Threads that fetch work: a fixed number of them, or as many as the load needs."""
+"""Runs worker threads: a fixed number of them, or as many as the load needs."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ if TYPE_CHECKING:
 
 __all__ = ["DEFAULT_MOST", "Workers", "join_all"]
 
-#: The rule of ThreadPoolExecutor for threads that mostly wait.
+#: The same formula as in ThreadPoolExecutor, for threads that mostly wait.
 DEFAULT_MOST: Final = min(32, (os.cpu_count() or 1) + 4)
 
 
 class Workers:
     """
-    Threads that run what *get* gives; all methods are safe from any thread.
+    Threads that fetch work and run it. All methods are thread-safe.
 
-    Not `concurrent.futures.ThreadPoolExecutor`: its exit hook joins its threads, so one stuck method would keep the
-    interpreter from exiting, and its `submit` takes several locks where a seat's inbox takes none.
+    `concurrent.futures.ThreadPoolExecutor` does not fit: its exit hook joins its threads, so one stuck method would
+    keep the interpreter from exiting. Its `submit` takes several locks, and a seat's inbox takes none.
     """
 
-    def __init__(  # noqa: PLR0913 - what to run, and how many
+    def __init__(  # noqa: PLR0913 - what to run, and how many threads
         self,
         seat: Seat,
         *,
@@ -45,17 +45,17 @@ class Workers:
         Start the first threads.
 
         Args:
-            seat: Whose work they run.
-            first: Threads at the beginning.
-            most: Threads under load.
-            idle_timeout: Seconds without work after which a thread ends; None if none does.
-            name: For the threads' names.
-            queue: Where they fetch work, whose producer calls `grow`; the seat's inbox by default.
+            seat: The seat whose work they run.
+            first: Number of threads at the start.
+            most: Maximum number of threads under load.
+            idle_timeout: Seconds without work after which a thread ends. None: never.
+            name: Part of the threads' names.
+            queue: Where they fetch work. Its producer calls `grow`. Default: the seat's inbox.
         """
         self._seat = seat
         self._most = most
         self._name = name
-        get, get_within = (seat.get, seat.get_within) if queue is None else (queue.get, partial(queue.get, True))  # noqa: FBT003 - takes it by position only in a partial
+        get, get_within = (seat.get, seat.get_within) if queue is None else (queue.get, partial(queue.get, True))  # noqa: FBT003 - in a partial, only the position works
         self._get = get if idle_timeout is None else partial(get_within, idle_timeout)
         self._waiting = seat.waiting if queue is None else queue.qsize
         # Re-entrant: a signal handler may call the service while this thread starts a worker.
@@ -63,8 +63,8 @@ class Workers:
         self._threads: set[threading.Thread] = set()  # guarded by _lock
         self._ended = False  # guarded by _lock
         self._number = count()
-        # One token for each thread that waits for work. Who brings work looks here afterwards, and a thread that takes
-        # its token away looks for work afterwards. So one of the two sees that another thread is needed.
+        # One token for each thread that waits for work. A producer first adds work, then looks here. A thread first
+        # removes its token, then looks for work. So one of the two notices that another thread is needed.
         self._idle: list[None] = []
         self._fixed = idle_timeout is None and first >= most
         if queue is None and not self._fixed:
@@ -74,11 +74,11 @@ class Workers:
 
     @property
     def idle(self) -> bool:
-        """Whether a thread waits for work; may lag."""
+        """Whether a thread waits for work. The value may lag."""
         return bool(self._idle)
 
     def grow(self) -> None:
-        """Start one more thread, unless one is idle or there are enough."""
+        """Start one more thread, unless one is idle or the maximum is reached."""
         with self._lock:
             if not (self._idle or self._ended or len(self._threads) >= self._most):
                 self._start()
@@ -88,17 +88,18 @@ class Workers:
         try:
             work = self._work_fixed if self._fixed else self._work_elastic
             self._threads.add(self._seat.spawn(work, f"{self._name}-{next(self._number)}"))
-        except RuntimeError:  # the process can have no more threads
+        except RuntimeError:  # the process cannot have more threads
             self._idle.pop()
             if self._fixed or not self._threads:
                 raise
 
     def _attend(self) -> None:
-        """Work has come, and no thread waited for it."""
+        """Handle work for which no thread waited."""
         try:
             self.grow()
         except RuntimeError:
-            # There is no thread and can be none, as when the interpreter shuts down: the caller's own does the work.
+            # No thread exists and none can start, for instance at interpreter shutdown: the caller's thread does the
+            # work.
             execute = self._seat.worker()
             with suppress(Empty):
                 while execute(self._seat.get_within(0)):
@@ -109,7 +110,7 @@ class Workers:
         get, execute = self._get, self._seat.worker()
         for work in iter(get, None):
             execute(work)
-            del work  # until the next comes, nothing of it may be kept alive
+            del work  # keep nothing of it alive until the next one arrives
         execute(None)
 
     def _work_elastic(self) -> None:
@@ -135,15 +136,15 @@ class Workers:
             except Empty:
                 if self._leave():
                     break
-        execute(None)  # says that this worker ends
+        execute(None)  # tells the host that this worker ends
 
     def _leave(self) -> bool:
-        """Whether this thread, which found no work, may end: another is idle, or there is still no work."""
+        """Whether this thread, which found no work, may end: another thread is idle, or there is still no work."""
         with self._lock:
             if self._ended:
                 return False
             thread = threading.current_thread()
-            self._threads.discard(thread)  # first: who takes the last token away then sees that there may be another
+            self._threads.discard(thread)  # first, so that a thread that removes the last token sees room for another
             self._idle.pop()
             if not self._idle and self._waiting():
                 self._idle.append(None)
@@ -152,12 +153,12 @@ class Workers:
             return True
 
     def alive(self) -> int:
-        """Threads that have not ended."""
+        """Return the number of threads that have not ended."""
         with self._lock:
             return sum(thread.is_alive() for thread in self._threads)
 
     def end(self, end_worker: Callable[[], None]) -> list[threading.Thread]:
-        """Have every thread end when it next looks for work, by *end_worker*; gives them. Idempotent."""
+        """Make each thread end at its next look for work, using *end_worker*, and return the threads. Idempotent."""
         with self._lock:
             if not self._ended:
                 self._ended = True
@@ -167,9 +168,7 @@ class Workers:
 
 
 def join_all(threads: Iterable[threading.Thread], grace: float) -> int:
-    """
-    Wait at most *grace* seconds in all for *threads* to end; how many have not. The calling thread does not count.
-    """
+    """Wait at most *grace* seconds in total, and return how many threads still run. The calling thread is skipped."""
     until = monotonic() + grace
     left = 0
     for thread in threads:

@@ -1,5 +1,5 @@
 """
-One module a command: its `command` is a click command, imported when it is asked for.
+The commands of `sage-deploy`: each module has a click command named `command`, imported when it is used.
 
-Imports everything else of this distribution, what `sage_plugins` offers, and `sage_deploy_files`.
+Imports all other modules of this distribution, the public parts of `sage_plugins`, and `sage_deploy_files`.
 """

@@ -1,4 +1,4 @@
-"""`sage-deploy doctor`: whether this machine is fit to run services."""
+"""`sage-deploy doctor`: checks whether this machine can run services."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def command(*, as_json: bool) -> None:
 
     try:
         findings = examine(Registry.discover())
-    except PluginConflictError:  # which the check of the plugins reports
+    except PluginConflictError:  # the plugin check reports the conflict
         findings = check_machine()
     count = {status: sum(finding.status == status for finding in findings) for status in ("failure", "warning")}
     if as_json:

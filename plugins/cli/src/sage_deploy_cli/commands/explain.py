@@ -1,4 +1,4 @@
-"""`sage-deploy explain`: what a key of a deployment file means."""
+"""`sage-deploy explain`: explains a key of deployment files."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def _facts(doc: FieldDoc) -> Iterator[tuple[str, str]]:
 
 
 def _keys(above: FieldDoc, keys: list[FieldDoc]) -> Iterator[str]:
-    """The keys with their meanings; of the file and of a service only the names of the keys below them."""
+    """Yield keys with their meanings. For sections of the file and of a service, also the names of the keys in them."""
     for key in keys:
         yield ""
         name = key.path.removeprefix(f"{above.path}.")
@@ -100,7 +100,7 @@ def _type(doc: FieldDoc) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value as YAML and JSON both spell it."""
+    """Return a value in a spelling that is valid YAML and JSON."""
     import json
 
     return json.dumps(value, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""`sage-deploy init`: the files of a small project to start from, or of a plugin."""
+"""`sage-deploy init`: writes the files of a small starter project, or of a plugin."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["command", "plugin_files", "starter_files", "write_all"]
 
 _DEPLOYMENT: Final = "service_deployment.yaml"
-#: Where the first line of the deployment file tells editors to look for its schema.
+#: The schema file. The first line of the deployment file points editors to it.
 _SCHEMA: Final = "service_deployment.schema.json"
-#: Two equal files, so that the services have something to find.
+#: Two equal files, so that the services find something.
 _SAMPLES: Final = ("sample_1.txt", "sample_2.txt")
 
 
-#: The kinds of plugins that `--plugin` knows: what each is called in a sentence, and how a configuration names its ID.
+#: The kinds for `--plugin`: the name of the kind in a sentence, and how a configuration names a plugin's ID.
 _KINDS: Final[Mapping[str, tuple[str, str]]] = {
     "target": ("Target", "deployment:\n  target: {id}"),
     "strategy": ("Threading strategy", "deployment:\n  threading_strategy: {id}"),
@@ -36,10 +36,10 @@ _KINDS: Final[Mapping[str, tuple[str, str]]] = {
     "extension": ("Extension", "options:\n  {id}: {{path: status.json}}"),
 }
 
-#: What stands in the templates for the name of the distribution, its ID and its class.
+#: Placeholders in the templates: names of distribution, ID and class.
 _NAME, _ID, _CLASS = "example-plugin", "example_plugin", "ExamplePlugin"
 
-#: What can be the name of a distribution and, with underscores, an ID.
+#: Names that are valid for a distribution and, with underscores, as an ID.
 _PLUGIN_NAME: Final = r"[a-z][a-z0-9]*(-[a-z0-9]+)*"
 
 
@@ -80,7 +80,7 @@ def command(folder: Path, kind: str | None, *, force: bool) -> None:
 
 
 def starter_files() -> dict[str, str]:
-    """Everything that `init` writes: the contents of each file by its name."""
+    """Return the content of each file that `init` writes, by name."""
     from importlib.resources import files
 
     from sage_deploy_files.describing.schema.document import schema_text
@@ -93,14 +93,14 @@ def starter_files() -> dict[str, str]:
 
 def plugin_files(kind: str, name: str) -> dict[str, str]:
     """
-    Everything that `init --plugin` writes: the contents of each file by its path in the folder of the plugin.
+    Return the content of each file that `init --plugin` writes, by its path in the plugin's folder.
 
     Args:
         kind: A key of `_KINDS`.
-        name: Of the distribution: small letters, digits, and single hyphens between them.
+        name: Name of the distribution: lower-case letters, digits, and single hyphens between them.
 
     Raises:
-        click.UsageError: *name* cannot be one.
+        click.UsageError: *name* is not valid.
     """
     if not re.fullmatch(_PLUGIN_NAME, name):
         message = f"{name!r} cannot be the name of a plugin: use small letters, digits and hyphens, such as acme-{kind}"
@@ -139,18 +139,18 @@ def write_all(folder: Path, files: Mapping[str, str], *, force: bool) -> None:
     Write all *files* into *folder*, or none.
 
     Args:
-        folder: Made if it is not there.
-        files: Their contents by name.
-        force: Whether files of these names are overwritten.
+        folder: Created if it does not exist.
+        files: Contents by name.
+        force: Whether to overwrite existing files.
 
     Raises:
-        click.UsageError: Something is in the way; the message names all of it.
+        click.UsageError: Files are in the way. The message names all of them.
         click.ClickException: The folder cannot be written to.
     """
     in_the_way = [
         folder / name
         for name in files
-        # With --force too: a folder of that name cannot be replaced by a file.
+        # Also checked with --force: a file cannot replace a folder.
         if os.path.lexists(folder / name) and not (force and (folder / name).is_file())
     ]
     if in_the_way:
@@ -159,7 +159,7 @@ def write_all(folder: Path, files: Mapping[str, str], *, force: bool) -> None:
         raise click.UsageError(f"nothing was written: already there: {names} ({ways})")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Whatever may go wrong goes wrong here, before the first file is in its place.
+        # Write to a staging folder first: errors happen before the first file is in place.
         with tempfile.TemporaryDirectory(prefix=".sage-deploy-", dir=folder) as staging:
             for name, text in files.items():
                 Path(staging, name).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""`sage-deploy plan`: what `up` would do."""
+"""`sage-deploy plan`: shows what `up` would do."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ __all__ = ["command"]
     is_flag=True,
     help="Exit with 3 if there are changes, and with 0 if there are none.",
 )
-def command(  # noqa: PLR0913 - a parameter for each option
+def command(  # noqa: PLR0913 - one parameter for each option
     file: Path,
     profile: str | None,
     out: Path | None,
@@ -51,14 +51,14 @@ def command(  # noqa: PLR0913 - a parameter for each option
 
     If you already run FILE with `up`, the plan shows the difference from the running services.
     """
-    # The library is imported here: `plan --help` does without.
+    # Imported here because `plan --help` needs no library.
     from sage_deploy_cli.runs.run_record import find_run
     from sage_deploy_cli.show_plan import show_plan
 
     if out is not None and out.exists() and file.exists() and out.samefile(file):
         raise click.UsageError("--out: names the deployment file itself; name another one")
     run = find_run(file)
-    # What a module prints when it is imported is no data.
+    # Keep what modules print on import out of the data on stdout.
     with environment_of(file, profile) as env, redirect_stdout(sys.stderr):
         plan = env.plan(None if run is None else run.services)
     if run is not None:

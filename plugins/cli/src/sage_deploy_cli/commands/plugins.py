@@ -1,4 +1,4 @@
-"""`sage-deploy plugins`: what is installed, what it offers, and whether it keeps the contract."""
+"""`sage-deploy plugins`: lists installed plugins, shows what they offer, and checks that they keep the contract."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def check(what: str | None, *, as_json: bool) -> None:
 
 
 def check_named(name: str) -> None:
-    """Check the installed plugins that *name* stands for, suites included; ends the process if something is wrong."""
+    """Check the installed plugins that *name* stands for, including the suites. Exit if something is wrong."""
     from sage_deploy_cli.machine.plugin_suites import find_plugins, run_suites
 
     plugins, id = find_plugins(name)

@@ -1,4 +1,4 @@
-"""`sage-deploy schema`: what editors need to know about deployment files."""
+"""`sage-deploy schema`: prints the JSON Schema of deployment files for editors."""
 
 from __future__ import annotations
 

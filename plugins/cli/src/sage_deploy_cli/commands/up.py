@@ -1,4 +1,4 @@
-"""`sage-deploy up`: deploy a file, or a plan of one, and keep it running."""
+"""`sage-deploy up`: deploys a file, or a saved plan, and keeps it running."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-#: Seconds from one look at a watched file to the next.
+#: Seconds between two checks of a watched file.
 _LOOK_S: Final = 1.0
-#: The levels from which on logs can be shown.
+#: The choices for the lowest level of logs to show.
 _LEVELS: Final = ("debug", "info", "warning", "error", "critical")
-#: Signals that end the command as Ctrl-C does: of whoever supervises it, and of a terminal that is closed.
+#: Signals that end the command as Ctrl-C does: supervisors send SIGTERM, a closed terminal SIGHUP.
 _ENDING: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
@@ -77,7 +77,7 @@ _ENDING: Final = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") i
 )
 @click.option("--http", metavar="[HOST:]PORT", help="Also answer calls over HTTP at this address.")
 @click.option("-v", "--verbose", is_flag=True, help="Show the whole plan, as `plan -v` does.")
-def command(  # noqa: PLR0913 - a parameter for each option
+def command(  # noqa: PLR0913 - one parameter for each option
     file: Path,
     profile: str | None,
     *,
@@ -98,7 +98,7 @@ def command(  # noqa: PLR0913 - a parameter for each option
     """
     if once and watch:
         raise click.UsageError("--once ends after the job: there is nothing to watch")
-    # The library is imported in the functions that need it: `up --help` does without.
+    # Imported in the functions that need it, because `up --help` needs no library.
     from sage_deploy_cli.log_lines import log_lines
     from sage_deploy_cli.runs.plan_file import read_plan
     from sage_deploy_cli.show_plan import show_plan
@@ -108,7 +108,7 @@ def command(  # noqa: PLR0913 - a parameter for each option
         if profile is not None:
             raise click.UsageError("--profile: the plan has chosen its profile already")
         file, profile = saved.file, saved.profile
-    # Before it is read: what is changed from then on, while services start for instance, is still to be applied.
+    # Taken before the file is read: later changes, for instance while services start, must still be applied.
     seen = _fingerprint(file) if watch else None
     if saved is None and not another:
         _refuse_second(file)
@@ -125,7 +125,7 @@ def command(  # noqa: PLR0913 - a parameter for each option
 
 
 def _server(http: str | None, *, once: bool) -> dict[str, dict[str, Any]]:
-    """The options that have this process reached from others, if what does that is installed."""
+    """Return the options that make this process reachable from other processes, if the server is installed."""
     from sage_plugins.plugins.registry import Registry
 
     if "server" not in Registry.discover().ids("extension"):
@@ -133,13 +133,13 @@ def _server(http: str | None, *, once: bool) -> dict[str, dict[str, Any]]:
             return {}
         raise click.UsageError("--http is brought by sage-deploy-server: pip install 'sage-deploy[server]'")
     given = {} if http is None else {"http": http}
-    if once:  # nobody has the time to log in
+    if once:  # the services end too soon for a login
         return {"server": given} if given else {}
     return {"server": {**given, "login_link": True}}
 
 
 class _SecondSignal(KeyboardInterrupt):
-    """Nobody wants to wait for calls any more."""
+    """A second signal: stop without waiting for calls."""
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -151,13 +151,13 @@ def _interrupt_again(_number: int, _frame: FrameType | None) -> None:
 
 
 def _ending() -> list[int]:
-    """The signals that end the command, but for Ctrl-C; one that is ignored stays so."""
+    """Return the signals other than Ctrl-C that end the command. Ignored signals stay ignored."""
     return [number for number in _ENDING if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 @contextmanager
 def _stopped_at_the_end(env: Environment) -> Iterator[Environment]:
-    """Close *env* at the end of the block, and wait for its calls; a signal meanwhile has it wait no more."""
+    """Close *env* at the end of the block and wait for its calls. A signal meanwhile ends the wait."""
     try:
         with env:
             try:
@@ -172,7 +172,7 @@ def _stopped_at_the_end(env: Environment) -> Iterator[Environment]:
 
 @contextmanager
 def _interrupted_by_signals() -> Iterator[None]:
-    """Have signals interrupt as Ctrl-C does, so that what runs is stopped in order."""
+    """Let signals interrupt as Ctrl-C does, so that services are stopped in order."""
     before = {number: signal.signal(number, _interrupt) for number in _ending()}
     try:
         yield
@@ -181,7 +181,7 @@ def _interrupted_by_signals() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _serve(  # noqa: PLR0913 - what the command was asked for
+def _serve(  # noqa: PLR0913 - the options of the command
     env: Environment,
     plan: DeploymentPlan,
     file: Path,
@@ -208,7 +208,7 @@ def _serve(  # noqa: PLR0913 - what the command was asked for
 
 
 def _say_who_can_call(env: Environment, names: list[str], *, reached: bool) -> None:
-    """Tell who has started services, and now wants to call them, what can."""
+    """Tell the user who can call the started services."""
     if reached and names:
         progress("in another terminal: sage-deploy status | call SERVICE.METHOD | logs -f | scale | apply | down")
     targets = {name: env.task(name).composition.target.registration for name in names}
@@ -230,7 +230,7 @@ def _second(pid: int, file: Path) -> DeployError:
 
 
 def _refuse_second(file: Path) -> None:
-    """Before anything is read or imported, refuse a second copy of what another process of this user runs."""
+    """Refuse a second copy of a file that another process of this user runs, before anything is read or imported."""
     from sage_deploy_cli.runs.run_record import find_run
 
     run = find_run(file)
@@ -239,7 +239,7 @@ def _refuse_second(file: Path) -> None:
 
 
 def _planned(saved: SavedPlan, env: Environment, *, another: bool) -> DeploymentPlan:
-    """The plan of what is configured now, if it is still the one that was saved."""
+    """Plan the current configuration. Return the plan if it still equals the saved one."""
     from sage_deploy_cli.runs.plan_file import check_fresh
     from sage_deploy_cli.runs.run_record import find_run
     from sage_plugins.errors import DeployError
@@ -256,7 +256,7 @@ def _planned(saved: SavedPlan, env: Environment, *, another: bool) -> Deployment
 
 
 def _report(event: Event) -> None:
-    """Say of every replica what becomes of it, who asks for a change, and how far an update is."""
+    """Show events of replicas, requests for changes, and the progress of updates."""
     if event.kind == "change_requested":
         progress(f"{event.service or 'all services'}: {printable(event.reason)}")
     elif event.kind.startswith("roll"):
@@ -269,7 +269,7 @@ def _report(event: Event) -> None:
 @contextmanager
 def _recorded(file: Path, profile: str | None, env: Environment, *, another: bool) -> Iterator[Note]:
     """
-    Note for plans made beside this process what it runs; services run all the same if that cannot be noted.
+    Record what this process runs, for plans in other processes. If that fails, services run without a record.
 
     Raises:
         DeployError: Another process runs the file, and no second copy is wanted.
@@ -283,7 +283,7 @@ def _recorded(file: Path, profile: str | None, env: Environment, *, another: boo
         record = None
     else:
         run = find_run(file) if record is None else None
-        if run is not None and not another:  # it was started a moment ago
+        if run is not None and not another:  # it started after `_refuse_second` looked
             raise _second(run.pid, file)
         if run is not None:
             progress(f"process {run.pid} runs {file} already; its services stay as they are, these run beside them")
@@ -329,21 +329,21 @@ def _deploy(env: Environment, names: list[str], *, wait: bool) -> None:
 
 def _run(env: Environment, file: Path, profile: str | None, note: Note, seen: tuple[int, ...] | None) -> None:
     """
-    Hold until a signal ends the command; a second one interrupts it.
+    Wait until a signal ends the command. A second signal interrupts the shutdown.
 
-    A handler that the services' code has set for such a signal is called as well.
+    If the services' code has set a handler for the signal, it is called too.
 
     Args:
-        env: What runs.
+        env: The environment.
         file: The deployment file.
-        profile: The profile that was chosen.
-        note: Notes what runs.
-        seen: The fingerprint that the file had when it was read, to have it watched; else None.
+        profile: The chosen profile.
+        note: Records what runs.
+        seen: Fingerprint of the file when it was read, to watch it. None: the file is not watched.
     """
     from sage_deploy_cli.signal_wait import signals_wake
 
     stopped = False
-    before: dict[int, Any] = {}  # what was called at each signal
+    before: dict[int, Any] = {}  # the former handler of each signal
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal stopped
@@ -366,7 +366,7 @@ def _run(env: Environment, file: Path, profile: str | None, note: Note, seen: tu
                 break
             now, before_now = _fingerprint(file), last
             last = now
-            # Half a file may be one that stops services: wait for the rest of it.
+            # Apply only after two equal looks: a half-written file could stop services.
             if seen is not None and now != seen and now == before_now:
                 seen = now
                 _apply(env, file, profile)
@@ -374,26 +374,26 @@ def _run(env: Environment, file: Path, profile: str | None, note: Note, seen: tu
 
 
 def _call_too(handler: object, number: int, frame: FrameType | None) -> None:
-    """Call the handler that was set before ours, if the services' code has set one; it decides nothing here."""
+    """Call the services' own handler of a signal, if they have set one. Its result is ignored."""
     if not callable(handler) or handler is _interrupt or handler is signal.default_int_handler:
         return
     try:
         handler(number, frame)
-    except (SystemExit, KeyboardInterrupt):  # the command ends anyway, once what runs has been stopped
+    except (SystemExit, KeyboardInterrupt):  # the command ends anyway, after the services have stopped
         pass
-    except Exception as error:  # noqa: BLE001 - whatever it raises, the services are to be stopped in order
+    except Exception as error:  # noqa: BLE001 - whatever it raises, services must be stopped in order
         from sage_plugins.errors import text_of
 
         progress(f"a handler of {signal.Signals(number).name} failed: {printable(text_of(error))}")
 
 
 def _show_logs(env: Environment) -> None:
-    """Show what replicas in other processes have logged since the last time; the others' lines are shown at once."""
+    """Fetch the new log lines of replicas in other processes and show them. Lines of this process are shown at once."""
     env.logs(after=sys.maxsize)
 
 
 def _fingerprint(file: Path) -> tuple[int, ...]:
-    """Another one whenever the file was written or replaced; the same for as long as it is not there."""
+    """Return a value that changes when the file is written or replaced. It is empty while there is no file."""
     try:
         found = file.stat()
     except OSError:
@@ -402,7 +402,7 @@ def _fingerprint(file: Path) -> tuple[int, ...]:
 
 
 def _apply(env: Environment, file: Path, profile: str | None) -> None:
-    """Have run what a changed file says; with a mistake in it everything goes on as it is."""
+    """Apply a changed file. If it has a mistake, running services stay unchanged."""
     from sage_deploy_cli.show_plan import show_plan
     from sage_plugins.errors import SageDeployError
 
@@ -422,10 +422,10 @@ def _apply(env: Environment, file: Path, profile: str | None) -> None:
 
 def _run_job(env: Environment, name: str) -> bool:
     """
-    Call `process()` of a service that serves it and needs no argument; of a generator, read all items.
+    Call `process()` of a service that has it without required arguments. Of a generator, read all items.
 
     Returns:
-        Whether it serves it.
+        Whether the service has such a method.
     """
     from sage_plugins.service.methods import needs_no_argument
     from sage_plugins.values import MethodKind

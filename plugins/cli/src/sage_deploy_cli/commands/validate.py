@@ -1,4 +1,4 @@
-"""`sage-deploy validate`: everything that is wrong with a file, without starting or placing anything."""
+"""`sage-deploy validate`: reports every problem of a file, without starting or placing anything."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def command(file: Path, profile: str | None, *, no_import: bool, resolved: bool)
     Checks the values, the rules of the plugins, whether classes can be imported, and whether arguments fit their
     constructors. Each problem is reported with its place. Importing a class runs its module.
     """
-    # The library is imported here: `validate --help` does without.
+    # Imported here because `validate --help` needs no library.
     from sage_deploy_files.reading.problems import FileProblem, refuse
     from sage_deploy_files.reading.reader import read
 
     with environment_of(file, profile, import_classes=not no_import) as env:
-        services = read(file, profile=profile)  # before a class is imported, which may do anything
-        with redirect_stdout(sys.stderr):  # what a module prints when it is imported is no data
+        services = read(file, profile=profile)  # read before classes are imported: their modules may do anything
+        with redirect_stdout(sys.stderr):  # what modules print on import is no data
             problems = env.check(import_classes=not no_import)
         if any(problem.severity == "error" for problem in problems):
             refuse(str(file), [problem for problem in problems if isinstance(problem, FileProblem)])

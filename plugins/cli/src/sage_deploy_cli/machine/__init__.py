@@ -1,5 +1,5 @@
 """
-What `doctor` and `plugins check` look at: this machine, this Python, the installed plugins.
+The checks that `doctor` and `plugins check` run: on this machine, this Python and the installed plugins.
 
 Imports the core.
 """

@@ -1,7 +1,7 @@
 """
-Whether this machine and this Python are fit to run services.
+Checks whether this machine and this Python can run services.
 
-Each check looks at one thing and gives findings; a check starts nothing and changes nothing that outlives it.
+Each check looks at one thing and yields findings. It starts nothing, and changes nothing that outlives it.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ __all__ = ["CHECKS", "check_machine"]
 
 _MEBIBYTE: Final = 1024 * 1024
 
-#: Fewer open files, or threads of all processes, than this make a warning.
+#: Lower limits for open files or threads give a warning.
 _FEW: Final = 1024
-#: Less memory than this, in bytes, makes a warning: Python and the core take some 40 MiB, services come on top.
+#: Bytes. Less memory gives a warning: Python and the core take about 40 MiB, and services need more.
 _LITTLE_MEMORY: Final = 256 * _MEBIBYTE
-#: Seconds of a clock's step beyond which short timeouts are off by more than anybody expects.
+#: Seconds. With larger steps of the clock, short timeouts are less precise than users expect.
 _COARSE: Final = 0.02
-#: Seconds between the clocks of this machine and of the file system that are no delay of the write any more.
+#: Seconds. A larger difference between this machine's clock and the file system's is not just the delay of a write.
 _SKEW: Final = 5.0
-#: Seconds by which a file's time may be ahead of the clock because it comes from another time zone.
+#: Seconds by which a file's time may be ahead of the clock, because it may come from another time zone.
 _DAY: Final = 86_400.0
 
 _NOT_HERE: Final = "does not apply to this system"
 
 
 def check_machine() -> list[Finding]:
-    """What all of `CHECKS` find, in their order; one that cannot be run is a warning."""
+    """Return the findings of all `CHECKS` in order. A check that raises gives a warning."""
     found: list[Finding] = []
     for name, check in CHECKS.items():
         try:
             found += check()
-        except Exception as error:  # noqa: BLE001 - what is odd about this machine must not keep the other checks from it
+        except Exception as error:  # noqa: BLE001 - one check that fails on an odd machine must not prevent the others
             found.append(Finding(name, "warning", f"could not be looked at: {line_of(error)}", "look at it by hand"))
     return found
 
@@ -78,7 +78,7 @@ def _distributions() -> Iterator[Finding]:
     for dist in metadata.distributions():
         name = (dist.name or "").lower().replace("_", "-")
         if name.startswith("sage-deploy"):
-            versions.setdefault(name, dist.version)  # of two on the path, the first is the one that is imported
+            versions.setdefault(name, dist.version)  # the first one on the path is the one that Python imports
     found = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     if len({tuple(version.split(".")[:2]) for version in versions.values()}) > 1:
         fix = f"pip install --upgrade {' '.join(sorted(versions))}"
@@ -239,7 +239,7 @@ def _encoding() -> Iterator[Finding]:
 
 
 def _settings() -> Iterator[Finding]:
-    """Settings of Python that are for its developers, or take away what services rely on."""
+    """Warn of settings that are meant for developers of Python, or that break what services rely on."""
     found = False
     for spoils, what, fix in (
         (sys.flags.dev_mode, "development mode is on: calls are much slower", "run without -X dev and PYTHONDEVMODE"),
@@ -255,7 +255,7 @@ def _settings() -> Iterator[Finding]:
         yield Finding("settings", "ok", "no problematic Python settings")
 
 
-#: The checks, by what they look at.
+#: The checks by name.
 CHECKS: Final[Mapping[str, Callable[[], Iterator[Finding]]]] = {
     "Python": _python,
     "distributions": _distributions,

@@ -1,4 +1,4 @@
-"""What the operating system's control groups, the walls of containers, leave to this process."""
+"""Reads the limits that the operating system's control groups, which containers use, set for this process."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
 
 __all__ = ["ControlGroups"]
 
-#: Version 1 says "no limit" with about the largest number that there is.
+#: Version 1 has no word for "no limit": it shows about the largest number that fits.
 _UNLIMITED: Final = 2**60
 
 
 class ControlGroups:
     """
-    Limits of the control groups of this process, of version 1 or 2; the smallest on the way to the root counts.
+    Limits of this process's control groups, version 1 or 2. The smallest one up to the root group counts.
 
-    Where there are no control groups, nothing is limited.
+    Without control groups there are no limits.
     """
 
     def __init__(self, root: Path = Path("/")) -> None:
@@ -27,14 +27,14 @@ class ControlGroups:
         Find the groups.
 
         Args:
-            root: Root of the file system; another one in tests.
+            root: Root of the file system. Tests pass another one.
         """
         self._mount = root / "sys/fs/cgroup"
         try:
             lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
         except OSError:
             lines = []
-        #: Path of the group by controller; version 2 has one for all, without a name.
+        #: Path of the group by controller. In version 2, all controllers share one entry, whose name is empty.
         self._paths = {
             name: path.lstrip("/")
             for _, controllers, path in (line.split(":", 2) for line in lines if line.count(":") > 1)
@@ -42,7 +42,7 @@ class ControlGroups:
         }
 
     def cpus(self) -> float | None:
-        """Cores' worth of time that may be used; None for no limit."""
+        """Return the number of cores whose time may be used, or None for no limit."""
         quotas = [
             int(quota) / int(period)
             for quota, period in (text.split() for text in self._values("", "cpu.max"))
@@ -56,22 +56,22 @@ class ControlGroups:
         return min(quotas, default=None)
 
     def memory(self) -> int | None:
-        """Bytes of memory that may be used; None for no limit."""
+        """Return the bytes of memory that may be used, or None for no limit."""
         return self._least((*self._values("", "memory.max"), *self._values("memory", "memory.limit_in_bytes")))
 
     def threads(self) -> int | None:
-        """Threads of all processes of the group that there may be; None for no limit."""
+        """Return how many threads all processes of the group may have together, or None for no limit."""
         return self._least((*self._values("", "pids.max"), *self._values("pids", "pids.max")))
 
     def _least(self, texts: tuple[str, ...]) -> int | None:
         return min((int(text) for text in texts if text != "max" and int(text) < _UNLIMITED), default=None)
 
     def _values(self, controller: str, name: str) -> Iterator[str]:
-        """What the files of this name say, from the process's own group up to the root."""
+        """Yield the content of the files of this name, from the process's own group up to the root."""
         path = self._paths.get(controller)
         if path is None:
             return
-        # Inside a container the path may be one that only the outside has.
+        # Inside a container, this path may exist only outside it: such files are skipped.
         group = self._mount / controller / path
         while group.is_relative_to(self._mount / controller):
             with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""Whether an object has what an interface of the core asks for."""
+"""Checks whether an object has the members that an interface of the core requires."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["faults_of", "interfaces_of"]
 
-#: The interface of what each kind of registration creates.
+#: The interface that each kind of plugin implements.
 _INTERFACES: Mapping[str, type] = {
     "target": interfaces.Target,
     "threading strategy": interfaces.Strategy,
@@ -23,7 +23,7 @@ _INTERFACES: Mapping[str, type] = {
     "file reader": interfaces.ConfigReader,
 }
 
-#: The interface that an object has besides if its registration declares the capability.
+#: The further interface that an object must have if its registration declares the capability.
 _OPTIONAL: Mapping[str, Mapping[str, type]] = {
     "load balancer": {"names_key": interfaces.KeyedBalancer, "observes": interfaces.ObservingBalancer},
     "monitor": {
@@ -33,12 +33,12 @@ _OPTIONAL: Mapping[str, Mapping[str, type]] = {
     },
 }
 
-#: Those of them that the core also uses if their members are there and the capability is not declared.
+#: Interfaces that the core also uses without the capability, if the object has their members.
 _LOOKED_FOR: Collection[type] = (interfaces.MetricsExporter, interfaces.SnapshotMerger, interfaces.ServiceWatcher)
 
 
 def interfaces_of(created: object, kind: str, capabilities: Collection[str]) -> list[type]:
-    """The protocols by which the core uses *created*, from a registration of that *kind* with these *capabilities*."""
+    """Return the protocols that the core uses on *created*, an object of this *kind* with these *capabilities*."""
     optional = [
         each
         for capability, each in _OPTIONAL.get(kind, {}).items()
@@ -49,9 +49,9 @@ def interfaces_of(created: object, kind: str, capabilities: Collection[str]) -> 
 
 def faults_of(created: object, interface: type) -> Iterator[str]:
     """
-    What *created* lacks of the protocol *interface*, one text each: a member, or a parameter of a method.
+    Yield one text for each member or parameter that *created* lacks of the protocol *interface*.
 
-    Types are not compared: they are the type checkers' part.
+    Types are not compared: type checkers do that.
     """
     for name, member in _members(interface):
         if not hasattr(created, name):
@@ -61,7 +61,7 @@ def faults_of(created: object, interface: type) -> Iterator[str]:
 
 
 def _members(interface: type) -> Iterator[tuple[str, Any]]:
-    """The public members that a protocol declares, also those of the protocols that it extends."""
+    """Yield the public members that a protocol declares or inherits from other protocols."""
     seen = set()
     for cls in interface.__mro__:
         if getattr(cls, "_is_protocol", False) and cls.__name__ != "Protocol":
@@ -79,7 +79,7 @@ def _shape(name: str, member: object) -> str:
 
 
 def _takes(method: object, member: Any) -> bool:
-    """Whether *method* takes what the core gives it: positional arguments, and those by name that are by name only."""
+    """Whether *method* accepts the core's call: positional arguments, and keyword-only ones by name."""
     if not callable(method):
         return False
     parameters = list(inspect.signature(member).parameters.values())[1:]

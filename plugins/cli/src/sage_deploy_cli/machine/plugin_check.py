@@ -1,4 +1,4 @@
-"""Whether the installed plugins keep their part of the contract: each rule of it that can be seen without a service."""
+"""Checks installed plugins against each rule of the contract that can be checked without a service."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Inspection", "PluginReport", "check_plugins"]
 
-#: Stands for options of which some must be given.
+#: Returned in place of default options if some options have no default.
 _REQUIRED: Final = object()
 
-#: How a configuration names an ID, by its kind.
+#: A configuration that names an ID, by the kind of plugin.
 _NAMED: Final[Mapping[str, Callable[[str], dict[str, Any]]]] = {
     "target": lambda id: {"target": id},
     "threading strategy": lambda id: {"threading_strategy": id},
@@ -48,12 +48,12 @@ _NAMED: Final[Mapping[str, Callable[[str], dict[str, Any]]]] = {
 @attrs.frozen
 class PluginReport:
     """
-    What a look at all installed plugins found.
+    The result of checking installed plugins.
 
     Attributes:
-        plugins: How many plugins were looked at.
-        registrations: How many IDs they offer.
-        findings: What is wrong, by plugin; empty if they all keep the contract. Warnings are about the surroundings.
+        plugins: Number of checked plugins.
+        registrations: Number of IDs that they offer.
+        findings: Problems, by plugin. Empty if all plugins keep the contract. Warnings are about the surroundings.
     """
 
     plugins: int
@@ -65,10 +65,10 @@ def check_plugins(only: Collection[str] | None = None) -> PluginReport:
     """
     Load every installed plugin that is not disabled, each on its own, and check what it offers.
 
-    One process is started, to see what discovery imports; one more for each plugin if that is too much.
+    This starts one process to see what discovery imports. If that is too much, one more for each plugin.
 
     Args:
-        only: Names of plugins; the report is about these. None for all.
+        only: Names of the plugins to report on. None: all.
     """
     findings: list[Finding] = []
     plugins: list[Plugin] = []
@@ -97,10 +97,10 @@ def check_plugins(only: Collection[str] | None = None) -> PluginReport:
 
 
 def _load(plugin: Plugin) -> Registry | Finding:
-    """A registry of this plugin alone, or why there is none."""
+    """Return a registry with this plugin alone, or the finding that says why it does not load."""
     try:
         registry = Registry([(plugin, plugin.load())])
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - importing a stranger's module may do anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - importing other people's modules may raise anything
         return _unloaded(plugin, error)
     return _unloaded(plugin, registry.failures[0].error) if registry.failures else registry
 
@@ -113,7 +113,7 @@ def _unloaded(plugin: Plugin, error: BaseException) -> Finding:
 
 
 def _unknown_hooks(plugin: Plugin) -> Iterator[Finding]:
-    """Hooks that this version skips."""
+    """Report hooks that this version does not know, and therefore skips."""
     known = [name for name in vars(hookspecs) if name.startswith("sage_")]
     for hook in plugin.unknown_hooks:
         near = did_you_mean(hook, known)
@@ -122,13 +122,13 @@ def _unknown_hooks(plugin: Plugin) -> Iterator[Finding]:
 
 
 def _unknown_names() -> Iterator[Finding]:
-    """What disables nothing."""
+    """Report names in the variable that match no plugin."""
     for name, fix in unknown_disabled():
         yield Finding(DISABLED_VARIABLE, "warning", f"names {name!r}, but no plugin is called that", fix)
 
 
 def _conflicts(offers: Mapping[tuple[str, str], Sequence[Plugin]]) -> Iterator[Finding]:
-    """IDs that are not unique: services that name them are refused."""
+    """Report IDs that several plugins offer. Services that name them are refused."""
     for (kind, id), same in offers.items():
         if len(same) > 1:
             sources = " and ".join(plugin.source for plugin in same)
@@ -137,7 +137,7 @@ def _conflicts(offers: Mapping[tuple[str, str], Sequence[Plugin]]) -> Iterator[F
 
 
 def _heavy(plugins: Sequence[Plugin]) -> Iterator[Finding]:
-    """Who imports too much too early; each plugin has a process of its own only if one of them does."""
+    """Report plugins that import too much too early. Plugins get a process each only if one of them does."""
     if heavy_imports(plugin.name for plugin in plugins) == []:
         return
     for plugin in plugins:
@@ -151,16 +151,16 @@ def _heavy(plugins: Sequence[Plugin]) -> Iterator[Finding]:
 
 
 class Inspection:
-    """Looks at one registration; `findings` gives what is wrong with it."""
+    """Checks one registration. `findings` yields what is wrong with it."""
 
     def __init__(self, source: str, kind: str, registration: Registration) -> None:
         """
-        Take what is looked at.
+        Set what to check.
 
         Args:
-            source: Who made it, such as `"acme-gpu 1.2"`.
-            kind: What was registered, such as `"target"`.
-            registration: It.
+            source: The distribution that made the registration, such as `"acme-gpu 1.2"`.
+            kind: The kind of plugin, such as `"target"`.
+            registration: The registration.
         """
         self._source = source
         self._kind = kind
@@ -169,13 +169,13 @@ class Inspection:
         self._arguments = ("config", "options") if self._shared is None else ("config", "options", "environment")
 
     def findings(self) -> Iterator[Finding]:
-        """Everything that is wrong; nothing if it keeps the contract."""
+        """Yield everything that is wrong. Yield nothing if the registration keeps the contract."""
         summary = self._registration.summary
         if not isinstance(summary, str) or not summary or not summary.isprintable():
             yield self._wrong(f"its summary is not one line of text: {summary!r}", "say in one line what it does")
         try:
             pickle.dumps(self._registration.create)
-        except Exception as error:  # noqa: BLE001 - pickle raises what the object's own methods raise
+        except Exception as error:  # noqa: BLE001 - pickle calls the object's own methods, which may raise anything
             fix = "make it a function or a class of a module, no lambda"
             yield self._wrong(f"create cannot be imported by name: {line_of(error)}", fix)
         names = [name for name in ("check", "explain") if getattr(self._registration, name) is not None]
@@ -192,7 +192,7 @@ class Inspection:
             yield from self._members(settings)
 
     def _settings(self) -> tuple[list[Any], list[Finding]]:
-        """What `check` and `explain` get beside the configuration if nothing is set, and what is wrong with that."""
+        """Return the default options that `check` and `explain` get, and findings about classes without usable ones."""
         found = [self._default_options(self._registration.options_class, "options", self._registration.id)]
         if self._shared is not None:
             found.append(self._default_options(self._shared.options_class, "environment_options", self._shared.id))
@@ -201,13 +201,13 @@ class Inspection:
     def _wrong(self, found: str, fix: str) -> Finding:
         return Finding(self._source, "failure", f"{self._kind} {self._registration.id!r}: {found}", fix)
 
-    def _default_options(  # noqa: PLR0911 - one for each thing that may be wrong
+    def _default_options(  # noqa: PLR0911 - one for each possible fault
         self, get_class: Callable[[], Any], what: str, id: str
     ) -> tuple[Any, Finding | None]:
-        """What *what* is if nothing is set, `_REQUIRED` if something must be, or what is wrong with its class."""
+        """Return default options, or `_REQUIRED` if an option has no default, and what is wrong with the class."""
         try:
             cls = get_class()
-        except Exception as error:  # noqa: BLE001 - a stranger's function may raise anything
+        except Exception as error:  # noqa: BLE001 - the plugin's function may raise anything
             fix = "options is the class, or a function without arguments that gives it"
             return None, self._wrong(f"its {what} class cannot be had: {line_of(error)}", fix)
         if cls is None and what == "options":
@@ -216,7 +216,7 @@ class Inspection:
             return None, self._wrong(f"its {what} class {cls!r} is no attrs class", "decorate it with @attrs.frozen")
         try:
             attrs.resolve_types(cls)
-        except Exception as error:  # noqa: BLE001 - a stranger's annotations may raise anything
+        except Exception as error:  # noqa: BLE001 - the plugin's annotations may raise anything
             fix = "import what the annotations name when the module runs, not for type checkers only"
             return None, self._wrong(f"the types of its {what} cannot be resolved: {line_of(error)}", fix)
         if any(attribute.init and attribute.default is attrs.NOTHING for attribute in attrs.fields(cls)):
@@ -228,11 +228,11 @@ class Inspection:
         return options, None
 
     def _members(self, settings: Sequence[Any]) -> Iterator[Finding]:
-        """Create the object with default options, and compare it with its interface."""
+        """Create the object with default options and compare it with its interface."""
         try:
             where = [Where("service", "environment")] if self._kind == "load balancer" else []
             created = self._registration.create(settings[0], *where, *settings[1:])
-        except Exception as error:  # noqa: BLE001 - a stranger's function may raise anything
+        except Exception as error:  # noqa: BLE001 - the plugin's function may raise anything
             yield self._wrong(f"create raises with default options: {line_of(error)}", "have it work without options")
             return
         wanted = interfaces_of(created, self._kind, self._registration.capabilities)
@@ -241,12 +241,12 @@ class Inspection:
             yield self._wrong(f"what it creates {fault}", "see the interface in docs/hooks.md")
 
     def _run(self, name: str, settings: Sequence[Any]) -> Iterator[Finding]:
-        """Call `check` or `explain` with a configuration that names the ID and sets nothing else."""
+        """Call `check` or `explain` with a configuration that only names the ID."""
         wanted = (Problem,) if name == "check" else (str, Explanation)
         config = ServiceDeploymentConfig(**_NAMED[self._kind](self._registration.id))
         try:
             results = list(getattr(self._registration, name)(config, *settings))
-        except Exception as error:  # noqa: BLE001 - a stranger's function may raise anything
+        except Exception as error:  # noqa: BLE001 - the plugin's function may raise anything
             yield self._wrong(f"{name} raises on a default configuration: {line_of(error)}", f"have {name} never raise")
             return
         strange = [result for result in results if not isinstance(result, wanted)]

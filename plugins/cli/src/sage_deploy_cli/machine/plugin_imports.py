@@ -1,5 +1,5 @@
 """
-Which expensive modules plugins import before they are needed, seen in a process that has imported nothing else.
+Finds expensive modules that plugins import before they need them, in a process that has imported nothing else.
 
 That process runs this module: `python -m sage_deploy_cli.machine.plugin_imports`.
 """
@@ -20,28 +20,28 @@ if TYPE_CHECKING:
 
 __all__ = ["HEAVY", "heavy_imports"]
 
-#: What takes so long to import that a plugin does it in `create` at the earliest: every start would pay for it.
+#: Modules that take long to import. A plugin imports them in `create` or later, so that starts stay fast.
 HEAVY: Final = frozenset({"asyncio", "click", "numpy", "psutil", "ray", "sage", "starlette", "uvicorn", "yaml"})
 
 
 def heavy_imports(names: Iterable[str]) -> list[str] | None:
     """
-    Name the modules of `HEAVY` that are there after these plugins were discovered, in a process of their own.
+    Return the modules of `HEAVY` that discovery of these plugins imports, in a process of their own.
 
     Args:
-        names: Names of entry points; they are found as in this process.
+        names: Names of entry points. The process finds them on this process's path.
 
     Returns:
-        The modules, or None if the process did not live to say it.
+        The modules, or None if the process ended without an answer.
     """
-    # A path that was changed since the start, by a test or by PYTHONPATH's heirs, holds there too.
+    # This process's path may have changed since its start, so the new process gets it as it is now.
     request = json.dumps({"path": sys.path, "names": list(names)})
     done = subprocess.run(  # noqa: S603 - our own module, with this Python
         [sys.executable, "-m", __name__, request], capture_output=True, text=True, check=False
     )
     if done.returncode:
         return None
-    # What plugins print while they are imported stands before it.
+    # Plugins may print while they are imported, so the answer is the last line.
     found: list[str] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -51,9 +51,9 @@ def _main(request: str) -> None:
     sys.path[:] = wanted["path"]
     for plugin in installed():
         if plugin.name in wanted["names"]:
-            with contextlib.suppress(Exception, SystemExit):  # why it does not load is said elsewhere
+            with contextlib.suppress(Exception, SystemExit):  # `check_plugins` reports why it does not load
                 Registry([(plugin, plugin.load())])
-    print(json.dumps(sorted(HEAVY & sys.modules.keys())))  # noqa: T201 - the answer to the process that asks
+    print(json.dumps(sorted(HEAVY & sys.modules.keys())))  # noqa: T201 - the parent process reads it
 
 
 if __name__ == "__main__":

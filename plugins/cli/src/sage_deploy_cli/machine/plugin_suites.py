@@ -1,4 +1,4 @@
-"""Runs the conformance suites of one plugin, which may be installed or a folder with its sources."""
+"""Runs the conformance suites of one plugin, which is installed or in a folder with its sources."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["as_if_installed", "find_plugins", "run_suites"]
 
-#: The suite of each kind of plugin that has one; in `sage_deploy_testing`.
+#: The conformance suite in `sage_deploy_testing` for each kind of plugin that has one.
 _SUITES: Final = {
     "target": "TargetConformance",
     "threading strategy": "StrategyConformance",
@@ -40,13 +40,13 @@ _SUITES: Final = {
 
 def find_plugins(name: str) -> tuple[list[Plugin], str | None]:
     """
-    The installed plugins of a distribution or with an entry point of this *name*, or those that offer it as an ID.
+    Find installed plugins by *name*: of a distribution, else of an entry point, else of an ID that they offer.
 
     Returns:
-        The plugins, and the ID if *name* is one: then only that of what they offer is meant.
+        The plugins. If *name* is an ID, also the ID: only that one is meant.
 
     Raises:
-        click.UsageError: There is none; the message names what is near.
+        click.UsageError: Nothing has this name. The message names the nearest one.
     """
     plugins = installed()
     for found in (
@@ -66,7 +66,7 @@ def find_plugins(name: str) -> tuple[list[Plugin], str | None]:
 @contextmanager
 def as_if_installed(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
     """
-    Gives the name of the distribution in *folder*, and environment variables under which it counts as installed.
+    Yield the name of the distribution in *folder*, and environment variables that make it count as installed.
 
     Raises:
         click.UsageError: The folder holds no plugin of sage-deploy.
@@ -91,10 +91,10 @@ def as_if_installed(folder: Path) -> Iterator[tuple[str, dict[str, str]]]:
 
 def run_suites(plugins: Sequence[Plugin], only: str | None = None) -> bool:
     """
-    Run the suites of what *plugins* offer, or of the ID *only*; pytest reports on this process's standard output.
+    Run the suites for what *plugins* offer, or for the ID *only*. Pytest reports to this process's stdout.
 
     Returns:
-        Whether all of it passed. What has no suite, or has options that must be given, is named and passed over.
+        Whether all suites passed. Registrations without a suite, or with required options, are named and skipped.
     """
     tests: list[str] = []
     for kind, id, registration in _registrations(plugins):
@@ -114,7 +114,7 @@ def run_suites(plugins: Sequence[Plugin], only: str | None = None) -> bool:
         path = Path(folder, "test_conformance.py")
         suites = ", ".join(sorted(set(_SUITES.values())))
         path.write_text("\n\n".join([f"from sage_deploy_testing import {suites}", *tests]), encoding="utf-8")
-        # The folder is the root, so no configuration of a project above the working directory is read.
+        # With this root, pytest reads no configuration of a project above the working directory.
         options = ("-q", "--rootdir", folder, "-c", os.devnull, "-p", "no:cacheprovider", "-r", "fE")
         command = [sys.executable, "-m", "pytest", *options, str(path)]
         return subprocess.run(command, check=False).returncode == 0  # noqa: S603 - our own tests, with this Python
@@ -124,7 +124,7 @@ def _registrations(plugins: Sequence[Plugin]) -> Iterator[tuple[str, str, Regist
     for plugin in plugins:
         try:
             registry = Registry([(plugin, plugin.load())])
-        except Exception:  # noqa: BLE001, S112 - `check_plugins` says why it does not load
+        except Exception:  # noqa: BLE001, S112 - `check_plugins` reports why it does not load
             continue
         for (kind, id), entry in sorted(registry.entries().items()):
             yield kind, id, entry.registration

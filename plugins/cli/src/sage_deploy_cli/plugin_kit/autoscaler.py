@@ -1,4 +1,4 @@
-"""The autoscaler `example_plugin`: as many replicas as keep a share of the slots free."""
+"""The autoscaler `example_plugin`: runs enough replicas to keep a share of the slots free."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ class ExamplePlugin:
         self._busy = options.busy
 
     def decide(self, load: Load) -> float:
-        """Return the replicas that *load* needs. The same load must give the same number."""
-        if not load.ready or not load.slots:  # no replica is ready, so the slots of one are unknown
+        """Return the number of replicas that *load* needs. The same load must give the same number."""
+        if not load.ready or not load.slots:  # no replica is ready, so the slots of one replica are unknown
             return load.replicas
         slots_of_one = load.slots / load.ready
         return max(1, math.ceil((load.ongoing + load.queued) / (slots_of_one * self._busy)))

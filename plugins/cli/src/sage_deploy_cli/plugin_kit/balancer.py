@@ -1,4 +1,4 @@
-"""The load balancer `example_plugin`: the replica with the fewest calls, of a few that are compared."""
+"""The load balancer `example_plugin`: compares a few replicas and picks the one with the fewest calls."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class ExamplePluginOptions:
 
 
 class ExamplePlugin:
-    """Picks the replica with the fewest calls; replicas with equally few take turns."""
+    """Picks the replica with the fewest calls. Replicas with equally few calls take turns."""
 
-    binding = False  # True: a call with a key waits for its replica, even while others are free
+    binding = False  # True: a call with a key waits for its replica, even if other replicas are free
 
     def __init__(self, options: ExamplePluginOptions, _where: Where) -> None:
         self._compare = options.compare
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None, str], Candidate]:
-        """Return the function that picks a replica for each call; it must be fast and safe from any thread."""
+        """Return the function that picks a replica for each call. It must be fast and safe from any thread."""
         number = len(candidates)
         compared = range(min(self._compare, number))
         turns = count()

@@ -1,4 +1,4 @@
-"""The rules of every load balancer, and those of this one."""
+"""Runs the conformance suite for load balancers, and tests this balancer's own rules."""
 
 from sage_deploy_testing import BalancerConformance
 from sage_deploy_testing.doubles.fake_candidate import candidates

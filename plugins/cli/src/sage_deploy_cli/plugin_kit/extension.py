@@ -1,4 +1,4 @@
-"""The extension `example_plugin`: writes the status of an environment to a file, again and again."""
+"""The extension `example_plugin`: writes the status of an environment to a file at a fixed interval."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ExamplePluginOptions:
 
 
 class ExamplePlugin:
-    """Lives beside the environment whose options name it."""
+    """Runs as long as the environment whose options name it."""
 
     def __init__(self, options: ExamplePluginOptions) -> None:
         self._path = Path(options.path)
@@ -40,7 +40,7 @@ class ExamplePlugin:
         self._thread: threading.Thread | None = None
 
     def start(self, operations: Operations) -> None:
-        """Write the first version, so that a wrong path fails the deployment; then start the thread."""
+        """Write the first version, so that a wrong path fails the deployment. Then start the thread."""
         self._write(operations)
         self._thread = threading.Thread(target=self._run, args=(operations,), name="example_plugin", daemon=True)
         self._thread.start()
@@ -55,7 +55,7 @@ class ExamplePlugin:
         new.replace(self._path)  # a reader never sees half a file
 
     def close(self) -> None:
-        """End the thread; the file stays."""
+        """End the thread. The file stays."""
         self._closing.set()
         if self._thread is not None:
             self._thread.join()

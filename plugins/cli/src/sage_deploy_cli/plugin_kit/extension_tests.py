@@ -1,4 +1,4 @@
-"""The rules of this extension."""
+"""Tests the rules of this extension."""
 
 import json
 

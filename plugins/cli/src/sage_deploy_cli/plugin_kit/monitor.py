@@ -1,4 +1,4 @@
-"""The monitor `example_plugin`: counts the calls that fail, by method."""
+"""The monitor `example_plugin`: counts failed calls by method."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class FailureRecorder:
-    """Counts in the replica's process. Only snapshots travel to the calling side."""
+    """Counts in the replica's process. Only snapshots are sent to the calling side."""
 
     def __init__(self, methods: tuple[str, ...]) -> None:
         self._methods = methods
         self._counters: list[Counter[str]] = []
 
     def writer(self) -> Callable[[int, int, float, float], None]:
-        """Return the function that one worker calls after each call; it must be fast."""
-        counter: Counter[str] = Counter()  # one for each worker, so it needs no lock
+        """Return the function that one worker calls after each call. It must be fast."""
+        counter: Counter[str] = Counter()  # each worker has its own counter, so it needs no lock
         self._counters.append(counter)
 
         def record(method: int, outcome: int, _wait_s: float, _run_s: float) -> None:
@@ -38,21 +38,21 @@ class FailureRecorder:
         return _sum(counter.copy() for counter in tuple(self._counters))
 
     def close(self) -> None:
-        """Keep the counts: they stay readable after the replica has stopped."""
+        """Do nothing: the counts stay readable after the replica has stopped."""
 
 
 class ExamplePlugin(QuietMonitor):
-    """Adds up the counts of all replicas; `QuietMonitor` does nothing in the members that are left out."""
+    """Adds up the counts of all replicas. `QuietMonitor` provides the other methods, which do nothing."""
 
     def __init__(self, _options: None = None) -> None:
         """Take no options."""
 
     def recorder(self, _who: ReplicaInfo, methods: tuple[str, ...]) -> FailureRecorder:
-        """Return the recorder of one replica, or of the calling side."""
+        """Return the recorder for one replica, or for the calling side."""
         return FailureRecorder(methods)
 
     def merge(self, snapshots: Iterable[Mapping[str, int]]) -> Mapping[str, int]:
-        """Return one snapshot with the counts of all; for replicas that have left."""
+        """Return one snapshot with the sum of all counts. The core calls it for replicas that have left."""
         return _sum(snapshots)
 
     def summary(self, snapshots: Sequence[Mapping[str, int]]) -> Mapping[str, int]:

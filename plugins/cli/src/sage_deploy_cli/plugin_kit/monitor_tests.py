@@ -1,4 +1,4 @@
-"""The rules of every monitor, and those of this one."""
+"""Runs the conformance suite for monitors, and tests this monitor's own rules."""
 
 import pytest
 

@@ -62,12 +62,12 @@ class ExamplePluginRunner:
         return RunnerStats(threads=int(self._thread.is_alive()))
 
     def stop(self, grace: float) -> int:
-        """End the thread after its call, wait at most *grace* seconds, and return how many threads still run."""
+        """End the thread after its current call. Wait at most *grace* seconds; return how many threads still run."""
         with self._stopping:
             if not self._stopped:
                 self._stopped = True
                 self._seat.end_worker()
-        if self._thread is threading.current_thread():  # a call stops its own service: waiting would never end
+        if self._thread is threading.current_thread():  # a call stops its own service: a thread cannot wait for itself
             return 0
         self._thread.join(grace)
         return int(self._thread.is_alive())

@@ -1,4 +1,4 @@
-"""The rules of every threading strategy, and those of this one."""
+"""Runs the conformance suite for threading strategies, and tests this strategy's own rules."""
 
 from typing import ClassVar
 

@@ -1,5 +1,5 @@
 """
-The target `example_plugin`: replicas in this process, under a node name of your choice.
+The target `example_plugin`: runs replicas in this process, under a node name of your choice.
 
 Replicas in other processes need a transport: see "A target" in the guide to writing plugins.
 """
@@ -36,7 +36,7 @@ class ExamplePluginOptions:
 
 
 class ExamplePluginReplica:
-    """One replica; its `Host` builds the instance and runs the calls."""
+    """One replica. Its `Host` builds the instance and runs the calls."""
 
     def __init__(self, spec: ReplicaSpec, host: Host, node: str | None) -> None:
         self.id = spec.id
@@ -49,7 +49,7 @@ class ExamplePluginReplica:
         self.holds = host.holds
 
     def give_up(self, call: Call, _outcome: int, _spent: float) -> bool:
-        """Stop the coroutine that answers *call*, if there is one. False: the calling side counts the call."""
+        """Cancel the coroutine that answers *call*, if there is one. Return False: the calling side counts the call."""
         self._host.cancel(call)
         return False
 
@@ -62,7 +62,7 @@ class ExamplePluginReplica:
         self._host.begin_stop()
 
     def stop(self, grace: float) -> int:
-        """Run the stop hooks, end the workers, and return how many calls still run after *grace* seconds."""
+        """Run the stop hooks, and end the workers. Return how many calls still run after *grace* seconds."""
         return self._host.stop(grace)
 
 
@@ -73,17 +73,17 @@ class ExamplePlugin:
         self._node = options.node
 
     def place(self, specs: Sequence[ReplicaSpec]) -> Sequence[Placed | Refused]:
-        """Say where each replica would run, or why it cannot run; start nothing."""
+        """Say where each replica would run, or why it cannot run. Start nothing."""
         return [Placed(self._node, "target 'example_plugin' runs in this process") for _ in specs]
 
     def start(self, spec: ReplicaSpec, at: Placed, events: ReplicaEvents, clock: Clock) -> ExamplePluginReplica:
-        """Start one replica and return before it is ready."""
+        """Start one replica. Return before it is ready."""
         host = Host(spec, events, clock, node=at.node)
         host.start()
         return ExamplePluginReplica(spec, host, at.node)
 
     def close(self) -> None:
-        """Free what the target holds; may be called twice."""
+        """Free what the target holds. May be called twice."""
 
 
 @hookimpl

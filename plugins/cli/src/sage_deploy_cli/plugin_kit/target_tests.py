@@ -1,4 +1,4 @@
-"""The rules of every target, and those of this one."""
+"""Runs the conformance suite for targets, and tests this target's own rules."""
 
 from typing import ClassVar
 

@@ -1,5 +1,5 @@
 """
-What runs leave on disk: the record of a running `up`, and saved plans.
+The files that the commands keep on disk: the record of a running `up`, and saved plans.
 
 Imports the core and `sage_deploy_files`.
 """

@@ -1,7 +1,8 @@
 """
-A plan in a file, to look at now and to execute later: executing makes it anew, and refuses if that would do otherwise.
+Saves a plan to a file, to review it now and execute it later.
 
-So the file needs no secrets, and nothing that it says is believed.
+Executing makes a new plan from the deployment file, and is refused if that differs from the saved one. So the plan file
+needs no secrets and need not be trusted.
 """
 
 from __future__ import annotations
@@ -26,23 +27,23 @@ if TYPE_CHECKING:
 
 __all__ = ["SavedPlan", "check_fresh", "read_plan", "save_plan"]
 
-#: Key by which a plan file is known, and the version of what stands in it.
+#: Key that marks a plan file; its value is the version of the format.
 _MARK: Final = "sage_deploy_plan"
 _VERSION: Final = 1
-#: A service has some 20 KB, so this is a few thousand of them.
+#: A service takes about 20 KB, so this is room for a few thousand services.
 _MAX_BYTES: Final = 64 * 1024 * 1024
 
 
 @attrs.frozen
 class SavedPlan:
     """
-    A plan that was saved.
+    A saved plan.
 
     Attributes:
-        path: The plan's file.
-        file: The deployment file that it is of, as an absolute path.
-        profile: The profile that was chosen, or None.
-        essence: What it would do, as `DeploymentPlan.essence` gives it.
+        path: The plan file.
+        file: Absolute path of the deployment file.
+        profile: The chosen profile, or None.
+        essence: What the plan would do, as `DeploymentPlan.essence` returns it.
     """
 
     path: Path
@@ -53,16 +54,16 @@ class SavedPlan:
 
 def save_plan(path: Path, plan: DeploymentPlan, file: Path, profile: str | None) -> None:
     """
-    Write a plan to *path*, whole or not at all, readable by its owner only.
+    Write a plan to *path*, whole or not at all. Only its owner may read it.
 
     Args:
-        path: Where to; what is there is replaced.
+        path: The plan file. An existing file is replaced.
         plan: The plan.
-        file: The deployment file that it is of.
-        profile: The profile that was chosen.
+        file: The deployment file.
+        profile: The chosen profile.
 
     Raises:
-        OSError: It cannot be written.
+        OSError: The file cannot be written.
     """
     content = {
         _MARK: _VERSION,
@@ -72,22 +73,22 @@ def save_plan(path: Path, plan: DeploymentPlan, file: Path, profile: str | None)
         "plan": plan.to_dict(),
     }
     text = json.dumps(content, indent=2) + "\n"
-    if len(text) > _MAX_BYTES:  # all of it is ASCII
+    if len(text) > _MAX_BYTES:  # the text is ASCII, so characters are bytes
         raise OSError(errno.EFBIG, f"the plan has {len(text)} bytes, and `up` takes {_MAX_BYTES} at most")
     write_whole(path, text, private=True)
 
 
 def read_plan(path: Path) -> SavedPlan | None:
     """
-    The plan that stands in a file, or None if that is no plan file; a deployment file is none.
+    Read a plan file. Return None if *path* is no plan file, for instance a deployment file.
 
     Raises:
-        ConfigError: It is a plan file, but damaged or of another version.
+        ConfigError: The plan file is damaged or of another version.
     """
     try:
         data = read_bounded(path, _MAX_BYTES)
     except UnreadableError:
-        return None  # whoever reads it as a deployment file says why
+        return None  # reading it as a deployment file will say why
     if f'"{_MARK}"'.encode() not in data[:200]:
         return None
     try:
@@ -103,13 +104,13 @@ def read_plan(path: Path) -> SavedPlan | None:
 
 def _saved(path: Path, content: dict[str, Any]) -> SavedPlan:
     """
-    What stands in a plan file: somebody may have changed it.
+    Convert the content of a plan file, which somebody may have changed.
 
     Raises:
-        ValueError, KeyError, TypeError, AttributeError: It is not what `save_plan` wrote.
+        ValueError, KeyError, TypeError, AttributeError: `save_plan` cannot have written this.
     """
     file, profile, essence = content["file"], content["profile"], content["essence"]
-    os.fsencode(file)  # raises if the file system can have no such name
+    os.fsencode(file)  # raises for a name that the file system cannot have
     if "\0" in file or not isinstance(profile, (str, type(None))):
         raise ValueError(file, profile)
     return SavedPlan(path, Path(file), profile, {name: {**does} for name, does in essence.items()})
@@ -122,7 +123,7 @@ def _refused(path: Path, id: str, message: str, fix: str) -> ConfigError:
 
 def check_fresh(saved: SavedPlan, plan: DeploymentPlan) -> None:
     """
-    Refuse a saved plan if *plan*, which was made just now, does anything else.
+    Refuse a saved plan if *plan*, made just now, would do anything else.
 
     Raises:
         PlanError: E805 for each difference.

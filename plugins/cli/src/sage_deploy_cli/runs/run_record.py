@@ -1,8 +1,8 @@
 """
-What the processes of one user run, from which file: so that a plan made beside them can say what is different.
+Records what each process of a user runs and from which file, so that plans in other processes can compare.
 
-Each process that runs a deployment file holds a lock on a file of the user's state directory for as long as it lives,
-which the operating system lets go however the process ends. Who finds the lock taken reads what runs beside it.
+A process that runs a deployment file holds a lock on a file in the user's state directory. The operating system
+releases the lock however the process ends. A process that finds the lock taken reads the record next to it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sage_deploy_files.state_folder import make_private, state_folder
 
 try:
     import fcntl
-except ImportError:  # Windows has no such locks: there, plans do not know of other processes
+except ImportError:  # Windows has no such locks, so plans there do not see other processes
     fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Run", "RunRecord", "find_run"]
 
-#: Version of what is noted; notes of other versions are not understood.
+#: Version of the format. Records of other versions are ignored.
 _VERSION: Final = 1
-#: Larger notes are not read: a service takes a few KB.
+#: Larger records are not read. A service takes a few KB.
 _MAX_BYTES: Final = 64 * 1024 * 1024
-#: Seconds between tries to take a lock: somebody who only looks whether it is taken holds it for a moment.
+#: Seconds between tries to take a lock: `find_run` in another process holds it for a moment.
 _PAUSES: Final = (0.01, 0.02, 0.05, 0.0)
 
 
@@ -48,9 +48,9 @@ class Run:
 
     Attributes:
         pid: The process.
-        file: The deployment file, as an absolute path.
-        profile: The profile that was chosen, or None.
-        services: What runs, by service, as `Environment.running` gives it.
+        file: Absolute path of the deployment file.
+        profile: The chosen profile, or None.
+        services: Settings of the running services by name, as `Environment.running` returns them.
     """
 
     pid: int
@@ -60,16 +60,16 @@ class Run:
 
 
 def _place(file: Path) -> Path:
-    """Where a file's run is noted; the same for every way to name the file."""
+    """Return the path of a file's record, without suffix. All names of one file give the same path."""
     name = hashlib.sha256(os.fsencode(os.path.realpath(file))).hexdigest()[:20]
     return state_folder() / "runs" / name
 
 
 class RunRecord:
     """
-    Notes what this process runs from a file, until it is closed or the process ends.
+    Records what this process runs from a file, until it is closed or the process ends.
 
-    Not safe to use from several threads at once.
+    Not thread-safe.
     """
 
     def __init__(self, place: Path, descriptor: int, file: Path, profile: str | None) -> None:
@@ -81,9 +81,9 @@ class RunRecord:
     @classmethod
     def take(cls, file: Path, profile: str | None) -> Self | None:
         """
-        The record for *file*, or None if another process has it, or if this system has no such locks.
+        Take the record for *file*. Return None if another process has it, or if this system has no such locks.
 
-        It says that nothing runs yet, in place of what a process that was killed has left there.
+        The new record says that nothing runs. It replaces a record that a killed process has left.
 
         Raises:
             OSError: The user's state directory cannot be used.
@@ -111,10 +111,10 @@ class RunRecord:
 
     def note(self, services: Mapping[str, Mapping[str, Any]]) -> None:
         """
-        Note what runs, instead of what was noted before.
+        Replace the recorded services.
 
         Raises:
-            OSError: It cannot be written.
+            OSError: The record cannot be written.
         """
         content = {
             "version": _VERSION,
@@ -126,7 +126,7 @@ class RunRecord:
         write_whole(self._place.with_suffix(".json"), json.dumps(content), private=True, follow_link=False)
 
     def close(self) -> None:
-        """Note nothing any more. Idempotent."""
+        """Remove the record and release the lock. Idempotent."""
         if self._descriptor >= 0:
             self._place.with_suffix(".json").unlink(missing_ok=True)
             os.close(self._descriptor)
@@ -134,31 +134,31 @@ class RunRecord:
 
 
 def find_run(file: Path) -> Run | None:
-    """What another process of this user runs from *file*, or None if none does, or none that can be understood."""
+    """Return what another process of this user runs from *file*, or None if there is no readable record."""
     if fcntl is None:
         return None
     try:
         place = _place(file)
         descriptor = _open_lock(place)
-    except (OSError, ValueError):  # nobody can have noted anything, or the path is none: reading the file says why
+    except (OSError, ValueError):  # no record can exist, or the path is invalid, which reading the file reports
         return None
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except OSError:
-        pass  # somebody holds it, so somebody runs
+        pass  # a running process holds the lock
     else:
         return None
     finally:
         os.close(descriptor)
     try:
         return _run(json.loads(read_bounded(place.with_suffix(".json"), _MAX_BYTES, own=True)))
-    except (UnreadableError, ValueError, RecursionError):  # cut off, if it is too long
+    except (UnreadableError, ValueError, RecursionError):  # a record that is too long is cut off, and invalid
         return None
 
 
 def _open_lock(place: Path, more: int = 0) -> int:
     """
-    Open the file whose lock is held while a file's services run.
+    Open the lock file that a process holds while it runs a file's services.
 
     Raises:
         OSError: It cannot be opened, or is not this user's regular file.
@@ -173,7 +173,7 @@ def _open_lock(place: Path, more: int = 0) -> int:
 
 
 def _run(content: object) -> Run | None:
-    """What a process has noted, or None if that has another shape."""
+    """Convert a record, or return None if it has another shape."""
     if not isinstance(content, dict) or content.get("version") != _VERSION:
         return None
     pid, file, profile, services = (content.get(name) for name in ("pid", "file", "profile", "services"))

@@ -1,4 +1,4 @@
-"""Writing a file whole or not at all: nobody reads half of it, and a failure leaves what was there."""
+"""Writes a file whole or not at all: readers never see half of it, and a failure keeps the old content."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["write_whole"]
 
 def write_whole(path: Path, text: str, *, private: bool = False, follow_link: bool = True) -> None:
     """
-    Write *text* to a file, in UTF-8; what was there is replaced in one step.
+    Write *text* to a file in UTF-8. An existing file is replaced in one step.
 
     Args:
         path: The file.
-        text: Its contents.
-        private: Whether only its owner may read it; else the process's umask decides.
-        follow_link: Whether, if the file is a link, what it points to is replaced; else the link is.
+        text: Its new content.
+        private: True: only the owner may read it. False: the process's umask decides.
+        follow_link: If the file is a link: True replaces its target, False the link itself.
 
     Raises:
         OSError: It cannot be written, or is no regular file.
@@ -27,8 +27,8 @@ def write_whole(path: Path, text: str, *, private: bool = False, follow_link: bo
     if path.exists() and not path.is_symlink() and not path.is_file():  # root could replace a device
         raise OSError(errno.EINVAL, "is not a regular file")
     new = path.with_name(f".{path.name}.{os.getpid()}.new")
-    new.unlink(missing_ok=True)  # of a process that had this number and was killed
-    # Neither a file that somebody put there nor a link is followed.
+    new.unlink(missing_ok=True)  # left by a killed process with the same PID
+    # Somebody else's file or link in this place makes the open fail.
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
     descriptor = os.open(new, flags, 0o600 if private else 0o666)
     try:

@@ -1,7 +1,8 @@
 """
-Two services that find files of equal content: one reads files, the other asks it about all files of a folder.
+Two services that find files with equal content.
 
-They are plain classes and know nothing of threads, replicas or timeouts. service_deployment.yaml says all of that.
+`Fingerprints` reads files. `Duplicates` asks it about all files in a folder. Both are plain classes, without code for
+threads, replicas or timeouts: service_deployment.yaml configures those.
 """
 
 import hashlib
@@ -10,10 +11,10 @@ from pathlib import Path
 
 
 class Fingerprints:
-    """Reads files. Several calls run at once: reading waits for the disk, and hashing frees Python's lock."""
+    """Reads files. Several calls run at once, because reading waits for the disk and hashing releases Python's GIL."""
 
     def fingerprint(self, path):
-        """The SHA-256 of a file's content, or None for a file that cannot be read."""
+        """Return the SHA-256 of the file's content, or None if the file cannot be read."""
         try:
             with Path(path).open("rb") as file:
                 return hashlib.file_digest(file, "sha256").hexdigest()
@@ -22,29 +23,29 @@ class Fingerprints:
 
 
 class Duplicates:
-    """Finds the files below a folder that have the same content."""
+    """Finds files with equal content in a folder and its subfolders."""
 
     def __init__(self, ctx, folder=".", smallest=1):
         """
         Remember where to look.
 
         Args:
-            ctx: The way to the other services; passed because there is a parameter of this name.
-            folder: Where to look, from the folder in which sage-deploy runs.
-            smallest: Smaller files, in bytes, are left out.
+            ctx: Gives access to other services. sage-deploy passes it to each constructor with a parameter `ctx`.
+            folder: Where to look, relative to the folder in which sage-deploy runs.
+            smallest: Smallest file size in bytes. Smaller files are ignored.
         """
         self._ctx = ctx
         self._folder = Path(folder)
         self._smallest = smallest
 
     def setup(self):
-        """A hook: called once in each replica, before its first call."""
+        """Check the folder. sage-deploy calls this hook once in each replica, before the first call."""
         if not self._folder.is_dir():
             raise NotADirectoryError(f"there is no folder {self._folder.resolve()}")
         self._fingerprints = self._ctx.service("fingerprints")
 
     def process(self):
-        """What `sage-deploy up --once` calls: look at every file and return a report."""
+        """Look at every file and return a report. `sage-deploy up --once` calls this method."""
         groups = self.find()
         count = "1 group" if len(groups) == 1 else f"{len(groups)} groups"
         lines = [f"{count} of equal files in {self._folder.resolve()}"]
@@ -53,7 +54,7 @@ class Duplicates:
         return "\n".join(lines)
 
     def find(self):
-        """Lists of the paths of equal files, the largest files first. Hidden files and folders are left out."""
+        """Return lists of paths of equal files, largest files first. Hidden files and folders are ignored."""
         by_size = defaultdict(list)
         for path in sorted(self._folder.rglob("[!.]*")):
             hidden = any(part.startswith(".") for part in path.relative_to(self._folder).parts)
@@ -66,8 +67,8 @@ class Duplicates:
         return groups
 
     def _equal(self, paths):
-        """The groups of equal files among files of one size."""
-        # `submit` does not wait, so that the files are read side by side; `result` does.
+        """Return the groups of equal files among files of one size."""
+        # `submit` returns at once, so several files are read at the same time. `result` waits.
         calls = [(path, self._fingerprints.submit("fingerprint", path)) for path in paths]
         by_content = defaultdict(list)
         for path, call in calls:

@@ -1,5 +1,5 @@
 """
-What may stand in a deployment file, for people and editors: documentation of each field and option, JSON Schema.
+Describes deployment files for people and editors: documentation of each field and option, and the JSON Schema.
 
 Imports the core's root modules, `config` and `plugins`.
 """

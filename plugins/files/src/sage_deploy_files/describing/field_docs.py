@@ -1,8 +1,8 @@
 """
-What each key of a deployment file means: its place in the file, type, range and default, and the keys below it.
+Describes each key of a deployment file: its place, type, range, default, meaning, and the keys below it.
 
-The configuration's fields are described by their declarations, the options of plugins by their classes. Only the keys
-that hold a file together are described here.
+Declarations describe the configuration fields, and options classes the options of plugins. This module itself describes
+only the keys that structure the file.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 __all__ = ["FieldDoc", "explain"]
 
-#: The names that stand in a snippet where a file has its own.
+#: Names in snippets where a file has its own names.
 _SERVICE: Final = "my_service"
 _METHOD: Final = "my_method"
 _PROFILE: Final = "my_profile"
 _CLASS: Final = "my_module:MyService"
 
-#: Stands in paths for the name of a method.
+#: Placeholder for the name of a method in paths.
 _ANY: Final = "<name>"
 
 _ENTRY: Final = ("services", _SERVICE)
@@ -52,19 +52,19 @@ _GROUP_DOCS: Final = {
 @attrs.frozen
 class FieldDoc:
     """
-    What there is to know about one key of a deployment file.
+    The description of one key of a deployment file.
 
     Attributes:
-        path: The key with those above it, as `explain` takes it, such as `"performance.timeout"`; empty for the file.
+        path: The key with the keys above it, as `explain` accepts it, such as `"performance.timeout"`. Empty: the file.
         doc: Its meaning.
-        type: What values it takes, in words.
-        range: The values allowed, in words; empty if the type says it all.
-        unit: Unit of the number, such as `"seconds"`; empty if it has none.
-        decided_by: What acts on the field, such as `"strategy"`; empty for what holds a file together and for options.
-        required: Whether it must be given.
-        has_default: Whether there is a value that stands in for it if it is left out.
-        default: That value, of plain types.
-        snippet: A deployment file, of plain types, that sets this key and little else.
+        type: The values it accepts, in words.
+        range: The allowed values, in words. Empty if the type says everything.
+        unit: Unit of the number, such as `"seconds"`. Empty if it has none.
+        decided_by: What acts on the field, such as `"strategy"`. Empty for options and for keys that structure a file.
+        required: Whether it must be set.
+        has_default: Whether it has a default.
+        default: The default, as plain types.
+        snippet: A deployment file, as plain types, that sets this key and little else.
         keys: The keys below it.
     """
 
@@ -81,7 +81,7 @@ class FieldDoc:
     keys: tuple[FieldDoc, ...] = ()
 
     def walk(self) -> Iterator[FieldDoc]:
-        """The keys below it, and those below these."""
+        """Yield all keys below it, on every level."""
         for key in self.keys:
             yield key
             yield from key.walk()
@@ -89,19 +89,19 @@ class FieldDoc:
 
 def explain(path: str = "", discover: Callable[[], Registry] = Registry.discover) -> tuple[FieldDoc, ...]:
     """
-    What there is to know about a key of a deployment file.
+    Describe a key of a deployment file.
 
     Args:
-        path: The key and those above it, with dots: `timeout`, `performance.timeout`, `methods.get.batch.size`,
-            `options.pool`, `class`, `profiles`. The way from the top of the file may stand before it, as in messages:
-            `services.kv.timeout`. Empty for the file as a whole.
-        discover: Gives the plugins; asked for their options only.
+        path: The key with the keys above it, separated by dots: `timeout`, `performance.timeout`,
+            `methods.get.batch.size`, `options.pool`, `class`, `profiles`. It may start at the top of the file, as in
+            messages: `services.kv.timeout`. Empty: the whole file.
+        discover: Returns the plugins. Called only if options are asked for.
 
     Returns:
-        One description, or one for each kind of plugin that has the ID whose options are asked for.
+        One description. For options: one for each kind of plugin with this ID.
 
     Raises:
-        ConfigError: There is no such key; the message has the nearest one.
+        ConfigError: There is no such key. The message has the nearest one.
         UnknownPluginError: No plugin has the ID whose options are asked for.
         PluginConflictError: As for `Registry.discover`.
     """
@@ -129,7 +129,7 @@ def explain(path: str = "", discover: Callable[[], Registry] = Registry.discover
 
 
 def _below_service(words: list[str]) -> list[str]:
-    """Leave out the way from the top of the file to what a service or the defaults may have."""
+    """Remove the path from the top of the file to a service or to defaults."""
     match words:
         case ["services", _, key, *rest] | ["profiles", _, "services", _, key, *rest]:
             return [key, *rest]
@@ -148,7 +148,7 @@ def _unknown(path: str, words: list[str], paths: Iterable[str]) -> ConfigError:
 
 
 def _file(method: str) -> FieldDoc:
-    """Describe the file and everything below it; *method* is the name that stands for any method."""
+    """Describe the file and all keys below it. *method* is the placeholder name of any method."""
     service = (
         FieldDoc(
             "class",
@@ -216,7 +216,7 @@ def _file(method: str) -> FieldDoc:
 
 
 def _under(place: Iterable[str], value: Any) -> dict[str, Any]:
-    """The mappings that hold *value* at *place*."""
+    """Return nested mappings that hold *value* at *place*."""
     for key in reversed(tuple(place)):
         value = {key: value}
     return dict(value)
@@ -233,7 +233,7 @@ def _group(group: str) -> FieldDoc:
 
 
 def _field(info: FieldInfo, method: str) -> FieldDoc:
-    """Describe a field and, if it is a mapping with declared keys, all that is below it."""
+    """Describe a field and, if it is a mapping with declared keys, all keys below it."""
     path = (info.name,) if info.group is None else (info.group, info.name)
     found = _described(info, path, (*_ENTRY, *path), method)
     if info.kind == "methods":
@@ -267,7 +267,7 @@ def _keys(info: FieldInfo, path: tuple[str, ...], place: tuple[str, ...], method
 
 
 def _example(info: FieldInfo, method: str) -> Any:
-    """A value that the field takes: its default, unless that says nothing."""
+    """Return a value that the field accepts: its default, unless the default is empty."""
     if info.default is not None and info.default != {}:
         return plain(info.default)
     least = 1 if not info.minimum else info.minimum
@@ -313,7 +313,7 @@ def _options_of(path: str, id: str, rest: list[str], registry: Registry) -> tupl
 
 
 def _options_doc(entry: Registered | RegisteredOptions, words: str, above: tuple[str, ...]) -> FieldDoc:
-    """What a plugin's options are, which stand under `options` below *above*."""
+    """Describe a plugin's options. They stand under `options` below *above*."""
     id = entry.registration.id
     place = (*above, "options", id)
     keys = tuple(_option(option, ("options", id), place) for option in registered_options(entry))
@@ -326,23 +326,23 @@ def _options_doc(entry: Registered | RegisteredOptions, words: str, above: tuple
 
 
 def _with_service(snippet: dict[str, Any]) -> dict[str, Any]:
-    """The snippet, with a service if it has none: a file needs one."""
+    """Return the snippet, with a service added if it has none: a file needs one."""
     return snippet if "services" in snippet else snippet | _under(_ENTRY, {"class": _CLASS})
 
 
 def _options_of_all(registry: Registry) -> FieldDoc:
-    """The field `options`, with what each installed plugin takes, for a service or for the whole file."""
+    """Describe the field `options`, with the options of each installed plugin, for a service or for the whole file."""
     found: list[FieldDoc] = []
     for id in sorted({id for _, id in registry.entries()} | set(registry.environment_options())):
         try:
             found += (doc for doc in _options_of("", id, [], registry) if doc.keys)
-        except PluginError as error:  # that of one plugin hides nobody else's
+        except PluginError as error:  # an error of one plugin must not hide the others
             found.append(FieldDoc(f"options.{id}", str(error)))
     return attrs.evolve(_field(fields()["options"], ""), keys=tuple(found))
 
 
 def _setting(key: FieldDoc, above: tuple[str, ...]) -> tuple[str, Any]:
-    """The key and the value that its snippet gives it, below *above*."""
+    """Return the key, without *above*, and its value in its snippet."""
     value = key.snippet
     for word in (*above, *key.path.split(".")):
         value = value[word]

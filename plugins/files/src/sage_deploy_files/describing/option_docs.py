@@ -1,4 +1,4 @@
-"""What an options class of a plugin says about its options: their names, types, defaults and meanings."""
+"""Reads an options class of a plugin: names, types, defaults and meanings of its options."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ class OptionDoc:
 
     Attributes:
         name: Its key in the configuration.
-        type: What values it takes, in words such as `"integer or null"`.
-        doc: Its meaning, from the `Attributes:` section of the class; empty if that does not mention it.
-        required: Whether it must be given.
-        computed: Whether its default is made from other options, so that there is no one value to show.
-        default: The value if it is not given, of plain types; None if it is required or computed.
-        options: The options below it, if it is a mapping with an options class of its own.
-        unit: Unit of the number, `"seconds"` or `"MiB"`; empty if it has none.
+        type: The values it accepts, in words such as `"integer or null"`.
+        doc: Its meaning, from the `Attributes:` section of the class. Empty if the section lacks it.
+        required: Whether it must be set.
+        computed: Whether its default depends on other options, so that there is no single value to show.
+        default: The default, as plain types. None if the option is required or computed.
+        options: The options below it, if it is a mapping with its own options class.
+        unit: Unit of the number, `"seconds"` or `"MiB"`. Empty if it has none.
     """
 
     name: str
@@ -59,21 +59,20 @@ class OptionDoc:
 
 def option_docs(cls: type) -> tuple[OptionDoc, ...]:
     """
-    The options that *cls* declares, in the order of its declaration.
+    Return the options that *cls* declares, in the order of declaration.
 
     Args:
-        cls: An attrs class, such as a plugin's options class. Annotations that cannot be resolved are shown as they are
-            written.
+        cls: An attrs class, such as a plugin's options class. Annotations that cannot be resolved are shown as written.
     """
     return _options(cls, ())
 
 
 def registered_options(entry: Registered | RegisteredOptions) -> tuple[OptionDoc, ...]:
     """
-    The options of what a plugin registered, or those that it reads for a whole environment; empty if it has none.
+    Return the options of what a plugin registered, or those that it reads for a whole environment. May be empty.
 
     Raises:
-        PluginError: Its options class cannot be had, or is no attrs class; the message names the plugin.
+        PluginError: Its options class cannot be loaded, or is no attrs class. The message names the plugin.
     """
     try:
         cls = entry.registration.options_class()
@@ -85,7 +84,7 @@ def registered_options(entry: Registered | RegisteredOptions) -> tuple[OptionDoc
 
 
 def _options(cls: type, above: tuple[type, ...]) -> tuple[OptionDoc, ...]:
-    with contextlib.suppress(Exception):  # a stranger's annotations may do anything; they are shown as they stand
+    with contextlib.suppress(Exception):  # the plugin's annotations may raise anything; then they are shown as written
         attrs.resolve_types(cls)
     docs = attribute_docs(cls)
     return tuple(
@@ -105,7 +104,7 @@ def _option(attribute: attrs.Attribute[Any], doc: str, above: tuple[type, ...]) 
         required=default is attrs.NOTHING,
         computed=_is_factory(default) and default.takes_self,
         default=_default(default),
-        # A class may contain itself.
+        # The check of `above` is needed because a class may contain itself.
         options=_options(below, above) if below is not None and below not in above else (),
         unit=attribute.metadata.get("unit", ""),
     )
@@ -140,7 +139,7 @@ def _is_attrs(kind: Any) -> bool:
 
 
 def _type_words(kind: Any) -> str:  # noqa: PLR0911 - one return for each kind of type
-    """The words for a type that `structure` takes; another one as Python writes it."""
+    """Return the words for a type that `structure` accepts. Other types are shown as Python writes them."""
     if isinstance(kind, str):
         return kind
     origin, arms = get_origin(kind) or kind, get_args(kind)

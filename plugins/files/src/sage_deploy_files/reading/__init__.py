@@ -1,7 +1,7 @@
 """
-From the bytes of a deployment file to its services.
+Turns the bytes of a deployment file into its services.
 
-`events` makes bytes a stream of events, `nodes` makes these a tree of values with places, `reader` checks them and
-takes them apart into `layers`, one for each part of the file that speaks of a service; `entries` is what comes of it.
+`events` turns bytes into a stream of events. `nodes` builds a tree of values with places. `reader` checks them and
+splits them into `layers`, one for each part of the file that configures a service. `entries` holds the result.
 Imports the core's root modules, `config` and `service`.
 """

@@ -1,4 +1,4 @@
-"""What a deployment file says: the file as a whole and the entry of each service, with the place of every value."""
+"""The content of a deployment file: the whole file and one entry for each service, with the place of every value."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["DeploymentFile", "ServiceEntry", "file_problem"]
 
 
-#: Problems that are about a key, not about its value.
+#: IDs of problems that concern a key, not its value.
 ABOUT_KEYS: Final = frozenset({"E101", "E104", "E107", "E505", "E704"})
 
 
@@ -40,26 +40,26 @@ def _repr_masked(values: Mapping[str, Any]) -> str:
 @attrs.frozen
 class ServiceEntry:
     """
-    What a file says about one service, after its profile and its defaults.
+    The file's settings for one service, with its profile and defaults applied.
 
-    Entries are equal if they say the same, wherever that stands.
+    Entries are equal if their settings are equal; places do not matter.
 
     Attributes:
         name: Name of the service.
-        values: The configuration fields that the file sets, by their flat names; the others have their defaults.
+        values: The configuration fields that the file sets, by flat name. The others have their defaults.
         class_path: The service's class as `"package.module:Class"`, or None.
         args: Positional arguments of the class's constructor.
         kwargs: Keyword arguments of the class's constructor.
-        path: The file, as it was named by the caller.
+        path: The file, as the caller named it.
         at: Where the file names the service.
-        layers: The parts of the file that say something about the service, the highest first.
-        bad: The paths of values that are wrong; a file that `read` gives has none.
+        layers: The parts of the file that configure the service, highest priority first.
+        bad: Paths of wrong values. Empty in a file that `read` returns.
     """
 
     name: str
     values: Mapping[str, Any] = attrs.field(repr=_repr_masked)
     class_path: str | None
-    args: tuple[Any, ...] = attrs.field(repr=False)  # nothing names them, so any may be a secret
+    args: tuple[Any, ...] = attrs.field(repr=False)  # arguments without names: any of them may be a secret
     kwargs: Mapping[str, Any] = attrs.field(repr=_repr_masked)
     path: str = attrs.field(eq=False, repr=False)
     at: Position = attrs.field(eq=False, repr=False)
@@ -72,35 +72,34 @@ class ServiceEntry:
 
     @property
     def section(self) -> str:
-        """The entry's own part of the file."""
+        """Path of the service's own entry in the file."""
         return f"services.{self.name}"
 
     def place(self, path: str) -> Place | None:
-        """Place of a value by its path, such as `"thread_count"`, `"class"` or `"options.pool.idle_timeout"`."""
+        """Return the place of a value by its path, such as `"timeout"`, `"class"` or `"options.pool.idle_timeout"`."""
         found = find_place(self.layers, path)
         return None if found is None else found[1]
 
     def origin(self, path: str) -> Origin:
-        """Who set the value at a path such as `"timeout"`, `"methods.get.timeout"` or `"init.kwargs.backend"`."""
+        """Return what set the value at a path such as `"timeout"`, `"methods.get.timeout"` or `"init.kwargs.path"`."""
         return origin_of(self.layers, path, self.path) or DEFAULT
 
     def config(self) -> ServiceDeploymentConfig:
-        """The configuration that the file gives to the service; what it sets wrongly has its default."""
+        """Return the service's configuration. Fields that the file sets wrongly have their defaults."""
         return ServiceDeploymentConfig(**self._sound[0])
 
     def load_class(self) -> tuple[type | None, list[Problem]]:
-        """
-        Import the class that `class_path` names; gives None if that fails, and what is wrong with it or its arguments.
-        """
+        """Import the class that `class_path` names. Return it, or None on failure, and the problems found."""
         from sage_deploy_files.reading.loading import load_class
 
         return load_class(self)
 
     def placed(self, problems: Sequence[Problem]) -> list[FileProblem]:
         """
-        Give the problems of the service their places, and put them in the order of the file.
+        Add places to problems of the service, and sort them in the order of the file.
 
-        Problems of what the file sets wrongly are left out: they are known, or come from the default in its place.
+        Problems of values that the file sets wrongly are dropped: they are already reported, or concern the default
+        that replaces the value.
         """
         unknown = self._sound[1]
         return in_order(file_problem(self, problem) for problem in problems if not concerns(problem, unknown))
@@ -111,15 +110,15 @@ class DeploymentFile:
     """
     A deployment file, read and checked as far as the core can.
 
-    Files are equal if they say the same, wherever that stands.
+    Files are equal if their settings are equal; places do not matter.
 
     Attributes:
-        path: The file, as it was named by the caller.
+        path: The file, as the caller named it.
         services: The services by name, in the order of the file.
-        options: The options of plugins for the whole environment, by plugin ID; the plugins check them.
-        problems: Everything found wrong or doubtful, errors first; a file that `read` gives has no errors.
-        profile: Name of the profile that was chosen, or None.
-        layer: Where the values under `options` stand.
+        options: Options of plugins for the whole environment, by plugin ID. The plugins check them.
+        problems: All errors and warnings, errors first. A file that `read` returns has no errors.
+        profile: Name of the chosen profile, or None.
+        layer: Places of the values under `options`.
     """
 
     path: str = attrs.field(eq=False)
@@ -131,36 +130,36 @@ class DeploymentFile:
 
     @property
     def section(self) -> str:
-        """The paths of values count from the top of the file."""
+        """Empty: paths of values start at the top of the file."""
         return ""
 
     @property
     def at(self) -> Position:
-        """Where the file begins."""
+        """The beginning of the file."""
         return Position(1, 1)
 
     def place(self, path: str) -> Place | None:
-        """Place of a value by its path, such as `"options.ray.address"`."""
+        """Return the place of a value by its path, such as `"options.ray.address"`."""
         return self.layer.places.get(path)
 
     def origin(self, path: str) -> Origin:
-        """Who set the value at a path such as `"options.ray.address"`."""
+        """Return what set the value at a path such as `"options.ray.address"`."""
         return origin_of((self.layer,), path, self.path) or DEFAULT
 
     def placed(self, problems: Sequence[Problem]) -> list[FileProblem]:
-        """Give the problems of the options their places, and put them in the order of the file."""
+        """Add places to problems of the options, and sort them in the order of the file."""
         return in_order(file_problem(self, problem) for problem in problems)
 
 
 def file_problem(entry: ServiceEntry | DeploymentFile, problem: Problem) -> FileProblem:
     """
-    Give a problem its place in the file: that of its key, or of the longest part of the key that the file has.
+    Add the place to a problem: that of its key, or of the longest part of the key that the file has.
 
-    A value that has its default, and so no place, is blamed where the value stands that it disagrees with.
+    A value that the file does not set has no place. If it conflicts with another value, the other one's place is used.
 
     Args:
-        entry: Where the problem's key counts: a service's entry, or the file for its `options`.
-        problem: A problem found by the core or by a plugin's check.
+        entry: What the problem's key refers to: a service's entry, or the file for its `options`.
+        problem: A problem from the core or from a plugin's check.
     """
     parts = problem.key.split(".")
     prefixes = (".".join(parts[:length]) for length in range(len(parts), 0, -1))

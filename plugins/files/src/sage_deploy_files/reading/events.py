@@ -1,7 +1,7 @@
 """
-A file's bytes as PyYAML's stream of events, and what is wrong with them as text and as YAML.
+Turns a file's bytes into PyYAML's stream of events, and reports errors of encoding and syntax.
 
-Nothing further of PyYAML is used: no composer, no resolver, no constructor. So nothing is ever constructed from a tag.
+It uses no other part of PyYAML: no composer, no resolver, no constructor. So tags can never construct objects.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_BYTES", "UNPRINTABLE", "Flaw", "StopReadingError", "decoded", "events"]
 
-#: PyYAML takes two seconds for a file of this size, in the worst case.
+#: In the worst case, PyYAML takes two seconds for a file of this size.
 MAX_BYTES: Final = 256 * 1024
 
 _BREAK: Final = re.compile("\r\n|[\n\r\x85\u2028\u2029]")
-#: A character that YAML does not allow in a file.
+#: Matches a character that YAML does not allow in a file.
 UNPRINTABLE: Final = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 @attrs.frozen
 class Flaw:
-    """Something in the file that is wrong as YAML, with its place; lines and columns count from 1."""
+    """An error of the file as YAML, with its place. Lines and columns count from 1."""
 
     id: str
     line: int
@@ -39,7 +39,7 @@ class Flaw:
 
 
 class StopReadingError(Exception):
-    """The rest of the file cannot be read, or is not worth it."""
+    """The rest of the file cannot be read, or reading it is not worth the time."""
 
     def __init__(self, flaw: Flaw) -> None:
         super().__init__(flaw.message)
@@ -51,21 +51,21 @@ class StopReadingError(Exception):
 
 def decoded(data: bytes) -> str:
     """
-    The file's text.
+    Return the file's text.
 
     Raises:
-        StopReadingError: The file is too large, not UTF-8, or has a character in it that YAML does not allow.
+        StopReadingError: The file is too large, not UTF-8, or contains a character that YAML does not allow.
     """
     if len(data) > MAX_BYTES:
         message = f"the file is larger than {MAX_BYTES // 1024} KiB"
         raise StopReadingError(Flaw("E108", 1, 1, message, "split it into several files"))
-    # Of the beginning of a file in UTF-8, which is text, no byte is zero.
+    # A file in UTF-8 that begins with text has no zero bytes there.
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or (0 in data[:4] and len(data) % 2 == 0):
         raise StopReadingError(Flaw("E110", 1, 1, "the file is UTF-16 or UTF-32, not UTF-8", "save it as UTF-8"))
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        # With a byte order mark the codec counts from behind it; the bytes that it was given know where it stopped.
+        # After a byte order mark, offsets count from behind it. `error.object` shows how many bytes are missing.
         start = error.start + len(data) - len(error.object)
         line, column = _place(data[:start].decode("utf-8-sig", errors="replace"))
         message = f"byte 0x{data[start]:02x} at offset {start} is not UTF-8"
@@ -84,7 +84,7 @@ def _forbidden(text: str, offset: int, what: str) -> Flaw:
 
 
 def _place(before: str) -> tuple[int, int]:
-    """Line and column of what comes after the text *before*, with the line breaks that PyYAML counts."""
+    """Return line and column of the character after the text *before*, with PyYAML's line breaks."""
     lines = _BREAK.split(before)
     return len(lines), len(lines[-1]) + 1
 
@@ -94,13 +94,13 @@ def _place(before: str) -> tuple[int, int]:
 
 @functools.cache
 def _loader() -> Any:
-    # imported here: PyYAML costs 10 ms, and most processes read no file
+    # Imported here: PyYAML takes 10 ms, and most processes read no file.
     from yaml.parser import Parser
     from yaml.reader import Reader
     from yaml.scanner import Scanner
 
     class Events(Reader, Scanner, Parser):
-        """PyYAML up to the events: no composer, no resolver, no constructor, so nothing to switch off."""
+        """PyYAML up to the events. It has no composer, resolver or constructor that would need switching off."""
 
         def __init__(self, text: str) -> None:
             Reader.__init__(self, text)
@@ -112,7 +112,7 @@ def _loader() -> Any:
 
 def events(text: str) -> Iterator[Any]:
     """
-    PyYAML's events of a text, in their order; each is parsed when it is asked for.
+    Yield PyYAML's events of a text in order. Each is parsed on demand.
 
     Raises:
         StopReadingError: The text is not valid YAML from here on.
@@ -127,7 +127,7 @@ def events(text: str) -> Iterator[Any]:
         line, column, message, fix = explained(error, text)
         raise StopReadingError(Flaw("E110", line, column, f"not valid YAML: {message}", fix)) from None
     except (OverflowError, ValueError):
-        # PyYAML lets pass what chr() raises.
+        # PyYAML does not catch what chr() raises.
         message = "not valid YAML: no character has the number of this escape"
         fix = "write the character, or its number with \\U and 8 digits, at most 0010FFFF"
         raise StopReadingError(Flaw("E110", loader.line + 1, loader.column + 1, message, fix)) from None

@@ -1,8 +1,8 @@
 """
-What the parts of a file say about one service, and what comes of it: a profile over the entry over the defaults.
+The parts of a file that configure one service, and how they merge: profile over entry over defaults.
 
-Mappings are merged key by key, everything else is taken as a whole. Places are looked up when somebody asks, because
-defaults are shared by all services of a file and may be large.
+Mappings are merged key by key; other values replace each other as a whole. Places are looked up on demand, because all
+services of a file share its defaults, which may be large.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Budget", "Layer", "Place", "TooMuchError", "find_place", "merged", "origin_of", "walk"]
 
-#: Most values that merging may copy for all services of a file together; as many as a file may have.
+#: Maximum number of values that merging may copy for all services of a file together. It equals `MAX_NODES`.
 MOST_MERGED: Final = 50_000
 
 
@@ -31,10 +31,10 @@ class Place(NamedTuple):
     Where a value stands in a file.
 
     Attributes:
-        key: Its key, or the value itself in a list.
-        value: Its first character.
-        is_mapping: Whether parts of it have places of their own that others may add to.
-        variables: The variables of the environment that it consists of.
+        key: Position of its key. For an item of a list: of the item itself.
+        value: Position of its first character.
+        is_mapping: Whether it is a mapping, to which lower layers can add keys.
+        variables: Names of the environment variables in it.
     """
 
     key: Position
@@ -46,15 +46,15 @@ class Place(NamedTuple):
 @attrs.define(eq=False)
 class Layer:
     """
-    What one mapping of the file says about a service.
+    The settings that one mapping of the file has for a service.
 
     Attributes:
-        source: Which part of the file it is.
-        profile: Name of the profile that it belongs to, or "".
+        source: The kind of part of the file.
+        profile: Name of its profile, or "".
         values: The fields that it sets, by name, and `class` and `init`.
-        places: Place of each value, by its path.
-        bad: The fields that it sets wrongly, `class` and `init`, which are not among the values; `methods.get` or
-            `options.pool` for an empty mapping that stands in for a wrong one.
+        places: Place of each value, by path.
+        bad: Fields, `class` and `init` that it sets wrongly; `values` lacks them. A path such as `methods.get` or
+            `options.pool` means that an empty mapping replaces a wrong one.
     """
 
     source: Literal["file", "profile", "defaults"] = "file"
@@ -64,7 +64,7 @@ class Layer:
     bad: set[str] = attrs.Factory(set)
 
     def hides(self, path: str) -> bool:
-        """Whether a value that is no mapping stands on the way to *path*, so that lower layers say nothing there."""
+        """Whether a value above *path* is no mapping, so that it replaces what lower layers have there."""
         end = path.find(".")
         while end >= 0:
             place = self.places.get(path[:end])
@@ -75,17 +75,17 @@ class Layer:
 
 
 class TooMuchError(Exception):
-    """Merging would copy more than a file may hold."""
+    """Merging would copy more values than a file may have."""
 
 
 class Budget:
-    """Counts what merging copies for all services of a file."""
+    """Limits how many values merging copies for all services of a file together."""
 
     def __init__(self, most: int = MOST_MERGED) -> None:
         self._left = most
 
     def spend(self, count: int) -> None:
-        """Take so many off; raises TooMuchError if they are not there."""
+        """Use up *count* of the budget. Raise TooMuchError if less is left."""
         self._left -= count
         if self._left < 0:
             raise TooMuchError
@@ -93,7 +93,7 @@ class Budget:
 
 def merged(layers: Sequence[Layer], budget: Budget) -> dict[str, Any]:
     """
-    The values of a service whose *layers* are given, the highest first; what is in one layer only is shared with it.
+    Merge the *layers* of a service, highest priority first. Values that only one layer has are shared with it.
 
     Raises:
         TooMuchError: The budget is used up.
@@ -109,7 +109,7 @@ def merged(layers: Sequence[Layer], budget: Budget) -> dict[str, Any]:
 
 
 def _merged(over: Mapping[str, Any], under: Mapping[str, Any], budget: Budget) -> dict[str, Any]:
-    # As deep as a file at most.
+    # The recursion is no deeper than a file may be.
     budget.spend(len(over) + len(under))
     values = dict(over)
     for name, value in under.items():
@@ -121,7 +121,7 @@ def _merged(over: Mapping[str, Any], under: Mapping[str, Any], budget: Budget) -
 
 
 def find_place(layers: Sequence[Layer], path: str) -> tuple[Layer, Place] | None:
-    """Where the value at *path* comes from, or None if no layer has it."""
+    """Return the layer and the place that the value at *path* comes from, or None if no layer has it."""
     for layer in layers:
         place = layer.places.get(path)
         if place is not None:
@@ -132,7 +132,7 @@ def find_place(layers: Sequence[Layer], path: str) -> tuple[Layer, Place] | None
 
 
 def origin_of(layers: Sequence[Layer], path: str, file: str) -> Origin | None:
-    """Who set the value at *path*, in the file that is called *file*; None if no layer did."""
+    """Return what set the value at *path* in the file called *file*, or None if no layer did."""
     found = find_place(layers, path)
     if found is None:
         return None
@@ -141,7 +141,7 @@ def origin_of(layers: Sequence[Layer], path: str, file: str) -> Origin | None:
 
 
 def walk(node: Node, path: str, key: Position, places: dict[str, Place]) -> None:
-    """Note the place of a value and of everything in it; a list's items are their own keys."""
+    """Record the places of a value and of all values in it. An item of a list counts as its own key."""
     pending = [(path, key, node)]
     while pending:
         at, key, child = pending.pop()

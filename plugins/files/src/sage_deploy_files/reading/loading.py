@@ -1,4 +1,4 @@
-"""The classes that deployment files name, and where in the file it stands if one cannot be had or made."""
+"""Imports the classes that deployment files name, and reports those that cannot be imported or instantiated."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ __all__ = ["load_class"]
 
 def load_class(entry: ServiceEntry) -> tuple[type | None, list[Problem]]:
     """
-    The class that *entry* names as `package.module:Class`, or None with what is wrong with it.
+    Import the class that *entry* names as `package.module:Class`. Return it, or None and what is wrong.
 
-    Importing it runs its module, which may do anything; whatever that raises is a problem.
+    Importing runs the module, which may do anything. Whatever it raises is returned as a problem.
     """
     path = entry.class_path or ""
     module_name, _, class_name = path.partition(":")
@@ -28,7 +28,7 @@ def load_class(entry: ServiceEntry) -> tuple[type | None, list[Problem]]:
         found: Any = importlib.import_module(module_name)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # noqa: BLE001 - a stranger's module may do anything
+    except BaseException as error:  # noqa: BLE001 - user code may raise anything
         return None, [_cannot_import(path, error)]
     try:
         for part in class_name.split("."):
@@ -40,13 +40,13 @@ def load_class(entry: ServiceEntry) -> tuple[type | None, list[Problem]]:
         fix = f"did you mean {near!r}?" if near else "check the name"
         owner = getattr(found, "__qualname__", module_name)
         return None, [Problem("E703", "class", f"cannot import {path!r}: {owner} has no {part!r}", fix)]
-    except BaseException as error:  # noqa: BLE001 - a module's own `__getattr__` may do anything as well
+    except BaseException as error:  # noqa: BLE001 - a module's own `__getattr__` may raise anything
         return None, [_cannot_import(path, error)]
     try:
         return _judged(entry, found)
     except KeyboardInterrupt:
         raise
-    except BaseException as error:  # noqa: BLE001 - a metaclass may raise anything when its class is looked at
+    except BaseException as error:  # noqa: BLE001 - a metaclass may raise anything during the checks
         message = f"{path!r} cannot be looked at: {one_line(text_of(error))}"
         return None, [Problem("E703", "class", message, "correct its metaclass")]
 

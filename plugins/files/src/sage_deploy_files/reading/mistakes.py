@@ -1,4 +1,4 @@
-"""What can be said of a service although some of its values are wrong: of which values, and of which nothing."""
+"""Separates a service's wrong values from those that can still be checked."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ if TYPE_CHECKING:
 
 __all__ = ["concerns", "without_mistakes", "without_wrong_parts", "wrong_fields"]
 
-#: The fields that name plugins: without one of them, nothing can be said of the fields on which its plugin acts.
+#: Fields that name plugins. If one is wrong, fields that its plugin would act on cannot be checked.
 _NAMING: Final = ("target", "threading_strategy", "load_balancer", "monitors")
 
 
 def without_wrong_parts(name: str, value: object, problems: Iterable[Problem]) -> tuple[Any, set[str]]:
     """
-    What is right in `methods` or in `options`: with an empty mapping for each entry that *problems* are about.
+    Return the right part of `methods` or `options`, with an empty mapping for each entry that *problems* are about.
 
     Returns:
-        The mapping, or None if nothing is right; and the paths of what is wrong.
+        The mapping, or None if nothing in it is right; and the paths of what is wrong.
     """
     keys = {".".join(problem.key.split(".")[:2]) for problem in problems}
     if not isinstance(value, dict) or name in keys:
@@ -39,7 +39,7 @@ def without_wrong_parts(name: str, value: object, problems: Iterable[Problem]) -
 
 def without_mistakes(values: Mapping[str, Any], bad: Iterable[str]) -> tuple[dict[str, Any], frozenset[str]]:
     """
-    The values of a service that can be checked further, and the paths of which nothing more can be said.
+    Return the values of a service that can be checked further, and the paths that cannot.
 
     Args:
         values: The fields that are set, each valid on its own.
@@ -52,13 +52,13 @@ def without_mistakes(values: Mapping[str, Any], bad: Iterable[str]) -> tuple[dic
         for name in unknown:
             sound.pop(name, None)
         wrong = wrong_fields(cross_problems(completed(sound)))
-        if wrong <= unknown:  # as it is in the end: the defaults go together
+        if wrong <= unknown:  # always true in the end, because defaults do not conflict with each other
             return sound, frozenset(unknown)
         unknown |= wrong
 
 
 def wrong_fields(problems: Iterable[Problem]) -> set[str]:
-    """The fields that are wrong together, or alone, as errors among *problems* say."""
+    """Return the fields that are wrong, alone or together, according to the errors among *problems*."""
     return {
         path.partition(".")[0]
         for problem in problems
@@ -69,8 +69,8 @@ def wrong_fields(problems: Iterable[Problem]) -> set[str]:
 
 
 def concerns(problem: Problem, unknown: Collection[str]) -> bool:
-    """Whether a problem is about a value that is *unknown*: it would only repeat what is said of that, or be wrong."""
-    if problem.id == "E704" and "init" in unknown:  # an argument that is said to be missing may be there
+    """Whether a problem is about an *unknown* value: it would repeat a known error, or be false."""
+    if problem.id == "E704" and "init" in unknown:  # the argument that seems to be missing may be in the wrong part
         return True
     return any(
         path.startswith(f"{name}.") or (path == name and "." not in name)

@@ -1,13 +1,12 @@
 """
-A YAML file's bytes as a tree of plain values that know their line and column, within fixed limits.
+Builds a tree of plain values with line and column from a YAML file's bytes, within fixed limits.
 
-The tree is our own, on PyYAML's stream of events: nothing is ever constructed from a tag, and nesting is counted before
-it is entered. Scalars mean what YAML 1.2's core schema says (`no`, `on` and `1:30` are strings, `017` is 17), after the
-variables of the environment are put in. Tags are refused.
+The tree is our own, built on PyYAML's stream of events. Tags are refused, and never construct objects. Nesting is
+checked before it is entered. Environment variables are replaced first; then scalars follow YAML 1.2's core schema
+(`no`, `on` and `1:30` are strings, `017` is 17).
 
-An alias stands for the very node of its anchor. It counts in full against the limits before anything looks at what it
-stands for, so that reading takes time and memory linear in the file, and whoever walks the tree meets no more values
-than the limits allow.
+An alias refers to the same node as its anchor. Its full size counts against the limits before anything visits it. So
+reading takes linear time and memory, and a walk over the tree meets no more values than the limits allow.
 """
 
 from __future__ import annotations
@@ -29,42 +28,42 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_BYTES", "MAX_DEPTH", "MAX_NODES", "MAX_SCALAR", "Flaw", "Node", "read_nodes"]
 
-#: Lists and mappings in each other, at most; an alias counts as deep as what it stands for.
+#: Maximum nesting of lists and mappings. An alias counts as deep as the value it refers to.
 MAX_DEPTH: Final = 32
-#: Keys and values of a file, at most; those that an alias stands for count each time.
+#: Maximum number of keys and values in a file. Those behind an alias count each time.
 MAX_NODES: Final = 50_000
 
-#: Nobody reads more suggestions, and a file may have thousands of anchors: the latest are compared.
+#: Only the first few errors get suggestions. A file may have thousands of anchors, so only the latest are compared.
 _SUGGESTIONS: Final = 5
 _COMPARED: Final = 1000
 _SHOWN: Final = 60
-#: What to do about a file, and about a value, that is too large.
+#: Fixes for a file, and for a value, that is too large.
 _SPLIT: Final = "split it into several files"
 _SHORTEN: Final = "keep a long text in a file of its own, and name that"
 
-#: Stands for a key that is wrong, until its value has gone by.
+#: Placeholder for a wrong key until its value has passed.
 _DROPPED: Final = object()
-#: Stands for the key `<<`, until its value has gone by.
+#: Placeholder for the key `<<` until its value has passed.
 _MERGE: Final = object()
 
 
 @attrs.define(eq=False)
 class Node:
     """
-    One value of the file and its place. Nodes and their values are shared, between aliases and by merging: read only.
+    One value of the file and its place. Nodes and values are shared between aliases and merges: do not change them.
 
     Attributes:
         kind: `"scalar"`, `"list"` or `"mapping"`.
-        line: Line of the value's first character, from 1; that of the anchor, if there is one, also for its aliases.
+        line: Line of the value's first character, from 1. With an anchor: the anchor's line, also for its aliases.
         column: Column of that character, from 1.
         value: The value as plain Python: None, bool, int, float, str, list, dict with string keys.
         items: The nodes of a list.
         entries: The nodes of a mapping by key: its own in their order, then the merged ones.
-        keys: Line and column of each key of a mapping, where it is written; also of keys whose value is wrong.
-        size: Keys and values in it, itself included; those that an alias stands for count each time.
-        height: Lists and mappings in each other, itself included: 0 for a scalar, 1 for a list of scalars.
-        variables: Names of the variables of the environment from which a scalar comes, in the order of their first use;
-            also of those that are not set, whose default was taken.
+        keys: Line and column of each key of a mapping, where it is written. Includes keys with wrong values.
+        size: Number of keys and values in it, itself included. Those behind an alias count each time.
+        height: Levels of lists and mappings, itself included: 0 for a scalar, 1 for a list of scalars.
+        variables: Names of the environment variables in a scalar, in the order of first use. Includes unset ones whose
+            default was used.
         lacks: Whether something in it is left out because it is wrong.
     """
 
@@ -84,15 +83,15 @@ class Node:
 @attrs.define(eq=False)
 class _Open:
     """
-    A list or a mapping whose end has not come yet.
+    A list or a mapping that has not ended yet.
 
     Attributes:
         node: Its node.
-        drop: Whether it is wrong, and is left out of the tree.
+        drop: Whether it is wrong and will be left out of the tree.
         in_merge: Whether it is the list of mappings that a `<<` merges.
-        key: Of a mapping, the key that waits for its value.
-        merge_line: Of a mapping, the line of its `<<`.
-        merged: Of a mapping, what its `<<` merges.
+        key: For a mapping: the key that waits for its value.
+        merge_line: For a mapping: the line of its `<<`.
+        merged: For a mapping: the mappings that its `<<` merges.
     """
 
     node: Node
@@ -105,13 +104,13 @@ class _Open:
 
 def read_nodes(data: bytes, environment: Mapping[str, str]) -> tuple[Node | None, list[Flaw]]:
     """
-    The root of the file's one document, or None, and everything that is wrong with the file as YAML.
+    Return the root of the file's only document, or None, and all errors of the file as YAML.
 
-    A tree that comes with flaws lacks the values that they are about. No flaw shows what a variable contains.
+    If there are flaws, the tree lacks the values they concern. No flaw shows the content of a variable.
 
     Args:
         data: The file.
-        environment: The variables that `${NAME}` in a value stands for, by name; read, never changed.
+        environment: Environment variables by name, for `${NAME}` in values. Read, never changed.
     """
     flaws: list[Flaw] = []
     try:
@@ -127,7 +126,7 @@ def read_nodes(data: bytes, environment: Mapping[str, str]) -> tuple[Node | None
 
 
 class _Builder:
-    """Takes one event after the other; open collections are on a stack of its own, so depth costs no recursion."""
+    """Takes one event after the other. Open collections are on its own stack, so depth costs no recursion."""
 
     def __init__(self, text: str, environment: Mapping[str, str], flaws: list[Flaw]) -> None:
         self.root: Node | None = None
@@ -135,7 +134,7 @@ class _Builder:
         self._variables = Variables(environment)
         self._flaws = flaws
         self._open: list[_Open] = []
-        # For each anchor the latest node, and whether that is good.
+        # The latest node of each anchor, and whether it is valid.
         self._anchors: dict[str, tuple[Node, bool]] = {}
         self._documents = 0
         self._nodes = 0
@@ -167,7 +166,7 @@ class _Builder:
             version = ".".join(str(number) for number in event.version)
             self._flaw("E110", at, f"YAML {version} is not supported", "remove the %YAML line; files are YAML 1.2")
 
-    # What starts a node.
+    # Starts of nodes.
 
     def _count(self, at: tuple[int, int]) -> None:
         self._nodes += 1
@@ -202,7 +201,7 @@ class _Builder:
             self._place_dropped()
 
     def _read(self, event: Any, node: Node, *, is_key: bool) -> bool:
-        """Give a scalar's node its value; False if it has none."""
+        """Set the value of a scalar's node. Return False if it is invalid."""
         text: str = event.value
         if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
             fix = r"write the character, or \U and 8 digits"
@@ -219,7 +218,7 @@ class _Builder:
         if is_plain and digits_out_of_range(text):
             self._flaw("E103", _place(event), f"a number of {len(text)} digits is out of every range")
             return False
-        # Nothing written is null; a variable with nothing in it is a mistake that must not turn a limit off.
+        # An empty value means null. An empty variable is a mistake, and must not turn a limit off.
         is_text = not is_plain or (not text and bool(node.variables))
         node.value = text if is_text else resolved(text)
         return True
@@ -228,7 +227,7 @@ class _Builder:
         line, column = _place(event)
         if fault.id == "E108":
             _stop(fault.id, (line, column), fault.message, fault.fix)
-        # On one line and without escapes, the value is the file's own text; its anchor and its quote come before it.
+        # If the value is the file's own text (one line, no escapes), point at the fault in it. Skip anchor and quote.
         end = event.end_mark.index - (0 if event.implicit[0] else 1)
         start = end - len(event.value)
         if event.start_mark.line == event.end_mark.line and self._text[start:end] == event.value:
@@ -309,14 +308,14 @@ class _Builder:
         near = did_you_mean(name, [*self._anchors][-_COMPARED:])
         return f"did you mean *{near}?" if near else ""
 
-    # Where a node goes.
+    # Nodes into their parents.
 
     def _wants_key(self) -> bool:
         return bool(self._open) and self._open[-1].node.kind == "mapping" and self._open[-1].key is None
 
     def _key(self, node: Node | None, at: tuple[int, int]) -> None:
         parent = self._open[-1]
-        # A key that is wrong keeps its place, so that its value is not taken for a key.
+        # A wrong key still waits for its value, so that the value is not read as a key.
         parent.key = _DROPPED
         if node is None:
             return
@@ -340,7 +339,7 @@ class _Builder:
             parent.key = _DROPPED
 
     def _put(self, node: Node, at: tuple[int, int]) -> None:
-        """Put a node where the file has it, or an alias for it, at the place *at*."""
+        """Put a node into its parent. *at* is where the file has the node or the alias for it."""
         if not self._open:
             self.root = node
             return
@@ -368,7 +367,7 @@ class _Builder:
         return False
 
     def _place_dropped(self) -> None:
-        """Go on behind something that is left out of the tree."""
+        """Skip something that is left out of the tree."""
         if self._open:
             self._open[-1].node.lacks = True
         if self._open and self._open[-1].node.kind == "mapping":
@@ -397,7 +396,7 @@ def _grow(parent: Node, child: Node) -> None:
 
 
 def _merge(mapping: Node, source: Node) -> None:
-    """Enter what *source* has and the mapping has not; only a mapping that nothing else refers to yet may change."""
+    """Add the entries of *source* that the mapping lacks. Nothing else may refer to the mapping yet."""
     for name, at in source.keys.items():
         if name not in mapping.keys:
             mapping.keys[name] = at

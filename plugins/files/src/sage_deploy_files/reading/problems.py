@@ -1,4 +1,4 @@
-"""Problems with their places in a file, and how they are shown: `file:line:column: error ID: what (what to do)`."""
+"""Problems with their places in a file, shown as `file:line:column: error ID: what (what to do)`."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from sage_plugins.texts import one_line
 
 __all__ = ["LISTED", "FileProblem", "Position", "as_written", "in_order", "placed", "refuse", "shown_from"]
 
-#: Problems beyond so many are counted, not listed: one mistake often has many.
+#: Further problems are only counted: one mistake often causes many.
 LISTED: Final = 20
 
 
 @attrs.frozen
 class Position:
-    """A place in a file; lines and columns count from 1."""
+    """A place in a file. Lines and columns count from 1."""
 
     line: int
     column: int
 
     def __str__(self) -> str:
-        """`7:13`."""
+        """Return a text such as `7:13`."""
         return f"{self.line}:{self.column}"
 
 
@@ -40,11 +40,11 @@ class FileProblem(Problem):
     A problem with its place in a file.
 
     Attributes:
-        path: The file, as it was named by the caller.
+        path: The file, as the caller named it.
         line: Line, from 1.
         column: Column in characters, from 1.
-        section: The part of the file in which `key` counts, such as `"services.kv"`; empty for the file itself.
-        other_at: Where the value stands that this one disagrees with, or None: it is not in the file.
+        section: The part of the file that `key` is relative to, such as `"services.kv"`. Empty: the file itself.
+        other_at: Place of the conflicting value, or None if it is not in the file.
     """
 
     path: str = ""
@@ -59,9 +59,7 @@ class FileProblem(Problem):
         return Problem(self.id, self.key, self.message, self.fix, self.other)
 
     def __str__(self) -> str:
-        """
-        The problem as one line: `file:line:column: error E303: services.kv.replicas: message [other at 3:7] (fix)`.
-        """
+        """Return one line: `file:line:column: error E303: services.kv.replicas: message [other at 3:7] (fix)`."""
         key = ".".join(part for part in (self.section, self.key) if part)
         what = f"{one_line(key)}: {self.message}" if key else self.message
         if self.other:
@@ -74,7 +72,7 @@ class FileProblem(Problem):
 def placed(
     problem: Problem, path: str, at: Position, section: str = "", other_at: Position | None = None
 ) -> FileProblem:
-    """Give *problem* its place."""
+    """Add the place to *problem*."""
     return FileProblem(
         id=problem.id,
         key=problem.key,
@@ -90,7 +88,7 @@ def placed(
 
 
 def shown_from(value: object, variables: Sequence[str]) -> str:
-    """A value as a message shows it, with the variables of the environment that it comes from; secrets are hidden."""
+    """Return a value as messages show it, with the environment variables in it. Secrets are hidden."""
     if not variables:
         return shown(value)
     names = " ".join(f"${name}" for name in variables)
@@ -99,13 +97,13 @@ def shown_from(value: object, variables: Sequence[str]) -> str:
 
 def as_written(problem: Problem, value: object, written: object, variables: Sequence[str]) -> Problem:
     """
-    Have the message of a problem show a value as somebody wrote it.
+    Return the problem with a message that shows the value as the file has it.
 
     Args:
         problem: What is wrong with the value.
-        value: The value, worked out: a number of seconds for a duration.
-        written: What the file has there.
-        variables: The variables of the environment that it comes from.
+        value: The converted value, such as a number of seconds for a duration.
+        written: The value in the file.
+        variables: Names of the environment variables in it.
     """
     old = shown(value)
     if variables:
@@ -114,23 +112,23 @@ def as_written(problem: Problem, value: object, written: object, variables: Sequ
         new = f"{written}, which is {old}"
     else:
         return problem
-    # A text has its quotes around it; a number may be a part of another one.
+    # Quotes delimit a text. A number may be part of another one, so `got ` has to precede it.
     got = "" if isinstance(value, str) else "got "
     message = problem.message.replace(got + old, got + new)
     return attrs.evolve(problem, message=message)
 
 
 def in_order(problems: Iterable[FileProblem]) -> list[FileProblem]:
-    """Errors first, each kind in the order of the file."""
+    """Return errors first, then warnings, each in the order of the file."""
     return sorted(problems, key=lambda problem: (problem.severity == "warning", problem.line, problem.column))
 
 
 def refuse(path: str, problems: Iterable[FileProblem]) -> NoReturn:
     """
-    Raise the `ConfigError` that lists *problems*.
+    Raise a `ConfigError` that lists *problems*.
 
     Raises:
-        ConfigError: Always; `problems` has all of them, the message the first `LISTED`.
+        ConfigError: Always. Its `problems` has all of them, its message the first `LISTED`.
     """
     ordered = in_order(problems)
     lines = [f"\n  {problem}" for problem in ordered[:LISTED]]

@@ -1,4 +1,4 @@
-"""Reads `service_deployment.yaml`: which services there are, how each is deployed, and where in the file it says so."""
+"""Reads `service_deployment.yaml`: the services, the settings of each, and the place of every value."""
 
 from __future__ import annotations
 
@@ -43,26 +43,26 @@ __all__ = ["FileProblem", "Position", "YamlReader", "examine", "read"]
 _TOP: Final = ("version", "services", "options", "defaults", "profiles")
 _PROFILE: Final = ("defaults", "services")
 _INIT: Final = ("args", "kwargs")
-#: What only the entry of a service has.
+#: Keys that only the entry of a service may have.
 _OWN: Final = ("class", "init")
-#: Errors after which no further service is checked: each in defaults is one in every service.
+#: After so many errors, no further services are checked: each error in defaults repeats in every service.
 MOST_ERRORS: Final = 10_000
 
 
 def read(path: str | os.PathLike[str], *, profile: str | None = None) -> DeploymentFile:
     """
-    The services of a deployment file, every value checked on its own and against the others of its service.
+    Read a deployment file. Check each value on its own and against the others of its service.
 
-    Reading imports and runs nothing that the file names. Whether plugins, classes and nodes exist is not asked.
-    Variables of the environment are put in where the file names them.
+    Reading imports and runs nothing that the file names. It does not check whether plugins, classes and nodes exist.
+    Environment variables are filled in where the file names them.
 
     Args:
         path: The file.
-        profile: Name of a profile of the file, whose values beat those of a service's own entry; the entry beats the
-            `defaults` of the profile, and these beat those of the file. Mappings are merged key by key.
+        profile: Name of a profile of the file. Values are taken, in this order, from the profile's services, the
+            services' own entries, the profile's `defaults`, and the file's `defaults`. Mappings are merged key by key.
 
     Raises:
-        ConfigError: The file cannot be read or is not valid. `problems` has every `FileProblem`, errors first; the
+        ConfigError: The file cannot be read or is not valid. Its `problems` has every `FileProblem`, errors first. Its
             message has a line for each of the first 20.
     """
     file = examine(path, profile=profile)
@@ -72,14 +72,14 @@ def read(path: str | os.PathLike[str], *, profile: str | None = None) -> Deploym
 
 
 def examine(path: str | os.PathLike[str], *, profile: str | None = None) -> DeploymentFile:
-    """As `read`, but errors are only listed: what they are about is left out of what the file says."""
+    """As `read`, but return errors in the file's `problems`. Wrong values are left out of the result."""
     reader = _Reader(os.fsdecode(path), profile)
     file = reader.read()
     return attrs.evolve(file, problems=tuple(in_order(reader.problems)))
 
 
 class YamlReader:
-    """The `interfaces.ConfigReader` of YAML files."""
+    """The `interfaces.ConfigReader` for YAML files."""
 
     def read(self, path: str | os.PathLike[str], *, profile: str | None = None) -> DeploymentFile:
         """As `read`."""
@@ -91,7 +91,7 @@ class YamlReader:
 
 
 class _Reader:
-    """Reads one file once; problems are collected, and end the reading only where there is nothing left to read."""
+    """Reads one file once. It collects problems, and stops only if nothing is left to read."""
 
     def __init__(self, path: str, profile: str | None) -> None:
         self._path = path
@@ -129,7 +129,7 @@ class _Reader:
         self.problems.append(placed(problem, self._path, at, section))
 
     def _suggest(self) -> bool:
-        # Nobody sees more, and a file may have thousands of unknown keys.
+        # Only the first problems are shown, and a file may have thousands of unknown keys.
         return len(self.problems) < LISTED
 
     # The file's parts.
@@ -139,7 +139,7 @@ class _Reader:
         options: Mapping[str, Mapping[str, Any]] = {}
         layer = Layer()
         if root is None:
-            pass  # nothing could be read, and that is said already
+            pass  # the error is already reported
         elif root.kind != "mapping":
             found = "nothing but null" if root.value is None else _shown(root)
             self._add(
@@ -202,7 +202,7 @@ class _Reader:
         return layer
 
     def _profiles(self, root: Node) -> tuple[Layer, dict[str, Layer]]:
-        """The wanted profile's defaults and services; the others are checked all the same."""
+        """Return the layers of the chosen profile: its defaults and its services. Check the other profiles too."""
         node = root.entries.get("profiles")
         found: dict[str, tuple[Layer, dict[str, Layer]]] = {}
         if node is not None and self._mapping(node, "", "profiles"):
@@ -267,7 +267,7 @@ class _Reader:
             if not self._name("service", name, at, section):
                 continue
             layer = Layer()
-            # An entry without contents is a service with all its defaults.
+            # An empty entry is a service with all its defaults.
             if child.value is not None:
                 if not self._mapping(child, "", section):
                     continue
@@ -288,7 +288,7 @@ class _Reader:
             name=name,
             values=MappingProxyType(values),
             class_path=class_path,
-            # Copies, for constructors may change what they get, and aliases of the file share their values.
+            # Copies, because constructors may change their arguments, and aliases in the file share values.
             args=tuple(plain(init.get("args", ()))),
             kwargs=MappingProxyType(plain(init.get("kwargs", {}))),
             path=self._path,
@@ -336,10 +336,10 @@ class _Reader:
             else:
                 self._key(layer, key_at, section, name, None, own)
 
-    def _key(  # noqa: PLR0913, PLR0917 - a key, and where it stands
+    def _key(  # noqa: PLR0913, PLR0917 - a key and its place
         self, layer: Layer, at: Position, section: str, name: str, group: str | None, own: Sequence[str]
     ) -> bool:
-        """Report a key that does not belong where it stands; True if it does."""
+        """Whether a key belongs where it stands. Report it if it does not."""
         suggest = self._suggest()
         problem = misplaced_key(name, group, own, suggest=suggest)
         if problem is None:
@@ -357,7 +357,7 @@ class _Reader:
 
     def _take(self, layer: Layer, section: str, name: str, key_at: Position, node: Node) -> None:
         if name in layer.places:
-            # What is merged into a mapping may stand before or behind what the mapping itself has.
+            # A merged key may stand before or after the mapping's own key.
             first, second = sorted((layer.places[name].key, key_at), key=attrs.astuple)
             message = f"is set a second time, first on line {first.line}"
             self._add("E104", second, section, name, message, "remove one of them")
@@ -373,7 +373,7 @@ class _Reader:
         if name not in layer.bad or not found:
             layer.values[name] = value
 
-    def _check(  # noqa: PLR0913, PLR0917 - a value, and all that is known about it
+    def _check(  # noqa: PLR0913, PLR0917 - a value and all that is known about it
         self,
         name: str,
         value: Any,
@@ -382,7 +382,7 @@ class _Reader:
         section: str,
         places: Mapping[str, Place],
     ) -> Sequence[Problem]:
-        """Report what is wrong with one field's value, each problem at its place; gives *problems*."""
+        """Report the *problems* of one field's value, each at its place, and return them."""
         for problem in problems:
             place = places.get(problem.key, places[name])
             about_key = problem.id in ABOUT_KEYS or _names_method(problem, value)
@@ -428,14 +428,14 @@ def _in_group(group: str | None) -> set[str]:
 
 
 def _left_out(node: Node, group: str | None) -> set[str]:
-    """The fields of a mapping whose values are no part of the tree, because they are wrong as YAML."""
+    """Return the fields of a mapping whose values are not in the tree, because they are invalid YAML."""
     keys = [name for name in node.keys if name not in node.entries]
     groups = {field for name in keys if group is None and name in GROUPS for field in _in_group(name)}
     return groups.union(name for name in keys if name in fields() or name in _OWN)
 
 
 def _meant(name: str, group: str | None, own: Sequence[str], *, suggest: bool) -> set[str]:
-    """The fields that may have been meant by a key that does not belong where it stands."""
+    """Return the fields that the user may have meant with a misplaced or unknown key."""
     if name in fields():
         return {name}
     if name in GROUPS or name in own or not suggest:
@@ -454,7 +454,7 @@ def _names_method(problem: Problem, value: Any) -> bool:
 
 
 def _below(value: Any, path: Sequence[str]) -> Any:
-    """What a value has at *path*; the value itself if there is nothing."""
+    """Return what a value has at *path*, or the value itself if it has nothing there."""
     found = value
     for part in path:
         if isinstance(found, Mapping) and part in found:

@@ -1,4 +1,4 @@
-"""How long a YAML scalar may be, and what one without quotes means: the core schema of YAML 1.2."""
+"""Converts YAML scalars without quotes by the core schema of YAML 1.2, and limits their length."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Final
 
 __all__ = ["MAX_SCALAR", "digits_out_of_range", "resolved"]
 
-#: Characters of one scalar, at most.
+#: Maximum number of characters of one scalar.
 MAX_SCALAR: Final = 64 * 1024
-#: Python refuses to read integers of more than some thousand digits, and no field takes more than ten.
+#: Python refuses to read integers of more than a few thousand digits, and no field needs more than ten.
 _MAX_DIGITS: Final = 300
 
 _NULL: Final = frozenset({"", "~", "null", "Null", "NULL"})
@@ -24,16 +24,16 @@ _NAN: Final = frozenset({".nan", ".NaN", ".NAN"})
 
 
 def digits_out_of_range(text: str) -> bool:
-    """Whether a scalar without quotes is an integer too long to be read as a number, or to be shown."""
+    """Whether a scalar without quotes is an integer that is too long to read as a number or to show."""
     return len(text) > _MAX_DIGITS and any(each.fullmatch(text) for each in (_INTEGER, _OCTAL, _HEXADECIMAL))
 
 
 def resolved(text: str) -> str | float | bool | None:
     """
-    The value of a scalar without quotes: None, bool, int, float, or the text itself.
+    Convert a scalar without quotes to None, bool, int or float, or return the text.
 
     Args:
-        text: The scalar; `digits_out_of_range` is false for it.
+        text: The scalar. `digits_out_of_range` must be false for it.
     """
     value: str | float | bool | None = text
     if text in _NULL:

@@ -1,4 +1,4 @@
-"""What PyYAML's complaints mean for somebody who writes a deployment file: what is wrong, where, and what to do."""
+"""Translates PyYAML's error messages for authors of deployment files: what is wrong, where, and what to do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Complaint", "explained"]
 
-#: PyYAML's names of tokens, as they stand in its messages.
+#: PyYAML's names of tokens in its messages.
 _TOKENS: Final[Mapping[str, str]] = {
     "<alias>": "an alias",
     "<anchor>": "an anchor",
@@ -30,13 +30,13 @@ _TOKENS: Final[Mapping[str, str]] = {
 
 class Complaint(NamedTuple):
     """
-    What is wrong with a file as YAML.
+    An error of the file as YAML.
 
     Attributes:
         line: Line, from 1.
         column: Column, from 1.
         message: What is wrong.
-        fix: What to do; may be empty.
+        fix: What to do. May be empty.
     """
 
     line: int
@@ -47,14 +47,14 @@ class Complaint(NamedTuple):
 
 class _Meaning(NamedTuple):
     """
-    What one of PyYAML's messages means.
+    The translation of one of PyYAML's messages.
 
     Attributes:
-        pattern: Regular expression for the message with its context. Its group, if it has one, is what PyYAML found.
-        message: In our words: `{0}` is the group, `{token}` the same as a token, `{start}` the place where the
-            construct begins. Empty to keep PyYAML's.
+        pattern: Regular expression for the message with its context. Its group, if any, matches what PyYAML found.
+        message: Our message. `{0}` is the group, `{token}` the group as a token's name, `{start}` the place where the
+            construct begins. Empty: keep PyYAML's message.
         fix: What to do.
-        at_start: Whether the place is where the construct begins, not where PyYAML gave up.
+        at_start: True: report the place where the construct begins. False: where PyYAML stopped.
     """
 
     pattern: str
@@ -67,7 +67,7 @@ _QUOTE: Final = "put it in quotes"
 _BACKSLASH: Final = r"write \\ for a backslash, or use single quotes"
 _VERSION: Final = "remove the %YAML line; files are YAML 1.2"
 
-#: The first that is found counts.
+#: The first match counts.
 _MEANINGS: Final[Sequence[_Meaning]] = (
     _Meaning(r"'\\t'", "a tab cannot stand here", "write spaces"),
     _Meaning(
@@ -142,7 +142,7 @@ _MEANINGS: Final[Sequence[_Meaning]] = (
 
 def explained(error: Any, text: str) -> Complaint:
     """
-    Where the text is wrong, what is wrong there, and what to do.
+    Return where the text is wrong, what is wrong there, and what to do.
 
     Args:
         error: PyYAML's `MarkedYAMLError`.

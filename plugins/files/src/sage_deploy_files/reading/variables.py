@@ -1,7 +1,7 @@
 """
-Variables of the environment in a file's values: `${NAME}`, `${NAME:-default}`, and `$${` for a literal `${`.
+Replaces environment variables in a file's values: `${NAME}`, `${NAME:-default}`, and `$${` for a literal `${`.
 
-One pass over the text puts them in. What a variable contains is not looked at again, and no message shows it.
+One pass over the text replaces them. The content of a variable is not scanned again, and no message shows it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_BROUGHT", "Fault", "Replaced", "Variables"]
 
-#: Characters that variables bring into a file, at most: a few bytes of the file may bring as many as a value can have.
+#: Maximum number of characters that variables bring into a file. A few bytes of the file can bring a very long value.
 MAX_BROUGHT: Final = 1024 * 1024
 
 _PIECE: Final = re.compile(r"\$\$\{|\$\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?::-(?P<default>[^}]*))?\}|\$\{")
 _SPELLING: Final = "write ${NAME} or ${NAME:-default}; $${ is a literal ${"
-#: Nobody reads more suggestions, and an environment may have thousands of names.
+#: Only the first few errors get suggestions. An environment may have thousands of names.
 _SUGGESTIONS: Final = 5
 _SHOWN: Final = 60
 
 
 @attrs.frozen
 class Fault:
-    """What is wrong with the variables of a value; *offset* counts the characters before it."""
+    """An error in the variables of a value. *offset* is the number of characters before it."""
 
     id: str
     offset: int
@@ -44,13 +44,12 @@ class Fault:
 @attrs.frozen
 class Replaced:
     """
-    A text with its variables put in.
+    A text with its variables replaced.
 
     Attributes:
-        text: The result; means nothing if there are faults.
-        names: The variables of the text, each once, in the order of their first use; one counts also where its default
-            was taken.
-        faults: What is wrong, in the order of the text.
+        text: The result. Not meaningful if there are faults.
+        names: The variables in the text, each once, in the order of first use. Includes those whose default was used.
+        faults: The errors, in the order of the text.
     """
 
     text: str
@@ -60,21 +59,21 @@ class Replaced:
 
 class Variables:
     """
-    Puts the variables of one environment into the values of one file.
+    Replaces variables of one environment in the values of one file.
 
     Args:
-        environment: The variables by name; each is read at most once.
+        environment: The variables by name. Each is read at most once.
     """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
-        # What each variable has in it, and what of that cannot stand in a file.
+        # The content of each variable, and what in it is not allowed in a file.
         self._known: dict[str, tuple[str | None, str]] = {}
         self._brought = 0
         self._suggestions = _SUGGESTIONS
 
     def replace(self, text: str) -> Replaced:
-        """Put the variables into a text; takes time linear in the text and in what the variables bring."""
+        """Replace the variables in a text, in time linear in the length of text and result."""
         parts: list[str] = []
         names: dict[str, None] = {}
         faults: list[Fault] = []
@@ -88,7 +87,7 @@ class Variables:
             fault = _misspelled(found)
             if fault is not None:
                 faults.append(fault)
-                # What comes behind it may be meant as a part of it.
+                # The text after it may belong to it.
                 break
             name = found["name"]
             names[name] = None
@@ -104,7 +103,7 @@ class Variables:
                 parts.append(value)
                 brought += len(value)
         parts.append(text[end:])
-        # Not joined before it is known to be short: a variable that stands there a thousand times is one string so far.
+        # Check the length before joining: until now, a variable that is used a thousand times is one string.
         length = sum(map(len, parts))
         self._brought += brought
         if not faults and length > MAX_SCALAR:
@@ -118,7 +117,7 @@ class Variables:
     def _value(self, name: str) -> tuple[str | None, str]:
         known = self._known.get(name)
         if known is None:
-            # os.environ decodes a variable each time that it is asked for it.
+            # os.environ decodes a variable on every access.
             value = self._environment.get(name)
             known = self._known[name] = value, _unfit(value or "")
         return known
@@ -133,7 +132,7 @@ class Variables:
 
 
 def _misspelled(found: re.Match[str]) -> Fault | None:
-    """What is wrong with the spelling of a reference to a variable."""
+    """Return the error in the spelling of a reference to a variable, or None."""
     text, start = found.string, found.start()
     if found["name"] is None:
         close = text.find("}", start)
@@ -149,9 +148,9 @@ def _misspelled(found: re.Match[str]) -> Fault | None:
 
 
 def _unfit(value: str) -> str:
-    """What a variable has in it that cannot stand in a file; empty if there is nothing."""
+    """Return what in a variable's content is not allowed in a file, or an empty string."""
     found = None if value.isprintable() else UNPRINTABLE.search(value)
     if found is None:
         return ""
-    # Bytes that the interpreter cannot decode become halves of surrogate pairs.
+    # The interpreter turns bytes that it cannot decode into halves of surrogate pairs.
     return "bytes that are not text" if "\ud800" <= found[0] <= "\udfff" else "a control character"

@@ -29,7 +29,7 @@ class DrainQueue:
 
     def drain(self, take: Callable[[], None], over: Callable[[], bool] = lambda: False) -> None:
         """
-        Call *take* to empty `items`, unless *over* returns True.
+        Call *take* to empty `items`, unless *over* returns True. They may be empty by then: *take* must look.
 
         If another thread is doing it, return at once: that thread checks `items` again before it stops.
         """

@@ -55,9 +55,8 @@ class StreamReading:
         self._acknowledged = 0  # guarded by _lock
         self._lock = threading.Lock()
         self._listening = False
-        self._arrivals = (
-            DrainQueue()
-        )  # steps for items that are not plain data, and for everything that came after them
+        # Steps for items that are not plain data, and for everything that came after them.
+        self._arrivals = DrainQueue()
         self._listen()
 
     def _listen(self) -> None:
@@ -83,7 +82,8 @@ class StreamReading:
         CALLBACKS.run(partial(self._arrivals.drain, self._do_next))
 
     def _do_next(self) -> None:
-        self._arrivals.items.popleft()()
+        if self._arrivals.items:  # else the thread before this one took the last step
+            self._arrivals.items.popleft()()
 
     def _deliver(self, packed: Any) -> None:
         item, error = read(packed, self._call.owner.service, self._call.method.name)

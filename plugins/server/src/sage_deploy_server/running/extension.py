@@ -36,10 +36,10 @@ class ServerOptions:
     Options of the server. The user's own commands always reach it, over a socket.
 
     Attributes:
-        http: `HOST:PORT`, or a port at the loopback interface; port 0 takes a free one. None for no HTTP.
-        allow_hosts: Names under which clients on other machines know this one. Needed for a host that is not loopback.
-        max_body: Bytes of a request's body, at most.
-        login_link: Whether a link that logs a browser in is written to stderr when HTTP begins; `up` turns it on.
+        http: `HOST:PORT`, or a port on the loopback interface; port 0 takes a free one. Null: no HTTP.
+        allow_hosts: Host names that clients on other machines use for this one. Required if the host is not loopback.
+        max_body: Maximum size of a request's body, in bytes.
+        login_link: Whether to print a link that logs a browser in, to stderr, when HTTP starts; `up` turns it on.
     """
 
     http: str | None = attrs.field(default=None, validator=_check_http)

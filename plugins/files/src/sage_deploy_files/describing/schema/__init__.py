@@ -1,6 +1,6 @@
 """
-The JSON Schema of a deployment file, as the installed plugins read it.
+Builds the JSON Schema of deployment files, for the installed plugins.
 
-`document` has the file's structure, `fields` the schema of each configuration field, `options` that of plugins' option
-classes, with what their `validators` ask; `values` has what all of them say alike.
+`document` has the file's structure. `fields` has the schema of each configuration field. `options` has the schemas of
+plugins' options classes; `validators` adds their validators' rules. `values` has what they share.
 """

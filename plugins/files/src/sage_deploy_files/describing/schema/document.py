@@ -1,9 +1,8 @@
 """
-The JSON Schema of a deployment file, as the installed plugins read it.
+The JSON Schema of a whole deployment file, for the installed plugins.
 
-It says what the reader refuses, as far as a schema can: which keys there are, and what each value may be. What the
-fields ask of each other, which profiles and classes exist and whether a plugin is installed is left to the reader and
-the plan. So is everything that a variable of the environment decides.
+It rejects what the reader rejects, as far as a schema can: unknown keys and wrong values. The reader and the plan check
+the rest: rules between fields, whether profiles, classes and plugins exist, and values from environment variables.
 """
 
 from __future__ import annotations
@@ -23,14 +22,14 @@ if TYPE_CHECKING:
 
 __all__ = ["DIALECT", "deployment_schema", "schema_text"]
 
-#: The edition of JSON Schema in which the schema is written.
+#: The edition of JSON Schema that the schema uses.
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 _NAME: Final = whole("[A-Za-z][A-Za-z0-9_-]{0,62}")
 
 _PATH: Final = rf"{IDENTIFIER}(?:\.{IDENTIFIER})*"
 
-#: The fields whose values are IDs of plugins, with the kind of plugin.
+#: The fields whose values are plugin IDs, with the kind of plugin.
 _ID_FIELDS: Final[Mapping[str, str]] = {
     "target": "target",
     "threading_strategy": "threading strategy",
@@ -41,17 +40,17 @@ _ID_FIELDS: Final[Mapping[str, str]] = {
 
 def deployment_schema(registry: Registry) -> dict[str, Any]:
     """
-    The JSON Schema (draft 2020-12) of a deployment file; the same for the same plugins in every run.
+    Return the JSON Schema (draft 2020-12) of a deployment file. The same plugins always give the same schema.
 
-    A file that it refuses is refused by `deployment_file.read`, or by the plan if the mistake is in a plugin's options.
-    The IDs of the registered plugins are suggestions: any other string is valid as an ID.
+    If the schema rejects a file, `read` rejects it too, or the plan does if the mistake is in a plugin's options. The
+    IDs of registered plugins are suggestions: any other string is valid as an ID.
 
     Args:
-        registry: The plugins whose IDs are suggested and whose options are described. If a plugin cannot say which
-            options it has, any are allowed, and their description has the reason.
+        registry: The plugins whose IDs are suggested and whose options are described. If a plugin's options class
+            cannot be loaded, any options are valid, and the description has the reason.
 
     Returns:
-        Plain values, fit for JSON. They belong to the caller.
+        Plain values, ready for JSON. They belong to the caller.
     """
     docs = {doc.path: doc.doc for doc in explain()[0].walk()}
     options = OptionsSchemas()
@@ -77,7 +76,7 @@ def deployment_schema(registry: Registry) -> dict[str, Any]:
                 "title": "services by name",
                 "description": docs["services"],
                 "type": "object",
-                # A service without contents has all the defaults.
+                # An empty service has all the defaults.
                 **_named({"$ref": "#/$defs/service", "type": ["object", "null"]}),
             },
             "options": {
@@ -101,14 +100,14 @@ def deployment_schema(registry: Registry) -> dict[str, Any]:
 
 
 def schema_text(registry: Registry) -> str:
-    """The JSON Schema as text, for a file."""
-    import json  # imported here: who only wants the schema does without
+    """Return the JSON Schema as text, for a file."""
+    import json  # imported here because only this function needs it
 
     return json.dumps(deployment_schema(registry), indent=2, allow_nan=False)
 
 
 def _offered(registry: Registry, field: str) -> dict[str, str]:
-    """The IDs that are installed for a field, with the plugins' own words."""
+    """Return the installed IDs for a field, each with the plugin's summary."""
     kind = _ID_FIELDS.get(field)
     return {id: entry.registration.summary for (known, id), entry in registry.entries().items() if known == kind}
 
@@ -122,7 +121,7 @@ def _references(group: str | None) -> dict[str, Any]:
 
 
 def _fields_only(properties: dict[str, Any]) -> dict[str, Any]:
-    """These keys and no others: one level further down, else an editor that writes the key writes all defaults too."""
+    """Allow only these keys. One level down: otherwise editors that insert the key insert all defaults too."""
     return {"allOf": [{"properties": properties, "additionalProperties": False}]}
 
 
@@ -136,7 +135,7 @@ def _group(group: str, doc: str) -> dict[str, Any]:
 
 
 def _configuration() -> dict[str, Any]:
-    """The keys that services and defaults have in common: the groups first, for these are what most files use."""
+    """Return the keys that services and defaults share. Groups come first, because most files use them."""
     keys = {group: {"$ref": f"#/$defs/groups.{group}"} for group in GROUPS} | _references(None)
     for group in GROUPS:
         keys |= _references(group)

@@ -1,4 +1,4 @@
-"""The JSON Schema of one field of the configuration, from its declaration."""
+"""Builds the JSON Schema of a configuration field from its declaration."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 
 __all__ = ["field_schema"]
 
-#: The names of methods; private ones are not served.
+#: Names of methods. Private ones are not served.
 _METHOD: Final = whole(rf"(?!_){IDENTIFIER}")
 
 
 def field_schema(info: FieldInfo, offered: Mapping[str, str], *, is_nested: bool = False) -> dict[str, Any]:
     """
-    What a file may have as the value of a field.
+    Return the schema of a field's value in a file.
 
     Args:
         info: Declares the field.
-        offered: The IDs that an editor offers for it, with what to say of each; empty for a field that holds no ID.
-        is_nested: Whether it is a key of a mapping, where None as its default means that it has none.
+        offered: IDs that editors offer, with a description each. Empty for a field without IDs.
+        is_nested: Whether it is a key of a mapping. There, the default None means that it has no default.
     """
     about = {"title": info.name, "description": _description(info, is_nested=is_nested)}
     return with_default(about | _VALUES[info.kind](info, offered), plain(info.default))
@@ -57,7 +57,7 @@ def _description(info: FieldInfo, *, is_nested: bool) -> str:
 
 
 def _message(info: FieldInfo) -> str:
-    """What an editor says to a value of another type, and to a text that stands for none of the right type."""
+    """Return the editor's message for a value of a wrong type, or a text that is no value of the right type."""
     words = f"must be {info.type_with_article}" + (f", {info.range}" if info.range else "")
     if info.unit:
         words += f", or {UNIT_WORDS[info.unit]}"
@@ -65,7 +65,7 @@ def _message(info: FieldInfo) -> str:
 
 
 def _number(info: FieldInfo, _: Mapping[str, str]) -> dict[str, Any]:
-    # An editor that writes the key begins with a value of the first type, and 0 may be out of range.
+    # An editor that inserts the key begins with a value of the first type, and the number 0 may be out of range.
     types = ("string", info.kind) if info.default is None else (info.kind, "string")
     schema: dict[str, Any] = {"type": nullable(*types, optional=info.optional)}
     if info.minimum is not None:
@@ -127,13 +127,13 @@ def _methods(info: FieldInfo, _: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _batch(info: FieldInfo, _: Mapping[str, str]) -> dict[str, Any]:
-    # Editors make the message about another type from the title.
+    # Editors use the title in their message about a wrong type.
     mapping = {"title": info.type, "type": "object", **_keys(info.keys)}
     return {"anyOf": [mapping, {"const": True}, variable()]}
 
 
 def _options(info: FieldInfo, _: Mapping[str, str]) -> dict[str, Any]:
-    """Any options of any plugin: which ones there are is for who knows the plugins."""
+    """Allow any options of any plugin: `OptionsSchemas.of_plugins` adds the known ones."""
     return {"type": nullable("object", optional=info.optional), "additionalProperties": {"type": "object"}}
 
 

@@ -1,8 +1,8 @@
 """
-The JSON Schema of plugins' options, from their attrs classes.
+Builds the JSON Schema of plugins' options from their attrs classes.
 
-It takes what `structure` takes, as far as a schema can say it: the types that `structure` knows, and attrs' own
-validators. What a plugin checks in code of its own is left to the plan.
+It accepts what `structure` accepts, as far as a schema can: the types that `structure` knows, and attrs' own
+validators. The plan checks what plugins check in their own code.
 """
 
 from __future__ import annotations
@@ -60,10 +60,10 @@ _WORDS: Final[Mapping[str, str]] = {
 
 class OptionsSchemas:
     """
-    Makes the schemas of options classes.
+    Builds the schemas of options classes.
 
     Attributes:
-        definitions: The classes that were met so far, by name, for the `$defs` of the schema that refers to them.
+        definitions: Schemas of the classes so far, by name, for `$defs`.
     """
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class OptionsSchemas:
         self._names: dict[type, str] = {}
 
     def of_plugins(self, registry: Registry) -> dict[str, Any]:
-        """What a service may have under `options`: options of the registered plugins are checked, any others pass."""
+        """Return the schema of a service's `options`. Options of registered plugins are checked, others are allowed."""
         found: dict[str, list[Registered]] = {}
         for (_, id), entry in sorted(registry.entries().items()):
             found.setdefault(id, []).append(entry)
@@ -85,13 +85,13 @@ class OptionsSchemas:
                 without.append(id)
         options: dict[str, Any] = {"properties": described, "additionalProperties": {"type": "object"}}
         if without:
-            # Not under `properties`, where an editor would offer them.
+            # Not under `properties`, because editors would offer it.
             nothing = {"description": "It has no options.", "type": "object", "additionalProperties": False}
             options["patternProperties"] = {whole(either(*map(literal, without))): nothing}
         return options
 
     def of_environment(self, registry: Registry) -> dict[str, Any]:
-        """What a file may have under its own `options`; what no plugin reads passes, with a warning of the plan."""
+        """Return the schema of the file's own `options`. Unknown ones are allowed here; the plan warns of them."""
         described = {id: self._of_plugin(entry) for id, entry in sorted(registry.environment_options().items())}
         return {"properties": described, "additionalProperties": {"type": "object"}}
 
@@ -101,7 +101,7 @@ class OptionsSchemas:
         try:
             cls = registration.options_class()
             why = "" if cls is None or attrs.has(cls) else f"{cls!r} is not an attrs class"
-        except Exception as error:  # noqa: BLE001 - a stranger's function may raise anything; said where it matters
+        except Exception as error:  # noqa: BLE001 - the plugin's function may raise anything; the schema shows it
             cls, why = None, text_of(error)
         if why:
             return {"title": title, "description": f"{description}\nIts options are not known: {why}", "type": "object"}
@@ -110,19 +110,19 @@ class OptionsSchemas:
         return {"title": title, "description": description, **self.of_class(cls)}
 
     def of_class(self, cls: type) -> dict[str, Any]:
-        """A reference to the definition of *cls*, an attrs class."""
+        """Return a reference to the definition of *cls*, an attrs class."""
         if cls not in self._names:
             name = re.sub(r"[^\w.]", "_", f"{cls.__module__}.{cls.__qualname__}", flags=re.ASCII)
-            # Classes made by functions may share their name.
+            # Classes created in functions may share their name.
             same = sum(known.partition("-")[0] == name for known in self._names.values())
             name = f"{name}-{same + 1}" if same else name
-            # Known before it is made, because it may contain itself.
+            # Set before the definition is built, because a class may contain itself.
             self._names[cls] = name
             self.definitions[name] = self._class(cls)
         return {"$ref": f"#/$defs/{self._names[cls]}"}
 
     def _class(self, cls: type) -> dict[str, Any]:
-        with contextlib.suppress(Exception):  # a stranger's annotations may do anything; one that is no type means any
+        with contextlib.suppress(Exception):  # annotations may raise anything; unresolved ones allow any value
             attrs.resolve_types(cls)
         docs = attribute_docs(cls)
         properties: dict[str, dict[str, Any]] = {}
@@ -141,7 +141,7 @@ class OptionsSchemas:
 
     def _attribute(self, name: str, attribute: attrs.Attribute[Any], doc: str) -> dict[str, Any]:
         schema = {} if attribute.type is None else self._bare(attribute.type)
-        if attribute.converter is None:  # else the validator sees what the converter makes
+        if attribute.converter is None:  # with a converter, the validator sees the converted value
             schema = constrained(schema, attribute.validator)
         lines = [doc] if doc else []
         if attribute.default is attrs.NOTHING:
@@ -159,7 +159,7 @@ class OptionsSchemas:
         return _with_variable(self._bare(kind))
 
     def _bare(self, kind: Any) -> dict[str, Any]:
-        """What `structure` takes for a type, before variables of the environment; anything if no schema can say it."""
+        """Return the schema of what `structure` accepts for a type, without variables. Empty: none can say it."""
         origin, arms = get_origin(kind) or kind, get_args(kind)
         if _is_scalar(origin):
             return {"type": _SCALARS[origin]}
@@ -201,12 +201,12 @@ def _is_scalar(kind: Any) -> bool:
 
 
 def _plain_only(values: Iterable[Any]) -> list[Any]:
-    """The values that a file can have; `structure` compares types too, so a member of an enum equals none of them."""
+    """Return the values that a file can have. `structure` compares types, so no value equals an enum's member."""
     return [value for value in values if value is None or type(value) in {bool, int, float, str}]
 
 
 def _union(arms: list[dict[str, Any]]) -> dict[str, Any]:
-    """What one of the arms takes, as one schema where that is possible; see `schema_values`."""
+    """Return a schema of what one of the arms accepts, without `anyOf` if possible. `values` explains why."""
     if {} in arms:
         return {}
     if all("enum" in arm or arm == {"type": "null"} for arm in arms):
@@ -219,7 +219,7 @@ def _union(arms: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _with_variable(schema: dict[str, Any]) -> dict[str, Any]:
-    """The schema, with a text that a variable is part of wherever it takes something else that is written as one."""
+    """Also allow a text with a variable, unless the schema accepts texts anyway or accepts no scalars."""
     if "enum" in schema:
         return {"anyOf": [schema, variable()]}
     if "anyOf" in schema:
@@ -230,19 +230,19 @@ def _with_variable(schema: dict[str, Any]) -> dict[str, Any]:
         return schema
     words = " or ".join(_WORDS[kind] for kind in kinds)
     message = f"must be {words}; {VARIABLE_WORDS}"
-    # As for fields: an editor begins with a value of the first type.
+    # As for fields: editors begin with a value of the first type.
     kinds = [*kinds, "string"] if "default" in schema else ["string", *kinds]
     return {**schema, "type": kinds, "pattern": VARIABLE, "errorMessage": message}
 
 
 def _default(default: Any) -> list[Any]:
-    """The default as plain values, in a list; an empty list if there is none, or none that JSON could say."""
+    """Return a list with the default as plain values. It is empty if there is none, or JSON cannot express it."""
     if isinstance(default, attrs.Factory):  # type: ignore[arg-type]  # a class, declared as a function
         if default.takes_self:
             return []
         try:
             default = default.factory()
-        except Exception:  # noqa: BLE001 - a stranger's function; the plan reports it when it fails there
+        except Exception:  # noqa: BLE001 - the plugin's function may raise anything; the plan reports it
             return []
     try:
         return [_plain(default)]

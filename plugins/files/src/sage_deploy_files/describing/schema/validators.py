@@ -1,4 +1,4 @@
-"""What attrs' own validators say, in JSON Schema; validators that a plugin wrote itself are passed over."""
+"""Translates attrs' own validators to JSON Schema. Validators written by plugins are skipped."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 __all__ = ["constrained"]
 
-#: What a bound of a number is called, and which of two is the stricter.
+#: JSON Schema's keyword for a bound, and which of two bounds is stricter.
 _BOUNDS: Final[Mapping[str, tuple[str, Callable[..., float]]]] = {
     ">=": ("minimum", max),
     ">": ("exclusiveMinimum", max),
     "<=": ("maximum", min),
     "<": ("exclusiveMaximum", min),
 }
-#: Characters of the shortest text that has a variable in it.
+#: Length of the shortest text with a variable.
 _SHORTEST_VARIABLE: Final = len("${X}")
-#: More choices than anybody wants to be offered.
+#: Above this number, choices are not listed: nobody wants to be offered so many.
 _CHOICES: Final = 100
-#: What regular expressions of Python and of JSON Schema have in common. `\w` and `\b` are not: the characters beyond
-#: ASCII that they know are others.
+#: Matches regular expressions that mean the same in Python and JSON Schema. `\w` and `\b` differ in characters beyond
+#: ASCII.
 _COMMON: Final = re.compile(
     r"""(?x)
     (?: [^\\()\[\]{}]                                         # characters, repetition, alternatives
@@ -41,10 +41,10 @@ _COMMON: Final = re.compile(
 
 def constrained(schema: dict[str, Any], validator: Any) -> dict[str, Any]:
     """
-    A schema that also says what a validator asks for, as far as that can be said.
+    Return the schema with a validator's rules added, as far as a schema can express them.
 
     Args:
-        schema: What the type of the attribute takes. It is not changed.
+        schema: The schema of the attribute's type. It is not changed.
         validator: The attribute's validator, or None.
     """
     for kind, constrain in _CONSTRAIN.items():
@@ -54,7 +54,7 @@ def constrained(schema: dict[str, Any], validator: Any) -> dict[str, Any]:
 
 
 def _all(schema: dict[str, Any], validator: Any) -> dict[str, Any]:
-    for each in validator._validators:  # noqa: SLF001 - attrs has no other view of it
+    for each in validator._validators:  # noqa: SLF001 - attrs offers no other access
         schema = constrained(schema, each)
     return schema
 
@@ -126,12 +126,12 @@ def _length(schema: dict[str, Any], length: int, which: str) -> dict[str, Any]:
 
 
 def _text(schema: dict[str, Any], pattern: str) -> dict[str, Any]:
-    """The schema with a pattern for its strings; a variable passes, because nobody knows its value yet."""
+    """Return the schema with a pattern for its strings. Texts with a variable pass, because their value is unknown."""
     found = {"pattern": either(pattern, VARIABLE)}
     return {**schema, "allOf": [*schema.get("allOf", []), found]} if "pattern" in schema else {**schema, **found}
 
 
-#: The validators' classes are private to attrs, what they are called with is not.
+#: The validators' classes are private in attrs, so they are taken from what its public functions return.
 _CONSTRAIN: Final[Mapping[type, Callable[[dict[str, Any], Any], dict[str, Any]]]] = {
     type(validators.and_()): _all,
     type(validators.optional(validators.min_len(0))): _optional,

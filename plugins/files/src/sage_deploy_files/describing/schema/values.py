@@ -1,10 +1,9 @@
 """
-What the schemas of single values have in common: variables of the environment, texts, choices.
+The parts that schemas of single values share: environment variables, texts, choices.
 
-Assertions of JSON Schema are about one type each, so one schema with several types says what would otherwise take a
-union; editors answer a mistake in it with one message, not with one for each alternative. `errorMessage` and
-`enumDescriptions` are words of editors: the first replaces their message about a type or a pattern, the second stands
-beside each suggestion. Validators pass over both.
+A keyword of JSON Schema applies to one type only, so one schema can list several types without `anyOf`. Editors then
+show one message for a mistake, not one for each alternative. Two keywords are for editors only: `errorMessage` replaces
+their message about a type or a pattern, and `enumDescriptions` is shown with each suggestion. Validators ignore both.
 """
 
 from __future__ import annotations
@@ -30,18 +29,18 @@ __all__ = [
     "with_default",
 ]
 
-#: In a text that a variable of the environment is part of, whose value nobody knows yet.
+#: Matches a text with an environment variable, whose value is not known yet.
 VARIABLE: Final = r"\$\{"
-#: How a message ends whose value may come from the environment.
+#: End of messages about values that may come from the environment.
 VARIABLE_WORDS: Final = "${NAME} takes it from the environment"
 
-#: A name of Python. It may have any character beyond ASCII: which of them are letters is left to the reader, for the
-#: regular expressions of JSON Schema and Python differ in that.
+#: A Python name. Any character beyond ASCII is allowed here, because regular expressions of JSON Schema and Python
+#: disagree about which are letters. The reader checks them.
 IDENTIFIER: Final = r"[^\x00-@\[-\^`{-\x7f][^\x00-/:-@\[-\^`{-\x7f]*"
 
 
 def whole(pattern: str) -> str:
-    """A pattern that the whole text must fit, in Python as well: its `$` lets a line end follow."""
+    """Return a pattern that must match the whole text. In Python, `$` alone would allow a line end after it."""
     return rf"^(?:{pattern})$(?!\n)"
 
 
@@ -50,55 +49,55 @@ NOT_BLANK: Final = whole(r"\S(?:[\s\S]*\S)?")
 
 
 def either(*patterns: str) -> str:
-    """A pattern for what fits one of these."""
+    """Return a pattern that matches what one of the patterns matches."""
     return "|".join(patterns)
 
 
 def literal(text: str) -> str:
-    """A pattern for this text; `re.escape` also escapes what JSON Schema's regular expressions must not."""
+    """Return a pattern for this text. `re.escape` would escape characters that JSON Schema must not escape."""
     return re.sub(r"[\\^$.*+?()\[\]{}|/]", r"\\\g<0>", text)
 
 
 def variable() -> dict[str, Any]:
-    """What stands for a value that the environment has."""
-    # The title keeps editors from taking it for the alternatives without one.
+    """Return the schema of a text with an environment variable."""
+    # Editors treat alternatives without a title as the same, so this one has a title.
     return {"title": "variable of the environment", "type": "string", "pattern": VARIABLE}
 
 
 def nullable(*types: str, optional: bool) -> str | list[str]:
-    """The `type` of a schema: the only one, or all of them, null the last."""
+    """Return the `type` of a schema: one type, or a list with null at the end."""
     found = [*types, *(["null"] if optional else [])]
     return found[0] if len(found) == 1 else found
 
 
 def with_default(schema: dict[str, Any], value: Any) -> dict[str, Any]:
     """
-    The schema with the value that stands in for one that is left out.
+    Return the schema with a default.
 
-    Null is not written down: it says nothing that the type does not, and editors fail on it where they expect a text.
+    A default of null is left out: the type already allows it, and some editors fail on it where they expect a text.
     """
     return schema if value is None else {**schema, "default": value}
 
 
 def types_of(schema: Mapping[str, Any]) -> list[str]:
-    """The types that a schema names, in its order; none if it takes any, or says it in another way."""
+    """Return the types that a schema names, in its order. Empty if it allows any type, or uses other keywords."""
     types = schema.get("type", [])
     return [types] if isinstance(types, str) else list(types)
 
 
 def suggested(schema: dict[str, Any], offered: Mapping[str, str], *, title: str) -> dict[str, Any]:
     """
-    The schema with values that an editor offers; it takes the same values as before.
+    Return the schema with values that editors offer. It still accepts the same values.
 
     Args:
-        schema: Takes strings, among others.
-        offered: What to say of each value that is offered; nothing changes if there is none.
-        title: What an editor calls one of these values.
+        schema: A schema that accepts strings, among others.
+        offered: The offered values, each with a description. If empty, the schema is returned unchanged.
+        title: What editors call one of these values.
     """
     if not offered:
         return schema
     values = sorted(offered)
     known = {"title": title, "enum": values, "enumDescriptions": [offered[value] for value in values]}
-    # The opposite of the first, so that an editor never shows both for one value.
+    # Excludes the first alternative, so that editors never show both for one value.
     other = {"title": f"{title} that is not installed", "not": {"enum": values}}
     return {**schema, "anyOf": [known, other]}
