@@ -22,7 +22,7 @@ from table import show
 
 from sage_deploy_server.pages.files import LOADED
 from sage_deploy_server.recording.history import History
-from sage_deploy_server.recording.sample import Counted, Sample
+from sage_deploy_server.recording.sample import CallCounts, Sample
 from sage_plugins.metrics import HISTOGRAM_EDGES_S
 
 if TYPE_CHECKING:
@@ -98,9 +98,9 @@ def weight(_rounds: int) -> None:
 def memory(_rounds: int) -> None:
     """Print the memory of a full day's history of 50 services."""
     now = 0.0
-    counted = Counted(1, 0, 1.0, [1.0] * (len(HISTOGRAM_EDGES_S) + 1), HISTOGRAM_EDGES_S)
+    call_counts = CallCounts(1, 0, 0, 1.0, [1.0] * (len(HISTOGRAM_EDGES_S) + 1), HISTOGRAM_EDGES_S)
     names: list[str | None] = [None, *(f"service-{number}" for number in range(_SERVICES))]
-    samples = dict.fromkeys(names, Sample(counted, 0, 0, 4, 0))
+    samples = dict.fromkeys(names, Sample(call_counts, 0, 0, 4, 0))
     tracemalloc.start()
     before, _ = tracemalloc.get_traced_memory()
     history = History(lambda: now, lambda: now)
@@ -112,7 +112,7 @@ def memory(_rounds: int) -> None:
             history.record(samples)
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    missing = [history.show(seconds, "service-0")["rate"].count(None) for seconds in (900, 10_800, _DAY_S)]
+    missing = [history.read(seconds, "service-0")["rate"].count(None) for seconds in (900, 10_800, _DAY_S)]
     print(
         f"history of {_SERVICES} services, 24 h: {(after - before) / 2**20:.1f} MiB  (goal <= 16); "
         f"values that are missing at 15 min, 3 h, 24 h: {missing}"

@@ -35,7 +35,7 @@ _FIRST_PAINT = """new Promise((done) => new PerformanceObserver((list) => {
   for (const each of list.getEntries()) if (each.name === "first-contentful-paint") done(each.startTime);
 }).observe({ type: "paint", buffered: true }))"""
 
-#: Replaces the stream. `update` shows the picture `next`, and returns the milliseconds until it is painted. It starts
+#: Replaces the stream. `update` shows the snapshot `next`, and returns the milliseconds until it is painted. It starts
 #: with a frame, so that the wait for the next frame is not measured.
 _UPDATE = """
 let source;
@@ -133,8 +133,8 @@ def updates(_rounds: int) -> None:
 
 
 def _update(page: Any, chance: random.Random, chromium: Any = None) -> tuple[float, float]:
-    """Show another picture. Return the milliseconds until it was painted, and the seconds of processor time."""
-    page.evaluate("(text) => { window.next = text; }", _picture(chance))
+    """Show another snapshot. Return the milliseconds until it was painted, and the seconds of processor time."""
+    page.evaluate("(text) => { window.next = text; }", _snapshot(chance))
     before = _used(chromium)
     painted = page.evaluate("update()")
     return painted, _used(chromium) - before
@@ -147,7 +147,7 @@ def _used(chromium: Any) -> float:
     return next(each["value"] for each in found if each["name"] == "TaskDuration")
 
 
-def _picture(chance: random.Random) -> str:
+def _snapshot(chance: random.Random) -> str:
     """Return a message of the stream, with new numbers each time."""
     return json.dumps({"services": [_row(number, chance) for number in range(_SERVICES)], "events": []})
 

@@ -1,7 +1,7 @@
 """
 Watches the stream of a server as several `curl` would. It is a separate process, to add no load to the server's.
 
-`dashboard.py` starts it with the port and the number of watchers. It prints a line when each has received a picture,
+`dashboard.py` starts it with the port and the number of watchers. It prints a line when each has received a snapshot,
 and ends when its input ends.
 """
 

@@ -46,7 +46,7 @@ def test_holder_that_lost_it_is_refused_by_a_registry_that_was_started_again(sta
     """However often it is started: what counts is who held it last."""
     before = start()
     assert hold(before, "first") == ""
-    monkeypatch.setattr(before._holders["detached/env"], "until", 0.0)
+    monkeypatch.setattr(before._holders["detached/env"], "expires_at", 0.0)
     assert hold(before, "second") == ""
     assert hold(start(), "first") == "process second"
 
@@ -60,7 +60,7 @@ def test_holder_that_does_not_come_back_is_waited_for_no_longer_than_a_lease(sta
 def test_environment_that_was_let_go_is_free_after_a_new_start(start):
     before = start()
     assert hold(before, "first") == ""
-    asyncio.run(before.let_go("detached/env", "first"))
+    asyncio.run(before.release("detached/env", "first"))
     assert hold(start(), "second") == ""
 
 

@@ -12,7 +12,7 @@ from urllib.request import Request, urlopen
 import pytest
 import yaml
 
-from sage_deploy_server.web.access import OPEN
+from sage_deploy_server.web.access import PUBLIC_PATHS
 from second_terminal import PATIENCE, SAGE_DEPLOY
 
 EXAMPLE = Path(__file__).parent.parent.parent / "examples" / "container"
@@ -31,7 +31,7 @@ def test_probes_ask_what_needs_no_token(pod):
     for probe, path in [("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")]:
         asked = container[probe]["httpGet"]
         assert asked["path"] == path
-        assert path in OPEN
+        assert path in PUBLIC_PATHS
         assert [each["value"] in server["allow_hosts"] for each in asked["httpHeaders"]] == [True]
         assert server["http"].endswith(f":{asked['port']}")
 
@@ -65,7 +65,7 @@ def test_the_image_runs_what_it_copies(pod, tmp_path):
             assert line, said
             said += line
         url = said.partition("services answer at ")[2].partition(",")[0]
-        for path in OPEN:
+        for path in PUBLIC_PATHS:
             with urlopen(Request(url + path, headers={"Host": "greeter"}), timeout=PATIENCE) as answer:  # noqa: S310 - ours
                 assert answer.status == 200
     finally:

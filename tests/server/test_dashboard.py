@@ -244,10 +244,10 @@ def test_logs_are_text_and_are_filtered_by_the_address(opened):
 def test_a_long_list_of_services_has_few_rows_in_the_page(opened, browser, server):
     """Of 1000 services only those are drawn that can be seen, while the page is as long as all of them."""
     row = {"state": "ready", "ready": 1, "replicas": 1, "calls": 0, "errors": 0, "queue": 0, "why": "", "generation": 0}
-    picture = {"services": [{"name": f"s{number:04}", **row} for number in range(1000)], "events": []}
+    snapshot = {"services": [{"name": f"s{number:04}", **row} for number in range(1000)], "events": []}
     watched = Watched(browser, server.url)
     page = watched.page
-    body = f"data: {json.dumps(picture)}\n\n"
+    body = f"data: {json.dumps(snapshot)}\n\n"
     page.route("**/api/v1/stream", lambda route: route.fulfill(body=body, content_type="text/event-stream"))
     page.goto(server.login_link())
     page.get_by_role("link", name="s0000").wait_for()

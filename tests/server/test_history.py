@@ -55,7 +55,7 @@ class Measured:
         self.history.record(self.sampler.take(dict.fromkeys(counts, self.overview()), counts))
 
     def last(self, field, seconds=900, service="kv"):
-        return self.history.show(seconds, service)[field][-1]
+        return self.history.read(seconds, service)[field][-1]
 
 
 @pytest.fixture
@@ -101,7 +101,7 @@ def test_where_nothing_was_recorded_nothing_is_known(measured):
     for _ in range(3):
         measured.record()
     measured.record(60)
-    shown = measured.history.show(90)
+    shown = measured.history.read(90)
     assert shown["every"] == 1
     assert [time for time, slots in zip(shown["times"], shown["slots"], strict=True) if slots is not None] == [
         EPOCH + 1,
@@ -116,7 +116,7 @@ def test_a_wall_clock_that_is_set_moves_all_times_and_no_distance(measured):
     measured.record()
     measured.epoch += 3600
     measured.record()
-    times = measured.history.show(3)["times"]
+    times = measured.history.read(3)["times"]
     assert times == [EPOCH + 3600, EPOCH + 3601, EPOCH + 3602]
 
 
@@ -125,14 +125,14 @@ def test_what_is_older_than_is_kept_is_not_taken_for_new(measured):
     for _ in range(3):
         measured.record()
     measured.record(900)
-    assert [slots for slots in measured.history.show(900)["slots"] if slots is not None] == [4.0]
+    assert [slots for slots in measured.history.read(900)["slots"] if slots is not None] == [4.0]
 
 
 def test_who_is_late_leaves_no_gap(measured):
     """Who looks each second, and each time a little late, skips a second now and then."""
     measured.record(1.9)
     measured.record(1.1)
-    assert measured.history.show(3)["slots"] == [4.0, 4.0, 4.0]
+    assert measured.history.read(3)["slots"] == [4.0, 4.0, 4.0]
 
 
 def test_looks_that_follow_each_other_at_once_make_one_row(measured):
@@ -151,7 +151,7 @@ def test_a_longer_past_is_shown_in_longer_steps(measured, seconds, every):
     for _ in range(200):
         measured.call(0.01, 5)
         measured.record()
-    shown = measured.history.show(seconds)
+    shown = measured.history.read(seconds)
     assert shown["every"] == every
     assert len(shown["times"]) == round(seconds / every)
     assert shown["times"][1] - shown["times"][0] == every
@@ -193,7 +193,7 @@ def test_a_service_that_is_gone_is_forgotten_and_one_that_comes_begins_unknown(m
     measured.record(other=measured.families())
     assert measured.last("rate", service="other") == 0.0
     measured.record()
-    assert set(measured.history.show(900, "other")["slots"]) == {None}
+    assert set(measured.history.read(900, "other")["slots"]) == {None}
     measured.record(other=measured.families())
     assert (measured.last("rate", service="other"), measured.last("slots", service="other")) == (None, 4.0)
 
@@ -206,9 +206,9 @@ def test_calls_are_read_again_only_if_one_has_ended():
         sampler.take({"kv": measured.overview()}, {"kv": each})["kv"]
         for each in (families, families, measured.families())
     )
-    assert first.counted is again.counted is added_up.counted
+    assert first.call_counts is again.call_counts is added_up.call_counts
     measured.call(0.1)
-    assert sampler.take({"kv": measured.overview()}, {"kv": measured.families()})["kv"].counted.calls == 1
+    assert sampler.take({"kv": measured.overview()}, {"kv": measured.families()})["kv"].call_counts.calls == 1
 
 
 def test_counts_that_begin_again_are_no_negative_rate(measured):
@@ -235,7 +235,7 @@ def test_the_past_of_fifty_services_fits_into_16_mib():
 
 def test_somebody_who_looks_later_sees_what_was_before(monkeypatch):
     """It is looked once a minute though nobody asks, also after a look that failed; not after the end."""
-    monkeypatch.setattr(recording, "_EVERY_S", 0.001)
+    monkeypatch.setattr(recording, "_INTERVAL_S", 0.001)
     looks = threading.Semaphore(0)
 
     class Operations:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from sage_deploy_server.running.serving import _reached_at
+from sage_deploy_server.running.serving import _browser_url
 from sage_deploy_server.web.logins import LINK_LIFE_S, Access, Logins
 from second_terminal import Terminal
 
@@ -188,7 +188,7 @@ def _access_by(link):
     ],
 )
 def test_a_link_has_a_name_that_the_server_lets_in(host, hosts, url):
-    assert _reached_at((host, 8400), hosts) == url
+    assert _browser_url((host, 8400), hosts) == url
 
 
 # -- what is remembered ------------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def test_of_many_reasons_a_row_has_one_and_says_how_many_more(ask, change, env):
 
 
 def test_of_many_replicas_a_row_has_some_and_says_how_many_more(ask, change, monkeypatch):
-    monkeypatch.setattr(rows, "_STRIPES", 2)
+    monkeypatch.setattr(rows, "_MAX_STRIPES", 2)
     change(f"{SERVICE}/scale", {"replicas": 3})
     (row,) = ask("GET", "/api/v1/services")[1]
     assert ([each[0] for each in row["stripes"]], row["more"]) == (["desk#0", "desk#1"], 1)

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 
 from chromium import Watched, chromium
 from sage_deploy_server import serve
-from sage_deploy_server.commands.client import Running
+from sage_deploy_server.commands.client import EnvironmentClient
 from sage_deploy_server.commands.reporting import report
 from sage_deploy_server.reports import answers, page
 from sage_plugins import Environment, ServiceDeploymentConfig
@@ -86,8 +86,8 @@ def server(tmp_path_factory):
         assert Desk.entered.wait(20)
         with serve(env, "127.0.0.1:0", token=TOKEN, read_token=READ_TOKEN) as server:
             logging.getLogger("sage.service.desk").warning("a warning of %s", HOSTILE)
-            running = Running.at_url(server.url, TOKEN)
-            while "replica_unhealthy" not in [each["kind"] for each in running.get("/api/v1/events")]:
+            client = EnvironmentClient.at_url(server.url, TOKEN)
+            while "replica_unhealthy" not in [each["kind"] for each in client.get("/api/v1/events")]:
                 pass
             yield server
             Desk.door.set()
@@ -185,7 +185,7 @@ def test_without_javascript_the_file_says_what_it_needs(opened):
 
 def test_the_numbers_are_those_of_the_api(opened, server, file):
     """In the rows, on the page of a service, and of its replicas."""
-    rows = {row["name"]: row for row in Running.at_url(server.url, TOKEN).get("/api/v1/services")}
+    rows = {row["name"]: row for row in EnvironmentClient.at_url(server.url, TOKEN).get("/api/v1/services")}
     recorded = {row["name"]: row for row in recording_in(file)["answers"]["/api/v1/services"]["data"]}
     fixed = ("state", "ready", "replicas", "calls", "errors", "p50", "p95", "p99", "queue", "stripes", "generation")
     assert {name: [row[each] for each in fixed] for name, row in recorded.items()} == {
@@ -334,9 +334,9 @@ class Many:
     """Two hundred services, of which one is ill; it notes what it is asked."""
 
     def __init__(self, server):
-        self.running = Running.at_url(server.url, TOKEN)
+        self.client = EnvironmentClient.at_url(server.url, TOKEN)
         self.asked = []
-        (self.row,) = (row for row in self.running.get("/api/v1/services") if row["name"] == "desk")
+        (self.row,) = (row for row in self.client.get("/api/v1/services") if row["name"] == "desk")
 
     def get(self, path, **query):
         self.asked.append((path, *query.values()))
@@ -344,17 +344,17 @@ class Many:
             rows = [{**self.row, "name": f"s{number:03}"} for number in range(200)]
             return [*rows[:-1], {**rows[-1], "state": "failed"}]
         if path == "/api/v1/logs":
-            line = self.running.get(path)[0]
+            line = self.client.get(path)[0]
             return [{**line, "seq": number, "message": f"line {number}"} for number in range(2500)]
         if path == "/api/v1/plan":
-            (plan,) = (each for each in self.running.get(path)["services"] if each["name"] == "desk")
+            (plan,) = (each for each in self.client.get(path)["services"] if each["name"] == "desk")
             return {"services": [{**plan, "name": f"s{number:03}"} for number in range(200)]}
         query.pop("service", None)
-        return self.running.get(re.sub("/s[0-9]{3}", "/desk", path), **query)
+        return self.client.get(re.sub("/s[0-9]{3}", "/desk", path), **query)
 
     def change(self, path):
         self.asked.append((path, "POST"))
-        return self.running.change(path)
+        return self.client.change(path)
 
 
 def test_of_many_services_the_ill_ones_have_charts_and_the_file_says_what_it_leaves_out(opened, server, tmp_path):
@@ -362,7 +362,7 @@ def test_of_many_services_the_ill_ones_have_charts_and_the_file_says_what_it_lea
     many = Many(server)
     file = tmp_path / "many.html"
     file.write_text(page.page_of(answers.record(many)), encoding="utf-8")
-    assert len(many.asked) == len(set(many.asked)) <= 10 + 2 * 200 + 3 * answers._MOST_CHARTS
+    assert len(many.asked) == len(set(many.asked)) <= 10 + 2 * 200 + 3 * answers._MAX_CHARTS
     shown = opened(of=file)
     shown.get_by_text("1 of 200 services not fully ready").wait_for()
     said = shown.get_by_role("complementary").inner_text()
@@ -382,8 +382,8 @@ def test_of_many_services_the_ill_ones_have_charts_and_the_file_says_what_it_lea
 
 
 def test_of_a_service_that_is_left_out_the_page_says_so(opened, server, tmp_path, monkeypatch):
-    monkeypatch.setattr(answers, "_MOST_SERVICES", 1)
-    monkeypatch.setattr(answers, "_MOST_CHARTS", 1)
+    monkeypatch.setattr(answers, "_MAX_SERVICES", 1)
+    monkeypatch.setattr(answers, "_MAX_CHARTS", 1)
     file = tmp_path / "few.html"
     write(server, file)
     shown = opened("services/desk", of=file)

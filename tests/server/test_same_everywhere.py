@@ -1,4 +1,4 @@
-"""The page, the commands, the API and `/metrics` say the same, and the page says it within two pictures."""
+"""The page, the commands, the API and `/metrics` say the same, and the page says it within two snapshots."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ pytestmark = [
 
 TOKEN = "t" * 64
 
-#: Counts the pictures that the server sends.
+#: Counts the snapshots that the server sends.
 _COUNT = """
-window.pictures = 0;
+window.snapshots = 0;
 window.EventSource = class extends EventSource {
-  constructor(url) { super(url); this.addEventListener("message", () => { window.pictures += 1; }); }
+  constructor(url) { super(url); this.addEventListener("message", () => { window.snapshots += 1; }); }
 };
 """
 
@@ -134,13 +134,13 @@ class Surfaces:
         text = self.page.locator(".facts-row div").filter(has=self.page.get_by_text(name, exact=True)).inner_text()
         return text.removeprefix(name).strip()
 
-    def pictures(self):
-        return self.page.evaluate("window.pictures")
+    def snapshots(self):
+        return self.page.evaluate("window.snapshots")
 
     def shows(self, text, since):
-        """The page shows *text*, in the second picture after the *since*th at the latest."""
+        """The page shows *text*, in the second snapshot after the *since*th at the latest."""
         self.page.get_by_text(text).first.wait_for()
-        assert self.pictures() <= since + 2
+        assert self.snapshots() <= since + 2
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def test_a_service_without_a_replica_that_is_ready_is_unready_everywhere(shop, e
     """For an orchestrator, too; and it is ready again everywhere."""
     Till.is_ill = True
     until(lambda: env.overview()["till"]["state"] == "unready")
-    shop.shows("unready, 0 of 1 replicas ready", shop.pictures())
+    shop.shows("unready, 0 of 1 replicas ready", shop.snapshots())
     assert env.get_service_status("till")["state"] == "unready"
     (row,) = shop.rest()
     assert (row["state"], row["ready"], row["replicas"]) == ("unready", 0, 1)
@@ -204,7 +204,7 @@ def test_a_service_without_a_replica_that_is_ready_is_unready_everywhere(shop, e
     assert shop.metric("sage_service_ready", service="till") == 0
     Till.is_ill = False
     until(lambda: env.overview()["till"]["state"] == "ready")
-    shop.shows("The service is ready", shop.pictures())
+    shop.shows("The service is ready", shop.snapshots())
     assert json.loads(shop.text("/readyz"))["ready"]
     assert shop.metric("sage_service_ready", service="till") == 1
 
@@ -215,7 +215,7 @@ def test_a_killed_replica_is_missing_everywhere_until_another_has_its_place(proc
     ready = lambda: shop.env.overview()["till"]["health"]["ready"]  # noqa: E731 - said twice
     process_target.kill("till#0")
     until(lambda: ready() == 1)
-    shop.shows("degraded, 1 of 2 replicas ready", shop.pictures())
+    shop.shows("degraded, 1 of 2 replicas ready", shop.snapshots())
     assert "its process ended with -9" in shop.page.locator(".health").inner_text()
     assert shop.page.locator(".services .stripes .ill").count() == 1
     (row,) = shop.command("status", "-o", "json")[0]
@@ -225,7 +225,7 @@ def test_a_killed_replica_is_missing_everywhere_until_another_has_its_place(proc
     assert shop.metric("sage_replicas", service="till", state="ready") == 1
     SlowToReturn.door.set()
     until(lambda: ready() == 2)
-    shop.shows("The service is ready", shop.pictures())
+    shop.shows("The service is ready", shop.snapshots())
     assert shop.page.locator(".services .stripes .ill").count() == 0
     assert shop.rest()[0]["restarts"] == shop.metric("sage_replica_restarts_total", service="till") == 1
 
@@ -237,7 +237,7 @@ def test_a_full_queue_is_full_everywhere(shop, env):
         assert Till.entered.acquire(timeout=20)
     with pytest.raises(OverloadedError):
         till.add(1)
-    shop.shows("2/2", shop.pictures())
+    shop.shows("2/2", shop.snapshots())
     (row,) = shop.command("status", "-o", "json")[0]
     assert row["rejected"] == shop.metric("sage_rejected_total", service="till", reason="overloaded") == 1
     assert (row["queue"], row["queue_capacity"], row["inflight"], row["slots"]) == (2, 2, 2, 2)
@@ -311,8 +311,8 @@ def test_numbers_are_the_same_everywhere_under_load_and_after_it(shop, env, seco
     assert shop.metric("sage_requests_total", service="till") == made[0]
     assert shop.metric("sage_requests_total", service="till", outcome="error") == made[0] // 10
     assert shop.metric("sage_request_duration_seconds_count", service="till") == made[0]
-    since = shop.pictures()
-    shop.page.wait_for_function("(since) => window.pictures > since + 1", arg=since)
+    since = shop.snapshots()
+    shop.page.wait_for_function("(since) => window.snapshots > since + 1", arg=since)
     assert shop.fact("Calls") == f"{made[0]:,}"
     for share in ("p50", "p95", "p99"):
         number, unit = shop.fact(share).split()

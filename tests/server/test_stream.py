@@ -22,7 +22,7 @@ class Viewer:
         self.connection.request("GET", "/api/v1/stream", headers={"Authorization": f"Bearer {TOKEN}"})
         self.answer = self.connection.getresponse()
 
-    def picture(self):
+    def snapshot(self):
         """The next one; None at the end."""
         lines = []
         while (line := self.answer.readline()) not in {b"\n", b""}:
@@ -36,7 +36,7 @@ class Viewer:
 
 @pytest.fixture
 def watch(server, monkeypatch):
-    monkeypatch.setattr(streaming, "_EVERY_S", 0.02)
+    monkeypatch.setattr(streaming, "_INTERVAL_S", 0.02)
     viewers = []
 
     def watch():
@@ -48,19 +48,19 @@ def watch(server, monkeypatch):
         viewer.close()
 
 
-def test_each_picture_has_all_services_and_the_events_since_the_last(watch, env):
+def test_each_snapshot_has_all_services_and_the_events_since_the_last(watch, env):
     viewer = watch()
-    first = viewer.picture()
+    first = viewer.snapshot()
     assert [row["name"] for row in first["services"]] == ["desk"]
     assert "replica_ready" in [event["kind"] for event in first["events"]]
     env.scale("desk", 2)
     seen = []
     while "scaled" not in [event["kind"] for event in seen]:
-        seen += viewer.picture()["events"]
+        seen += viewer.snapshot()["events"]
     assert min(event["seq"] for event in seen) > max(event["seq"] for event in first["events"])
 
 
-def test_a_picture_is_made_once_for_all_who_watch_and_never_for_nobody(watch, env, monkeypatch):
+def test_a_snapshot_is_made_once_for_all_who_watch_and_never_for_nobody(watch, env, monkeypatch):
     """The environment is asked as often for ten as for one."""
     asked, numbers, overview = [], threading.Semaphore(0), env.overview
 
@@ -72,8 +72,8 @@ def test_a_picture_is_made_once_for_all_who_watch_and_never_for_nobody(watch, en
     monkeypatch.setattr(env, "overview", counting)
     assert asked == []
     viewers = [watch() for _ in range(10)]
-    shown = [[viewer.picture() for _ in range(3)] for viewer in viewers]
-    assert all(picture["services"] for pictures in shown for picture in pictures)
+    shown = [[viewer.snapshot() for _ in range(3)] for viewer in viewers]
+    assert all(snapshot["services"] for snapshots in shown for snapshot in snapshots)
     assert len(asked) < 3 * len(viewers)
     for viewer in viewers:
         viewer.close()
@@ -86,13 +86,13 @@ def test_a_picture_is_made_once_for_all_who_watch_and_never_for_nobody(watch, en
 
 def test_who_comes_later_sees_at_once_what_the_others_saw_last(watch, monkeypatch):
     """It waits for no beat of theirs."""
-    monkeypatch.setattr(streaming, "_EVERY_S", 10 * PATIENCE)
-    first = watch().picture()
-    assert watch().picture() == first
+    monkeypatch.setattr(streaming, "_INTERVAL_S", 10 * PATIENCE)
+    first = watch().snapshot()
+    assert watch().snapshot() == first
 
 
 def test_no_more_than_so_many_watch(watch, monkeypatch):
-    monkeypatch.setattr(streaming, "_VIEWERS", 2)
+    monkeypatch.setattr(streaming, "_MAX_VIEWERS", 2)
     assert [watch().answer.status for _ in range(3)] == [200, 200, 503]
 
 
@@ -105,7 +105,7 @@ def test_every_answer_has_the_time_though_nobody_wakes_up_to_write_it(ask):
 
 def test_the_end_of_the_server_waits_for_no_viewer(watch, server):
     viewer = watch()
-    assert viewer.picture() is not None
+    assert viewer.snapshot() is not None
     server.close()
-    while viewer.picture() is not None:
+    while viewer.snapshot() is not None:
         pass

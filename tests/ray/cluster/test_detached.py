@@ -352,7 +352,7 @@ def test_services_that_outlive_the_program_call_each_other(environment):
 
 
 def test_cluster_that_ends_with_the_program_keeps_nothing(environment, monkeypatch):
-    monkeypatch.setattr(sage_deploy_ray.cluster.connection, "would_be_private", lambda _: True)
+    monkeypatch.setattr(sage_deploy_ray.cluster.connection, "would_start_private_runtime", lambda _: True)
     with pytest.raises(DeployError, match=r"set options\.ray\.address"):
         environment(registered=True).deploy()
 

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from sage_deploy_remote.placement.nodes import Node
     from sage_plugins.values import ReplicaSpec
 
-__all__ = ["ALLOCATIONS", "NUMERIC", "Allocation", "need_of"]
+__all__ = ["ALLOCATIONS", "THREAD_VARIABLES", "Allocation", "need_of"]
 
 #: Variables for the number of threads in numeric libraries. The user's values have priority.
-NUMERIC: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+THREAD_VARIABLES: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 #: Tolerance for rounding errors in fractions of a GPU.
-_SMALL: Final = 1e-6
+_TOLERANCE: Final = 1e-6
 
 
 def need_of(config: object) -> Resources:
@@ -63,7 +63,7 @@ class Allocations:
         with self._lock:
             held = [each.need for each in self._held.values()]
         taken = [sum(amounts) for amounts in zip(*held, strict=True)] or [0, 0, 0]
-        return node._replace(free=Resources(*(has - ours for has, ours in zip(node.total, taken, strict=True))))
+        return node._replace(free=Resources(*(has - used for has, used in zip(node.total, taken, strict=True))))
 
     def take(self, spec: ReplicaSpec, options: ProcessOptions) -> Allocation:
         """
@@ -80,7 +80,7 @@ class Allocations:
             self._held[id(allocation)] = allocation
         return allocation
 
-    def give_back(self, allocation: Allocation) -> None:
+    def release(self, allocation: Allocation) -> None:
         """Free the share of a replica that has ended. Idempotent."""
         with self._lock:
             self._held.pop(id(allocation), None)
@@ -99,7 +99,7 @@ class Allocations:
             for gpu in each.gpus or ():
                 used[gpu] += min(1.0, each.need.gpu)  # type: ignore[assignment] # fractions
         share = min(1.0, amount)
-        able = [gpu for gpu in machine.gpus() if used[gpu] + share <= 1 + _SMALL]
+        able = [gpu for gpu in machine.gpus() if used[gpu] + share <= 1 + _TOLERANCE]
         count = max(1, round(amount))
         if len(able) < count:
             msg = f"replica {spec.id} needs {amount:g} GPUs, and {machine.NAME} has not so many free"
@@ -109,15 +109,15 @@ class Allocations:
 
 def _environment(spec: ReplicaSpec, options: ProcessOptions, gpus: tuple[str, ...] | None) -> dict[str, str]:
     """Return the environment variables of a replica. The user's values win, except for CUDA_VISIBLE_DEVICES."""
-    ours: dict[str, str] = {}
+    defaults: dict[str, str] = {}
     if spec.config.cpu_cores is not None:
-        ours = dict.fromkeys(NUMERIC, str(max(1, math.ceil(spec.config.cpu_cores))))
+        defaults = dict.fromkeys(THREAD_VARIABLES, str(max(1, math.ceil(spec.config.cpu_cores))))
     if spec.config.memory_mb is not None:
-        ours["MALLOC_ARENA_MAX"] = "2"  # each arena takes 64 MiB of address space, which `memory_mb` limits
-    whole = {**ours, **os.environ, **options.env}
+        defaults["MALLOC_ARENA_MAX"] = "2"  # each arena takes 64 MiB of address space, which `memory_mb` limits
+    environment = {**defaults, **os.environ, **options.env}
     if gpus is not None:
-        whole["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
-    return whole
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    return environment
 
 
 ALLOCATIONS: Final = Allocations()

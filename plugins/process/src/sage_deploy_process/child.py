@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 __all__ = ["Child", "start_error"]
 
 #: Seconds to wait until a process has ended: one that already ends by itself, and one that was killed.
-_ENDING_S: Final = 0.2
-_KILLED_S: Final = 5.0
+_GRACE_S: Final = 0.2
+_KILL_TIMEOUT_S: Final = 5.0
 
 #: A forked copy of this process closes its copies of these children's lifelines, so that it keeps no child alive.
 _CHILDREN: Final[weakref.WeakSet[Child]] = weakref.WeakSet()
@@ -68,20 +68,20 @@ class Child:
         self._lock = threading.Lock()
         self._name = name
         try:
-            theirs, self._lifeline = os.pipe()
+            child_end, self._lifeline = os.pipe()
         except OSError as error:
             raise start_error(name, error) from error
         try:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and a module of this package
-                [_interpreter(name), *_flags(), "-P", "-m", module, *map(str, (*descriptors, theirs)), name],
+                [_interpreter(name), *_flags(), "-P", "-m", module, *map(str, (*descriptors, child_end)), name],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[*descriptors, theirs],
+                pass_fds=[*descriptors, child_end],
                 process_group=0,
                 env=environment,
             )
-            os.close(theirs)
+            os.close(child_end)
         except BaseException as error:
-            os.close(theirs)
+            os.close(child_end)
             os.close(self._lifeline)
             if isinstance(error, OSError):
                 raise start_error(name, error) from error
@@ -93,21 +93,21 @@ class Child:
 
     def end(self) -> str:
         """Kill the child and its process group, and return how it ended. Idempotent."""
-        return self._ended(0.0)
+        return self._end(0.0)
 
-    def ended(self) -> str:
+    def end_after_grace(self) -> str:
         """As `end`, for a child that may be ending by itself: give it a moment before the kill."""
-        return self._ended(_ENDING_S)
+        return self._end(_GRACE_S)
 
-    def _ended(self, patience: float) -> str:
+    def _end(self, grace_s: float) -> str:
         with self._lock:
             process = self._process
             if process.returncode is None:
-                _wait_unreaped(process.pid, patience)
+                _wait_unreaped(process.pid, grace_s)
                 with suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)  # not reaped yet, so the ID still belongs to it
                 with suppress(subprocess.TimeoutExpired):
-                    process.wait(_KILLED_S)
+                    process.wait(_KILL_TIMEOUT_S)
                 self._close_lifeline()
         return _in_words(process.returncode)
 
@@ -118,14 +118,14 @@ class Child:
             os.close(descriptor)
 
 
-def _wait_unreaped(pid: int, patience: float) -> None:
-    """Wait until a process has ended, at most *patience* seconds. Does not reap it, so its ID stays taken."""
-    if not patience or not hasattr(os, "pidfd_open"):
+def _wait_unreaped(pid: int, timeout_s: float) -> None:
+    """Wait until a process has ended, at most *timeout_s* seconds. Does not reap it, so its ID stays taken."""
+    if not timeout_s or not hasattr(os, "pidfd_open"):
         return
     with suppress(OSError):
         descriptor = os.pidfd_open(pid)
         try:
-            select.select([descriptor], [], [], patience)
+            select.select([descriptor], [], [], timeout_s)
         finally:
             os.close(descriptor)
 

@@ -71,17 +71,17 @@ def follow(descriptor: int) -> Settings:
 
     Ends the process at once if the parent is gone.
     """
-    said = b""
-    while not said.endswith(b"\n"):
+    received = b""
+    while not received.endswith(b"\n"):
         more = os.read(descriptor, 65536)
         if not more:
             os._exit(0)
-        said += more
-    _end_with(descriptor)
-    return Settings(*json.loads(said))
+        received += more
+    _end_with_parent(descriptor)
+    return Settings(*json.loads(received))
 
 
-def _end_with(descriptor: int) -> None:
+def _end_with_parent(descriptor: int) -> None:
     if hasattr(fcntl, "F_SETSIG") and os.getpgrp() == os.getpid():
         fcntl.fcntl(descriptor, fcntl.F_SETOWN, -os.getpgrp())
         fcntl.fcntl(descriptor, fcntl.F_SETSIG, signal.SIGKILL)
@@ -90,9 +90,9 @@ def _end_with(descriptor: int) -> None:
         if select.select([descriptor], [], [], 0)[0]:  # the parent ended before the signal was set up
             os._exit(0)
     else:
-        threading.Thread(target=_wait, args=(descriptor,), name="lifeline", daemon=True).start()
+        threading.Thread(target=_wait_for_parent, args=(descriptor,), name="lifeline", daemon=True).start()
 
 
-def _wait(descriptor: int) -> None:
+def _wait_for_parent(descriptor: int) -> None:
     os.read(descriptor, 1)
     os._exit(0)

@@ -41,7 +41,7 @@ def gpus() -> list[str]:
 
 def node(free: Resources | None = None) -> Node:
     """Return this machine as a node for placement. Without *free*, all of it is free."""
-    total = Resources(min(float(len(cores())), _quota()), min(_memory(), _memory_limit()), float(len(gpus())))
+    total = Resources(min(float(len(cores())), _cpu_quota()), min(_memory(), _memory_limit()), float(len(gpus())))
     return Node(NAME, NAME, socket.gethostname(), "127.0.0.1", {}, total, total if free is None else free)
 
 
@@ -49,10 +49,10 @@ def _memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def _quota() -> float:
+def _cpu_quota() -> float:
     """Return how many cores' time the cgroups of this process allow; inf for no limit."""
     found = [float("inf")]
-    for folder in _folders("cpu"):
+    for folder in _cgroup_folders("cpu"):
         with suppress(OSError, ValueError):
             quota, period = (folder / "cpu.max").read_text().split()
             found.append(int(quota) / int(period))
@@ -66,14 +66,14 @@ def _quota() -> float:
 def _memory_limit() -> int:
     """Return the memory limit of this process's cgroups, in bytes."""
     found = [_NO_LIMIT]
-    for folder in _folders("memory"):
+    for folder in _cgroup_folders("memory"):
         for name in ("memory.max", "memory.limit_in_bytes"):
             with suppress(OSError, ValueError):
                 found.append(int((folder / name).read_text()))
     return min(found)
 
 
-def _folders(controller: str) -> Iterator[Path]:
+def _cgroup_folders(controller: str) -> Iterator[Path]:
     """Yield the cgroup folders of this process, from its own to the root, for both versions of cgroups."""
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():

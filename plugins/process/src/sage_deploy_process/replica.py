@@ -16,18 +16,18 @@ if TYPE_CHECKING:
     from sage_deploy_remote.rpc.address import Address
 
 
-def main(requests: int, calls: int, tie: int) -> None:
+def main(requests: int, calls: int, lifeline_fd: int) -> None:
     """
     Answer the parent's requests until it closes its end of the connection.
 
     Args:
         requests: File descriptor of the connection for requests.
         calls: File descriptor of the connection for calls.
-        tie: File descriptor of the lifeline.
+        lifeline_fd: File descriptor of the lifeline.
     """
-    for each in (requests, calls, tie):
+    for each in (requests, calls, lifeline_fd):
         os.set_inheritable(each, False)  # noqa: FBT003 - the signature of os; the service's children must not get it
-    settings = lifeline.follow(tie)
+    settings = lifeline.follow(lifeline_fd)
     settings.apply()
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:  # a replica may be killed, so its output must not wait in a buffer

@@ -79,7 +79,7 @@ class ProcessTarget(DirectoryTarget):
             if self._dispatcher is None:
                 self._dispatcher = Dispatcher(spec.service)
             transport = ProcessTransport(
-                self._dispatcher, settings, allocation.env, partial(ALLOCATIONS.give_back, allocation)
+                self._dispatcher, settings, allocation.env, partial(ALLOCATIONS.release, allocation)
             )
         replica = RemoteReplica(spec, at.node, events, clock, transport)
         with self._lock:

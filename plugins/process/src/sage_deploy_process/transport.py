@@ -40,7 +40,7 @@ class _ReplicaTransport(SocketTransport):
     _client: RpcClient
     _replica: str
 
-    def _use(self, replica: str, client: RpcClient) -> None:
+    def _set_client(self, replica: str, client: RpcClient) -> None:
         self._replica = replica
         self._client = client
         self.watch(client.ended)
@@ -54,7 +54,7 @@ class ProcessTransport(_ReplicaTransport):
     """Starts the replica's process, and ends it."""
 
     def __init__(
-        self, dispatcher: Dispatcher, settings: Settings, environment: Mapping[str, str], gone: Callable[[], None]
+        self, dispatcher: Dispatcher, settings: Settings, environment: Mapping[str, str], on_ended: Callable[[], None]
     ) -> None:
         """
         Prepare the transport. Nothing happens before `start`.
@@ -63,12 +63,12 @@ class ProcessTransport(_ReplicaTransport):
             dispatcher: Provides the threads that read responses.
             settings: Settings of the process.
             environment: Its environment variables.
-            gone: Called when the process has ended, possibly more than once.
+            on_ended: Called when the process has ended, possibly more than once.
         """
         super().__init__(dispatcher)
         self._settings = settings
         self._environment = environment
-        self._gone = gone
+        self._on_ended = on_ended
 
     def begin(self, spec: ReplicaSpec) -> Future[Any]:
         """As `RpcTransport.begin`. Raises DeployError if the process cannot be started."""
@@ -76,7 +76,7 @@ class ProcessTransport(_ReplicaTransport):
         try:
             self._child = self._spawn(spec.id)
         except BaseException:
-            self._gone()
+            self._on_ended()
             raise
         try:
             packed = pack_spec(spec)  # meanwhile the child's interpreter starts
@@ -87,33 +87,35 @@ class ProcessTransport(_ReplicaTransport):
         return self.request("listen", packed, self.address)
 
     def _spawn(self, name: str) -> Child:
-        with ExitStack() as theirs, ExitStack() as ours:
+        with ExitStack() as child_ends, ExitStack() as own_ends:
             try:
                 # These have no names, so no other process can connect to them.
-                (asks, answers), (calls, replies) = Pipe(), socketpair()
+                (requests, child_requests), (calls, child_calls) = Pipe(), socketpair()
             except OSError as error:
                 raise start_error(name, error) from error
-            for end in (answers, replies):
-                theirs.enter_context(end)
-            for end in (asks, calls):
-                ours.enter_context(end)
-            numbers = (answers.fileno(), replies.fileno())
-            child = Child(_MODULE, name, descriptors=numbers, settings=self._settings, environment=self._environment)
-            ours.pop_all()
+            for end in (child_requests, child_calls):
+                child_ends.enter_context(end)
+            for end in (requests, calls):
+                own_ends.enter_context(end)
+            descriptors = (child_requests.fileno(), child_calls.fileno())
+            child = Child(
+                _MODULE, name, descriptors=descriptors, settings=self._settings, environment=self._environment
+            )
+            own_ends.pop_all()
         self.carry_over(calls, name, exact=True)
-        self._use(name, RpcClient(lambda: asks, name))
+        self._set_client(name, RpcClient(lambda: requests, name))
         return child
 
     def death(self, error: BaseException) -> BaseException:  # noqa: ARG002 - the exit status says more
         """As `RpcTransport.death`. Also ends a process that has only closed its connection: it is of no use."""
-        ended = self._child.ended()
-        self._gone()
+        ended = self._child.end_after_grace()
+        self._on_ended()
         return ReplicaDiedError(f"replica {self._replica} is gone: {ended}", replica=self._replica)
 
     def end(self) -> None:
         """As `RpcTransport.end`."""
         self._child.end()
-        self._gone()
+        self._on_ended()
         self._client.close()
         self.end_calls()
         self.address.remove()
@@ -125,7 +127,7 @@ class AttachedTransport(_ReplicaTransport):
     def start(self, spec: Any, receiver: Receiver) -> None:
         """Connect to a `ListedReplica`."""
         self.receiver = receiver
-        self._use(spec.id, RpcClient(spec.address.connect, spec.id))
+        self._set_client(spec.id, RpcClient(spec.address.connect, spec.id))
         receiver.hold()
         CALLBACKS.run(partial(self._connect, spec.address))
 

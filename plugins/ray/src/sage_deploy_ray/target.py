@@ -41,14 +41,14 @@ if TYPE_CHECKING:
 __all__ = ["RayTarget"]
 
 #: Threads of an actor that serve `exchange`. Slightly fewer calling processes can use one replica.
-_EXCHANGES: Final = 64
+_EXCHANGE_THREADS: Final = 64
 
 #: The longest time, in seconds, until the cluster reports freed resources as free.
-_FREES_WITHIN_S: Final = 3.0
-_LOOK_AGAIN_S: Final = 0.05
+_FREEING_S: Final = 3.0
+_POLL_INTERVAL_S: Final = 0.05
 
 #: Seconds until the cluster notices that a node is gone. Ray's defaults give 15.
-_NOTICES_WITHIN_S: Final = 20.0
+_NODE_DEATH_DETECTION_S: Final = 20.0
 
 
 class _Reservation(NamedTuple):
@@ -58,30 +58,30 @@ class _Reservation(NamedTuple):
     need: Resources
 
 
-class _Ledger:
+class _Reservations:
     """Resources that all services of this process have reserved, by node. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._by_node: defaultdict[str, list[_Reservation]] = defaultdict(list)
-        self._freed_at = -_FREES_WITHIN_S
+        self._freed_at = -_FREEING_S
 
     def reserve(self, node_id: str, replica: RemoteReplica, need: Resources) -> None:
         with self._lock:
             self._by_node[node_id].append(_Reservation(replica, need))
 
-    def freed(self) -> None:
+    def note_freed(self) -> None:
         """Note that a replica has ended. The cluster still counts its resources as taken for a moment."""
         with self._lock:
             self._freed_at = time.monotonic()
 
     @property
-    def frees(self) -> bool:
+    def is_freeing(self) -> bool:
         """Whether the cluster may still report freed resources as taken."""
         with self._lock:
-            return time.monotonic() - self._freed_at < _FREES_WITHIN_S
+            return time.monotonic() - self._freed_at < _FREEING_S
 
-    def corrected(self, node: Node) -> Node:
+    def with_reservations(self, node: Node) -> Node:
         """
         Return *node* with its free resources limited to what this process has not reserved.
 
@@ -94,7 +94,7 @@ class _Ledger:
         return node._replace(free=Resources(*(min(free, total - ours) for free, total, ours in pairs)))
 
 
-_LEDGER: Final = _Ledger()
+_RESERVATIONS: Final = _Reservations()
 
 
 class _Suspects:
@@ -108,7 +108,7 @@ class _Suspects:
         self._until: dict[str, float] = {}  # node ID to the time until which it is avoided
 
     def add(self, node_id: str) -> None:
-        self._until[node_id] = time.monotonic() + _NOTICES_WITHIN_S
+        self._until[node_id] = time.monotonic() + _NODE_DEATH_DETECTION_S
 
     def __contains__(self, node: Node) -> bool:
         return time.monotonic() < self._until.get(node.id, 0.0)
@@ -124,23 +124,23 @@ class RayTarget(DirectoryTarget):
     Thread-safe. It connects when it needs the cluster. A plan for a private runtime does not start that runtime.
     """
 
-    def __init__(self, rule: str, options: ClusterGroupOptions | None, environment: RayOptions) -> None:
+    def __init__(self, target_id: str, options: ClusterGroupOptions | None, environment: RayOptions) -> None:
         """
         Prepare the target. Connects to nothing.
 
         Args:
-            rule: ID of the target, which decides how nodes are selected.
+            target_id: ID of the target, which decides how nodes are selected.
             options: The service's options for this target.
             environment: Options that name the cluster.
         """
-        self._rule = rule
+        self._target_id = target_id
         self._options = options
         self._environment = environment
         self._lock = threading.Lock()
         self._connection: cluster.Connection | None = None  # this and the next line: guarded by _lock
         self._dispatcher: Dispatcher | None = None
         self._detached: DetachedServices | None = None  # set if the environment's replicas outlive this process
-        self._spots: dict[str, str] = {}  # replica ID to node ID
+        self._node_ids: dict[str, str] = {}  # replica ID to node ID
         self._replicas: list[tuple[str, RemoteReplica]] = []  # node ID and replica; gone ones are dropped
 
     def _connect(self) -> cluster.Connection:
@@ -164,15 +164,15 @@ class RayTarget(DirectoryTarget):
         Raises:
             ClusterUnavailableError: The cluster did not report its nodes.
         """
-        if self._connection is None and cluster.would_be_private(self._environment.address):
+        if self._connection is None and cluster.would_start_private_runtime(self._environment.address):
             return self._place(specs, [this_machine.node()])
         while True:
-            nodes = [_LEDGER.corrected(node) for node in self._connect().nodes()]
-            places = self._place_safely(specs, nodes)
+            nodes = [_RESERVATIONS.with_reservations(node) for node in self._connect().nodes()]
+            places = self._place_avoiding_suspects(specs, nodes)
             busy = any(isinstance(each, Refused) and each.rule == "E806" for each in places)
-            if not (busy and _LEDGER.frees):
+            if not (busy and _RESERVATIONS.is_freeing):
                 return places
-            time.sleep(_LOOK_AGAIN_S)  # the cluster sends no notice of freed resources
+            time.sleep(_POLL_INTERVAL_S)  # the cluster sends no notice of freed resources
 
     def nodes(self) -> list[NodeView]:
         """
@@ -181,10 +181,10 @@ class RayTarget(DirectoryTarget):
         Raises:
             ClusterUnavailableError: The cluster did not report its nodes.
         """
-        if self._connection is None and cluster.would_be_private(self._environment.address):
+        if self._connection is None and cluster.would_start_private_runtime(self._environment.address):
             nodes = [this_machine.node()]
         else:
-            nodes = [_LEDGER.corrected(node) for node in self._connect().nodes()]
+            nodes = [_RESERVATIONS.with_reservations(node) for node in self._connect().nodes()]
         names = unique_names(nodes)
         return [
             NodeView(
@@ -197,7 +197,7 @@ class RayTarget(DirectoryTarget):
             for node in nodes
         ]
 
-    def _place_safely(self, specs: Sequence[ReplicaSpec], nodes: Sequence[Node]) -> list[Placed | Refused]:
+    def _place_avoiding_suspects(self, specs: Sequence[ReplicaSpec], nodes: Sequence[Node]) -> list[Placed | Refused]:
         """Place replicas on nodes that are not suspects. Use any node if those do not suffice."""
         why = "a replica there could not be reached a moment ago"
         suspects = {node.name: why for node in nodes if node in _SUSPECTS}
@@ -217,14 +217,14 @@ class RayTarget(DirectoryTarget):
         if wrong:
             reason = "; ".join(f"{problem.message} ({problem.fix})" for problem in wrong)
             return [Refused(reason, rule="E703")] * len(specs)
-        selector = selector_for(self._rule, specs[0].config, self._options, self._environment)
+        selector = selector_for(self._target_id, specs[0].config, self._options, self._environment)
         with self._lock:
             self._replicas = [(id, replica) for id, replica in self._replicas if not replica.gone]
             running = [Running(id, replica.index) for id, replica in self._replicas]
         places: list[Placed | Refused] = []
         for spec, found in zip(specs, place(specs, nodes, selector, running), strict=True):
             if isinstance(found, Spot):
-                self._spots[spec.id] = found.node_id
+                self._node_ids[spec.id] = found.node_id
                 places.append(found.placed)
             else:
                 places.append(found)
@@ -237,28 +237,28 @@ class RayTarget(DirectoryTarget):
         tls = self._environment.tls
         check_certificates(tls)
         self._connect()
-        node_id = self._spots.pop(spec.id)
+        node_id = self._node_ids.pop(spec.id)
         if node_id == this_machine.ID:  # the plan was made before the runtime started
             (found,) = self.place([spec])
             if isinstance(found, Refused):
                 raise DeployError(f"replica {spec.id} cannot be placed: {found}", service=spec.service, replica=spec.id)
-            at, node_id = found, self._spots.pop(spec.id)
+            at, node_id = found, self._node_ids.pop(spec.id)
         from sage_deploy_ray.actors.transport import RayTransport
         from sage_deploy_ray.detached.transport import DetachedTransport
 
         need, detached, options = needs(spec.config), self._detached, self._environment
-        gone = partial(_gone, node_id)
-        waits_for = partial(self._waits_for, at.node or node_id, node_id, need)
+        gone = partial(_on_replica_gone, node_id)
+        pending_reason = partial(self._pending_reason, at.node or node_id, node_id, need)
         if detached is None:
             make = partial(_start_actor, need, node_id, tls)
-            transport = RayTransport(make, at.node, options, self._threads(spec), gone, waits_for)
+            transport = RayTransport(make, at.node, options, self._get_dispatcher(spec), gone, pending_reason)
         else:
             detached.check()
             name = {"name": detached.name_for(spec), "namespace": self._environment.namespace, "lifetime": "detached"}
             make = partial(_start_actor, need, node_id, tls, **name)
-            way = make, at.node, options, self._threads(spec), gone, waits_for
-            transport = DetachedTransport(*way, detached=detached)
-        return self._replica(spec, at.node, node_id, events, clock, transport)
+            transport_arguments = make, at.node, options, self._get_dispatcher(spec), gone, pending_reason
+            transport = DetachedTransport(*transport_arguments, detached=detached)
+        return self._create_replica(spec, at.node, node_id, events, clock, transport)
 
     def adopt(self, spec: ReplicaSpec, earlier: ReplicaSnapshot, events: ReplicaEvents, clock: Clock) -> RemoteReplica:
         """As `PublishingTarget.adopt`."""
@@ -266,12 +266,12 @@ class RayTarget(DirectoryTarget):
 
         assert self._detached is not None  # noqa: S101 - for the type checker: `keeper` was called before
         actor, node_id = earlier.address
-        gone = partial(_gone, node_id)
-        way = lambda: actor, earlier.node, self._environment, self._threads(spec), gone
-        transport = AdoptedTransport(*way, detached=self._detached)
-        return self._replica(spec, earlier.node, node_id, events, clock, transport)
+        gone = partial(_on_replica_gone, node_id)
+        transport_arguments = lambda: actor, earlier.node, self._environment, self._get_dispatcher(spec), gone
+        transport = AdoptedTransport(*transport_arguments, detached=self._detached)
+        return self._create_replica(spec, earlier.node, node_id, events, clock, transport)
 
-    def _threads(self, spec: ReplicaSpec) -> Dispatcher:
+    def _get_dispatcher(self, spec: ReplicaSpec) -> Dispatcher:
         from sage_deploy_remote.link.dispatcher import Dispatcher
 
         with self._lock:
@@ -279,7 +279,7 @@ class RayTarget(DirectoryTarget):
                 self._dispatcher = Dispatcher(spec.service)
             return self._dispatcher
 
-    def _replica(  # noqa: PLR0913, PLR0917 - a replica needs them all
+    def _create_replica(  # noqa: PLR0913, PLR0917 - a replica needs them all
         self,
         spec: ReplicaSpec,
         node: str | None,
@@ -292,7 +292,7 @@ class RayTarget(DirectoryTarget):
         from sage_deploy_remote.link.replica import RemoteReplica
 
         replica = RemoteReplica(spec, node, events, clock, transport)
-        _LEDGER.reserve(node_id, replica, needs(spec.config))
+        _RESERVATIONS.reserve(node_id, replica, needs(spec.config))
         with self._lock:
             self._replicas.append((node_id, replica))
         return replica
@@ -308,15 +308,15 @@ class RayTarget(DirectoryTarget):
                 self._detached = DetachedServices(self._connect, self._environment, environment, name)
             return self._detached
 
-    def _waits_for(self, name: str, node_id: str, need: Resources, actor: Any, timeout: float) -> str:
+    def _pending_reason(self, name: str, node_id: str, need: Resources, actor: Any, timeout: float) -> str:
         """Say what *actor* waits for on its node before its process runs."""
 
-        def look() -> str:
+        def ask() -> str:
             state = pending_reasons.state_of(actor._actor_id.hex())  # noqa: SLF001 - no public way to the ID
             node = next((each for each in cluster.live_nodes() if each.id == node_id), None)
             return pending_reasons.why_waiting(state, name, node, need)
 
-        return self._connect().ask("what a replica waits for", look, timeout=timeout)
+        return self._connect().ask("what a replica waits for", ask, timeout=timeout)
 
     def directory(self, environment: str) -> RayDirectory:
         """As `PublishingTarget.directory`."""
@@ -340,9 +340,9 @@ class RayTarget(DirectoryTarget):
             connection.release()
 
 
-def _gone(node_id: str, unreachable: bool) -> None:  # noqa: FBT001 - the transport calls it this way
+def _on_replica_gone(node_id: str, unreachable: bool) -> None:  # noqa: FBT001 - the transport calls it this way
     """Note that a replica on the node has ended or cannot be reached."""
-    _LEDGER.freed()
+    _RESERVATIONS.note_freed()
     if unreachable:
         _SUSPECTS.add(node_id)
 
@@ -361,7 +361,7 @@ def _start_actor(need: Resources, node_id: str, tls: Certificates | None, **name
             num_cpus=need.cpu,
             num_gpus=need.gpu,
             memory=need.memory or None,
-            max_concurrency=_EXCHANGES,
+            max_concurrency=_EXCHANGE_THREADS,
             max_restarts=0,
             max_task_retries=0,
             enable_task_events=False,

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 __all__ = ["fetch", "fetch_present"]
 
 #: While it waits for an object, `fetch` checks after this many seconds whether the value is still wanted.
-_LOOK_S: Final = 0.5
+_CHECK_INTERVAL_S: Final = 0.5
 
 #: Ray colours its tracebacks with these escape codes.
-_COLOUR: Final = re.compile(r"\x1b\[[0-9;]*m")
+_COLOUR_CODE: Final = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def fetch_present(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
@@ -72,7 +72,9 @@ def fetch(
         left = remaining()
         if left <= 0:
             return None
-        _, awaited = ray.wait(awaited, num_returns=len(awaited), timeout=min(left, _LOOK_S), fetch_local=False)
+        _, awaited = ray.wait(
+            awaited, num_returns=len(awaited), timeout=min(left, _CHECK_INTERVAL_S), fetch_local=False
+        )
     left = remaining()
     try:
         values = ray.get(references, timeout=None if left == inf else max(0.0, left))
@@ -120,6 +122,6 @@ def _original(error: Exception, what: str) -> BaseException:
         error.add_note(f"{what} is an object of Ray's that is not to be had, so the method has not started.")
         return error
     cause: BaseException = error.cause
-    task = _COLOUR.sub("", str(error)).strip()
+    task = _COLOUR_CODE.sub("", str(error)).strip()
     cause.add_note(f"{what} is the result of a Ray task that failed, so the method has not started. The task:\n{task}")
     return cause

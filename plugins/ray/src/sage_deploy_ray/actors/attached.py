@@ -25,13 +25,13 @@ class AttachedTransport(RayTransport):
     def start(self, spec: Any, receiver: Receiver) -> None:
         """Start watching the actor."""
         self.receiver = receiver
-        self.reach(spec.id)
+        self.bind_actor(spec.id)
         self.watch(self.request("wait_ended"))
         receiver.hold()
-        self.find_way(receiver.release, receiver.lost)
+        self.choose_connection(receiver.release, receiver.lost)
 
-    def let_go(self) -> None:
-        """As `RayTransport.let_go`. Does nothing, because other processes may still reach the actor."""
+    def end_after_disconnect(self) -> None:
+        """As `RayTransport.end_after_disconnect`. Does nothing, because other processes may still reach the actor."""
 
 
 def _ignore(reached: bool) -> None:  # noqa: FBT001 - the transport calls it this way

@@ -26,17 +26,17 @@ if TYPE_CHECKING:
 __all__ = ["ActorCarrier", "CallerCarrier"]
 
 #: Number of callers remembered after they left. Their last references may still be on the way.
-_GONE: Final = 1000
+_MAX_DEPARTED: Final = 1000
 
 #: Shortest and longest time, in seconds, that an actor keeps references after their use. `ActorCarrier` says why.
-_KEPT_S: Final = (0.05, 0.15)
+_DROP_DELAY_S: Final = (0.05, 0.15)
 
 
 #: From this size on, in bytes, the store is faster than the socket.
 _LARGE: Final = 2**25
 
 #: Part of the mark of buffers that the actor sends.
-_STORED: Final = ":stored-"
+_IN_STORE: Final = ":stored-"
 
 
 class CallerCarrier:
@@ -51,7 +51,7 @@ class CallerCarrier:
     def send(self, caller: str, references: Sequence[Any]) -> str:
         """As `Carrier.send`."""
         mark = f"{caller}:{uuid4().hex}"
-        self._transport.request("bring", mark, [*references])
+        self._transport.request("deliver", mark, [*references])
         return mark
 
     send_buffers = send
@@ -63,7 +63,7 @@ class CallerCarrier:
         if error is not None:
             raise self._transport.death(error)
         found: Sequence[Any] = answer.result()
-        if _STORED not in mark:
+        if _IN_STORE not in mark:
             return found
         try:
             stored: Sequence[Any] = ray.get(found[0])
@@ -89,33 +89,33 @@ class ActorCarrier:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._brought = threading.Condition()
-        self._kept: dict[str, Sequence[Any]] = {}  # by mark; this and all below: guarded by _brought
-        self._used: dict[str, Sequence[Any]] = {}  # by mark, of calls that still run
-        self._over: set[str] = set()  # marks of ended calls whose references have not arrived
-        self._gone: OrderedDict[str, None] = OrderedDict()  # callers that left, the oldest first
-        self._leaving: deque[tuple[float, Sequence[Any]]] = deque()  # (time to drop, references)
+        self._condition = threading.Condition()
+        self._pending: dict[str, Sequence[Any]] = {}  # by mark; this and all below: guarded by _condition
+        self._in_use: dict[str, Sequence[Any]] = {}  # by mark, of calls that still run
+        self._ended_early: set[str] = set()  # marks of ended calls whose references have not arrived
+        self._departed: OrderedDict[str, None] = OrderedDict()  # callers that left, the oldest first
+        self._to_drop: deque[tuple[float, Sequence[Any]]] = deque()  # (time to drop, references)
 
     # -- for the server ----------------------------------------------------------------------------------------------
 
     def send(self, caller: str, references: Sequence[Any], kind: str = ":") -> str:
         """As `Carrier.send`."""
         mark = f"{caller}{kind}{uuid4().hex}"
-        with self._brought:
-            self._kept[mark] = references
+        with self._condition:
+            self._pending[mark] = references
         return mark
 
     def send_buffers(self, caller: str, buffers: Sequence[Any]) -> str:
         """As `Carrier.send_buffers`."""
-        return self.send(caller, [ray.put([*buffers])], _STORED)
+        return self.send(caller, [ray.put([*buffers])], _IN_STORE)
 
     def receive(self, mark: str) -> Sequence[Any]:
         """As `Carrier.receive`. Raises LookupError if the caller has left."""
         caller = _caller_of(mark)
-        with self._brought:
-            self._brought.wait_for(lambda: mark in self._kept or caller in self._gone)
+        with self._condition:
+            self._condition.wait_for(lambda: mark in self._pending or caller in self._departed)
             try:
-                found = self._used[mark] = self._kept.pop(mark)
+                found = self._in_use[mark] = self._pending.pop(mark)
             except KeyError:
                 msg = "the caller has gone before its arguments were there"
                 raise LookupError(msg) from None
@@ -126,57 +126,57 @@ class ActorCarrier:
 
     def end(self, mark: str) -> None:
         """As `CallersCarrier.end`."""
-        with self._brought:
-            holder = self._used if mark in self._used else self._kept
+        with self._condition:
+            holder = self._in_use if mark in self._in_use else self._pending
             if mark in holder:
-                self._let_go(holder.pop(mark))
-            elif _caller_of(mark) not in self._gone:
-                self._over.add(mark)
+                self._drop_later(holder.pop(mark))
+            elif _caller_of(mark) not in self._departed:
+                self._ended_early.add(mark)
 
     def leave(self, caller: str) -> None:
         """As `CallersCarrier.leave`."""
-        with self._brought:
-            self._gone[caller] = None
-            if len(self._gone) > _GONE:
-                self._gone.popitem(last=False)
-            for marked in (self._kept, self._used):
+        with self._condition:
+            self._departed[caller] = None
+            if len(self._departed) > _MAX_DEPARTED:
+                self._departed.popitem(last=False)
+            for marked in (self._pending, self._in_use):
                 for mark in [mark for mark in marked if _caller_of(mark) == caller]:
-                    self._let_go(marked.pop(mark))
-            self._over = {mark for mark in self._over if _caller_of(mark) != caller}
-            self._brought.notify_all()
+                    self._drop_later(marked.pop(mark))
+            self._ended_early = {mark for mark in self._ended_early if _caller_of(mark) != caller}
+            self._condition.notify_all()
 
-    def _let_go(self, references: Sequence[Any]) -> None:
+    def _drop_later(self, references: Sequence[Any]) -> None:
         """Drop the references a moment later. The caller holds the condition."""
-        delay = random.uniform(*_KEPT_S)  # noqa: S311 - random, so that it does not coincide with regular calls
-        self._leaving.append((SYSTEM.monotonic() + delay, references))
-        if len(self._leaving) == 1:
-            SYSTEM.call_at(self._leaving[0][0], self._look)
+        delay = random.uniform(*_DROP_DELAY_S)  # noqa: S311 - random, so that it does not coincide with regular calls
+        self._to_drop.append((SYSTEM.monotonic() + delay, references))
+        if len(self._to_drop) == 1:
+            SYSTEM.call_at(self._to_drop[0][0], self._drop_due)
 
-    def _look(self) -> None:
+    def _drop_due(self) -> None:
         gone = []
-        with self._brought:
-            while self._leaving and self._leaving[0][0] <= SYSTEM.monotonic():
-                gone.append(self._leaving.popleft())
-            if self._leaving:
-                SYSTEM.call_at(self._leaving[0][0], self._look)
+        with self._condition:
+            while self._to_drop and self._to_drop[0][0] <= SYSTEM.monotonic():
+                gone.append(self._to_drop.popleft())
+            if self._to_drop:
+                SYSTEM.call_at(self._to_drop[0][0], self._drop_due)
         del gone  # outside the condition, because Ray does work here
 
     # -- for callers -------------------------------------------------------------------------------------------------
 
-    def bring(self, mark: str, references: Sequence[Any]) -> None:
+    def deliver(self, mark: str, references: Sequence[Any]) -> None:
         """Store the references that *mark* stands for."""
-        with self._brought:
-            if mark in self._over or _caller_of(mark) in self._gone:
-                self._over.discard(mark)
-                self._let_go(references)
+        with self._condition:
+            if mark in self._ended_early or _caller_of(mark) in self._departed:
+                self._ended_early.discard(mark)
+                self._drop_later(references)
             else:
-                self._kept[mark] = references
-                self._brought.notify_all()
+                self._pending[mark] = references
+                self._condition.notify_all()
 
     def fetch(self, mark: str) -> Sequence[Any]:
         """Return what *mark* stands for, and forget it."""
-        with self._brought:
-            return self._kept.pop(mark, ())
+        with self._condition:
+            return self._pending.pop(mark, ())
 
 
 def _caller_of(mark: str) -> str:

@@ -63,41 +63,44 @@ class ReplicaActor:
             lambda end: self._replica.carry_calls(end, self._carrier),
             lambda: certificates_here(tls),
         )
-        self._made_of: tuple[bytes | None, str | None] = None, None  # packed spec, if `describe` may tell it; node
-        self._outcome: tuple[int, Any] = _never_told()
-        self._over = threading.Event()
+        self._packed_spec_and_node: tuple[bytes | None, str | None] = (
+            None,
+            None,
+        )  # the spec only if `describe` may tell it
+        self._outcome: tuple[int, Any] = _not_started_outcome()
+        self._stopped = threading.Event()
 
     @ray.method(concurrency_group="start")
-    def start(self, theirs: ProtocolVersion, *what: Any, **how: Any) -> tuple[int | None, Any]:
+    def start(self, caller_version: ProtocolVersion, *what: Any, **how: Any) -> tuple[int | None, Any]:
         """
         Build the replica. Returns its number of slots, and the error of its constructor.
 
         Args:
-            theirs: The caller's version. If its protocol differs, the result is `(None, own_version())`.
+            caller_version: The caller's version. If its protocol differs, the result is `(None, own_version())`.
             what: The packed replica, and the name of its node.
             how: `remember`: whether `describe` returns the packed replica.
         """
-        return (None, versions.own_version()) if theirs[0] != versions.NUMBER else self._start(*what, **how)
+        return (None, versions.own_version()) if caller_version[0] != versions.NUMBER else self._start(*what, **how)
 
     @ray.method(concurrency_group="start")
-    def wait_started(self, theirs: ProtocolVersion) -> tuple[int | None, Any]:
+    def wait_started(self, caller_version: ProtocolVersion) -> tuple[int | None, Any]:
         """Return the result of another process's `start`, after it has ended."""
-        return (None, versions.own_version()) if theirs[0] != versions.NUMBER else self._outcome
+        return (None, versions.own_version()) if caller_version[0] != versions.NUMBER else self._outcome
 
     @ray.method(concurrency_group="control")
     def describe(self) -> tuple[ProtocolVersion, bytes | None, str | None, str]:
         """Return the version, the packed replica (None if not started or remembered), and the node's name and ID."""
-        return versions.own_version(), *self._made_of, ray.get_runtime_context().get_node_id()
+        return versions.own_version(), *self._packed_spec_and_node, ray.get_runtime_context().get_node_id()
 
     def _start(self, packed: bytes, node: str | None, *, remember: bool = False) -> tuple[int, Any]:
-        self._made_of = packed if remember else None, node
+        self._packed_spec_and_node = packed if remember else None, node
         self._outcome = self._replica.start(packed, node)
         return self._outcome
 
     @ray.method(concurrency_group="watch")
     def wait_ended(self) -> None:
         """Wait until the replica has stopped. Fails if its process dies first."""
-        self._over.wait()
+        self._stopped.wait()
 
     def exchange(self, frame: Wire) -> Wire:
         """As `ReplicaServer.exchange`."""
@@ -109,9 +112,9 @@ class ReplicaActor:
         return self._listeners.find(machine)
 
     @ray.method(concurrency_group="reach")
-    def bring(self, mark: str, references: Sequence[Reference]) -> None:
-        """As `ActorCarrier.bring`."""
-        self._carrier.bring(mark, references)
+    def deliver(self, mark: str, references: Sequence[Reference]) -> None:
+        """As `ActorCarrier.deliver`."""
+        self._carrier.deliver(mark, references)
 
     @ray.method(concurrency_group="reach")
     def fetch(self, mark: str) -> Sequence[Reference]:
@@ -134,10 +137,10 @@ class ReplicaActor:
         stopped = self._replica.stop(grace)
         self._listeners.hide()
         self._listeners.deliver()
-        self._over.set()
+        self._stopped.set()
         return stopped
 
 
-def _never_told() -> tuple[int, Any]:
+def _not_started_outcome() -> tuple[int, Any]:
     error = RuntimeError("the process that made it ended before it said what is to run")
     return 0, pack_error(error, service="", method="__init__", replica="", node=None)

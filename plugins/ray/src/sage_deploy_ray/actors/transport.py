@@ -41,10 +41,10 @@ __all__ = ["RayTransport"]
 
 
 #: Timeout, in seconds, for the actor to say where it listens.
-_SAYS_WITHIN_S: Final = 3.0
+_LISTENER_TIMEOUT_S: Final = 3.0
 
 #: When a connection ends, Ray gets this many seconds to report why the actor ended.
-_REASON_WITHIN_S: Final = 0.01
+_REASON_TIMEOUT_S: Final = 0.01
 
 
 class RayTransport(SocketTransport):
@@ -64,7 +64,7 @@ class RayTransport(SocketTransport):
         options: RayOptions,
         dispatcher: Dispatcher,
         on_gone: Callable[[bool], None],
-        waits_for: Callable[[Any, float], str] | None = None,
+        pending_reason: Callable[[Any, float], str] | None = None,
     ) -> None:
         """
         Prepare the transport. Nothing happens before `start`.
@@ -75,7 +75,7 @@ class RayTransport(SocketTransport):
             options: Decide how calls are sent.
             dispatcher: Provides the threads that read responses.
             on_gone: Called when the actor is gone. Its argument is true if the actor is only unreachable.
-            waits_for: Says what the actor waits for before its process runs. Its second argument is a timeout in
+            pending_reason: Says what the actor waits for before its process runs. Its second argument is a timeout in
                 seconds. None for an actor that already runs.
         """
         super().__init__(dispatcher)
@@ -83,13 +83,13 @@ class RayTransport(SocketTransport):
         self._node = node
         self._options = options
         self._listener: Address | None = None
-        self._told = threading.Event()  # set when Ray has said why the actor is gone
+        self._reason_known = threading.Event()  # set when Ray has said why the actor is gone
         self._on_gone = on_gone
-        self._waits_for = waits_for
+        self._pending_reason = pending_reason
         self._id = ""
         self._killed = False
 
-    def reach(self, id: str) -> None:
+    def bind_actor(self, id: str) -> None:
         """Get the actor of replica *id* from `make_actor`, which may start it."""
         self._id = id
         self._actor = self.address = self._make_actor()
@@ -97,7 +97,7 @@ class RayTransport(SocketTransport):
 
     def begin(self, spec: ReplicaSpec) -> Answer:
         """As `RpcTransport.begin`."""
-        self.reach(spec.id)
+        self.bind_actor(spec.id)
         return self.request("start", versions.own_version(), pack_spec(spec, RAY), self._node)
 
     def started(self, slots: int | None, error: Any) -> None:
@@ -112,9 +112,9 @@ class RayTransport(SocketTransport):
             return
         self.watch(self.request("wait_ended"))  # notices the actor's end even while nobody calls it
         ready, receiver = super().started, self.receiver
-        self.find_way(lambda: ready(slots, error), receiver.failed)
+        self.choose_connection(lambda: ready(slots, error), receiver.failed)
 
-    def find_way(self, ready: Callable[[], None], failed: Callable[[BaseException], None]) -> None:
+    def choose_connection(self, ready: Callable[[], None], failed: Callable[[BaseException], None]) -> None:
         """
         Decide how calls are sent. A separate thread tries the socket.
 
@@ -129,13 +129,13 @@ class RayTransport(SocketTransport):
 
     def _connect(self, ready: Callable[[], None], failed: Callable[[BaseException], None]) -> None:
         try:
-            self._listener = self.request("listener", this_machine()).result(_SAYS_WITHIN_S)
+            self._listener = self.request("listener", this_machine()).result(_LISTENER_TIMEOUT_S)
             end = self._listener.connect_socket(certificates_here(self._options.tls))
         except RayActorError:  # the actor is gone; its watcher reports that
             ready()
         except Exception as error:  # noqa: BLE001 - nobody listens, or the network blocks it
             cause = error.cause if isinstance(error, RayTaskError) else error  # without the remote traceback
-            why = f"there is no connection to {self._place()}: {text_of(cause)}"
+            why = f"there is no connection to {self._describe_listener()}: {text_of(cause)}"
             if self._options.calls == "socket":
                 failed(DeployError(f"replica {self._id}: {why}, and options.ray.calls wants one", replica=self._id))
                 return
@@ -145,7 +145,7 @@ class RayTransport(SocketTransport):
             self.carry_over(end, self._id, CallerCarrier(self), exact=self._listener.exact)
             ready()
 
-    def _place(self) -> str:
+    def _describe_listener(self) -> str:
         listener = None if self._listener is None else self._listener.place
         place = (
             "the replica" if listener is None else listener if isinstance(listener, str) else "{}:{}".format(*listener)
@@ -154,22 +154,22 @@ class RayTransport(SocketTransport):
 
     def progress(self, timeout: float) -> str:
         """As `Transport.progress`."""
-        return "" if self._waits_for is None else self._waits_for(self._actor, timeout)
+        return "" if self._pending_reason is None else self._pending_reason(self._actor, timeout)
 
     def lost(self, error: BaseException) -> None:
         """As `RpcTransport.lost`."""
         super().lost(error)
-        self._told.set()
+        self._reason_known.set()
 
     def connection_ended(self, error: BaseException) -> None:
         """As `SocketTransport.connection_ended`. Waits a moment first, because Ray knows the reason better."""
         if self._ends:
             return
-        self._told.wait(_REASON_WITHIN_S)
+        self._reason_known.wait(_REASON_TIMEOUT_S)
         super().connection_ended(error)
-        self.let_go()
+        self.end_after_disconnect()
 
-    def let_go(self) -> None:
+    def end_after_disconnect(self) -> None:
         """End the actor after its connection has ended: nobody can call it, and its calls have been given up."""
         self.end()
 

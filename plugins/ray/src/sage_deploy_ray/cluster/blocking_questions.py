@@ -15,7 +15,7 @@ __all__ = ["BlockingQuestions", "TooManyUnansweredError"]
 _T = TypeVar("_T")
 
 #: Maximum number of unanswered questions. A runtime without a head answers none, or some after minutes.
-_MOST_UNANSWERED: Final = 8
+_MAX_UNANSWERED: Final = 8
 
 
 class TooManyUnansweredError(TimeoutError):
@@ -38,7 +38,7 @@ class BlockingQuestions:
             name: Name of its threads.
         """
         self._name = name
-        self._free = threading.Semaphore(_MOST_UNANSWERED)
+        self._free = threading.Semaphore(_MAX_UNANSWERED)
 
     def ask(self, question: Callable[[], _T], limit: float) -> _T:
         """
@@ -54,7 +54,7 @@ class BlockingQuestions:
             BaseException: What *question* raised.
         """
         if not self._free.acquire(blocking=False):
-            raise TooManyUnansweredError(f"{_MOST_UNANSWERED} earlier questions are still without an answer")
+            raise TooManyUnansweredError(f"{_MAX_UNANSWERED} earlier questions are still without an answer")
 
         def run() -> _T:
             try:

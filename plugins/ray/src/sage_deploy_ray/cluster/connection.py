@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.findings import Finding
 
-__all__ = ["Auth", "Connection", "connect", "live_nodes", "would_be_private"]
+__all__ = ["Auth", "Connection", "connect", "live_nodes", "would_start_private_runtime"]
 
 Auth = Literal["inherit", "token", "disabled"]
 
@@ -38,14 +38,14 @@ _T = TypeVar("_T")
 _LOG: Final = logging.getLogger("sage_plugins.ray")
 
 #: Timeout for starting a private runtime, in seconds. The start takes 2 to 8.
-_START_S: Final = 60.0
+_START_TIMEOUT_S: Final = 60.0
 #: Timeout for ending Ray, in seconds. The end takes 1, or 8 if the head is gone.
-_STOP_S: Final = 15.0
+_STOP_TIMEOUT_S: Final = 15.0
 
 #: Ray ends a process, with everything that runs in it, after this many seconds without the head. Ray's default is 60.
-_HEAD_MAY_BE_GONE: Final = ("RAY_gcs_rpc_server_reconnect_timeout_s", "86400")
+_RECONNECT_TIMEOUT: Final = ("RAY_gcs_rpc_server_reconnect_timeout_s", "86400")
 
-_LET_IN: Final = (
+_AUTH_HINT: Final = (
     "if it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH as on the cluster"
 )
 
@@ -53,10 +53,10 @@ _LET_IN: Final = (
 class _Runtime:
     """Ray in this process. Module state, guarded by `_lock`."""
 
-    def __init__(self, asked: str, address: str, *, ours: bool) -> None:
-        self.asked = asked
+    def __init__(self, requested: str, address: str, *, started_here: bool) -> None:
+        self.requested_address = requested
         self.address = address
-        self.ours = ours
+        self.started_here = started_here
         self.users = 0
         self.questions = BlockingQuestions("sage-ray-control")
 
@@ -65,7 +65,7 @@ _lock = threading.RLock()
 _runtime: _Runtime | None = None
 _forked = False
 #: Runs the last Ray that was started here.
-_holder: RuntimeThread | None = None
+_runtime_thread: RuntimeThread | None = None
 
 
 class Connection:
@@ -85,7 +85,7 @@ class Connection:
         self.address = runtime.address
         self.namespace = namespace
         self.control_timeout = control_timeout
-        self.owned = runtime.ours
+        self.owned = runtime.started_here
         self._runtime = runtime
         self._released = False
 
@@ -156,7 +156,7 @@ class Connection:
             if self._runtime.users > 0 or _runtime is not self._runtime:
                 return
             _runtime = None
-            _end(self._runtime)
+            _end_runtime(self._runtime)
 
     def _unavailable(self, what: str) -> ClusterUnavailableError:
         return ClusterUnavailableError(
@@ -200,13 +200,13 @@ def connect(
     with _lock:
         _refuse_forked()
         if _runtime is not None and not _initialized():  # the program has called ray.shutdown()
-            _end(_runtime)
+            _end_runtime(_runtime)
             _runtime = None
         if _runtime is None:
-            runtime = _existing() or _begin(address, namespace, control_timeout, auth)
+            runtime = _existing_runtime() or _start_runtime(address, namespace, control_timeout, auth)
             _refuse_another(runtime, address)
             _runtime = runtime
-            for finding in _exposed(runtime.address) if warn else ():
+            for finding in _exposure_findings(runtime.address) if warn else ():
                 _LOG.warning("%s: %s (%s)", finding.name, finding.found, finding.fix)
         else:
             _refuse_another(_runtime, address)
@@ -214,7 +214,7 @@ def connect(
         return Connection(_runtime, namespace, control_timeout)
 
 
-def would_be_private(address: str | None) -> bool:
+def would_start_private_runtime(address: str | None) -> bool:
     """Whether `connect` with this *address* would start a private runtime."""
     where = address or os.environ.get("RAY_ADDRESS") or "local"
     return where == "local" and _runtime is None and not _initialized()
@@ -247,13 +247,16 @@ def _refuse_forked() -> None:
         )
 
 
-def _refuse_another(runtime: _Runtime, asked: str | None) -> None:
-    if asked in (None, "auto", runtime.asked, runtime.address) or _resolved(asked) == runtime.address:
+def _refuse_another(runtime: _Runtime, requested: str | None) -> None:
+    if (
+        requested in (None, "auto", runtime.requested_address, runtime.address)
+        or _resolved(requested) == runtime.address
+    ):
         return
     raise ClusterUnavailableError(
-        f"this process is connected to the Ray cluster at {runtime.address}, so it cannot use {asked!r}: Ray knows one "
-        "cluster a process. Give all environments the same options.ray.address, or none to use what is there, or run "
-        "them in processes of their own"
+        f"this process is connected to the Ray cluster at {runtime.address}, so it cannot use {requested!r}: Ray knows "
+        "one cluster a process. Give all environments the same options.ray.address, or none to use what is there, or "
+        "run them in processes of their own"
     )
 
 
@@ -271,25 +274,25 @@ def _initialized() -> bool:
     return ray is not None and bool(ray.is_initialized())
 
 
-def _existing() -> _Runtime | None:
+def _existing_runtime() -> _Runtime | None:
     """Return the Ray that already runs in this process."""
     if not _initialized():
         return None
     import ray
 
     address = ray.get_runtime_context().gcs_address
-    return _Runtime(address, address, ours=False)
+    return _Runtime(address, address, started_here=False)
 
 
-def _begin(asked: str | None, namespace: str, control_timeout: float, auth: Auth) -> _Runtime:
-    global _holder  # noqa: PLW0603 - Ray has one connection per process
-    where = asked or os.environ.get("RAY_ADDRESS") or "local"
+def _start_runtime(requested: str | None, namespace: str, control_timeout: float, auth: Auth) -> _Runtime:
+    global _runtime_thread  # noqa: PLW0603 - Ray has one connection per process
+    where = requested or os.environ.get("RAY_ADDRESS") or "local"
     if "://" in where:
         raise ClusterUnavailableError(
             f"{where} is an address of Ray Client, through which replicas cannot be reached: run this program on a "
             "node of the cluster and give `host:port` of its head, or `auto`"
         )
-    if _holder is not None and _holder.alive:
+    if _runtime_thread is not None and _runtime_thread.alive:
         raise ClusterUnavailableError(
             f"an earlier connection to a Ray cluster has not come to its end, so {where} cannot be tried: Ray takes up "
             "to 20 s for that. Try again later"
@@ -300,24 +303,24 @@ def _begin(asked: str | None, namespace: str, control_timeout: float, auth: Auth
     version = exposure.check_version(ray.__version__)
     if version.status == "failure":
         raise ClusterUnavailableError(f"{version.found}: {version.fix}")
-    limit = _START_S if where == "local" else control_timeout
-    _holder = RuntimeThread("sage-ray-connection", partial(_init, where, namespace), _shutdown)
+    limit = _START_TIMEOUT_S if where == "local" else control_timeout
+    _runtime_thread = RuntimeThread("sage-ray-connection", partial(_init, where, namespace), _shutdown)
     try:
-        _holder.begin(limit)
+        _runtime_thread.begin(limit)
     except TimeoutError as error:
         raise ClusterUnavailableError(
-            f"the Ray cluster at {where} did not let this process in within {limit:g} s: {_LET_IN} (here "
+            f"the Ray cluster at {where} did not let this process in within {limit:g} s: {_AUTH_HINT} (here "
             f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE', 'not set')}); if it is slow, raise "
             "options.ray.control_timeout"
         ) from error
     except Exception as error:
-        raise ClusterUnavailableError(_why_not(where, error)) from error
-    return _Runtime(where, ray.get_runtime_context().gcs_address, ours=True)
+        raise ClusterUnavailableError(_connect_problem(where, error)) from error
+    return _Runtime(where, ray.get_runtime_context().gcs_address, started_here=True)
 
 
 def _set_variables(where: str, auth: Auth) -> None:
     """Set the variables that Ray reads on import. If Ray is imported already, make it read them again."""
-    variable, seconds = _HEAD_MAY_BE_GONE
+    variable, seconds = _RECONNECT_TIMEOUT
     if where != "local":  # a private runtime has no head that could come back
         os.environ.setdefault(variable, seconds)
     if auth != "inherit":
@@ -342,7 +345,7 @@ def _init(where: str, namespace: str) -> None:
     elif where != "auto":
         host, _, port = where.rpartition(":")
         # Fails at once if nobody listens. Ray would need 20 s to find out.
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_START_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_START_TIMEOUT_S).close()
     with sigterm.unchanged():
         ray.init(address=where, **options)
 
@@ -354,12 +357,12 @@ def _shutdown() -> None:
         ray.shutdown()
 
 
-def _end(runtime: _Runtime) -> None:
-    if runtime.ours and _holder is not None and not _holder.end(_STOP_S):
-        _LOG.warning("Ray did not end within %g s; its processes end with this one", _STOP_S)
+def _end_runtime(runtime: _Runtime) -> None:
+    if runtime.started_here and _runtime_thread is not None and not _runtime_thread.end(_STOP_TIMEOUT_S):
+        _LOG.warning("Ray did not end within %g s; its processes end with this one", _STOP_TIMEOUT_S)
 
 
-def _why_not(where: str, error: Exception) -> str:
+def _connect_problem(where: str, error: Exception) -> str:
     text = line_of(error)
     if "ersion mismatch" in text:
         return (
@@ -372,7 +375,7 @@ def _why_not(where: str, error: Exception) -> str:
         return f"no Ray cluster runs on this machine: {text}. Start one with `ray start --head`, or give its address"
     if isinstance(error, ValueError):
         return f"{where!r} is no address of a Ray cluster ({text}): give `host:port` of its head, `auto` or `local`"
-    return f"no Ray cluster can be reached at {where}: {text}. Check the address and that the head runs; {_LET_IN}"
+    return f"no Ray cluster can be reached at {where}: {text}. Check the address and that the head runs; {_AUTH_HINT}"
 
 
 def live_nodes() -> list[Node]:
@@ -412,13 +415,13 @@ def _resources(found: Mapping[str, float]) -> Resources:
     return Resources(found.get("CPU", 0.0), int(found.get("memory", 0)), found.get("GPU", 0.0))
 
 
-def _exposed(address: str) -> list[Finding]:
-    token = _asks_for_token()
+def _exposure_findings(address: str) -> list[Finding]:
+    token = _requires_token()
     found = list(exposure.check_cluster(address, token=token, dashboard=_dashboard()))
     return [*found, *exposure.check_token_file()] if token else found
 
 
-def _asks_for_token() -> bool:
+def _requires_token() -> bool:
     try:
         from ray._private.authentication.authentication_utils import is_token_auth_enabled
     except ImportError:

@@ -17,7 +17,7 @@ __all__ = ["check_links"]
 _NAME: Final = "Ray"
 
 #: A machine ID that no machine has.
-_ANOTHER: Final = ""
+_OTHER_MACHINE: Final = ""
 
 
 def check_links() -> Iterator[Finding]:
@@ -25,11 +25,11 @@ def check_links() -> Iterator[Finding]:
     import ray
 
     host = ray.util.get_node_ip_address()
-    listeners = Listeners(lambda: host, _end)
+    listeners = Listeners(lambda: host, _close_socket)
     try:
         yield _try(listeners, this_machine, "a Unix socket", "set TMPDIR to a folder that this user may write")
         fix = "open the machine's own ports for itself, or set options.ray.calls to tasks"
-        yield _try(listeners, lambda: _ANOTHER, f"TCP at {host}", fix)
+        yield _try(listeners, lambda: _OTHER_MACHINE, f"TCP at {host}", fix)
     finally:
         listeners.close()
 
@@ -43,5 +43,5 @@ def _try(listeners: Listeners, machine: Callable[[], str], how: str, fix: str) -
     return Finding(_NAME, "ok", f"calls can go over {how}")
 
 
-def _end(end: socket) -> None:
+def _close_socket(end: socket) -> None:
     end.close()

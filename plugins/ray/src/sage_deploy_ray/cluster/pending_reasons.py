@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["state_of", "why_waiting"]
 
 #: Ray's name for the state of an actor whose process runs.
-_RUNS = "ALIVE"
+_ALIVE = "ALIVE"
 
 
 def state_of(actor_id: str) -> str:
@@ -41,7 +41,7 @@ def why_waiting(state: str, name: str, node: Node | None, need: Resources) -> st
         node: That node; None if it is no longer alive.
         need: Resources that the replica reserves there.
     """
-    if state in {"", _RUNS}:
+    if state in {"", _ALIVE}:
         return ""
     known = f"it has no process yet, Ray calls its actor {state}"
     if node is None:

@@ -32,7 +32,7 @@ class RuntimeThread:
         self._begin = begin
         self._end = end
         self._begun: Future[None] = Future()
-        self._let_go = threading.Event()
+        self._end_requested = threading.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     @property
@@ -55,7 +55,7 @@ class RuntimeThread:
         try:
             self._begun.result(limit)
         except BaseException:  # also for KeyboardInterrupt: nobody else can end it
-            self._let_go.set()
+            self._end_requested.set()
             raise
 
     def end(self, limit: float) -> bool:
@@ -68,7 +68,7 @@ class RuntimeThread:
         Returns:
             Whether it has ended.
         """
-        self._let_go.set()
+        self._end_requested.set()
         self._thread.join(limit)
         return not self._thread.is_alive()
 
@@ -79,5 +79,5 @@ class RuntimeThread:
             self._begun.set_exception(error)
             return
         self._begun.set_result(None)
-        self._let_go.wait()
+        self._end_requested.wait()
         self._end()

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["unchanged"]
 
 #: Bytes for a `struct sigaction`, more than any platform needs (152 with glibc).
-_ROOM = 1024
+_SIGACTION_BYTES = 1024
 
 
 @contextlib.contextmanager
@@ -35,7 +35,7 @@ def unchanged() -> Iterator[None]:
         yield
         return
     libc: Any = ctypes.CDLL(None)
-    before = ctypes.create_string_buffer(_ROOM)
+    before = ctypes.create_string_buffer(_SIGACTION_BYTES)
     known = libc.sigaction(int(signal.SIGTERM), None, before) == 0
     try:
         yield

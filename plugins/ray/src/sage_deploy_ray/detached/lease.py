@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 __all__ = ["Lease"]
 
 #: Seconds between two renewals. The registry considers this process dead after five missed renewals.
-_EVERY_S: Final = 2.0
+_RENEWAL_INTERVAL_S: Final = 2.0
 
 #: Until this many seconds after a renewal, no other process can have taken over.
-_SURE_FOR_S: Final = 9.0
+_VALID_FOR_S: Final = 9.0
 
 #: Seconds to wait for a holder that may have died: slightly longer than the registry's lease.
 _WAIT_S: Final = 12.0
 
 #: Timeout, in seconds, for telling the registry about the release.
-_LAST_WORD_S: Final = 1.0
+_RELEASE_TIMEOUT_S: Final = 1.0
 
 
 class Lease:
@@ -54,10 +54,10 @@ class Lease:
         self._control_timeout = control_timeout
         self._lock = threading.RLock()  # re-entrant, because a signal handler may stop a service while it is held
         self._users = 0  # this and all below: guarded by _lock
-        self._memory = ""
-        self._sure_until = 0.0
-        self._asked_at = 0.0
-        self._asked: Any = None  # future of the pending answer
+        self._memory_id = ""
+        self._valid_until = 0.0
+        self._renewal_sent_at = 0.0
+        self._pending_renewal: Any = None  # future of the pending answer
         self._timer: Timer | None = None
         self._lost_to = ""
 
@@ -78,11 +78,11 @@ class Lease:
             raise DeployError(self._refusal(held.other))
         with self._lock:
             self._users += 1
-            self._memory = held.memory
+            self._memory_id = held.memory_id
             self._lost_to = ""
-            self._sure_until = SYSTEM.monotonic() + _SURE_FOR_S
+            self._valid_until = SYSTEM.monotonic() + _VALID_FOR_S
             if self._timer is None:
-                self._again()
+                self._schedule_renewal()
 
     @property
     def lost(self) -> bool:
@@ -92,7 +92,7 @@ class Lease:
         Asks the registry if the last renewal is too old. While the registry does not answer, nobody can take over.
         """
         with suppress(ClusterUnavailableError):
-            self._make_sure()
+            self._confirm()
         return bool(self._lost_to)
 
     def check(self) -> None:
@@ -103,16 +103,16 @@ class Lease:
             DeployError: It is lost.
             ClusterUnavailableError: The registry did not answer.
         """
-        self._make_sure()
+        self._confirm()
         if self._lost_to:
             raise DeployError(self._refusal(self._lost_to))
 
-    def _make_sure(self) -> None:
-        if not self._lost_to and SYSTEM.monotonic() >= self._sure_until:
+    def _confirm(self) -> None:
+        if not self._lost_to and SYSTEM.monotonic() >= self._valid_until:
             asked_at = SYSTEM.monotonic()
             held = self._ask(0.0)
             with self._lock:
-                self._read(held, asked_at)
+                self._apply_answer(held, asked_at)
 
     def release(self) -> None:
         """Undo one `take`. After the last one, other processes may take the environment."""
@@ -126,9 +126,9 @@ class Lease:
         if not self._lost_to:
             import ray
 
-            said: Any = self._client.ask("let_go", self._environment, self._holder)
+            answer: Any = self._client.ask("release", self._environment, self._holder)
             with suppress(Exception):  # the lease expires anyway
-                ray.get(said, timeout=_LAST_WORD_S)
+                ray.get(answer, timeout=_RELEASE_TIMEOUT_S)
 
     def _refusal(self, other: str) -> str:
         name = self._environment.partition("/")[2]
@@ -142,7 +142,7 @@ class Lease:
         import ray
         from ray.exceptions import GetTimeoutError, RayError
 
-        asked: Any = self._client.ask("hold", self._environment, self._holder, _who(), wait_s)
+        asked: Any = self._client.ask("hold", self._environment, self._holder, _describe_self(), wait_s)
         try:
             held: Any = ray.get(asked, timeout=wait_s + self._control_timeout)
         except (GetTimeoutError, RayError) as error:
@@ -151,35 +151,37 @@ class Lease:
         found: Held = held
         return found
 
-    def _again(self) -> None:
-        self._timer = SYSTEM.call_at(SYSTEM.monotonic() + _EVERY_S, self._renew)
+    def _schedule_renewal(self) -> None:
+        self._timer = SYSTEM.call_at(SYSTEM.monotonic() + _RENEWAL_INTERVAL_S, self._renew)
 
     def _renew(self) -> None:
         """Renew the lease, and read the registry's previous answer. Never waits."""
         with self._lock:
             if self._timer is None:
                 return
-            if self._asked is not None and self._asked.done():
-                answer, self._asked = self._asked, None
+            if self._pending_renewal is not None and self._pending_renewal.done():
+                answer, self._pending_renewal = self._pending_renewal, None
                 error = answer.exception()
                 if error is None:
-                    self._read(answer.result(), self._asked_at)
+                    self._apply_answer(answer.result(), self._renewal_sent_at)
                 else:  # starts the registry unless Ray has restarted it already
-                    self._client.start_again()
-            if self._asked is None and not self._lost_to:
+                    self._client.start_in_background()
+            if self._pending_renewal is None and not self._lost_to:
                 asking: Any = self._client
-                self._asked_at = SYSTEM.monotonic()
+                self._renewal_sent_at = SYSTEM.monotonic()
                 with suppress(Exception):  # Ray has ended, or is about to end
-                    self._asked = asking.ask("hold", self._environment, self._holder, _who()).future()
-            self._again()
+                    self._pending_renewal = asking.ask(
+                        "hold", self._environment, self._holder, _describe_self()
+                    ).future()
+            self._schedule_renewal()
 
-    def _read(self, held: Held, asked_at: float) -> None:
+    def _apply_answer(self, held: Held, asked_at: float) -> None:
         self._lost_to = held.other
-        self._sure_until = max(self._sure_until, asked_at + _SURE_FOR_S)
-        if not held.other and held.memory != self._memory:
-            self._memory = held.memory
-            self._client.say_again()
+        self._valid_until = max(self._valid_until, asked_at + _VALID_FOR_S)
+        if not held.other and held.memory_id != self._memory_id:
+            self._memory_id = held.memory_id
+            self._client.resend()
 
 
-def _who() -> str:
+def _describe_self() -> str:
     return f"process {os.getpid()} on {socket.gethostname()}"

@@ -44,16 +44,16 @@ _LOG: Final = logging.getLogger("sage_plugins.ray")
 _PREFIX: Final = "sage-deploy-replica"
 
 #: Seconds for an obsolete replica to answer its callers and run its stop hooks.
-_LAST_GRACE_S: Final = 1.0
+_LEFTOVER_GRACE_S: Final = 1.0
 
 #: Timeout, in seconds, for the registry's answer to `look`.
-_LOOK_S: Final = 1.0
+_LOOK_TIMEOUT_S: Final = 1.0
 
 _leases: dict[tuple[str, str, str], Lease] = {}  # by (namespace, environment, holder); guarded by _lock
 _lock = threading.Lock()
 
 
-class _Named(NamedTuple):
+class _NamedReplica(NamedTuple):
     """
     A running replica, as its name describes it.
 
@@ -72,7 +72,7 @@ class _Named(NamedTuple):
     generation: int
 
 
-class _Found(NamedTuple):
+class _DescribedReplica(NamedTuple):
     """
     A running replica, with what it reported itself.
 
@@ -84,7 +84,7 @@ class _Found(NamedTuple):
         node_id: ID of its node.
     """
 
-    named: _Named
+    named: _NamedReplica
     actor: Any
     spec: bytes | None = None
     node: str | None = None
@@ -131,7 +131,7 @@ class DetachedServices:
     def hold(self) -> None:
         """As `Keeper.hold`."""
         if not self._taken:
-            if cluster.would_be_private(self._address):
+            if cluster.would_start_private_runtime(self._address):
                 msg = (
                     "detached services need a Ray cluster that outlives this process, and this would start one of its "
                     "own: set options.ray.address to that of a cluster (`auto` for the one on this machine, which "
@@ -170,9 +170,9 @@ class DetachedServices:
     def deployed(self) -> Mapping[str, ReplicaSpec]:
         """As `Keeper.deployed`."""
         self.hold()
-        specs = {service: found.spec for service, found in self._remembered().items()}
-        lost = [each for each in self._named() if each.service not in specs]
-        for found in self._asked(lost):
+        specs = {service: found.spec for service, found in self._remembered_deployments().items()}
+        lost = [each for each in self._named_replicas() if each.service not in specs]
+        for found in self._describe_replicas(lost):
             if found.spec is not None:
                 specs.setdefault(found.named.service, found.spec)
         return {service: unpack_spec(spec) for service, spec in specs.items()}
@@ -181,7 +181,7 @@ class DetachedServices:
         """As `Keeper.look`."""
         import ray
 
-        if cluster.would_be_private(self._address):
+        if cluster.would_start_private_runtime(self._address):
             return {}
 
         def ask() -> tuple[str, Mapping[str, Deployment]]:
@@ -193,19 +193,19 @@ class DetachedServices:
             holder, deployments = ray.get(list(asked))
             return holder, deployments
 
-        holder, found = self._connect().ask("what its registry remembers", ask, timeout=_LOOK_S)
-        return {service: _kept(holder, each.listing) for service, each in found.items()}
+        holder, found = self._connect().ask("what its registry remembers", ask, timeout=_LOOK_TIMEOUT_S)
+        return {service: _kept_service(holder, each.listing) for service, each in found.items()}
 
     def snapshot(self, service: str) -> ServiceSnapshot | None:
         """As `Keeper.snapshot`."""
         self.hold()
-        remembered = self._remembered().get(service)
-        found = self._asked([each for each in self._named() if each.service == service])
-        deployment = _choose(remembered, found)
-        going, rest = _sort(found, deployment)
-        for each in rest:
-            self._end(each)
-        spec = remembered.spec if remembered is not None else next((each.spec for each in going), None)
+        remembered = self._remembered_deployments().get(service)
+        found = self._describe_replicas([each for each in self._named_replicas() if each.service == service])
+        deployment = _deployment_to_continue(remembered, found)
+        continuing, leftover = _split_replicas(found, deployment)
+        for each in leftover:
+            self._end_replica(each)
+        spec = remembered.spec if remembered is not None else next((each.spec for each in continuing), None)
         if spec is None:
             return None
         self._deployments[service] = deployment
@@ -215,12 +215,12 @@ class DetachedServices:
             unpack_spec(spec),
             tuple(
                 ReplicaSnapshot(each.named.index, each.named.generation, each.node, (each.actor, each.node_id))
-                for each in going
+                for each in continuing
             ),
             listing,
         )
 
-    def _remembered(self) -> Mapping[str, Deployment]:
+    def _remembered_deployments(self) -> Mapping[str, Deployment]:
         import ray
 
         def ask() -> Any:
@@ -230,7 +230,7 @@ class DetachedServices:
         found: Mapping[str, Deployment] = self._connect().ask("what its registry remembers", ask)
         return found
 
-    def _named(self) -> list[_Named]:
+    def _named_replicas(self) -> list[_NamedReplica]:
         from ray.util import list_named_actors
 
         names = self._connect().ask("the names of its actors", lambda: list_named_actors(all_namespaces=True))
@@ -240,45 +240,45 @@ class DetachedServices:
             if each["namespace"] == self._namespace and (found := self._read_name(each["name"])) is not None
         ]
 
-    def _read_name(self, name: str) -> _Named | None:
+    def _read_name(self, name: str) -> _NamedReplica | None:
         prefix, *parts = name.split("/")
-        if prefix != _PREFIX or len(parts) != len(_Named._fields) or unquote(parts[0]) != self.environment:
+        if prefix != _PREFIX or len(parts) != len(_NamedReplica._fields) or unquote(parts[0]) != self.environment:
             return None
         _, service, deployment, index, generation = parts
-        return _Named(name, unquote(service), deployment, int(index), int(generation))
+        return _NamedReplica(name, unquote(service), deployment, int(index), int(generation))
 
-    def _asked(self, replicas: Sequence[_Named]) -> list[_Found]:
+    def _describe_replicas(self, replicas: Sequence[_NamedReplica]) -> list[_DescribedReplica]:
         """Ask all the replicas at once about themselves."""
         import ray
 
-        def ask() -> list[_Found]:
-            asked: list[tuple[_Named, Any, Any]] = []
+        def ask() -> list[_DescribedReplica]:
+            asked: list[tuple[_NamedReplica, Any, Any]] = []
             for named in replicas:
                 with suppress(ValueError):  # the actor has ended meanwhile
                     actor = ray.get_actor(named.name, self._namespace)
                     asked.append((named, actor, actor.describe.remote()))
             ray.wait([ref for *_, ref in asked], num_returns=len(asked), timeout=self._control_timeout / 2)
-            return [_Found(named, actor, *_answer(ref)) for named, actor, ref in asked]
+            return [_DescribedReplica(named, actor, *_description_of(ref)) for named, actor, ref in asked]
 
         return self._connect().ask("its replicas what they are", ask) if replicas else []
 
-    def _end(self, found: _Found) -> None:
+    def _end_replica(self, found: _DescribedReplica) -> None:
         """End a replica that belongs to an earlier deployment, was being replaced, or does not answer."""
         import ray
 
         _LOG.warning("replica %s was left over from an earlier process, and is stopped", found.named.name)
         if found.spec is not None:
             with suppress(Exception):  # it is killed below in any case
-                ray.get(found.actor.vacate.remote(), timeout=_LAST_GRACE_S)
+                ray.get(found.actor.vacate.remote(), timeout=_LEFTOVER_GRACE_S)
             with suppress(Exception):  # as above
-                ray.get(found.actor.stop.remote(_LAST_GRACE_S), timeout=2 * _LAST_GRACE_S)
+                ray.get(found.actor.stop.remote(_LEFTOVER_GRACE_S), timeout=2 * _LEFTOVER_GRACE_S)
         self._connect().ask("an end of a replica", lambda: ray.kill(found.actor, no_restart=True))
 
     # -- new replicas --------------------------------------------------------------------------------------------------
 
     def remember(self, service: str, spec: bytes) -> None:
         """Tell the registry what *service* is made from."""
-        self._client.say(
+        self._client.send(
             ("deployed", self.environment, service),
             "deployed",
             self.environment,
@@ -302,7 +302,7 @@ class DetachedServices:
         return self._deployments.setdefault(service, f"{time.time_ns():016x}-{uuid4().hex[:8]}")
 
 
-def _kept(holder: str, listing: Payload | None) -> KeptService:
+def _kept_service(holder: str, listing: Payload | None) -> KeptService:
     if listing is None:
         return KeptService(holder, None, ())
     found: Listing = unpack(listing)
@@ -310,7 +310,7 @@ def _kept(holder: str, listing: Payload | None) -> KeptService:
     return KeptService(holder, found.places, replicas)
 
 
-def _answer(ref: Any) -> tuple[bytes | None, str | None, str]:
+def _description_of(ref: Any) -> tuple[bytes | None, str | None, str]:
     """
     Return what a replica reported about itself.
 
@@ -329,25 +329,27 @@ def _answer(ref: Any) -> tuple[bytes | None, str | None, str]:
     return spec, node, node_id
 
 
-def _choose(remembered: Deployment | None, found: Sequence[_Found]) -> str:
+def _deployment_to_continue(remembered: Deployment | None, found: Sequence[_DescribedReplica]) -> str:
     """Return the deployment to continue: the registry's, or else the latest one with a replica that answers."""
     if remembered is not None:
         return remembered.id
     return max((each.named.deployment for each in found if each.spec is not None), default="")
 
 
-def _sort(found: Sequence[_Found], deployment: str) -> tuple[list[_Found], list[_Found]]:
-    """Return the replicas to continue with (the latest at each position), and the rest."""
-    by_index: defaultdict[int, list[_Found]] = defaultdict(list)
-    rest = []
+def _split_replicas(
+    found: Sequence[_DescribedReplica], deployment: str
+) -> tuple[list[_DescribedReplica], list[_DescribedReplica]]:
+    """Return the replicas to continue with (the latest at each position), and the leftover ones."""
+    by_index: defaultdict[int, list[_DescribedReplica]] = defaultdict(list)
+    leftover = []
     for each in found:
         if each.named.deployment == deployment and each.spec is not None:
             by_index[each.named.index].append(each)
         else:
-            rest.append(each)
-    going = []
+            leftover.append(each)
+    continuing = []
     for _, candidates in sorted(by_index.items()):
         *earlier, latest = sorted(candidates, key=lambda each: each.named.generation)
-        going.append(latest)
-        rest += earlier
-    return going, rest
+        continuing.append(latest)
+        leftover += earlier
+    return continuing, leftover

@@ -24,26 +24,26 @@ __all__ = ["AdoptedTransport", "DetachedTransport"]
 class DetachedTransport(RayTransport):
     """A `RayTransport` whose replica remembers its spec. Only the lease's holder stops it."""
 
-    def __init__(self, *way: Any, detached: DetachedServices) -> None:
+    def __init__(self, *transport_arguments: Any, detached: DetachedServices) -> None:
         """As `RayTransport`. *detached* knows who holds the lease."""
-        super().__init__(*way)
+        super().__init__(*transport_arguments)
         self._detached = detached
 
     def begin(self, spec: ReplicaSpec) -> Answer:
         """As `RpcTransport.begin`."""
-        self.reach(spec.id)
+        self.bind_actor(spec.id)
         packed = pack_spec(spec, RAY)
         self._detached.remember(spec.service, packed)
         return request(lambda: self._actor.start.remote(versions.own_version(), packed, self._node, remember=True))
 
-    def let_go(self) -> None:
-        """As `RayTransport.let_go`."""
+    def end_after_disconnect(self) -> None:
+        """As `RayTransport.end_after_disconnect`."""
         if not self._detached.lost:
-            super().let_go()
+            super().end_after_disconnect()
 
     def vacate(self) -> Callable[[float], None]:
         """As `Transport.vacate`."""
-        return _go_on if self._detached.lost else super().vacate()
+        return _do_nothing if self._detached.lost else super().vacate()
 
     def ask_to_stop(self) -> None:
         """As `Transport.ask_to_stop`."""
@@ -60,9 +60,9 @@ class AdoptedTransport(DetachedTransport):
 
     def begin(self, spec: ReplicaSpec) -> Answer:
         """As `RpcTransport.begin`. The actor already knows what to run."""
-        self.reach(spec.id)
+        self.bind_actor(spec.id)
         return self.request("wait_started", versions.own_version())
 
 
-def _go_on(limit: float) -> None:
+def _do_nothing(limit: float) -> None:
     """Do nothing: another process decides when the replica refuses calls."""

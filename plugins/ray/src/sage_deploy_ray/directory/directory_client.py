@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 __all__ = ["DirectoryClient", "client_for"]
 
 #: Number of clients that may wait for a change at the same time: one for each service in each process.
-_WAITING: Final = 10_000
+_MAX_WAITING: Final = 10_000
 
 #: Seconds before the next attempt to start the actor. Doubles with each failure, up to the second value.
-_START_AGAIN_S: Final = (0.25, 5.0)
+_RESTART_DELAY_S: Final = (0.25, 5.0)
 
 _clients: dict[tuple[str, str], DirectoryClient] = {}  # guarded by _lock
 _lock = threading.Lock()
@@ -45,7 +45,7 @@ def client_for(name: str, namespace: str) -> DirectoryClient:
 
 class DirectoryClient:
     """
-    Makes statements to the actor with `say`, and repeats them to its successor if it dies. Thread-safe.
+    Makes statements to the actor with `send`, and repeats them to its successor if it dies. Thread-safe.
 
     A statement is a method call with a subject. Only the latest one about a subject is kept.
     """
@@ -57,7 +57,7 @@ class DirectoryClient:
         self._lock = threading.RLock()  # re-entrant, because a signal handler may stop a service while it is held
         # The fields below are guarded by _lock. The actor lives as long as the handle that started it.
         self._actor: Any = None
-        self._said: dict[Hashable, tuple[str, tuple[Any, ...], dict[str, Any]]] = {}
+        self._latest_statements: dict[Hashable, tuple[str, tuple[Any, ...], dict[str, Any]]] = {}
 
     def start(self) -> None:
         """Ensure that the actor runs. Takes some milliseconds, or longer on a slow cluster."""
@@ -70,10 +70,10 @@ class DirectoryClient:
         """Whether the actor was started in the Ray that runs now."""
         return self._actor is not None and is_connected()
 
-    def say(self, about: Hashable, method: str, *args: Any, **kwargs: Any) -> None:
+    def send(self, about: Hashable, method: str, *args: Any, **kwargs: Any) -> None:
         """Make a statement: call a method of the actor, and keep the call in place of the last one about *about*."""
         with self._lock:
-            self._said[about] = method, args, kwargs
+            self._latest_statements[about] = method, args, kwargs
             self._call(method, *args, **kwargs)
 
     def ask(self, method: str, *args: Any, **kwargs: Any) -> Any | None:
@@ -93,7 +93,7 @@ class DirectoryClient:
     def forget(self, about: Hashable) -> None:
         """Do not repeat the statement about *about* to another actor."""
         with self._lock:
-            self._said.pop(about, None)
+            self._latest_statements.pop(about, None)
 
     def _find(self) -> Any | None:
         try:
@@ -106,12 +106,12 @@ class DirectoryClient:
         actor = self._start()
         with self._lock:
             self._actor = actor
-            self.say_again()
+            self.resend()
 
-    def say_again(self) -> None:
+    def resend(self) -> None:
         """Repeat all statements, in case the actor has lost them. Never blocks."""
         with self._lock:
-            for method, args, kwargs in self._said.values():
+            for method, args, kwargs in self._latest_statements.values():
                 self._call(method, *args, **kwargs)
 
     def _start(self) -> Any:
@@ -127,7 +127,7 @@ class DirectoryClient:
                 lifetime="detached",
                 get_if_exists=True,
                 num_cpus=0,
-                max_concurrency=_WAITING,
+                max_concurrency=_MAX_WAITING,
                 max_restarts=-1,
                 max_task_retries=-1,
                 enable_task_events=False,
@@ -146,7 +146,7 @@ class DirectoryClient:
                 name=self._name,
                 namespace=self._namespace,
                 num_cpus=0,
-                max_concurrency=_WAITING,
+                max_concurrency=_MAX_WAITING,
                 max_restarts=-1,
                 max_task_retries=-1,
                 enable_task_events=False,
@@ -159,16 +159,16 @@ class DirectoryClient:
 
     def _watch(self, actor: Any) -> None:
         ended = actor.wait_ended.remote().future()
-        ended.add_done_callback(lambda done: self._ended(actor, done.exception()))
+        ended.add_done_callback(lambda done: self._on_actor_ended(actor, done.exception()))
 
-    def _ended(self, actor: Any, error: BaseException | None) -> None:
+    def _on_actor_ended(self, actor: Any, error: BaseException | None) -> None:
         """Handle the death of the actor's process. Ray's own thread calls this, and must not wait."""
         with suppress(RuntimeError):  # the interpreter is shutting down
-            start_thread(lambda: self._bring_back(actor, error), "sage-ray-directory")
+            start_thread(lambda: self._restore(actor, error), "sage-ray-directory")
 
-    def _bring_back(self, actor: Any, error: BaseException | None) -> None:
+    def _restore(self, actor: Any, error: BaseException | None) -> None:
         """Repeat all statements to the restarted *actor*. If it was not restarted, start another actor in its place."""
-        wait, longest = _START_AGAIN_S
+        wait, longest = _RESTART_DELAY_S
         while True:
             with self._starting:
                 if self._actor != actor or not is_connected():
@@ -178,7 +178,7 @@ class DirectoryClient:
                         self._begin()
                     else:
                         self._watch(actor)
-                        self.say_again()
+                        self.resend()
                 except Exception:
                     logging.getLogger("sage_plugins.ray").exception(
                         "the directory of services died and could not be started again, so other processes find no "
@@ -190,7 +190,7 @@ class DirectoryClient:
             time.sleep(wait)
             wait = min(2 * wait, longest)
 
-    def start_again(self) -> None:
+    def start_in_background(self) -> None:
         """Start the actor again if it was killed for good. Never blocks."""
 
         def start() -> None:

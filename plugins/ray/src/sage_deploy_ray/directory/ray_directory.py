@@ -117,7 +117,7 @@ class RayDirectory(RpcDirectory):
 
     def say(self, about: Hashable, method: str, *arguments: Any, **named: Any) -> None:
         """As `RpcDirectory.say`. If the actor dies, the last statement about the same thing is repeated."""
-        self._client().say(about, method, *arguments, **named)
+        self._client().send(about, method, *arguments, **named)
 
     def ask(self, method: str, *arguments: Any, **named: Any) -> Answer | None:
         """As `RpcDirectory.ask`. The actor handles the requests of one process in order."""
@@ -167,7 +167,7 @@ class RayDirectory(RpcDirectory):
         with _lock:
             if _client_connection is None or not cluster.is_connected():  # connects again if the program ended Ray
                 options = self._options
-                if cluster.would_be_private(options.address):
+                if cluster.would_start_private_runtime(options.address):
                     raise ClusterUnavailableError(
                         "this process is connected to no Ray cluster, so it cannot call services there: call "
                         "ray.init(address=...) with the cluster's address first"

@@ -32,11 +32,11 @@ class Held(NamedTuple):
 
     Attributes:
         other: Describes the holder; empty if it is the process that asked.
-        memory: ID of this registry's memory. If it changes, the registry has lost what it was told.
+        memory_id: ID of this registry's memory. If it changes, the registry has lost what it was told.
     """
 
     other: str
-    memory: str
+    memory_id: str
 
 
 class Deployment(NamedTuple):
@@ -85,11 +85,11 @@ class _Holder:
     def __init__(self, id: str, text: str) -> None:
         self.id = id
         self.text = text
-        self.until = 0.0
+        self.expires_at = 0.0
         self.renewed = asyncio.Event()
 
     def renew(self, now: float) -> None:
-        self.until = now + _LEASE_S
+        self.expires_at = now + _LEASE_S
         self.renewed.set()
         self.renewed = asyncio.Event()
 
@@ -106,12 +106,12 @@ class RegistryActor(DirectoryActor):
         """Create a registry that knows only the holders of the environments of *namespace*."""
         super().__init__()
         self._store = HolderStore(namespace)
-        self._memory = uuid4().hex
+        self._memory_id = uuid4().hex
         self._deployments: dict[tuple[str, str], tuple[str, bytes]] = {}
         self._holders: dict[str, _Holder] = {}
         for environment, (holder, text) in self._store.load().items():
-            mine = self._holders[environment] = _Holder(holder, text)
-            mine.renew(time.monotonic())  # gives the holder time to renew
+            current = self._holders[environment] = _Holder(holder, text)
+            current.renew(time.monotonic())  # gives the holder time to renew
 
     async def hold(self, environment: str, holder: str, text: str, wait_s: float = 0.0) -> Held:
         """
@@ -123,34 +123,34 @@ class RegistryActor(DirectoryActor):
             text: Describes the caller, for others.
             wait_s: Seconds to wait for another holder that may have died. The wait ends when that holder renews.
         """
-        until = time.monotonic() + wait_s
+        deadline = time.monotonic() + wait_s
         while (other := self._holders.get(environment)) is not None and other.id != holder:
-            left = min(until, other.until) - time.monotonic()
-            if time.monotonic() >= other.until:
+            left = min(deadline, other.expires_at) - time.monotonic()
+            if time.monotonic() >= other.expires_at:
                 break
             if left <= 0:
-                return Held(other.text, self._memory)
+                return Held(other.text, self._memory_id)
             try:
                 await asyncio.wait_for(other.renewed.wait(), left)
             except TimeoutError:
                 continue
-            return Held(other.text, self._memory)
-        mine = self._holders.get(environment)
-        if mine is None or mine.id != holder:
-            mine = self._holders[environment] = _Holder(holder, text)
+            return Held(other.text, self._memory_id)
+        current = self._holders.get(environment)
+        if current is None or current.id != holder:
+            current = self._holders[environment] = _Holder(holder, text)
             self._save()
-        mine.renew(time.monotonic())
-        return Held("", self._memory)
+        current.renew(time.monotonic())
+        return Held("", self._memory_id)
 
     async def holder(self, environment: str) -> str:
         """Describe the process that holds an environment; empty for none."""
-        mine = self._holders.get(environment)
-        return "" if mine is None or time.monotonic() >= mine.until else mine.text
+        current = self._holders.get(environment)
+        return "" if current is None or time.monotonic() >= current.expires_at else current.text
 
-    async def let_go(self, environment: str, holder: str) -> None:
+    async def release(self, environment: str, holder: str) -> None:
         """Release an environment."""
-        mine = self._holders.get(environment)
-        if mine is not None and mine.id == holder:
+        current = self._holders.get(environment)
+        if current is not None and current.id == holder:
             del self._holders[environment]
             self._save()
 

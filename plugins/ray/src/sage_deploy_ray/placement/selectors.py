@@ -15,20 +15,20 @@ __all__ = ["selector_for"]
 
 
 def selector_for(
-    rule: str, config: ServiceDeploymentConfig, options: ClusterGroupOptions | None, environment: RayOptions
+    target_id: str, config: ServiceDeploymentConfig, options: ClusterGroupOptions | None, environment: RayOptions
 ) -> NodeSelector:
     """
     Return a selector of the nodes for a service. Its configuration must have passed the checks.
 
     Args:
-        rule: `"remote_any"`, `"remote_specific"` or `"cluster_group"`, as `RayTarget` gets it.
+        target_id: `"remote_any"`, `"remote_specific"` or `"cluster_group"`, as `RayTarget` gets it.
         config: The service's configuration.
         options: The target's options for the service.
         environment: Defines the named groups.
     """
-    if rule == "remote_specific":
+    if target_id == "remote_specific":
         return NamedNodes(tuple(config.target_nodes or ()))
-    if rule == "remote_any":
+    if target_id == "remote_any":
         return AnyNode()
     if options is None or options.group is None:
         return labelled_nodes(config.node_selector or {})

@@ -17,7 +17,7 @@ __all__ = ["NUMBER", "ProtocolVersion", "difference", "own_version"]
 
 #: Increase it with each change of what processes exchange: frames, responses, payloads, errors, listings, specs, the
 #: modules whose names pickles contain, and the requests that a substrate's processes accept.
-NUMBER: Final = 10
+NUMBER: Final = 11
 
 _DISTRIBUTION: Final = "sage-deploy-remote"
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from starlette.requests import ClientDisconnect
 
-from sage_deploy_server.calling.shapes import Shape, encode, headers_of
-from sage_deploy_server.web.bodies import UnlessLeft, read
+from sage_deploy_server.calling.signatures import MethodSignature, call_options_of, encode
+from sage_deploy_server.web.bodies import CancelOnDisconnect, read
 from sage_deploy_server.web.problems import problem_of, response_of
 from sage_plugins.call.current import CALL_LISTENER, carry
 from sage_plugins.errors import MethodNotFoundError
@@ -30,7 +30,7 @@ __all__ = ["Calls"]
 _LOG: Final = logging.getLogger("sage.extension.server")
 
 #: Headers that continue a trace, as in W3C Trace Context and Baggage.
-_TRACE: Final = ("traceparent", "tracestate", "baggage")
+_TRACE_HEADERS: Final = ("traceparent", "tracestate", "baggage")
 
 _JSON: Final = b"application/json"
 _BYTES: Final = b"application/octet-stream"
@@ -56,15 +56,17 @@ class Calls:
         self._operations = operations
         self._max_body = max_body
         self._handles: dict[str, ServiceHandle] = {}
-        self._shapes: dict[tuple[str, str], tuple[Any, Shape]] = {}
+        self._signatures: dict[tuple[str, str], tuple[Any, MethodSignature]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request. Errors become answers too."""
-        given = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        request_id = given.get("x-request-id") or _new_id()
-        carry(request_id=request_id, **{name: given[name] for name in _TRACE if name in given})
-        exchange = _Exchange(given, request_id, receive, send)
-        CALL_LISTENER.set(exchange.note)
+        request_headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        request_id = request_headers.get("x-request-id") or _new_id()
+        carry(
+            request_id=request_id, **{name: request_headers[name] for name in _TRACE_HEADERS if name in request_headers}
+        )
+        exchange = _HttpExchange(request_headers, request_id, receive, send)
+        CALL_LISTENER.set(exchange.note_call)
         service, method = scope["path_params"]["service"], scope["path_params"]["method"]
         try:
             await self._answer(exchange, service, method)
@@ -79,47 +81,47 @@ class Calls:
                 headers["Server-Timing"] = timing.decode("latin-1")
             await response_of(problem, headers)(scope, receive, send)
 
-    async def _answer(self, exchange: _Exchange, service: str, method: str) -> None:
-        options = headers_of(exchange.given)
-        body = await read(exchange.given, exchange.receive, self._max_body)
-        handle, called, shape = self._method(service, method)
-        args, kwargs = shape.bind(body)
+    async def _answer(self, exchange: _HttpExchange, service: str, method: str) -> None:
+        options = call_options_of(exchange.request_headers)
+        body = await read(exchange.request_headers, exchange.receive, self._max_body)
+        handle, called, signature = self._method(service, method)
+        args, kwargs = signature.bind(body)
         if options:
             called = getattr(handle.with_options(**options).aio, method)
         found = called(*args, **kwargs)
         if not hasattr(found, "__await__"):
             await self._stream(exchange, found, f"{service}.{method}")
             return
-        with UnlessLeft(exchange.receive) as client:
+        with CancelOnDisconnect(exchange.receive) as client:
             result = await found
-        if client.left:
+        if client.disconnected:
             return
         if isinstance(result, (bytes, bytearray, memoryview)):
             await exchange.answer(bytes(result), _BYTES)
         else:
             await exchange.answer(encode(result, f"{service}.{method}"), _JSON)
 
-    def _method(self, service: str, method: str) -> tuple[ServiceHandle, Any, Shape]:
-        """Return a handle, its method and the method's shape. Cached until the service's class changes."""
+    def _method(self, service: str, method: str) -> tuple[ServiceHandle, Any, MethodSignature]:
+        """Return a handle, its method and the method's signature. Cached until the service's class changes."""
         handle = self._handles.get(service)
         if handle is None:
             handle = self._handles[service] = self._operations.service(service)
         called = _method_of(handle, service, method)
         own = getattr(called, "__wrapped__", called)
         function = getattr(own, "__func__", own)
-        known = self._shapes.get((service, method))
+        known = self._signatures.get((service, method))
         if known is None or known[0] is not function:
             # The handle may be bound to replicas of the old class.
             handle = self._handles[service] = self._operations.service(service)
             called = _method_of(handle, service, method)
-            known = self._shapes[service, method] = function, Shape(own)
+            known = self._signatures[service, method] = function, MethodSignature(own)
         return handle, called, known[1]
 
-    async def _stream(self, exchange: _Exchange, items: AsyncIterator[Any], what: str) -> None:
+    async def _stream(self, exchange: _HttpExchange, items: AsyncIterator[Any], what: str) -> None:
         """Send items as they come: as lines of JSON, or as server-sent events if the client prefers them."""
-        events = "text/event-stream" in exchange.given.get("accept", "")
+        events = "text/event-stream" in exchange.request_headers.get("accept", "")
         media_type = _EVENTS if events else _LINES
-        with UnlessLeft(exchange.receive) as client:
+        with CancelOnDisconnect(exchange.receive) as client:
             async with aclosing(items):  # type: ignore[type-var] # a stream of the core, which has `aclose`
                 started = False
                 try:
@@ -137,7 +139,7 @@ class Calls:
                     await exchange.send_part(
                         b"event: error\ndata: %b\n\n" % data if events else b'{"error":%b}\n' % data
                     )
-        if client.left:
+        if client.disconnected:
             return
         if not started:
             await exchange.answer(b"", media_type)
@@ -161,17 +163,17 @@ def _method_of(handle: ServiceHandle, service: str, method: str) -> Any:
     raise MethodNotFoundError(f"{service} has no method {method!r}", service=service, method=method)
 
 
-class _Exchange:
+class _HttpExchange:
     """One request and its answer."""
 
-    def __init__(self, given: dict[str, str], request_id: str, receive: Receive, send: Send) -> None:
-        self.given = given
+    def __init__(self, request_headers: dict[str, str], request_id: str, receive: Receive, send: Send) -> None:
+        self.request_headers = request_headers
         self.receive = receive
         self.send = send
         self._request_id = request_id
         self._call: Call | None = None
 
-    def note(self, call: Call) -> None:
+    def note_call(self, call: Call) -> None:
         """Note that *call* answers the request."""
         self._call = call
 

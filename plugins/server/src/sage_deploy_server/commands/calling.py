@@ -12,10 +12,10 @@ from urllib.parse import quote
 import click
 
 from sage_deploy_cli.output import progress, write_result
-from sage_deploy_server.commands.client import RefusedError, Running
+from sage_deploy_server.commands.client import EnvironmentClient, RefusedError
 from sage_deploy_server.commands.environment_options import METHOD, environment_options
 
-__all__ = ["arguments_of", "call"]
+__all__ = ["call", "parse_arguments"]
 
 #: One entry of the header `Server-Timing`.
 _DURATION: Final = re.compile(r"(queue|run);dur=([0-9.]+)")
@@ -29,7 +29,13 @@ _DURATION: Final = re.compile(r"(queue|run);dur=([0-9.]+)")
 @click.option("-v", "--verbose", is_flag=True, help="Print on stderr how long each part of the call took.")
 @environment_options
 def call(  # noqa: PLR0913 - one parameter for each option
-    running: Running, method: str, arguments: tuple[str, ...], timeout: float | None, key: str | None, *, verbose: bool
+    client: EnvironmentClient,
+    method: str,
+    arguments: tuple[str, ...],
+    timeout: float | None,
+    key: str | None,
+    *,
+    verbose: bool,
 ) -> None:
     """
     Call METHOD of a running SERVICE and print its result as JSON.
@@ -46,12 +52,12 @@ def call(  # noqa: PLR0913 - one parameter for each option
     if key is not None:
         headers["X-Key"] = key
     began = time.monotonic()
-    answer = running.ask(
+    answer = client.ask(
         "POST",
         f"/services/{quote(service, safe='')}/{quote(name, safe='')}",
-        arguments_of(arguments),
+        parse_arguments(arguments),
         headers=headers,
-        silent_s=3600.0 if timeout is None else timeout + 10,  # the service's own timeout ends the call
+        read_timeout_s=3600.0 if timeout is None else timeout + 10,  # the service's own timeout ends the call
     )
     kind = answer.headers.get_content_type()
     if kind == "application/x-ndjson":
@@ -85,7 +91,7 @@ def _print_item(line: bytes) -> None:
     sys.stdout.flush()
 
 
-def arguments_of(given: tuple[str, ...]) -> Any:
+def parse_arguments(given: tuple[str, ...]) -> Any:
     """
     Read arguments from a command line: one JSON object or array, or KEY=VALUE pairs. Returns {} for no arguments.
 

@@ -8,8 +8,8 @@ from typing import Final
 import click
 
 from sage_deploy_cli.output import printable, write
-from sage_deploy_server.commands.calling import arguments_of
-from sage_deploy_server.commands.client import Running, path_of
+from sage_deploy_server.commands.calling import parse_arguments
+from sage_deploy_server.commands.client import EnvironmentClient, path_of
 from sage_deploy_server.commands.environment_options import BALANCER, REPLICA, SERVICE, environment_options
 from sage_deploy_server.commands.output import DRY_RUN, YES, confirm, done
 
@@ -19,7 +19,7 @@ __all__ = ["apply", "balancer", "down", "drain", "restart", "scale"]
 _SIGNS: Final = {"add": "+", "change": "~", "remove": "-", "keep": " "}
 
 #: Seconds between checks whether an environment still runs.
-_LOOK_S: Final = 0.1
+_POLL_INTERVAL_S: Final = 0.1
 
 
 @click.command("scale")
@@ -28,15 +28,15 @@ _LOOK_S: Final = 0.1
 @DRY_RUN
 @YES
 @environment_options
-def scale(running: Running, service: str, replicas: int, *, dry_run: bool, yes: bool) -> None:
+def scale(client: EnvironmentClient, service: str, replicas: int, *, dry_run: bool, yes: bool) -> None:
     """Change the number of replicas of SERVICE, and wait until all are ready. No call is lost."""
     body, path = {"replicas": replicas}, path_of(service, "scale")
-    what = running.change(path, body, dry_run=True)
+    what = client.change(path, body, dry_run=True)
     before = what["before"]
     if not dry_run:
         if replicas < before:
             confirm(f"Stop {before - replicas} of {before} replicas of {service}?", yes=yes)
-        what = running.change(path, body)
+        what = client.change(path, body)
     done(what, f"{'scale' if dry_run else 'scaled'} {service} from {before} to {replicas}")
 
 
@@ -46,14 +46,14 @@ def scale(running: Running, service: str, replicas: int, *, dry_run: bool, yes: 
 @DRY_RUN
 @YES
 @environment_options
-def restart(running: Running, service: str, replica: str | None, *, dry_run: bool, yes: bool) -> None:
+def restart(client: EnvironmentClient, service: str, replica: str | None, *, dry_run: bool, yes: bool) -> None:
     """Replace the replicas of SERVICE one by one, or only one of them. No call is lost."""
     path, body = path_of(service, "restart"), {"replica": replica}
-    what = running.change(path, body, dry_run=True)
+    what = client.change(path, body, dry_run=True)
     replicas = ", ".join(what["replicas"])
     if not dry_run:
         confirm(f"Replace {replicas}?", yes=yes)
-        what = running.change(path, body)
+        what = client.change(path, body)
     done(what, f"{'replace' if dry_run else 'replaced'} {replicas}")
 
 
@@ -65,7 +65,7 @@ def restart(running: Running, service: str, replica: str | None, *, dry_run: boo
 @YES
 @environment_options
 def balancer(  # noqa: PLR0913 - one parameter for each argument and option
-    running: Running, service: str, balancer: str, options: tuple[str, ...], *, dry_run: bool, yes: bool
+    client: EnvironmentClient, service: str, balancer: str, options: tuple[str, ...], *, dry_run: bool, yes: bool
 ) -> None:
     """
     Change the load balancer of SERVICE to ID. No call is lost.
@@ -75,8 +75,8 @@ def balancer(  # noqa: PLR0913 - one parameter for each argument and option
     """
     if not dry_run:
         confirm(f"Have {balancer} choose among the replicas of {service}?", yes=yes)
-    body = {"id": balancer, "options": arguments_of(options) if options else None}
-    what = running.change(path_of(service, "balancer"), body, dry_run=dry_run)
+    body = {"id": balancer, "options": parse_arguments(options) if options else None}
+    what = client.change(path_of(service, "balancer"), body, dry_run=dry_run)
     done(what, f"{'change' if dry_run else 'changed'} the balancer of {service} to {balancer}")
 
 
@@ -90,12 +90,12 @@ def balancer(  # noqa: PLR0913 - one parameter for each argument and option
 @DRY_RUN
 @YES
 @environment_options
-def drain(running: Running, service: str, timeout: float | None, *, dry_run: bool, yes: bool) -> None:
+def drain(client: EnvironmentClient, service: str, timeout: float | None, *, dry_run: bool, yes: bool) -> None:
     """Stop SERVICE: accept no more calls, finish the accepted ones, then stop."""
     if not dry_run:
         confirm(f"Stop {service}?", yes=yes)
     body = {} if timeout is None else {"timeout": timeout}
-    what = running.change(path_of(service, "drain"), body, dry_run=dry_run)
+    what = client.change(path_of(service, "drain"), body, dry_run=dry_run)
     done(what, f"{'stop' if dry_run else 'stopped'} {service}")
 
 
@@ -103,9 +103,9 @@ def drain(running: Running, service: str, timeout: float | None, *, dry_run: boo
 @DRY_RUN
 @YES
 @environment_options
-def apply(running: Running, *, dry_run: bool, yes: bool) -> None:
+def apply(client: EnvironmentClient, *, dry_run: bool, yes: bool) -> None:
     """Read the file of a running environment again, and start, change and stop services as it says."""
-    plan = running.change("/api/v1/plan")
+    plan = client.change("/api/v1/plan")
     changes = [each for each in plan["services"] if each["action"] != "keep"]
     for each in plan["services"]:
         way = f": {printable(each['way'])}" if each.get("way") else ""
@@ -114,7 +114,7 @@ def apply(running: Running, *, dry_run: bool, yes: bool) -> None:
         write(f"{len(changes)} would change" if changes else "nothing to do")
         return
     confirm("Apply this?", yes=yes)
-    running.change("/api/v1/apply")
+    client.change("/api/v1/apply")
     write("applied")
 
 
@@ -122,22 +122,22 @@ def apply(running: Running, *, dry_run: bool, yes: bool) -> None:
 @DRY_RUN
 @YES
 @environment_options
-def down(running: Running, *, dry_run: bool, yes: bool) -> None:
+def down(client: EnvironmentClient, *, dry_run: bool, yes: bool) -> None:
     """Stop a running environment as Ctrl-C in its terminal would: finish accepted calls, then stop."""
-    about = running.get("/api/v1/environment")
+    about = client.get("/api/v1/environment")
     who = f"environment {about['name']} (process {about['pid']})"
     if dry_run:
-        done(running.change("/api/v1/down", dry_run=True), f"stop {who}")
+        done(client.change("/api/v1/down", dry_run=True), f"stop {who}")
         return
     confirm(f"Stop {who}?", yes=yes)
-    running.ask("POST", "/api/v1/down", {}).read()
-    while _runs(running, about["id"]):
-        time.sleep(_LOOK_S)
+    client.ask("POST", "/api/v1/down", {}).read()
+    while _is_running(client, about["id"]):
+        time.sleep(_POLL_INTERVAL_S)
     write(f"stopped {who}")
 
 
-def _runs(running: Running, id: str) -> bool:
+def _is_running(client: EnvironmentClient, id: str) -> bool:
     try:
-        return bool(running.get("/api/v1/environment")["id"] == id)
+        return bool(client.get("/api/v1/environment")["id"] == id)
     except click.ClickException:
         return False

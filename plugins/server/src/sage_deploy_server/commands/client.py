@@ -10,19 +10,19 @@ from urllib.parse import quote, urlencode, urlsplit
 import click
 
 from sage_deploy_cli.exit_codes import ExitCode
-from sage_deploy_server.running.places import connect, listening_sockets
+from sage_deploy_server.running.environment_files import connect, listening_sockets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["RefusedError", "Running", "find", "path_of", "running_environments"]
+__all__ = ["EnvironmentClient", "RefusedError", "find_environment", "path_of", "running_environments"]
 
 #: Statuses of requests that must be changed before they can succeed.
 _BAD_INPUT: Final = frozenset({400, 404, 413, 422})
 
 #: Timeout without a byte from the environment, in seconds. A call may set a longer one.
-_SILENT_S: Final = 60.0
+_READ_TIMEOUT_S: Final = 60.0
 
 
 class RefusedError(click.ClickException):
@@ -53,10 +53,10 @@ class _UnixConnection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         """Connect to the socket instead of a host."""
-        self.sock = connect(self._path, self.timeout or _SILENT_S)
+        self.sock = connect(self._path, self.timeout or _READ_TIMEOUT_S)
 
 
-class Running:
+class EnvironmentClient:
     """A client of one running environment."""
 
     def __init__(self, connection: Callable[[float], http.client.HTTPConnection], token: str | None = None) -> None:
@@ -71,7 +71,7 @@ class Running:
         self._token = token
 
     @classmethod
-    def at_url(cls, url: str, token: str | None) -> Running:
+    def at_url(cls, url: str, token: str | None) -> EnvironmentClient:
         """
         Create a client of the environment at *url*.
 
@@ -86,7 +86,7 @@ class Running:
         return cls(lambda timeout: kind(host, port, timeout=timeout), token)
 
     @classmethod
-    def at_socket(cls, path: Path) -> Running:
+    def at_socket(cls, path: Path) -> EnvironmentClient:
         """Create a client of the environment that listens at *path*."""
         return cls(lambda timeout: _UnixConnection(path, timeout))
 
@@ -97,7 +97,7 @@ class Running:
         body: Any = None,
         *,
         headers: dict[str, str] | None = None,
-        silent_s: float = _SILENT_S,
+        read_timeout_s: float = _READ_TIMEOUT_S,
     ) -> http.client.HTTPResponse:
         """
         Send a request, and return the answer with its body unread.
@@ -111,7 +111,7 @@ class Running:
             sent["Authorization"] = f"Bearer {self._token}"
         data = None if body is None else json.dumps(body).encode()
         try:
-            connection = self._connection(silent_s)
+            connection = self._connection(read_timeout_s)
             connection.request(method, path, data, sent)
             answer = connection.getresponse()
             if answer.status >= 400:  # noqa: PLR2004 - errors begin here
@@ -160,7 +160,7 @@ def path_of(service: str, *more: str) -> str:
     return "/".join(["/api/v1/services", quote(service, safe=""), *more])
 
 
-def find(name: str | None) -> Running:
+def find_environment(name: str | None) -> EnvironmentClient:
     """
     Find the only running environment, or the one with that name.
 
@@ -168,7 +168,7 @@ def find(name: str | None) -> Running:
         click.ClickException: None runs, or several run and *name* does not select one.
     """
     found = list(running_environments())
-    wanted = [running for each, running in found if name in {None, each["name"]}]
+    wanted = [client for each, client in found if name in {None, each["name"]}]
     if len(wanted) == 1:
         return wanted[0]
     names = ", ".join(f"{each['name']} (process {each['pid']})" for each, _ in found)
@@ -179,11 +179,11 @@ def find(name: str | None) -> Running:
     raise click.ClickException(f"several environments run: {names}; name one with --environment")
 
 
-def running_environments() -> Iterator[tuple[dict[str, Any], Running]]:
+def running_environments() -> Iterator[tuple[dict[str, Any], EnvironmentClient]]:
     """Yield each running environment of this user on this machine: its description, and a client."""
     for path in listening_sockets():
-        running = Running.at_socket(path)
+        client = EnvironmentClient.at_socket(path)
         try:
-            yield running.get("/api/v1/environment"), running
+            yield client.get("/api/v1/environment"), client
         except click.ClickException:  # it has just ended, or has only begun
             continue

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from sage_deploy_cli.output import printable, printable_text, write
-from sage_deploy_server.commands.client import Running, path_of
+from sage_deploy_server.commands.client import EnvironmentClient, path_of
 from sage_deploy_server.commands.environment_options import SERVICE, environment_options
 
 if TYPE_CHECKING:
@@ -24,32 +24,32 @@ _FOLLOW = click.option(
 _JSON = click.option("--json", "as_json", is_flag=True, help="Print one JSON object a line.")
 
 #: Seconds between requests.
-_LOOK_S: Final = 0.5
+_POLL_INTERVAL_S: Final = 0.5
 
 
 def _follow(
-    running: Running, path: str, service: str | None, tell: Callable[[dict[str, Any]], None], *, follow: bool
+    client: EnvironmentClient, path: str, service: str | None, tell: Callable[[dict[str, Any]], None], *, follow: bool
 ) -> None:
     """
     Pass all entries at *path* of the API to *tell*.
 
     Args:
-        running: The environment.
+        client: Client of the environment.
         path: Path that returns entries with a `seq`, and takes `after`.
         service: Show only this service; None for all.
         tell: Called once for each entry, in order.
         follow: Whether to continue until the environment ends.
     """
     if service is not None:
-        running.get(path_of(service))  # its error suggests similar names
+        client.get(path_of(service))  # its error suggests similar names
     after = 0
     while True:
-        for each in running.get(path, after=after, service=service):
+        for each in client.get(path, after=after, service=service):
             after = each["seq"]
             tell(each)
         if not follow:
             return
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_INTERVAL_S)
 
 
 @click.command("events")
@@ -57,10 +57,10 @@ def _follow(
 @_FOLLOW
 @_JSON
 @environment_options
-def events(running: Running, service: str | None, *, follow: bool, as_json: bool) -> None:
+def events(client: EnvironmentClient, service: str | None, *, follow: bool, as_json: bool) -> None:
     """Show the events of all running services, or of SERVICE, oldest first."""
     _follow(
-        running,
+        client,
         "/api/v1/events",
         service,
         lambda each: write(json.dumps(each) if as_json else _event(each)),
@@ -79,10 +79,10 @@ def _event(event: dict[str, Any]) -> str:
 @_FOLLOW
 @_JSON
 @environment_options
-def logs(running: Running, service: str | None, *, follow: bool, as_json: bool) -> None:
+def logs(client: EnvironmentClient, service: str | None, *, follow: bool, as_json: bool) -> None:
     """Show the logs of all running services, or of SERVICE, oldest first."""
     _follow(
-        running,
+        client,
         "/api/v1/logs",
         service,
         lambda each: write(json.dumps(each) if as_json else _log_line(each)),

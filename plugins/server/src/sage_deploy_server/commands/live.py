@@ -12,7 +12,7 @@ from sage_deploy_cli.output import duration, printable, table, write
 from sage_deploy_server.commands.environment_options import environment_options
 
 if TYPE_CHECKING:
-    from sage_deploy_server.commands.client import Running
+    from sage_deploy_server.commands.client import EnvironmentClient
 
 __all__ = ["top"]
 
@@ -23,12 +23,12 @@ __all__ = ["top"]
 )
 @click.option("--count", type=click.IntRange(min=1), help="Number of refreshes; default: until Ctrl-C.")
 @environment_options
-def top(running: Running, interval: float, count: int | None) -> None:
+def top(client: EnvironmentClient, interval: float, count: int | None) -> None:
     """Show running services live: calls and errors a second, times, queues."""
-    before, then = _rows(running), time.monotonic()
+    before, then = _rows(client), time.monotonic()
     while count is None or count > 0:
         time.sleep(interval)
-        now, at = _rows(running), time.monotonic()
+        now, at = _rows(client), time.monotonic()
         if sys.stdout.isatty():
             click.clear()
         write(_table(now, before, at - then))
@@ -36,8 +36,8 @@ def top(running: Running, interval: float, count: int | None) -> None:
         count = None if count is None else count - 1
 
 
-def _rows(running: Running) -> dict[str, dict[str, Any]]:
-    return {row["name"]: row for row in running.get("/api/v1/services")}
+def _rows(client: EnvironmentClient) -> dict[str, dict[str, Any]]:
+    return {row["name"]: row for row in client.get("/api/v1/services")}
 
 
 def _table(now: dict[str, dict[str, Any]], before: dict[str, dict[str, Any]], seconds: float) -> str:
@@ -59,7 +59,7 @@ def _table(now: dict[str, dict[str, Any]], before: dict[str, dict[str, Any]], se
                 f"{row['ready']}/{row['replicas']}",
                 _rate(row["calls"], earlier["calls"], seconds),
                 _rate(row["errors"], earlier["errors"], seconds),
-                *(duration(row[share] or 0) for share in ("p50", "p95", "p99")),
+                *(duration(row[quantile] or 0) for quantile in ("p50", "p95", "p99")),
                 str(row["queue"]),
                 str(row["threads"]),
                 printable(row["why"]),

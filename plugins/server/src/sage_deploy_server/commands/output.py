@@ -55,7 +55,7 @@ def service_table(rows: Sequence[dict[str, Any]], *, wide: bool) -> str:
             f"{row['ready']}/{row['wanted']}",
             str(row["calls"]),
             str(row["errors"]),
-            *(duration(row[share] or 0) for share in ("p50", "p95", "p99")),
+            *(duration(row[quantile] or 0) for quantile in ("p50", "p95", "p99")),
             str(row["queue"]),
             str(row["threads"]),
         ]

@@ -11,7 +11,7 @@ from sage_deploy_cli.output import progress
 from sage_deploy_server.commands.environment_options import environment_options
 
 if TYPE_CHECKING:
-    from sage_deploy_server.commands.client import Running
+    from sage_deploy_server.commands.client import EnvironmentClient
 
 __all__ = ["report"]
 
@@ -26,12 +26,12 @@ __all__ = ["report"]
     help="File to write, such as report.html; overwritten if it exists.",
 )
 @environment_options
-def report(running: Running, file: Path) -> None:
+def report(client: EnvironmentClient, file: Path) -> None:
     """Save the current dashboard of a running environment as one HTML file that needs no server."""
     from sage_deploy_server.reports.answers import record
     from sage_deploy_server.reports.page import page_of
 
-    page = page_of(record(running))
+    page = page_of(record(client))
     try:
         file.write_bytes(page.encode())
     except OSError as error:

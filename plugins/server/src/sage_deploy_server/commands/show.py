@@ -10,7 +10,7 @@ import click
 
 from sage_deploy_cli.exit_codes import ExitCode
 from sage_deploy_cli.output import heading, printable, table, write
-from sage_deploy_server.commands.client import Running, path_of
+from sage_deploy_server.commands.client import EnvironmentClient, path_of
 from sage_deploy_server.commands.environment_options import SERVICE, environment_options
 from sage_deploy_server.commands.output import FORMAT, service_table, show
 
@@ -21,10 +21,10 @@ __all__ = ["describe", "status"]
 @FORMAT
 @click.option("-w", "--watch", is_flag=True, help="Print again every second, until Ctrl-C.")
 @environment_options
-def status(running: Running, form: str, *, watch: bool) -> None:
+def status(client: EnvironmentClient, form: str, *, watch: bool) -> None:
     """Show running services, those that are not ready first. Exit with 4 if any is not ready."""
     while True:
-        rows = _worst_first(running.get("/api/v1/services"))
+        rows = _worst_first(client.get("/api/v1/services"))
         show(rows, form, lambda: service_table(rows, wide=form == "wide"))  # noqa: B023 - called at once
         if not watch:
             break
@@ -42,10 +42,10 @@ def _worst_first(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 @click.argument("service", type=SERVICE)
 @FORMAT
 @environment_options
-def describe(running: Running, service: str, form: str) -> None:
+def describe(client: EnvironmentClient, service: str, form: str) -> None:
     """Show the state, replicas, configuration and latest events of SERVICE."""
-    found = running.get(path_of(service))
-    events = running.get("/api/v1/events", service=service)[-20:]
+    found = client.get(path_of(service))
+    events = client.get("/api/v1/events", service=service)[-20:]
     show({**found, "events": events}, form, lambda: _laid_out(service, found, events))
 
 

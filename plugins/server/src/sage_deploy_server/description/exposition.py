@@ -47,7 +47,7 @@ class Exposition:
 
     def __init__(self) -> None:
         """Start without templates."""
-        self._kept: dict[tuple[str | None, str], _Templates] = {}  # by service and family; replaced, never changed
+        self._templates: dict[tuple[str | None, str], _Templates] = {}  # by service and family; replaced, never changed
 
     def text(self, families: Iterable[tuple[str | None, Family]], *, is_open: bool) -> str:
         """
@@ -64,7 +64,7 @@ class Exposition:
             lines = found.get(family.name)
             if lines is None:
                 lines = found[family.name] = [_head(family, is_open=is_open)]
-            before = self._kept.get((service, family.name))
+            before = self._templates.get((service, family.name))
             is_same = before is not None and before.labels == family.labels and before.edges == family.edges
             if before is None or not is_same or len(before.by_values) > len(family.values):
                 before = _Templates(family.labels, family.edges, {})
@@ -75,7 +75,7 @@ class Exposition:
                 before = _Templates(family.labels, family.edges, by_values)
                 _write(lines, family, by_values)
             kept[service, family.name] = before
-        self._kept = kept
+        self._templates = kept
         ending = "# EOF\n" if is_open else ""
         return "".join(["".join(lines) for lines in found.values()]) + ending
 

@@ -27,11 +27,11 @@ MAX_SERIES: Final = 20_000
 #: Name of the service that sums all services without series of their own.
 _OTHER: Final = "other"
 #: Series reserved for it: one method, with every outcome, reason, state and kind of event.
-_OF_OTHER: Final = 200
+_RESERVED_FOR_OTHER: Final = 200
 #: Labels with few values, whatever the services are. Only metrics with no other labels are summed.
-_BOUNDED: Final = {"check", "kind", "outcome", "reason", "state"}
+_BOUNDED_LABELS: Final = {"check", "kind", "outcome", "reason", "state"}
 #: Metrics of processes. Services share processes, so these are never summed.
-_OF_PROCESSES: Final = {"sage_process_cpu_cores", "sage_process_resident_memory_bytes"}
+_PROCESS_METRICS: Final = {"sage_process_cpu_cores", "sage_process_resident_memory_bytes"}
 
 
 class Metrics:
@@ -51,21 +51,21 @@ class Metrics:
 
     def text(self, *, is_open: bool = False) -> str:
         """Return the current metrics as text in the format of Prometheus, or of OpenMetrics if *is_open*."""
-        families = _shown(self._operations.name, self._operations.metrics())
+        families = _exported(self._operations.name, self._operations.metrics())
         return self._exposition.text(families, is_open=is_open)
 
 
-def _shown(environment: str, services: Mapping[str, Families]) -> Iterator[tuple[str | None, Family]]:
+def _exported(environment: str, services: Mapping[str, Families]) -> Iterator[tuple[str | None, Family]]:
     """Yield the families of *services*: by service while there is room, and the rest summed as `other`."""
     yield None, Family("sage_environment_info", "gauge", "Always 1.", ("environment",), {(environment,): 1})
     shown: dict[str, list[Family]] = {}
     others: list[Families] = []
-    room = MAX_SERIES - _OF_OTHER
+    room = MAX_SERIES - _RESERVED_FOR_OTHER
     for service, families in services.items():
         ours = [each for name, each in families.items() if name.startswith("sage_")]
         size = sum(map(series_of, ours))
         if size > room or service == _OTHER:
-            others.append(_bounded(ours))
+            others.append(_summable(ours))
         else:
             room -= size
             shown[service] = ours
@@ -78,10 +78,10 @@ def _shown(environment: str, services: Mapping[str, Families]) -> Iterator[tuple
         for family in add_up(others).values():
             kinds[family.name] = family.kind
             yield _OTHER, family
-    yield from _own(services, shown, kinds, room)
+    yield from _class_metrics(services, shown, kinds, room)
 
 
-def _own(
+def _class_metrics(
     services: Mapping[str, Families], shown: Mapping[str, list[Family]], kinds: dict[str, str], room: int
 ) -> Iterator[tuple[str | None, Family]]:
     """
@@ -104,11 +104,11 @@ def _own(
     yield None, Family("sage_series_left_out", "gauge", help_, (), {(): left_out})
 
 
-def _bounded(families: list[Family]) -> Families:
+def _summable(families: list[Family]) -> Families:
     """Return the families of one service that can be summed for `other`. Its methods count as one."""
     found: Families = {}
     for family in families:
-        if family.name in _OF_PROCESSES or not _BOUNDED.issuperset({*family.labels} - {"method"}):
+        if family.name in _PROCESS_METRICS or not _BOUNDED_LABELS.issuperset({*family.labels} - {"method"}):
             continue
         if "method" in family.labels:
             at = family.labels.index("method")

@@ -13,8 +13,8 @@ import msgspec
 from starlette.responses import Response
 from starlette.routing import Route
 
-from sage_deploy_server.calling.shapes import LONGEST_S, Shape
-from sage_deploy_server.description.schemas import Schemas, arguments_of
+from sage_deploy_server.calling.signatures import LONGEST_S, MethodSignature
+from sage_deploy_server.description.schemas import Schemas, body_schema
 from sage_deploy_server.web.problems import problem_of, response_of
 from sage_plugins.errors import SageDeployError
 
@@ -95,7 +95,7 @@ class _Method(NamedTuple):
     """A method that clients can call."""
 
     name: str
-    shape: Shape
+    signature: MethodSignature
     text: str
 
     @property
@@ -133,13 +133,13 @@ class Descriptions:
         ]
 
     def _all(self, _: Request) -> Any:
-        return {"services": [_plain(service) for service in _services(self._operations)]}
+        return {"services": [_to_dict(service) for service in _services(self._operations)]}
 
     def _one(self, request: Request) -> Any:
         name = request.path_params["service"]
         self._operations.service(name)  # raises for an unknown name, and suggests one
-        said = self._operations.status()["services"].get(name, {"state": "elsewhere"})
-        return _plain(_service(self._operations, name, said))
+        status = self._operations.status()["services"].get(name, {"state": "elsewhere"})
+        return _to_dict(_service(self._operations, name, status))
 
     def _openapi(self, _: Request) -> Any:
         return openapi(self._operations, self._more_paths)
@@ -165,7 +165,7 @@ def openapi(operations: Operations, more_paths: Mapping[str, Any]) -> dict[str, 
     """
     services = _services(operations)
     methods = [method for service in services for method in service.methods]
-    schemas = Schemas([method.shape for method in methods], "#/components/schemas/{name}")
+    schemas = Schemas([method.signature for method in methods], "#/components/schemas/{name}")
     paths = {
         quote(f"/services/{service.name}/{method.name}"): {"post": _operation(service, method, schemas)}
         for service in services
@@ -182,7 +182,7 @@ def openapi(operations: Operations, more_paths: Mapping[str, Any]) -> dict[str, 
 
 
 def _operation(service: _Service, method: _Method, schemas: Schemas) -> dict[str, Any]:
-    arguments, required = arguments_of(method.shape, schemas)
+    arguments, required = body_schema(method.signature, schemas)
     return {
         "operationId": f"{service.name}.{method.name}",
         "tags": [service.name],
@@ -192,7 +192,7 @@ def _operation(service: _Service, method: _Method, schemas: Schemas) -> dict[str
         "requestBody": {"required": required, "content": {"application/json": {"schema": arguments}}},
         "responses": {
             "200": {
-                "description": "The items, one after the other." if method.shape.streams else "The result.",
+                "description": "The items, one after the other." if method.signature.streams else "The result.",
                 "headers": {"X-Request-Id": {"schema": {"type": "string"}}},
                 "content": _content(method, schemas),
             },
@@ -202,27 +202,27 @@ def _operation(service: _Service, method: _Method, schemas: Schemas) -> dict[str
 
 
 def _content(method: _Method, schemas: Schemas) -> dict[str, Any]:
-    returned = method.shape.types.get("return")
+    returned = method.signature.types.get("return")
     schema = schemas.of(returned)
-    if method.shape.streams:
+    if method.signature.streams:
         return {"application/x-ndjson": {"schema": schema}, "text/event-stream": {"schema": schema}}
     if returned in _BYTES:
         return {"application/octet-stream": {}}
     return {"application/json": {"schema": schema}}
 
 
-def _plain(service: _Service) -> dict[str, Any]:
+def _to_dict(service: _Service) -> dict[str, Any]:
     """Return one service as `GET /services` shows it. Each schema includes everything it refers to."""
     methods: list[dict[str, Any]] = []
     for method in service.methods:
-        schemas = Schemas([method.shape], "#/$defs/{name}")
+        schemas = Schemas([method.signature], "#/$defs/{name}")
         methods.append(
             {
                 "name": method.name,
                 "description": method.text,
-                "streams": method.shape.streams,
-                "arguments": schemas.complete(arguments_of(method.shape, schemas)[0]),
-                "result": schemas.complete(schemas.of(method.shape.types.get("return"))),
+                "streams": method.signature.streams,
+                "arguments": schemas.with_components(body_schema(method.signature, schemas)[0]),
+                "result": schemas.with_components(schemas.of(method.signature.types.get("return"))),
             }
         )
     error = {} if service.error is None else {"error": service.error}
@@ -230,13 +230,13 @@ def _plain(service: _Service) -> dict[str, Any]:
 
 
 def _services(operations: Operations) -> list[_Service]:
-    return [_service(operations, name, said) for name, said in operations.status()["services"].items()]
+    return [_service(operations, name, status) for name, status in operations.status()["services"].items()]
 
 
-def _service(operations: Operations, name: str, said: Mapping[str, Any]) -> _Service:
-    state: str = said["state"]
-    if "error" in said:
-        return _Service(name, state, said["error"], "", ())
+def _service(operations: Operations, name: str, status: Mapping[str, Any]) -> _Service:
+    state: str = status["state"]
+    if "error" in status:
+        return _Service(name, state, status["error"], "", ())
     try:
         handle = operations.service(name).aio
     except SageDeployError as error:  # the service was removed meanwhile
@@ -248,7 +248,7 @@ def _service(operations: Operations, name: str, said: Mapping[str, Any]) -> _Ser
             bound = getattr(handle, method)
             own = getattr(bound, "__wrapped__", bound)
             text = _text(getattr(own, "__self__", None))
-            methods.append(_Method(method, Shape(own), _text(bound)))
+            methods.append(_Method(method, MethodSignature(own), _text(bound)))
     return _Service(name, state, None, text, methods)
 
 

@@ -1,4 +1,4 @@
-"""Builds JSON Schemas of methods' arguments and results, matching the conversions of `shapes`."""
+"""Builds JSON Schemas of methods' arguments and results, matching the conversions of `calling.signatures`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sage_plugins.config.secrets import is_secret
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sage_deploy_server.calling.shapes import Shape
+    from sage_deploy_server.calling.signatures import MethodSignature
 
-__all__ = ["Schemas", "arguments_of"]
+__all__ = ["Schemas", "body_schema"]
 
 #: Base64 with padding, the form of bytes in JSON.
 _BASE64: Final = "^([A-Za-z0-9+/]{4})*([A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$"
@@ -31,26 +31,26 @@ class Schemas:
         components: Schemas of classes, by a unique name.
     """
 
-    def __init__(self, shapes: Iterable[Shape], ref_template: str) -> None:
+    def __init__(self, methods: Iterable[MethodSignature], ref_template: str) -> None:
         """
         Build the schemas.
 
         Args:
-            shapes: The methods.
+            methods: The methods.
             ref_template: Reference to a component, with `{name}` for its name.
         """
-        kinds = [kind for shape in shapes for kind in shape.types.values()]
+        kinds = [kind for method in methods for kind in method.types.values()]
         found, self.components = msgspec.json.schema_components(kinds, ref_template=ref_template)
         for schema in (*found, self.components):
             _say_what_base64_is(schema)
-        # By identity, because an annotation may not be hashable. The shapes keep it alive.
-        self._found = {id(kind): schema for kind, schema in zip(kinds, found, strict=True)}
+        # By identity, because an annotation may not be hashable. The methods keep it alive.
+        self._schemas = {id(kind): schema for kind, schema in zip(kinds, found, strict=True)}
 
     def of(self, kind: Any) -> dict[str, Any]:
         """Return the schema of one annotation. `{}`, which allows anything, if msgspec does not know it."""
-        return self._found.get(id(kind), {})
+        return self._schemas.get(id(kind), {})
 
-    def complete(self, schema: dict[str, Any]) -> dict[str, Any]:
+    def with_components(self, schema: dict[str, Any]) -> dict[str, Any]:
         """Return *schema* with all components, for references to `#/$defs/{name}`."""
         return {**schema, "$defs": self.components} if self.components else schema
 
@@ -67,58 +67,58 @@ def _say_what_base64_is(schema: Any) -> None:
             _say_what_base64_is(each)
 
 
-def arguments_of(shape: Shape, schemas: Schemas) -> tuple[dict[str, Any], bool]:
+def body_schema(method: MethodSignature, schemas: Schemas) -> tuple[dict[str, Any], bool]:
     """
     Return the schema of a call's body, and whether a body is required.
 
     The body is an object with named arguments. With `*args` or positional-only parameters it may also be an array. If
     a positional-only parameter is required, it must be an array.
     """
-    parameters = shape.signature.parameters.values()
+    parameters = method.signature.parameters.values()
     required = [each for each in parameters if each.default is each.empty and each.kind not in _ANY_NUMBER]
     forms: list[dict[str, Any]] = []
     if not any(each.kind is each.POSITIONAL_ONLY for each in required):
-        forms.append(_by_name(shape, schemas))
+        forms.append(_object_schema(method, schemas))
     if any(each.kind in _BY_ORDER for each in parameters) and not any(
         each.kind is each.KEYWORD_ONLY for each in required
     ):
-        forms.append(_by_order(shape, schemas))
+        forms.append(_array_schema(method, schemas))
     body: dict[str, Any] = {"anyOf": forms} if forms else {"not": {}}
     return forms[0] if len(forms) == 1 else body, bool(required)
 
 
-def _by_name(shape: Shape, schemas: Schemas) -> dict[str, Any]:
+def _object_schema(method: MethodSignature, schemas: Schemas) -> dict[str, Any]:
     properties: dict[str, Any] = {}
     required: list[str] = []
     others: Any = False
-    for name, parameter in shape.signature.parameters.items():
+    for name, parameter in method.signature.parameters.items():
         if parameter.kind is parameter.VAR_KEYWORD:
-            others = schemas.of(shape.types.get(name))
+            others = schemas.of(method.types.get(name))
         elif parameter.kind not in _BY_ORDER:
-            properties[name] = _one(parameter, shape, schemas)
+            properties[name] = _argument_schema(parameter, method, schemas)
             if parameter.default is parameter.empty:
                 required.append(name)
     found: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": others}
     return {**found, "required": required} if required else found
 
 
-def _by_order(shape: Shape, schemas: Schemas) -> dict[str, Any]:
+def _array_schema(method: MethodSignature, schemas: Schemas) -> dict[str, Any]:
     first: list[dict[str, Any]] = []
     least = 0
     rest: Any = False
-    for name, parameter in shape.signature.parameters.items():
+    for name, parameter in method.signature.parameters.items():
         if parameter.kind is parameter.VAR_POSITIONAL:
-            rest = schemas.of(shape.types.get(name))
+            rest = schemas.of(method.types.get(name))
         elif parameter.kind in {parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD}:
-            first.append(_one(parameter, shape, schemas))
+            first.append(_argument_schema(parameter, method, schemas))
             least += parameter.default is parameter.empty
     found: dict[str, Any] = {"type": "array", "items": rest, "minItems": least}
     return {**found, "prefixItems": first} if first else found
 
 
-def _one(parameter: inspect.Parameter, shape: Shape, schemas: Schemas) -> dict[str, Any]:
+def _argument_schema(parameter: inspect.Parameter, method: MethodSignature, schemas: Schemas) -> dict[str, Any]:
     """Return the schema of one argument. Includes its default unless that is secret or not possible in JSON."""
-    schema = schemas.of(shape.types.get(parameter.name))
+    schema = schemas.of(method.types.get(parameter.name))
     if parameter.default is parameter.empty or is_secret(parameter.name):
         return schema
     try:

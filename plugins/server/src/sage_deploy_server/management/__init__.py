@@ -1,7 +1,7 @@
 """
 `/api/v1`: `management` shows and changes an environment, `actions` remembers changes, `stream` sends updates.
 
-`rows` shows each service in one row. `described` describes the routes for OpenAPI.
+`rows` shows each service in one row. `openapi_operations` describes the routes for OpenAPI.
 
 Imports `web`, `recording`, and `Operations` of the core.
 """

@@ -41,7 +41,7 @@ class Action:
         error: `status`, `code` and `detail` of the failure; None if it has not failed.
         started: Seconds since the epoch.
         ended: Seconds since the epoch; None while it runs.
-        over: Set when it has ended.
+        ended_event: Set when it has ended.
     """
 
     id: int
@@ -53,11 +53,11 @@ class Action:
     error: dict[str, Any] | None = None
     started: float = attrs.field(factory=time.time)
     ended: float | None = None
-    over: threading.Event = attrs.field(factory=threading.Event, repr=False)
+    ended_event: threading.Event = attrs.field(factory=threading.Event, repr=False)
 
-    def shown(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Return the fields that clients see."""
-        return attrs.asdict(self, filter=lambda field, _: field.name != "over")
+        return attrs.asdict(self, filter=lambda field, _: field.name != "ended_event")
 
 
 class Actions:
@@ -94,7 +94,7 @@ class Actions:
             else:
                 action.state = "done"
             action.ended = time.time()
-            action.over.set()
+            action.ended_event.set()
 
         threading.Thread(target=run, name=f"sage-deploy-server-{what}", daemon=True).start()
         return action

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.routing import Route
 
 from sage_deploy_server.management.actions import Actions
-from sage_deploy_server.management.described import described
+from sage_deploy_server.management.openapi_operations import describe_operation
 from sage_deploy_server.management.rows import Rows
 from sage_deploy_server.recording.history import LONGEST_S
 from sage_deploy_server.web.access import LOGIN_LINK
@@ -80,32 +80,35 @@ class Management:
         """
         self._operations = operations
         self._recorder = recorder
-        self._seen = Rows(operations, recorder)
+        self._rows = Rows(operations, recorder)
         self._logins = logins
         self._max_body = max_body
         self._actions = Actions()
-        self._began = time.time()
+        self._started_at = time.time()
         self.routes = [
-            *(_look(path, look) for path, (_, look) in self._looks().items()),
-            *(self._change(path, kind, change) for path, (_, kind, change) in self._changes().items()),
+            *(_read_route(path, read) for path, (_, read) in self._read_routes().items()),
+            *(self._change_route(path, kind, change) for path, (_, kind, change) in self._change_routes().items()),
         ]
 
-    def picture(self, after: int) -> tuple[dict[str, Any], int]:
+    def snapshot(self, after: int) -> tuple[dict[str, Any], int]:
         """Return a row for each service and the events with numbers above *after*, and the number of the last event."""
         events = [_event(each) for each in self._operations.events(after)]
-        return {"services": self._seen.look(), "events": events}, events[-1]["seq"] if events else after
+        return {"services": self._rows.read(), "events": events}, events[-1]["seq"] if events else after
 
     def paths(self) -> dict[str, Any]:
         """Return the routes in the format of OpenAPI."""
-        looks = {path: {"get": described(path, summary, None)} for path, (summary, _) in self._looks().items()}
-        changes = {
-            path: {"post": described(path, summary, kind)} for path, (summary, kind, _) in self._changes().items()
+        reads = {
+            path: {"get": describe_operation(path, summary, None)} for path, (summary, _) in self._read_routes().items()
         }
-        return {path: looks.get(path, {}) | changes.get(path, {}) for path in looks | changes}
+        changes = {
+            path: {"post": describe_operation(path, summary, kind)}
+            for path, (summary, kind, _) in self._change_routes().items()
+        }
+        return {path: reads.get(path, {}) | changes.get(path, {}) for path in reads | changes}
 
     # -- read-only routes --------------------------------------------------------------------------------------------
 
-    def _looks(self) -> dict[str, tuple[str, Callable[[Request], Any]]]:
+    def _read_routes(self) -> dict[str, tuple[str, Callable[[Request], Any]]]:
         service = "/api/v1/services/{service}"
         return {
             "/api/v1/environment": ("The environment, and what the caller may do", self._environment),
@@ -119,7 +122,7 @@ class Management:
                 "What an apply would do with all services, by what the files said when they were read",
                 lambda _: json.loads(self._operations.plan().to_json()),
             ),
-            "/api/v1/services": ("A row a service", lambda _: self._seen.full()),
+            "/api/v1/services": ("A row a service", lambda _: self._rows.read_with_threads()),
             service: ("One service in full", self._service),
             f"{service}/replicas": ("Its replicas", lambda request: self._service(request).get("replicas", [])),
             f"{service}/errors": ("What its methods have raised, the latest of each type", self._errors),
@@ -134,7 +137,7 @@ class Management:
             "/api/v1/logs": ("What services have logged, `after` a number, of a `service`", self._logs),
         }
 
-    def _changes(self) -> dict[str, tuple[str, type[Any], Callable[[Request, Any], Any]]]:
+    def _change_routes(self) -> dict[str, tuple[str, type[Any], Callable[[Request, Any], Any]]]:
         service = "/api/v1/services/{service}"
         return {
             f"{service}/scale": ("Change the number of replicas", _Scale, self._scale),
@@ -149,37 +152,37 @@ class Management:
 
     def _environment(self, request: Request) -> dict[str, Any]:
         operations = self._operations
-        about = {"name": operations.name, "id": operations.id, "pid": os.getpid(), "serving_since": self._began}
+        about = {"name": operations.name, "id": operations.id, "pid": os.getpid(), "serving_since": self._started_at}
         return {**about, "access": _access_of(request)}
 
     def _doctor(self) -> dict[str, Any]:
         return {"findings": [attrs.asdict(finding) for finding in self._operations.doctor()]}
 
-    def _found(self, request: Request) -> tuple[str, dict[str, Any]]:
+    def _find_service(self, request: Request) -> tuple[str, dict[str, Any]]:
         name = request.path_params["service"]
         self._operations.service(name)  # its error suggests similar names
-        said = self._operations.status(name)["services"].get(name)
-        if said is None:
+        status = self._operations.status(name)["services"].get(name)
+        if status is None:
             raise ServiceNotFoundError(f"no service {name!r}", service=name)
-        return name, said
+        return name, status
 
-    def _changeable(self, request: Request) -> tuple[str, dict[str, Any]]:
-        """As `_found`, for a service that this process may change."""
-        name, said = self._found(request)
-        held_by = said.get("held_by")
+    def _find_changeable_service(self, request: Request) -> tuple[str, dict[str, Any]]:
+        """As `_find_service`, for a service that this process may change."""
+        name, status = self._find_service(request)
+        held_by = status.get("held_by")
         if held_by is None:
-            return name, said
+            return name, status
         if held_by:
             raise Problem(409, "held", f"{name} is held by {held_by}, and only that process changes it")
         raise Problem(409, "held", f"no process holds {name}; take it over with `adopt()` to change it")
 
     def _service(self, request: Request) -> dict[str, Any]:
-        name, said = self._found(request)
-        return {**said, "generation": self._seen.generation(name)}
+        name, status = self._find_service(request)
+        return {**status, "generation": self._rows.generation(name)}
 
     def _errors(self, request: Request) -> list[dict[str, Any]]:
-        name, said = self._found(request)
-        found = [] if "held_by" in said else self._operations.errors(name)
+        name, status = self._find_service(request)
+        found = [] if "held_by" in status else self._operations.errors(name)
         return [
             {
                 "type": each.type,
@@ -194,13 +197,13 @@ class Management:
         ]
 
     def _stacks(self, request: Request) -> dict[str, Any]:
-        name, said = self._changeable(request)
+        name, status = self._find_changeable_service(request)
         replica = request.path_params["id"]
-        _check_replica(name, said, replica)
+        _check_replica(name, status, replica)
         return {"text": self._operations.stacks(name, replica)}
 
     def _service_plan(self, request: Request) -> Any:
-        name, _ = self._found(request)
+        name, _ = self._find_service(request)
         plan = json.loads(self._operations.plan().to_json())
         return next((each for each in plan["services"] if each["name"] == name), None)
 
@@ -209,8 +212,8 @@ class Management:
         action = self._actions.find(int(id)) if id.isdecimal() else None
         if action is None:
             raise Problem(404, "operation", f"there is no operation {id!r}; the last 100 are known")
-        action.over.wait(min(_number(request, "wait", 0.0), _LONGEST_WAIT_S))
-        return action.shown()
+        action.ended_event.wait(min(_number(request, "wait", 0.0), _LONGEST_WAIT_S))
+        return action.to_dict()
 
     def _events(self, request: Request) -> list[dict[str, Any]]:
         found = self._operations.events(int(_number(request, "after", 0)), request.query_params.get("service"))
@@ -223,7 +226,7 @@ class Management:
         name = request.query_params.get("service")
         if name is not None:
             self._operations.service(name)  # its error suggests similar names
-        return self._recorder.history.show(seconds, name)
+        return self._recorder.history.read(seconds, name)
 
     def _logs(self, request: Request) -> list[dict[str, Any]]:
         found = self._operations.logs(int(_number(request, "after", 0)), request.query_params.get("service"))
@@ -242,7 +245,7 @@ class Management:
 
     # -- routes that change something --------------------------------------------------------------------------------
 
-    def _change(self, path: str, kind: type[Any], change: Callable[[Request, Any], Any]) -> Route:
+    def _change_route(self, path: str, kind: type[Any], change: Callable[[Request, Any], Any]) -> Route:
         async def answer(request: Request) -> Response:
             try:
                 body = await read_as(kind, request, self._max_body)
@@ -259,7 +262,7 @@ class Management:
             return json_response(done)
         action: Action = done
         where = f"/api/v1/operations/{action.id}"
-        return json_response({"operation": where, **action.shown()}, 202, {"Location": where})
+        return json_response({"operation": where, **action.to_dict()}, 202, {"Location": where})
 
     def _check_generation(self, request: Request) -> None:
         wanted = request.headers.get("if-match")
@@ -268,8 +271,8 @@ class Management:
         name = request.path_params.get("service")
         if name is None:
             raise Problem(400, "header", "If-Match is for changes of one service")
-        self._found(request)
-        now = self._seen.generation(name)
+        self._find_service(request)
+        now = self._rows.generation(name)
         if wanted != "*" and wanted.strip('"') != str(now):
             raise Problem(412, "generation", f"{name} has changed meanwhile: its generation is {now}, not {wanted}")
 
@@ -279,35 +282,35 @@ class Management:
         if _flag(request, "dry_run"):
             return {"dry_run": True, "what": what, "service": name, **details}
 
-        def made() -> None:
+        def change_and_count() -> None:
             do()
             if name is not None:
-                self._seen.changed(name)
+                self._rows.count_change(name)
 
         by = _caller_of(request)
-        self._operations.record_request(_said(what, by, details), name)
-        return self._actions.start(what, name, by, details, made)
+        self._operations.record_request(_describe_change(what, by, details), name)
+        return self._actions.start(what, name, by, details, change_and_count)
 
     def _scale(self, request: Request, body: _Scale) -> Any:
-        name, said = self._changeable(request)
-        details = {"replicas": body.replicas, "before": said.get("health", {}).get("replicas")}
+        name, status = self._find_changeable_service(request)
+        details = {"replicas": body.replicas, "before": status.get("health", {}).get("replicas")}
         return self._start(request, "scale", details, lambda: self._operations.scale(name, body.replicas))
 
     def _restart(self, request: Request, body: _Restart) -> Any:
-        name, said = self._changeable(request)
-        running = [each["id"] for each in said.get("replicas", [])]
+        name, status = self._find_changeable_service(request)
+        running = [each["id"] for each in status.get("replicas", [])]
         if body.replica is not None:
-            _check_replica(name, said, body.replica)
+            _check_replica(name, status, body.replica)
         details = {"replicas": running if body.replica is None else [body.replica]}
         return self._start(request, "restart", details, lambda: self._operations.restart(name, body.replica))
 
     def _drain(self, request: Request, body: _Drain) -> Any:
-        name, _said = self._changeable(request)
+        name, _ = self._find_changeable_service(request)
         details = {"timeout": body.timeout}
         return self._start(request, "drain", details, lambda: self._operations.drain(name, body.timeout))
 
     def _balancer(self, request: Request, body: _Balancer) -> Any:
-        name, _ = self._changeable(request)
+        name, _ = self._find_changeable_service(request)
         details = {"balancer": body.id}
         return self._start(
             request,
@@ -329,14 +332,14 @@ class Management:
             self._operations.reload()
             self._operations.apply()
             for name in changes:
-                self._seen.changed(name)
+                self._rows.count_change(name)
 
         return self._start(request, "apply", {"changes": changes}, apply)
 
     def _login_link(self, request: Request, body: _LoginLink) -> dict[str, Any]:
-        may = _access_of(request)
-        wanted = may if body.read is None else Access.READ if body.read else Access.FULL
-        if wanted is Access.FULL and may is Access.READ:
+        own_access = _access_of(request)
+        wanted = own_access if body.read is None else Access.READ if body.read else Access.FULL
+        if wanted is Access.FULL and own_access is Access.READ:
             raise Problem(403, "token", "this token may look, and so may those that log in with its links")
         over_http = "sage_access" in request.scope
         base = f"{request.url.scheme}://{request.headers['host']}" if over_http else None
@@ -366,12 +369,12 @@ def _caller_of(request: Request) -> str:
     return caller
 
 
-def _look(path: str, look: Callable[[Request], Any]) -> Route:
+def _read_route(path: str, read: Callable[[Request], Any]) -> Route:
     """Create a read-only route. It runs in a thread, because it may ask remote replicas."""
 
     async def answer(request: Request) -> Response:
         try:
-            return json_response(await run_in_threadpool(lambda: look(request)))
+            return json_response(await run_in_threadpool(lambda: read(request)))
         except Exception as error:  # noqa: BLE001 - the client gets any error
             return response_of(problem_of(error), {"Cache-Control": "no-store"})
 
@@ -391,13 +394,13 @@ def _event(found: RecordedEvent) -> dict[str, Any]:
     }
 
 
-def _check_replica(service: str, said: dict[str, Any], replica: str) -> None:
-    running = [each["id"] for each in said.get("replicas", [])]
+def _check_replica(service: str, status: dict[str, Any], replica: str) -> None:
+    running = [each["id"] for each in status.get("replicas", [])]
     if replica not in running:
         raise Problem(404, "replica", f"{service} has no replica {replica!r}: it has {', '.join(running)}")
 
 
-def _said(what: str, by: str, details: dict[str, Any]) -> str:
+def _describe_change(what: str, by: str, details: dict[str, Any]) -> str:
     """Describe a change: what, by whom, how."""
     plain = {name: " ".join(value) if isinstance(value, list) else value for name, value in details.items()}
     how = ", ".join(f"{name} {value}" for name, value in plain.items() if value is not None)

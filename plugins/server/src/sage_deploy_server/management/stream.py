@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 __all__ = ["Stream"]
 
 #: Seconds between two snapshots.
-_EVERY_S: Final = 1.0
+_INTERVAL_S: Final = 1.0
 
 #: Maximum number of viewers at a time.
-_VIEWERS: Final = 64
+_MAX_VIEWERS: Final = 64
 
 #: Maximum number of snapshots that wait for a slow viewer. It misses any others.
-_WAITING: Final = 2
+_MAX_WAITING: Final = 2
 
 
 class Stream:
@@ -36,53 +36,53 @@ class Stream:
     `answer` runs on the server's event loop. `close` is thread-safe.
     """
 
-    def __init__(self, picture: Callable[[int], tuple[dict[str, Any], int]]) -> None:
+    def __init__(self, snapshot: Callable[[int], tuple[dict[str, Any], int]]) -> None:
         """
         Create the stream. Nobody watches yet.
 
         Args:
-            picture: Returns the snapshot and the number of its last event. Its argument is the number of the previous
+            snapshot: Returns the snapshot and the number of its last event. Its argument is the number of the previous
                 snapshot's last event. It runs in a thread, because it may ask remote replicas.
         """
-        self._picture = picture
+        self._take_snapshot = snapshot
         self._viewers: set[asyncio.Queue[bytes | None]] = set()
         self._latest: bytes | None = None  # the last snapshot; None if nobody watches
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._drawing: asyncio.Task[None] | None = None
+        self._sender: asyncio.Task[None] | None = None
         self._closed = False
 
     async def answer(self, _: Request) -> Response:
         """Serve one viewer. Starts with the latest snapshot if others watch already."""
-        if len(self._viewers) >= _VIEWERS or self._closed:
-            problem = Problem(503, "stream", f"{_VIEWERS} watch already, or the server is being closed")
+        if len(self._viewers) >= _MAX_VIEWERS or self._closed:
+            problem = Problem(503, "stream", f"{_MAX_VIEWERS} watch already, or the server is being closed")
             return response_of(problem, {"Cache-Control": "no-store"})
-        viewer: asyncio.Queue[bytes | None] = asyncio.Queue(_WAITING)
+        viewer: asyncio.Queue[bytes | None] = asyncio.Queue(_MAX_WAITING)
         if self._latest is not None:
             viewer.put_nowait(self._latest)
         self._viewers.add(viewer)
         self._loop = asyncio.get_running_loop()
-        if self._drawing is None or self._drawing.done():
-            self._drawing = self._loop.create_task(self._draw())
+        if self._sender is None or self._sender.done():
+            self._sender = self._loop.create_task(self._send_snapshots())
         return StreamingResponse(
-            self._pictures(viewer), headers={"Cache-Control": "no-store"}, media_type="text/event-stream"
+            self._snapshots(viewer), headers={"Cache-Control": "no-store"}, media_type="text/event-stream"
         )
 
-    async def _pictures(self, viewer: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
+    async def _snapshots(self, viewer: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
         try:
-            while (picture := await viewer.get()) is not None:
-                yield picture
+            while (snapshot := await viewer.get()) is not None:
+                yield snapshot
         finally:
             self._viewers.discard(viewer)
 
-    async def _draw(self) -> None:
+    async def _send_snapshots(self) -> None:
         seq, due = 0, time.monotonic()
         while self._viewers and not self._closed:
-            due = max(due + _EVERY_S, time.monotonic())  # a steady rate, so that each second is recorded once
-            shown, seq = await asyncio.to_thread(self._picture, seq)
-            self._latest = data = b"id: %d\ndata: %b\n\n" % (seq, msgspec.json.encode(shown, enc_hook=str))
+            due = max(due + _INTERVAL_S, time.monotonic())  # a steady rate, so that each second is recorded once
+            data, seq = await asyncio.to_thread(self._take_snapshot, seq)
+            self._latest = message = b"id: %d\ndata: %b\n\n" % (seq, msgspec.json.encode(data, enc_hook=str))
             for viewer in self._viewers:
                 if not viewer.full():
-                    viewer.put_nowait(data)
+                    viewer.put_nowait(message)
             await asyncio.sleep(max(0.0, due - time.monotonic()))
         self._latest = None
 
@@ -93,8 +93,8 @@ class Stream:
             self._loop.call_soon_threadsafe(self._end)
 
     def _end(self) -> None:
-        if self._drawing is not None:
-            self._drawing.cancel()
+        if self._sender is not None:
+            self._sender.cancel()
         for viewer in self._viewers:
             while viewer.full():
                 viewer.get_nowait()

@@ -23,7 +23,7 @@ _LOG: Final = logging.getLogger("sage.extension.server")
 
 
 def login_route(logins: Logins) -> Route:
-    """Create the route of login links. The `Gate` in front has moved the ticket out of the address."""
+    """Create the route of login links. The `AccessMiddleware` in front has moved the ticket out of the address."""
 
     async def answer(request: Request) -> Response:
         if request.method == "HEAD":  # a link check must not use up the link

@@ -32,27 +32,27 @@ class _Tier:
         self.every = every
         self.length = length
         self._rings: dict[str | None, Ring] = {}
-        self._slot = -10  # long before the first row
-        self._before: Mapping[str | None, Sample] = {}
-        self._at = -inf
+        self._last_number = -10  # long before the first row
+        self._last_samples: Mapping[str | None, Sample] = {}
+        self._last_write = -inf
 
     def write(self, now: float, samples: Mapping[str | None, Sample]) -> dict[str | None, array[float]]:
         """Record *samples* taken *now*. Returns the new rows, or none if it is too early for the next ones."""
-        slot, seconds = int(now // self.every), now - self._at
-        if slot <= self._slot or seconds < self.every / 2:
+        number, seconds = int(now // self.every), now - self._last_write
+        if number <= self._last_number or seconds < self.every / 2:
             return {}
-        rows = {name: _row(self._before.get(name), sample, seconds) for name, sample in samples.items()}
+        rows = {name: _row(self._last_samples.get(name), sample, seconds) for name, sample in samples.items()}
         # A reader that looks each second is sometimes a little late. Without this, a whole row would be missing.
-        first = slot - 1 if self._slot == slot - 2 else slot
+        first = number - 1 if self._last_number == number - 2 else number
         for name, row in rows.items():
             ring = self._rings.get(name)
             if ring is None:
                 ring = self._rings[name] = Ring(self.length)
-            for each in range(first, slot + 1):
+            for each in range(first, number + 1):
                 ring.write(each, row)
         for name in self._rings.keys() - rows.keys():
             del self._rings[name]
-        self._slot, self._before, self._at = slot, samples, now
+        self._last_number, self._last_samples, self._last_write = number, samples, now
         return rows
 
     def read(self, name: str | None, now: float, rows: int) -> tuple[int, dict[str, list[float | None]]]:
@@ -68,12 +68,12 @@ class _Tier:
 def _row(before: Sample | None, now: Sample, seconds: float) -> array[float]:
     if before is None:
         return array("f", [nan] * 5 + [now.queue, now.inflight, now.slots])
-    was, counted = before.counted, now.counted
-    rejected = counted.rejected - was.rejected
-    calls = max(0.0, counted.calls - was.calls + rejected)
-    errors = max(0.0, counted.errors - was.errors + rejected)
-    shares = percentiles(was, counted)
-    return array("f", [calls / seconds, errors / seconds, *shares, now.queue, now.inflight, now.slots])
+    was, call_counts = before.call_counts, now.call_counts
+    rejected = call_counts.rejected - was.rejected
+    calls = max(0.0, call_counts.calls - was.calls + rejected)
+    errors = max(0.0, call_counts.errors - was.errors + rejected)
+    percentile_values = percentiles(was, call_counts)
+    return array("f", [calls / seconds, errors / seconds, *percentile_values, now.queue, now.inflight, now.slots])
 
 
 class History:
@@ -113,7 +113,7 @@ class History:
             return None, None
         return round(row[0], 6), round(row[1], 6)
 
-    def show(self, seconds: float, service: str | None = None) -> dict[str, Any]:
+    def read(self, seconds: float, service: str | None = None) -> dict[str, Any]:
         """
         Return the last *seconds*, at most `LONGEST_S`, of a service or of all services together.
 

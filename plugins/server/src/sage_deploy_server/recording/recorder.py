@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["Recorder"]
 
 #: Seconds between records without a request.
-_EVERY_S: Final = 60.0
+_INTERVAL_S: Final = 60.0
 
 
 class Recorder:
@@ -35,14 +35,14 @@ class Recorder:
         self._operations = operations
         self._sampler = Sampler()
         self._lock = threading.Lock()  # guards the sampler
-        self._over = threading.Event()
+        self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="sage-deploy-server-recorder", daemon=True)
 
     def start(self) -> None:
         """Record now and once a minute until `close`. So later viewers see earlier values."""
         self._thread.start()
 
-    def look(self) -> tuple[Mapping[str, dict[str, Any]], Mapping[str | None, Sample]]:
+    def record(self) -> tuple[Mapping[str, dict[str, Any]], Mapping[str | None, Sample]]:
         """Record the current metrics. Returns `Operations.overview`, and the samples by service."""
         overview, counts = self._operations.overview(), self._operations.counts()
         with self._lock:
@@ -51,15 +51,15 @@ class Recorder:
         return overview, samples
 
     def _run(self) -> None:
-        while not self._over.is_set():
+        while not self._closed.is_set():
             try:
-                self.look()
+                self.record()
             except Exception:
                 logging.getLogger("sage.extension.server").exception("the metrics could not be recorded")
-            self._over.wait(_EVERY_S)
+            self._closed.wait(_INTERVAL_S)
 
     def close(self) -> None:
         """Stop recording by itself. Idempotent."""
-        self._over.set()
+        self._closed.set()
         if self._thread.ident is not None:
             self._thread.join()

@@ -41,14 +41,14 @@ class Ring:
 
     def read(self, first: int, last: int) -> dict[str, list[float | None]]:
         """Return the values by field for the numbers from *first* to *last*. None where a value is missing."""
-        places = [
+        positions = [
             number % self._length if number >= 0 and self._numbers[number % self._length] == number else None
             for number in range(first, last + 1)
         ]
         found: dict[str, list[float | None]] = {}
         for offset, field in enumerate(FIELDS):
             column = self._values[offset::_WIDTH]
-            found[field] = [None if at is None else _known(column[at]) for at in places]
+            found[field] = [None if at is None else _known(column[at]) for at in positions]
         return found
 
 

@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
     from sage_plugins.interfaces.families import Families, Family
 
-__all__ = ["NOTHING", "SHARES", "Counted", "Sample", "Sampler", "percentiles", "since_start"]
+__all__ = ["NOTHING", "QUANTILES", "CallCounts", "Sample", "Sampler", "percentiles", "since_start"]
 
 #: Quantiles of the call durations that are kept.
-SHARES: Final = (0.5, 0.95, 0.99)
+QUANTILES: Final = (0.5, 0.95, 0.99)
 
 
-class Counted(NamedTuple):
+class CallCounts(NamedTuple):
     """
     Counts of a service's calls since it started.
 
@@ -45,21 +45,21 @@ class Sample(NamedTuple):
     One service at one moment.
 
     Attributes:
-        counted: Counts of its calls. The same object as in the previous sample if no call has ended since.
+        call_counts: Counts of its calls. The same object as in the previous sample if no call has ended since.
         queue: Calls that wait.
         inflight: Calls that hold a slot.
         slots: Maximum number of calls that the replicas run at once.
         abandoned: Calls that hold a slot although their caller has given up.
     """
 
-    counted: Counted
+    call_counts: CallCounts
     queue: int
     inflight: int
     slots: int
     abandoned: int
 
 
-_NO_CALLS: Final = Counted(0, 0, 0, 0.0, (), ())
+_NO_CALLS: Final = CallCounts(0, 0, 0, 0.0, (), ())
 
 #: The sample of a service that cannot be composed, or that belongs to another process.
 NOTHING: Final = Sample(_NO_CALLS, 0, 0, 0, 0)
@@ -71,7 +71,7 @@ class Sampler:
     def __init__(self) -> None:
         """Start without earlier samples."""
         self._read: dict[
-            str, tuple[Family | None, Family | None, float, Counted]
+            str, tuple[Family | None, Family | None, float, CallCounts]
         ] = {}  # by service: the families read, and the result
 
     def take(
@@ -85,33 +85,33 @@ class Sampler:
         for name in self._read.keys() - overview.keys():
             del self._read[name]
         samples: dict[str | None, Sample] = {
-            name: self._sample(name, said, counts.get(name, {})) for name, said in overview.items()
+            name: self._sample(name, status, counts.get(name, {})) for name, status in overview.items()
         }
         samples[None] = _add_up(samples.values())
         return samples
 
-    def _sample(self, name: str, said: Mapping[str, Any], families: Families) -> Sample:
+    def _sample(self, name: str, status: Mapping[str, Any], families: Families) -> Sample:
         inflight = slots = abandoned = 0
-        for replica in said.get("replicas", ()):
+        for replica in status.get("replicas", ()):
             inflight += replica.get("inflight", 0)
             slots += replica.get("slots", 0)
             abandoned += replica.get("abandoned", 0)
-        return Sample(self._counted(name, families), said.get("queue", 0), inflight, slots, abandoned)
+        return Sample(self._call_counts(name, families), status.get("queue", 0), inflight, slots, abandoned)
 
-    def _counted(self, name: str, families: Families) -> Counted:
+    def _call_counts(self, name: str, families: Families) -> CallCounts:
         requests, durations = families.get("sage_requests_total"), families.get("sage_request_duration_seconds")
         rejected = sum(families["sage_rejected_total"].values.values()) if "sage_rejected_total" in families else 0
         before = self._read.get(name)
         if before is not None and before[0] is requests and before[1] is durations and before[2] == rejected:
             return before[3]
-        counted = _counted(requests, durations, rejected)
-        if before is not None and counted == before[3]:  # the sums of a replaced service are new objects each time
-            counted = before[3]
-        self._read[name] = requests, durations, rejected, counted
-        return counted
+        call_counts = _count_calls(requests, durations, rejected)
+        if before is not None and call_counts == before[3]:  # the sums of a replaced service are new objects each time
+            call_counts = before[3]
+        self._read[name] = requests, durations, rejected, call_counts
+        return call_counts
 
 
-def _counted(requests: Family | None, durations: Family | None, rejected: float) -> Counted:
+def _count_calls(requests: Family | None, durations: Family | None, rejected: float) -> CallCounts:
     calls = errors = 0
     if requests is not None:
         at = requests.labels.index("outcome")
@@ -119,7 +119,7 @@ def _counted(requests: Family | None, durations: Family | None, rejected: float)
             calls += number
             errors += 0 if labels[at] == "ok" else number
     seconds, *buckets = (0.0,) if durations is None else _sums(durations.values.values()) or (0.0,)
-    return Counted(calls, errors, rejected, seconds, buckets, () if durations is None else durations.edges)
+    return CallCounts(calls, errors, rejected, seconds, buckets, () if durations is None else durations.edges)
 
 
 def _sums(rows: Collection[Sequence[float]]) -> Sequence[float]:
@@ -129,49 +129,49 @@ def _sums(rows: Collection[Sequence[float]]) -> Sequence[float]:
 
 def _add_up(samples: Collection[Sample]) -> Sample:
     """Add up all services. Buckets count only for services with the same edges as the first service that was called."""
-    counted = [each.counted for each in samples]
-    edges = next((each.edges for each in counted if each.buckets), ())
+    all_counts = [each.call_counts for each in samples]
+    edges = next((each.edges for each in all_counts if each.buckets), ())
     return Sample(
-        Counted(
-            sum(each.calls for each in counted),
-            sum(each.errors for each in counted),
-            sum(each.rejected for each in counted),
-            sum(each.seconds for each in counted),
-            _sums([each.buckets for each in counted if each.buckets and each.edges == edges]),
+        CallCounts(
+            sum(each.calls for each in all_counts),
+            sum(each.errors for each in all_counts),
+            sum(each.rejected for each in all_counts),
+            sum(each.seconds for each in all_counts),
+            _sums([each.buckets for each in all_counts if each.buckets and each.edges == edges]),
             edges,
         ),
         *(sum(values) for values in tuple(zip(*samples, strict=True))[1:] or ((),) * 4),
     )
 
 
-def percentiles(before: Counted, now: Counted) -> list[float]:
+def percentiles(before: CallCounts, now: CallCounts) -> list[float]:
     """
-    Return percentiles of the durations of calls that ended between two samples, in seconds, for each of `SHARES`.
+    Return percentiles of the durations of calls that ended between two samples, in seconds, for each of `QUANTILES`.
 
     Read from a histogram, as if durations were spread evenly within a bucket. The sum of all durations limits each
     percentile. So calls much shorter than the first edge are not overestimated.
 
     Returns:
-        A value for each share; NaN if no call ended.
+        A value for each quantile; NaN if no call ended.
     """
     if now is before:
-        return [nan] * len(SHARES)
+        return [nan] * len(QUANTILES)
     goes_on = before.buckets and before.edges == now.edges
     counts = list(map(minus, now.buckets, before.buckets)) if goes_on else now.buckets
     reached = list(accumulate(counts))
     if not reached or reached[-1] <= 0 or min(counts) < 0:
-        return [nan] * len(SHARES)
+        return [nan] * len(QUANTILES)
     total = reached[-1]
     edges = (0.0, *now.edges, now.edges[-1])  # calls beyond the last edge count as that long
     spent = max(0.0, now.seconds - before.seconds)
     found = []
-    for share in SHARES:
-        at = bisect_left(reached, share * total)
-        part = 1 - (reached[at] - share * total) / counts[at]  # how much of the bucket is below the share
-        found.append(min(edges[at] + (edges[at + 1] - edges[at]) * part, spent / ((1 - share) * total)))
+    for quantile in QUANTILES:
+        at = bisect_left(reached, quantile * total)
+        part = 1 - (reached[at] - quantile * total) / counts[at]  # how much of the bucket is below the quantile
+        found.append(min(edges[at] + (edges[at + 1] - edges[at]) * part, spent / ((1 - quantile) * total)))
     return found
 
 
-def since_start(counted: Counted) -> list[float]:
+def since_start(call_counts: CallCounts) -> list[float]:
     """Return the same percentiles for all calls."""
-    return percentiles(_NO_CALLS, counted)
+    return percentiles(_NO_CALLS, call_counts)

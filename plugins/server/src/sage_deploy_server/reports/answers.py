@@ -11,25 +11,25 @@ from sage_deploy_server.commands.client import RefusedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sage_deploy_server.commands.client import Running
+    from sage_deploy_server.commands.client import EnvironmentClient
 
 __all__ = ["record"]
 
 #: Maximum numbers of services with charts and with details. More would make the file too large to send.
-_MOST_CHARTS: Final = 50
-_MOST_SERVICES: Final = 500
+_MAX_CHARTS: Final = 50
+_MAX_SERVICES: Final = 500
 
 #: Maximum number of log lines: as many as the pages keep.
-_MOST_LINES: Final = 2000
+_MAX_LINES: Final = 2000
 
 #: Time spans of a service's charts, in seconds.
 _SPANS: Final = (900, 3600, 86_400)
 
 #: Characters that `encodeURIComponent` keeps. Paths must match those that the pages build.
-_PLAIN: Final = "!~*'()"
+_UNESCAPED: Final = "!~*'()"
 
 
-def record(running: Running) -> dict[str, Any]:
+def record(client: EnvironmentClient) -> dict[str, Any]:
     """
     Ask a running environment for everything that the pages show.
 
@@ -40,47 +40,47 @@ def record(running: Running) -> dict[str, Any]:
     Raises:
         click.ClickException: The environment does not answer.
     """
-    rows = running.get("/api/v1/services")
+    rows = client.get("/api/v1/services")
     now = time.time()
-    lines = running.get("/api/v1/logs")
+    lines = client.get("/api/v1/logs")
     names = _worst_first(rows)
     answers = {
         "/api/v1/services": {"data": rows},
-        "/api/v1/environment": {"data": _without_access(running.get("/api/v1/environment"))},
-        "/api/v1/events": {"data": running.get("/api/v1/events")},
-        "/api/v1/logs?after=0": {"data": lines[-_MOST_LINES:]},
-        "/api/v1/history?seconds=900": _history(running, 900),
-        **{path: _answer(running.get, path) for path in ("/api/v1/nodes", "/api/v1/plugins", "/api/v1/doctor")},
-        "POST /api/v1/plan": _answer(running.change, "/api/v1/plan"),
-        **_in_full(running, names[:_MOST_SERVICES]),
-        **_charts(running, names[:_MOST_CHARTS]),
+        "/api/v1/environment": {"data": _without_access(client.get("/api/v1/environment"))},
+        "/api/v1/events": {"data": client.get("/api/v1/events")},
+        "/api/v1/logs?after=0": {"data": lines[-_MAX_LINES:]},
+        "/api/v1/history?seconds=900": _history(client, 900),
+        **{path: _answer(client.get, path) for path in ("/api/v1/nodes", "/api/v1/plugins", "/api/v1/doctor")},
+        "POST /api/v1/plan": _answer(client.change, "/api/v1/plan"),
+        **_service_answers(client, names[:_MAX_SERVICES]),
+        **_charts(client, names[:_MAX_CHARTS]),
     }
     left = {
-        "services": _left(len(names), _MOST_SERVICES),
-        "charts": _left(len(names), _MOST_CHARTS),
-        "logs": _left(len(lines), _MOST_LINES),
+        "services": _left_out(len(names), _MAX_SERVICES),
+        "charts": _left_out(len(names), _MAX_CHARTS),
+        "logs": _left_out(len(lines), _MAX_LINES),
     }
     return {"time": now, "answers": answers, "left": left}
 
 
-def _in_full(running: Running, names: Sequence[str]) -> dict[str, Any]:
+def _service_answers(client: EnvironmentClient, names: Sequence[str]) -> dict[str, Any]:
     """Return the answers about single services: replicas, errors and plans."""
-    planned = _answer(running.get, "/api/v1/plan").get("data", {"services": []})
+    planned = _answer(client.get, "/api/v1/plan").get("data", {"services": []})
     plans = {each["name"]: each for each in planned["services"]}
     answers = {}
     for name in names:
-        path = f"/api/v1/services/{quote(name, safe=_PLAIN)}"
-        replicas = _answer(running.get, f"{path}/replicas")
+        path = f"/api/v1/services/{quote(name, safe=_UNESCAPED)}"
+        replicas = _answer(client.get, f"{path}/replicas")
         # The pages show only the replicas of a full service description.
         answers[path] = {"data": {"replicas": replicas["data"]}} if "data" in replicas else replicas
-        answers[f"{path}/errors"] = _answer(running.get, f"{path}/errors")
+        answers[f"{path}/errors"] = _answer(client.get, f"{path}/errors")
         answers[f"{path}/plan"] = {"data": plans.get(name)}
     return answers
 
 
-def _charts(running: Running, names: Sequence[str]) -> dict[str, Any]:
+def _charts(client: EnvironmentClient, names: Sequence[str]) -> dict[str, Any]:
     return {
-        f"/api/v1/history?seconds={seconds}&service={quote(name, safe=_PLAIN)}": _history(running, seconds, name)
+        f"/api/v1/history?seconds={seconds}&service={quote(name, safe=_UNESCAPED)}": _history(client, seconds, name)
         for name in names
         for seconds in _SPANS
     }
@@ -99,13 +99,13 @@ def _answer(ask: Callable[[str], Any], path: str) -> dict[str, Any]:
         return {"error": {"status": error.status, "message": error.message}}
 
 
-def _history(running: Running, seconds: int, service: str | None = None) -> dict[str, Any]:
+def _history(client: EnvironmentClient, seconds: int, service: str | None = None) -> dict[str, Any]:
     """
     Return the recorded metrics, from the first to the last known values.
 
     Earlier rows are empty, so only their number is kept. Later rows are of seconds that have not ended.
     """
-    answer = _answer(lambda path: running.get(path, seconds=seconds, service=service), "/api/v1/history")
+    answer = _answer(lambda path: client.get(path, seconds=seconds, service=service), "/api/v1/history")
     if "error" in answer:
         return answer
     found = answer["data"]
@@ -123,5 +123,5 @@ def _worst_first(rows: Sequence[dict[str, Any]]) -> list[str]:
     return [row["name"] for row in sorted(rows, key=lambda row: (is_good(row), row["name"]))]
 
 
-def _left(there: int, most: int) -> dict[str, int]:
-    return {"n": max(0, there - most), "all": there}
+def _left_out(there: int, maximum: int) -> dict[str, int]:
+    return {"n": max(0, there - maximum), "all": there}

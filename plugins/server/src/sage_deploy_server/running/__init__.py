@@ -1,5 +1,5 @@
 """
 The running server: `app` is the application, `serving` runs it in a thread, `extension` starts it for an environment.
 
-`places` manages sockets, `addresses` parses addresses. Imports everything except `commands`.
+`environment_files` manages sockets and tokens, `addresses` parses addresses. Imports everything except `commands`.
 """

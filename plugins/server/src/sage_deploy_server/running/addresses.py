@@ -6,7 +6,7 @@ from ipaddress import ip_address
 
 __all__ = ["is_loopback", "parse"]
 
-_MOST = 65535
+_MAX_PORT = 65535
 
 
 def parse(http: str) -> tuple[str, int]:
@@ -17,7 +17,7 @@ def parse(http: str) -> tuple[str, int]:
         ValueError: It is none of these; the message says what is allowed.
     """
     host, _, port = str(http).rpartition(":")
-    if not port.isascii() or not port.isdigit() or int(port) > _MOST:
+    if not port.isascii() or not port.isdigit() or int(port) > _MAX_PORT:
         msg = f"{http!r} is no address: give HOST:PORT, or a port alone, such as 8400"
         raise ValueError(msg)
     return host.strip("[]") or "127.0.0.1", int(port)

@@ -47,14 +47,14 @@ class Application:
     """
 
     def __init__(self, operations: Operations, *, max_body: int = MAX_BODY, logins: Logins | None = None) -> None:
-        """Create the application. *logins* are those of the `Gate` in front of it. See `asgi` for the rest."""
+        """Create the application. *logins* are those of its `AccessMiddleware`. See `asgi` for the rest."""
         logins = logins or Logins()
         self._operations = operations
         self._closing = False
         self._calls = Calls(operations, max_body=max_body)
         self._recorder = Recorder(operations)
         management = Management(operations, max_body=max_body, logins=logins, recorder=self._recorder)
-        self._stream = Stream(management.picture)
+        self._stream = Stream(management.snapshot)
         self.asgi = Starlette(
             routes=[
                 _route_of(self._calls, "/services"),
@@ -87,7 +87,7 @@ class Application:
         if self._closing:
             return json_response({"ready": False, "not_ready": {}, "reason": "the environment is being closed"}, 503)
         services = self._operations.overview()
-        reasons = {name: said["state"] for name, said in services.items() if said["state"] not in _SERVING}
+        reasons = {name: status["state"] for name, status in services.items() if status["state"] not in _SERVING}
         return json_response({"ready": not reasons, "not_ready": reasons}, 503 if reasons else 200)
 
     def start(self) -> None:

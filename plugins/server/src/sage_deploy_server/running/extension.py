@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import attrs
 
 from sage_deploy_server.running.addresses import is_loopback, parse
-from sage_deploy_server.running.places import Place
+from sage_deploy_server.running.environment_files import EnvironmentFiles
 from sage_deploy_server.web.access import make_token
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class ServerExtension:
         """Create the extension. It listens nowhere yet."""
         self._options = options
         self._server: Server | None = None
-        self._place: Place | None = None
+        self._files: EnvironmentFiles | None = None
 
     def start(self, operations: Operations) -> None:
         """
@@ -96,42 +96,42 @@ class ServerExtension:
             )
             undo.pop_all()
         if self._server.url is not None:
-            self._tell(operations, self._server.url)
+            self._log_example(operations, self._server.url)
             if options.login_link:
-                _show(self._server.login_link())
+                _print_login_link(self._server.login_link())
 
     def _listen(self, id: str, undo: ExitStack) -> socket.socket | None:
         """Return the socket for the user's commands; None if it cannot be created."""
         if not hasattr(socket, "AF_UNIX"):
             return None
         try:
-            place = Place(id)
-            undo.callback(place.remove)
-            unix = undo.enter_context(place.listen())
+            files = EnvironmentFiles(id)
+            undo.callback(files.remove)
+            unix = undo.enter_context(files.listen())
         except OSError as error:
             _LOG.warning("commands in other terminals cannot reach environment %s: %s", id[:8], error)
             return None
-        self._place = place
+        self._files = files
         return unix
 
     def _token(self) -> str:
         given = os.environ.get("SAGE_DEPLOY_TOKEN")
         if given:
             return given
-        if self._place is None:
+        if self._files is None:
             raise OSError("there is no place for the file of the token; give one in the variable SAGE_DEPLOY_TOKEN")
-        return make_token(self._place.token)
+        return make_token(self._files.token)
 
-    def _tell(self, operations: Operations, url: str) -> None:
+    def _log_example(self, operations: Operations, url: str) -> None:
         """Log how to call the services, with a line to copy."""
-        place = None if os.environ.get("SAGE_DEPLOY_TOKEN") else self._place
-        token = "$SAGE_DEPLOY_TOKEN" if place is None else f"$(cat {place.token})"
+        files = None if os.environ.get("SAGE_DEPLOY_TOKEN") else self._files
+        token = "$SAGE_DEPLOY_TOKEN" if files is None else f"$(cat {files.token})"
         _LOG.info(
             'services answer at %s, for instance:\ncurl -X POST -H "Authorization: Bearer %s" %s/services/%s',
             url,
             token,
             url,
-            _example(operations),
+            _example_path(operations),
         )
 
     @property
@@ -143,11 +143,11 @@ class ServerExtension:
         """Answer accepted requests, stop listening, and delete the token."""
         if self._server is not None:
             self._server.close()
-        if self._place is not None:
-            self._place.remove()
+        if self._files is not None:
+            self._files.remove()
 
 
-def _show(link: str) -> None:
+def _print_login_link(link: str) -> None:
     """Write a login link to stderr. Not to a log, which is kept and which others may read."""
     with suppress(AttributeError, OSError, ValueError):  # stderr is missing or closed
         sys.stderr.write(
@@ -156,7 +156,7 @@ def _show(link: str) -> None:
         sys.stderr.flush()
 
 
-def _example(operations: Operations) -> str:
+def _example_path(operations: Operations) -> str:
     """Return the path of a method as an example, preferably of one without arguments."""
     name = next(iter(operations.status()["services"]), None)
     if name is None:

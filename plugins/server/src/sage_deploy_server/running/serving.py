@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 
 from sage_deploy_server.running.addresses import is_loopback, parse
 from sage_deploy_server.running.app import MAX_BODY, Application
-from sage_deploy_server.web.access import Gate
+from sage_deploy_server.web.access import AccessMiddleware
 from sage_deploy_server.web.logins import Access, Logins
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ _GRACE_S: Final = 30
 
 #: At close, seconds until a client is dropped that does not complete its request or does not read its answer, and
 #: seconds between two checks.
-_SILENT_S: Final = 1.0
-_LOOK_S: Final = 0.1
+_STALL_TIMEOUT_S: Final = 1.0
+_STALL_CHECK_S: Final = 0.1
 
 
 class Server:
@@ -70,18 +70,20 @@ class Server:
         self._servers: list[tuple[_Uvicorn, socket.socket]] = []
         self.address: tuple[str, int] | None = None
         if http is not None:
-            gate = Gate(self._application, token=token, read_token=read_token, hosts=hosts, logins=self._logins)
+            guarded = AccessMiddleware(
+                self._application, token=token, read_token=read_token, hosts=hosts, logins=self._logins
+            )
             listening = socket.create_server(http, family=_family(http[0]))
             # The head and body of an answer are written separately. Without this, the body would wait 40 ms for the
             # head's acknowledgement.
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.address = listening.getsockname()[:2]
-            self._logins.url = _reached_at(self.address, hosts)
-            self._servers.append((_server(gate), listening))
+            self._logins.url = _browser_url(self.address, hosts)
+            self._servers.append((_server(guarded), listening))
         if unix is not None:
             self._servers.append((_server(self._application), unix))
         self._loop = asyncio.new_event_loop()
-        self._ending: asyncio.Task[None] | None = None
+        self._drop_task: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="sage-deploy-server", daemon=True)
         self._thread.start()
         self._application.start()
@@ -109,8 +111,8 @@ class Server:
         async def serve() -> None:
             # The program handles signals: outside the main thread, uvicorn leaves them alone.
             await asyncio.gather(*(server.serve(sockets=[listening]) for server, listening in self._servers))
-            if self._ending is not None:
-                self._ending.cancel()
+            if self._drop_task is not None:
+                self._drop_task.cancel()
 
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(serve())
@@ -131,24 +133,24 @@ class Server:
     def _end(self) -> None:
         for server, _ in self._servers:
             server.end()
-        if self._ending is None:
-            self._ending = self._loop.create_task(self._end_silent())
+        if self._drop_task is None:
+            self._drop_task = self._loop.create_task(self._drop_stalled_clients())
 
-    async def _end_silent(self) -> None:
-        """Break connections whose client leaves its request incomplete, or reads nothing, for `_SILENT_S` seconds."""
+    async def _drop_stalled_clients(self) -> None:
+        """Break connections whose client leaves its request incomplete, or reads nothing, for `_STALL_TIMEOUT_S`."""
         before: dict[Any, tuple[int, int]] = {}  # unsent bytes, and how often the number was the same
         while True:
-            await asyncio.sleep(_LOOK_S)
+            await asyncio.sleep(_STALL_CHECK_S)
             for connection in [each for server, _ in self._servers for each in server.server_state.connections]:
-                waits, same = self._waits_for(connection), 0
-                if waits and before.get(connection, (0, 0))[0] == waits:
+                unread, same = self._unread_bytes(connection), 0
+                if unread and before.get(connection, (0, 0))[0] == unread:
                     same = before[connection][1] + 1
-                before[connection] = waits, same
-                if same * _LOOK_S >= _SILENT_S:
+                before[connection] = unread, same
+                if same * _STALL_CHECK_S >= _STALL_TIMEOUT_S:
                     connection.transport.abort()
 
     @staticmethod
-    def _waits_for(connection: Any) -> int:
+    def _unread_bytes(connection: Any) -> int:
         """Return the bytes that the client has not read, -1 if its request is incomplete, or 0 if it owes nothing."""
         cycle = connection.cycle
         if cycle is not None and cycle.more_body and not cycle.response_complete:
@@ -161,7 +163,7 @@ def _url(host: str, port: int) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _reached_at(address: tuple[str, int], hosts: Collection[str]) -> str:
+def _browser_url(address: tuple[str, int], hosts: Collection[str]) -> str:
     """Return the URL for browsers. If other machines can reach the server, it has a name from *hosts*."""
     host, port = address
     return _url(host if is_loopback(host) else next(iter(hosts), "localhost"), port)
@@ -197,16 +199,16 @@ class _Uvicorn(uvicorn.Server):
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.server_state = _State()
-        self._over = asyncio.Event()
+        self._ended = asyncio.Event()
 
     async def main_loop(self) -> None:
         """Wait for the end."""
-        await self._over.wait()
+        await self._ended.wait()
 
     def end(self) -> None:
         """End the server. Must run on its event loop."""
         self.should_exit = True
-        self._over.set()
+        self._ended.set()
 
 
 def _server(app: Any) -> _Uvicorn:

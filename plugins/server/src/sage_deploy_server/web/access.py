@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from starlette.requests import cookie_parser
 
-from sage_deploy_server.web.logins import LOGIN, Access, Logins, cookie_name, hide_ticket
+from sage_deploy_server.web.logins import LOGIN, Access, Logins, cookie_name, move_ticket_to_scope
 from sage_deploy_server.web.pages import STYLE, refusal, wants_page
 from sage_deploy_server.web.problems import Problem
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Receive, Scope, Send
 
-__all__ = ["LOGIN_LINK", "OPEN", "Gate", "make_token"]
+__all__ = ["LOGIN_LINK", "PUBLIC_PATHS", "AccessMiddleware", "make_token"]
 
 #: Paths that need no token: liveness and readiness.
-OPEN: Final = frozenset({"/healthz", "/readyz"})
+PUBLIC_PATHS: Final = frozenset({"/healthz", "/readyz"})
 
-#: Paths that a browser needs before login. Unlike `OPEN`, they refuse requests from other sites.
+#: Paths that a browser needs before login. Unlike `PUBLIC_PATHS`, they refuse requests from other sites.
 _BEFORE_LOGIN: Final = frozenset({LOGIN, STYLE})
 
 #: Creates a login link. A read-only token gets a read-only link.
 LOGIN_LINK: Final = "/api/v1/login-link"
 
 #: Methods that only read.
-_SAFE: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
-_HERE: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
+_LOOPBACK_HOSTS: Final = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 
 def make_token(file: Path) -> str:
@@ -45,7 +45,7 @@ def make_token(file: Path) -> str:
     return token
 
 
-class Gate:
+class AccessMiddleware:
     """
     ASGI middleware that refuses requests for another host, from another site, or without a token or login.
 
@@ -81,7 +81,7 @@ class Gate:
         self._app = app
         self._token = token.encode()
         self._read_token = None if read_token is None else read_token.encode()
-        self._hosts = _HERE | {host.lower() for host in hosts}
+        self._hosts = _LOOPBACK_HOSTS | {host.lower() for host in hosts}
         self._logins = logins or Logins()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,7 +89,7 @@ class Gate:
         if scope["type"] == "http":
             headers = dict(scope["headers"])  # ASGI gives the names in lower case
             if scope["path"] == LOGIN:
-                hide_ticket(scope)
+                move_ticket_to_scope(scope)
             try:
                 self._check(scope, headers)
             except Problem as problem:
@@ -100,21 +100,21 @@ class Gate:
 
     def _check(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         host = headers.get(b"host", b"").decode("latin-1")
-        if _name(host) not in self._hosts:
+        if _host_name(host) not in self._hosts:
             raise Problem(
                 421, "host", f"this server is not {host!r}; name it in allow_hosts to have it answer for that"
             )
         path = scope["path"]
-        if path in OPEN:
+        if path in PUBLIC_PATHS:
             return
         if self._is_cross_site(headers, host):
             raise Problem(403, "cross-site", "requests of other sites are refused")
-        if path in _BEFORE_LOGIN and scope["method"] in _SAFE:
+        if path in _BEFORE_LOGIN and scope["method"] in _SAFE_METHODS:
             return
         # If a request has a token, only the token counts: a cookie does not make up for a wrong token.
         access = self._check_token(scope, headers) if b"authorization" in headers else self._check_login(scope, headers)
-        looks = scope["method"] in _SAFE or (scope["sage_caller"] == "token" and path == LOGIN_LINK)
-        if access is Access.READ and not looks:
+        only_reads = scope["method"] in _SAFE_METHODS or (scope["sage_caller"] == "token" and path == LOGIN_LINK)
+        if access is Access.READ and not only_reads:
             raise Problem(403, "token", f"this {scope['sage_caller']} may look, and not call or change anything")
         scope["sage_access"] = access
 
@@ -146,13 +146,13 @@ class Gate:
         # server sent it. Requests with another site's origin were refused above.
         site = headers.get(b"sec-fetch-site")
         is_from_here = b"origin" in headers if site is None else site == b"same-origin"
-        if scope["method"] not in _SAFE and not is_from_here:
+        if scope["method"] not in _SAFE_METHODS and not is_from_here:
             raise Problem(403, "cross-site", "with a login, calls and changes come from pages of this server")
         scope["sage_caller"] = "login"
         return access
 
 
-def _name(host: str) -> str:
+def _host_name(host: str) -> str:
     """Return the name in the header `Host`, without the port."""
     host = host.lower()
     if host.startswith("["):

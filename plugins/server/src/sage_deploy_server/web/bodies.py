@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Receive
 
-__all__ = ["LOOK_AFTER_S", "UnlessLeft", "read", "read_as"]
+__all__ = ["DISCONNECT_CHECK_AFTER_S", "CancelOnDisconnect", "read", "read_as"]
 
 _Body = TypeVar("_Body")
 
 #: Seconds until the check for a disconnected client starts. Most calls have ended by then, and so need no task for it.
-LOOK_AFTER_S: Final = 0.02
+DISCONNECT_CHECK_AFTER_S: Final = 0.02
 
 
-async def read(headers: Mapping[str, str], receive: Receive, most: int) -> Any:
+async def read(headers: Mapping[str, str], receive: Receive, max_bytes: int) -> Any:
     """
-    Read the body of a request as JSON. None if there is no body. Reads at most *most* bytes.
+    Read the body of a request as JSON. None if there is no body. Reads at most *max_bytes* bytes.
 
     Raises:
         Problem: 413 if the body is larger; 400 if it is not JSON or is null.
         ClientDisconnect: The client has disconnected.
     """
-    data = await _bytes(headers, receive, most)
+    data = await _bytes(headers, receive, max_bytes)
     if not data or data.isspace():
         return None
     try:
@@ -45,27 +45,27 @@ async def read(headers: Mapping[str, str], receive: Receive, most: int) -> Any:
     return body
 
 
-async def read_as(kind: type[_Body], request: Request, most: int) -> _Body:
+async def read_as(kind: type[_Body], request: Request, max_bytes: int) -> _Body:
     """
     Read the body as an object of the msgspec class *kind*. Without a body, all fields have their defaults.
 
     Raises:
-        Problem: 413 if the body is larger than *most* bytes; 400 if it does not fit.
+        Problem: 413 if the body is larger than *max_bytes* bytes; 400 if it does not fit.
         ClientDisconnect: The client has disconnected.
     """
-    body = await read(request.headers, request.receive, most)
+    body = await read(request.headers, request.receive, max_bytes)
     try:
         return msgspec.convert({} if body is None else body, kind)
     except msgspec.ValidationError as error:
         raise Problem(400, "body", f"the body does not fit: {error}") from None
 
 
-async def _bytes(headers: Mapping[str, str], receive: Receive, most: int) -> bytes:
+async def _bytes(headers: Mapping[str, str], receive: Receive, max_bytes: int) -> bytes:
     def too_large() -> Problem:
-        return Problem(413, "body", f"the body is larger than {most} bytes; raise the option `max_body`")
+        return Problem(413, "body", f"the body is larger than {max_bytes} bytes; raise the option `max_body`")
 
     announced = headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > most:
+    if announced.isdigit() and int(announced) > max_bytes:
         raise too_large()
     parts: list[bytes] = []
     size = 0
@@ -75,41 +75,41 @@ async def _bytes(headers: Mapping[str, str], receive: Receive, most: int) -> byt
             raise ClientDisconnect
         part: bytes = message.get("body", b"")
         size += len(part)
-        if size > most:
+        if size > max_bytes:
             raise too_large()
         if not message.get("more_body", False):
             return b"".join((*parts, part)) if parts else part
         parts.append(part)
 
 
-class UnlessLeft:
+class CancelOnDisconnect:
     """
     A `with` block that is cancelled if the client disconnects. It then ends without an error.
 
     Attributes:
-        left: Whether the client has disconnected.
+        disconnected: Whether the client has disconnected.
     """
 
     def __init__(self, receive: Receive) -> None:
         """Watch the request whose messages *receive* returns. Its body must have been read."""
-        self.left = False
+        self.disconnected = False
         self._receive = receive
-        self._looking: asyncio.Task[None] | None = None
+        self._check: asyncio.Task[None] | None = None
 
     def __enter__(self) -> Self:
         """Start watching. The current task is the one to cancel."""
         self._loop = asyncio.get_running_loop()
         self._task = asyncio.current_task(self._loop)
-        self._timer = self._loop.call_later(LOOK_AFTER_S, self._look)
+        self._timer = self._loop.call_later(DISCONNECT_CHECK_AFTER_S, self._start_check)
         return self
 
-    def _look(self) -> None:
-        self._looking = self._loop.create_task(self._wait())
+    def _start_check(self) -> None:
+        self._check = self._loop.create_task(self._wait_for_disconnect())
 
-    async def _wait(self) -> None:
+    async def _wait_for_disconnect(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":
             pass
-        self.left = True
+        self.disconnected = True
         assert self._task is not None  # noqa: S101 - for the type checker: a task answers each request
         self._task.cancel()
 
@@ -118,9 +118,9 @@ class UnlessLeft:
     ) -> bool:
         """Stop watching."""
         self._timer.cancel()
-        if self._looking is not None:
-            self._looking.cancel()
-        if not self.left:
+        if self._check is not None:
+            self._check.cancel()
+        if not self.disconnected:
             return False
         assert self._task is not None  # noqa: S101 - as above
         # If somebody else cancelled the task too, this block must not hide that.

@@ -15,7 +15,7 @@ from sage_deploy_server.web.problems import Problem
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, MutableMapping
 
-__all__ = ["LINK_LIFE_S", "LOGIN", "Access", "Logins", "cookie_name", "hide_ticket"]
+__all__ = ["LINK_LIFE_S", "LOGIN", "Access", "Logins", "cookie_name", "move_ticket_to_scope"]
 
 #: Path of login links.
 LOGIN: Final = "/login"
@@ -24,7 +24,7 @@ LOGIN: Final = "/login"
 LINK_LIFE_S: Final = 3600.0
 
 #: Maximum numbers of unused links and of sessions, for each access level. The oldest are dropped.
-_MOST: Final = 64
+_MAX_PER_ACCESS: Final = 64
 
 
 class Access(StrEnum):
@@ -40,7 +40,7 @@ def cookie_name(scope: Mapping[str, Any]) -> str:
     return f"sage_deploy_{server[1] if server else 0}"
 
 
-def hide_ticket(scope: MutableMapping[str, Any]) -> None:
+def move_ticket_to_scope(scope: MutableMapping[str, Any]) -> None:
     """Move the link's ticket from the address, which servers log, to `sage_ticket` in the scope."""
     query = parse_qs(scope["query_string"].decode("latin-1"))
     scope["query_string"] = b""
@@ -80,7 +80,7 @@ class Logins:
         ticket = secrets.token_urlsafe(32)
         with self._lock:
             self._links[access][ticket] = self._monotonic() + LINK_LIFE_S
-            _bound(self._links[access])
+            _drop_oldest(self._links[access])
         return f"{base}{LOGIN}?ticket={ticket}"
 
     def begin(self, ticket: str) -> tuple[str, Access] | None:
@@ -95,7 +95,7 @@ class Logins:
                 if expires is not None and self._monotonic() < expires:
                     session = secrets.token_urlsafe(32)
                     self._sessions[access][session] = None
-                    _bound(self._sessions[access])
+                    _drop_oldest(self._sessions[access])
                     return session, access
         return None
 
@@ -109,6 +109,6 @@ class Logins:
         return None
 
 
-def _bound(held: OrderedDict[str, Any]) -> None:
-    while len(held) > _MOST:
+def _drop_oldest(held: OrderedDict[str, Any]) -> None:
+    while len(held) > _MAX_PER_ACCESS:
         held.popitem(last=False)

@@ -31,7 +31,7 @@ _STATUS: Final = (
 )
 
 #: Attributes of an error that the client gets.
-_TOLD: Final = ("service", "method", "replica", "stage", "retry_after", "maybe_executed")
+_CLIENT_ATTRIBUTES: Final = ("service", "method", "replica", "stage", "retry_after", "maybe_executed")
 
 
 class Problem(Exception):  # noqa: N818 - it is a problem of the client's request
@@ -61,8 +61,8 @@ def problem_of(error: BaseException) -> Problem:
     name = type(error).__name__
     for kind, status in _STATUS:
         if isinstance(error, kind):
-            told = {key: value for key in _TOLD if (value := getattr(error, key, None)) is not None}
-            return Problem(status, name, str(error), **told)
+            attributes = {key: value for key in _CLIENT_ATTRIBUTES if (value := getattr(error, key, None)) is not None}
+            return Problem(status, name, str(error), **attributes)
     return Problem(500, name, str(error))
 
 

@@ -17,13 +17,13 @@ export class Refused extends Error {
 }
 
 /** Fetch what a path shows. Throws `Refused` for an error, and the browser's own error if there is no answer. */
-export async function look(path) {
+export async function get(path) {
   const answer = await fetch(path, { headers: { Accept: "application/json" } });
   if (!answer.ok) throw new Refused(answer.status, await problemOf(answer));
   return answer.json();
 }
 
-/** Request a change, and return the server's answer. Throws as `look` does. */
+/** Request a change, and return the server's answer. Throws as `get` does. */
 export async function post(path, body, headers = {}) {
   const answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json", ...headers }, body: JSON.stringify(body) });
   if (!answer.ok) throw new Refused(answer.status, await problemOf(answer));

@@ -1,6 +1,6 @@
 /** The screen for trying calls: services on the left, a method's form and the call's outcome on the right. */
 
-import { useLook } from "./board/live.js";
+import { useData } from "./board/live.js";
 import { Failed, State, to } from "./board/parts.js";
 import { t } from "./board/words.js";
 import { Method } from "./method.js";
@@ -9,7 +9,7 @@ import { html, useState } from "./vendor/preact-htm.js";
 const EVERY_S = 15;
 
 export function Try({ live, path }) {
-  const { data, error } = useLook("/services", EVERY_S);
+  const { data, error } = useData("/services", EVERY_S);
   const [, ...chosen] = path;
   const services = data?.services;
   const service = services?.find((each) => each.name === chosen[0]);

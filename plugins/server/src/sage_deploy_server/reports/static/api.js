@@ -29,10 +29,10 @@ function whole({ every, end, rows, ...known }) {
   return { every, times, ...Object.fromEntries(series) };
 }
 
-export async function look(path) {
+export async function get(path) {
   const { data, error } = recorded(path);
   if (error) throw error;
   return data;
 }
 
-export const post = (path) => look(`POST ${path}`);
+export const post = (path) => get(`POST ${path}`);

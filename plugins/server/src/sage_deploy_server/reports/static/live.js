@@ -21,7 +21,7 @@ const live = { link: "live", at: now() * 1000, events: recorded("/api/v1/events"
 
 export const TITLE = moment(now());
 export const useLive = () => live;
-export const useLook = (path) => (path === null ? {} : recorded(path));
+export const useData = (path) => (path === null ? {} : recorded(path));
 export const begin = () => {};
 
 export function Link() {

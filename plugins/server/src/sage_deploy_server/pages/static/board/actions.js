@@ -1,10 +1,10 @@
 /** Changes of a service: preview, confirmation, progress, and the equivalent command. */
 
 import { html, useEffect, useRef, useState } from "../vendor/preact-htm.js";
-import { post, look } from "../api.js";
+import { get, post } from "../api.js";
 import { Command } from "../method.js";
 import { isLoopback, quoted } from "../text.js";
-import { useLook } from "./live.js";
+import { useData } from "./live.js";
 import { Failed, State } from "./parts.js";
 import { t } from "./words.js";
 
@@ -15,7 +15,7 @@ export async function follow(begun, shown) {
   let now = begun;
   while (now.state === "running") {
     shown(now);
-    now = await look(`/api/v1/operations/${begun.id}?wait=${WAIT_S}`);
+    now = await get(`/api/v1/operations/${begun.id}?wait=${WAIT_S}`);
   }
   shown(now);
 }
@@ -110,7 +110,7 @@ function wordsOf(kind, row, given) {
 }
 
 function Field({ kind, given, setGiven, replicas, isFixed }) {
-  const plugins = useLook(kind === "balancer" ? "/api/v1/plugins" : null).data?.plugins ?? [];
+  const plugins = useData(kind === "balancer" ? "/api/v1/plugins" : null).data?.plugins ?? [];
   const onInput = (event) => setGiven(event.target.value);
   const label = { scale: t("Replicas"), restart: t("Replica"), drain: t("Timeout in seconds"), balancer: t("Load balancer") }[kind];
   const choices = kind === "restart" ? replicas.map((each) => each.id) : plugins.filter((each) => each.kind === "load balancer").map((each) => each.id);

@@ -1,7 +1,7 @@
 /** The screens of events and logs. */
 
 import { html, useEffect, useMemo, useRef, useState } from "../vendor/preact-htm.js";
-import { isRecorded, look } from "../api.js";
+import { get, isRecorded } from "../api.js";
 import { Empty, Shape, clock, moment, moodOfEvent, to } from "./parts.js";
 import { t } from "./words.js";
 
@@ -71,7 +71,7 @@ export function Logs({ live, query, setQuery }) {
   useEffect(() => {
     if (isHeld || live.link !== "live") return;
     let isOver = false;
-    look(`/api/v1/logs?after=${last.current}`).then(
+    get(`/api/v1/logs?after=${last.current}`).then(
       (more) => {
         if (isOver || !more.length) return;
         last.current = more.at(-1).seq;

@@ -1,6 +1,6 @@
 /** The server's snapshot of each second, and whether it is up to date. */
 
-import { look, Refused } from "../api.js";
+import { get, Refused } from "../api.js";
 import { html, useCallback, useEffect, useReducer, useState } from "../vendor/preact-htm.js";
 import { Shape, ago } from "./parts.js";
 import { t } from "./words.js";
@@ -75,17 +75,17 @@ function lose() {
   if (live.link !== "out") live.link = "lost";
   tell();
   again = setTimeout(open, AGAIN_MS);
-  look("/api/v1/environment").catch((error) => {
+  get("/api/v1/environment").catch((error) => {
     if (!(error instanceof Refused && error.status === 401)) return;
     live.link = "out";
     tell();
   });
 }
 
-function take(picture) {
+function take(snapshot) {
   const isFirst = live.link !== "live";
-  Object.assign(live, { link: "live", at: Date.now(), services: picture.services });
-  add(picture.events);
+  Object.assign(live, { link: "live", at: Date.now(), services: snapshot.services });
+  add(snapshot.events);
   if (isFirst) catchUp();
   tell();
 }
@@ -99,7 +99,7 @@ function add(events) {
 /** Fetch what the stream sent before this page joined. */
 async function catchUp() {
   try {
-    const [about, events] = await Promise.all([look("/api/v1/environment"), look("/api/v1/events")]);
+    const [about, events] = await Promise.all([get("/api/v1/environment"), get("/api/v1/events")]);
     live.about = about;
     live.events = events.slice(-MOST_EVENTS);
   } catch {
@@ -133,13 +133,13 @@ export function Notice({ live }) {
 }
 
 /** Fetch a path, and again every `every` seconds while the connection is live. `data` is undefined until it arrives. */
-export function useLook(path, every = 0) {
+export function useData(path, every = 0) {
   const [found, setFound] = useState({});
   const isLive = useLive().link === "live";
   const load = useCallback(async () => {
     if (path === null || document.hidden) return;
     try {
-      const data = await look(path);
+      const data = await get(path);
       setFound({ path, data });
     } catch (error) {
       setFound((before) => ({ path, data: before.path === path ? before.data : undefined, error }));

@@ -2,7 +2,7 @@
 
 import { Spark } from "./chart.js";
 import { Latest } from "./lists.js";
-import { useLook } from "./live.js";
+import { useData } from "./live.js";
 import { Empty, Meter, Rows, Shape, State, Stripes, ago, fact, head, isKnown, millis, moment, moodOfRow, plain, rankOf, share, to, whyOf } from "./parts.js";
 import { html } from "../vendor/preact-htm.js";
 import { t } from "./words.js";
@@ -10,7 +10,7 @@ import { t } from "./words.js";
 const MOST_REASONS = 4;
 
 export function Overview({ live, query, setQuery }) {
-  const history = useLook("/api/v1/history?seconds=900", 5).data;
+  const history = useData("/api/v1/history?seconds=900", 5).data;
   const services = [...live.services].sort((one, other) => rankOf(one) - rankOf(other) || one.name.localeCompare(other.name));
   const wanted = (query.get("q") ?? "").toLowerCase();
   const shown = services.filter((row) => `${row.name} ${row.state}`.toLowerCase().includes(wanted));

@@ -160,17 +160,17 @@ export function Rows({ rows, columns, children }) {
   const seen = Math.ceil(innerHeight / each) + 20;
   useEffect(() => {
     if (!isLong) return undefined;
-    const look = () => {
+    const measure = () => {
       setEach(place.current.querySelector(".row").offsetHeight);
       const above = -place.current.getBoundingClientRect().top / each - 10;
       setFrom(Math.max(0, Math.min(rows.length - seen, Math.floor(above / 10) * 10)));
     };
-    look();
-    addEventListener("scroll", look, { passive: true });
-    addEventListener("resize", look);
+    measure();
+    addEventListener("scroll", measure, { passive: true });
+    addEventListener("resize", measure);
     return () => {
-      removeEventListener("scroll", look);
-      removeEventListener("resize", look);
+      removeEventListener("scroll", measure);
+      removeEventListener("resize", measure);
     };
   }, [isLong, rows.length, each, seen]);
   const [first, last] = isLong ? [from, Math.min(rows.length, from + seen)] : [0, rows.length];

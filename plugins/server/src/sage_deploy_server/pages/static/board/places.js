@@ -1,15 +1,15 @@
 /** The screens of nodes with their replicas, and of one replica in full. */
 
 import { html, useState } from "../vendor/preact-htm.js";
-import { isRecorded, look } from "../api.js";
+import { get, isRecorded } from "../api.js";
 import { Actions } from "./actions.js";
 import { Latest } from "./lists.js";
-import { useLook } from "./live.js";
+import { useData } from "./live.js";
 import { Empty, Failed, Meter, Shape, State, Stripes, ago, bytes, clock, fact, millis, moment, moodOf, plain, to } from "./parts.js";
 import { t } from "./words.js";
 
 export function Placement({ live }) {
-  const { data, error } = useLook("/api/v1/nodes", 3);
+  const { data, error } = useData("/api/v1/nodes", 3);
   if (!data) return html`<h1>${t("Placement")}</h1>${error ? html`<${Empty} text=${t("This server does not tell where replicas are.")} command="sage-deploy status" />` : html`<p class="empty">${t("Loading ...")}</p>`}`;
   return html`
     <h1>${t("Placement")} <span class="soft">${t(data.length === 1 ? "1 node" : "{n} nodes", { n: data.length })}</span></h1>
@@ -40,7 +40,7 @@ function Node({ node }) {
 
 export function Replica({ live, name, id }) {
   const path = `/api/v1/services/${encodeURIComponent(name)}`;
-  const { data, error } = useLook(path, 2);
+  const { data, error } = useData(path, 2);
   const row = live.services.find((each) => each.name === name);
   const found = data?.replicas?.find((each) => each.id === id);
   const events = live.events.filter((each) => each.service === name && each.replica === id);
@@ -73,7 +73,7 @@ function Past({ history }) {
 
 function Stacks({ path }) {
   const [found, setFound] = useState({});
-  const ask = () => look(path).then((said) => setFound({ text: said.text }), (error) => setFound({ error }));
+  const ask = () => get(path).then((said) => setFound({ text: said.text }), (error) => setFound({ error }));
   return html`<section class="card">
     <header><h2>${t("Stacks of its threads")}</h2><button type="button" onClick=${ask}>${t("Look")}</button></header>
     <${Failed} error=${found.error} />

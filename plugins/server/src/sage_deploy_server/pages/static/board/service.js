@@ -3,7 +3,7 @@
 import { Actions } from "./actions.js";
 import { Chart } from "./chart.js";
 import { Latest } from "./lists.js";
-import { useLook } from "./live.js";
+import { useData } from "./live.js";
 import { Empty, Failed, Rows, State, Stripes, ago, bytes, clock, fact, head, isKnown, millis, moment, moodOfEvent, moodOfRow, plain, share, to, whyOf, written } from "./parts.js";
 import { html } from "../vendor/preact-htm.js";
 import { t } from "./words.js";
@@ -13,7 +13,7 @@ const MARKED = /scaled|restart|recycl|failed|unhealthy|changed|adopted|loop|fenc
 
 export function Service({ live, name, query, setQuery }) {
   const path = `/api/v1/services/${encodeURIComponent(name)}`;
-  const { data: full, error } = useLook(path, 2);
+  const { data: full, error } = useData(path, 2);
   const row = live.services.find((each) => each.name === name);
   if (!row) return html`<${Empty} text=${t("There is no service {name}. These run:", { name })} command=${live.services.map((each) => each.name).join("  ")} />`;
   const { text, since } = whyOf(row, live.events);
@@ -48,7 +48,7 @@ export function Service({ live, name, query, setQuery }) {
 
 function Charts({ name, events, query, setQuery }) {
   const chosen = Object.hasOwn(SPANS, query.get("span")) ? query.get("span") : "15 min";
-  const { data, error } = useLook(`/api/v1/history?seconds=${SPANS[chosen]}&service=${encodeURIComponent(name)}`, chosen === "15 min" ? 2 : 15);
+  const { data, error } = useData(`/api/v1/history?seconds=${SPANS[chosen]}&service=${encodeURIComponent(name)}`, chosen === "15 min" ? 2 : 15);
   if (!data && error) return null;
   const marks = data?.times.length
     ? events.filter((each) => MARKED.test(each.kind) && each.time >= data.times[0]).map((each) => ({ ...each, kind: t(each.kind.replaceAll("_", " ")), mood: moodOfEvent(each.kind) }))
@@ -100,7 +100,7 @@ function Replicas({ name, row, replicas }) {
 }
 
 function Errors({ path }) {
-  const { data } = useLook(`${path}/errors`, 5);
+  const { data } = useData(`${path}/errors`, 5);
   if (!data) return null;
   return html`<section class="card flush">
     <header><h2>${t("Errors")}</h2></header>
@@ -121,7 +121,7 @@ function originOf({ source, path, line, variables }) {
 }
 
 function Settings({ path }) {
-  const plan = useLook(`${path}/plan`).data;
+  const plan = useData(`${path}/plan`).data;
   if (!plan?.settings) return null;
   const changes = Object.fromEntries(plan.changes.map((each) => [each.key, each]));
   const isChosen = (each) => each.origin.source !== "default" || each.key in changes;

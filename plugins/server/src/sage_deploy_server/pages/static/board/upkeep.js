@@ -4,7 +4,7 @@ import { html, useEffect, useState } from "../vendor/preact-htm.js";
 import { isRecorded, post } from "../api.js";
 import { Command } from "../method.js";
 import { commandOf, follow } from "./actions.js";
-import { useLook } from "./live.js";
+import { useData } from "./live.js";
 import { Empty, Failed, State, head, written } from "./parts.js";
 import { t } from "./words.js";
 
@@ -73,7 +73,7 @@ function Planned({ of: service }) {
 }
 
 export function Plugins() {
-  const { data, error } = useLook("/api/v1/plugins");
+  const { data, error } = useData("/api/v1/plugins");
   const kinds = new Map();
   data?.plugins.forEach((each) => kinds.set(each.kind, [...(kinds.get(each.kind) ?? []), each]));
   return html`
@@ -96,7 +96,7 @@ const ORDER = ["failure", "warning"];
 const MOODS = { ok: "good", warning: "warn" };
 
 export function Doctor() {
-  const { data, error, load } = useLook("/api/v1/doctor");
+  const { data, error, load } = useData("/api/v1/doctor");
   const rank = (each) => (ORDER.indexOf(each.status) + 1 || 9);
   const found = [...(data?.findings ?? [])].sort((one, other) => rank(one) - rank(other));
   const bad = found.filter((each) => each.status !== "ok").length;

@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["Place", "connect", "listening_sockets"]
+__all__ = ["EnvironmentFiles", "connect", "listening_sockets"]
 
 #: Longest socket path, in bytes, that all systems accept.
-_LONGEST: Final = 100
+_MAX_PATH_BYTES: Final = 100
 
 
 def _folder() -> Path:
     return state_folder() / "environments"
 
 
-class Place:
+class EnvironmentFiles:
     """The files of one running environment. They are deleted when it ends."""
 
     def __init__(self, id: str) -> None:
@@ -112,7 +112,7 @@ def connect(path: Path, timeout: float) -> socket.socket:
 @contextmanager
 def _address(path: Path) -> Iterator[str]:
     """Yield the address of the socket at *path*. A path that is too long goes through its open folder."""
-    if len(os.fsencode(path)) <= _LONGEST:
+    if len(os.fsencode(path)) <= _MAX_PATH_BYTES:
         yield str(path)
         return
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)

@@ -16,7 +16,7 @@ from sage_plugins.values import GENERATORS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-__all__ = ["LONGEST_S", "Shape", "encode", "headers_of"]
+__all__ = ["LONGEST_S", "MethodSignature", "call_options_of", "encode"]
 
 #: Maximum of `X-Timeout` in seconds, the same as for a handle.
 LONGEST_S: Final = 1e9
@@ -29,7 +29,7 @@ _ITERATORS: Final = frozenset(
 _NAMED: Final = frozenset({inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY})
 
 
-class Shape:
+class MethodSignature:
     """
     The parameters and result of a method. Made once for each method. Thread-safe.
 
@@ -73,7 +73,7 @@ class Shape:
         """
         if isinstance(body, dict) and self._required <= body.keys() <= self._names:  # fast path for the usual case
             return (), {
-                name: value if (kind := self.types.get(name)) is None else self._one(name, value, kind)
+                name: value if (kind := self.types.get(name)) is None else self._convert(name, value, kind)
                 for name, value in body.items()
             }
         args: list[Any] = []
@@ -89,22 +89,22 @@ class Shape:
         except TypeError as error:
             raise Problem(400, "arguments", f"{error}; it takes {self.signature}") from None
         for name, value in bound.arguments.items():
-            bound.arguments[name] = self._converted(name, value)
+            bound.arguments[name] = self._convert_argument(name, value)
         return bound.args, bound.kwargs
 
-    def _converted(self, name: str, value: Any) -> Any:
+    def _convert_argument(self, name: str, value: Any) -> Any:
         kind = self.types.get(name)
         if kind is None:
             return value
         which = self.signature.parameters[name].kind
         if which is inspect.Parameter.VAR_POSITIONAL:
-            return tuple(self._one(f"{name}[{index}]", each, kind) for index, each in enumerate(value))
+            return tuple(self._convert(f"{name}[{index}]", each, kind) for index, each in enumerate(value))
         if which is inspect.Parameter.VAR_KEYWORD:
-            return {key: self._one(key, each, kind) for key, each in value.items()}
-        return self._one(name, value, kind)
+            return {key: self._convert(key, each, kind) for key, each in value.items()}
+        return self._convert(name, value, kind)
 
     @staticmethod
-    def _one(name: str, value: Any, kind: Any) -> Any:
+    def _convert(name: str, value: Any, kind: Any) -> Any:
         try:
             return msgspec.convert(value, kind)
         except msgspec.ValidationError as error:
@@ -133,7 +133,7 @@ def encode(result: Any, what: str) -> bytes:
         raise Problem(500, "result", detail) from None
 
 
-def headers_of(given: Mapping[str, str]) -> dict[str, Any]:
+def call_options_of(headers: Mapping[str, str]) -> dict[str, Any]:
     """
     Read the options of a call from its headers, as arguments for `ServiceHandle.with_options`.
 
@@ -141,7 +141,7 @@ def headers_of(given: Mapping[str, str]) -> dict[str, Any]:
         Problem: 400 if a header has an invalid value.
     """
     options: dict[str, Any] = {}
-    if (timeout := given.get("x-timeout")) is not None:
+    if (timeout := headers.get("x-timeout")) is not None:
         try:
             options["timeout"] = float(timeout)
         except ValueError:
@@ -152,9 +152,9 @@ def headers_of(given: Mapping[str, str]) -> dict[str, Any]:
                 "header",
                 f"X-Timeout must be a positive number of seconds, at most {LONGEST_S:.0f}, got {timeout!r}",
             )
-    if (key := given.get("x-key")) is not None:
+    if (key := headers.get("x-key")) is not None:
         options["key"] = key
-    if (idempotent := given.get("x-idempotent")) is not None:
+    if (idempotent := headers.get("x-idempotent")) is not None:
         if idempotent not in {"true", "false"}:
             raise Problem(400, "header", f"X-Idempotent must be true or false, got {idempotent!r}")
         options["idempotent"] = idempotent == "true"

@@ -10,7 +10,7 @@ import msgspec
 from sage_deploy_server.recording.history import LONGEST_S
 from sage_deploy_server.web.access import LOGIN_LINK
 
-__all__ = ["described"]
+__all__ = ["describe_operation"]
 
 _NUMBER: Final[dict[str, Any]] = {"type": "number", "minimum": 0}
 
@@ -26,13 +26,13 @@ _QUERIES: Final[dict[str, dict[str, dict[str, Any]]]] = {
 }
 
 #: POST routes without `dry_run`, because they change no service.
-_AT_ONCE: Final = frozenset({"/api/v1/plan", LOGIN_LINK})
+_WITHOUT_DRY_RUN: Final = frozenset({"/api/v1/plan", LOGIN_LINK})
 
 _DRY_RUN: Final[dict[str, dict[str, Any]]] = {"dry_run": {"enum": ["0", "1"]}}
 _ERRORS: Final = {which: {"$ref": "#/components/responses/problem"} for which in ("4XX", "5XX")}
 
 
-def described(path: str, summary: str, body: type[Any] | None) -> dict[str, Any]:
+def describe_operation(path: str, summary: str, body: type[Any] | None) -> dict[str, Any]:
     """
     Return the description of one operation.
 
@@ -43,7 +43,10 @@ def described(path: str, summary: str, body: type[Any] | None) -> dict[str, Any]
     """
     parameters = [
         *(_parameter(name, "path", {"type": "string"}) for name in re.findall(r"{(\w+)}", path)),
-        *(_parameter(name, "query", schema) for name, schema in _query_of(path, changes=body is not None).items()),
+        *(
+            _parameter(name, "query", schema)
+            for name, schema in _query_parameters(path, changes=body is not None).items()
+        ),
     ]
     if body is not None and "{service}" in path:
         generation = "The generation that the service must have; else 412."
@@ -52,7 +55,7 @@ def described(path: str, summary: str, body: type[Any] | None) -> dict[str, Any]
     name = path.removeprefix("/").replace("/", ".").translate(str.maketrans("", "", "{}"))
     operation: dict[str, Any] = {
         # A path with GET and POST needs two different IDs.
-        "operationId": f"{name}.get" if body is None and path in _AT_ONCE else name,
+        "operationId": f"{name}.get" if body is None and path in _WITHOUT_DRY_RUN else name,
         "summary": summary,
         "parameters": parameters,
         "responses": {done: {"description": summary, "content": {"application/json": {"schema": {}}}}, **_ERRORS},
@@ -65,10 +68,10 @@ def described(path: str, summary: str, body: type[Any] | None) -> dict[str, Any]
     return operation
 
 
-def _query_of(path: str, *, changes: bool) -> dict[str, dict[str, Any]]:
+def _query_parameters(path: str, *, changes: bool) -> dict[str, dict[str, Any]]:
     if not changes:
         return _QUERIES.get(path, {})
-    return {} if path in _AT_ONCE else _DRY_RUN
+    return {} if path in _WITHOUT_DRY_RUN else _DRY_RUN
 
 
 def _parameter(name: str, place: str, schema: dict[str, Any]) -> dict[str, Any]:
