@@ -62,7 +62,7 @@ class Balancing:
         self.choice, self.key_of = made.choice, made.key_of
         self._replicas.router.set_balancer(made.balancer, made.key_of, made.observe)
 
-    def use_as(self, composition: Composition) -> None:
+    def use_balancer_of(self, composition: Composition) -> None:
         """
         Use the balancer of *composition* from now on, or none if it has none.
 
@@ -89,7 +89,7 @@ class Balancing:
         name = "" if choice is None else f"'{choice.id}' from {choice.source} "
         reason = f"load balancer {name}failed and is replaced by turns: {text_of(error)}"
         logging.getLogger("sage_plugins").warning("service '%s': %s", self._replicas.name, reason)
-        self._replicas.watchers.tell("balancer_fenced", reason)
+        self._replicas.monitors.tell("balancer_fenced", reason)
 
 
 def create_balancer(choice: Choice | None, where: Where) -> tuple[Balancer | None, Observe | None]:

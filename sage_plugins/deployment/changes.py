@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 
     from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.deployment.balancing import Balancing
-    from sage_plugins.deployment.replicas.departure import Departure
     from sage_plugins.deployment.replicas.member import Member
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
     from sage_plugins.deployment.replicas.starting import Launcher
+    from sage_plugins.deployment.replicas.stopper import ReplicaStopper
     from sage_plugins.deployment.replicas.supervision import ReplicaSupervisor
     from sage_plugins.deployment.replicas.waiting import Readiness
     from sage_plugins.deployment.updating.rolling import Rolling
@@ -44,7 +44,7 @@ class Changes:
         self,
         replicas: ReplicaSet,
         launcher: Launcher,
-        departure: Departure,
+        stopper: ReplicaStopper,
         supervisor: ReplicaSupervisor,
         balancing: Balancing,
         readiness: Readiness,
@@ -55,7 +55,7 @@ class Changes:
         Args:
             replicas: The service's replicas.
             launcher: Starts replicas.
-            departure: Stops replicas.
+            stopper: Stops replicas.
             supervisor: Manages running replicas.
             balancing: Holds the load balancer.
             readiness: Waits for replicas.
@@ -65,23 +65,24 @@ class Changes:
         """
         self._replicas = replicas
         self._launcher = launcher
-        self._departure = departure
+        self._stopper = stopper
         self._supervisor = supervisor
         self._balancing = balancing
         self._readiness = readiness
         self._service = replicas.name
-        self._tell = replicas.watchers.tell
+        self._tell = replicas.monitors.tell
         self._changing = threading.Lock()  # held by the thread that makes a change
         if replicas.composition.autoscaler is not None:
-            from sage_plugins.deployment.scaling.elastic import Elastic, create_scaler  # few services scale
+            # few services scale
+            from sage_plugins.deployment.scaling.service_scaler import ServiceScaler, create_scaler
 
-            replicas.elastic = Elastic(replicas, create_scaler(replicas), self.room, self.adjust)
+            replicas.scaler = ServiceScaler(replicas, create_scaler(replicas), self.room, self.adjust)
 
         if self._config.recycle is not None:
             from sage_plugins.deployment.replicas.recycling import Recycler  # few services recycle
 
             policy = RecyclePolicy(**self._config.recycle)
-            replicas.recycler = Recycler(policy, replicas, launcher, departure, supervisor, self._changing)
+            replicas.recycler = Recycler(policy, replicas, launcher, stopper, supervisor, self._changing)
 
     @property
     def _config(self) -> ServiceDeploymentConfig:
@@ -92,21 +93,21 @@ class Changes:
         if isinstance(replicas, bool) or not isinstance(replicas, int) or replicas < 1:
             msg = f"service '{self._service}': replicas must be an integer, 1 or more, got {replicas!r:.50}"
             raise ConfigError(msg)
-        elastic = self._replicas.elastic
-        if elastic is not None and not elastic.bounds[0] <= replicas <= elastic.bounds[1]:
+        scaler = self._replicas.scaler
+        if scaler is not None and not scaler.bounds[0] <= replicas <= scaler.bounds[1]:
             msg = (
-                f"service '{self._service}' scales by itself between {elastic.bounds[0]} and {elastic.bounds[1]} "
+                f"service '{self._service}' scales by itself between {scaler.bounds[0]} and {scaler.bounds[1]} "
                 f"replicas, and cannot be given {replicas}: change autoscale.min or autoscale.max"
             )
             raise ConfigError(msg)
         self._begin("scaled")
         finish = self._scale(replicas)
-        if elastic is not None:
-            elastic.scaled(replicas)
+        if scaler is not None:
+            scaler.scaled(replicas)
         if current_call() is None:
             finish()
         else:  # a replica that leaves may be running this very call
-            self._replicas.life.in_background(finish, "scale")
+            self._replicas.lifecycle.in_background(finish, "scale")
 
     def adjust(self, replicas: int, why: str) -> None:
         """
@@ -130,7 +131,7 @@ class Changes:
             self._changing.release()
             raise
         finish = self._scale(replicas, why)
-        self._replicas.life.in_background(finish, "scale")
+        self._replicas.lifecycle.in_background(finish, "scale")
 
     def room(self, replicas: int) -> tuple[int, Refused | None]:
         """Return how many replicas the service can have now, up to *replicas*, and why no more."""
@@ -148,7 +149,7 @@ class Changes:
             reason = f"scaled from {before} to {counted(replicas, 'replica')}{why and f': {why}'}"
             if replicas > before:
                 self._grow(replicas)
-            finish = self._departure.leave(self._supervisor.retire(keep=replicas), reason)
+            finish = self._stopper.begin_drain(self._supervisor.stop_replacing_surplus(keep=replicas), reason)
             self._wait_seen()
         finally:
             self._changing.release()
@@ -165,7 +166,7 @@ class Changes:
     def _grow(self, replicas: int) -> None:
         balancing = self._balancing
         default = balancing.chosen(None, None) if balancing.choice is None and replicas > 1 else None
-        added = self._launcher.start_ready(self._free(replicas))
+        added = self._launcher.start_and_wait(self._free(replicas))
         if default is not None:
             balancing.use(default)
             self._tell("balancing_enabled", f"'{default.choice.id}', because there is more than one replica now")
@@ -177,7 +178,7 @@ class Changes:
         if current_call() is None:
             self._restart(replica, self._changing.release)
         else:
-            self._replicas.life.in_background(lambda: self._restart_unattended(replica), "restart")
+            self._replicas.lifecycle.in_background(lambda: self._restart_unattended(replica), "restart")
 
     def _restart_unattended(self, replica: str | None) -> None:
         try:
@@ -186,12 +187,12 @@ class Changes:
             self._tell("restart_failed", text_of(error))
             logging.getLogger("sage_plugins").exception("service '%s' was not restarted", self._service)
 
-    def _restart(self, replica: str | None, then: Callable[[], None]) -> None:
-        """Replace one replica, or all. Call *then* when nothing is left to do."""
+    def _restart(self, replica: str | None, on_done: Callable[[], None]) -> None:
+        """Replace one replica, or all. Call *on_done* when nothing is left to do."""
         indexes = {member.id: member.spec.index for member in self._replicas.places}
         if replica is not None and replica not in indexes:
             msg = f"service '{self._service}' has no replica {replica!r}: it has {', '.join(indexes)}"
-            then()
+            on_done()
             raise DeployError(msg, service=self._service)
         chosen = list(indexes.values()) if replica is None else [indexes[replica]]
         from sage_plugins.resilience.rollout import RolloutSettings  # most services are never changed
@@ -199,16 +200,16 @@ class Changes:
         to = self._replicas.composition
         limit = to.config.startup_timeout
         same = RolloutSettings.of(to.config.update)._replace(progress_deadline=limit, auto_rollback=False)
-        self._rolling(to, chosen, same, updates=False).run(then)
+        self._rolling(to, chosen, same, updates=False).run(on_done)
         self._tell("restarted", f"{'every replica' if replica is None else replica} was replaced")
 
     def _rolling(self, to: Composition, places: Sequence[int], settings: RolloutSettings, *, updates: bool) -> Rolling:
         from sage_plugins.deployment.updating.rolling import Rolling  # as above
 
-        parts = self._replicas, self._launcher, self._departure, self._supervisor, self._readiness
+        parts = self._replicas, self._launcher, self._stopper, self._supervisor, self._readiness
         return Rolling(*parts, to=to, places=places, settings=settings, updates=updates)
 
-    def follow(self, new: Composition, timeout: float | None, *, rolls: bool) -> None:
+    def apply(self, new: Composition, timeout: float | None, *, rolls: bool) -> None:
         """
         Apply the composition *new* within this task.
 
@@ -228,11 +229,11 @@ class Changes:
         elif new.config.user_config != old.config.user_config:
             self._reconfigure(attrs.evolve(old.config, user_config=new.config.user_config))
         if new.balancer is not None:
-            self._balance_as(new, recreate=rolls and new.key_of is not None)
-        if self._replicas.elastic is None:
+            self._use_balancer_of(new, recreate=rolls and new.key_of is not None)
+        if self._replicas.scaler is None:
             self.scale(new.config.replicas)
-        if new.balancer is None and (new.config.replicas > 1 or self._replicas.elastic is not None):
-            self._balance_as(new)
+        if new.balancer is None and (new.config.replicas > 1 or self._replicas.scaler is not None):
+            self._use_balancer_of(new)
         self._replicas.composition = new._replace(balancer=self._balancing.choice)
 
     def _update(self, new: Composition, timeout: float | None) -> None:
@@ -249,12 +250,12 @@ class Changes:
             rolling.run(self._changing.release)
         except DeployError:
             if waits:
-                rolling.wait_left()
+                rolling.wait_for_stopping()
             raise
         if waits:
-            rolling.wait_left()
+            rolling.wait_for_stopping()
 
-    def _balance_as(self, new: Composition, *, recreate: bool = False) -> None:
+    def _use_balancer_of(self, new: Composition, *, recreate: bool = False) -> None:
         """Use the balancer of *new* if it differs. *recreate*: make it again even if it does not differ."""
         present = self._balancing.choice
         same = present is new.balancer or (present and new.balancer and present[:2] == new.balancer[:2])
@@ -262,7 +263,7 @@ class Changes:
             return
         self._begin("given another load balancer")
         try:
-            self._balancing.use_as(new)
+            self._balancing.use_balancer_of(new)
             self._wait_seen()
         finally:
             self._changing.release()
@@ -278,12 +279,12 @@ class Changes:
             try:
                 for member in old:
                     done.append(member)
-                    self._hand_over(member, config)
+                    self._send_user_config(member, config)
             except BaseException as error:
                 replicas.composition = before
                 failed = done.pop() if isinstance(error, OverloadedError) else done[-1]  # it did not begin
                 for member in done:
-                    self._take_back(member, before.config)
+                    self._restore_user_config(member, before.config)
                 if not isinstance(error, Exception):
                     raise
                 msg = (
@@ -295,17 +296,17 @@ class Changes:
             self._changing.release()
         self._tell("reconfigured", f"{counted(len(old), 'replica')} took the changed user_config")
 
-    def _hand_over(self, member: Member, config: ServiceDeploymentConfig) -> None:
+    def _send_user_config(self, member: Member, config: ServiceDeploymentConfig) -> None:
         limit = self._config.startup_timeout
-        if not member.been_ready:  # its instance may already be built with the old configuration
+        if not member.has_been_ready:  # its instance may already be built with the old configuration
             self._readiness.wait([member], limit)
         member.control(ControlOp.RECONFIGURE, (plain(config.user_config), limit), timeout=limit + _ON_THE_WAY_S)
 
-    def _take_back(self, member: Member, config: ServiceDeploymentConfig) -> None:
+    def _restore_user_config(self, member: Member, config: ServiceDeploymentConfig) -> None:
         """Give a replica its old configuration again, or replace the replica if that fails."""
         if config.user_config is not None:
             try:
-                self._hand_over(member, config)
+                self._send_user_config(member, config)
             except Exception:
                 log = logging.getLogger("sage_plugins")
                 log.exception("%s is replaced, as it cannot be given its old user_config", member.id)

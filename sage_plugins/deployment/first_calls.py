@@ -55,19 +55,19 @@ class FirstCalls:
         Raises:
             DeployError: The service cannot be started, or did not become ready.
         """
-        life = self._replicas.life
-        if life.state is ReplicaState.READY:
+        lifecycle = self._replicas.lifecycle
+        if lifecycle.state is ReplicaState.READY:
             return
         # The thread that began the start stops the service after a failure; an earlier stop would hide the error.
-        begins = life.state is ReplicaState.PENDING
+        begins = lifecycle.state is ReplicaState.PENDING
         self._begin()
-        with life.condition:
-            if life.state is not ReplicaState.STARTING:
+        with lifecycle.condition:
+            if lifecycle.state is not ReplicaState.STARTING:
                 return
             caller = current_call()
             if caller is not None and caller.prepares:
                 if self._watched.acquire(blocking=False):
-                    life.in_background(lambda: self._watch(failed, begins=begins), "first-call")
+                    lifecycle.in_background(lambda: self._watch(failed, begins=begins), "first-call")
                 return
         start_running()
 
@@ -91,4 +91,4 @@ class FirstCalls:
     def seconds_to_start(self) -> float:
         """Return the seconds that a call may take longer because the service is being started; 0 if it is not."""
         replicas = self._replicas
-        return replicas.composition.config.startup_timeout if replicas.life.state is ReplicaState.STARTING else 0.0
+        return replicas.composition.config.startup_timeout if replicas.lifecycle.state is ReplicaState.STARTING else 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.deployment.life import shown_state
+from sage_plugins.deployment.lifecycle import shown_state
 from sage_plugins.deployment.replicas.waiting import stats_of
 from sage_plugins.interfaces.control import OWN_METRICS
 from sage_plugins.interfaces.families import Family, add_up, growing
@@ -41,19 +41,19 @@ def not_composed() -> Families:
 
 
 def measured_by(
-    members: Sequence[Member], counts_of_left: Mapping[str, Any], stats: Sequence[Mapping[str, Any]]
+    members: Sequence[Member], counts_of_departed: Mapping[str, Any], stats: Sequence[Mapping[str, Any]]
 ) -> Families:
     """
     Return the sums of what replicas measure themselves, such as `ctx.metrics`.
 
     Args:
         members: The present replicas.
-        counts_of_left: Counts of the replicas that have left.
+        counts_of_departed: Counts of the replicas that have left.
         stats: Statistics of each of *members*, in the same order.
     """
-    parts: list[Families] = [counts_of_left.get(OWN_METRICS, {})]
-    for member, said in zip(members, stats, strict=True):
-        own: Families = said["recorders"].get(OWN_METRICS, {})
+    parts: list[Families] = [counts_of_departed.get(OWN_METRICS, {})]
+    for member, answer in zip(members, stats, strict=True):
+        own: Families = answer["recorders"].get(OWN_METRICS, {})
         if own:
             gone = member.ended or member.state is ReplicaState.STOPPED
             own = growing(own) if gone else own
@@ -74,7 +74,7 @@ class Measuring:
     Measures one service on demand. From any thread.
 
     Attributes:
-        final: The first result of `counted` after the service had stopped; None before.
+        final: The first result of `counters` after the service had stopped; None before.
     """
 
     def __init__(self, replicas: ReplicaSet) -> None:
@@ -84,7 +84,7 @@ class Measuring:
         self._lock = threading.Lock()  # guards `final`
         self._is_remote = "in_process" not in replicas.composition.target.registration.capabilities
 
-    def counted(self) -> Families:
+    def counters(self) -> Families:
         """
         Return the counters and histograms, which never fall, of a service that is being replaced or has stopped.
 
@@ -99,17 +99,17 @@ class Measuring:
             return found if self.final is None else self.final
 
     @property
-    def elsewhere(self) -> Sequence[Member]:
+    def remote_members(self) -> Sequence[Member]:
         """The service's replicas, if they are in other processes; else none."""
         return self._replicas.members if self._is_remote else ()
 
     def families(self) -> Families:
         """Return all families. Asks replicas in other processes, as a status does."""
-        members, counts_of_left = self._there()
+        members, counts_of_departed = self._members_and_counts()
         stats = stats_of(members, in_process=not self._is_remote)
-        snapshots = [counts_of_left, *(each["recorders"] for each in stats)]
-        families = {each.name: each for each in (*self._own(stats), *self._replicas.watchers.families(snapshots))}
-        return families | measured_by(members, counts_of_left, stats)
+        snapshots = [counts_of_departed, *(each["recorders"] for each in stats)]
+        found = (*self._core_families(stats), *self._replicas.monitors.families(snapshots))
+        return {each.name: each for each in found} | measured_by(members, counts_of_departed, stats)
 
     def counts(self) -> Families:
         """
@@ -117,19 +117,20 @@ class Measuring:
 
         A family is the same object as before if its monitor has counted nothing since.
         """
-        members, counts_of_left = self._there()
+        members, counts_of_departed = self._members_and_counts()
         if self._is_remote:
-            found = [said["recorders"] for said in stats_of(members, in_process=False)]
+            found = [answer["recorders"] for answer in stats_of(members, in_process=False)]
         else:
-            found = [each.counted() for each in members]
-        return {each.name: each for each in self._replicas.watchers.families([counts_of_left, *found], counting=True)}
+            found = [each.local_counts() for each in members]
+        families = self._replicas.monitors.families([counts_of_departed, *found], counting=True)
+        return {each.name: each for each in families}
 
-    def _there(self) -> tuple[Sequence[Member], Mapping[str, Any]]:
+    def _members_and_counts(self) -> tuple[Sequence[Member], Mapping[str, Any]]:
         """Return the present replicas and the counts of those that have left, at one moment."""
         with self._replicas.condition:  # so that each replica is in exactly one of the two
-            return self._replicas.members, self._replicas.counts_of_left
+            return self._replicas.members, self._replicas.counts_of_departed
 
-    def _own(self, stats: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
+    def _core_families(self, stats: Sequence[Mapping[str, Any]]) -> Iterator[Family]:
         replicas = self._replicas
         inflight = slots = abandoned = desired = ready = threads = busy = 0
         states = {str(ReplicaState.READY): 0}  # present even at 0, so that an alert can compare it
@@ -143,10 +144,10 @@ class Measuring:
                 inflight += lane.inflight
                 slots += lane.slots
                 abandoned += lane.abandoned
-        for said in stats:
-            if said["runner"] is not None:
-                threads += said["runner"].threads
-                busy += min(said["runner"].threads, said.get("running", 0))
+        for answer in stats:
+            if answer["runner"] is not None:
+                threads += answer["runner"].threads
+                busy += min(answer["runner"].threads, answer.get("running", 0))
         for name, value in {
             "sage_service_ready": shown_state(replicas.state, ready, desired) in {ReplicaState.READY, "degraded"},
             "sage_requests_in_flight": inflight,
@@ -154,7 +155,7 @@ class Measuring:
             "sage_queue_depth": replicas.router.waiting,
             "sage_queue_capacity": replicas.composition.config.queue_size,
             "sage_abandoned_calls": abandoned,
-            "sage_desired_replicas": desired if replicas.elastic is None else replicas.elastic.wanted,
+            "sage_desired_replicas": desired if replicas.scaler is None else replicas.scaler.wanted,
         }.items():
             yield Family(name, "gauge", _GAUGES[name], (), {(): value})
         by_state = {(state,): number for state, number in states.items()}

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces.families import Family
     from sage_plugins.values import Choice
 
-__all__ = ["Watched", "Watchers"]
+__all__ = ["MonitoredService", "ServiceMonitors"]
 
 
-class Watched(NamedTuple):
+class MonitoredService(NamedTuple):
     """The service as its monitors see it: `interfaces.WatchedService`."""
 
     name: str
@@ -42,7 +42,7 @@ class Watched(NamedTuple):
         return self.count_queued()
 
 
-class Watchers:
+class ServiceMonitors:
     """
     All monitors of a service, on the calling side.
 
@@ -76,7 +76,7 @@ class Watchers:
         self._writers = {id: recorder.writer() for id, recorder in self._recorders.items() if recorder is not None}
         self._writing = threading.RLock()  # only one thread at a time may use a writer
         #: Called when a caller gives up a call. Replaced as a whole, under _lock.
-        self._looking: tuple[tuple[Choice, Callable[[], None]], ...] = ()
+        self._give_up_listeners: tuple[tuple[Choice, Callable[[], None]], ...] = ()
         self._lock = threading.Lock()
 
     def attach(
@@ -95,19 +95,21 @@ class Watchers:
         """
         for choice, monitor in self._monitors:
             if hasattr(monitor, "attach"):  # a ServiceWatcher; isinstance of a Protocol is 100 times slower
-                seen = service(partial(self._look, choice), partial(self._own, choice, counts))
+                seen = service(partial(self._add_give_up_listener, choice), partial(self._snapshots_of, choice, counts))
                 self._fenced(choice, cast("ServiceWatcher", monitor).attach, seen)
 
-    def _own(self, choice: Choice, counts: Callable[[], Sequence[Mapping[str, Any]]]) -> Sequence[Mapping[str, Any]]:
+    def _snapshots_of(
+        self, choice: Choice, counts: Callable[[], Sequence[Mapping[str, Any]]]
+    ) -> Sequence[Mapping[str, Any]]:
         """Return the snapshots of one monitor's recorders, including the recorder on the calling side."""
         recorder = self._recorders[choice.id]
         mine = None if recorder is None else self._fenced(choice, recorder.snapshot)
         own = [each[choice.id] for each in counts() if choice.id in each]
         return own if mine is None else [*own, mine]
 
-    def _look(self, choice: Choice, look: Callable[[], None]) -> None:
+    def _add_give_up_listener(self, choice: Choice, listener: Callable[[], None]) -> None:
         with self._lock:
-            self._looking = (*self._looking, (choice, look))
+            self._give_up_listeners = (*self._give_up_listeners, (choice, listener))
 
     def count(self, method: int, outcome: int, wait_s: float, run_s: float) -> None:
         """Record a call that ended on the calling side."""
@@ -118,8 +120,8 @@ class Watchers:
 
     def given_up(self) -> None:
         """Report that a caller has given up a call, which may still run."""
-        for choice, look in self._looking:
-            self._fenced(choice, look)
+        for choice, listener in self._give_up_listeners:
+            self._fenced(choice, listener)
 
     def refused(self, method: int, reason: str) -> None:
         """Report that a call was not accepted."""
@@ -165,7 +167,8 @@ class Watchers:
         """Return each monitor's summary of *snapshots* (as for `merge`) and of its own counts on the calling side."""
         found = {}
         for choice, monitor in self._monitors:
-            found[choice.id] = self._fenced(choice, monitor.summary, self._own(choice, lambda: snapshots)) or {}
+            own = self._snapshots_of(choice, lambda: snapshots)
+            found[choice.id] = self._fenced(choice, monitor.summary, own) or {}
         return found
 
     def families(self, snapshots: Sequence[Mapping[str, Any]], *, counting: bool = False) -> list[Family]:
@@ -180,7 +183,7 @@ class Watchers:
                 continue
             families = getattr(monitor, "families", None)  # a MetricsExporter; isinstance is slow
             if families is not None:
-                own = self._own(choice, lambda: snapshots)
+                own = self._snapshots_of(choice, lambda: snapshots)
                 found += self._fenced(choice, lambda ask, of: list(ask(of)), families, own) or ()
         return found
 

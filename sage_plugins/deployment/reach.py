@@ -44,10 +44,10 @@ class InProcessReach:
         """Publish *service* to other processes; None if no service of the environment can be in another process."""
         self._service = service
         self._lock = threading.RLock()  # re-entrant because a signal handler may stop the service meanwhile
-        self._ways: dict[Hashable, Reach] = {}  # by place; guarded by _lock, as the next three
+        self._reaches: dict[Hashable, Reach] = {}  # by place; guarded by _lock, as the next three
         self._announced = False
         self._ready = False
-        self._over = False
+        self._has_stopped = False
 
     def join(self, other: Reach) -> None:
         """As `Reach.join`."""
@@ -55,19 +55,19 @@ class InProcessReach:
             return
         place = other.place
         with self._lock:
-            if self._over:
+            if self._has_stopped:
                 return
-            way = self._ways.get(place) or other.beside(self._service, self._all_ways)
-            if way is None:
+            reach = self._reaches.get(place) or other.beside(self._service, self._all_reaches)
+            if reach is None:
                 return
-            self._ways[place] = way
+            self._reaches[place] = reach
             if self._announced:
-                way.announce()
+                reach.announce()
             if self._ready:
-                way.ready()
+                reach.ready()
 
-    def _all_ways(self) -> tuple[Reach, ...]:
-        return tuple(self._ways.values())
+    def _all_reaches(self) -> tuple[Reach, ...]:
+        return tuple(self._reaches.values())
 
     @property
     def place(self) -> None:
@@ -89,50 +89,50 @@ class InProcessReach:
         """As `Reach.announce`."""
         with self._lock:
             self._announced = True
-            ways = self._all_ways()
-        for way in ways:
-            way.announce(after)
+            reaches = self._all_reaches()
+        for reach in reaches:
+            reach.announce(after)
 
     def ready(self) -> None:
         """As `Reach.ready`."""
         with self._lock:
             self._ready = True
-            for way in self._ways.values():
-                way.ready()
+            for reach in self._reaches.values():
+                reach.ready()
 
     def changed(self) -> None:
         """As `Reach.changed`."""
-        for way in self._all_ways():
-            way.changed()
+        for reach in self._all_reaches():
+            reach.changed()
 
     def stopping(self) -> None:
         """As `Reach.stopping`."""
-        for way in self._all_ways():
-            way.stopping()
+        for reach in self._all_reaches():
+            reach.stopping()
 
     def stopped(self) -> None:
         """As `Reach.stopped`."""
         with self._lock:
-            self._over = True
-        for way in self._all_ways():
-            way.stopped()
+            self._has_stopped = True
+        for reach in self._all_reaches():
+            reach.stopped()
 
     def ended(self) -> None:
         """As `Reach.ended`."""
-        for way in self._all_ways():
-            way.ended()
+        for reach in self._all_reaches():
+            reach.ended()
 
     def leave(self) -> None:
         """Do nothing: the replicas never go on without this process."""
 
     def wait_seen(self) -> None:
         """As `Reach.wait_seen`."""
-        for way in self._all_ways():
-            way.wait_seen()
+        for reach in self._all_reaches():
+            reach.wait_seen()
 
     def waiting_elsewhere(self) -> int:
         """As `Reach.waiting_elsewhere`."""
-        return sum(way.waiting_elsewhere() for way in self._all_ways())
+        return sum(reach.waiting_elsewhere() for reach in self._all_reaches())
 
     def awaited_by_hooks(self) -> tuple[str, ...]:
         """Always empty: the hooks run in this process."""
@@ -140,8 +140,8 @@ class InProcessReach:
 
     def wait_found(self) -> None:
         """As `Reach.wait_found`."""
-        for way in self._all_ways():
-            way.wait_found()
+        for reach in self._all_reaches():
+            reach.wait_found()
 
     def vacate(self, replicas: Sequence[Replica], limit: float) -> None:
         """Do nothing: calls of other processes come to the router, which sends none to replicas that leave."""
@@ -161,8 +161,8 @@ class InProcessReach:
 
     def handle_parts(self) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
         """As `Reach.handle_parts`; None if no service of the environment is in another process."""
-        ways = self._all_ways()
-        return ways[0].handle_parts() if ways else None
+        reaches = self._all_reaches()
+        return reaches[0].handle_parts() if reaches else None
 
 
 class Reachable:
@@ -204,11 +204,11 @@ class Reachable:
     @property
     def sleeps(self) -> bool:
         """Whether it has no replica because it had nothing to do."""
-        elastic = self._replicas.elastic
-        return elastic is not None and elastic.asleep
+        scaler = self._replicas.scaler
+        return scaler is not None and scaler.asleep
 
     def wake(self) -> None:
         """Start a replica, because another process calls the service; never blocks."""
-        elastic = self._replicas.elastic
-        if elastic is not None:
-            elastic.look_soon(from_elsewhere=True)
+        scaler = self._replicas.scaler
+        if scaler is not None:
+            scaler.look_soon(from_elsewhere=True)

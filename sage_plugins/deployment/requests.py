@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.routing.handles.handle import ServiceHandle
 
-__all__ = ["start"]
+__all__ = ["start_request"]
 
 
-def start(request: Mapping[str, Any], handle: ServiceHandle, clock: Clock, service: str) -> None:
+def start_request(request: Mapping[str, Any], handle: ServiceHandle, clock: Clock, service: str) -> None:
     """
     Start the call and return at once; see `ServiceTask.handle_request`.
 

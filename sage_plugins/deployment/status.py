@@ -6,7 +6,7 @@ import logging
 from time import time as wall_clock
 from typing import TYPE_CHECKING, Any, Final
 
-from sage_plugins.deployment.life import shown_state
+from sage_plugins.deployment.lifecycle import shown_state
 from sage_plugins.deployment.measuring import measured_by
 from sage_plugins.deployment.replicas.waiting import errors_of, stats_of
 from sage_plugins.errors import DeployError, text_of
@@ -45,7 +45,7 @@ class Status:
         """Return settings that were changed since the deployment: the number of replicas, the load balancer."""
         changed: dict[str, Any] = {}
         replicas = len(self._replicas.places)
-        if replicas and self._replicas.elastic is None and replicas != self._replicas.composition.config.replicas:
+        if replicas and self._replicas.scaler is None and replicas != self._replicas.composition.config.replicas:
             changed["replicas"] = replicas
         balancer = self._balancing.choice
         if balancer is not None and balancer is not self._replicas.composition.balancer:
@@ -55,9 +55,9 @@ class Status:
     def counts(self) -> list[Mapping[str, Any]]:
         """Return the counts of all replicas, including those that have left: {monitor id: snapshot} each."""
         with self._replicas.condition:  # so that each replica is in exactly one of the two
-            members, counts_of_left = self._replicas.members, self._replicas.counts_of_left
+            members, counts_of_departed = self._replicas.members, self._replicas.counts_of_departed
         stats = stats_of(members, in_process=not self._is_remote)
-        return [counts_of_left, *(each["recorders"] for each in stats)]
+        return [counts_of_departed, *(each["recorders"] for each in stats)]
 
     def overview(self) -> dict[str, Any]:
         """Return the part of the status that needs no question to a replica; see `Environment.overview`."""
@@ -66,7 +66,7 @@ class Status:
             members = replicas.members
             shown = [(member, str(member.state), member.lane) for member in members]
             staying = [each for each in members if not each.is_leaving]
-            missing = _missing(staying)
+            missing = _reasons_not_ready(staying)
             ready = sum(member.state is ReplicaState.READY for member in staying)
         return {
             "state": shown_state(replicas.state, ready, len(staying)),
@@ -81,7 +81,7 @@ class Status:
                 }
                 for member, state, lane in shown
             ],
-            "replaced": replicas.supervision.replaced,
+            "replaced": replicas.supervision.replacement_count,
             "queue": replicas.router.waiting,
             "queue_capacity": self._replicas.composition.config.queue_size,
             **self._scaling(),
@@ -91,21 +91,21 @@ class Status:
         """Return the status; see `Environment.get_service_status`."""
         replicas = self._replicas
         with replicas.condition:  # so that each replica is in exactly one of the two
-            members, counts_of_left = replicas.members, replicas.counts_of_left
+            members, counts_of_departed = replicas.members, replicas.counts_of_departed
         stats = stats_of(members, in_process=not self._is_remote)
         balancer = self._balancing.choice
         now = wall_clock()
-        active = [now - said["idle"] - said["age"] for said in stats if said.get("idle") is not None]
+        active = [now - answer["idle"] - answer["age"] for answer in stats if answer.get("idle") is not None]
         self._active_at = max(self._active_at, *active) if active else self._active_at
         with replicas.condition:  # so that state, error and history match
-            states = [(str(member.state), member.error, list(member.past)) for member in members]
+            states = [(str(member.state), member.error, list(member.history)) for member in members]
             staying = [each for each in members if not each.is_leaving]
-            missing = _missing(staying)
+            missing = _reasons_not_ready(staying)
             ready = sum(member.state is ReplicaState.READY for member in staying)
         threads = [0 if each["runner"] is None else each["runner"].threads for each in stats]
-        snapshots = [counts_of_left, *(each["recorders"] for each in stats)]
-        own = measured_by(members, counts_of_left, stats)
-        summaries = replicas.watchers.summaries(snapshots)
+        snapshots = [counts_of_departed, *(each["recorders"] for each in stats)]
+        own = measured_by(members, counts_of_departed, stats)
+        summaries = replicas.monitors.summaries(snapshots)
         return {
             "service_name": replicas.name,
             "state": shown_state(replicas.state, ready, len(staying)),
@@ -126,18 +126,18 @@ class Status:
                     "slots": member.lane.slots,
                     "abandoned": member.lane.abandoned,
                     "threads": number,
-                    "pid": said["pid"],
-                    "stats_age": said["age"],
+                    "pid": answer["pid"],
+                    "stats_age": answer["age"],
                     "error": error,
                     "since": member.since,
                     "restarts": member.spec.generation,
                     "standby": balancer is None and state == ReplicaState.READY and not member.lane.serves,
-                    "history": past,
-                    **_used(said),
+                    "history": history,
+                    **_usage(answer),
                 }
-                for member, number, said, (state, error, past) in zip(members, threads, stats, states, strict=True)
+                for member, number, answer, (state, error, history) in zip(members, threads, stats, states, strict=True)
             ],
-            "replaced": replicas.supervision.replaced,
+            "replaced": replicas.supervision.replacement_count,
             **self._scaling(),
             "own_metrics": {name: each.rows() for name, each in own.items() if not name.startswith("sage_")},
             "monitors": summaries,
@@ -145,16 +145,16 @@ class Status:
 
     @property
     def _is_asleep(self) -> bool:
-        elastic = self._replicas.elastic
-        return elastic is not None and elastic.asleep
+        scaler = self._replicas.scaler
+        return scaler is not None and scaler.asleep
 
     def _scaling(self) -> dict[str, Any]:
         """Return how many replicas the autoscaler wants, and the bounds; empty for a fixed number."""
-        elastic = self._replicas.elastic
-        if elastic is None:
+        scaler = self._replicas.scaler
+        if scaler is None:
             return {}
-        fewest, most = elastic.bounds
-        return {"autoscale": {"wanted": elastic.wanted, "min": fewest, "max": most}}
+        fewest, most = scaler.bounds
+        return {"autoscale": {"wanted": scaler.wanted, "min": fewest, "max": most}}
 
     def errors(self) -> list[MethodError]:
         """As `Operations.errors`."""
@@ -209,15 +209,15 @@ class Status:
         )
 
 
-def _missing(members: Sequence[Member]) -> dict[str, str]:
+def _reasons_not_ready(members: Sequence[Member]) -> dict[str, str]:
     """Return why replicas are not ready, by ID, for those that have ended or have a reason."""
-    ill = [each for each in members if each.state is not ReplicaState.READY]
-    return {each.id: each.missing for each in ill if each.ended or each.missing}
+    not_ready = [each for each in members if each.state is not ReplicaState.READY]
+    return {each.id: each.reason_line for each in not_ready if each.ended or each.reason_line}
 
 
-def _used(said: Mapping[str, Any]) -> dict[str, Any]:
+def _usage(answer: Mapping[str, Any]) -> dict[str, Any]:
     """Return the busy cores and the bytes of a replica's process; None if the monitor `metrics` has not measured it."""
-    process = said["recorders"].get("metrics", {}).get("process") or {}
+    process = answer["recorders"].get("metrics", {}).get("process") or {}
     cpu = process.get("cpu_percent")
     return {"cpu": None if cpu is None else cpu / 100, "memory": process.get("memory_bytes")}
 

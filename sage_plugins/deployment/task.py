@@ -10,17 +10,17 @@ from sage_plugins.call.current import current_call
 from sage_plugins.deployment.balancing import Balancing, create_balancer
 from sage_plugins.deployment.changes import Changes
 from sage_plugins.deployment.first_calls import FirstCalls
-from sage_plugins.deployment.life import ServiceLife
+from sage_plugins.deployment.lifecycle import ServiceLifecycle
 from sage_plugins.deployment.measuring import Measuring
-from sage_plugins.deployment.monitors import Watched, Watchers
+from sage_plugins.deployment.monitors import MonitoredService, ServiceMonitors
 from sage_plugins.deployment.reach import InProcessReach, Reachable
-from sage_plugins.deployment.replicas.departure import Departure
 from sage_plugins.deployment.replicas.replica_set import ReplicaSet
 from sage_plugins.deployment.replicas.starting import Launcher
+from sage_plugins.deployment.replicas.stopper import ReplicaStopper
 from sage_plugins.deployment.replicas.supervision import ReplicaSupervisor
 from sage_plugins.deployment.replicas.waiting import Readiness
 from sage_plugins.deployment.status import Instances, Status
-from sage_plugins.deployment.stopping import Stopping
+from sage_plugins.deployment.stopping import ServiceStopper
 from sage_plugins.errors import DeployError
 from sage_plugins.process_end import rest
 from sage_plugins.routing.guarding.choice import guards_for
@@ -88,8 +88,8 @@ class ServiceTask:
         self.clock = clock
         self._config = composition.config
         self._has_left = False  # whether an earlier process left replicas
-        self._life = ServiceLife(composition.name)
-        self._watchers = Watchers(
+        self._lifecycle = ServiceLifecycle(composition.name)
+        self._monitors = ServiceMonitors(
             composition.name, composition.monitors, tuple(method.name for method in composition.methods), on_event
         )
         balancer, observe = create_balancer(composition.balancer, composition.where)
@@ -98,32 +98,32 @@ class ServiceTask:
             clock,
             queue_size=self._config.queue_size,
             **when_full(self._config.overload),
-            guards=guards_for(self._config, self._watchers.tell),
-            count=self._watchers.count,
-            refused=self._watchers.refused,
-            given_up=self._watchers.given_up,
+            guards=guards_for(self._config, self._monitors.tell),
+            count=self._monitors.count,
+            refused=self._monitors.refused,
+            given_up=self._monitors.given_up,
             balancer=balancer,
             key_of=composition.key_of,
             observe=observe,
             on_balancer_error=lambda error: self._balancing.failed(error),  # noqa: PLW0108 - _balancing is made later
-            overloaded=lambda why: self._watchers.tell("overloaded", why),
+            overloaded=lambda why: self._monitors.tell("overloaded", why),
         )
-        replicas = self.replicas = ReplicaSet(composition, self._router, self._watchers, clock, self._life)
+        replicas = self.replicas = ReplicaSet(composition, self._router, self._monitors, clock, self._lifecycle)
         self._balancing = Balancing(replicas)
         self._readiness = Readiness(replicas)
-        departure = Departure(replicas)
-        launcher = self.launcher = Launcher(replicas, departure, self._readiness, find_service)
+        stopper = ReplicaStopper(replicas)
+        launcher = self.launcher = Launcher(replicas, stopper, self._readiness, find_service)
         self.reach: Reach = (
             InProcessReach() if reach is None else reach(launcher.target, Reachable(replicas, self._balancing))
         )
         replicas.reach = self.reach
         self._router.on_change = self.reach.changed
         supervisor = self._supervisor = ReplicaSupervisor(
-            replicas, launcher, departure, self._readiness, self._life.in_background
+            replicas, launcher, stopper, self._readiness, self._lifecycle.in_background
         )
-        self.changes = Changes(replicas, launcher, departure, supervisor, self._balancing, self._readiness)
-        self._stopping = Stopping(replicas, launcher, departure, supervisor)
-        undo = lambda: self._stopping.end(0, background=True, leaves=self._has_left)  # noqa: E731 - no method for one line
+        self.changes = Changes(replicas, launcher, stopper, supervisor, self._balancing, self._readiness)
+        self._service_stopper = ServiceStopper(replicas, launcher, stopper, supervisor)
+        undo = lambda: self._service_stopper.end(0, background=True, detaches=self._has_left)  # noqa: E731 - no method for one line
         self._first_calls = FirstCalls(replicas, self.begin, self.wait_ready, undo)
         self.status_view = Status(replicas, self._balancing)
         self.measuring = Measuring(replicas)
@@ -173,13 +173,13 @@ class ServiceTask:
             ClusterUnavailableError: It is not known whether the service runs.
         """
         with self.replicas.starting:  # stopping takes this lock too, so that it misses no replica
-            if not self._life.begin():
+            if not self._lifecycle.begin():
                 return
             cls = self.composition.factory.service_class
             hooks = frozenset(hook for hook in LIFECYCLE_HOOKS if callable(getattr(cls, hook, None)))
-            self._watchers.attach(
+            self._monitors.attach(
                 partial(
-                    Watched,
+                    MonitoredService,
                     self.service_name,
                     self._config,
                     self.clock,
@@ -205,7 +205,7 @@ class ServiceTask:
 
     def undo_start(self) -> None:
         """Stop what this task started, after a failure. Replicas of an earlier process go on."""
-        self._stopping.end(0, background=False, leaves=self._has_left)
+        self._service_stopper.end(0, background=False, detaches=self._has_left)
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """
@@ -217,12 +217,12 @@ class ServiceTask:
         Raises:
             DeployError: A replica failed, or was not ready in time.
         """
-        with self._life.condition:
-            if self._life.state is not ReplicaState.READY:
+        with self._lifecycle.condition:
+            if self._lifecycle.state is not ReplicaState.READY:
                 self._readiness.wait(
                     self.replicas.members,
                     self.composition.config.startup_timeout if timeout is None else timeout,
-                    over=lambda: self._life.state is ReplicaState.READY,
+                    over=lambda: self._lifecycle.state is ReplicaState.READY,
                 )
         self.reach.wait_found()  # the caller may now tell another process to call the service
 
@@ -263,7 +263,7 @@ class ServiceTask:
                 running calls end with ServiceStoppedError. Running methods go on.
         """
         limit = self.drain_timeout if drain_timeout is None else drain_timeout
-        self._stopping.end(limit, background=current_call() is not None)
+        self._service_stopper.end(limit, background=current_call() is not None)
 
     def close(self, drain_timeout: float | None = None) -> None:
         """
@@ -273,11 +273,11 @@ class ServiceTask:
         detaches from it.
         """
         limit = self.drain_timeout if drain_timeout is None else drain_timeout
-        self._stopping.close(limit, background=current_call() is not None)
+        self._service_stopper.close(limit, background=current_call() is not None)
 
     def close_to_outsiders(self, watch: Callable[[], None]) -> None:
         """Accept only calls from inside other services' calls. Calls *watch* when `idle` may have changed."""
-        self._stopping.close_to_outsiders(watch)
+        self._service_stopper.close_to_outsiders(watch)
 
     @property
     def idle(self) -> bool:
@@ -322,7 +322,7 @@ class ServiceTask:
         """In a forked child: refuse every call. Touch nothing else."""
         self._router.after_fork(error)
         self.changes.after_fork()
-        self._life.after_fork()
+        self._lifecycle.after_fork()
 
     def drain(self, timeout: float | None = None) -> None:
         """As `stop`, under the name that operators know."""
@@ -486,9 +486,9 @@ class ServiceTask:
         Raises:
             ConfigError: *request* has no `response_queue` with `put`.
         """
-        from sage_plugins.deployment.requests import start
+        from sage_plugins.deployment.requests import start_request
 
-        start(request, self.handle, self.clock, self.service_name)
+        start_request(request, self.handle, self.clock, self.service_name)
 
     def __repr__(self) -> str:
         """Return the name and the state, for debugging."""

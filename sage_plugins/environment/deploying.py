@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from sage_plugins.planning.plan import DeploymentPlan, ServicePlan
     from sage_plugins.values import ReplicaSpec
 
-from sage_plugins.environment.services import AT_REST
+from sage_plugins.environment.services import NOT_RUNNING
 
 __all__ = ["Deploying"]
 
@@ -36,8 +36,8 @@ class Deploying:
         self._services = services
         self._applying = threading.Lock()  # held while `apply` runs
 
-    def deploy(self, timeout: float | None, then: Callable[[], None]) -> None:
-        """As `Environment.deploy`, then call *then*. If *then* raises, the services started here are stopped."""
+    def deploy(self, timeout: float | None, on_ready: Callable[[], None]) -> None:
+        """As `Environment.deploy`, then call *on_ready*. If that raises, the services started here are stopped."""
         if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
             msg = f"timeout must be seconds, or None, got {timeout!r}; `deploy` starts all services that are registered"
             raise TypeError(msg)
@@ -46,14 +46,14 @@ class Deploying:
             for name in names:
                 self._services.check_open(name)
                 if name in self._services.tasks and self._services.tasks[name].state == "stopped":
-                    self._services.retire(name)  # a stopped task cannot start again
+                    self._services.remove_task(name)  # a stopped task cannot start again
         new = [name for name in names if name not in self._services.tasks]
         composed = dict(zip(new, self._services.catalogue.compose_all(new, self._services.registry), strict=True))
         tasks = [self._services.task(name, composed.get(name)) for name in names]
-        self._start_all(tasks, timeout, then)
+        self._start_all(tasks, timeout, on_ready)
 
     def _start_all(
-        self, tasks: Sequence[ServiceTask], timeout: float | None, then: Callable[[], None] | None = None
+        self, tasks: Sequence[ServiceTask], timeout: float | None, on_ready: Callable[[], None] | None = None
     ) -> None:
         # Read now: a constructor may call another of these services, which starts that service before its turn.
         started = [task for task in tasks if task.state == "pending"]
@@ -61,8 +61,8 @@ class Deploying:
             for task in started:
                 task.begin()
             _wait_ready(tasks, timeout)
-            if then is not None:
-                then()
+            if on_ready is not None:
+                on_ready()
         except BaseException:
             for task in reversed(started):
                 task.undo_start()
@@ -70,7 +70,7 @@ class Deploying:
                 # A stopped task cannot start again, so the next deploy makes new ones.
                 for task in started:
                     if self._services.tasks.get(task.service_name) is task:
-                        self._services.retire(task.service_name)
+                        self._services.remove_task(task.service_name)
             raise
 
     def adopt(self, timeout: float | None = None) -> list[str]:
@@ -93,19 +93,19 @@ class Deploying:
                 self._services.check_open(next(iter(found), self._services.name))
                 for name, spec in found.items():
                     task = self._services.tasks.get(name)
-                    if task is None or task.state in AT_REST:
+                    if task is None or task.state in NOT_RUNNING:
                         composition = self._services.catalogue.compose_as(
                             name, spec.factory, spec.config, self._services.registry
                         )
                         tasks.append(self._services.task_for(composition))
                 for task in tasks:
-                    self._services.retire(task.service_name)
+                    self._services.remove_task(task.service_name)
                     self._services.tasks[task.service_name] = task
             self._start_all(tasks, timeout)
         return list(found)
 
-    def apply(self, plan: Callable[[], DeploymentPlan], timeout: float | None, then: Callable[[], None]) -> None:
-        """As `Environment.apply`; *plan* returns the plan, *then* is passed to `deploy`."""
+    def apply(self, plan: Callable[[], DeploymentPlan], timeout: float | None, on_ready: Callable[[], None]) -> None:
+        """As `Environment.apply`; *plan* returns the plan, *on_ready* is passed to `deploy`."""
         if not self._applying.acquire(blocking=current_call() is None):
             msg = (
                 f"environment {self._services.name!r} is being changed by another thread; from within a service's call "
@@ -117,11 +117,11 @@ class Deploying:
             for service in found.services:
                 if service.action == "change":
                     self._change(service, timeout)
-            self.deploy(timeout, then)
+            self.deploy(timeout, on_ready)
             for service in found.services:
                 if service.action == "remove":
                     with self._services.lock:
-                        task = self._services.retire(service.name)
+                        task = self._services.remove_task(service.name)
                     if task is not None:
                         task.stop()
         finally:
@@ -129,17 +129,17 @@ class Deploying:
 
     def _change(self, service: ServicePlan, timeout: float | None) -> None:
         """Change the running service if its router and handles can stay; if not, replace it as a whole."""
-        from sage_plugins.deployment.updating.ways import WayKind  # most environments are never changed
+        from sage_plugins.deployment.updating.update_plan import UpdateKind  # most environments are never changed
 
         name = service.name
         new, _ = self._services.catalogue.compose(name, self._services.registry)
-        way = self._services.way(name, new, [change.key for change in service.changes])
+        update = self._services.plan_update(name, new, [change.key for change in service.changes])
         with self._services.lock:
             task = self._services.tasks[name]
-        if way.kind is WayKind.WHOLE or not task.is_running:
+        if update.kind is UpdateKind.WHOLE or not task.is_running:
             self._replace(name, timeout)
         else:
-            task.changes.follow(new, timeout, rolls=way.kind is WayKind.ROLL)
+            task.changes.apply(new, timeout, rolls=update.kind is UpdateKind.ROLL)
 
     def _replace(self, name: str, timeout: float | None) -> None:
         from sage_plugins.resilience.rollout import RolloutSettings  # as above
@@ -163,7 +163,7 @@ class Deploying:
             closed = self._services.closed
             old = self._services.tasks.get(name)
             if not closed:
-                self._services.retire(name)
+                self._services.remove_task(name)
                 self._services.tasks[name] = new
         if closed:
             new.stop(drain_timeout=0)
@@ -171,16 +171,16 @@ class Deploying:
         if old is not None:
             old.stop()
 
-    def close(self, drain_timeout: float | None, then: Callable[[], None]) -> None:
-        """As `Environment.close`; calls *then* when all services have stopped."""
+    def close(self, drain_timeout: float | None, on_done: Callable[[], None]) -> None:
+        """As `Environment.close`; calls *on_done* when all services have stopped."""
         tasks = self._services.close()
         if any(task.owns(current_call()) for task in tasks):
             # A service's own call closes its environment: waiting here for that call would be a deadlock.
-            start_thread(lambda: self._close(tasks, drain_timeout, then), f"{self._services.name}-close")
+            start_thread(lambda: self._close(tasks, drain_timeout, on_done), f"{self._services.name}-close")
         else:
-            self._close(tasks, drain_timeout, then)
+            self._close(tasks, drain_timeout, on_done)
 
-    def _close(self, tasks: list[ServiceTask], drain_timeout: float | None, then: Callable[[], None]) -> None:
+    def _close(self, tasks: list[ServiceTask], drain_timeout: float | None, on_done: Callable[[], None]) -> None:
         # Accepted calls may call other services, so all services accept their calls until all are idle.
         idle = threading.Event()
 
@@ -196,7 +196,7 @@ class Deploying:
         idle.wait(until - self._services.clock.monotonic())
         for task in reversed(tasks):
             task.close(max(0.0, until - self._services.clock.monotonic()))
-        then()
+        on_done()
 
     def after_fork(self) -> None:
         """In a forked child: replace the lock, because its holder does not exist here."""

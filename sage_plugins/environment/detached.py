@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sage_plugins.planning.composition import Composition
     from sage_plugins.plugins.registry import Registry
 
-__all__ = ["Elsewhere", "keeping_targets", "refuse_another"]
+__all__ = ["DetachedStatus", "check_same_settings", "keeping_targets"]
 
 #: Seconds between a failed look and the next one.
 _LOOK_AGAIN_S: Final = 5.0
@@ -52,7 +52,7 @@ def keeping_targets(registry: Registry, options: Mapping[str, Mapping[str, Any]]
             yield registration.create(own, found)
 
 
-def refuse_another(composition: Composition, earlier: EarlierService) -> None:
+def check_same_settings(composition: Composition, earlier: EarlierService) -> None:
     """
     Check that the running service has the same settings as *composition*.
 
@@ -77,7 +77,7 @@ def refuse_another(composition: Composition, earlier: EarlierService) -> None:
         raise DeployError(msg, service=composition.name)
 
 
-class Elsewhere:
+class DetachedStatus:
     """Reads the published state of services that outlive processes. All methods are safe from any thread."""
 
     def __init__(self, services: Services) -> None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sage_plugins.clock import SYSTEM
 from sage_plugins.environment.deploying import Deploying
-from sage_plugins.environment.detached import Elsewhere
+from sage_plugins.environment.detached import DetachedStatus
 from sage_plugins.environment.logs import Logs
 from sage_plugins.environment.registering import Registering
-from sage_plugins.environment.services import AT_REST, Services
+from sage_plugins.environment.services import NOT_RUNNING, Services
 from sage_plugins.environment.views import Views
 from sage_plugins.process_end import forget
 from sage_plugins.texts import counted
@@ -84,7 +84,7 @@ class Environment(Registering, Views):
         Views.__init__(self, on_event)
         self._services = Services(self, name, registry, clock, self._events.tell, options)
         self._logs = Logs(self._services)
-        self._elsewhere = Elsewhere(self._services)
+        self._detached = DetachedStatus(self._services)
         self._deploying = Deploying(self._services)
         self._extensions: Extensions | None = None  # guarded by Services.lock
 
@@ -121,7 +121,7 @@ class Environment(Registering, Views):
         catalogue = self._services.catalogue.snapshot()
         for source in self._read_again() if reread else ():
             catalogue.load(source)
-        return plan_all(catalogue, self.registry, {**(running or {}), **self.running()}, self._services.way)
+        return plan_all(catalogue, self.registry, {**(running or {}), **self.running()}, self._services.plan_update)
 
     def check(
         self, file: str | PathLike[str] | None = None, *, profile: str | None = None, import_classes: bool = True
@@ -155,7 +155,7 @@ class Environment(Registering, Views):
         from sage_plugins.planning.planner import describe
 
         with self._services.lock:
-            tasks = {name: task for name, task in self._services.tasks.items() if task.state not in AT_REST}
+            tasks = {name: task for name, task in self._services.tasks.items() if task.state not in NOT_RUNNING}
         found = {
             name: comparable(describe(task.composition, lambda _: ARGUMENT)) | task.drift
             for name, task in tasks.items()
@@ -367,11 +367,11 @@ class Environment(Registering, Views):
         """
         if self._extensions is not None:
             self._extensions.close()
-        self._deploying.close(drain_timeout, self._closed)
+        self._deploying.close(drain_timeout, self._on_closed)
 
-    def _closed(self) -> None:
+    def _on_closed(self) -> None:
         self._logs.close()
-        self._elsewhere.close()
+        self._detached.close()
         forget(self)
 
     def __enter__(self) -> Self:

@@ -34,7 +34,7 @@ class Logs:
         from sage_plugins.deployment.replicas.waiting import tell_logs
 
         record = self.keep()
-        tell_logs([member for task in tuple(self._services.tasks.values()) for member in task.measuring.elsewhere])
+        tell_logs([member for task in tuple(self._services.tasks.values()) for member in task.measuring.remote_members])
         return record.after(seq, service)
 
     def close(self) -> None:

@@ -15,21 +15,21 @@ from sage_plugins.errors import SageDeployError
 
 if TYPE_CHECKING:
     from sage_plugins.deployment.task import ServiceTask
-    from sage_plugins.environment.detached import Elsewhere
+    from sage_plugins.environment.detached import DetachedStatus
     from sage_plugins.environment.services import Services
 
 __all__ = ["plain", "status_of"]
 
 
 def status_of(
-    services: Services, elsewhere: Elsewhere, show: Callable[[ServiceTask], Any], only: str | None = None
+    services: Services, detached: DetachedStatus, show: Callable[[ServiceTask], Any], only: str | None = None
 ) -> dict[str, Any]:
     """
     Return `services` and `problem` of `Environment.status`.
 
     Args:
         services: The environment's services.
-        elsewhere: Finds services that other processes have deployed.
+        detached: Finds services that other processes have deployed.
         show: Returns the status of one service.
         only: Name of the only wanted service; None for all.
     """
@@ -39,8 +39,8 @@ def status_of(
             found[name] = show(services.task(name))
         except (SageDeployError, ValueError) as error:
             found[name] = {"service_name": name, "state": "refused", "error": str(error)}
-    kept, problem = elsewhere.look()
-    found.update((name, plain(said)) for name, said in kept.items() if name not in found and only in {None, name})
+    kept, problem = detached.look()
+    found.update((name, plain(each)) for name, each in kept.items() if name not in found and only in {None, name})
     return {"services": found, **({"problem": problem} if problem else {})}
 
 

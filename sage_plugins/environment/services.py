@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.config.service_config import ServiceDeploymentConfig
     from sage_plugins.deployment.measuring import Measuring
-    from sage_plugins.deployment.updating.ways import Way
+    from sage_plugins.deployment.updating.update_plan import UpdatePlan
     from sage_plugins.interfaces import (
         ConfigSource,
         DetachingTarget,
@@ -44,12 +44,12 @@ if TYPE_CHECKING:
     from sage_plugins.routing.handles.handle import ServiceHandle
     from sage_plugins.values import Event, Problem
 
-__all__ = ["AT_REST", "Services"]
+__all__ = ["NOT_RUNNING", "Services"]
 
 #: How many former tasks of one service are kept before their counts are added up.
-_RETIRED: Final = 4
+_FORMER_TASKS: Final = 4
 #: States in which nothing of a service runs.
-AT_REST = ("pending", "stopped")
+NOT_RUNNING = ("pending", "stopped")
 
 
 class Services:
@@ -90,10 +90,10 @@ class Services:
         self.clock = clock
         self.on_event = on_event
         # All are guarded by lock.
-        self._retired: dict[str, list[ServiceTask]] = {}  # former tasks, by name
-        self._own: WeakSet[InProcessReach] = WeakSet()  # of services whose replicas are in this process
-        self._places: dict[Hashable, Reach] = {}  # where services are announced: one `Reach` for each place
-        self._past: dict[str, Families] = {}  # sums of the counts of former tasks that have stopped
+        self._former: dict[str, list[ServiceTask]] = {}  # former tasks, by name
+        self._own_reaches: WeakSet[InProcessReach] = WeakSet()  # of services whose replicas are in this process
+        self._announced: dict[Hashable, Reach] = {}  # where services are announced: one `Reach` for each place
+        self._former_counts: dict[str, Families] = {}  # sums of the counts of former tasks that have stopped
         self._environment = environment
         self._registry = registry  # guarded by lock
 
@@ -114,8 +114,8 @@ class Services:
         with self.lock:
             self.check_open(name)
             task = self.tasks.get(name)
-            if task is not None and task.state in AT_REST:
-                self.retire(name)
+            if task is not None and task.state in NOT_RUNNING:
+                self.remove_task(name)
             self.catalogue.register(name, factory, config)
 
     def task(self, name: str, composed: tuple[Composition, list[Problem]] | None = None) -> ServiceTask:
@@ -156,11 +156,11 @@ class Services:
         """Make a task from a composition. With *takes_over*, it takes over what an earlier process left."""
         watch_over(self._environment)
         if "reachable" in composition.target.registration.capabilities:
-            from sage_plugins.environment.detached import refuse_another  # not needed for services in this process
+            from sage_plugins.environment.detached import check_same_settings  # not needed for services in this process
             from sage_plugins.interfaces import EnvironmentView
 
-            view = EnvironmentView(self.id, self.name, self._known, self._announced)
-            accepts = partial(refuse_another, composition) if takes_over else None
+            view = EnvironmentView(self.id, self.name, self._known_services, self._on_announced)
+            accepts = partial(check_same_settings, composition) if takes_over else None
 
             def reach(target: Callable[[], ReachableTarget], service: ReachableService) -> Reach:
                 return target().reach(service, view, accepts)
@@ -172,31 +172,31 @@ class Services:
         """Return the `Reach` of a service whose replicas are in this process."""
         own = InProcessReach(service)
         with self.lock:
-            self._own.add(own)
-            places = tuple(self._places.values())
+            self._own_reaches.add(own)
+            places = tuple(self._announced.values())
         for other in places:
             own.join(other)
         return own
 
-    def _announced(self, reach: Reach) -> None:
+    def _on_announced(self, reach: Reach) -> None:
         """Publish the services of this process where *reach* has announced its own, so that they are found there."""
         with self.lock:
-            self._places[reach.place] = reach
-            own = tuple(self._own)
+            self._announced[reach.place] = reach
+            own = tuple(self._own_reaches)
         for each in own:
             each.join(reach)
 
-    def way(self, name: str, new: Composition, keys: Collection[str]) -> Way:
+    def plan_update(self, name: str, new: Composition, keys: Collection[str]) -> UpdatePlan:
         """Return how a service is changed to *new*, which differs from the running one in the settings *keys*."""
-        from sage_plugins.deployment.updating.ways import way_of  # most environments are never changed
+        from sage_plugins.deployment.updating.update_plan import plan_update  # most environments are never changed
 
         with self.lock:
             task = self.tasks.get(name)
-        if task is None or task.state in AT_REST:
-            return way_of(keys, None, new)
-        return way_of(keys, task.composition, new, outlives=task.reach.outlives)
+        if task is None or task.state in NOT_RUNNING:
+            return plan_update(keys, None, new)
+        return plan_update(keys, task.composition, new, outlives=task.reach.outlives)
 
-    def _known(self) -> dict[str, KnownService]:
+    def _known_services(self) -> dict[str, KnownService]:
         """Return all services of the environment, for replicas in other processes."""
         from sage_plugins.interfaces import KnownService
 
@@ -271,12 +271,12 @@ class Services:
         handle: ServiceHandle = finders[0](name)
         return handle
 
-    def _travelling(self, name: str) -> tuple[Callable[..., ServiceHandle], tuple[Any, ...]]:
+    def _pickled_parts(self, name: str) -> tuple[Callable[..., ServiceHandle], tuple[Any, ...]]:
         """Return the parts of a pickled handle; the service need not be deployed."""
         task = self.task(name)
         parts = task.reach.handle_parts()
         if parts is None:  # no service in another process is deployed yet, but one may be soon
-            for other, known in self._known().items():
+            for other, known in self._known_services().items():
                 if known.reachable:
                     task.reach.join(self.task(other).reach)
             parts = task.reach.handle_parts()
@@ -300,7 +300,7 @@ class Services:
     def _waits_to_bind(self, name: str) -> bool:
         """Whether a call of a service has to wait until its replicas have started."""
         task = self.tasks.get(name)
-        return task is None or task.state in (*AT_REST, "starting")
+        return task is None or task.state in (*NOT_RUNNING, "starting")
 
     def _bind(self, name: str) -> Binding:
         """Return the binding for the first call of a handle; deploy the service if necessary."""
@@ -331,7 +331,7 @@ class Services:
         return ServiceHandle(
             name,
             lambda: self._bind(name),
-            travels=lambda: self._travelling(name),
+            travels=lambda: self._pickled_parts(name),
             service_class=lambda: self._class_of(name),
             waits_to_bind=lambda: self._waits_to_bind(name),
         )
@@ -340,25 +340,25 @@ class Services:
         """Drop a task that has stopped. It cannot start again; the next use of the service makes a new task."""
         with self.lock:
             if self.tasks.get(task.service_name) is task:
-                self.retire(task.service_name)
+                self.remove_task(task.service_name)
 
-    def retire(self, name: str) -> ServiceTask | None:
+    def remove_task(self, name: str) -> ServiceTask | None:
         """Remove the task of *name*, if any, and return it. Its counts are kept. Under `lock`."""
         task = self.tasks.pop(name, None)
         if task is not None and task.state != "pending":
-            retired = self._retired.setdefault(name, [])
-            retired.append(task)
-            if len(retired) > _RETIRED:  # nothing reads the metrics, which would add them up
-                for each in retired:
-                    each.measuring.counted()
+            former = self._former.setdefault(name, [])
+            former.append(task)
+            if len(former) > _FORMER_TASKS:  # nothing reads the metrics, which would add them up
+                for each in former:
+                    each.measuring.counters()
                 self._fold(name)
         return task
 
     def _fold(self, name: str) -> None:
         """Add up the counts of former tasks that have stopped, and forget these tasks; under `lock`."""
-        for task in [each for each in self._retired.get(name, ()) if each.measuring.final is not None]:
-            self._retired[name].remove(task)
-            self._past[name] = add_up([self._past.get(name, {}), task.measuring.final or {}])
+        for task in [each for each in self._former.get(name, ()) if each.measuring.final is not None]:
+            self._former[name].remove(task)
+            self._former_counts[name] = add_up([self._former_counts.get(name, {}), task.measuring.final or {}])
 
     def measured(self, name: str, measure: Callable[[Measuring], Families]) -> Families:
         """
@@ -368,10 +368,10 @@ class Services:
         """
         with self.lock:  # so that each task is in exactly one of the three
             task = self.task(name)
-            past, retired = self._past.get(name), tuple(self._retired.get(name, ()))
-        if past is None and not retired:
+            former_counts, former = self._former_counts.get(name), tuple(self._former.get(name, ()))
+        if former_counts is None and not former:
             return measure(task.measuring)
-        counts = [past or {}, *(each.measuring.counted() for each in retired)]
+        counts = [former_counts or {}, *(each.measuring.counters() for each in former)]
         with self.lock:
             self._fold(name)
         return add_up([*counts, measure(task.measuring)])
@@ -384,8 +384,8 @@ class Services:
             self.catalogue.load(source)
             for name in source.services:
                 task = self.tasks.get(name)
-                if task is not None and task.state in AT_REST:
-                    self.retire(name)
+                if task is not None and task.state in NOT_RUNNING:
+                    self.remove_task(name)
 
     def close(self) -> list[ServiceTask]:
         """Refuse to make new tasks, and return the present ones."""

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.deployment.measuring import Measuring
     from sage_plugins.deployment.task import ServiceTask
-    from sage_plugins.environment.detached import Elsewhere
+    from sage_plugins.environment.detached import DetachedStatus
     from sage_plugins.environment.logs import Logs
     from sage_plugins.environment.services import Services
     from sage_plugins.findings import Finding
@@ -31,7 +31,7 @@ class Views:
     id: str
     _services: Services
     _logs: Logs
-    _elsewhere: Elsewhere
+    _detached: DetachedStatus
 
     def __init__(self, on_event: Callable[[Event], None] | None) -> None:
         """Begin to record events, and to call *on_event* with each."""
@@ -91,7 +91,7 @@ class Views:
         """
         from sage_plugins.environment.plain_status import plain, status_of
 
-        found = status_of(self._services, self._elsewhere, lambda task: plain(task.status()), service)
+        found = status_of(self._services, self._detached, lambda task: plain(task.status()), service)
         return {"environment": self.name, "id": self.id, **found}
 
     def overview(self) -> dict[str, dict[str, Any]]:
@@ -107,7 +107,7 @@ class Views:
         from sage_plugins.environment.plain_status import status_of
 
         found: dict[str, dict[str, Any]] = status_of(
-            self._services, self._elsewhere, lambda task: task.status_view.overview()
+            self._services, self._detached, lambda task: task.status_view.overview()
         )["services"]
         return found
 
@@ -225,8 +225,8 @@ class Views:
             most 50 reasons).
         """
         from sage_plugins.deployment.replicas.nodes import nodes_of
-        from sage_plugins.environment.services import AT_REST
+        from sage_plugins.environment.services import NOT_RUNNING
 
         with self._services.lock:
-            tasks = [task for task in self._services.tasks.values() if task.state not in AT_REST]
+            tasks = [task for task in self._services.tasks.values() if task.state not in NOT_RUNNING]
         return nodes_of(tasks)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from sage_plugins.config.origins import Origin
-    from sage_plugins.deployment.updating.ways import Way
+    from sage_plugins.deployment.updating.update_plan import UpdatePlan
     from sage_plugins.planning.catalogue import Catalogue
     from sage_plugins.planning.composition import Composition
     from sage_plugins.plugins.registry import Registry
@@ -36,7 +36,7 @@ def plan_all(
     catalogue: Catalogue,
     registry: Registry,
     running: Mapping[str, Mapping[str, Any]],
-    way: Callable[[str, Composition, Collection[str]], Way],
+    plan_update: Callable[[str, Composition, Collection[str]], UpdatePlan],
 ) -> DeploymentPlan:
     """
     Return the plan that makes the running services match *catalogue*.
@@ -45,14 +45,15 @@ def plan_all(
         catalogue: The configured services. It must not change meanwhile; use a snapshot.
         registry: The plugins.
         running: The running services by name, each from `comparable`.
-        way: `way(service, new, keys)` returns how the changes of these settings are applied to a running service.
+        plan_update: `plan_update(service, new, keys)` returns how the changes of these settings are applied to a
+            running service.
 
     Raises:
         PlanError, ConfigError, UnknownPluginError, PluginError: As `Environment.plan`.
     """
     names = catalogue.names
     services = [
-        _plan_service(composition, warnings, catalogue.origin(name), way, running.get(name))
+        _plan_service(composition, warnings, catalogue.origin(name), plan_update, running.get(name))
         for name, (composition, warnings) in zip(names, catalogue.compose_all(names, registry), strict=True)
     ]
     gone = [ServicePlan(name, "remove", str(running[name].get("class", ""))) for name in running if name not in names]
@@ -63,7 +64,7 @@ def _plan_service(
     composition: Composition,
     warnings: Sequence[Problem],
     origin: Callable[[str], Origin],
-    way: Callable[[str, Composition, Collection[str]], Way],
+    plan_update: Callable[[str, Composition, Collection[str]], UpdatePlan],
     running: Mapping[str, Any] | None = None,
 ) -> ServicePlan:
     """
@@ -73,7 +74,7 @@ def _plan_service(
         composition: The service.
         warnings: Its warnings.
         origin: Returns the origin of the value at a path, such as `"timeout"`.
-        way: As for `plan_all`.
+        plan_update: As for `plan_all`.
         running: The running service, from `comparable`; None if it does not run.
 
     Raises:
@@ -85,8 +86,8 @@ def _plan_service(
     found = tuple(changes(running, comparable(plan)))
     if not found:
         return attrs.evolve(plan, action="keep")
-    how = way(plan.name, composition, [change.key for change in found])
-    return attrs.evolve(plan, action="change", changes=found, way=how.text)
+    update = plan_update(plan.name, composition, [change.key for change in found])
+    return attrs.evolve(plan, action="change", changes=found, way=update.text)
 
 
 def describe(composition: Composition, origin: Callable[[str], Origin]) -> ServicePlan:

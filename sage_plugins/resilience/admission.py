@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-__all__ = ["Admission", "Excess"]
+__all__ = ["Admission", "Overload"]
 
 #: Weight of a new duration in the mean, and of its deviation in the mean deviation.
 _GAIN: Final = 1 / 8
@@ -33,7 +33,7 @@ _FRESH_TIMES: Final = 8
 _CALM_S: Final = 10.0
 
 
-class Excess(NamedTuple):
+class Overload(NamedTuple):
     """
     Why a call is refused.
 
@@ -100,7 +100,9 @@ class Admission:
         """Whether a call made at *since* that gets its slot *now* will probably miss its *deadline*."""
         return now + self._need(method, deadline - since, now) > deadline
 
-    def excess(self, method: int, now: float, times: tuple[float, float], queue: tuple[int, int]) -> Excess | None:
+    def why_too_late(
+        self, method: int, now: float, times: tuple[float, float], queue: tuple[int, int]
+    ) -> Overload | None:
         """
         Return why a call that is made *now* cannot be answered in time; None if it can.
 
@@ -117,14 +119,14 @@ class Admission:
         expires, deadline = times
         time = min(expires, deadline - self._need(method, deadline - now, now)) - now
         wait = waiting * every.mean / slots
-        return Excess(wait, time) if wait > time else None
+        return Overload(wait, time) if wait > time else None
 
     def seconds_for(self, waiting: int, slots: int, now: float) -> float | None:
         """Return the seconds that *waiting* calls probably take with *slots* slots; None if nothing is known."""
         every = self._all
         return waiting * every.mean / slots if slots and every is not None and every.is_fresh(now) else None
 
-    def is_news(self, now: float) -> bool:
+    def begins_overload(self, now: float) -> bool:
         """Whether a call that is refused *now* begins a new overload. Records the refusal."""
         before, self._overloaded_at = self._overloaded_at, now
         return before is None or now - before > _CALM_S

@@ -23,14 +23,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from sage_plugins.config.nested_keys import BreakerPolicy
 
-__all__ = ["CLOSED", "HALF_OPEN", "OPEN", "Circuit", "Passed", "Stopped"]
+__all__ = ["CLOSED", "HALF_OPEN", "OPEN", "Admitted", "Circuit", "Rejected"]
 
 CLOSED: Final = "closed"
 OPEN: Final = "open"
 HALF_OPEN: Final = "half_open"
 
 
-class Passed(NamedTuple):
+class Admitted(NamedTuple):
     """
     The call is admitted.
 
@@ -41,7 +41,7 @@ class Passed(NamedTuple):
     probe: int = 0
 
 
-class Stopped(NamedTuple):
+class Rejected(NamedTuple):
     """
     The call is not admitted.
 
@@ -78,21 +78,21 @@ class Circuit:
         self._probes = 0  # probes that are under way
         self._succeeded = 0  # probes of this period that succeeded
 
-    def admit(self, now: float) -> Passed | Stopped:
+    def admit(self, now: float) -> Admitted | Rejected:
         """Decide whether a call is admitted."""
         if self.state == CLOSED:
-            return Passed()
+            return Admitted()
         if self.state == OPEN:
             if now < self._until:
-                return Stopped(self._until - now, f"it is open for another {self._until - now:.3g} s")
+                return Rejected(self._until - now, f"it is open for another {self._until - now:.3g} s")
             self.state = HALF_OPEN
             self._round += 1
             self._probes = self._succeeded = 0
             self._change(f"{self._policy.open:g} s have passed, {self._policy.probes} calls are let through")
         if self._probes + self._succeeded < self._policy.probes:
             self._probes += 1
-            return Passed(self._round)
-        return Stopped(min(1.0, self._policy.open), f"{self._probes} probes of {self._policy.probes} are on their way")
+            return Admitted(self._round)
+        return Rejected(min(1.0, self._policy.open), f"{self._probes} probes of {self._policy.probes} are on their way")
 
     def succeeded(self, probe: int) -> None:
         """Report that an admitted call has shown that the service works."""
@@ -119,7 +119,7 @@ class Circuit:
         elif self._is_current(probe):
             self._open(now, "a probe failed")
 
-    def said_nothing(self, probe: int) -> None:
+    def inconclusive(self, probe: int) -> None:
         """Report that an admitted call has ended, with an outcome that says nothing about the service."""
         if self._is_current(probe):
             self._probes -= 1

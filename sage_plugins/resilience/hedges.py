@@ -64,7 +64,7 @@ class Delays:
         known = self._methods.get(method)
         return None if known is None else known.delay
 
-    def wants(self, method: int, now: float) -> bool:
+    def should_measure(self, method: int, now: float) -> bool:
         """Whether to measure a call of *method* that is made *now*. If so, the next `EVERY_S` seconds return False."""
         if self._fixed is not None:
             return False

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.config.nested_keys import OutlierPolicy
 
-__all__ = ["FEWEST_CALLS", "SLOWER", "AllServe", "Ejected", "Outliers", "Probed", "Returned", "Seen"]
+__all__ = ["FEWEST_CALLS", "SLOWER", "AllServe", "CallRecord", "Ejected", "Outliers", "Probed", "Returned"]
 
 #: A replica is ejected if it is this many times slower than its peers.
 SLOWER: Final = 5.0
@@ -66,12 +66,12 @@ class AllServe(NamedTuple):
     reason: str
 
 
-class Seen:
+class CallRecord:
     """
     The record of one replica.
 
     Attributes:
-        row: Failures since the last success.
+        failures_in_row: Failures since the last success.
         calls: Calls in this interval that ended without a failure of the replica.
         seconds: Their total duration.
         until: When it may be probed, if it is out; None if it is not.
@@ -80,10 +80,10 @@ class Seen:
         probes: Whether its next call decides.
     """
 
-    __slots__ = ("calls", "out_for", "probes", "returned_at", "row", "seconds", "until")
+    __slots__ = ("calls", "failures_in_row", "out_for", "probes", "returned_at", "seconds", "until")
 
     def __init__(self) -> None:
-        self.row = 0
+        self.failures_in_row = 0
         self.calls = 0
         self.seconds = 0.0
         self.until: float | None = None
@@ -103,99 +103,99 @@ class Outliers:
     def __init__(self, policy: OutlierPolicy, now: float) -> None:
         """Start without replicas."""
         self._policy = policy
-        self._seen: dict[str, Seen] = {}
+        self._records: dict[str, CallRecord] = {}
         self._began = now  # start of this interval
 
     def replicas_are(self, replicas: Iterable[str]) -> None:
         """Set the replicas that take calls, including those that are out. Other replicas are forgotten."""
-        self._seen = {id: self._seen.get(id) or Seen() for id in replicas}
+        self._records = {id: self._records.get(id) or CallRecord() for id in replicas}
 
     @property
     def out(self) -> frozenset[str]:
         """The replicas that are out."""
-        return frozenset(id for id, seen in self._seen.items() if seen.until is not None)
+        return frozenset(id for id, record in self._records.items() if record.until is not None)
 
     @property
     def probed(self) -> frozenset[str]:
         """The replicas whose next call decides."""
-        return frozenset(id for id, seen in self._seen.items() if seen.probes)
+        return frozenset(id for id, record in self._records.items() if record.probes)
 
     @property
     def due(self) -> float:
         """When `look` compares durations next."""
         return self._began + self._policy.interval
 
-    def seen(self, replica: str) -> Seen:
+    def record_of(self, replica: str) -> CallRecord:
         """Return the record of *replica*. The caller may add a success to its `calls` and `seconds` directly."""
-        return self._seen[replica]
+        return self._records[replica]
 
     def succeeded(self, replica: str, seconds: float, now: float) -> Returned | None:
         """Report that a call at *replica* ended after *seconds* without a failure of the replica."""
-        seen = self._seen.get(replica)
-        if seen is None:
+        record = self._records.get(replica)
+        if record is None:
             return None
-        seen.row = 0
-        seen.calls += 1
-        seen.seconds += seconds
-        if not seen.probes or seen.until is not None:
+        record.failures_in_row = 0
+        record.calls += 1
+        record.seconds += seconds
+        if not record.probes or record.until is not None:
             return None
-        seen.probes = False
-        seen.returned_at = now
-        return Returned(replica, f"its probe succeeded in {seconds:.3g} s, after {seen.out_for:g} s without calls")
+        record.probes = False
+        record.returned_at = now
+        return Returned(replica, f"its probe succeeded in {seconds:.3g} s, after {record.out_for:g} s without calls")
 
     def failed(self, replica: str, now: float) -> Ejected | AllServe | None:
         """Report that a call has died or timed out at *replica*."""
-        seen = self._seen.get(replica)
-        if seen is None or seen.until is not None:  # a call from before it was ejected
+        record = self._records.get(replica)
+        if record is None or record.until is not None:  # a call from before it was ejected
             return None
-        seen.row += 1
-        if seen.probes:
-            return self._eject(replica, seen, now, "its probe failed")
-        if seen.row >= self._policy.consecutive:
-            return self._eject(replica, seen, now, f"{seen.row} calls in a row died or timed out")
+        record.failures_in_row += 1
+        if record.probes:
+            return self._eject(replica, record, now, "its probe failed")
+        if record.failures_in_row >= self._policy.consecutive:
+            return self._eject(replica, record, now, f"{record.failures_in_row} calls in a row died or timed out")
         return None
 
     def look(self, now: float) -> list[Ejected | AllServe | Probed]:
         """Return what to do now: replicas to probe, and at the end of an interval replicas to eject."""
         found: list[Ejected | AllServe | Probed] = []
-        for id, seen in self._seen.items():
-            if seen.until is not None and now >= seen.until:
-                seen.until, seen.row, seen.probes = None, 0, True
-                found.append(Probed(id, f"it was out for {seen.out_for:g} s; its next call decides"))
+        for id, record in self._records.items():
+            if record.until is not None and now >= record.until:
+                record.until, record.failures_in_row, record.probes = None, 0, True
+                found.append(Probed(id, f"it was out for {record.out_for:g} s; its next call decides"))
         if now >= self.due:
             found += self._compare(now)
             self._began = now
-            for seen in self._seen.values():
-                seen.calls, seen.seconds = 0, 0.0
+            for record in self._records.values():
+                record.calls, record.seconds = 0, 0.0
         return found
 
     def next_return(self) -> float | None:
         """Return when the next replica that is out may be probed; None if none is out."""
-        return min((seen.until for seen in self._seen.values() if seen.until is not None), default=None)
+        return min((record.until for record in self._records.values() if record.until is not None), default=None)
 
     def _compare(self, now: float) -> list[Ejected | AllServe]:
         """Eject replicas that were far slower than their peers in this interval."""
         means = {
-            id: seen.seconds / seen.calls
-            for id, seen in self._seen.items()
-            if seen.until is None and seen.calls >= FEWEST_CALLS
+            id: record.seconds / record.calls
+            for id, record in self._records.items()
+            if record.until is None and record.calls >= FEWEST_CALLS
         }
         found = []
         for id, mean in means.items():
             peers = [other for each, other in means.items() if each != id]
             if peers and mean > SLOWER * median(peers):
-                seen = self._seen[id]
-                why = f"{seen.calls} calls took {mean:.3g} s on average, those of its peers {median(peers):.3g} s"
-                found.append(self._eject(id, seen, now, why))
+                record = self._records[id]
+                why = f"{record.calls} calls took {mean:.3g} s on average, those of its peers {median(peers):.3g} s"
+                found.append(self._eject(id, record, now, why))
         return found
 
-    def _eject(self, replica: str, seen: Seen, now: float, why: str) -> Ejected | AllServe:
-        policy, out, all_ = self._policy, len(self.out), len(self._seen)
+    def _eject(self, replica: str, record: CallRecord, now: float, why: str) -> Ejected | AllServe:
+        policy, out, all_ = self._policy, len(self.out), len(self._records)
         if out + 1 > floor(all_ * policy.max_percent / 100):
-            for each in self._seen.values():
-                each.until, each.row, each.probes = None, 0, False
+            for each in self._records.values():
+                each.until, each.failures_in_row, each.probes = None, 0, False
             return AllServe(replica, f"{why}; {out} of {all_} were out, and at most {policy.max_percent:g} % may be")
-        steady = not seen.probes and now - seen.returned_at >= seen.out_for
-        seen.out_for = policy.base_ejection if steady else min(2 * seen.out_for, policy.max_ejection)
-        seen.until, seen.row, seen.probes = now + seen.out_for, 0, False
-        return Ejected(replica, seen.until, f"{why}; no calls for {seen.out_for:g} s, {out + 1} of {all_} are out")
+        steady = not record.probes and now - record.returned_at >= record.out_for
+        record.out_for = policy.base_ejection if steady else min(2 * record.out_for, policy.max_ejection)
+        record.until, record.failures_in_row, record.probes = now + record.out_for, 0, False
+        return Ejected(replica, record.until, f"{why}; no calls for {record.out_for:g} s, {out + 1} of {all_} are out")

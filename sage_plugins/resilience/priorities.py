@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["HIGHEST", "LEVEL_S", "Row", "rank"]
+__all__ = ["HIGHEST", "LEVEL_S", "RankedQueue", "rank"]
 
 #: A waiting call gains one level in this many seconds.
 LEVEL_S: Final = 30.0
@@ -37,7 +37,7 @@ def rank(priority: int, since: float) -> float:
     return since - LEVEL_S * priority
 
 
-class Row(deque[_Item]):
+class RankedQueue(deque[_Item]):
     """
     A queue in the order of ranks; items with equal ranks are in the order in which they came.
 

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from sage_plugins.config.nested_keys import RecyclePolicy
 
-__all__ = ["Due", "Recycling", "Seen"]
+__all__ = ["Due", "Recycling", "ReplicaUsage"]
 
 
-class Seen(NamedTuple):
+class ReplicaUsage(NamedTuple):
     """
     Measurements of one replica that serves.
 
@@ -62,31 +62,31 @@ class Recycling:
         """Start with no replica due. *policy* has the limits."""
         self._policy = policy
         self._busy = False  # whether a replica is being replaced
-        self._is_in_vain = False  # whether the fresh one will probably reach the memory limit as fast
+        self._limit_is_too_low = False  # whether its replacement will probably reach the memory limit as fast
         self._pause = 0.0  # the latest pause, in seconds
         self._not_before = 0.0
 
-    def look(self, replicas: Iterable[Seen], now: float) -> Due | None:
+    def look(self, replicas: Iterable[ReplicaUsage], now: float) -> Due | None:
         """Return the replica to replace now. Returns no other before `replaced` or `failed` is called."""
         if self._busy or now < self._not_before:
             return None
         found = max((self._beyond(each) for each in replicas), default=(0.0, "", None), key=lambda each: each[0])
-        share, reason, seen = found
-        if seen is None or share < 1.0:
+        share, reason, usage = found
+        if usage is None or share < 1.0:
             return None
         self._busy = True
         most = self._policy.max_memory_mb
-        self._is_in_vain = most is not None and (seen.memory_mb or 0.0) >= most and seen.age < STEADY_S
-        return Due(seen.replica, reason)
+        self._limit_is_too_low = most is not None and (usage.memory_mb or 0.0) >= most and usage.age < STEADY_S
+        return Due(usage.replica, reason)
 
-    def is_reached(self, replicas: Iterable[Seen]) -> bool:
+    def is_reached(self, replicas: Iterable[ReplicaUsage]) -> bool:
         """Whether one of *replicas* has reached a limit; decides nothing."""
         return any(self._beyond(each)[0] >= 1.0 for each in replicas)
 
     def replaced(self, now: float) -> None:
         """Report that a fresh replica serves in its place, or that no replacement is needed any more."""
         self._busy = False
-        if self._is_in_vain:
+        if self._limit_is_too_low:
             self._wait(now)
         else:
             self._pause = 0.0
@@ -101,16 +101,16 @@ class Recycling:
         self._pause = min(max(FIRST_WAIT_S, 2 * self._pause), LONGEST_WAIT_S)
         self._not_before = now + self._pause
 
-    def _beyond(self, seen: Seen) -> tuple[float, str, Seen]:
-        """Return how much of its nearest limit *seen* has reached, as a fraction, and the reason as text."""
+    def _beyond(self, usage: ReplicaUsage) -> tuple[float, str, ReplicaUsage]:
+        """Return how much of its nearest limit *usage* has reached, as a fraction, and the reason as text."""
         policy = self._policy
         reached = (
-            _share("calls", seen.calls, policy.max_calls, "", "max_calls"),
-            _share("memory", seen.memory_mb, policy.max_memory_mb, " MiB", "max_memory_mb"),
-            _share("age", seen.age, policy.max_age, " s", "max_age"),
+            _share("calls", usage.calls, policy.max_calls, "", "max_calls"),
+            _share("memory", usage.memory_mb, policy.max_memory_mb, " MiB", "max_memory_mb"),
+            _share("age", usage.age, policy.max_age, " s", "max_age"),
         )
         share, reason = max(reached)
-        return share, reason, seen
+        return share, reason, usage
 
 
 def _share(what: str, found: float | None, limit: float | None, unit: str, key: str) -> tuple[float, str]:

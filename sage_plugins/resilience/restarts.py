@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from random import Random
 
-__all__ = ["FIRST_WAIT_S", "LONGEST_WAIT_S", "MOST_STARTS", "STEADY_S", "WINDOW_S", "CrashLoop", "Start", "Supervisor"]
+__all__ = ["FIRST_WAIT_S", "LONGEST_WAIT_S", "MOST_STARTS", "STEADY_S", "WINDOW_S", "CrashLoop", "Restarts", "Start"]
 
 #: Longest wait before the second start, in seconds; twice as long before each next one.
 FIRST_WAIT_S: Final = 1.0
@@ -79,7 +79,7 @@ class _Position:
         self.loops = False
 
 
-class Supervisor:
+class Restarts:
     """
     Decides about the replicas of one service.
 

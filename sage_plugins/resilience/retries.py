@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from sage_plugins.config.nested_keys import RetryPolicy
 
-__all__ = ["LONGEST_WAIT_S", "MOST_DEATHS", "WINDOW_S", "Again", "NotAgain", "Retries"]
+__all__ = ["LONGEST_WAIT_S", "MOST_DEATHS", "WINDOW_S", "NoRetry", "Retries", "Retry"]
 
 #: Seconds over which calls and retries are counted.
 WINDOW_S: Final = 10.0
@@ -39,10 +39,10 @@ LONGEST_WAIT_S: Final = 1.0
 MOST_DEATHS: Final = 2
 
 #: Calls within this many seconds are counted together.
-_SLOT_S: Final = 1.0
+_BUCKET_S: Final = 1.0
 
 
-class Again(NamedTuple):
+class Retry(NamedTuple):
     """
     Retry the call.
 
@@ -55,7 +55,7 @@ class Again(NamedTuple):
     reason: str
 
 
-class NotAgain(NamedTuple):
+class NoRetry(NamedTuple):
     """
     Do not retry the call: it ends as its attempt did.
 
@@ -90,8 +90,8 @@ class Retries:
         self._random = random
         self._began = 0.0  # when the count in `calls` began
         self.calls = 0
-        self.counts_until = _SLOT_S
-        self._slots: deque[tuple[float, int]] = deque()  # earlier counts: when each began, and its calls
+        self.counts_until = _BUCKET_S
+        self._buckets: deque[tuple[float, int]] = deque()  # earlier counts: when each began, and its calls
         self._spent: deque[float] = deque()  # times of retries
 
     def called(self, now: float) -> None:
@@ -100,7 +100,7 @@ class Retries:
             self.restart_count(now)
         self.calls += 1
 
-    def failed(self, now: float, remaining: float, attempts: int) -> Again | NotAgain:
+    def failed(self, now: float, remaining: float, attempts: int) -> Retry | NoRetry:
         """
         Decide what follows an attempt that ended with an exception that the policy names.
 
@@ -112,50 +112,50 @@ class Retries:
         longest = min(self.policy.backoff * 2.0 ** min(attempts - 1, 30), LONGEST_WAIT_S)
         return self._decide(now, remaining, attempts, self._random.uniform(0.0, longest))
 
-    def died(self, now: float, remaining: float, attempts: int, deaths: int) -> Again | NotAgain:
+    def died(self, now: float, remaining: float, attempts: int, deaths: int) -> Retry | NoRetry:
         """As `failed`, for an attempt whose replica died. *deaths* replicas have died while they ran this call."""
         if deaths >= MOST_DEATHS:
-            return NotAgain(f"{deaths} replicas died of it, the most that one call may take along")
+            return NoRetry(f"{deaths} replicas died of it, the most that one call may take along")
         return self._decide(now, remaining, attempts, 0.0)
 
-    def _decide(self, now: float, remaining: float, attempts: int, wait: float) -> Again | NotAgain:
+    def _decide(self, now: float, remaining: float, attempts: int, wait: float) -> Retry | NoRetry:
         policy = self.policy
         if attempts >= policy.max_attempts:
-            return NotAgain(f"attempt {attempts} of {policy.max_attempts} was the last")
+            return NoRetry(f"attempt {attempts} of {policy.max_attempts} was the last")
         if wait >= remaining:
-            return NotAgain(f"{remaining:.3g} s are left, and the wait would be {wait:.3g} s")
-        found = self.hedged(now)
-        if isinstance(found, NotAgain):
+            return NoRetry(f"{remaining:.3g} s are left, and the wait would be {wait:.3g} s")
+        found = self.take_from_budget(now)
+        if isinstance(found, NoRetry):
             return found
-        return Again(wait, f"attempt {attempts + 1} of {policy.max_attempts} in {wait:.3g} s; {found.reason}")
+        return Retry(wait, f"attempt {attempts + 1} of {policy.max_attempts} in {wait:.3g} s; {found.reason}")
 
-    def hedged(self, now: float) -> Again | NotAgain:
+    def take_from_budget(self, now: float) -> Retry | NoRetry:
         """Take one attempt from the budget, if it allows one. Second attempts of unanswered calls use this directly."""
-        calls, spent = self._calls_of_late(now), self._spent_of_late(now)
+        calls, spent = self._recent_calls(now), self._recent_retries(now)
         allowed = self.policy.min + self.policy.budget * calls
         numbers = f"of {calls} calls in the last {WINDOW_S:g} s"
         if spent + 1 > allowed:
-            return NotAgain(f"the budget is used up: {spent} retries, {allowed:.4g} allowed, {numbers}")
+            return NoRetry(f"the budget is used up: {spent} retries, {allowed:.4g} allowed, {numbers}")
         self._spent.append(now)
-        return Again(0.0, f"retry {spent + 1}, {allowed:.4g} allowed, {numbers}")
+        return Retry(0.0, f"retry {spent + 1}, {allowed:.4g} allowed, {numbers}")
 
     def restart_count(self, now: float) -> None:
         """Begin a new count of calls *now*, and keep the old one."""
-        self._slots.append((self._began, self.calls))
-        self._began, self.calls, self.counts_until = now, 0, now + _SLOT_S
+        self._buckets.append((self._began, self.calls))
+        self._began, self.calls, self.counts_until = now, 0, now + _BUCKET_S
         self._forget(now)
 
     def _forget(self, now: float) -> None:
         # A count that is only partly within the window is dropped, so that the budget is never too large.
-        while self._slots and self._slots[0][0] <= now - WINDOW_S:
-            self._slots.popleft()
+        while self._buckets and self._buckets[0][0] <= now - WINDOW_S:
+            self._buckets.popleft()
 
-    def _calls_of_late(self, now: float) -> int:
+    def _recent_calls(self, now: float) -> int:
         self._forget(now)
         current = self.calls if self._began > now - WINDOW_S else 0
-        return current + sum(calls for _, calls in self._slots)
+        return current + sum(calls for _, calls in self._buckets)
 
-    def _spent_of_late(self, now: float) -> int:
+    def _recent_retries(self, now: float) -> int:
         while self._spent and self._spent[0] <= now - WINDOW_S:
             self._spent.popleft()
         return len(self._spent)

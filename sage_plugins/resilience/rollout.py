@@ -31,14 +31,14 @@ __all__ = [
     "MOST_DEATHS",
     "Done",
     "Halt",
+    "Promote",
+    "ReplicaView",
     "RollBack",
     "Rollout",
     "RolloutSettings",
-    "Seen",
     "Start",
     "Step",
     "Stop",
-    "Take",
     "Wait",
 ]
 
@@ -71,7 +71,7 @@ class RolloutSettings(NamedTuple):
         return cls(**{name: given.get(name, UPDATE_FIELDS[name].default) for name in cls._fields})
 
 
-class Seen(NamedTuple):
+class ReplicaView(NamedTuple):
     """
     One replica that was not told to leave.
 
@@ -81,9 +81,9 @@ class Seen(NamedTuple):
         new: Whether it has the new version.
         alive: Whether it starts or runs, or has ended and is about to be replaced by one of its version.
         ready: Whether it gets calls and is ready.
-        kept: Whether it has taken its place. Then one of its version replaces it when it dies.
+        has_place: Whether it has taken its place. Then one of its version replaces it when it dies.
         ended: Whether it has ended, and so holds no resources.
-        hopeless: Why its version is no longer started in its place; "" if it may be.
+        why_hopeless: Why its version is no longer started in its place; "" if it may be.
     """
 
     id: str
@@ -91,19 +91,19 @@ class Seen(NamedTuple):
     new: bool
     alive: bool
     ready: bool
-    kept: bool
+    has_place: bool
     ended: bool = False
-    hopeless: str = ""
+    why_hopeless: str = ""
 
 
 class Start(NamedTuple):
     """Start a replica of the wanted version at a place."""
 
-    index: int  # type: ignore[assignment] # as in Seen
+    index: int  # type: ignore[assignment] # as in ReplicaView
     new: bool
 
 
-class Take(NamedTuple):
+class Promote(NamedTuple):
     """The available replica *id* takes its place, and the replica *old*, if any, leaves it."""
 
     id: str
@@ -141,7 +141,7 @@ class Done(NamedTuple):
     """The rollout is complete: every place has a replica of the wanted version, and no other is left."""
 
 
-Step: TypeAlias = Start | Take | Stop | Wait | RollBack | Halt | Done
+Step: TypeAlias = Start | Promote | Stop | Wait | RollBack | Halt | Done
 
 
 class Rollout:
@@ -171,21 +171,21 @@ class Rollout:
         self._failure: tuple[str, str | None] | None = None
         self._deaths = 0
         self._refusal = ""  # why there was no room for the last start; "" if there may be room
-        self._seen_at_refusal: object = None
+        self._outline_at_refusal: object = None
 
     # -- results of the last step --------------------------------------------------------------------------------------
 
-    def refused(self, why: str, seen: Sequence[Seen], leaving: int) -> None:
+    def refused(self, why: str, replicas: Sequence[ReplicaView], leaving: int) -> None:
         """
         Report that there was no room for a replica that had to be started.
 
         Args:
             why: The reason that the target gives.
-            seen: As for `step`.
+            replicas: As for `step`.
             leaving: As for `step`.
         """
         self._refusal = why
-        self._seen_at_refusal = _outline(seen, leaving)
+        self._outline_at_refusal = _outline(replicas, leaving)
 
     def ended(self, id: str | None, why: str, *, died: bool) -> None:
         """
@@ -207,27 +207,27 @@ class Rollout:
 
     # -- the next step -------------------------------------------------------------------------------------------------
 
-    def step(self, seen: Sequence[Seen], leaving: int, now: float) -> Step:
+    def step(self, replicas: Sequence[ReplicaView], leaving: int, now: float) -> Step:
         """
         Return what to do next.
 
         Args:
-            seen: The replicas that are not leaving; at most one of each version at a place.
+            replicas: The replicas that are not leaving; at most one of each version at a place.
             leaving: Number of replicas that leave because of this rollout and have not stopped.
             now: The time on the clock, in seconds.
         """
-        self._note(seen, now)
-        if self._refusal and _outline(seen, leaving) != self._seen_at_refusal:
+        self._note(replicas, now)
+        if self._refusal and _outline(replicas, leaving) != self._outline_at_refusal:
             self._refusal = ""
         if self._failure is None:
-            self._look_for_failure(seen, now)
+            self._look_for_failure(replicas, now)
         if self._failure is not None:
             return self._failed()
         return (
-            self._replace(seen, now)
-            or self._make_room(seen, leaving, now)
-            or self._start(seen)
-            or self._end(seen, leaving, now)
+            self._replace(replicas, now)
+            or self._make_room(replicas, leaving, now)
+            or self._start(replicas)
+            or self._end(replicas, leaving, now)
         )
 
     def _failed(self) -> Step:
@@ -241,11 +241,11 @@ class Rollout:
         self._missing_since.clear()
         return RollBack(why, id)
 
-    def _note(self, seen: Sequence[Seen], now: float) -> None:
+    def _note(self, replicas: Sequence[ReplicaView], now: float) -> None:
         """Record when replicas became ready, and since when places miss one."""
-        ready = {each.id for each in seen if each.ready}
+        ready = {each.id for each in replicas if each.ready}
         self._ready_since = {id: self._ready_since.get(id, now) for id in ready}
-        wanted = {each.index: each for each in seen if self._is_wanted(each)}
+        wanted = {each.index: each for each in replicas if self._is_wanted(each)}
         for index in self.places:
             each = wanted.get(index)
             if each is None or self._available(each, now):
@@ -253,35 +253,35 @@ class Rollout:
             else:
                 self._missing_since.setdefault(index, now)
 
-    def _look_for_failure(self, seen: Sequence[Seen], now: float) -> None:
-        others = {each.index for each in seen if not self._is_wanted(each)}
-        for each in seen:
+    def _look_for_failure(self, replicas: Sequence[ReplicaView], now: float) -> None:
+        others = {each.index for each in replicas if not self._is_wanted(each)}
+        for each in replicas:
             if not self._is_wanted(each):
                 continue
-            if each.hopeless and not self.back:  # the old version may already have been hopeless
-                self.fail(each.hopeless, each.id)
+            if each.why_hopeless and not self.back:  # the old version may already have been in a crash loop
+                self.fail(each.why_hopeless, each.id)
             elif each.index in self._missing_since and now >= self._latest(each):
-                if self.back and each.kept and each.index not in others:
+                if self.back and each.has_place and each.index not in others:
                     continue  # it was there before the rollout, and the supervisor manages it
                 self.fail(f"not ready after {self._settings.progress_deadline:g} s", each.id)
 
-    def _latest(self, each: Seen) -> float:
+    def _latest(self, each: ReplicaView) -> float:
         """Return the time by which a replica must be available."""
         steady = self._settings.min_ready_s if each.ready and not self.back else 0.0
         return self._missing_since[each.index] + self._settings.progress_deadline + steady
 
-    def _replace(self, seen: Sequence[Seen], now: float) -> Step | None:
+    def _replace(self, replicas: Sequence[ReplicaView], now: float) -> Step | None:
         """Return a step that gives an available replica its place, or that stops one which a rollback does not need."""
-        others = {each.index: each for each in seen if not self._is_wanted(each)}
-        for each in seen:
+        others = {each.index: each for each in replicas if not self._is_wanted(each)}
+        for each in replicas:
             if not (self._is_wanted(each) and self._available(each, now)):
                 continue
             other = others.get(each.index)
-            if other is not None and not self._may_stop(other, seen, now):
+            if other is not None and not self._may_stop(other, replicas, now):
                 continue
-            if not each.kept:
+            if not each.has_place:
                 self._deaths = 0
-                return Take(each.id, None if other is None else other.id)
+                return Promote(each.id, None if other is None else other.id)
             if other is not None:
                 return Stop(other.id, "the update is rolled back")
         if self.back:
@@ -290,77 +290,78 @@ class Rollout:
                 return Stop(idle[0].id, "the update is rolled back")
         return None
 
-    def _start(self, seen: Sequence[Seen]) -> Step | None:
-        living = sum(each.alive for each in seen)
+    def _start(self, replicas: Sequence[ReplicaView]) -> Step | None:
+        living = sum(each.alive for each in replicas)
         if self._refusal or living >= len(self.places) + self._settings.max_surge:
             return None
-        waiting = self._unserved(seen)
+        waiting = self._unserved(replicas)
         return Start(waiting[0], new=not self.back) if waiting else None
 
-    def _make_room(self, seen: Sequence[Seen], leaving: int, now: float) -> Step | None:
+    def _make_room(self, replicas: Sequence[ReplicaView], leaving: int, now: float) -> Step | None:
         """Return a step that stops a replica to make room for its successor."""
-        full = sum(each.alive for each in seen) >= len(self.places) + self._settings.max_surge
+        full = sum(each.alive for each in replicas) >= len(self.places) + self._settings.max_surge
         if not (full or self._refusal) or (self._refusal and leaving):  # a leaving replica will make room
             return None
-        waiting = self._unserved(seen)
-        others = [each for each in seen if each.index in waiting and not self._is_wanted(each) and each.alive]
+        waiting = self._unserved(replicas)
+        others = [each for each in replicas if each.index in waiting and not self._is_wanted(each) and each.alive]
         others.sort(key=lambda each: (each.ready, waiting.index(each.index)))
         why = f"there is no room for its successor beside it: {self._refusal}" if self._refusal else "it is replaced"
-        awaited = any(self._is_wanted(each) and not self._available(each, now) for each in seen)
+        awaited = any(self._is_wanted(each) and not self._available(each, now) for each in replicas)
         for each in others:
             if not each.ready and awaited:  # it may soon serve again, so wait
                 continue
             if self._refusal and each.ended:
                 continue
-            if self._may_stop(each, seen, now):
+            if self._may_stop(each, replicas, now):
                 return Stop(each.id, why)
         return None
 
-    def _end(self, seen: Sequence[Seen], leaving: int, now: float) -> Step:
-        waiting = self._unserved(seen)
-        wanted = [each for each in seen if self._is_wanted(each)]
-        if not waiting and len(wanted) == len(seen):
+    def _end(self, replicas: Sequence[ReplicaView], leaving: int, now: float) -> Step:
+        waiting = self._unserved(replicas)
+        wanted = [each for each in replicas if self._is_wanted(each)]
+        if not waiting and len(wanted) == len(replicas):
             # A rollback does not wait for old replicas that were unavailable before.
-            settled = all(each.kept for each in wanted) if self.back else not self._missing_since
+            settled = all(each.has_place for each in wanted) if self.back else not self._missing_since
             if settled:
                 return Done()
-        elif waiting and self._refusal and not leaving and all(each.kept for each in wanted):
+        elif waiting and self._refusal and not leaving and all(each.has_place for each in wanted):
             self.fail(f"there is no room for another replica: {self._refusal}")
             return self._failed()
-        return Wait(self._next_time(seen, now))
+        return Wait(self._next_time(replicas, now))
 
-    def _next_time(self, seen: Sequence[Seen], now: float) -> float:
+    def _next_time(self, replicas: Sequence[ReplicaView], now: float) -> float:
         """Return the next time at which a replica becomes available or is late."""
-        times = [self._latest(each) for each in seen if self._is_wanted(each) and each.index in self._missing_since]
-        times += [self._ready_since[each.id] + self._settings.min_ready_s for each in seen if each.ready and each.new]
+        times = [self._latest(each) for each in replicas if self._is_wanted(each) and each.index in self._missing_since]
+        fresh = [each for each in replicas if each.ready and each.new]
+        times += [self._ready_since[each.id] + self._settings.min_ready_s for each in fresh]
         return min((each for each in times if each > now), default=inf)
 
     # -- the replicas --------------------------------------------------------------------------------------------------
 
-    def _is_wanted(self, each: Seen) -> bool:
+    def _is_wanted(self, each: ReplicaView) -> bool:
         return each.new is not self.back
 
-    def _available(self, each: Seen, now: float) -> bool:
+    def _available(self, each: ReplicaView, now: float) -> bool:
         """Whether it counts as available; see the module."""
-        if not each.new or each.kept:
+        if not each.new or each.has_place:
             return each.ready
         return each.ready and now >= self._ready_since[each.id] + self._settings.min_ready_s
 
-    def _may_stop(self, other: Seen, seen: Sequence[Seen], now: float) -> bool:
+    def _may_stop(self, other: ReplicaView, replicas: Sequence[ReplicaView], now: float) -> bool:
         """Whether enough replicas are available without *other*."""
         if not self._available(other, now):
             return True
-        left = sum(self._available(each, now) for each in seen if each is not other)
+        left = sum(self._available(each, now) for each in replicas if each is not other)
         return left >= len(self.places) - self._settings.max_unavailable
 
-    def _unserved(self, seen: Sequence[Seen]) -> list[int]:
+    def _unserved(self, replicas: Sequence[ReplicaView]) -> list[int]:
         """Return the places without a replica of the wanted version. Places with no living replica come first."""
-        wanted = {each.index for each in seen if self._is_wanted(each)}
-        living = {each.index for each in seen if each.alive}
+        wanted = {each.index for each in replicas if self._is_wanted(each)}
+        living = {each.index for each in replicas if each.alive}
         unserved = [index for index in self.places if index not in wanted]
         return sorted(unserved, key=lambda index: (index in living, index))
 
 
-def _outline(seen: Sequence[Seen], leaving: int) -> object:
+def _outline(replicas: Sequence[ReplicaView], leaving: int) -> object:
     """Return a value that changes when there may be room again."""
-    return frozenset(each.id for each in seen if each.alive), leaving
+    return frozenset(each.id for each in replicas if each.alive), leaving

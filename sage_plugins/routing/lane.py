@@ -44,6 +44,7 @@ class Lane:
         "abandoned",
         "ahead",
         "backlog",
+        "call_record",
         "dead",
         "follow",
         "free",
@@ -59,7 +60,6 @@ class Lane:
         "replica",
         "returned",
         "run_here",
-        "seen",
         "send",
         "seniority",
         "slots",
@@ -84,7 +84,7 @@ class Lane:
         self.holds: ReplicaHolds | None = None  # the work that the replica holds, if it can say so at any moment
         self.told_waits: Callable[[Call], None] | None = None  # tells the replica that a method waits for this call
         self.methods: Any = None  # a `method_limits.LaneMethods`, if methods of the service have limits
-        self.seen: Any = None  # an `outliers.Seen` once it is open, if the service ejects replicas that fail
+        self.call_record: Any = None  # an `outliers.CallRecord` once it is open, if failing replicas are ejected
         self.send: Callable[[Work], None]
         self.run_here: Callable[[Call], None] | None = None
         self.give_up: Callable[[Call, int, float], bool]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.errors import CallTimeoutError, OverloadedError
 from sage_plugins.resilience.admission import Admission
-from sage_plugins.resilience.priorities import Row, rank
+from sage_plugins.resilience.priorities import RankedQueue, rank
 from sage_plugins.routing.lane import remove
 from sage_plugins.values import Outcome
 
@@ -183,9 +183,9 @@ class Queue:
             return None
         ours = (lane,) if lane is not None and self._lanes.binding else lanes
         backlog = self.shared if lane is None else lane.backlog
-        before = backlog.before(call) if isinstance(backlog, Row) else len(backlog)
+        before = backlog.before(call) if isinstance(backlog, RankedQueue) else len(backlog)
         queue = before, sum(each.slots for each in ours)
-        found = admission.excess(call.method.index, self._clock.monotonic(), (call.expires, call.deadline), queue)
+        found = admission.why_too_late(call.method.index, self._clock.monotonic(), (call.expires, call.deadline), queue)
         if found is None:
             return None
         why = (
@@ -277,7 +277,7 @@ class Queue:
         call.refuse(error, count)
 
     def _tell(self, admission: Admission, call: Call, why: str) -> None:
-        if admission.is_news(self._clock.monotonic()):
+        if admission.begins_overload(self._clock.monotonic()):
             self._overloaded(f"{call.method.name} {why}")
 
     def _error(self, call: Call, why: str, retry_after: float | None) -> OverloadedError:
@@ -289,7 +289,7 @@ class Queue:
     # -- backlogs ----------------------------------------------------------------------------------------------------
 
     def _new_backlog(self) -> deque[Call]:
-        return Row(rank_of) if self.ordered else deque()
+        return RankedQueue(rank_of) if self.ordered else deque()
 
     def join(self, call: Call, lane: Lane | None) -> None:
         """Append a call, which has room or is parked, to the backlog of *lane*, or to the shared one."""

@@ -386,7 +386,7 @@ def test_service_without_autoscale_has_nothing_of_it(environments):
     env.register_service("svc", Held)
     env.deploy()
     assert "autoscale" not in env.get_service_status("svc")
-    assert env.task("svc").replicas.elastic is None
+    assert env.task("svc").replicas.scaler is None
 
 
 # -- virtual time ------------------------------------------------------------------------------------------------------

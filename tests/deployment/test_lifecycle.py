@@ -50,7 +50,7 @@ def _earlier(monkeypatch):
     EARLIER.clear()
     EARLIER.update(threading.enumerate())
     # What stop hooks get when the drain time is used up; the tests that hang inside a method need not wait so long.
-    monkeypatch.setattr("sage_plugins.deployment.replicas.departure._LAST_GRACE_S", 0.1, raising=False)
+    monkeypatch.setattr("sage_plugins.deployment.replicas.stopper._LAST_GRACE_S", 0.1, raising=False)
 
 
 def ours():

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sage_plugins.deployment.life import ServiceLife
+from sage_plugins.deployment.lifecycle import ServiceLifecycle
 from sage_plugins.deployment.replicas.member import Member
 from sage_plugins.values import ReplicaState
 
@@ -20,7 +20,7 @@ def member():
 
 def test_replica_that_leaves_does_not_become_ready(member):
     """A constructor that nobody waits for may end late; but that it failed is worth knowing."""
-    assert member.leave()
+    assert member.begin_drain()
     assert not member.become(ReplicaState.READY, None)
     assert member.state is ReplicaState.DRAINING
     assert member.become(ReplicaState.FAILED, ValueError("late"))
@@ -29,16 +29,16 @@ def test_replica_that_leaves_does_not_become_ready(member):
 
 def test_service_has_not_stopped_before_its_threads_have_ended():
     """And a thread of its own may stop it."""
-    life, gate, ended = ServiceLife("svc"), threading.Event(), []
-    life.begin()
-    life.in_background(lambda: ended.append(gate.wait(20)), "waits")
-    with life.condition:
-        life.begin_end()
-    stopping = threading.Thread(target=life.end)
+    lifecycle, gate, ended = ServiceLifecycle("svc"), threading.Event(), []
+    lifecycle.begin()
+    lifecycle.in_background(lambda: ended.append(gate.wait(20)), "waits")
+    with lifecycle.condition:
+        lifecycle.begin_end()
+    stopping = threading.Thread(target=lifecycle.end)
     stopping.start()
     stopping.join(0.05)
     assert stopping.is_alive()
     gate.set()
-    life.wait_stopped()
+    lifecycle.wait_stopped()
     assert ended == [True]
     stopping.join(20)

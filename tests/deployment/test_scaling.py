@@ -235,7 +235,7 @@ def test_many_changes_leave_nothing_behind(deploy, strategy, options):
     assert not router._queue._unserved
     assert not router._closing._retiring
     assert router._closing.watch is None
-    assert len(task.replicas.counts_of_left) == 1
+    assert len(task.replicas.counts_of_departed) == 1
     assert service.metrics.request_count == 10
 
 
@@ -496,7 +496,7 @@ def test_replica_that_leaves_cannot_be_marked(deploy, options, noted):
 def test_counts_of_a_monitor_that_cannot_merge_leave_with_the_replica(deploy, options):
     """`merge` is optional."""
     service = deploy("single", Numbered, **options)
-    metrics = service.env.task("svc")._watchers
+    metrics = service.env.task("svc")._monitors
     assert set(metrics.merge([{"noted": {}, "unknown": {}}])) == set()
 
 

@@ -681,7 +681,7 @@ def test_unhealthy_replica_is_left_alone_where_what_hangs_would_go_on(stage):
     stage = stage()
     mark(stage)
     assert stage.ids == {"svc#0": "unhealthy"}
-    assert stage.task._supervisor._supervisor is None
+    assert stage.task._supervisor._restarts is None
 
 
 def test_unhealthy_replica_is_replaced_by_one_that_is_started_first(stage, gate):

@@ -80,7 +80,7 @@ class Ward:
 
     @property
     def monitor(self):
-        monitors = self.env.task("svc")._watchers._monitors
+        monitors = self.env.task("svc")._monitors._monitors
         return next(monitor for choice, monitor in monitors if choice.id == "health")
 
     @property

@@ -332,7 +332,7 @@ def test_calls_of_a_process_that_is_gone_are_given_up(env, deploy, gate, until):
 
 def cut(env):
     """End the connections of all callers, as the end of their processes does."""
-    (way,) = env.task("home").reach._all_ways()
+    (way,) = env.task("home").reach._all_reaches()
     for ends in way._listener._callers.values():
         for end in tuple(ends):
             with suppress(OSError):
@@ -523,7 +523,7 @@ def test_caller_on_another_machine_uses_tls_where_that_is_asked_for(env, plugin,
 
 def port(env):
     """Where callers on other machines come in."""
-    (way,) = env.task("home").reach._all_ways()
+    (way,) = env.task("home").reach._all_reaches()
     return way._listener._listeners._open[False]
 
 
@@ -540,9 +540,9 @@ def test_door_is_opened_for_the_first_service_and_closed_after_the_last(env, reg
     register("home")
     register("relay", "memory")
     assert env.service("home").echo(1) == 1
-    assert env.task("home").reach._all_ways() == ()
+    assert env.task("home").reach._all_reaches() == ()
     assert env.service("relay").echo(2) == 2
-    (way,) = env.task("home").reach._all_ways()
+    (way,) = env.task("home").reach._all_reaches()
     listener = way._listener
     assert visit().echo(3) == 3
     env.drain("home")

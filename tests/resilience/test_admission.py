@@ -21,18 +21,18 @@ def seen(seconds, times=20, now=0.0):
 def test_nothing_is_refused_before_anything_was_seen():
     admission = Admission()
     assert not admission.is_too_late(0, 0.0, 1.0, 0.999)
-    assert admission.excess(0, 0.0, (1.0, 1.0), (1000, 1)) is None
+    assert admission.why_too_late(0, 0.0, (1.0, 1.0), (1000, 1)) is None
     assert admission.seconds_for(1, 1, 0.0) is None
 
 
 def test_a_call_is_refused_if_those_before_it_take_longer_than_it_has():
     admission = seen(0.125)
-    assert admission.excess(0, 0.0, (1.0, 1.0), (7, 1)) is None
-    found = admission.excess(0, 0.0, (1.0, 1.0), (8, 1))
+    assert admission.why_too_late(0, 0.0, (1.0, 1.0), (7, 1)) is None
+    found = admission.why_too_late(0, 0.0, (1.0, 1.0), (8, 1))
     assert found == (1.0, 0.875)
-    assert admission.excess(0, 0.0, (1.0, 1.0), (8, 2)) is None, "two slots take half the time"
-    assert admission.excess(0, 0.0, (0.5, 1.0), (5, 1)) == (0.625, 0.5), "it may not wait so long"
-    assert admission.excess(0, 0.0, (inf, inf), (10_000, 1)) is None
+    assert admission.why_too_late(0, 0.0, (1.0, 1.0), (8, 2)) is None, "two slots take half the time"
+    assert admission.why_too_late(0, 0.0, (0.5, 1.0), (5, 1)) == (0.625, 0.5), "it may not wait so long"
+    assert admission.why_too_late(0, 0.0, (inf, inf), (10_000, 1)) is None
 
 
 def test_a_call_is_too_late_with_less_time_than_its_method_needs():
@@ -59,7 +59,7 @@ def test_estimates_are_forgotten_and_made_again():
 
 def test_an_overload_is_news_after_a_calm():
     admission = Admission()
-    assert [admission.is_news(now) for now in (0.0, 1.0, 10.9, 21.0)] == [True, False, False, True]
+    assert [admission.begins_overload(now) for now in (0.0, 1.0, 10.9, 21.0)] == [True, False, False, True]
 
 
 class Told:
@@ -117,7 +117,7 @@ def test_what_is_refused_follows_from_the_durations_that_were_seen(ended, later,
         late = min(told.need(), (times[1] + 0.3) / 2) if told.holds(now) else 0.0
         assert admission.is_too_late(method, now - 0.3, deadline, now) is (now + late > deadline)
         time = min(expires, deadline - need) - now
-        found = admission.excess(method, now, (expires, deadline), (waiting, slots))
+        found = admission.why_too_late(method, now, (expires, deadline), (waiting, slots))
         if not waiting or wait is None or wait <= time:
             assert found is None
         else:

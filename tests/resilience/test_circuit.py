@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from first_failure import first_failure
 from sage_plugins.config.nested_keys import BREAKER_FIELDS, BreakerPolicy
 from sage_plugins.resilience import circuit
-from sage_plugins.resilience.circuit import CLOSED, HALF_OPEN, OPEN, Circuit, Passed, Stopped
+from sage_plugins.resilience.circuit import CLOSED, HALF_OPEN, OPEN, Admitted, Circuit, Rejected
 
 FIRST = first_failure(examples=300, steps=60)
 
@@ -41,17 +41,17 @@ class CircuitMachine(RuleBasedStateMachine):
         if self.state == OPEN and self.now >= self.opened_at + self.policy.open:
             self.state, self.succeeded, self.round = HALF_OPEN, 0, self.round + 1
         if self.state == CLOSED:
-            assert found == Passed(), "closed"
+            assert found == Admitted(), "closed"
         elif self.state == OPEN:
-            assert isinstance(found, Stopped), "open"
+            assert isinstance(found, Rejected), "open"
             assert found.retry_after == pytest.approx(self.opened_at + self.policy.open - self.now), "after"
         elif len(self.probing()) + self.succeeded < self.policy.probes:
-            assert isinstance(found, Passed), "no probe"
+            assert isinstance(found, Admitted), "no probe"
             assert found.probe, "no probe"
         else:
-            assert isinstance(found, Stopped), "probes"
+            assert isinstance(found, Rejected), "probes"
             assert found.retry_after == min(1.0, self.policy.open), "after"
-        if isinstance(found, Passed):
+        if isinstance(found, Admitted):
             self.running.append(found.probe)
             if found.probe:
                 self.round_of_probes = found.probe
@@ -85,7 +85,7 @@ class CircuitMachine(RuleBasedStateMachine):
             elif counts:
                 self.state, self.opened_at = OPEN, self.now
         else:
-            self.circuit.said_nothing(probe)
+            self.circuit.inconclusive(probe)
         self.look()
 
     def look(self):
@@ -137,7 +137,7 @@ def believes_latecomers(patch):
 
 
 def keeps_lost_probes(patch):
-    patch.setattr(Circuit, "said_nothing", lambda *_: None)
+    patch.setattr(Circuit, "inconclusive", lambda *_: None)
 
 
 def stays_open(patch):

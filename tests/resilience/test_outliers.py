@@ -169,10 +169,10 @@ def ejects_early(patch):
 def never_doubles(patch):
     eject = Outliers._eject
 
-    def faulty(self, replica, seen, now, why):
-        seen.probes = False
-        seen.returned_at = -1e9
-        return eject(self, replica, seen, now, why)
+    def faulty(self, replica, record, now, why):
+        record.probes = False
+        record.returned_at = -1e9
+        return eject(self, replica, record, now, why)
 
     patch.setattr(Outliers, "_eject", faulty)
 

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from first_failure import first_failure
 from sage_plugins.resilience import priorities
-from sage_plugins.resilience.priorities import HIGHEST, LEVEL_S, Row, rank
+from sage_plugins.resilience.priorities import HIGHEST, LEVEL_S, RankedQueue, rank
 
 FIRST = first_failure(examples=200, steps=40)
 
@@ -39,7 +39,7 @@ class RowMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.now, self.made = 1000.0, 0
-        self.row = Row(lambda each: priorities.rank(each.priority, each.since))
+        self.queue = RankedQueue(lambda each: priorities.rank(each.priority, each.since))
         self.waiting, self.taken = [], []
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 7.5, LEVEL_S, 4 * LEVEL_S]))
@@ -50,14 +50,14 @@ class RowMachine(RuleBasedStateMachine):
     def comes(self, priority):
         call = Waiting(self.made, priority, self.now)
         self.made += 1
-        assert self.row.before(call) == sum(comes_first(each, call) for each in self.waiting)
-        self.row.append(call)
+        assert self.queue.before(call) == sum(comes_first(each, call) for each in self.waiting)
+        self.queue.append(call)
         self.waiting.append(call)
 
     @precondition(lambda self: self.waiting)
     @rule()
     def starts(self):
-        call = self.row.popleft()
+        call = self.queue.popleft()
         for each in self.waiting:
             if each is not call:
                 assert comes_first(call, each), f"{each} waits and {call} started"
@@ -69,22 +69,22 @@ class RowMachine(RuleBasedStateMachine):
     @rule()
     def the_last_that_started_is_put_back(self):
         call = self.taken.pop()
-        self.row.appendleft(call)
+        self.queue.appendleft(call)
         self.waiting.append(call)
 
     @precondition(lambda self: self.waiting)
     @rule(data=st.data())
     def leaves(self, data):
         call = data.draw(st.sampled_from(self.waiting))
-        self.row.remove(call)
+        self.queue.remove(call)
         self.waiting.remove(call)
         with pytest.raises(ValueError, match="not in"):
-            self.row.remove(call)
+            self.queue.remove(call)
 
     @invariant()
     def it_is_in_order(self):
-        assert sorted(self.row) == sorted(self.waiting)
-        row = list(self.row.copy())
+        assert sorted(self.queue) == sorted(self.waiting)
+        row = list(self.queue.copy())
         assert all(comes_first(one, other) for one, other in pairwise(row)), row
 
 
@@ -123,4 +123,4 @@ def test_ranks_of_the_highest_priorities_tell_times_apart():
 
 def test_an_empty_row_gives_nothing():
     with pytest.raises(IndexError):
-        Row(rank).popleft()
+        RankedQueue(rank).popleft()

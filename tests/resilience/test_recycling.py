@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from first_failure import first_failure
 from sage_plugins.config.nested_keys import RecyclePolicy
 from sage_plugins.resilience import recycling
-from sage_plugins.resilience.recycling import Recycling, Seen
+from sage_plugins.resilience.recycling import Recycling, ReplicaUsage
 from sage_plugins.resilience.restarts import FIRST_WAIT_S, LONGEST_WAIT_S, STEADY_S
 
 FIRST = first_failure(examples=100, steps=40)
@@ -34,7 +34,7 @@ class RecyclingMachine(RuleBasedStateMachine):
         self.policy = RecyclePolicy(calls, memory, age)
         self.machine = Recycling(self.policy)
         self.now = 1000.0
-        self.seen = {id: Seen(id, 0, 10.0, 0.0) for id in "abcd"[:number]}
+        self.usage = {id: ReplicaUsage(id, 0, 10.0, 0.0) for id in "abcd"[:number]}
         self.busy = None
         self.young = False
         self.not_before = 0.0
@@ -42,24 +42,24 @@ class RecyclingMachine(RuleBasedStateMachine):
 
     @rule(id=st.sampled_from("abcd"), calls=st.integers(0, 30), memory=st.floats(-20.0, 100.0))
     def works(self, id, calls, memory):
-        seen = self.seen.get(id)
-        if seen is not None:
-            self.seen[id] = seen._replace(calls=seen.calls + calls, memory_mb=max(1.0, seen.memory_mb + memory))
+        usage = self.usage.get(id)
+        if usage is not None:
+            self.usage[id] = usage._replace(calls=usage.calls + calls, memory_mb=max(1.0, usage.memory_mb + memory))
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 10.0, 100.0]))
     def time_passes(self, seconds):
         self.now += seconds
-        self.seen = {id: seen._replace(age=seen.age + seconds) for id, seen in self.seen.items()}
+        self.usage = {id: usage._replace(age=usage.age + seconds) for id, usage in self.usage.items()}
 
-    def share(self, seen):
+    def share(self, usage):
         """How much of its nearest limit a replica has reached."""
-        pairs = zip((seen.calls, seen.memory_mb, seen.age), self.policy, strict=True)
+        pairs = zip((usage.calls, usage.memory_mb, usage.age), self.policy, strict=True)
         return max((found / limit for found, limit in pairs if limit is not None), default=0.0)
 
     @rule()
     def look(self):
-        due = self.machine.look(self.seen.values(), self.now)
-        shares = {id: self.share(seen) for id, seen in self.seen.items()}
+        due = self.machine.look(self.usage.values(), self.now)
+        shares = {id: self.share(usage) for id, usage in self.usage.items()}
         free = self.busy is None and self.now >= self.not_before
         reached = max(shares.values(), default=0.0) >= 1.0
         if not free:
@@ -69,12 +69,12 @@ class RecyclingMachine(RuleBasedStateMachine):
         if due is None:
             return
         assert shares[due.replica] == max(shares.values()), "furthest"
-        seen = self.seen[due.replica]
+        usage = self.usage[due.replica]
         numbers = [float(number) for number in re.findall(r"\d[\d.]*(?:e[+-]?\d+)?", due.reason)]
         assert len(numbers) == 2, "numbers"
         assert re.match(r"(calls|memory|age) .*recycle\.max_(calls|memory_mb|age) is ", due.reason), "numbers"
         most = self.policy.max_memory_mb
-        self.young = most is not None and seen.memory_mb >= most and seen.age < STEADY_S
+        self.young = most is not None and usage.memory_mb >= most and usage.age < STEADY_S
         self.busy = due.replica
 
     @rule()
@@ -82,7 +82,7 @@ class RecyclingMachine(RuleBasedStateMachine):
         if self.busy is None:
             return
         self.machine.replaced(self.now)
-        self.seen[self.busy] = Seen(self.busy, 0, 10.0, 0.0)
+        self.usage[self.busy] = ReplicaUsage(self.busy, 0, 10.0, 0.0)
         self.busy = None
         if self.young:
             self.paused()
@@ -115,20 +115,20 @@ def test_recycling_keeps_its_rules():
 BROKEN = {
     "never busy": ("one at a time", lambda m: setattr(m, "look", _look_again(m.look))),
     "no pause": ("told|one at a time", lambda m: setattr(m, "_wait", lambda now: None)),
-    "never due": ("limit", lambda m: setattr(m, "look", lambda seen, now: None)),
+    "never due": ("limit", lambda m: setattr(m, "look", lambda usage, now: None)),
     "any of them": (
         "furthest|limit",
-        lambda m: setattr(m, "look", lambda seen, now, look=m.look: look(list(seen)[:1], now)),
+        lambda m: setattr(m, "look", lambda usage, now, look=m.look: look(list(usage)[:1], now)),
     ),
 }
 
 
 def _look_again(look):
-    def looks(seen, now):
-        found = look(seen, now)
+    def looks(usage, now):
+        found = look(usage, now)
         if found is None:
-            seen = list(seen)
-            return recycling.Due(seen[0].replica, "calls 1, recycle.max_calls is 1") if seen else None
+            usage = list(usage)
+            return recycling.Due(usage[0].replica, "calls 1, recycle.max_calls is 1") if usage else None
         return found
 
     return looks
@@ -149,26 +149,26 @@ def test_broken_rule_is_found(fault, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("seen", "reason"),
+    ("usage", "reason"),
     [
-        (Seen("a", 1000, 10.0, 1.0), "calls 1000, recycle.max_calls is 1000"),
-        (Seen("a", 1, 512.25, 1.0), "memory 512.2 MiB, recycle.max_memory_mb is 512 MiB"),
-        (Seen("a", None, None, 3600.5), "age 3600.5 s, recycle.max_age is 3600.0 s"),
+        (ReplicaUsage("a", 1000, 10.0, 1.0), "calls 1000, recycle.max_calls is 1000"),
+        (ReplicaUsage("a", 1, 512.25, 1.0), "memory 512.2 MiB, recycle.max_memory_mb is 512 MiB"),
+        (ReplicaUsage("a", None, None, 3600.5), "age 3600.5 s, recycle.max_age is 3600.0 s"),
     ],
 )
-def test_reason_has_the_numbers_that_decided(seen, reason):
-    assert Recycling(RecyclePolicy(1000, 512, 3600.0)).look([seen], 0.0) == recycling.Due("a", reason)
+def test_reason_has_the_numbers_that_decided(usage, reason):
+    assert Recycling(RecyclePolicy(1000, 512, 3600.0)).look([usage], 0.0) == recycling.Due("a", reason)
 
 
 def test_what_is_not_known_makes_nothing_due():
-    assert Recycling(RecyclePolicy(1, 1.0, inf)).look([Seen("a", None, None, 1e9)], 0.0) is None
+    assert Recycling(RecyclePolicy(1, 1.0, inf)).look([ReplicaUsage("a", None, None, 1e9)], 0.0) is None
 
 
 def test_limit_below_what_the_service_needs_costs_a_start_a_minute():
     """A fresh replica that has too much memory at once is not replaced each second."""
     machine, now, starts = Recycling(RecyclePolicy(max_memory_mb=10.0)), 0.0, []
     while now < 1000.0:
-        if machine.look([Seen("a", 0, 20.0, 1.0)], now) is not None:
+        if machine.look([ReplicaUsage("a", 0, 20.0, 1.0)], now) is not None:
             starts.append(now)
             machine.replaced(now)
         now += 1.0

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from first_failure import first_failure
 from sage_plugins.config.nested_keys import RETRY_FIELDS, RetryPolicy
 from sage_plugins.resilience import retries
-from sage_plugins.resilience.retries import LONGEST_WAIT_S, MOST_DEATHS, WINDOW_S, Again, Retries
+from sage_plugins.resilience.retries import LONGEST_WAIT_S, MOST_DEATHS, WINDOW_S, Retries, Retry
 
 FIRST = first_failure(examples=300, steps=50)
 
@@ -51,14 +51,14 @@ class RetryMachine(RuleBasedStateMachine):
         for _ in range(number):
             decided = self.machine.failed(self.now, remaining, attempts)
             longest = min(self.policy.backoff * 2 ** (attempts - 1), LONGEST_WAIT_S)
-            if isinstance(decided, Again):
+            if isinstance(decided, Retry):
                 assert 0 <= decided.wait <= longest, "wait"
             self.check(decided, attempts, remaining, longest)
 
     @rule(attempts=st.integers(1, 4), deaths=st.integers(1, 3), remaining=st.sampled_from([0.01, 30.0]))
     def replica_dies(self, attempts, deaths, remaining):
         decided = self.machine.died(self.now, remaining, attempts, deaths)
-        if isinstance(decided, Again):
+        if isinstance(decided, Retry):
             assert deaths < MOST_DEATHS, "poison"
             assert decided.wait == 0, "wait"
         self.check(decided, attempts, remaining, 0.0, may=deaths < MOST_DEATHS)
@@ -67,7 +67,7 @@ class RetryMachine(RuleBasedStateMachine):
         late = [each for each in self.calls if each > self.now - WINDOW_S]
         spent = [each for each in self.spent if each > self.now - WINDOW_S]
         allowed = self.policy.min + self.policy.budget * len(late)
-        if isinstance(decided, Again):
+        if isinstance(decided, Retry):
             assert attempts < self.policy.max_attempts, "attempts"
             assert decided.wait < remaining, "deadline"
             self.spent.append(self.now)
@@ -83,7 +83,7 @@ class RetryMachine(RuleBasedStateMachine):
     def knows_little(self):
         """What is remembered does not grow with the number of calls."""
         if hasattr(self, "machine"):
-            assert len(self.machine._slots) <= WINDOW_S + 1, "memory"
+            assert len(self.machine._buckets) <= WINDOW_S + 1, "memory"
 
 
 TestRetries = RetryMachine.TestCase
@@ -124,7 +124,7 @@ def test_error_that_stands_for_an_unknown_class_goes_by_its_name():
 
 
 def forgets_its_budget(patch):
-    patch.setattr(Retries, "_spent_of_late", lambda *_: 0)
+    patch.setattr(Retries, "_recent_retries", lambda *_: 0)
 
 
 def counts_calls_for_ever(patch):
@@ -156,7 +156,7 @@ def waits_too_long(patch):
 
     def faulty(*args):
         decided = failed(*args)
-        return decided._replace(wait=9.0) if isinstance(decided, Again) else decided
+        return decided._replace(wait=9.0) if isinstance(decided, Retry) else decided
 
     patch.setattr(Retries, "failed", faulty)
 
@@ -198,7 +198,7 @@ def test_dependency_that_is_down_gets_a_fifth_more_and_no_more(seed):
         if attempt == 1:
             machine.called(now)
         decided = machine.failed(now, 30.0, attempt)
-        if isinstance(decided, Again):
+        if isinstance(decided, Retry):
             spent.append(now)
             heappush(due, (now + decided.wait + random.random() * 0.01, attempt + 1))
     for begin in range(-10, 30):
@@ -244,8 +244,8 @@ def test_what_is_exactly_a_window_old_counts_no_more():
     """Ten seconds are ten seconds, for calls and for retries."""
     machine = Retries(RetryPolicy(3, 0.0, 1.0, 0), Longest())
     machine.called(100.0)
-    assert isinstance(machine.failed(100.0, 30.0, 1), Again)
-    assert not isinstance(machine.failed(100.0, 30.0, 1), Again)
+    assert isinstance(machine.failed(100.0, 30.0, 1), Retry)
+    assert not isinstance(machine.failed(100.0, 30.0, 1), Retry)
     machine.called(110.0)
     again = machine.failed(110.0, 30.0, 1)
     assert again.reason.endswith("retry 1, 1 allowed, of 1 calls in the last 10 s")

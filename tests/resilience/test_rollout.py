@@ -11,13 +11,13 @@ from sage_plugins.resilience.rollout import (
     MOST_DEATHS,
     Done,
     Halt,
+    Promote,
+    ReplicaView,
     RollBack,
     Rollout,
     RolloutSettings,
-    Seen,
     Start,
     Stop,
-    Take,
     Wait,
 )
 
@@ -35,8 +35,8 @@ class Model:
         self.limits = limits
         self.rollout = Rollout(range(places), limits)
         names = [f"old{index}" for index in range(places)]
-        old = {"new": False, "alive": True, "ready": True, "kept": True}
-        self.seen = {name: Seen(name, index, **old) for index, name in enumerate(names)}
+        old = {"new": False, "alive": True, "ready": True, "has_place": True}
+        self.views = {name: ReplicaView(name, index, **old) for index, name in enumerate(names)}
         self.places, self.room, self.now = places, room, 1000.0
         self.leaving = []
         self.trace = []
@@ -45,32 +45,32 @@ class Model:
         self.count = 0
 
     def change(self, id, **values):
-        self.seen[id] = self.seen[id]._replace(**values)
+        self.views[id] = self.views[id]._replace(**values)
 
     @property
     def alive(self):
-        return [each for each in self.seen.values() if each.alive]
+        return [each for each in self.views.values() if each.alive]
 
     @property
     def serving(self):
         """The replicas that count as available when they are taken to be so at once."""
-        return [each for each in self.seen.values() if each.ready]
+        return [each for each in self.views.values() if each.ready]
 
     def step(self):
-        found = self.rollout.step(list(self.seen.values()), len(self.leaving), self.now)
+        found = self.rollout.step(list(self.views.values()), len(self.leaving), self.now)
         self.trace.append(found)
         match found:
             case Start(index, new):
                 assert len(self.alive) < self.places + self.limits.max_surge
                 if self.room is not None and len(self.alive) + len(self.leaving) >= self.room:
-                    self.rollout.refused("no room", list(self.seen.values()), len(self.leaving))
+                    self.rollout.refused("no room", list(self.views.values()), len(self.leaving))
                 else:
                     self.count += 1
                     id = f"{'new' if new else 'again'}{self.count}"
-                    self.seen[id] = Seen(id, index, new, alive=True, ready=False, kept=False)
-            case Take(id, old):
-                assert self.seen[id].ready
-                self.change(id, kept=True)
+                    self.views[id] = ReplicaView(id, index, new, alive=True, ready=False, has_place=False)
+            case Promote(id, old):
+                assert self.views[id].ready
+                self.change(id, has_place=True)
                 if old is not None:
                     self.leave(old)
             case Stop(id):
@@ -82,8 +82,8 @@ class Model:
         return found
 
     def leave(self, id):
-        each = self.seen.pop(id)
-        if each.ready and (each.kept or not each.new):
+        each = self.views.pop(id)
+        if each.ready and (each.has_place or not each.new):
             enough = len(self.serving) >= self.places - self.limits.max_unavailable
             assert enough, f"{id} was stopped, and only {self.serving} serve"
         self.leaving.append(id)
@@ -92,8 +92,8 @@ class Model:
         """All that start get ready, with *stuck* none; what leaves has stopped; and time passes, until the end."""
         for _ in range(20 * self.places + 20):
             if isinstance(self.step(), Wait):
-                for id, each in list(self.seen.items()):
-                    if not (each.ready or each.hopeless or stuck):
+                for id, each in list(self.views.items()):
+                    if not (each.ready or each.why_hopeless or stuck):
                         self.change(id, alive=True, ready=True, ended=False)
                 self.leaving.clear()
                 self.now += (DEADLINE if stuck else 1.0) + self.limits.min_ready_s
@@ -113,10 +113,10 @@ def test_each_replica_is_started_before_the_old_one_leaves():
     assert model.step() == Start(0, new=True)
     assert isinstance(model.step(), Wait)
     model.change("new1", ready=True)
-    assert model.step() == Take("new1", "old0")
+    assert model.step() == Promote("new1", "old0")
     assert model.step() == Start(1, new=True)  # although old0 drains: that does not count
     model.change("new2", ready=True)
-    assert model.step() == Take("new2", "old1")
+    assert model.step() == Promote("new2", "old1")
     assert model.step() == Done()
 
 
@@ -126,7 +126,7 @@ def test_without_surge_an_old_one_leaves_first():
     assert model.step() == Start(0, new=True)
     assert isinstance(model.step(), Wait)
     model.change("new1", ready=True)
-    assert model.step() == Take("new1", None)
+    assert model.step() == Promote("new1", None)
     assert isinstance(model.step(), Stop)
 
 
@@ -141,7 +141,7 @@ def test_a_replica_counts_when_it_has_been_ready_for_min_ready_s_without_a_break
     model.change("new1", ready=True)
     assert model.step() == Wait(1019.0)
     model.now = 1019.0
-    assert model.step() == Take("new1", "old0")
+    assert model.step() == Promote("new1", "old0")
 
 
 def test_one_that_is_late_has_everything_rolled_back():
@@ -156,9 +156,9 @@ def test_one_that_is_late_has_everything_rolled_back():
     assert model.step() == Start(0, new=False)
     assert isinstance(model.step(), Wait)
     model.change("again3", ready=True)
-    assert model.step() == Take("again3", "new1")
+    assert model.step() == Promote("again3", "new1")
     assert model.step() == Done()
-    assert sorted(model.seen) == ["again3", "old1"]
+    assert sorted(model.views) == ["again3", "old1"]
 
 
 def test_without_auto_rollback_it_stops_where_it_is():
@@ -172,7 +172,7 @@ def test_a_replica_whose_process_dies_is_started_again_a_few_times():
     model = Model(1, settings_of())
     for number in range(1, MOST_DEATHS + 1):
         assert model.step() == Start(0, new=True)
-        del model.seen[f"new{number}"]
+        del model.views[f"new{number}"]
         model.rollout.ended(f"new{number}", "killed", died=True)
     assert model.step() == Start(0, new=True)
     model.rollout.ended("new4", "killed", died=True)
@@ -217,7 +217,7 @@ def test_without_room_for_more_an_old_one_leaves_first_if_it_may():
     assert isinstance(model.step(), Wait)
     model.leaving.clear()
     assert model.step() == Start(0, new=True)
-    assert "new1" in model.seen
+    assert "new1" in model.views
 
 
 def test_without_room_for_more_and_none_that_may_leave_it_is_rolled_back():
@@ -225,7 +225,7 @@ def test_without_room_for_more_and_none_that_may_leave_it_is_rolled_back():
     model.step()
     assert model.step() == RollBack("there is no room for another replica: no room", None)
     assert model.step() == Done()
-    assert sorted(model.seen) == ["old0", "old1"]
+    assert sorted(model.views) == ["old0", "old1"]
 
 
 def test_a_replica_that_has_ended_is_not_stopped_to_make_room():
@@ -235,7 +235,7 @@ def test_a_replica_that_has_ended_is_not_stopped_to_make_room():
     model.step()
     assert isinstance(model.step(), RollBack)
     assert model.step() == Done()
-    assert list(model.seen) == ["old0"]
+    assert list(model.views) == ["old0"]
 
 
 def test_a_rollback_does_not_wait_for_ever_for_an_old_replica_that_ended():
@@ -249,7 +249,7 @@ def test_a_rollback_does_not_wait_for_ever_for_an_old_replica_that_ended():
     model.change("old0", ready=False, ended=True)
     model.settle(stuck=True)
     assert isinstance(model.outcome, Halt)
-    assert "new1" in model.seen
+    assert "new1" in model.views
 
 
 def test_settings_have_the_defaults_of_the_field():
@@ -285,7 +285,7 @@ class Rolling(RuleBasedStateMachine):
         """One of the replicas that are so; None if there is none."""
         found = [
             each
-            for each in self.model.seen.values()
+            for each in self.model.views.values()
             if new in {None, each.new} and all(getattr(each, name) == value for name, value in values.items())
         ]
         return data.draw(st.sampled_from(found)) if found else None
@@ -298,7 +298,7 @@ class Rolling(RuleBasedStateMachine):
     @precondition(lambda self: self.going_on)
     @rule(data=st.data())
     def one_gets_ready(self, data):
-        if found := self.some(data, ready=False, hopeless=""):
+        if found := self.some(data, ready=False, why_hopeless=""):
             self.model.change(found.id, alive=True, ready=True, ended=False)
 
     @precondition(lambda self: self.going_on)
@@ -311,17 +311,17 @@ class Rolling(RuleBasedStateMachine):
     @rule(data=st.data(), died=st.booleans(), comes_back=st.booleans())
     def one_ends(self, data, died, comes_back):
         if found := self.some(data, alive=True):
-            if found.kept:
+            if found.has_place:
                 self.model.change(found.id, alive=comes_back, ready=False, ended=True)
             else:
-                del self.model.seen[found.id]
+                del self.model.views[found.id]
                 self.model.rollout.ended(found.id, "ended", died=died)
 
     @precondition(lambda self: self.going_on)
     @rule(data=st.data())
     def a_new_one_is_in_a_crash_loop(self, data):
-        if found := self.some(data, new=True, kept=True):
-            self.model.change(found.id, alive=False, ready=False, ended=True, hopeless="loops")
+        if found := self.some(data, new=True, has_place=True):
+            self.model.change(found.id, alive=False, ready=False, ended=True, why_hopeless="loops")
 
     @precondition(lambda self: self.going_on)
     @rule()
@@ -335,7 +335,7 @@ class Rolling(RuleBasedStateMachine):
     @invariant()
     def no_place_has_two_of_one_version(self):
         if hasattr(self, "model"):
-            found = [(each.index, each.new) for each in self.model.seen.values()]
+            found = [(each.index, each.new) for each in self.model.views.values()]
             assert len(found) == len(set(found))
 
     def teardown(self):
@@ -344,9 +344,9 @@ class Rolling(RuleBasedStateMachine):
         model = self.model
         if model.outcome is None:
             model.settle(stuck=self.stuck)
-        versions = {each.new for each in model.seen.values()}
+        versions = {each.new for each in model.views.values()}
         if isinstance(model.outcome, Done):
-            assert sorted(each.index for each in model.seen.values()) == list(range(model.places))
+            assert sorted(each.index for each in model.views.values()) == list(range(model.places))
             assert versions == {not model.rollout.back}
         else:
             assert model.rollout.back or not model.limits.auto_rollback, "it gave up without having gone back"

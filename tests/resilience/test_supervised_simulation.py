@@ -17,7 +17,7 @@ import pytest
 
 from sage_deploy_testing.simulation.simulation import SimulationFailure
 from sage_deploy_testing.simulation.supervised_simulation import SupervisedSimulation
-from sage_plugins.resilience.restarts import CrashLoop, Start, Supervisor
+from sage_plugins.resilience.restarts import CrashLoop, Restarts, Start
 from sage_plugins.routing.method_limits import MethodRouter
 from sage_plugins.routing.router import Router
 from sage_plugins.values import Outcome
@@ -85,7 +85,7 @@ def test_a_seed_gives_the_same_course_of_events_every_time():
 # -- faults that show --------------------------------------------------------------------------------------------------
 
 
-class NeverLoops(Supervisor):
+class NeverLoops(Restarts):
     """Starts what fails for ever."""
 
     def _again(self, index, position, now):
@@ -93,7 +93,7 @@ class NeverLoops(Supervisor):
         return super()._again(index, position, now)
 
 
-class LoopsTooSoon(Supervisor):
+class LoopsTooSoon(Restarts):
     """Gives up after four failures."""
 
     def failed(self, index, now):
@@ -101,14 +101,14 @@ class LoopsTooSoon(Supervisor):
         return CrashLoop(index) if len(self._position(index).failed) == 4 else decision
 
 
-class LoopsForDeaths(Supervisor):
+class LoopsForDeaths(Restarts):
     """Takes the deaths of replicas that had been ready for failed starts."""
 
     def died(self, index, now):
         return super().failed(index, now)
 
 
-class WaitsTheSame(Supervisor):
+class WaitsTheSame(Restarts):
     """Waits anew each time."""
 
     def _again(self, index, position, now):
@@ -116,7 +116,7 @@ class WaitsTheSame(Supervisor):
         return super()._again(index, position, now)
 
 
-class WaitsAtFirst(Supervisor):
+class WaitsAtFirst(Restarts):
     """Lets the first one wait as well."""
 
     def died(self, index, now):
@@ -124,7 +124,7 @@ class WaitsAtFirst(Supervisor):
         return decision._replace(at=max(decision.at, now + 0.5)) if isinstance(decision, Start) else decision
 
 
-class NeverForgives(Supervisor):
+class NeverForgives(Restarts):
     """Has the first after a long time wait like the last."""
 
     def ready(self, index, now):
@@ -195,7 +195,7 @@ class StaysUnavailable(Router):
 )
 def test_fault_is_caught(fault, words):
     """A few seeds find it."""
-    part = {"supervisor" if issubclass(fault, Supervisor) else "router": fault}
+    part = {"restarts" if issubclass(fault, Restarts) else "router": fault}
 
     def play_some():
         for seed in range(500):

@@ -142,7 +142,8 @@ def test_ejection_is_told_of_each_result_beside_the_breaker(failures):
     stage.fail(failures)
     for _ in range(3):
         stage.end(stage.call())
-    assert (stage.lane.seen.calls, stage.lane.seen.seconds, stage.lane.seen.row) == (3, 0.75, 0)
+    record = stage.lane.call_record
+    assert (record.calls, record.seconds, record.failures_in_row) == (3, 0.75, 0)
     assert stage.told == []
 
 
@@ -150,5 +151,5 @@ def test_ejection_is_told_of_each_failure_beside_the_breaker():
     """Both count it."""
     stage = Stage(outlier=OutlierPolicy())
     stage.fail(2)
-    assert stage.lane.seen.row == 2
+    assert stage.lane.call_record.failures_in_row == 2
     assert stage.told == ["circuit_opened"]

@@ -218,7 +218,7 @@ def test_counts_of_replaced_services_need_bounded_memory(env):
         env.deploy()
         env.service("counting").add(1, 2)
         env.drain("counting")
-    assert len(env._services._retired["counting"]) <= 4
+    assert len(env._services._former["counting"]) <= 4
     assert value(samples_of(text_of(env)), "calls_total", service="counting", kind="sum") == 12
 
 

@@ -244,7 +244,7 @@ def test_stop_hooks_run_even_if_the_loop_gets_no_turn_until_everybody_has_given_
         def stop(self):
             ended.put("stopped")
 
-    for grace in ("sage_plugins.host.host._STUCK_GRACE_S", "sage_plugins.deployment.replicas.departure._LAST_GRACE_S"):
+    for grace in ("sage_plugins.host.host._STUCK_GRACE_S", "sage_plugins.deployment.replicas.stopper._LAST_GRACE_S"):
         monkeypatch.setattr(grace, 0.01)
     service = deploy("async", Slow)
     loop, thread = service.handle.call("loop")

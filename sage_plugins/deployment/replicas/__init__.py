@@ -1,5 +1,5 @@
 """
 Starts the replicas of one deployed service, waits for them, replaces them when they die, and stops them.
 
-Imports `deployment.life`, `deployment.monitors`, `resilience`, `routing` and everything below.
+Imports `deployment.lifecycle`, `deployment.monitors`, `resilience`, `routing` and everything below.
 """

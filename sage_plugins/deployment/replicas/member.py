@@ -7,7 +7,7 @@ from contextlib import suppress
 from enum import Enum
 from time import time
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeAlias, cast
 
 from sage_plugins.errors import text_of
 from sage_plugins.interfaces import ControlOp
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from sage_plugins.routing.lane import Lane
     from sage_plugins.values import ReplicaSpec
 
-__all__ = ["ANSWER_S", "ManagedBy", "Member", "MemberOwner", "Report"]
+__all__ = ["ANSWER_S", "Claim", "ManagedBy", "Member", "MemberOwner", "Report"]
 
 #: Seconds that a replica gets to answer a question. A status asks all replicas at once and waits no longer than this.
 ANSWER_S: Final = 1.0
@@ -38,16 +38,16 @@ _UP: Final = frozenset({ReplicaState.READY, ReplicaState.UNREADY, ReplicaState.U
 _ENDED: Final = frozenset({ReplicaState.FAILED, ReplicaState.CRASH_LOOP})
 
 #: Statistics of a replica that has never answered.
-_NOTHING_SAID: Final[Mapping[str, Any]] = MappingProxyType({"runner": None, "recorders": {}, "pid": None, "age": None})
+_NO_STATS: Final[Mapping[str, Any]] = MappingProxyType({"runner": None, "recorders": {}, "pid": None, "age": None})
 
 #: An event of a replica: its kind, its reason and the replica's ID.
 Report: TypeAlias = tuple[str, str, str]
 
 #: A change of state: seconds since the epoch, the new state and the reason.
-Turn: TypeAlias = tuple[float, str, str]
+StateChange: TypeAlias = tuple[float, str, str]
 
 #: How many state changes of a replica are kept.
-_TURNS: Final = 20
+_HISTORY_LENGTH: Final = 20
 
 
 class ManagedBy(Enum):
@@ -87,7 +87,7 @@ class Member(LaneEvents):
     One replica of a service.
 
     Its target uses it as `interfaces.ReplicaEvents`, monitors as `interfaces.WatchedReplica`. Only the methods under
-    "transitions" change its state. Only `leave` and `ReplicaSupervisor` change `managed_by`.
+    "transitions" change its state. Only `begin_drain` and `ReplicaSupervisor` change `managed_by`.
     """
 
     def __init__(
@@ -104,10 +104,11 @@ class Member(LaneEvents):
         self.newer = newer  # whether it has the version that is being rolled out; guarded as below
         self.id = spec.id
         self._find_service = find_service
-        # Guarded by ReplicaSet.condition, except those that start with an underscore.
+        # Written under ReplicaSet.condition, except names that start with an underscore, and `may_open`, which is set
+        # before its thread reports the replica ready. Reading a single one needs no lock.
         self.state = ReplicaState.PENDING
         self.since = time()
-        self.past: list[Turn] = [(self.since, str(self.state), "")]
+        self.history: list[StateChange] = [(self.since, str(self.state), "")]
         self.managed_by = ManagedBy.STARTER
         self.replacement: object = None  # if set, its replacement is under way, and nothing else may replace it
         self.died = False  # whether its process or node died
@@ -118,12 +119,12 @@ class Member(LaneEvents):
         self.not_on: Mapping[str, str] = {}  # by node, why it is not or cannot be there
         self.held = False  # whether it gets no calls yet, even when it is ready
         self.recycled = False  # whether it was stopped at a limit of `recycle`
-        self.proven = True  # whether it may get calls as soon as its target reports it ready, without a canary
+        self.may_open = True  # whether it may get calls as soon as its target reports it ready, without a canary
         self.has_started = False  # whether its target reported it ready before its canary was answered
         self.canary: Canary | None = None  # the canary sent to it
         self._owner = owner
         self._logged = 0  # number of its last line that was logged here
-        self._said: tuple[Mapping[str, Any], float] = _NOTHING_SAID, 0.0  # its last statistics, and when it gave them
+        self._last_stats: tuple[Mapping[str, Any], float] = _NO_STATS, 0.0  # and when it gave them
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
         """As `LifeEvents.changed`."""
@@ -177,13 +178,13 @@ class Member(LaneEvents):
         leaving = self.state is ReplicaState.DRAINING and state is not ReplicaState.FAILED
         if leaving or self.ended or self.state is ReplicaState.STOPPED:
             return False
-        self._turn(state, "" if cause is None else text_of(cause))
+        self._enter(state, "" if cause is None else text_of(cause))
         self.cause = cause
-        if state is ReplicaState.READY and not self.been_ready:
+        if state is ReplicaState.READY and not self.has_been_ready:
             self.ready_at = self._owner.clock.monotonic()
         return True
 
-    def judge(self, state: ReplicaState, reason: str) -> bool:
+    def apply_mark(self, state: ReplicaState, reason: str) -> bool:
         """
         Take the state that a monitor sets. Return False if it is not new, or the replica is starting or leaving.
 
@@ -195,36 +196,36 @@ class Member(LaneEvents):
             raise ValueError(msg)
         if not self.up or self.state is state:
             return False
-        self._turn(state, reason)
+        self._enter(state, reason)
         self.reason = "" if state is ReplicaState.READY else reason
         return True
 
     def give_up(self) -> None:
         """Enter `crash_loop`: it ended and will not be replaced."""
-        self._turn(ReplicaState.CRASH_LOOP)
+        self._enter(ReplicaState.CRASH_LOOP)
 
-    def leave(self) -> bool:
+    def begin_drain(self) -> bool:
         """Begin to leave: no more calls, no replacement. Return False if it has already ended."""
         self.managed_by = ManagedBy.NOBODY
         if self.ended:
             return False
-        self._turn(ReplicaState.DRAINING)
+        self._enter(ReplicaState.DRAINING)
         return True
 
     def begin_stop(self) -> None:
         """Enter `draining` before its stop hooks run, so that nothing checks its health meanwhile."""
         if self.up:
-            self._turn(ReplicaState.DRAINING)
+            self._enter(ReplicaState.DRAINING)
 
     def end_stop(self) -> bool:
         """Enter `stopped`. Return False if it had stopped before."""
         first = self.state is not ReplicaState.STOPPED
-        self._turn(ReplicaState.STOPPED)
+        self._enter(ReplicaState.STOPPED)
         return first
 
-    def _turn(self, state: ReplicaState, reason: str = "") -> None:
+    def _enter(self, state: ReplicaState, reason: str = "") -> None:
         if state is not self.state:
-            self.past = [*self.past[1 - _TURNS :], (time(), str(state), reason)]
+            self.history = [*self.history[1 - _HISTORY_LENGTH :], (time(), str(state), reason)]
         self.state = state
 
     # -- state and answers -------------------------------------------------------------------------------------------
@@ -240,7 +241,7 @@ class Member(LaneEvents):
         return self.lane.abandoned
 
     @property
-    def been_ready(self) -> bool:
+    def has_been_ready(self) -> bool:
         """Whether it has ever been ready."""
         return self.ready_at is not None
 
@@ -288,23 +289,23 @@ class Member(LaneEvents):
         If it has never answered, `age` and `pid` are None.
         """
         if self.replica is None:
-            return self.said
+            return self.last_stats
         try:
             stats: Mapping[str, Any] = self.replica.control(ControlOp.STATS, timeout=ANSWER_S)
         except Exception:  # noqa: BLE001 - its process may be gone
-            return self.said
-        self._said = stats, self._owner.clock.monotonic() - stats.get("age", 0.0)
+            return self.last_stats
+        self._last_stats = stats, self._owner.clock.monotonic() - stats.get("age", 0.0)
         return {"pid": None, "age": 0.0, **stats}
 
     @property
-    def said(self) -> Mapping[str, Any]:
+    def last_stats(self) -> Mapping[str, Any]:
         """Its last statistics."""
-        said, said_at = self._said
-        if said is _NOTHING_SAID:
-            return said
+        stats, answered_at = self._last_stats
+        if stats is _NO_STATS:
+            return stats
         gone = self.ended or self.state is ReplicaState.STOPPED
-        runner = None if gone else said["runner"]
-        return {"pid": None, **said, "runner": runner, "age": self._owner.clock.monotonic() - said_at}
+        runner = None if gone else stats["runner"]
+        return {"pid": None, **stats, "runner": runner, "age": self._owner.clock.monotonic() - answered_at}
 
     def logs(self) -> Sequence[RemoteLine]:
         """Return its new log lines, above the last line of `tell_log`; none if it does not answer within a second."""
@@ -333,9 +334,9 @@ class Member(LaneEvents):
             self._logged = line.number
             tell(self.spec.service, self.id, line)
 
-    def counted(self) -> Mapping[str, Any]:
+    def local_counts(self) -> Mapping[str, Any]:
         """Return `ControlOp.COUNTS` of a replica in this process; its last counts if it does not answer."""
-        found: Mapping[str, Any] = self.said["recorders"]
+        found: Mapping[str, Any] = self.last_stats["recorders"]
         if self.replica is not None:
             with suppress(Exception):  # of any kind, from its target
                 found = self.replica.control(ControlOp.COUNTS, timeout=ANSWER_S)
@@ -353,6 +354,19 @@ class Member(LaneEvents):
         return "\n".join(filter(None, (self.reason, cause))) or None
 
     @property
-    def missing(self) -> str:
+    def reason_line(self) -> str:
         """Why its place is empty, or it is not ready, in one line."""
         return self.reason or ("" if self.cause is None else text_of(self.cause))
+
+
+class Claim(NamedTuple):
+    """
+    The right to replace a replica.
+
+    Attributes:
+        old: The replica.
+        token: `Member.replacement` of *old* while the claim is valid.
+    """
+
+    old: Member
+    token: object

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.deployment.replicas.waiting import stats_of
 from sage_plugins.errors import text_of
-from sage_plugins.resilience.recycling import Recycling, Seen
+from sage_plugins.resilience.recycling import Recycling, ReplicaUsage
 from sage_plugins.values import Refused, ReplicaState
 
 if TYPE_CHECKING:
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     from sage_plugins.clock import Timer
     from sage_plugins.config.nested_keys import RecyclePolicy
-    from sage_plugins.deployment.replicas.departure import Departure
     from sage_plugins.deployment.replicas.member import Member
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
     from sage_plugins.deployment.replicas.starting import Launcher
+    from sage_plugins.deployment.replicas.stopper import ReplicaStopper
     from sage_plugins.deployment.replicas.supervision import ReplicaSupervisor
     from sage_plugins.resilience.recycling import Due
 
@@ -45,7 +45,7 @@ class Recycler:
         policy: RecyclePolicy,
         replicas: ReplicaSet,
         launcher: Launcher,
-        departure: Departure,
+        stopper: ReplicaStopper,
         supervisor: ReplicaSupervisor,
         changing: threading.Lock,
     ) -> None:
@@ -56,13 +56,13 @@ class Recycler:
             policy: The limits.
             replicas: The service's replicas.
             launcher: Starts replicas.
-            departure: Stops replicas.
+            stopper: Stops replicas.
             supervisor: Manages running replicas.
             changing: The lock that is held while the service is being changed.
         """
         self._replicas = replicas
         self._launcher = launcher
-        self._departure = departure
+        self._stopper = stopper
         self._supervisor = supervisor
         self._changing = changing
         self._clock = replicas.clock
@@ -75,7 +75,7 @@ class Recycler:
     def start(self) -> None:
         """Schedule the next look; first called when the service is ready. Under `ReplicaSet.condition`, as `close`."""
         if not self._closed:
-            self._timer = self._clock.call_at(self._clock.monotonic() + _LOOK_EVERY_S, self._is_due)
+            self._timer = self._clock.call_at(self._clock.monotonic() + _LOOK_EVERY_S, self._on_timer)
 
     def close(self) -> None:
         """Stop looking. Idempotent."""
@@ -83,16 +83,16 @@ class Recycler:
         if self._timer is not None:
             self._timer.cancel()
 
-    def _is_due(self) -> None:
+    def _on_timer(self) -> None:
         with self._replicas.condition:
             if self._closed:
                 return
-            members = [] if self._replicas.life.refuses_outsiders else self._candidates()
+            members = [] if self._replicas.lifecycle.refuses_outsiders else self._candidates()
             if not members or not (self._asks or self._is_old(members)):  # ages need no thread to check
                 self.start()
                 return
             try:
-                self._replicas.life.in_background(self._look, "recycle")
+                self._replicas.lifecycle.in_background(self._look, "recycle")
             except RuntimeError:  # the interpreter is shutting down
                 self._closed = True
 
@@ -100,10 +100,10 @@ class Recycler:
         try:
             with self._replicas.condition:
                 members = self._candidates()
-            said = stats_of(members, in_process=self._in_process) if self._asks else [{}] * len(members)
+            answers = stats_of(members, in_process=self._in_process) if self._asks else [{}] * len(members)
             with self._replicas.condition:
                 now = self._clock.monotonic()
-                found = self._machine.look([_seen(*each, now) for each in zip(members, said, strict=True)], now)
+                found = self._machine.look([_usage_of(*each, now) for each in zip(members, answers, strict=True)], now)
             if found is not None:
                 self._recycle(next(each for each in members if each.id == found.replica), found)
         except Exception:  # an error of a target must not end the looks
@@ -123,7 +123,7 @@ class Recycler:
     def _is_old(self, members: Sequence[Member]) -> bool:
         """Whether one of *members* has reached its maximum age; under the condition."""
         now = self._clock.monotonic()
-        return self._machine.is_reached(_seen(each, {}, now) for each in members)
+        return self._machine.is_reached(_usage_of(each, {}, now) for each in members)
 
     # -- replacing ---------------------------------------------------------------------------------------------------
 
@@ -136,12 +136,12 @@ class Recycler:
                 wanted = self._replicas.wanted
             if wanted:
                 reason = f"{due.reason}; it goes on, and is tried again in {pause:g} s: {text_of(error)}"
-                self._replicas.watchers.tell("recycling_failed", reason, member.id)
+                self._replicas.monitors.tell("recycling_failed", reason, member.id)
             return
         with self._replicas.condition:
             self._machine.replaced(self._clock.monotonic())
         if fresh is not None:
-            self._replicas.watchers.tell("recycled", f"{due.reason}; {fresh.id} serves in its place", member.id)
+            self._replicas.monitors.tell("recycled", f"{due.reason}; {fresh.id} serves in its place", member.id)
 
     def _replace(self, member: Member, due: Due) -> Member | None:
         """
@@ -151,7 +151,7 @@ class Recycler:
             The replacement. None if none was started here: *member* no longer needs one, or there was no room for both
             replicas.
         """
-        watchers, index = self._replicas.watchers, member.spec.index
+        monitors, index = self._replicas.monitors, member.spec.index
         with self._changing:
             with self._replicas.condition:
                 if member not in self._candidates() or not self._replicas.wanted:
@@ -160,28 +160,28 @@ class Recycler:
             place = self._launcher.place(spec)
             if isinstance(place, Refused):
                 why = f"{due.reason}, and no other can be placed beside it: {place}"
-                watchers.tell("recycling", f"{why}; it stops first, and a fresh one follows", member.id)
-                self._supervisor.make_room(member, why)
+                monitors.tell("recycling", f"{why}; it stops first, and a fresh one follows", member.id)
+                self._supervisor.stop_then_replace(member, why)
                 return None
             claim = self._supervisor.claim(index)
             if claim is None:
                 return None
-            old, replacement = claim
-            watchers.tell("recycling", due.reason, old.id)
+            old = claim.old
+            monitors.tell("recycling", due.reason, old.id)
             try:
-                (fresh,) = self._launcher.start_ready([index])
+                (fresh,) = self._launcher.start_and_wait([index])
             except BaseException:
-                self._supervisor.cancel_replacement(old, replacement)
+                self._supervisor.cancel_replacement(claim)
                 raise
             self._supervisor.admit([fresh])
             self._supervisor.replacements["recycled"] += 1
-            finish = self._departure.leave([old], f"recycled ({due.reason}), replaced by {fresh.id}")
+            finish = self._stopper.begin_drain([old], f"recycled ({due.reason}), replaced by {fresh.id}")
         finish(self._replicas.composition.config.drain_timeout)
         return fresh
 
 
-def _seen(member: Member, said: Mapping[str, Any], now: float) -> Seen:
-    counted = said.get("recycle", {})
+def _usage_of(member: Member, answer: Mapping[str, Any], now: float) -> ReplicaUsage:
+    counted = answer.get("recycle", {})
     memory = counted.get("memory")
     ready_at = now if member.ready_at is None else member.ready_at
-    return Seen(member.id, counted.get("calls"), None if memory is None else memory / _MIB, now - ready_at)
+    return ReplicaUsage(member.id, counted.get("calls"), None if memory is None else memory / _MIB, now - ready_at)

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
-    from sage_plugins.deployment.life import ServiceLife
-    from sage_plugins.deployment.monitors import Watchers
+    from sage_plugins.deployment.lifecycle import ServiceLifecycle
+    from sage_plugins.deployment.monitors import ServiceMonitors
     from sage_plugins.deployment.replicas.member import Member, Report
     from sage_plugins.deployment.replicas.recycling import Recycler
-    from sage_plugins.deployment.scaling.elastic import Elastic
+    from sage_plugins.deployment.scaling.service_scaler import ServiceScaler
     from sage_plugins.interfaces import Reach, Replica
     from sage_plugins.planning.composition import Composition
     from sage_plugins.routing.lane import Lane
@@ -33,7 +33,7 @@ class Supervision(Protocol):
     """Handles what replicas report; implemented by `ReplicaSupervisor`."""
 
     @property
-    def replaced(self) -> int:
+    def replacement_count(self) -> int:
         """Number of replacements: replicas started for one that had ended, was unhealthy or was recycled."""
 
     @property
@@ -64,56 +64,57 @@ class ReplicaSet:
         next_composition: The composition that is being rolled out; None if there is no rollout. Guarded by `condition`.
         name: Name of the service.
         router: Sends the calls.
-        watchers: The service's monitors.
+        monitors: The service's monitors.
         clock: The service's clock.
-        life: The service's state.
+        lifecycle: The service's state.
         reach: How other processes call the service; set before the first replica is made.
         supervision: Handles what replicas report; set before the first replica is made.
-        elastic: The autoscaling; None if the number of replicas is fixed.
+        scaler: The autoscaling; None if the number of replicas is fixed.
         recycler: Replaces replicas at the limits of `recycle`; None if there are no limits.
         starting: Lock, held while replicas are being started. A thread that stops all replicas takes it too, so that it
             misses none.
         members: All replicas by index, including those that start or leave. Replaced, never changed.
-        counts_of_left: Counts of the replicas that have left, {monitor id: snapshot}. Replaced together with `members`.
+        counts_of_departed: Counts of the replicas that have left, {monitor id: snapshot}. Replaced together with
+            `members`.
     """
 
     supervision: Supervision
     reach: Reach
-    elastic: Elastic | None
+    scaler: ServiceScaler | None
     recycler: Recycler | None
 
     def __init__(
         self,
         composition: Composition,
         router: Router,
-        watchers: Watchers,
+        monitors: ServiceMonitors,
         clock: Clock,
-        life: ServiceLife,
+        lifecycle: ServiceLifecycle,
     ) -> None:
         """Make an empty set; the arguments are the attributes with these names."""
         self.composition = composition
         self.next_composition: Composition | None = None
         self.name = composition.name
         self.router = router
-        self.watchers = watchers
+        self.monitors = monitors
         self.clock = clock
-        self.life = life
-        self.elastic = None
+        self.lifecycle = lifecycle
+        self.scaler = None
         self.recycler = None
         self.starting = threading.RLock()
         self.members: tuple[Member, ...] = ()  # guarded by condition, as the next one
-        self.counts_of_left: Mapping[str, Any] = {}
+        self.counts_of_departed: Mapping[str, Any] = {}
         router.coming = lambda: self.coming
 
     @property
     def condition(self) -> threading.Condition:
         """The service's condition: guards the members and their states, and is notified of each change."""
-        return self.life.condition
+        return self.lifecycle.condition
 
     @property
     def wanted(self) -> bool:
         """Whether the service has been started and not stopped; under `condition`."""
-        return self.life.wanted
+        return self.lifecycle.wanted
 
     def check_wanted(self) -> None:
         """
@@ -156,8 +157,8 @@ class ReplicaSet:
 
         `crash_loop` means that at least one replica is in a crash loop; the others may serve.
         """
-        state = self.life.state
-        if self.life.refuses_outsiders and state in (ReplicaState.STARTING, ReplicaState.READY):
+        state = self.lifecycle.state
+        if self.lifecycle.refuses_outsiders and state in (ReplicaState.STARTING, ReplicaState.READY):
             return str(ReplicaState.DRAINING)
         if state is ReplicaState.READY and any(member.state is ReplicaState.CRASH_LOOP for member in self.members):
             return str(ReplicaState.CRASH_LOOP)
@@ -175,7 +176,7 @@ class ReplicaSet:
 
     def drop(self, members: Sequence[Member], counts: Sequence[Mapping[str, Any]]) -> None:
         """Remove *members* and keep their *counts*; under `condition`."""
-        self.counts_of_left = self.watchers.merge([self.counts_of_left, *counts])
+        self.counts_of_departed = self.monitors.merge([self.counts_of_departed, *counts])
         gone = frozenset(members)
         self.members = tuple(each for each in self.members if each not in gone)
 
@@ -184,14 +185,14 @@ class ReplicaSet:
         with self.condition:
             if self.wanted and (self.next_composition is not None or any(each.is_coming for each in self.members)):
                 return
-            if self.wanted and self.elastic is not None and self.elastic.asleep:
+            if self.wanted and self.scaler is not None and self.scaler.asleep:
                 return
             looping = next((each for each in self.members if each.state is ReplicaState.CRASH_LOOP), None)
         if looping is None:
-            what = f"{last.id} died ({last.missing})"
+            what = f"{last.id} died ({last.reason_line})"
         else:
             what = (
-                f"{looping.id} is in a crash loop and not replaced any more: {looping.missing}. Fix that error, "
+                f"{looping.id} is in a crash loop and not replaced any more: {looping.reason_line}. Fix that error, "
                 f"then call `restart('{self.name}')`"
             )
         msg = f"service '{self.name}' has no replica left: {what}"
@@ -205,7 +206,7 @@ class ReplicaSet:
 
     def remark(self, member: Member, text: str) -> None:
         """Report that a replica works, but not as well as it could."""
-        self.watchers.tell("replica_remark", text, member.id)
+        self.monitors.tell("replica_remark", text, member.id)
 
     def lost(self, member: Member, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
         """As `Supervision.lost`."""
@@ -230,4 +231,4 @@ class ReplicaSet:
         for kind, reason, id in reports:
             if kind == "crash_loop":
                 logging.getLogger("sage_plugins").error("service '%s': replica %s %s", self.name, id, reason)
-            self.watchers.tell(kind, reason, id)
+            self.monitors.tell(kind, reason, id)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from sage_plugins.deployment.replicas.canary import send_canary
 from sage_plugins.deployment.replicas.member import Member
-from sage_plugins.deployment.replicas.proving import send_canary
 from sage_plugins.errors import DeployError, SageDeployError, text_of
 from sage_plugins.host.lifecycle import Canary
 from sage_plugins.process_end import close_first
@@ -15,8 +15,8 @@ from sage_plugins.values import Refused
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sage_plugins.deployment.replicas.departure import Departure
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
+    from sage_plugins.deployment.replicas.stopper import ReplicaStopper
     from sage_plugins.deployment.replicas.waiting import Readiness
     from sage_plugins.interfaces import EarlierService, Replica, Target
     from sage_plugins.values import Choice, Placed, ReplicaSpec
@@ -34,7 +34,7 @@ class Launcher:
     def __init__(
         self,
         replicas: ReplicaSet,
-        departure: Departure,
+        stopper: ReplicaStopper,
         readiness: Readiness,
         find_service: Callable[[str], Any],
     ) -> None:
@@ -43,12 +43,12 @@ class Launcher:
 
         Args:
             replicas: The service's replicas.
-            departure: Stops replicas after a failed start.
+            stopper: Stops replicas after a failed start.
             readiness: Waits for replicas.
             find_service: Returns handles to other services, for the instances.
         """
         self._replicas = replicas
-        self._departure = departure
+        self._stopper = stopper
         self._readiness = readiness
         self._find_service = find_service
         self._targets: list[tuple[Choice, Target]] = []  # guarded by ReplicaSet.starting
@@ -78,7 +78,7 @@ class Launcher:
             try:
                 self._launch(members)
             except BaseException as error:
-                self._departure.discard(members)
+                self._stopper.discard(members)
                 if isinstance(error, NoRoomError):  # none was started, so their generations can be used again
                     with self._replicas.condition:
                         self._generations.update((each.spec.index, each.spec.generation) for each in members)
@@ -95,7 +95,7 @@ class Launcher:
         close_first()
         return members
 
-    def start_ready(self, indices: Sequence[int]) -> tuple[Member, ...]:
+    def start_and_wait(self, indices: Sequence[int]) -> tuple[Member, ...]:
         """
         Start replicas and wait until all are ready. Starts all or none. They get no calls before `release`.
 
@@ -106,7 +106,7 @@ class Launcher:
         try:
             self._readiness.wait(started, self._replicas.composition.config.startup_timeout)
         except BaseException:
-            self._departure.discard(started)
+            self._stopper.discard(started)
             raise
         return started
 
@@ -152,17 +152,17 @@ class Launcher:
                 for each in earlier.replicas:
                     self._generations[each.index] = each.generation
                     members.append(self.make(each.index))
-                    members[-1].proven = True  # it has been serving, and all its slots may be taken
+                    members[-1].may_open = True  # it has been serving, and all its slots may be taken
                 replicas.add(members)
             for member, each in zip(members, earlier.replicas, strict=True):
-                self._hand_over(member, self._replicas.reach.adopt(each, member.spec, member, replicas.clock))
+                self._register_replica(member, self._replicas.reach.adopt(each, member.spec, member, replicas.clock))
         taken = {member.spec.index for member in members}
         free = [index for index in range(earlier.places) if index not in taken]
         missing = free[: earlier.places - len(taken)] if taken or earlier.places else [0]
         if missing:
             self.start(missing)
         reason = f"{counted(len(taken), 'replica')} of an earlier process taken over, {len(missing)} to start"
-        replicas.watchers.tell("adopted", reason)
+        replicas.monitors.tell("adopted", reason)
 
     # -- one replica -------------------------------------------------------------------------------------------------
 
@@ -177,7 +177,7 @@ class Launcher:
         lane = self._replicas.router.lane(spec.id, index, seniority)
         member = Member(self._replicas, spec, lane, self._find_service, newer=newer)
         target = self._replicas.version(newer=newer).target
-        member.proven = "in_process" in target.registration.capabilities
+        member.may_open = "in_process" in target.registration.capabilities
         return member
 
     def place(self, spec: ReplicaSpec, *, newer: bool = False) -> Placed | Refused:
@@ -197,15 +197,16 @@ class Launcher:
 
     def launch(self, member: Member, place: Placed) -> None:
         """Start *member* at its place. It gets calls as soon as it is ready, unless it is `held`."""
-        member.not_on = place.refused
+        with self._replicas.condition:
+            member.not_on = place.refused
         target = self.target(newer=member.newer)
-        self._hand_over(member, target.start(member.spec, place, member, self._replicas.clock))
+        self._register_replica(member, target.start(member.spec, place, member, self._replicas.clock))
 
-    def _hand_over(self, member: Member, replica: Replica) -> None:
+    def _register_replica(self, member: Member, replica: Replica) -> None:
         with self._replicas.condition:
             member.replica = replica
             self._replicas.condition.notify_all()
-        self.prove_if_started(member)
+        self.send_canary_if_started(member)
         self.open_if_ready(member)
 
     # -- calls -------------------------------------------------------------------------------------------------------
@@ -217,7 +218,7 @@ class Launcher:
                 member.held = False
         self.open_if_ready(*members)
 
-    def prove_if_started(self, member: Member) -> None:
+    def send_canary_if_started(self, member: Member) -> None:
         """
         Send a canary to *member*, if its target has reported it ready and has returned it from `start`.
 
@@ -225,7 +226,7 @@ class Launcher:
         """
         with self._replicas.condition:
             replica = member.replica
-            if replica is None or not member.has_started or member.proven or member.canary is not None:
+            if replica is None or not member.has_started or member.may_open or member.canary is not None:
                 return
             if not member.is_coming:  # it was told to leave before it was ready
                 return

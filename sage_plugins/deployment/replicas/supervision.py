@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from sage_plugins.deployment.replicas.member import ManagedBy
+from sage_plugins.deployment.replicas.member import Claim, ManagedBy
 from sage_plugins.errors import DeployError, text_of
 from sage_plugins.values import Refused, ReplicaState
 
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Timer
     from sage_plugins.config.service_config import ServiceDeploymentConfig
-    from sage_plugins.deployment.replicas.departure import Departure
     from sage_plugins.deployment.replicas.member import Member, Report
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
     from sage_plugins.deployment.replicas.starting import Launcher
+    from sage_plugins.deployment.replicas.stopper import ReplicaStopper
     from sage_plugins.deployment.replicas.waiting import Readiness
-    from sage_plugins.resilience.restarts import CrashLoop, Start, Supervisor
+    from sage_plugins.resilience.restarts import CrashLoop, Restarts, Start
 
 __all__ = ["ReplicaSupervisor"]
 
@@ -36,14 +36,14 @@ class ReplicaSupervisor:
 
     Reporting the end of a replica never blocks, because the clock's thread or a target's thread may report it. Slow
     work runs in a background thread that exists only while there is work. A service whose replicas all live has no
-    `Supervisor`, timer or thread.
+    `Restarts`, timer or thread.
     """
 
     def __init__(
         self,
         replicas: ReplicaSet,
         launcher: Launcher,
-        departure: Departure,
+        stopper: ReplicaStopper,
         readiness: Readiness,
         spawn: Callable[[Callable[[], None], str], None],
     ) -> None:
@@ -53,25 +53,25 @@ class ReplicaSupervisor:
         Args:
             replicas: The service's replicas.
             launcher: Starts replicas.
-            departure: Stops replicas.
+            stopper: Stops replicas.
             readiness: Waits for replicas.
             spawn: `spawn(body, what)` runs *body* in a background thread. The service waits for it when it stops.
         """
         self._replicas = replicas
         self._launcher = launcher
-        self._departure = departure
+        self._stopper = stopper
         self._readiness = readiness
         self._spawn = spawn
         self._clock = replicas.clock
         self._replaces_unhealthy = "replaces_unhealthy" in replicas.composition.target.registration.capabilities
         # All are guarded by ReplicaSet.condition.
-        self._supervisor: Supervisor | None = None  # made when the first replica ends
+        self._restarts: Restarts | None = None  # made when the first replica ends
         #: Number of replacements by the reason why the old replica had to go; `recycled` only after the first one.
         self.replacements: Counter[str] = Counter(died=0, start_failed=0, unhealthy=0)
         self._due: dict[int, Timer] = {}  # by position: starts the next replica there
         self._late: dict[Member, Timer] = {}  # ends at the startup timeout of a replica
         self._jobs: list[Callable[[], None]] = []
-        self._at_work = False  # whether a thread runs the jobs
+        self._thread_runs = False  # whether a background thread runs the jobs
         self._closed = False
         replicas.supervision = self
 
@@ -80,7 +80,7 @@ class ReplicaSupervisor:
         return self._replicas.composition.config
 
     @property
-    def replaced(self) -> int:
+    def replacement_count(self) -> int:
         """Number of replacements so far."""
         return self.replacements.total()
 
@@ -89,9 +89,10 @@ class ReplicaSupervisor:
     def changed(self, member: Member, state: ReplicaState, cause: BaseException | None) -> None:
         """Record the state that a replica reports."""
         replicas = self._replicas
-        if state is ReplicaState.READY and not member.proven:
-            member.has_started = True
-            self._launcher.prove_if_started(member)
+        if state is ReplicaState.READY and not member.may_open:
+            with replicas.condition:
+                member.has_started = True
+            self._launcher.send_canary_if_started(member)
             return
         with replicas.condition:
             if not member.become(state, cause):
@@ -107,7 +108,8 @@ class ReplicaSupervisor:
 
     def lost(self, member: Member, not_started: Sequence[Call], maybe: Sequence[Call], cause: BaseException) -> None:
         """A replica died: its calls are sent again or end. If no other replica is coming, waiting calls end too."""
-        member.died = True
+        with self._replicas.condition:
+            member.died = True
         self.changed(member, ReplicaState.FAILED, cause)  # first: a caller whose call ends now may look at the state
         self._replicas.router.lost(member.lane, not_started, maybe, cause)
         self._replicas.refuse_if_hopeless(member)
@@ -117,7 +119,7 @@ class ReplicaSupervisor:
         state = ReplicaState(state)
         replicas = self._replicas
         with replicas.condition:
-            if not member.judge(state, reason):
+            if not member.apply_mark(state, reason):
                 return
             replicas.router.avoid(member.lane, avoided=state is not ReplicaState.READY)
             reports: list[Report] = [(f"replica_{state}", reason, member.id)]
@@ -129,13 +131,13 @@ class ReplicaSupervisor:
         """A replica gets calls now; once all do, the service is ready. Under `condition`. Returns events to send."""
         replicas = self._replicas
         members = replicas.members
-        if replicas.life.state is not ReplicaState.STARTING or not all(each.in_service for each in members):
+        if replicas.lifecycle.state is not ReplicaState.STARTING or not all(each.in_service for each in members):
             return []
-        replicas.life.become_ready()
+        replicas.lifecycle.become_ready()
         reports = self.supervise(members)
         replicas.reach.ready()
-        if replicas.elastic is not None:
-            replicas.elastic.start()
+        if replicas.scaler is not None:
+            replicas.scaler.start()
         if replicas.recycler is not None:
             replicas.recycler.start()
         return reports
@@ -157,37 +159,38 @@ class ReplicaSupervisor:
             reports = self.supervise(members)
         self._replicas.tell(reports)
 
-    def claim(self, index: int) -> tuple[Member, object] | None:
+    def claim(self, index: int) -> Claim | None:
         """
         Let the caller replace the replica at *index*; the supervisor no longer does.
 
         Returns:
-            The replica, and a token for `cancel_replacement` if the caller gives up. None if there is no replica.
+            The claim, for `cancel_replacement` if the caller gives up. None if there is no replica.
         """
         with self._replicas.condition:
             member = next((each for each in self._replicas.places if each.spec.index == index), None)
             if member is None:
                 return None
-            replacement = member.replacement = object()
-            self._let_go(member)
-        return member, replacement
+            token = member.replacement = object()
+            self._forget_position(member)
+        return Claim(member, token)
 
-    def cancel_replacement(self, old: Member, replacement: object) -> None:
-        """The caller of `claim` gives up: the supervisor manages *old* again. *replacement* is the token."""
+    def cancel_replacement(self, claim: Claim) -> None:
+        """The owner of *claim* gives up: the supervisor manages the replica again."""
+        old = claim.old
         with self._replicas.condition:
-            if old.replacement is not replacement:
+            if old.replacement is not claim.token:
                 return
             old.replacement = None
             reports = self._look_after(old)
         self._replicas.tell(reports)
 
-    def let_go(self, member: Member) -> None:
+    def stop_replacing(self, member: Member) -> None:
         """Stop replacing *member*."""
         with self._replicas.condition:
             member.managed_by = ManagedBy.NOBODY
-            self._let_go(member)
+            self._forget_position(member)
 
-    def retire(self, keep: int) -> tuple[Member, ...]:
+    def stop_replacing_surplus(self, keep: int) -> tuple[Member, ...]:
         """
         Keep *keep* of the service's replicas, and stop replacing the others. Replicas that do not serve go first.
 
@@ -195,11 +198,11 @@ class ReplicaSupervisor:
             The replicas that have to leave now.
         """
         with self._replicas.condition:
-            retired = self._replicas.places[keep:]
-            for member in retired:
+            surplus = self._replicas.places[keep:]
+            for member in surplus:
                 member.managed_by = ManagedBy.NOBODY
-                self._let_go(member)
-        return retired
+                self._forget_position(member)
+        return surplus
 
     def close(self) -> None:
         """Start no more replacements. Under `condition`. Idempotent."""
@@ -217,33 +220,33 @@ class ReplicaSupervisor:
             return []
         if member.state is ReplicaState.READY:
             self._forget_late(member)
-            if self._supervisor is not None:
-                self._supervisor.ready(member.spec.index, self._clock.monotonic())
+            if self._restarts is not None:
+                self._restarts.ready(member.spec.index, self._clock.monotonic())
             return []
         unhealthy = member.state is ReplicaState.UNHEALTHY and self._replaces_unhealthy
-        return self._ended(member) if unhealthy or member.state is ReplicaState.FAILED else []
+        return self._decide_next(member) if unhealthy or member.state is ReplicaState.FAILED else []
 
-    def _ended(self, member: Member) -> list[Report]:
+    def _decide_next(self, member: Member) -> list[Report]:
         """Decide what follows a replica that has ended, or that is up but has to be replaced."""
         index, now = member.spec.index, self._clock.monotonic()
         self._forget_late(member)
-        supervisor = self._made_supervisor()
-        decision = supervisor.died(index, now) if member.been_ready else supervisor.failed(index, now)
-        reports = self._follow(member, decision)
+        restarts = self._ensure_restarts()
+        decision = restarts.died(index, now) if member.has_been_ready else restarts.failed(index, now)
+        reports = self._carry_out(member, decision)
         if not member.up:
-            self._do(lambda: self._departure.clean_up(member))  # after a start that is due: cleaning up may take long
+            self._do(lambda: self._stopper.clean_up(member))  # after a start that is due: cleaning up may take long
         return reports
 
-    def _made_supervisor(self) -> Supervisor:
-        if self._supervisor is None:
+    def _ensure_restarts(self) -> Restarts:
+        if self._restarts is None:
             from random import Random  # most services never need it
 
-            from sage_plugins.resilience.restarts import Supervisor
+            from sage_plugins.resilience.restarts import Restarts
 
-            self._supervisor = Supervisor(Random())  # noqa: S311 - no secret
-        return self._supervisor
+            self._restarts = Restarts(Random())  # noqa: S311 - no secret
+        return self._restarts
 
-    def _follow(self, member: Member, decision: Start | CrashLoop) -> list[Report]:
+    def _carry_out(self, member: Member, decision: Start | CrashLoop) -> list[Report]:
         """Carry out *decision* at the position of *member*. Returns events to send."""
         from sage_plugins.resilience.restarts import MOST_STARTS, WINDOW_S, CrashLoop
 
@@ -255,24 +258,24 @@ class ReplicaSupervisor:
             else:
                 member.give_up()
                 self._do(lambda: self._replicas.refuse_if_hopeless(member))
-            return [("crash_loop", f"{reason}: {member.missing}", member.id)]
+            return [("crash_loop", f"{reason}: {member.reason_line}", member.id)]
         wait = decision.at - self._clock.monotonic()
         if wait <= 0:
             self._do(lambda: self._replace(member))
             return []
         if not self._closed:
-            self._due[member.spec.index] = self._clock.call_at(decision.at, lambda: self._is_due(member))
+            self._due[member.spec.index] = self._clock.call_at(decision.at, lambda: self._on_due(member))
         return [("replacement_delayed", f"another one is started in {wait:.3g} s", member.id)]
 
-    def _let_go(self, member: Member) -> None:
+    def _forget_position(self, member: Member) -> None:
         """Cancel the next start at the position of *member*, and forget its history."""
         self._cancel(member.spec.index)
-        if self._supervisor is not None:
-            self._supervisor.stopped(member.spec.index)
+        if self._restarts is not None:
+            self._restarts.stopped(member.spec.index)
 
-    def _may_be_replaced(self, old: Member, *, beside: bool) -> bool:
-        """Whether *old* still needs a replacement. *beside*: while *old* still runs."""
-        due = ReplicaState.UNHEALTHY if beside else ReplicaState.FAILED
+    def _may_be_replaced(self, old: Member, *, keeps_old: bool) -> bool:
+        """Whether *old* still needs a replacement. *keeps_old*: while *old* still runs."""
+        due = ReplicaState.UNHEALTHY if keeps_old else ReplicaState.FAILED
         return (
             old.managed_by is ManagedBy.SUPERVISOR
             and old.replacement is None
@@ -292,12 +295,12 @@ class ReplicaSupervisor:
         if timer is not None:
             timer.cancel()
 
-    def _is_due(self, member: Member) -> None:
+    def _on_due(self, member: Member) -> None:
         with self._replicas.condition:
             self._due.pop(member.spec.index, None)
             self._do(lambda: self._replace(member))
 
-    def _is_late(self, member: Member) -> None:
+    def _on_late(self, member: Member) -> None:
         with self._replicas.condition:
             if self._late.pop(member, None) is not None:
                 self._do(lambda: self._give_up(member))
@@ -307,15 +310,15 @@ class ReplicaSupervisor:
         if self._closed:
             return
         self._jobs.append(job)
-        if not self._at_work:
-            self._at_work = True
+        if not self._thread_runs:
+            self._thread_runs = True
             self._spawn(self._work, "supervisor")
 
     def _work(self) -> None:
         while True:
             with self._replicas.condition:
                 if not self._jobs:
-                    self._at_work = False
+                    self._thread_runs = False
                     return
                 job = self._jobs.pop(0)
             try:
@@ -327,10 +330,10 @@ class ReplicaSupervisor:
 
     def _give_up(self, member: Member) -> None:
         """Fail the start of *member*, which was not ready in time."""
-        if member.been_ready:
+        if member.has_been_ready:
             return
         error = self._readiness.not_ready([member], self._config.startup_timeout)
-        if not member.been_ready:  # it may have become ready meanwhile
+        if not member.has_been_ready:  # it may have become ready meanwhile
             self.changed(member, ReplicaState.FAILED, error)
 
     def _replace(self, old: Member) -> None:
@@ -339,19 +342,19 @@ class ReplicaSupervisor:
                 return
             if old.up:
                 # In a separate thread, because it waits for the new replica and then for calls of the old one.
-                self._spawn(lambda: self._replace_beside(old), "replace")
+                self._spawn(lambda: self._replace_running(old), "replace")
                 return
-        found = self._start_replacement(old, beside=False)
+        found = self._start_replacement(old, keeps_old=False)
         if isinstance(found, Refused):
-            self._is_refused(old, found)
+            self._placement_refused(old, found)
 
-    def _start_replacement(self, old: Member, *, beside: bool) -> Member | Refused | None:
+    def _start_replacement(self, old: Member, *, keeps_old: bool) -> Member | Refused | None:
         """
         Start a replacement for *old*.
 
         Args:
-            old: The replica to replace. It has ended, unless *beside* is true.
-            beside: Whether *old* still runs. Then the replacement gets no calls yet, and the caller waits for it.
+            old: The replica to replace. It has ended, unless *keeps_old* is true.
+            keeps_old: Whether *old* still runs. Then the replacement gets no calls yet, and the caller waits for it.
 
         Returns:
             The replacement, which may have failed already. Or why it cannot be placed. Or None if *old* needs no
@@ -360,29 +363,29 @@ class ReplicaSupervisor:
         replicas, index = self._replicas, old.spec.index
         with replicas.starting:
             with replicas.condition:
-                if not self._may_be_replaced(old, beside=beside):
+                if not self._may_be_replaced(old, keeps_old=keeps_old):
                     return None
                 spec = self._launcher.next_spec(index, newer=old.newer)
             place = self._launcher.place(spec, newer=old.newer)
             if isinstance(place, Refused):
                 return place
-            counts = {} if beside else old.counts()
+            counts = {} if keeps_old else old.counts()
             with replicas.condition:
-                if not self._may_be_replaced(old, beside=beside):  # placing may have taken long
+                if not self._may_be_replaced(old, keeps_old=keeps_old):  # placing may have taken long
                     return None
-                self.replacements[_what_was_wrong(old, beside=beside)] += 1
-                member = self._launcher.make(index, self.replaced, newer=old.newer)
+                self.replacements[_replacement_reason(old, keeps_old=keeps_old)] += 1
+                member = self._launcher.make(index, self.replacement_count, newer=old.newer)
                 now = self._clock.monotonic()
-                self._made_supervisor().started(index, now)
-                if beside:
+                self._ensure_restarts().started(index, now)
+                if keeps_old:
                     member.held = True
                     old.replacement = member
                 else:
                     member.managed_by, old.managed_by = ManagedBy.SUPERVISOR, ManagedBy.NOBODY
                     until = now + self._config.startup_timeout
-                    self._late[member] = self._clock.call_at(until, lambda: self._is_late(member))
+                    self._late[member] = self._clock.call_at(until, lambda: self._on_late(member))
                 replicas.add([member])
-                if not beside:
+                if not keeps_old:
                     replicas.drop([old], [counts])
             try:
                 self._launcher.launch(member, place)
@@ -390,35 +393,35 @@ class ReplicaSupervisor:
                 self.changed(member, ReplicaState.FAILED, error)
             return member
 
-    def _is_refused(self, old: Member, refused: Refused) -> None:
+    def _placement_refused(self, old: Member, refused: Refused) -> None:
         with self._replicas.condition:
-            if not self._may_be_replaced(old, beside=False):
+            if not self._may_be_replaced(old, keeps_old=False):
                 return
             old.reason = f"no other replica can be placed: {refused}"
             old.not_on = refused.nodes
             reports = [("replacement_refused", old.reason, old.id)]
             now = self._clock.monotonic()
-            reports += self._follow(old, self._made_supervisor().unplaced(old.spec.index, now))
+            reports += self._carry_out(old, self._ensure_restarts().unplaced(old.spec.index, now))
         self._replicas.tell(reports)
 
-    def _replace_beside(self, old: Member) -> None:
+    def _replace_running(self, old: Member) -> None:
         """Replace an unhealthy replica. The replacement starts first, because *old* may still answer calls."""
-        replacement = self._start_replacement(old, beside=True)
+        replacement = self._start_replacement(old, keeps_old=True)
         if replacement is None:
             return
         if isinstance(replacement, Refused):
-            self._make_room(old, replacement)
+            self._stop_unhealthy_first(old, replacement)
             return
         try:
             self._readiness.wait([replacement], self._config.startup_timeout)
         except DeployError:
-            self._departure.discard([replacement])
-            self._has_failed(old, replacement)
+            self._stopper.discard([replacement])
+            self._replacement_failed(old, replacement)
             return
         if self._swap_in(old, replacement):
-            self._departure.leave([old], f"replaced by {replacement.id}")(self._config.drain_timeout)
+            self._stopper.begin_drain([old], f"replaced by {replacement.id}")(self._config.drain_timeout)
         else:
-            self._departure.discard([replacement])
+            self._stopper.discard([replacement])
 
     def _swap_in(self, old: Member, replacement: Member) -> bool:
         """
@@ -443,44 +446,44 @@ class ReplicaSupervisor:
         self._replicas.tell(reports)
         return True
 
-    def _has_failed(self, old: Member, replacement: Member) -> None:
+    def _replacement_failed(self, old: Member, replacement: Member) -> None:
         with self._replicas.condition:
             if old.replacement is not replacement or self._closed:
                 return
             old.replacement = None
-            reason = f"{replacement.id}, which was to replace it, failed: {replacement.missing}"
+            reason = f"{replacement.id}, which was to replace it, failed: {replacement.reason_line}"
             old.reason = f"{old.reason.partition('; ')[0]}; {reason}"
             now = self._clock.monotonic()
-            reports = self._follow(old, self._made_supervisor().failed(old.spec.index, now))
+            reports = self._carry_out(old, self._ensure_restarts().failed(old.spec.index, now))
         self._replicas.tell([("replacement_failed", reason, old.id), *reports])
 
-    def _make_room(self, old: Member, refused: Refused) -> None:
+    def _stop_unhealthy_first(self, old: Member, refused: Refused) -> None:
         """Stop the unhealthy replica first, because there is no room for two. Calls that it does not finish fail."""
         with self._replicas.condition:
-            if not self._may_be_replaced(old, beside=True):
+            if not self._may_be_replaced(old, keeps_old=True):
                 return
             why = f"it was unhealthy ({old.reason}) and no other can be placed beside it: {refused}"
-        self._stop_for_another(old, why)
+        self._drain_and_fail(old, why)
 
-    def make_room(self, old: Member, why: str) -> None:
+    def stop_then_replace(self, old: Member, why: str) -> None:
         """Stop *old*, a healthy replica, and start its replacement at once."""
         with self._replicas.condition:
             if old.managed_by is not ManagedBy.SUPERVISOR or old.replacement is not None or not old.up:
                 return
-            self._let_go(old)  # its end is no failure: earlier failures at this position count no more
+            self._forget_position(old)  # its end is no failure: earlier failures at this position count no more
             old.recycled = True
-        self._stop_for_another(old, why)
+        self._drain_and_fail(old, why)
 
-    def _stop_for_another(self, old: Member, why: str) -> None:
-        self._departure.vacate(old, self._config.drain_timeout)
+    def _drain_and_fail(self, old: Member, why: str) -> None:
+        self._stopper.drain_and_stop(old, self._config.drain_timeout)
         msg = f"replica {old.id} was stopped because {why}"
         self.changed(old, ReplicaState.FAILED, DeployError(msg, replica=old.id))
 
 
-def _what_was_wrong(old: Member, *, beside: bool) -> str:
-    if not old.been_ready:
+def _replacement_reason(old: Member, *, keeps_old: bool) -> str:
+    if not old.has_been_ready:
         return "start_failed"
     if old.recycled:
         return "recycled"
-    # `_stop_for_another` fails a replica with a DeployError; no target reports a death with one.
-    return "unhealthy" if beside or isinstance(old.cause, DeployError) else "died"
+    # `_drain_and_fail` fails a replica with a DeployError; no target reports a death with one.
+    return "unhealthy" if keeps_old or isinstance(old.cause, DeployError) else "died"

@@ -9,8 +9,8 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sage_plugins.call import deadlock
+from sage_plugins.deployment.replicas.canary import UNANSWERED
 from sage_plugins.deployment.replicas.member import ANSWER_S, Member
-from sage_plugins.deployment.replicas.proving import UNANSWERED
 from sage_plugins.errors import DeployError, text_of
 from sage_plugins.threads import future_of
 from sage_plugins.values import ReplicaState
@@ -122,7 +122,7 @@ def stats_of(members: Sequence[Member], *, in_process: bool) -> list[Mapping[str
     if in_process:
         return [member.stats() for member in members]
     answers = _ask(members, Member.stats, ANSWER_S)
-    return [answers.get(member) or member.said for member in members]
+    return [answers.get(member) or member.last_stats for member in members]
 
 
 def tell_logs(members: Sequence[Member]) -> None:

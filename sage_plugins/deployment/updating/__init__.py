@@ -1,5 +1,5 @@
 """
 Applies a changed configuration to a running service.
 
-`ways` decides how each change is applied; `rolling` replaces replicas a few at a time.
+`update_plan` decides how each change is applied; `rolling` replaces replicas a few at a time.
 """

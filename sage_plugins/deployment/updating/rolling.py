@@ -12,17 +12,17 @@ from sage_plugins.deployment.replicas.member import ManagedBy
 from sage_plugins.deployment.replicas.starting import NoRoomError
 from sage_plugins.errors import DeployError, text_of
 from sage_plugins.interfaces import ControlOp
-from sage_plugins.resilience.rollout import Done, Halt, RollBack, Rollout, Seen, Start, Stop, Take, Wait
+from sage_plugins.resilience.rollout import Done, Halt, Promote, ReplicaView, RollBack, Rollout, Start, Stop, Wait
 from sage_plugins.texts import counted
 from sage_plugins.values import ReplicaState
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from sage_plugins.deployment.replicas.departure import Departure
-    from sage_plugins.deployment.replicas.member import Member
+    from sage_plugins.deployment.replicas.member import Claim, Member
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
     from sage_plugins.deployment.replicas.starting import Launcher
+    from sage_plugins.deployment.replicas.stopper import ReplicaStopper
     from sage_plugins.deployment.replicas.supervision import ReplicaSupervisor
     from sage_plugins.deployment.replicas.waiting import Readiness
     from sage_plugins.planning.composition import Composition
@@ -47,7 +47,7 @@ class Rolling:
         self,
         replicas: ReplicaSet,
         launcher: Launcher,
-        departure: Departure,
+        stopper: ReplicaStopper,
         supervisor: ReplicaSupervisor,
         readiness: Readiness,
         *,
@@ -62,7 +62,7 @@ class Rolling:
         Args:
             replicas: The service's replicas.
             launcher: Starts replicas.
-            departure: Stops replicas.
+            stopper: Stops replicas.
             supervisor: Manages replicas that have taken their places.
             readiness: Explains why a replica is not ready.
             to: Composition of the new replicas.
@@ -73,32 +73,33 @@ class Rolling:
         """
         self._replicas = replicas
         self._launcher = launcher
-        self._departure = departure
+        self._stopper = stopper
         self._supervisor = supervisor
         self._readiness = readiness
         self._clock = replicas.clock
-        self._tell = replicas.watchers.tell if updates else _tell_nobody
+        self._tell = replicas.monitors.tell if updates else _tell_nobody
         self._to = to
         self._number = len(places)
         self._settings = settings
         self._updates = updates
         self._rollout = Rollout(places, settings)
-        self._claims: dict[int, tuple[Member, object]] = {}  # old replicas with their `claim` tokens, by index
-        self._trials: dict[str, Member] = {}  # new replicas that have not taken their places yet
-        self._passed: set[str] = set()  # trials that passed their last checks
+        self._claims: dict[int, Claim] = {}  # of old replicas, by index
+        self._candidates: dict[str, Member] = {}  # new replicas that have not taken their places yet
+        self._passed: set[str] = set()  # candidates that passed their last checks
+        self._check_error = ""  # why a candidate last did not pass
         self._leaving: set[str] = set()  # guarded by ReplicaSet.condition
-        self._departures: list[threading.Event] = []
-        self._taken = 0
+        self._stopped: list[threading.Event] = []  # one for each replica told to leave
+        self._replaced = 0
         self._error: DeployError | None = None  # why the last new replica failed
         self._outcome: DeployError | None = None
 
     # -- the whole change ----------------------------------------------------------------------------------------------
 
-    def run(self, then: Callable[[], None]) -> None:
+    def run(self, on_done: Callable[[], None]) -> None:
         """
-        Make the change, and call *then* when nothing is left to do.
+        Make the change, and call *on_done* when nothing is left to do.
 
-        After Ctrl-C, a background thread calls *then*, maybe after this has raised.
+        After Ctrl-C, a background thread calls *on_done*, maybe after this has raised.
 
         Raises:
             DeployError: A new replica did not become ready. The change was rolled back, or stopped where it was, as the
@@ -113,36 +114,36 @@ class Rolling:
         try:
             self._drive()
         except Exception:
-            self._end(then)
+            self._end(on_done)
             raise
         except BaseException as error:  # Ctrl-C: roll back in the background, so that the user need not wait
             self._rollout.fail(f"it was interrupted by {type(error).__name__}")
-            self._replicas.life.in_background(partial(self._give_up, then), "roll")
+            self._replicas.lifecycle.in_background(partial(self._give_up, on_done), "roll")
             raise
-        self._end(then)
+        self._end(on_done)
         if self._outcome is not None:
             raise self._outcome
         took = self._clock.monotonic() - begun
         self._tell("roll_done", f"{counted(self._number, 'replica')} replaced in {took:.3g} s")
 
-    def wait_left(self) -> None:
+    def wait_for_stopping(self) -> None:
         """Wait until all replaced replicas have stopped."""
-        for each in self._departures:
+        for each in self._stopped:
             each.wait()
 
-    def _give_up(self, then: Callable[[], None]) -> None:
+    def _give_up(self, on_done: Callable[[], None]) -> None:
         try:
             self._drive()
         except Exception:  # the service may have been stopped
             logging.getLogger("sage_plugins").debug("an interrupted update was not rolled back", exc_info=True)
         finally:
-            self._end(then)
+            self._end(on_done)
 
-    def _end(self, then: Callable[[], None]) -> None:
+    def _end(self, on_done: Callable[[], None]) -> None:
         """End the change. Treat all replicas as one version from now on, even if replicas of both are left."""
         replicas = self._replicas
         try:
-            self._leave_no_trial()
+            self._clean_up()
             with replicas.condition:
                 if self._outcome is None and not self._rollout.back and self._is_complete():
                     replicas.composition = self._to
@@ -153,10 +154,10 @@ class Rolling:
             if last is not None:
                 replicas.refuse_if_hopeless(last)
         finally:
-            then()
+            on_done()
 
     def _is_complete(self) -> bool:
-        return self._taken == self._number
+        return self._replaced == self._number
 
     # -- step by step --------------------------------------------------------------------------------------------------
 
@@ -174,21 +175,21 @@ class Rolling:
         """Wait until there is something to do, and return that step."""
         replicas = self._replicas
         while True:
-            self._look_at_trials()
+            self._look_at_candidates()
             with replicas.condition:
                 replicas.check_wanted()
-                if any(self._is_news(each) for each in self._trials.values()):
+                if any(self._needs_action(each) for each in self._candidates.values()):
                     continue
-                step = self._rollout.step(self._seen(), len(self._leaving), self._clock.monotonic())
+                step = self._rollout.step(self._views(), len(self._leaving), self._clock.monotonic())
                 if not isinstance(step, Wait):
                     return step
                 self._wait(step.until)
 
     def _wait(self, until: float) -> None:
-        asked = any(self._asks(each) for each in self._trials.values())
+        checked = any(self._has_checks(each) for each in self._candidates.values())
         timer = self._clock.call_at(until, self._wake) if until < inf else None
         try:
-            self._replicas.condition.wait(_ASK_AGAIN_S if asked else None)
+            self._replicas.condition.wait(_ASK_AGAIN_S if checked else None)
         finally:
             if timer is not None:
                 timer.cancel()
@@ -197,22 +198,22 @@ class Rolling:
         with self._replicas.condition:
             self._replicas.condition.notify_all()
 
-    def _seen(self) -> list[Seen]:
+    def _views(self) -> list[ReplicaView]:
         """Return the replicas in the form that `Rollout` takes; under the condition."""
         return [
-            Seen(
+            ReplicaView(
                 id=each.id,
                 index=each.spec.index,
                 new=each.newer,
                 alive=not each.ended or (each.state is ReplicaState.FAILED and each.replacement is None),
-                ready=each.state is ReplicaState.READY and each.in_service and self._may_count(each),
-                kept=each.managed_by is ManagedBy.SUPERVISOR,
+                ready=each.state is ReplicaState.READY and each.in_service and self._counts_as_ready(each),
+                has_place=each.managed_by is ManagedBy.SUPERVISOR,
                 ended=each.ended,
-                hopeless=each.missing or "it is in a crash loop" if each.state is ReplicaState.CRASH_LOOP else "",
+                why_hopeless=_why_hopeless(each),
             )
             for each in self._replicas.members
             if each.spec.index in self._rollout.places
-            and (each.managed_by is ManagedBy.SUPERVISOR or each.id in self._trials)
+            and (each.managed_by is ManagedBy.SUPERVISOR or each.id in self._candidates)
             and not each.is_leaving
             and each.state is not ReplicaState.STOPPED
         ]
@@ -220,10 +221,10 @@ class Rolling:
     def _do(self, step: Step) -> None:
         if isinstance(step, Start):
             self._start(step)
-        elif isinstance(step, Take):
-            self._take(step)
+        elif isinstance(step, Promote):
+            self._promote(step)
         elif isinstance(step, Stop):
-            self._retire(self._member(step.id), step.why)
+            self._stop_replica(self._member(step.id), step.why)
         elif isinstance(step, RollBack):
             self._roll_back(step)
 
@@ -242,36 +243,36 @@ class Rolling:
             with replicas.condition:
                 replicas.check_wanted()
                 if isinstance(error, NoRoomError):
-                    self._rollout.refused(str(error), self._seen(), len(self._leaving))
+                    self._rollout.refused(str(error), self._views(), len(self._leaving))
                 else:
                     self._rollout.ended(None, text_of(error), died=False)
             self._error = error if isinstance(error, DeployError) else None
             return
         with replicas.condition:
-            self._trials[member.id] = member
+            self._candidates[member.id] = member
             replicas.condition.notify_all()
 
-    def _look_at_trials(self) -> None:
-        """Send calls to trials that are ready, and handle those that have ended."""
-        for member in list(self._trials.values()):
+    def _look_at_candidates(self) -> None:
+        """Send calls to candidates that are ready, and handle those that have ended."""
+        for member in list(self._candidates.values()):
             if member.ended:
-                self._has_ended(member)
-            elif member.up and (not self._asks(member) or self._passes(member)):
+                self._handle_end(member)
+            elif member.up and (not self._has_checks(member) or self._passes(member)):
                 self._passed.add(member.id)
                 if member.held:
                     self._launcher.release([member])
             else:
                 self._passed.discard(member.id)
 
-    def _is_news(self, member: Member) -> bool:
-        """Whether a trial needs an action now. Trials with checks are polled instead."""
-        return member.ended or (member.up and member.held and not self._asks(member))
+    def _needs_action(self, member: Member) -> bool:
+        """Whether a candidate needs an action now. Candidates with checks are polled instead."""
+        return member.ended or (member.up and member.held and not self._has_checks(member))
 
-    def _may_count(self, member: Member) -> bool:
-        return member.id not in self._trials or member.id in self._passed
+    def _counts_as_ready(self, member: Member) -> bool:
+        return member.id not in self._candidates or member.id in self._passed
 
-    def _asks(self, member: Member) -> bool:
-        """Whether a trial is up and has a readiness or health check."""
+    def _has_checks(self, member: Member) -> bool:
+        """Whether a candidate is up and has a readiness or health check."""
         cls: Any = member.spec.factory.service_class
         return member.up and any(callable(getattr(cls, hook, None)) for hook in _CHECKS.values())
 
@@ -282,63 +283,63 @@ class Rolling:
                 if callable(getattr(cls, hook, None)):
                     member.control(op, timeout=member.spec.config.health_check_timeout)
         except Exception as error:  # noqa: BLE001 - whatever it raises, it is not ready
-            self._not_passed = text_of(error)
+            self._check_error = text_of(error)
             return False
         return True
 
-    def _has_ended(self, member: Member) -> None:
+    def _handle_end(self, member: Member) -> None:
         died = member.died  # read first: `discard` below ends the replica
         if died:
-            msg = f"service '{self._replicas.name}': {member.id} died before it took its place: {member.missing}"
+            msg = f"service '{self._replicas.name}': {member.id} died before it took its place: {member.reason_line}"
             self._error = DeployError(msg, service=self._replicas.name, replica=member.id)
         else:
             self._error = self._readiness.why_failed(member)
-        self._forget_trial(member)
-        self._departure.discard([member])
+        self._forget_candidate(member)
+        self._stopper.discard([member])
         self._cancel_replacement(member.spec.index)
         self._rollout.ended(member.id, str(self._error), died=died)
 
-    def _forget_trial(self, member: Member) -> None:
+    def _forget_candidate(self, member: Member) -> None:
         with self._replicas.condition:
-            self._trials.pop(member.id, None)
+            self._candidates.pop(member.id, None)
             self._passed.discard(member.id)
 
-    def _take(self, step: Take) -> None:
+    def _promote(self, step: Promote) -> None:
         """Give an available replica its place, and stop the replica that had it."""
         member = self._member(step.id)
         self._claims.pop(member.spec.index, None)
         with self._replicas.condition:
-            self._trials.pop(member.id, None)
+            self._candidates.pop(member.id, None)
             self._passed.discard(member.id)
             reports = self._supervisor.supervise([member])
         self._replicas.tell(reports)
         if member.newer:
-            self._taken += 1
+            self._replaced += 1
             instead = "" if step.old is None else f" in the place of {step.old}"
-            self._tell("roll_progress", f"{self._taken} of {self._number}: {member.id}{instead}", member.id)
+            self._tell("roll_progress", f"{self._replaced} of {self._number}: {member.id}{instead}", member.id)
         if step.old is not None:
-            self._retire(self._member(step.old), f"replaced by {member.id}")
+            self._stop_replica(self._member(step.old), f"replaced by {member.id}")
 
     # -- old replicas --------------------------------------------------------------------------------------------------
 
-    def _retire(self, member: Member, reason: str) -> None:
+    def _stop_replica(self, member: Member, reason: str) -> None:
         """Tell a replica to leave."""
         self._claims.pop(member.spec.index, None)
-        self._supervisor.let_go(member)
-        trial = member.id in self._trials
-        self._forget_trial(member)
-        if trial and not member.slots:  # it has never had a call
-            self._departure.discard([member])
+        self._supervisor.stop_replacing(member)
+        is_candidate = member.id in self._candidates
+        self._forget_candidate(member)
+        if is_candidate and not member.slots:  # it has never had a call
+            self._stopper.discard([member])
             return
-        if member.newer and not trial:
-            self._taken -= 1
+        if member.newer and not is_candidate:
+            self._replaced -= 1
         with self._replicas.condition:
             self._leaving.add(member.id)
-        finish = self._departure.leave([member], reason)
+        finish = self._stopper.begin_drain([member], reason)
         gone = threading.Event()
-        self._departures.append(gone)
+        self._stopped.append(gone)
         if self._updates:
-            self._replicas.life.in_background(partial(self._finish, member, finish, gone), "roll")
+            self._replicas.lifecycle.in_background(partial(self._finish, member, finish, gone), "roll")
         else:
             self._finish(member, finish, gone)
 
@@ -357,7 +358,7 @@ class Rolling:
     def _cancel_replacement(self, index: int) -> None:
         claim = self._claims.pop(index, None)
         if claim is not None:
-            self._supervisor.cancel_replacement(*claim)
+            self._supervisor.cancel_replacement(claim)
 
     # -- failures ------------------------------------------------------------------------------------------------------
 
@@ -367,16 +368,16 @@ class Rolling:
             self._cancel_replacement(index)
         msg = f"service '{self._replicas.name}' was rolled back, and goes on as it was before the update: {error}"
         self._fail(msg, error, step.id)
-        self._tell("rolled_back", f"{error}; {self._taken} of {self._number} had been replaced", step.id or "")
+        self._tell("rolled_back", f"{error}; {self._replaced} of {self._number} had been replaced", step.id or "")
 
     def _halt(self, step: Halt) -> None:
         error = self._why(step.why, step.id)
         before = self._outcome
-        self._leave_no_trial()
+        self._clean_up()
         if not self._updates:
             self._outcome = error
             return
-        how = f"{self._taken} of {counted(self._number, 'replica')} are of the new version"
+        how = f"{self._replaced} of {counted(self._number, 'replica')} are of the new version"
         if before is not None:
             msg = f"{before}; but that could not be done to the end, and {how}: {error}"
         else:
@@ -385,10 +386,10 @@ class Rolling:
         self._fail(msg, error, step.id)
         self._tell("roll_stopped", f"{error}; {how}", step.id or "")
 
-    def _leave_no_trial(self) -> None:
-        """Stop all trials, and start replicas of the version in force in empty places."""
-        for member in list(self._trials.values()):
-            self._retire(member, "the update has ended")
+    def _clean_up(self) -> None:
+        """Stop all candidates, and start replicas of the version in force in empty places."""
+        for member in list(self._candidates.values()):
+            self._stop_replica(member, "the update has ended")
         for index in list(self._claims):
             self._cancel_replacement(index)
         with self._replicas.condition:
@@ -407,10 +408,10 @@ class Rolling:
         error, self._error = self._error, None
         if error is not None and (id is None or error.replica == id):
             return error
-        late = self._trials.get(id or "")
+        late = self._candidates.get(id or "")
         if late is not None:
-            if late.up and late.id not in self._passed and self._not_passed:
-                why = f"{why}: {self._not_passed}"
+            if late.up and late.id not in self._passed and self._check_error:
+                why = f"{why}: {self._check_error}"
             else:
                 return self._readiness.not_ready([late], self._settings.progress_deadline)
         msg = f"service '{self._replicas.name}': {id + ' ' if id else ''}{why}"
@@ -420,7 +421,9 @@ class Rolling:
         self._outcome = DeployError(msg, service=self._replicas.name, replica=id or error.replica)
         self._outcome.__cause__ = error.__cause__
 
-    _not_passed = ""
+
+def _why_hopeless(member: Member) -> str:
+    return member.reason_line or "it is in a crash loop" if member.state is ReplicaState.CRASH_LOOP else ""
 
 
 def _tell_nobody(kind: str, reason: str, replica: str = "") -> None:

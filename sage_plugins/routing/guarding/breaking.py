@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from sage_plugins.errors import CircuitOpenError
 from sage_plugins.event_kinds import EventKind
-from sage_plugins.resilience.circuit import CLOSED, HALF_OPEN, OPEN, Circuit, Stopped
+from sage_plugins.resilience.circuit import CLOSED, HALF_OPEN, OPEN, Circuit, Rejected
 from sage_plugins.routing.guarding.faults import fault_of
 
 if TYPE_CHECKING:
@@ -72,10 +72,10 @@ class Breaking:
         now = self._parts.clock.monotonic()
         with self._lock:
             found = self.circuit.admit(now)
-            if not isinstance(found, Stopped) and found.probe:
+            if not isinstance(found, Rejected) and found.probe:
                 self._probes[call] = found.probe
         self._say()
-        if isinstance(found, Stopped):
+        if isinstance(found, Rejected):
             service, method = self._parts.service, call.method.name
             self._parts.refused(call.method.index, "circuit_open")
             msg = (
@@ -101,7 +101,7 @@ class Breaking:
             was_closed = circuit.state is CLOSED
             probe = self._probes.pop(call, 0)
             if fault is None:
-                circuit.said_nothing(probe)
+                circuit.inconclusive(probe)
             elif fault:
                 circuit.failed(self._parts.clock.monotonic(), probe)
             else:

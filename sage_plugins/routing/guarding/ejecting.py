@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Timer
     from sage_plugins.config.nested_keys import OutlierPolicy
-    from sage_plugins.resilience.outliers import Seen
+    from sage_plugins.resilience.outliers import CallRecord
     from sage_plugins.routing.guarding.parts import Parts, Tell
     from sage_plugins.routing.lane import Lane
 
@@ -63,23 +63,23 @@ class Ejecting:
             open_ = self._parts.lanes.open
             self._outliers.replicas_are([lane.id for lane in open_])
             for lane in open_:
-                lane.seen = self._outliers.seen(lane.id)
+                lane.call_record = self._outliers.record_of(lane.id)
 
     def _answered(self, call: Call, _: BaseException | None) -> None:
         """Count a call that ended with a result or with its method's exception; on the path of every call."""
         try:
-            seen: Seen | None = call.lane.seen
+            record: CallRecord | None = call.lane.call_record
             ended = call.ended
             seconds = ended - call.began
         except AttributeError:  # the call was not sent, or its consumer ended a stream
             return
-        if seen is None:
+        if record is None:
             return
-        if seen.row or seen.probes:
+        if record.failures_in_row or record.probes:
             self._did_its_part(call.lane, seconds, ended)
         else:  # `Outliers.succeeded` inlined
-            seen.calls += 1
-            seen.seconds += seconds
+            record.calls += 1
+            record.seconds += seconds
         if ended >= self._due:
             self._look()
 

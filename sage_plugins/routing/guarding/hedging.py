@@ -19,7 +19,7 @@ from sage_plugins.call.call import Call
 from sage_plugins.call.owner import CallOwner
 from sage_plugins.event_kinds import EventKind
 from sage_plugins.resilience.hedges import Delays
-from sage_plugins.resilience.retries import NotAgain
+from sage_plugins.resilience.retries import NoRetry
 from sage_plugins.routing.prefetch import may_run_twice
 from sage_plugins.values import GENERATORS, Outcome
 
@@ -155,7 +155,7 @@ class Hedging:
             if not may_run_twice(call) or call.method.kind in GENERATORS or call.method.batch is not None:
                 return route(call)
             index = call.method.index
-            if delays.wants(index, call.since):
+            if delays.should_measure(index, call.since):
                 call.on_over(self._measured)
             delay = delays.of(index)
             if delay is None or call.since + delay >= call.deadline:
@@ -216,10 +216,10 @@ class Hedging:
             return
         fields = (first.method, first.args, first.kwargs, first.options, first.since, first.deadline, first.deadline)
         with self._budget.lock:
-            decided = self._budget.machine.hedged(parts.clock.monotonic())
-        kind = EventKind.HEDGE_REFUSED if isinstance(decided, NotAgain) else EventKind.HEDGED
+            decided = self._budget.machine.take_from_budget(parts.clock.monotonic())
+        kind = EventKind.HEDGE_REFUSED if isinstance(decided, NoRetry) else EventKind.HEDGED
         seconds = parts.clock.monotonic() - first.since
-        if not isinstance(decided, NotAgain):
+        if not isinstance(decided, NoRetry):
             second = Hedge(self._owner, *fields, due.context)
             second.first, second.outer, second.tried = first, first.outer, first.tried | {lane}
             second.on_settled(partial(self._won, second))

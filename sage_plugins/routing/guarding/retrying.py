@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.event_kinds import EventKind
-from sage_plugins.resilience.retries import NotAgain, Retries
+from sage_plugins.resilience.retries import NoRetry, Retries
 from sage_plugins.routing.lane import remove
 from sage_plugins.routing.prefetch import may_run_twice
 from sage_plugins.values import GENERATORS
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Timer
     from sage_plugins.config.nested_keys import RetryPolicy
-    from sage_plugins.resilience.retries import Again
+    from sage_plugins.resilience.retries import Retry
     from sage_plugins.routing.guarding.parts import Parts, RateLimitedTell
     from sage_plugins.routing.guarding.unguarded import Follow
     from sage_plugins.routing.lane import Lane
@@ -82,7 +82,7 @@ class Retrying:
         with self._lock:
             decided = self._machine.died(now, call.deadline - now, call.attempts + 1, call.deaths)
         self._say(decided, call, "lost its replica")
-        if isinstance(decided, NotAgain):
+        if isinstance(decided, NoRetry):
             return f"It was not retried: {decided.reason}"
         call.attempts += 1
         return ""
@@ -95,7 +95,7 @@ class Retrying:
         with self._lock:
             decided = self._machine.failed(now, call.deadline - now, call.attempts + 1)
         self._say(decided, call, f"raised {type(error).__name__}")
-        if isinstance(decided, NotAgain):
+        if isinstance(decided, NoRetry):
             return None
         with self._parts.lanes.lock:
             self._parts.queue.returning += 1
@@ -229,6 +229,6 @@ class Retrying:
                 return
             lane.freed(None)
 
-    def _say(self, decided: Again | NotAgain, call: Call, why: str) -> None:
-        kind = EventKind.RETRY_REFUSED if isinstance(decided, NotAgain) else EventKind.RETRIED
+    def _say(self, decided: Retry | NoRetry, call: Call, why: str) -> None:
+        kind = EventKind.RETRY_REFUSED if isinstance(decided, NoRetry) else EventKind.RETRIED
         self._tell(kind, f"{call.method.name} {why}: {decided.reason}")

@@ -65,7 +65,7 @@ class LocalMachine(RuleBasedStateMachine):
         # The machine passes the time of waiting callers, so it needs their calls, to which they hold no reference.
         self.patch.setattr("sage_plugins.routing.handles.binding.Call", _NotedCall)
         # Real seconds for which closing waits for methods that hang.
-        self.patch.setattr("sage_plugins.deployment.replicas.departure._LAST_GRACE_S", 0.05)
+        self.patch.setattr("sage_plugins.deployment.replicas.stopper._LAST_GRACE_S", 0.05)
         self.patch.setattr("sage_plugins.host.host._STUCK_GRACE_S", 0.05)
         self.fault(self.patch)
         self.clock = VirtualClock()

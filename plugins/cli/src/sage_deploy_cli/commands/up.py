@@ -353,7 +353,7 @@ def _run(env: Environment, file: Path, profile: str | None, note: Note, seen: tu
         _call_too(before[number], number, frame)
 
     last = seen
-    elsewhere = any(env.task(name).measuring.elsewhere for name in env.running())
+    elsewhere = any(env.task(name).measuring.remote_members for name in env.running())
     with signals_wake() as wait:
         for number in (*_ending(), signal.SIGINT):
             before[number] = signal.getsignal(number)

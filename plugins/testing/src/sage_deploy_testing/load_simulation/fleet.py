@@ -10,7 +10,7 @@ from sage_deploy_testing.load_simulation.replica import ModelledReplica
 from sage_deploy_testing.load_simulation.scenario.faults import Fault, FaultKind
 from sage_plugins.errors import NoReplicaError
 from sage_plugins.event_kinds import EventKind
-from sage_plugins.resilience.restarts import CrashLoop, Start, Supervisor
+from sage_plugins.resilience.restarts import CrashLoop, Restarts, Start
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -65,7 +65,7 @@ class Fleet:
         nodes: int,
         startup: Draw,
         draws: Sequence[Draw],
-        supervisor: Supervisor,
+        restarts: Restarts,
         random: Random,
         replaces_hung_after: float | None,
     ) -> None:
@@ -80,7 +80,7 @@ class Fleet:
             nodes: The number of nodes.
             startup: Draws the start time of a replica.
             draws: Draws the duration of each method, by index.
-            supervisor: Decides about restarts.
+            restarts: Decides about restarts.
             random: Chooses the replica of a fault that names none.
             replaces_hung_after: Seconds of a hang after which health checks replace a replica. None if they do not.
         """
@@ -90,7 +90,7 @@ class Fleet:
         self._slots = slots
         self._startup = startup
         self._draws = draws
-        self._supervisor = supervisor
+        self._restarts = restarts
         self._random = random
         self._replaces_hung_after = replaces_hung_after
         self._on_node = [0] * nodes  # replicas there
@@ -128,7 +128,7 @@ class Fleet:
         """Remove so many replicas: first those that are not ready, then the last ones."""
         for place in sorted(self.places, key=lambda each: (each.lane is None, each.index))[-replicas:]:
             self.places.remove(place)
-            self._supervisor.stopped(place.index)
+            self._restarts.stopped(place.index)
             place.life += 1
             self._leave_start(place)
             lane, replica = place.lane, place.replica
@@ -163,9 +163,9 @@ class Fleet:
         place.life += 1
         if node is None:
             self._tally.tell(EventKind.REPLACEMENT_REFUSED, "no node is there", self._id(place))
-            self._follow(place, self._supervisor.unplaced(place.index, now))
+            self._follow(place, self._restarts.unplaced(place.index, now))
             return
-        self._supervisor.started(place.index, now)
+        self._restarts.started(place.index, now)
         self._tally.tell(EventKind.REPLICA_STARTING, "", self._id(place))
         lane, replica = self._made(place, node)
         place.replica = replica
@@ -186,7 +186,7 @@ class Fleet:
         if place.life != life:
             self._leave_node(replica)
             return
-        self._supervisor.ready(place.index, self._timeline.now)
+        self._restarts.ready(place.index, self._timeline.now)
         self._tally.tell(EventKind.REPLICA_READY, "", lane.id)
         start = place.starting
         if start is None:
@@ -304,7 +304,7 @@ class Fleet:
             if lane in self._router.lanes:
                 self._router.lost(lane, (), work, ConnectionError(cause))
         index = place.index
-        self._follow(place, self._supervisor.died(index, now) if been_ready else self._supervisor.failed(index, now))
+        self._follow(place, self._restarts.died(index, now) if been_ready else self._restarts.failed(index, now))
 
     def _follow(self, place: _Place, decision: Start | CrashLoop) -> None:
         """Follow the supervisor's decision."""

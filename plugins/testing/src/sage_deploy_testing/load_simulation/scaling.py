@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Scaling"]
 
-#: As in `deployment.scaling.elastic`.
+#: As in `deployment.scaling.service_scaler`.
 _LOOKS: Final = 10
 _INTERVALS_S: Final = (0.05, 1.0)
 
@@ -101,7 +101,7 @@ class Scaling:
         load = self._load()
         try:
             scaling = self._scaler.look(load, self._tally.latest)
-        except Exception as error:  # noqa: BLE001 - as in `Elastic`: autoscalers are foreign code
+        except Exception as error:  # noqa: BLE001 - as in `ServiceScaler`: autoscalers are foreign code
             if not self._faulty:
                 self._faulty = True
                 self._tally.tell(EventKind.SCALING_FAILED, f"the autoscaler failed: {text_of(error)}")

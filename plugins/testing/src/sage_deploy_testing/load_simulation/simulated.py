@@ -21,7 +21,7 @@ from sage_plugins.config.nested_keys import Policies, policies_of
 from sage_plugins.deployment.balancing import create_balancer
 from sage_plugins.errors import text_of
 from sage_plugins.event_kinds import EventKind
-from sage_plugins.resilience.restarts import Supervisor
+from sage_plugins.resilience.restarts import Restarts
 from sage_plugins.routing.guarding.guards import Guards
 from sage_plugins.routing.guarding.unguarded import UNGUARDED
 from sage_plugins.routing.router_choice import router_class, when_full
@@ -258,7 +258,7 @@ class Simulated:
             nodes=self._nodes,
             startup=self._startup.drawn_by(self._random("startup")),
             draws=[self._draw(plan) for plan in composition.methods],
-            supervisor=Supervisor(self._random("restarts")),
+            restarts=Restarts(self._random("restarts")),
             random=self._random("faults"),
             replaces_hung_after=config.failure_threshold * config.health_check_interval
             if checks and "replaces_unhealthy" in composition.target.registration.capabilities

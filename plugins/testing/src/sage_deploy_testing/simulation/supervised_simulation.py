@@ -34,8 +34,8 @@ from sage_plugins.resilience.restarts import (
     STEADY_S,
     WINDOW_S,
     CrashLoop,
+    Restarts,
     Start,
-    Supervisor,
 )
 from sage_plugins.routing.router import Router
 from sage_plugins.values import CallOptions
@@ -86,7 +86,7 @@ class SupervisedSimulation(Simulation):
         *,
         router: type[Router] = Router,
         replica: type[FakeReplica] = FakeReplica,
-        supervisor: type[Supervisor] = Supervisor,
+        restarts: type[Restarts] = Restarts,
         limits: bool = False,
     ) -> None:
         """
@@ -94,9 +94,9 @@ class SupervisedSimulation(Simulation):
 
         Args:
             seed: Decides everything.
-            router: The router class to test, together with the supervisor.
+            router: The router class to test, together with the restarts.
             replica: The class of the fake replicas.
-            supervisor: The supervisor class to test, together with the router.
+            restarts: Decides about restarts; tested together with the router.
             limits: As for `Simulation`.
         """
         random = Random(seed)  # noqa: S311 - no secret
@@ -108,7 +108,7 @@ class SupervisedSimulation(Simulation):
         # Under `in_callers_thread`, a replica would die with its callers.
         setting = attrs.evolve(drawn, in_callers_thread=False, slots=slots, dies=dies)
         super().__init__(seed, router=router, replica=replica, setting=setting, limits=limits)
-        self._supervisor = supervisor(self._random)
+        self._restarts = restarts(self._random)
         self._positions = [_Position() for _ in slots]
         self._heirs = 0
         self._fails = 0.1  # probability that a start fails
@@ -135,7 +135,7 @@ class SupervisedSimulation(Simulation):
             if position.loops and not self._draining:
                 self._tell(f"restart sim#{index}")
                 self.happened["restart"] += 1
-                self._supervisor.stopped(index)
+                self._restarts.stopped(index)
                 self._positions[index] = _Position()
                 self._start(index)
 
@@ -204,7 +204,7 @@ class SupervisedSimulation(Simulation):
             return
         index = place.lane.index
         position, now = self._positions[index], self._clock.monotonic()
-        decision = self._supervisor.died(index, now)
+        decision = self._restarts.died(index, now)
         lived = inf if position.ready_at is None else now - position.ready_at
         at_once = isinstance(decision, Start) and decision.at == now
         if lived > STEADY_S + _ROUNDING or (at_once and lived > STEADY_S - _ROUNDING):
@@ -247,7 +247,7 @@ class SupervisedSimulation(Simulation):
         if self._draining:
             return
         if self._random.random() < self._is_refused:
-            self._follow(index, "unplaced", self._supervisor.unplaced(index, self._clock.monotonic()))
+            self._follow(index, "unplaced", self._restarts.unplaced(index, self._clock.monotonic()))
         else:
             self._start(index)
 
@@ -255,7 +255,7 @@ class SupervisedSimulation(Simulation):
         position, random = self._positions[index], self._random
         position.started_at, position.ready_at = self._clock.monotonic(), None
         self._tell(f"start sim#{index}")
-        self._supervisor.started(index, position.started_at)
+        self._restarts.started(index, position.started_at)
         fails = random.random() < self._fails
         takes = random.choice((0, 1, 4, 16, 80)) * TICK
         position.timer = self._clock.call_at(
@@ -267,13 +267,13 @@ class SupervisedSimulation(Simulation):
             return
         position = self._positions[index]
         position.failed.append(position.started_at)
-        self._follow(index, "failed", self._supervisor.failed(index, self._clock.monotonic()))
+        self._follow(index, "failed", self._restarts.failed(index, self._clock.monotonic()))
 
     def _is_ready(self, index: int) -> None:
         if self._draining:
             return
         self._positions[index].ready_at = now = self._clock.monotonic()
-        self._supervisor.ready(index, now)
+        self._restarts.ready(index, now)
         self._heirs += 1
         self._open(index, self.setting.slots[index])
 

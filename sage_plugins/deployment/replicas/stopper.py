@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from sage_plugins.deployment.replicas.replica_set import ReplicaSet
     from sage_plugins.interfaces import DetachableReplica, Replica
 
-__all__ = ["Departure"]
+__all__ = ["ReplicaStopper"]
 
 #: Seconds for stop hooks and workers if draining has used up all the time.
 _LAST_GRACE_S: Final = 1.0
 
 
-class Departure:
+class ReplicaStopper:
     """Stops replicas. All methods are safe from any thread, but never call them under `ReplicaSet.condition`."""
 
     def __init__(self, replicas: ReplicaSet) -> None:
@@ -33,7 +33,7 @@ class Departure:
 
     # -- while the service goes on -----------------------------------------------------------------------------------
 
-    def leave(self, members: Sequence[Member], reason: str) -> Callable[[float], None]:
+    def begin_drain(self, members: Sequence[Member], reason: str) -> Callable[[float], None]:
         """
         Send no more calls to *members*; their running calls go on.
 
@@ -47,9 +47,9 @@ class Departure:
         """
         replicas = self._replicas
         with replicas.condition:
-            serving = [member for member in members if member.leave()]
+            serving = [member for member in members if member.begin_drain()]
         for member in serving:
-            replicas.watchers.tell("replica_draining", reason, member.id)
+            replicas.monitors.tell("replica_draining", reason, member.id)
         idle = [threading.Event() for _ in members]
         lanes = [member.lane for member in members]
         replicas.router.retire({lane: event.set for lane, event in zip(lanes, idle, strict=True)})
@@ -73,7 +73,7 @@ class Departure:
         if members and any(each.state is ReplicaState.CRASH_LOOP for each in replicas.members):
             replicas.refuse_if_hopeless(members[-1])
 
-    def vacate(self, member: Member, limit: float) -> None:
+    def drain_and_stop(self, member: Member, limit: float) -> None:
         """Send no more calls to *member*, wait *limit* seconds for its running calls, and stop it."""
         until = self._clock.monotonic() + limit
         idle = threading.Event()
@@ -94,17 +94,17 @@ class Departure:
         """Make the replicas refuse calls of other processes, and wait at most *limit* seconds for running ones."""
         self._vacate(self._replicas.members, limit)
 
-    def leave_all(self) -> None:
+    def detach_all(self) -> None:
         """Detach from the replicas, which go on without this process. Stop replicas that have never been ready."""
         members, condition = self._replicas.members, self._replicas.condition
-        staying = [each for each in members if each.been_ready and not each.ended and each.replica is not None]
+        staying = [each for each in members if each.has_been_ready and not each.ended and each.replica is not None]
         self._stop([each for each in members if each not in staying], _LAST_GRACE_S)
         for member in staying:
             cast("DetachableReplica", member.replica).leave()
             with condition:
                 member.end_stop()
                 condition.notify_all()
-            self._replicas.watchers.tell("replica_left", "it goes on without this process", member.id)
+            self._replicas.monitors.tell("replica_left", "it goes on without this process", member.id)
 
     def stop_all(self, grace: float) -> None:
         """Stop all replicas in reverse order, within *grace* seconds in total, or 1 s if *grace* is shorter."""
@@ -135,7 +135,7 @@ class Departure:
                 first = member.end_stop()
                 replicas.condition.notify_all()
             if first:
-                replicas.watchers.tell("replica_stopped", how, member.id)
+                replicas.monitors.tell("replica_stopped", how, member.id)
 
 
 # An error of the target with one replica must not prevent stopping the others or closing the target.

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from sage_plugins.planning.composition import Composition
     from sage_plugins.values import Choice
 
-__all__ = ["Way", "WayKind", "way_of"]
+__all__ = ["UpdateKind", "UpdatePlan", "plan_update"]
 
 #: Settings that can change without replacing a replica.
 _IN_PLACE: Final = frozenset(
@@ -49,7 +49,7 @@ _OF_REPLICAS: Final = frozenset(
 )
 
 
-class WayKind(StrEnum):
+class UpdateKind(StrEnum):
     """How a change is applied to a running service."""
 
     IN_PLACE = "in place"
@@ -62,7 +62,7 @@ class WayKind(StrEnum):
     """A second service starts, and takes over when all its replicas are ready."""
 
 
-class Way(NamedTuple):
+class UpdatePlan(NamedTuple):
     """
     How a change is applied to one service.
 
@@ -71,11 +71,13 @@ class Way(NamedTuple):
         text: Description for people.
     """
 
-    kind: WayKind
+    kind: UpdateKind
     text: str
 
 
-def way_of(keys: Collection[str], old: Composition | None, new: Composition, *, outlives: bool = False) -> Way:
+def plan_update(
+    keys: Collection[str], old: Composition | None, new: Composition, *, outlives: bool = False
+) -> UpdatePlan:
     """
     Return how a service changes from *old* to *new*.
 
@@ -90,17 +92,17 @@ def way_of(keys: Collection[str], old: Composition | None, new: Composition, *, 
     why = ", ".join(others) or ("" if old is None else _difference(old, new))
     rolls = not _IN_PLACE.issuperset(fields) or ("user_config" in fields and (outlives or not _reconfigures(new)))
     if not why and not rolls:
-        return Way(WayKind.IN_PLACE, "changes in place: no replica is replaced")
+        return UpdatePlan(UpdateKind.IN_PLACE, "changes in place: no replica is replaced")
     if not why and outlives:
         why = "its replicas outlive this process"
     if why:
         text = f"is replaced as a whole ({why}): the old one serves until all replicas of the new one are ready"
-        return Way(WayKind.WHOLE, text)
+        return UpdatePlan(UpdateKind.WHOLE, text)
     settings = RolloutSettings.of(new.config.update)
     text = f"rolls replica by replica: surge {settings.max_surge}, unavailable {settings.max_unavailable}"
     if old is None and "class" in fields:
         text += ", if its class serves the same methods"
-    return Way(WayKind.ROLL, text)
+    return UpdatePlan(UpdateKind.ROLL, text)
 
 
 def _field_of(key: str, old: Composition | None, new: Composition) -> str:

@@ -33,7 +33,7 @@ def send_canary(member: Member, canary: Canary, replica: Replica) -> None:
     def end() -> None:
         error = canary.exception_now()
         if error is None:
-            member.proven = True
+            member.may_open = True
             member.changed(ReplicaState.READY)
         elif not isinstance(error, ServiceStoppedError):
             _fail(member, error)

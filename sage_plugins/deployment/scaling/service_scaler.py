@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sage_plugins.resilience.autoscaling import Scaling
     from sage_plugins.values import Refused
 
-__all__ = ["Elastic", "create_scaler"]
+__all__ = ["ServiceScaler", "create_scaler"]
 
 #: Number of looks within `look_back`, and the shortest and longest time between two looks, in seconds.
 _LOOKS: Final = 10
@@ -46,7 +46,7 @@ def create_scaler(replicas: ReplicaSet) -> Scaler:
     return Scaler(AutoscaleSettings.of(config.autoscale or {}), autoscaler.decide, choice.id)
 
 
-class Elastic:
+class ServiceScaler:
     """
     Looks at the load of one service periodically, and changes its number of replicas.
 
@@ -72,7 +72,7 @@ class Elastic:
             adjust: `adjust(number, why)` changes the number of replicas.
         """
         self._replicas = replicas
-        self._scaler = scaler
+        self._machine = scaler
         self._room = room
         self._adjust = adjust
         self._clock = replicas.clock
@@ -83,7 +83,7 @@ class Elastic:
         # All are guarded by ReplicaSet.condition.
         self._timer: Timer | None = None
         self._looking = False
-        self._again = False  # whether a call found no replica since the present look began
+        self._look_again = False  # whether a call found no replica since the present look began
         self._closed = False
         self._faulty = False  # whether the policy failed at the last look, which is logged once
         self._called_from_elsewhere = False  # whether another process called while there is no replica
@@ -93,7 +93,7 @@ class Elastic:
     @property
     def wanted(self) -> int:
         """How many replicas the service should have."""
-        return self._scaler.wanted
+        return self._machine.wanted
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -103,7 +103,7 @@ class Elastic:
     @property
     def asleep(self) -> bool:
         """Whether there is no replica because the service had nothing to do; the next call starts one."""
-        return self._replicas.life.state is ReplicaState.READY and not self._replicas.places
+        return self._replicas.lifecycle.state is ReplicaState.READY and not self._replicas.places
 
     # -- timer -------------------------------------------------------------------------------------------------------
 
@@ -115,7 +115,7 @@ class Elastic:
 
     def scaled(self, replicas: int) -> None:
         """Accept a number of replicas that was set by hand; the next look starts from it."""
-        self._scaler.wanted = replicas
+        self._machine.wanted = replicas
 
     def close(self) -> None:
         """Stop looking. Idempotent."""
@@ -130,16 +130,16 @@ class Elastic:
         with self._replicas.condition:
             self._called_from_elsewhere |= from_elsewhere
             if self._looking:
-                self._again = True
+                self._look_again = True
             elif self._timer is not None:  # it has started and is not closed
                 self._timer.cancel()
                 self._begin_look()
 
     def _set_timer(self) -> None:
         if not self._closed:
-            self._timer = self._clock.call_at(self._clock.monotonic() + self._interval, self._is_due)
+            self._timer = self._clock.call_at(self._clock.monotonic() + self._interval, self._on_timer)
 
-    def _is_due(self) -> None:
+    def _on_timer(self) -> None:
         with self._replicas.condition:
             if not self._looking and not self._closed:
                 self._begin_look()
@@ -147,17 +147,17 @@ class Elastic:
     def _begin_look(self) -> None:
         self._looking = True
         try:
-            self._replicas.life.in_background(self._look, "autoscale")
+            self._replicas.lifecycle.in_background(self._look, "autoscale")
         except RuntimeError:  # the interpreter is shutting down
             self._closed = True
 
     def _look(self) -> None:
         try:
-            self._look_and_do()
+            self._look_and_scale()
         finally:
             with self._replicas.condition:
                 self._looking = False
-                again, self._again = self._again, False
+                again, self._look_again = self._look_again, False
                 if again and not self._closed:
                     self._begin_look()
                 else:
@@ -165,13 +165,13 @@ class Elastic:
 
     # -- a look ------------------------------------------------------------------------------------------------------
 
-    def _look_and_do(self) -> None:
+    def _look_and_scale(self) -> None:
         replicas = self._replicas
         if not replicas.wanted or replicas.router.unavailability is not None:
             return  # the service ends, or refuses calls until someone fixes it
         load, busy_at = self._load()
         try:
-            scaling = self._scaler.look(load, busy_at)
+            scaling = self._machine.look(load, busy_at)
         except Exception as error:  # noqa: BLE001 - whatever a plugin's policy raises, the service goes on
             self._policy_failed(error)
             return
@@ -193,9 +193,9 @@ class Elastic:
         now = self._clock.monotonic()
         # Only a replica knows its calls from other processes. Only this process knows calls on their way to a replica.
         ongoing = sum(
-            max(member.inflight, said.get("running") or 0) for member, said in zip(members, stats, strict=True)
+            max(member.inflight, answer.get("running") or 0) for member, answer in zip(members, stats, strict=True)
         )
-        ended = [now - said["idle"] - (said["age"] or 0.0) for said in stats if said.get("idle") is not None]
+        ended = [now - answer["idle"] - (answer["age"] or 0.0) for answer in stats if answer.get("idle") is not None]
         load = Load(
             time_s=now,
             replicas=should,
@@ -210,26 +210,26 @@ class Elastic:
     # -- scaling -----------------------------------------------------------------------------------------------------
 
     def _do(self, present: int, scaling: Scaling) -> None:
-        number, watchers = scaling.replicas, self._replicas.watchers
+        number, monitors = scaling.replicas, self._replicas.monitors
         if number > present:
             number, refused = self._room(number)
             if refused is not None:
                 what = f"{scaling.replicas} are wanted ({scaling.reason}), and there is room for {number}"
-                watchers.tell("scaling_refused", f"{what}: {refused}")
-                self._scaler.failed(self._clock.monotonic())
+                monitors.tell("scaling_refused", f"{what}: {refused}")
+                self._machine.failed(self._clock.monotonic())
             if number <= present:
                 return
         try:
             self._adjust(number, scaling.reason)
         except Exception as error:  # noqa: BLE001 - whatever a constructor or a target raises, the service goes on
-            self._scaler.failed(self._clock.monotonic())
+            self._machine.failed(self._clock.monotonic())
             if self._replicas.wanted:
                 reason = f"from {present} to {counted(number, 'replica')} ({scaling.reason}): {text_of(error)}"
-                watchers.tell("scaling_failed", reason)
+                monitors.tell("scaling_failed", reason)
                 self._give_up_if_hopeless(error)
             return
         if number == scaling.replicas:
-            self._scaler.succeeded()
+            self._machine.succeeded()
         self._failures = 0
 
     def _give_up_if_hopeless(self, error: BaseException) -> None:
@@ -254,7 +254,7 @@ class Elastic:
         self._faulty = True
         choice: Any = self._replicas.composition.autoscaler
         reason = f"autoscaler '{choice.id}' from {choice.source} failed, and changes nothing: {text_of(error)}"
-        self._replicas.watchers.tell("scaling_failed", reason)
+        self._replicas.monitors.tell("scaling_failed", reason)
         logging.getLogger("sage_plugins").warning("service '%s': %s", self._replicas.name, reason, exc_info=error)
 
     # -- the end -----------------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ class Elastic:
                     router.lanes
                     or not (router.waiting or router.parked)
                     or router.unavailability is not None
-                    or replicas.life.state is not ReplicaState.READY
+                    or replicas.lifecycle.state is not ReplicaState.READY
                 ),
                 limit,
             )

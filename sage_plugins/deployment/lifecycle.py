@@ -11,10 +11,10 @@ from sage_plugins.values import ReplicaState
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ServiceLife", "shown_state"]
+__all__ = ["ServiceLifecycle", "shown_state"]
 
 
-class ServiceLife:
+class ServiceLifecycle:
     """
     The state of a service, and its background threads, which it waits for when it stops.
 
