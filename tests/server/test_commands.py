@@ -90,6 +90,16 @@ def test_a_second_terminal_needs_no_set_up(terminal):
     assert "did you mean 'greeter'" in terminal.run("logs", "greter", code=2)[1]
 
 
+def test_plan_knows_what_another_terminal_has_changed(terminal, until):
+    """The record that `up` keeps for plans follows scale, balancer and apply, each within a moment."""
+    terminal.up()
+    assert terminal.run("scale", "greeter", "2")[0] == "scaled greeter from 1 to 2\n"
+    until(lambda: "~ replicas: 2 -> 1" in terminal.run("plan", terminal.file.name)[0])
+    terminal.file.write_text(FILE + '  second: {class: "greeters:Greeter"}\n', encoding="utf-8")
+    assert terminal.run("apply")[0].endswith("applied\n")
+    until(lambda: "nothing to do, 2 services as configured" in terminal.run("plan", terminal.file.name)[0])
+
+
 def test_what_runs_is_changed_from_a_second_terminal(terminal):
     """Replicas, the file, and the end; nothing is changed by a dry run."""
     up = terminal.up()

@@ -353,14 +353,16 @@ def _run(env: Environment, file: Path, profile: str | None, note: Note, seen: tu
         _call_too(before[number], number, frame)
 
     last = seen
-    elsewhere = any(env.task(name).measuring.remote_members for name in env.running())
+    looks = any(env.task(name).measuring.remote_members for name in env.running())  # for their log lines
+    looks = looks or seen is not None or "server" in env.registry.ids("extension")
+    may_have_changed = _change_detector(env)
     with signals_wake() as wait:
         for number in (*_ending(), signal.SIGINT):
             before[number] = signal.getsignal(number)
             signal.signal(number, handle)
         progress(f"running{'' if seen is None else f', watching {file}'}; press Ctrl-C to stop")
         while True:
-            wait(_LOOK_S if seen is not None or elsewhere else None)
+            wait(_LOOK_S if looks else None)
             _show_logs(env)
             if stopped:
                 break
@@ -370,7 +372,23 @@ def _run(env: Environment, file: Path, profile: str | None, note: Note, seen: tu
             if seen is not None and now != seen and now == before_now:
                 seen = now
                 _apply(env, file, profile)
+            if may_have_changed():
                 note()
+
+
+def _change_detector(env: Environment) -> Callable[[], bool]:
+    """Return a function: has an event come since its last but one call? A change may end a moment after its event."""
+    last, news = 0, False
+
+    def may_have_changed() -> bool:
+        nonlocal last, news
+        events, earlier_news = env.events(last), news
+        news = bool(events)
+        if events:
+            last = events[-1].seq
+        return news or earlier_news
+
+    return may_have_changed
 
 
 def _call_too(handler: object, number: int, frame: FrameType | None) -> None:
