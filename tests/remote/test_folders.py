@@ -23,8 +23,7 @@ import os, sys
 from sage_deploy_remote.rpc.address import Address
 
 end, address = Address.new().listen(1)
-forked = len(sys.argv) > 1 and os.fork()
-if forked != 0 or len(sys.argv) == 1:
+if len(sys.argv) == 1 or os.fork() == 0:  # the copy tells, so that it no longer holds what its parent had locked
     print(address.place, flush=True)
 sys.stdin.read()
 """

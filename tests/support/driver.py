@@ -119,7 +119,7 @@ def _main(address: str, witness: str, name: str, lifetime: str, *how: str) -> No
         "call": lambda *args: env.service("svc").call(*args),
         "status": status,
         "ways": ways,
-        "tls": lambda: {node: each._door.takes_tls for node, each in transports().items()},
+        "tls": lambda: {node: each._listener.takes_tls for node, each in transports().items()},
         "scale": lambda replicas: env.scale("svc", replicas),
         "drain": lambda: env.drain("svc"),
         "close": lambda: env.close(drain_timeout=1),

@@ -160,7 +160,7 @@ def test_calls_between_machines_use_tls_with_certificates(deploy, tls):
     handle = env.service("svc")
     assert handle.echo(b"x" * 2**20) == b"x" * 2**20
     way = transport_of(handle)
-    assert (way.pushes, way.exact, way._door.takes_tls) == (True, False, True)
+    assert (way.pushes, way.exact, way._listener.takes_tls) == (True, False, True)
     assert remarks(env) == []
 
 
