@@ -98,6 +98,7 @@ def run_until_step(first, step, then):
         nonlocal left, reached
         if frame.f_code.co_filename not in FILES or frame.f_code.co_name in DRIVERS:
             return None
+        frame.f_trace = trace  # first: else Python 3.13 tells of no steps
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "opcode" and not reached:
             left -= 1

@@ -737,6 +737,7 @@ class Switch:
     def _trace(self, frame, event, _):
         if frame.f_code.co_filename not in self.FILES:
             return None
+        frame.f_trace = self._trace  # first: else Python 3.13 tells of no steps
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "opcode" and not self.reached:
             self._steps_left -= 1

@@ -90,6 +90,7 @@ def leave(step, threads):
     def trace(frame, event, _arg):
         if frame.f_code is not Workers._leave.__code__:
             return None
+        frame.f_trace = trace  # first: else Python 3.13 tells of no steps
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "opcode" and next(steps) == step:
             sys.settrace(None)
