@@ -308,6 +308,9 @@ class ServiceNotFoundError(CallError, LookupError):
 class MethodNotFoundError(CallError, AttributeError):
     """The service does not serve a method of that name. Private names and life-cycle hooks are never served."""
 
+    # The message has the nearest name. Python would set `name` and append its own guess to the traceback.
+    name = property(lambda _: None, lambda _, __: None)
+
 
 class ClusterUnavailableError(SageDeployError):
     """The cluster did not answer in time."""

@@ -7,6 +7,7 @@ import inspect
 import pydoc
 import subprocess
 import sys
+import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
@@ -367,8 +368,10 @@ def test_name_that_is_not_served_is_no_attribute(env, deployed, where):
     if deployed:
         handle.get("k")
     shown = handle if where == "handle" else handle.aio
-    with pytest.raises(errors.MethodNotFoundError, match="did you mean 'fetch'"):
+    with pytest.raises(errors.MethodNotFoundError, match="did you mean 'fetch'") as caught:
         _ = shown.fecth
+    (text,) = traceback.format_exception_only(caught.value)
+    assert text.lower().count("did you mean") == 1, "Python adds no guess of its own"
     assert not any(hasattr(shown, name) for name in ("stop", "_hidden", "nothing"))
 
 
