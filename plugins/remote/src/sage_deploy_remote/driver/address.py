@@ -62,7 +62,11 @@ class DriverAddress:
                 raise
             msg = "it listens for processes of its own machine only"
             raise OSError(msg) from error
-        end.sendall(self.key)
+        try:
+            end.sendall(self.key)
+        except BaseException:
+            end.close()
+            raise
         return end, place.exact
 
 
