@@ -724,7 +724,7 @@ def test_unhealthy_replica_goes_first_where_there_is_no_room_for_two(stage, gate
     gate.open()
     running.result(20)
     stage.until(lambda: "svc#0" in stage.target.stopped and "failed" in stage.ids.values())
-    assert "no other can be placed beside it: the one GPU is taken" in stage.status["replicas"][0]["error"]
+    assert "there is no room for a second one: the one GPU is taken" in stage.status["replicas"][0]["error"]
     stage.target.refused = None
     stage.pass_wait()
     stage.ready("svc#0.1")

@@ -117,3 +117,27 @@ def test_work_that_comes_while_a_thread_leaves_gets_a_thread(threads):
             break
         assert served, f"a call is left to nobody if it comes before step {step}"
     assert step > 10
+
+
+class QuickSeat(Seat):
+    """Its threads find no work and may end before `spawn` returns."""
+
+    def spawn(self, work, _suffix):
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join(0.1)  # the moment in which it may end
+        self.threads.append(thread)
+        return thread
+
+    def worker(self):
+        return lambda _work: None
+
+
+def test_a_thread_that_leaves_as_soon_as_it_starts_keeps_no_place():
+    """Work that comes later gets a new thread; a dead one does not count towards the maximum."""
+    seat = QuickSeat()
+    workers = Workers(seat, first=2, most=2, idle_timeout=0.0, queue=SimpleQueue())
+    for thread in seat.threads[2:]:
+        thread.join()
+    assert len(seat.threads) == 4
+    assert not workers._threads

@@ -159,7 +159,7 @@ class Recycler:
                 spec = self._launcher.next_spec(index)
             place = self._launcher.place(spec)
             if isinstance(place, Refused):
-                why = f"{due.reason}, and no other can be placed beside it: {place}"
+                why = f"{due.reason}, and there is no room for a second one: {place}"
                 monitors.tell("recycling", f"{why}; it stops first, and a fresh one follows", member.id)
                 self._supervisor.stop_then_replace(member, why)
                 return None

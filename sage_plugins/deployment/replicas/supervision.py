@@ -462,7 +462,7 @@ class ReplicaSupervisor:
         with self._replicas.condition:
             if not self._may_be_replaced(old, keeps_old=True):
                 return
-            why = f"it was unhealthy ({old.reason}) and no other can be placed beside it: {refused}"
+            why = f"it was unhealthy ({old.reason}) and there is no room for a second one: {refused}"
         self._drain_and_fail(old, why)
 
     def stop_then_replace(self, old: Member, why: str) -> None:

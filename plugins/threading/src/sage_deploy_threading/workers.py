@@ -69,8 +69,9 @@ class Workers:
         self._fixed = idle_timeout is None and first >= most
         if queue is None and not self._fixed:
             seat.when_unattended(self._idle, self._attend)
-        for _ in range(first):
-            self._start()
+        with self._lock:  # else a thread that ends at once could leave before it is in `_threads`, and stay there
+            for _ in range(first):
+                self._start()
 
     @property
     def idle(self) -> bool:
@@ -84,6 +85,7 @@ class Workers:
                 self._start()
 
     def _start(self) -> None:
+        """Start one more thread; under `_lock`."""
         self._idle.append(None)
         try:
             work = self._work_fixed if self._fixed else self._work_elastic

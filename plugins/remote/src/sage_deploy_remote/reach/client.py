@@ -336,7 +336,7 @@ class ServiceClient:
             router, listing.methods, queue_timeout=listing.queue_timeout, runs_here=False, caller_reads=True
         )
         if before is not None:
-            before.router.drain("was deployed anew", _do_nothing)
+            before.router.drain("was deployed again", _do_nothing)
 
     def _follow_replicas(self, router: Router, listed: Sequence[ListedReplica]) -> None:
         self._listed = listed
