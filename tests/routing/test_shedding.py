@@ -254,7 +254,7 @@ def test_a_newcomer_is_refused_for_the_time_that_the_slots_will_be_held(kind):
     stage.clock.advance(3)
     waiting = stage.router.waiting
     assert waiting > 4
-    with pytest.raises(OverloadedError, match=f"take about {waiting / 2:g} s, and"):
+    with pytest.raises(OverloadedError, match=f"need about {waiting / 2:g} s, and"):
         stage.call(timeout=1)
     assert stage.refused == [(0, "overloaded")]
 
@@ -277,7 +277,7 @@ def test_a_newcomer_that_is_bound_to_a_replica_waits_for_its_slots_alone():
     stage.clock.advance(3)
     waiting = len(stage.router.lanes[0].backlog)
     assert waiting > 4
-    with pytest.raises(OverloadedError, match=f"take about {waiting} s, and"):
+    with pytest.raises(OverloadedError, match=f"need about {waiting} s, and"):
         stage.call(timeout=1, key=0)
 
 
