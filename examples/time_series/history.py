@@ -16,7 +16,7 @@ WINDOW_MS = 6 * HOURS_MS
 
 
 class Context(Protocol):
-    """The one thing this class asks of whoever deploys it."""
+    """What this class needs from its deployment."""
 
     def service(self, name: str) -> Any:
         """A handle to the service called *name*."""

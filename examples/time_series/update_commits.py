@@ -1,7 +1,7 @@
 """
-Write `commits.csv` anew: who wants newer data runs this in a clone.
+Write `commits.csv` again. Run this in a clone to get newer data.
 
-The data are a file of the repository, because whoever has the sources without their history runs the example too.
+The data are a file of the repository, so that the example also runs without the history of the repository.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 FILE = Path(__file__).with_name("commits.csv")
-#: The folders of the repository, by what they are for; all else is "other".
+#: What the folders of the repository are for. All others are "other".
 AREAS = {"sage_plugins": "core", "plugins": "plugins", "tests": "tests", "docs": "docs"}
 
 

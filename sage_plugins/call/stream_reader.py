@@ -134,10 +134,10 @@ class ServiceStream(_Consumer):
             raise StopIteration from None
         except ServiceStoppedError as error:
             self._begin(self._again(call, error))
-            return next(self)
         except BaseException:  # also KeyboardInterrupt while waiting: the reader has stopped
             self.close()
             raise
+        return next(self)
 
     def __enter__(self) -> Self:
         """The stream itself."""
@@ -209,10 +209,10 @@ class AsyncServiceStream(_Consumer):
             raise StopAsyncIteration from None
         except ServiceStoppedError as error:
             self._begin(await self._again(call, error))
-            return await anext(self)
         except BaseException:  # also cancellation: the reader has stopped
             self.close()
             raise
+        return await anext(self)
 
     async def aclose(self) -> None:
         """Like `close`, under the name that `contextlib.aclosing` looks for."""

@@ -339,9 +339,7 @@ class Changes:
         state = self._replicas.state
         if state not in {ReplicaState.READY, ReplicaState.CRASH_LOOP}:
             self._changing.release()
-            hint = (
-                "deploy it first" if state in {ReplicaState.PENDING, ReplicaState.STARTING} else "it is on its way out"
-            )
+            hint = "deploy it first" if state in {ReplicaState.PENDING, ReplicaState.STARTING} else "it is stopping"
             msg = f"service '{self._service}' is {state} and cannot be {done}: {hint}"
             raise DeployError(msg, service=self._service)
 

@@ -22,16 +22,16 @@ __all__ = ["Measuring", "not_composed"]
 
 
 _GAUGES: Final = {
-    "sage_service_ready": "1 if the service is ready, if only in part; of `other`: how many are.",
+    "sage_service_ready": "1 if the service is ready, even only in part; for `other`: the number of ready services.",
     "sage_requests_in_flight": "Calls that hold a slot.",
-    "sage_slots": "Calls that the replicas run at once, at most.",
+    "sage_slots": "Maximum calls that the replicas run at once.",
     "sage_queue_depth": "Calls that wait for a slot.",
-    "sage_queue_capacity": "Calls that may wait for a slot.",
+    "sage_queue_capacity": "Maximum calls that may wait for a slot.",
     "sage_abandoned_calls": "Calls that hold a slot although their caller has given up.",
-    "sage_desired_replicas": "Replicas that the service is to have, started or not; those that leave do not count.",
+    "sage_desired_replicas": "Wanted replicas, started or not; stopping ones do not count.",
 }
-_RETRIES: Final = "Calls that were sent again because their replica died, or their method raised what `retry.on` names."
-_RESTARTS: Final = "Replicas that were started in the place of one that had ended, was unhealthy or was recycled."
+_RETRIES: Final = "Calls retried because their replica died, or because they raised an exception that `retry.on` names."
+_RESTARTS: Final = "Replicas started to replace one that ended, was unhealthy or was recycled."
 
 
 def not_composed() -> Families:

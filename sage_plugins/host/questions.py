@@ -31,7 +31,7 @@ __all__ = ["Questions"]
 
 _CHECKS: Final = {ControlOp.CHECK: "check_health", ControlOp.READY: "check_ready"}
 
-_LAG: Final = "How long the event loop took to come to what it was asked to do at the look before."
+_LAG: Final = "How long the event loop took to run a callback that was scheduled at the previous look."
 
 
 class _LoopLag:

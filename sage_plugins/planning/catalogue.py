@@ -325,7 +325,7 @@ class Catalogue:
         notes = self._given().notes(registry, [self.config(name) for name in {**self.factories, **entries}])
         for name, entry in entries.items():
             if name in configured:
-                message = "the entry has no effect: a configuration given in code beats it"
+                message = "the entry has no effect: a configuration given in code overrides it"
                 notes += entry.placed([Problem("W12", "", message, "remove the one or the other")])
             elif entry.class_path is None and name not in in_code:
                 message = "has neither `class` nor a registration, and will not be deployed"

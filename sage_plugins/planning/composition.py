@@ -124,7 +124,7 @@ def compose(  # noqa: PLR0913 - a service and all that it is composed from
         path = ":".join(
             type.__getattribute__(cls, name) for name in ("__module__", "__qualname__")
         )  # bypasses the metaclass, which may raise again
-        message = f"{path!r} cannot be looked at: {one_line(text_of(error))}"
+        message = f"{path!r} cannot be inspected: {one_line(text_of(error))}"
         finder.problems.append(Problem("E703", "class", message, "correct its metaclass"))
         return None, finder
     key_of = None if choices.balancer is None else _key_of(choices.balancer, where, cls, methods, finder)

@@ -65,5 +65,5 @@ def examine(registry: Registry) -> list[Finding]:
             found += check()
         except Exception as error:  # noqa: BLE001 - a failing check must not prevent the other checks
             name = f"plugin {plugin.name}"
-            found.append(Finding(name, "warning", f"could not be looked at: {line_of(error)}", "look at it by hand"))
+            found.append(Finding(name, "warning", f"could not be checked: {line_of(error)}", "check it by hand"))
     return found

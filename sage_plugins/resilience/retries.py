@@ -115,7 +115,7 @@ class Retries:
     def died(self, now: float, remaining: float, attempts: int, deaths: int) -> Retry | NoRetry:
         """As `failed`, for an attempt whose replica died. *deaths* replicas have died while they ran this call."""
         if deaths >= MOST_DEATHS:
-            return NoRetry(f"{deaths} replicas died of it, the most that one call may take along")
+            return NoRetry(f"{deaths} replicas have died while they ran it, and no call gets more")
         return self._decide(now, remaining, attempts, 0.0)
 
     def _decide(self, now: float, remaining: float, attempts: int, wait: float) -> Retry | NoRetry:

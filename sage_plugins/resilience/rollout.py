@@ -305,7 +305,7 @@ class Rollout:
         waiting = self._unserved(replicas)
         others = [each for each in replicas if each.index in waiting and not self._is_wanted(each) and each.alive]
         others.sort(key=lambda each: (each.ready, waiting.index(each.index)))
-        why = f"there is no room for its successor beside it: {self._refusal}" if self._refusal else "it is replaced"
+        why = f"there is no room to start its replacement first: {self._refusal}" if self._refusal else "it is replaced"
         awaited = any(self._is_wanted(each) and not self._available(each, now) for each in replicas)
         for each in others:
             if not each.ready and awaited:  # it may soon serve again, so wait

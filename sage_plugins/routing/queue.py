@@ -189,7 +189,7 @@ class Queue:
         if found is None:
             return None
         why = (
-            f"those that wait before it take about {found.wait:.3g} s, and it would have to start within "
+            f"the calls ahead of it need about {found.wait:.3g} s, and it must start within "
             f"{max(0.0, found.time):.3g} s to end in time"
         )
         why = f"was not accepted: {why}"
@@ -212,7 +212,7 @@ class Queue:
             return False
         self.leave(call)
         waited, left = now - call.since, max(0.0, call.deadline - now)
-        why = f"was not started: {waited:.3g} s in the queue left it {left:.3g} s, less than its method is seen to need"
+        why = f"was not started: after {waited:.3g} s in the queue it has {left:.3g} s left, less than its method needs"
         self._tell(admission, call, why)
         call.give_up(
             CallTimeoutError(
@@ -264,8 +264,8 @@ class Queue:
 
     def _end_for_another(self, call: Call) -> None:
         """End *call*, whose place another call has taken."""
-        why = "waited longest" if self.sheds == OLDEST else "has the lowest priority of those that wait"
-        why = f"was not run: the queue is full (queue_size={self.size}), and of its calls it {why}"
+        why = "it has waited longest" if self.sheds == OLDEST else "it has the lowest priority"
+        why = f"was not run: the queue is full (queue_size={self.size}), and {why}"
         what_to_do = "Call again later, raise `queue_size`, or add threads or replicas"
         error = self._error(call, f"{why} (overload: {self.sheds}). {what_to_do}", self._seconds_to_room())
 

@@ -151,7 +151,7 @@ def test_check_that_cannot_be_run_does_not_hide_the_others(monkeypatch):
     monkeypatch.setitem(checks.CHECKS, "memory", check)
     found = {finding.name: finding for finding in checks.check_machine()}
     assert found["memory"].status == "warning"
-    assert found["memory"].found == "could not be looked at: RuntimeError: odd machine"
+    assert found["memory"].found == "could not be checked: RuntimeError: odd machine"
     assert "encoding" in found
 
 

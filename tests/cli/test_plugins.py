@@ -373,7 +373,7 @@ def test_functions_get_a_configuration_that_names_the_id(kind, make):
         (Registration("bad", create, "x", explain=odd), "explain gives 5"),
         (Registration("bad", create, "x", check=odd), "check gives 5"),
         (Registration("bad", create, "x", options=dict), "its options class <class 'dict'> is no attrs class"),
-        (Registration("bad", create, "x", options=two), "its options class cannot be had: TypeError"),
+        (Registration("bad", create, "x", options=two), "its options class cannot be loaded: TypeError"),
         (
             Registration("bad", create, "x", options=options_that("@attrs.frozen\nclass Options:\n    a: Nope = 1\n")),
             "the types of its options cannot be resolved: NameError",

@@ -106,7 +106,7 @@ def test_where_there_is_no_room_for_two_the_old_one_goes_first(stage, until):
         until(lambda: svc.after() == [f"svc#0.{generation}"])  # noqa: B023
     first = svc.told("recycling")[0].reason
     assert first.startswith("calls 1, recycle.max_calls is 1, and there is no room for a second one: the house is full")
-    assert first.endswith("; it stops first, and a fresh one follows")
+    assert first.endswith("; it stops first, and a new one starts after it")
     assert svc.told("replacement_delayed", "crash_loop") == []
     restarts = svc.env.metrics()["svc"]["sage_replica_restarts_total"].values
     assert {reason: number for reason, number in restarts.items() if number} == {("recycled",): 4}

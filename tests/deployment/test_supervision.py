@@ -271,7 +271,7 @@ def test_replica_that_waits_for_something_says_so_when_it_is_late(stage, gate):
     gate.wait_entered()
     stage.clock.advance(STARTUP_S)
     stage.until(lambda: stage.ids == {"svc#0.2": "failed"})
-    assert stage.reason("replica_failed").endswith("how far it has got cannot be found out: KeyError: 'a fault'")
+    assert stage.reason("replica_failed").endswith("its progress is unknown: KeyError: 'a fault'")
     gate.open()
 
 

@@ -1175,3 +1175,41 @@ def test_handle_finds_a_service_that_was_deployed_again(env, verb):
     env.task("svc").stop()
     env.register_service("svc", Service)
     assert use() == "answer"
+
+
+@pytest.mark.parametrize("strategy", ["single", "inline", "async"])
+@pytest.mark.parametrize("verb", ["call", "submit", "acall", "stream", "astream"])
+def test_errors_after_a_redeployment_do_not_mention_it(env, verb, strategy):
+    """What a method raises has no trace of the handle's way to the service that was deployed again."""
+
+    class Service:
+        def fail(self):
+            raise KeyError("k")
+
+        def fail_later(self):
+            raise KeyError("k")
+            yield
+
+    async def first(items):
+        return await anext(items)
+
+    def use():
+        if verb == "call":
+            handle.call("fail")
+        elif verb == "submit":
+            handle.submit("fail").result(PATIENCE)
+        elif verb == "acall":
+            asyncio.run(handle.acall("fail"))
+        elif verb == "stream":
+            next(handle.stream("fail_later"))
+        else:
+            asyncio.run(first(handle.astream("fail_later")))
+
+    env.register_service_with_config("svc", Service, deployment_config={"threading_strategy": strategy})
+    handle = env.service("svc")
+    for _ in range(2):
+        with pytest.raises(KeyError) as caught:
+            use()
+        assert caught.value.__context__ is None
+        env.task("svc").stop()
+        env.deploy()

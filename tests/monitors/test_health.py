@@ -442,7 +442,7 @@ def test_replica_whose_slots_are_taken_and_that_runs_nothing_is_unhealthy(ward, 
         assert service.states == ["ready"]
     service.advance(INTERVAL)
     assert service.states == ["unhealthy"]
-    assert "its slots are taken, all 1, and no worker runs anything" in service.told[-1][2]
+    assert "all its slots (1) are taken, but no worker runs anything" in service.told[-1][2]
     lane.free.append(None)
     service.advance(2 * INTERVAL)
     assert service.states == ["ready"]

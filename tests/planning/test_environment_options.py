@@ -374,7 +374,7 @@ def test_plugin_that_says_two_things_of_one_id_is_refused():
         ({"check": lambda config, options: []}, "check does not take three arguments"),
         (
             {"environment_options": EnvironmentOptions("racks", lambda: 1 / 0, "x")},
-            "its environment_options class cannot be had: ZeroDivisionError",
+            "its environment_options class cannot be loaded: ZeroDivisionError",
         ),
         (
             {"environment_options": EnvironmentOptions("racks", dict, "x")},

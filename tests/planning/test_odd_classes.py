@@ -54,7 +54,7 @@ def test_a_class_that_cannot_be_looked_at_is_a_problem_at_its_place(odd, way, er
         return
     where = r"odd\.yaml:1:26: error E703: services\.echo\.class: "
     assert re.search(
-        where + r"('odd_classes:Service'|<class 'odd_classes\.Service'>) cannot be looked at", found["E703"]
+        where + r"('odd_classes:Service'|<class 'odd_classes\.Service'>) cannot be inspected", found["E703"]
     )
 
 
@@ -70,7 +70,7 @@ def test_a_class_that_was_registered_is_no_other(odd, way, error):
             env.register_service("echo", Service)
         except Exception:  # noqa: BLE001 - the class may be refused at once
             return
-        with pytest.raises(errors.PlanError, match=r"odd_classes:Service' cannot be looked at"):
+        with pytest.raises(errors.PlanError, match=r"odd_classes:Service' cannot be inspected"):
             env.plan()
 
 

@@ -472,7 +472,7 @@ class TestProblems:
         env.load_service_deployment_config(file)
         env.register_service_with_config("kv", dict, deployment_config=ServiceDeploymentConfig(timeout=7))
         plan = env.plan()
-        assert "the entry has no effect: a configuration given in code beats it" in str(plan)
+        assert "the entry has no effect: a configuration given in code overrides it" in str(plan)
         assert str(settings(plan)["timeout"].origin) == "argument"
 
 

@@ -145,7 +145,7 @@ def test_who_is_turned_away_learns_when_to_try_again_and_an_event_says_why():
     assert all(seconds is not None and 0 <= seconds <= TIMEOUT_S for seconds in told)
     assert any(told)
     assert len(world.events) == 1
-    assert "take about" in world.events[0] or "left it" in world.events[0]
+    assert "need about" in world.events[0] or "it has" in world.events[0]
     world.clock.advance(11)
     world.offer(10)
     assert len(world.events) == 2

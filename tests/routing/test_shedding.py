@@ -82,7 +82,7 @@ def test_the_oldest_waiting_call_makes_room(kind):
     running, oldest, second = (stage.call() for _ in range(3))
     third = stage.call()
     assert [is_shed(call) for call in (running, oldest, second, third)] == [False, True, False, False]
-    assert "the queue is full (queue_size=2), and of its calls it waited longest" in str(stage.error(oldest))
+    assert "the queue is full (queue_size=2), and it has waited longest" in str(stage.error(oldest))
     assert stage.refused == [(0, "overloaded")]
     assert stage.counted == []
     assert stage.router.waiting == 2
@@ -236,7 +236,7 @@ def test_under_priority_only_calls_that_come_before_count_against_a_newcomer():
     for _ in range(10):
         stage.call()
     stage.clock.advance(3)
-    with pytest.raises(OverloadedError, match="those that wait before it"):
+    with pytest.raises(OverloadedError, match="the calls ahead of it"):
         stage.call(timeout=3)
     urgent = stage.call(1, timeout=3)
     stage.clock.advance(2.5)
@@ -254,7 +254,7 @@ def test_a_newcomer_is_refused_for_the_time_that_the_slots_will_be_held(kind):
     stage.clock.advance(3)
     waiting = stage.router.waiting
     assert waiting > 4
-    with pytest.raises(OverloadedError, match=f"take about {waiting / 2:g} s, and"):
+    with pytest.raises(OverloadedError, match=f"need about {waiting / 2:g} s, and"):
         stage.call(timeout=1)
     assert stage.refused == [(0, "overloaded")]
 
@@ -277,7 +277,7 @@ def test_a_newcomer_that_is_bound_to_a_replica_waits_for_its_slots_alone():
     stage.clock.advance(3)
     waiting = len(stage.router.lanes[0].backlog)
     assert waiting > 4
-    with pytest.raises(OverloadedError, match=f"take about {waiting} s, and"):
+    with pytest.raises(OverloadedError, match=f"need about {waiting} s, and"):
         stage.call(timeout=1, key=0)
 
 

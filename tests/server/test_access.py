@@ -74,7 +74,7 @@ def test_the_read_token_looks_and_changes_nothing(ask, method, path):
         assert (status, body["access"]) == (200, "read")
     else:
         assert status == 403
-        assert "may look" in body["detail"]
+        assert "is read-only" in body["detail"]
 
 
 @each_route
@@ -119,7 +119,7 @@ def test_a_login_that_may_only_look_changes_nothing(ask, log_in, method, path):
     status, body, _ = ask(method, path, token=None, Cookie=cookie, Sec_Fetch_Site="same-origin")
     if method == "POST":
         assert status == 403
-        assert "this login may look" in body["detail"]
+        assert "this login is read-only" in body["detail"]
     else:
         assert status in {200, 303, 404, BEFORE_LOGIN.get(path)}
 

@@ -396,7 +396,9 @@ def test_who_may_only_look_gets_all_but_the_plan(opened, server, tmp_path):
     file = tmp_path / "read.html"
     write(server, file, READ_TOKEN)
     shown = opened("plan", of=file)
-    assert shown.get_by_role("alert").inner_text() == "token: this token may look, and not call or change anything"
+    assert (
+        shown.get_by_role("alert").inner_text() == "token: this token is read-only and cannot call or change anything"
+    )
     assert opened("services/desk", of=file).get_by_text("threading_strategy").count() == 1
 
 

@@ -16,7 +16,7 @@ WIDTH = 100
 
 
 class Context(Protocol):
-    """The one thing this class asks of whoever deploys it."""
+    """What this class needs from its deployment."""
 
     def service(self, name: str) -> Any:
         """A handle to the service called *name*."""

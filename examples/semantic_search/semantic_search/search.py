@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Context(Protocol):
-    """The one thing this class asks of whoever deploys it."""
+    """What this class needs from its deployment."""
 
     def service(self, name: str) -> Any:
         """A handle to the service called *name*."""

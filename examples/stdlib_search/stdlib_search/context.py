@@ -1,4 +1,4 @@
-"""The one thing these classes ask of whoever deploys them."""
+"""What these classes need from their deployment."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any, Protocol
 
 class Context(Protocol):
     """
-    What a service is given as `ctx`: the way to the other services.
+    The `ctx` of a service: finds the other services.
 
-    Any object with this method will do. The tests pass one that answers with the other objects themselves.
+    Any object with this method is enough. The tests pass one that returns the other objects themselves.
     """
 
     def service(self, name: str) -> Any:

@@ -18,8 +18,8 @@ __all__ = ["UNANSWERED", "send_canary"]
 
 #: Why a replica is not ready, although its target reported it ready.
 UNANSWERED: Final = (
-    "it has started, but its canary was not answered: a no-op that goes the way of every call, over link, slot "
-    "and worker. See its log and, if its target is your own, whether that brings calls to a worker and answers back"
+    "it has started, but its canary was not answered: a no-op that takes the path of every call, over link, slot "
+    "and worker. See its log. If you wrote its target, check that calls reach a worker and answers come back"
 )
 
 
@@ -51,7 +51,7 @@ def send_canary(member: Member, canary: Canary, replica: Replica) -> None:
 
 def _fail(member: Member, cause: BaseException) -> None:
     msg = (
-        f"replica {member.id} has started, but its canary, a no-op that goes the way of every call, failed: "
+        f"replica {member.id} has started, but its canary, a no-op that takes the path of every call, failed: "
         f"{text_of(cause)}"
     )
     error = DeployError(msg, service=member.spec.service, replica=member.id)

@@ -280,7 +280,7 @@ class Member(LaneEvents):
         try:
             return cast("WaitingReplica", self.replica).progress(timeout=ANSWER_S)
         except Exception as error:  # noqa: BLE001 - whatever the target raises, it becomes part of the error
-            return f"how far it has got cannot be found out: {text_of(error)}"
+            return f"its progress is unknown: {text_of(error)}"
 
     def stats(self) -> Mapping[str, Any]:
         """

@@ -135,7 +135,7 @@ class Recycler:
                 pause = self._machine.failed(self._clock.monotonic())
                 wanted = self._replicas.wanted
             if wanted:
-                reason = f"{due.reason}; it goes on, and is tried again in {pause:g} s: {text_of(error)}"
+                reason = f"{due.reason}; it keeps running; the next try is in {pause:g} s: {text_of(error)}"
                 self._replicas.monitors.tell("recycling_failed", reason, member.id)
             return
         with self._replicas.condition:
@@ -160,7 +160,7 @@ class Recycler:
             place = self._launcher.place(spec)
             if isinstance(place, Refused):
                 why = f"{due.reason}, and there is no room for a second one: {place}"
-                monitors.tell("recycling", f"{why}; it stops first, and a fresh one follows", member.id)
+                monitors.tell("recycling", f"{why}; it stops first, and a new one starts after it", member.id)
                 self._supervisor.stop_then_replace(member, why)
                 return None
             claim = self._supervisor.claim(index)

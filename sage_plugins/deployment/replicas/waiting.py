@@ -84,7 +84,7 @@ class Readiness:
         progress: dict[Member, str] = {each: "" if each.canary is None else UNANSWERED for each in late}
         if self._reports_progress:
             building = [each for each in late if each.canary is None]
-            silent = dict.fromkeys(building, "it does not say how far it has got")  # for a cluster that is silent
+            silent = dict.fromkeys(building, "it does not report its progress")  # for a cluster that is silent
             progress |= {**silent, **_ask(building, Member.progress, 2 * ANSWER_S)}
         elsewhere = self._replicas.reach.awaited_by_hooks()
         together: dict[str, list[str]] = {}

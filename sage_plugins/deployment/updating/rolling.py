@@ -379,10 +379,10 @@ class Rolling:
             return
         how = f"{self._replaced} of {counted(self._number, 'replica')} are of the new version"
         if before is not None:
-            msg = f"{before}; but that could not be done to the end, and {how}: {error}"
+            msg = f"{before}; but the rollback failed, and {how}: {error}"
         else:
             name = self._replicas.name
-            msg = f"the update of service '{name}' has stopped, as auto_rollback is false, and {how}: {error}"
+            msg = f"the update of service '{name}' has stopped because auto_rollback is false, and {how}: {error}"
         self._fail(msg, error, step.id)
         self._tell("roll_stopped", f"{error}; {how}", step.id or "")
 

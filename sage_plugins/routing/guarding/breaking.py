@@ -79,7 +79,7 @@ class Breaking:
             service, method = self._parts.service, call.method.name
             self._parts.refused(call.method.index, "circuit_open")
             msg = (
-                f"{service}.{method} was not run: the service has failed too often of late, and its circuit breaker "
+                f"{service}.{method} was not run: the service has failed too often, and its circuit breaker "
                 f"lets no call through: {found.reason}. Call again after {found.retry_after:.3g} s"
             )
             raise CircuitOpenError(msg, retry_after=found.retry_after, service=service, method=method)

@@ -27,13 +27,23 @@ if TYPE_CHECKING:
     from sage_plugins.routing.router import Router
     from sage_plugins.values import CallOptions, MethodPlan
 
-__all__ = ["ANEW", "UNSET", "Binding", "Bound", "Caller", "compose", "look_what_is_lost", "not_served", "run_here"]
+__all__ = [
+    "REBINDING_ERRORS",
+    "UNSET",
+    "Binding",
+    "Bound",
+    "Caller",
+    "compose",
+    "look_what_is_lost",
+    "not_served",
+    "run_here",
+]
 
 #: In place of a timeout: each method has its timeout from the configuration.
 UNSET: Final[Any] = object()
 
 #: Errors that a bound handle may get because its service was deployed again, with a new router and new methods.
-ANEW: Final = (ServiceStoppedError, MethodNotFoundError)
+REBINDING_ERRORS: Final = (ServiceStoppedError, MethodNotFoundError)
 
 _Made = TypeVar("_Made", bound=Call)
 
@@ -136,20 +146,22 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
                 router.route(made)
             else:
                 route_inside(made)
-        except ANEW as error:
-            return rebound(router, error).call(method, *args, **kwargs)
+        except REBINDING_ERRORS as error:
+            handle = rebound(router, error)
         except BaseException as error:
             look_what_is_lost(router, error)
             raise
-        try:
-            return made.wait_alone()
-        except ServiceStoppedError as error:
-            return moved(made, error).call(method, *args, **kwargs)
-        except BaseException:
-            made.left = True
-            if not made.over():
-                router.suspect()
-            raise
+        else:
+            try:
+                return made.wait_alone()
+            except ServiceStoppedError as error:
+                handle = moved(made, error)
+            except BaseException:
+                made.left = True
+                if not made.over():
+                    router.suspect()
+                raise
+        return handle.call(method, *args, **kwargs)
 
     def call(method: str, /, *args: Any, **kwargs: Any) -> Any:
         if running_loop() is not None:
@@ -164,22 +176,24 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             if not 0 < longest < WONDERS_AFTER_S:
                 longest = 0 if longest <= 0 else WONDERS_AFTER_S
             router.route(made)
-        except ANEW as error:
-            return rebound(router, error).call(method, *args, **kwargs)
+        except REBINDING_ERRORS as error:
+            handle = rebound(router, error)
         except BaseException as error:
             look_what_is_lost(router, error)
             raise
-        try:
-            if made.outer is not None:
-                return made.wait_inside()
+        else:
             try:
-                latch.acquire(timeout=longest)
-            except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
-                made.interrupted()
-                raise
-            return made.wait_alone()
-        except ServiceStoppedError as error:
-            return moved(made, error).call(method, *args, **kwargs)
+                if made.outer is not None:
+                    return made.wait_inside()
+                try:
+                    latch.acquire(timeout=longest)
+                except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
+                    made.interrupted()
+                    raise
+                return made.wait_alone()
+            except ServiceStoppedError as error:
+                handle = moved(made, error)
+        return handle.call(method, *args, **kwargs)
 
     def call_reading(method: str, /, *args: Any, **kwargs: Any) -> Any:
         if running_loop() is not None:
@@ -191,34 +205,40 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             else:
                 made.waits = True
             router.route(made)
-        except ANEW as error:
-            return rebound(router, error).call(method, *args, **kwargs)
+        except REBINDING_ERRORS as error:
+            handle = rebound(router, error)
         except BaseException as error:
             look_what_is_lost(router, error)
             raise
-        try:
-            if made.outer is not None:
-                return made.wait_inside()
-            made.hold_reading()
-            return made.wait_alone()
-        except ServiceStoppedError as error:
-            return moved(made, error).call(method, *args, **kwargs)
+        else:
+            try:
+                if made.outer is not None:
+                    return made.wait_inside()
+                made.hold_reading()
+                return made.wait_alone()
+            except ServiceStoppedError as error:
+                handle = moved(made, error)
+        return handle.call(method, *args, **kwargs)
 
     def submit(method: str, /, *args: Any, **kwargs: Any) -> Call:
         try:
             made = make(method, args, kwargs)
             accepted = router.route(made)
-        except ANEW as error:
-            return rebound(router, error).submit(method, *args, **kwargs)
+        except REBINDING_ERRORS as error:
+            handle = rebound(router, error)
         except BaseException as error:
             look_what_is_lost(router, error)
             raise
-        if not accepted:
+        else:
+            if accepted:
+                return made
             try:
                 wait_for_room(made)
             except ServiceStoppedError as error:
-                return moved(made, error).submit(method, *args, **kwargs)
-        return made
+                handle = moved(made, error)
+            else:
+                return made
+        return handle.submit(method, *args, **kwargs)
 
     def wait_for_room(made: Call) -> None:
         if running_loop() is not None:
@@ -242,22 +262,22 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
                     raise
             else:
                 route_inside(made)
-        except ANEW as error:
-            return rebound(router, error).submit(method, *args, **kwargs)
+        except REBINDING_ERRORS as error:
+            handle = rebound(router, error)
         except BaseException as error:
             look_what_is_lost(router, error)
             raise
-        raised = made.exception_now()
-        if raised is not None:
-            from sage_plugins.call.endings import raised_by_signal
+        else:
+            raised = made.exception_now()
+            if raised is not None:
+                from sage_plugins.call.endings import raised_by_signal
 
-            if raised_by_signal(raised):  # a signal handler of this thread raised it, not the method
-                raise raised
-        if made.was_turned_away():
-            stopped = made.exception_now()
-            if isinstance(stopped, ServiceStoppedError):
-                return moved(made, stopped).submit(method, *args, **kwargs)
-        return made
+                if raised_by_signal(raised):  # a signal handler of this thread raised it, not the method
+                    raise raised
+            if not (isinstance(raised, ServiceStoppedError) and made.was_turned_away()):
+                return made
+            handle = moved(made, raised)
+        return handle.submit(method, *args, **kwargs)
 
     def route_inside(made: Call) -> None:
         """Route a nested call, which runs in this thread, and note that the outer method waits for it."""

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Never
 
 from sage_plugins.call.current import CALL_LISTENER, CURRENT
 from sage_plugins.call.event_loops import holds_up_a_loop, running_loop, warn_of_blocking
-from sage_plugins.errors import CallError, MethodNotFoundError, ServiceStoppedError
+from sage_plugins.errors import CallError, ServiceStoppedError
 from sage_plugins.routing.handles.attribute_calls import AioMethods, attribute_call, find_method, read_only, served_by
-from sage_plugins.routing.handles.binding import ANEW, UNSET, Caller, compose, look_what_is_lost, run_here
+from sage_plugins.routing.handles.binding import REBINDING_ERRORS, UNSET, Caller, compose, look_what_is_lost, run_here
 from sage_plugins.routing.handles.options import checked_key, checked_priority, checked_timeout
 from sage_plugins.threads import CALLBACKS
 from sage_plugins.values import CallOptions, MethodKind
@@ -154,14 +154,16 @@ class ServiceHandle:
         try:
             call = bound.make(method, args, kwargs)
             binding.router.route(call)
-        except ANEW as error:
-            return self._rebound(binding.router, error).start(method, args, kwargs)
+        except REBINDING_ERRORS as error:
+            handle = self._rebound(binding.router, error)
         except BaseException as error:
             look_what_is_lost(binding.router, error)
             raise
-        if binding.runs_here and not call.over():
-            call.hold()
-        return call
+        else:
+            if binding.runs_here and not call.over():
+                call.hold()
+            return call
+        return handle.start(method, args, kwargs)
 
     def stream(self, method: str, /, *args: Any, **kwargs: Any) -> ServiceStream:
         """
@@ -189,24 +191,25 @@ class ServiceHandle:
         binding = bound.binding
         try:
             call = bound.make_stream(method, args, kwargs)
-        except MethodNotFoundError as error:
-            return self._rebound(binding.router, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - same class
-        if binding.runs_here:
-            from sage_plugins.call import aio
+            if binding.runs_here:
+                from sage_plugins.call import aio
 
-            # Producer and consumer wait for each other, so they cannot share a thread.
-            aio.start_thread(lambda: run_here(call, binding.router), name=f"{self._name}-stream")
-            return call
-        try:
+                # Producer and consumer wait for each other, so they cannot share a thread.
+                aio.start_thread(lambda: run_here(call, binding.router), name=f"{self._name}-stream")
+                return call
             accepted = binding.router.route(call)
-        except ServiceStoppedError as error:
-            return self._rebound(binding.router, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - same class
-        if not accepted:
+        except REBINDING_ERRORS as error:
+            handle = self._rebound(binding.router, error)
+        else:
+            if accepted:
+                return call
             try:
                 call.wait_admitted()
             except ServiceStoppedError as error:
-                return self._moved(call, error)._start_stream(method, args, kwargs)  # noqa: SLF001 - same class
-        return call
+                handle = self._moved(call, error)
+            else:
+                return call
+        return handle._start_stream(method, args, kwargs)  # noqa: SLF001 - same class
 
     def astream(self, method: str, /, *args: Any, **kwargs: Any) -> AsyncServiceStream:
         """
@@ -229,19 +232,16 @@ class ServiceHandle:
         binding = bound.binding
         try:
             call = bound.make_stream(method, args, kwargs)
-        except MethodNotFoundError as error:
+            _tell_listener(call)
+            if binding.runs_here:
+                aio.start_thread(lambda: run_here(call, binding.router), name=f"{self._name}-stream")
+            else:
+                binding.router.route(call)
+        except REBINDING_ERRORS as error:
             await self._arebound(binding.router, error)
-            return await self._astart_stream(method, args, kwargs)
-        _tell_listener(call)
-        if binding.runs_here:
-            aio.start_thread(lambda: run_here(call, binding.router), name=f"{self._name}-stream")
+        else:
             return call
-        try:
-            binding.router.route(call)
-        except ServiceStoppedError as error:
-            await self._arebound(binding.router, error)
-            return await self._astart_stream(method, args, kwargs)
-        return call
+        return await self._astart_stream(method, args, kwargs)
 
     async def acall(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """
@@ -258,14 +258,15 @@ class ServiceHandle:
             bound = await aio.in_thread(self._compose, name=f"{self._name}-bind")
         try:
             call = self._send(bound, method, args, kwargs)
-        except ANEW as error:
+        except REBINDING_ERRORS as error:
             await self._arebound(bound.binding.router, error)
-            return await self.acall(method, *args, **kwargs)
-        try:
-            return await aio.outcome(call)
-        except ServiceStoppedError as error:
-            moved = await self._amoved(call, error)
-            return await moved.acall(method, *args, **kwargs)
+            handle = self
+        else:
+            try:
+                return await aio.outcome(call)
+            except ServiceStoppedError as error:
+                handle = await self._amoved(call, error)
+        return await handle.acall(method, *args, **kwargs)
 
     def _send(self, bound: Bound, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """Make a call and give it to the router; never wait."""
@@ -289,8 +290,9 @@ class ServiceHandle:
         bound = self._compose()
         try:
             return self._send(bound, method, args, kwargs)
-        except ANEW as error:
-            return self._rebound(bound.binding.router, error)._begin(method, args, kwargs)  # noqa: SLF001 - same class
+        except REBINDING_ERRORS as error:
+            handle = self._rebound(bound.binding.router, error)
+        return handle._begin(method, args, kwargs)  # noqa: SLF001 - same class
 
     @cached_property
     def aio(self) -> AioMethods:

@@ -161,7 +161,7 @@ class SlotRecovery:
         del counts["surplus"]  # it was logged when it was returned
         if counts:
             _LOG.warning(
-                "service %s: gave back what an exception, a strategy or a target had lost: %s",
+                "service %s: recovered what an exception, a strategy or a target had lost: %s",
                 self._queue.service,
                 ", ".join(f"{number} x {_WORDS[kind]}" for kind, number in counts.items()),
             )

@@ -76,7 +76,7 @@ def test_calls_survive_a_minute_of_kills(cluster):
     idempotent = {each["call"] for each in events if each["event"] == "invoke" and each["idempotent"]}
     died = [each for each in events if each.get("error") == "ReplicaDiedError" and each["call"] in idempotent]
     assert verdict.done["kill"] >= 10
-    assert [each["text"] for each in died if "2 replicas died of it" not in each["text"]] == []
+    assert [each["text"] for each in died if "2 replicas have died while they ran it" not in each["text"]] == []
     assert set(verdict.outcomes) <= {
         "ok",
         "ProbeError",

@@ -275,7 +275,7 @@ class TestReferences(ServiceConformance):
         for error in (call.exception(self.patience), svc.handle.submit("look", 1, reference).exception(self.patience)):
             assert type(error) is ray.exceptions.OwnerDiedError
             assert isinstance(error, ray.exceptions.ObjectLostError)
-            note = "argument 2 of svc.look is an object of Ray's that is not to be had, so the method has not started."
+            note = "argument 2 of svc.look is a Ray object that cannot be fetched, so the method has not started."
             assert error.__notes__[0] == note
         assert svc.handle.count() == 0
 

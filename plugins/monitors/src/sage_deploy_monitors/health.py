@@ -245,7 +245,7 @@ class _Probe:
         with self._lock:
             if current.late:
                 return True
-        self._judge(ControlOp.CHECK, f"its slots are taken, all {self.replica.slots}, and no worker runs anything")
+        self._judge(ControlOp.CHECK, f"all its slots ({self.replica.slots}) are taken, but no worker runs anything")
         return True
 
     def _give_up(self, current: _Round) -> None:

@@ -143,7 +143,7 @@ def explain_any(config: ServiceDeploymentConfig, environment: RayOptions) -> Ite
 
 def explain_specific(config: ServiceDeploymentConfig, environment: RayOptions) -> Iterator[str | Explanation]:
     """Explain what the configuration means on named nodes."""
-    yield "replica i goes to the node at position i of target_nodes, beginning anew behind the last, and nowhere else"
+    yield "replicas go to target_nodes in turn, from the first on, and to no other node"
     yield from _explain(config, environment)
 
 

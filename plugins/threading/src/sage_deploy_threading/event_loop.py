@@ -51,8 +51,8 @@ class _LoopRunner:
         self._loop = asyncio.new_event_loop()
         self._end = self._loop.create_future()
         self._start: Callable[[Work], bool]
-        self._bell = LoopWaker(self._loop, self._fetch)
-        seat.on_ready(self._bell.ring)
+        self._waker = LoopWaker(self._loop, self._fetch)
+        seat.on_ready(self._waker.wake)
         self._thread = seat.spawn(self._serve, "loop")
 
     def _serve(self) -> None:
@@ -62,16 +62,16 @@ class _LoopRunner:
     async def _main(self) -> None:
         self._start = self._seat.starter(self._in_thread)
         try:
-            self._bell.ring()
+            self._waker.wake()
             await self._end
             while self._seat.waiting():  # the end may overtake work that was announced before it
                 self._fetch()
             await self._seat.steps_over()  # steps that are left after that are cancelled
         finally:
-            self._bell.close()
+            self._waker.close()
 
     def _fetch(self) -> None:
-        """Start the work that has arrived. The bell calls this on the loop."""
+        """Start the work that has arrived. The waker calls this on the loop."""
         get, start, waiting = self._seat.get_nowait, self._start, self._seat.waiting
         for _ in range(_BURST):
             if not waiting():
@@ -79,11 +79,11 @@ class _LoopRunner:
             work = get()
             if work is not None and not start(work):
                 self._in_thread(work)
-        # Silence the bell before the last look: if that finds nothing, the next work rings again.
-        self._bell.silence()
+        # Clear before the last look: if that finds nothing, the next work wakes the loop again.
+        self._waker.clear()
         work = get()
         if work is not None:
-            self._bell.ring()  # continue after the loop's other tasks
+            self._waker.wake()  # continue after the loop's other tasks
             if not start(work):
                 self._in_thread(work)
 

@@ -15,52 +15,52 @@ __all__ = ["LoopWaker"]
 
 class LoopWaker:
     """
-    Calls a function on a loop soon after `ring`.
+    Calls a function on a loop soon after `wake`.
 
     `call_soon_threadsafe` creates a handle with a copy of the context. The loop then empties its self-pipe by reading
     until nothing is left: two system calls and an exception before a task's first step. Here the loop calls the
     function directly when the socket is readable, and one read follows after the work.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, heard: Callable[[], None]) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, woken: Callable[[], None]) -> None:
         """
-        Call *heard* on *loop* whenever the bell rings, until *heard* calls `silence`.
+        Call *woken* on *loop* after each `wake`, until *woken* calls `clear`.
 
         Args:
             loop: Need not run yet.
-            heard: Must not raise.
+            woken: Must not raise.
         """
         self._loop = loop
-        self._heard = heard
-        self._ear: socket.socket | None
-        self._ear, self._clapper = socket.socketpair()
-        for end in (self._ear, self._clapper):
+        self._woken = woken
+        self._receiver: socket.socket | None
+        self._receiver, self._sender = socket.socketpair()
+        for end in (self._receiver, self._sender):
             end.settimeout(0)
         try:
-            loop.add_reader(self._ear, heard)
+            loop.add_reader(self._receiver, woken)
         except NotImplementedError:  # the proactor loop of Windows
-            self._ear.close()
-            self._ear = None
+            self._receiver.close()
+            self._receiver = None
 
-    def ring(self) -> None:
+    def wake(self) -> None:
         """Call the function soon. Safe from any thread. No effect after the loop has ended."""
         try:
-            if self._ear is None:
-                self._loop.call_soon_threadsafe(self._heard)
+            if self._receiver is None:
+                self._loop.call_soon_threadsafe(self._woken)
             else:
-                self._clapper.send(b"\0")
-        except (OSError, RuntimeError):  # closed, or full, which means that it is ringing already
+                self._sender.send(b"\0")
+        except (OSError, RuntimeError):  # closed, or full, which means that the loop will wake anyway
             return
 
-    def silence(self) -> None:
-        """Do not call the function again for earlier rings. Call it on the loop."""
-        if self._ear is not None:
+    def clear(self) -> None:
+        """Do not call the function again for earlier `wake`s. Call it on the loop."""
+        if self._receiver is not None:
             with suppress(BlockingIOError):
-                self._ear.recv(64)
+                self._receiver.recv(64)
 
     def close(self) -> None:
         """Close the sockets. Call it on the loop. Idempotent."""
-        if self._ear is not None:
-            self._loop.remove_reader(self._ear)
-            self._ear.close()
-        self._clapper.close()
+        if self._receiver is not None:
+            self._loop.remove_reader(self._receiver)
+            self._receiver.close()
+        self._sender.close()

@@ -46,7 +46,7 @@ def check_machine() -> list[Finding]:
         try:
             found += check()
         except Exception as error:  # noqa: BLE001 - one check that fails on an odd machine must not prevent the others
-            found.append(Finding(name, "warning", f"could not be looked at: {line_of(error)}", "look at it by hand"))
+            found.append(Finding(name, "warning", f"could not be checked: {line_of(error)}", "check it by hand"))
     return found
 
 

@@ -209,7 +209,7 @@ class Inspection:
             cls = get_class()
         except Exception as error:  # noqa: BLE001 - the plugin's function may raise anything
             fix = "options is the class, or a function without arguments that gives it"
-            return None, self._wrong(f"its {what} class cannot be had: {line_of(error)}", fix)
+            return None, self._wrong(f"its {what} class cannot be loaded: {line_of(error)}", fix)
         if cls is None and what == "options":
             return None, None
         if not (isinstance(cls, type) and attrs.has(cls)):

@@ -41,10 +41,10 @@ _ANY: Final = "<name>"
 _ENTRY: Final = ("services", _SERVICE)
 
 _GROUP_DOCS: Final = {
-    "deployment": "Where the service runs, on which threads, how many replicas it has and who gets the next call.",
+    "deployment": "Where the service runs, on which threads, how many replicas it has, and which one gets a call.",
     "resources": "Resources for each replica.",
     "performance": "How long calls may take, and how many may wait.",
-    "health": "How replicas are asked whether they are well.",
+    "health": "How the health of replicas is checked.",
     "monitoring": "What is recorded about the service.",
 }
 
@@ -180,7 +180,7 @@ def _file(method: str) -> FieldDoc:
     deployment = {"performance": {"timeout": 10}}
     return FieldDoc(
         "",
-        "A deployment file: which services there are, and how each is deployed.",
+        "A deployment file: the services, and how each is deployed.",
         snippet=_under(_ENTRY, {"class": _CLASS}),
         keys=(
             FieldDoc(
@@ -193,12 +193,12 @@ def _file(method: str) -> FieldDoc:
             ),
             FieldDoc(
                 "defaults",
-                "What every service has unless it says otherwise; as the entry of a service, less class and init.",
+                "Settings of every service that does not override them: the keys of a service, except class and init.",
                 snippet={"defaults": deployment, **_under(_ENTRY, {"class": _CLASS})},
             ),
             FieldDoc(
                 "profiles",
-                "By name, defaults and services that are different in one place of use; --profile chooses one.",
+                "Profiles by name: defaults and services that differ, such as in production; --profile chooses one.",
                 snippet={
                     **_under(_ENTRY, {"class": _CLASS}),
                     "profiles": {_PROFILE: {"defaults": deployment}},
@@ -239,7 +239,7 @@ def _field(info: FieldInfo, method: str) -> FieldDoc:
     if info.kind == "methods":
         any_method = FieldDoc(
             f"{found.path}.{_ANY}",
-            "What one method has of its own.",
+            "Settings of one method.",
             snippet=_under((*_ENTRY, *path, method), {"timeout": 10}),
             keys=_keys(info, (*path, _ANY), (*_ENTRY, *path, method), method),
         )

@@ -47,7 +47,7 @@ def load_class(entry: ServiceEntry) -> tuple[type | None, list[Problem]]:
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # noqa: BLE001 - a metaclass may raise anything during the checks
-        message = f"{path!r} cannot be looked at: {one_line(text_of(error))}"
+        message = f"{path!r} cannot be inspected: {one_line(text_of(error))}"
         return None, [Problem("E703", "class", message, "correct its metaclass")]
 
 

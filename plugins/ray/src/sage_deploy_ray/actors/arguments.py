@@ -119,7 +119,7 @@ def _explained(error: Exception, named: Mapping[str, Reference], method: str) ->
 
 def _original(error: Exception, what: str) -> BaseException:
     if not isinstance(error, RayTaskError):
-        error.add_note(f"{what} is an object of Ray's that is not to be had, so the method has not started.")
+        error.add_note(f"{what} is a Ray object that cannot be fetched, so the method has not started.")
         return error
     cause: BaseException = error.cause
     task = _COLOUR_CODE.sub("", str(error)).strip()

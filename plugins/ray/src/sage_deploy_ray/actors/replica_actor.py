@@ -142,5 +142,5 @@ class ReplicaActor:
 
 
 def _not_started_outcome() -> tuple[int, Any]:
-    error = RuntimeError("the process that made it ended before it said what is to run")
+    error = RuntimeError("the process that made it ended before it sent what it runs")
     return 0, pack_error(error, service="", method="__init__", replica="", node=None)

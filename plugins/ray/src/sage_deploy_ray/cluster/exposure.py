@@ -84,7 +84,7 @@ def check_cluster(address: str, *, token: bool, dashboard: str | None) -> Iterat
         dashboard: Where its dashboard listens, as `host:port`; None if there is none.
     """
     if not token and not is_loopback(address):
-        found = f"the cluster at {address} asks for no token: whoever reaches its ports can run code on it"
+        found = f"the cluster at {address} asks for no token: anyone who reaches its ports can run code on it"
         yield Finding(_NAME, "warning", found, "set RAY_AUTH_MODE=token on every node and here, or close its network")
     if dashboard and not is_loopback(dashboard):
         found = f"the dashboard at {dashboard} is open to other machines"

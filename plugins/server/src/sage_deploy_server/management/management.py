@@ -114,27 +114,27 @@ class Management:
             "/api/v1/environment": ("The environment, and what the caller may do", self._environment),
             "/api/v1/plugins": ("The installed plugins", lambda _: self._operations.plugins()),
             "/api/v1/doctor": (
-                "Whether this machine and this Python are fit to run services",
+                "Whether this machine and this Python can run services",
                 lambda _: self._doctor(),
             ),
             "/api/v1/nodes": ("The nodes on which replicas run or may run", lambda _: self._operations.nodes()),
             "/api/v1/plan": (
-                "What an apply would do with all services, by what the files said when they were read",
+                "What apply would change, by the files as they were last read",
                 lambda _: json.loads(self._operations.plan().to_json()),
             ),
             "/api/v1/services": ("A row a service", lambda _: self._rows.read_with_threads()),
             service: ("One service in full", self._service),
             f"{service}/replicas": ("Its replicas", lambda request: self._service(request).get("replicas", [])),
-            f"{service}/errors": ("What its methods have raised, the latest of each type", self._errors),
-            f"{service}/replicas/{{id}}/stacks": ("Where the threads of the replica's process are", self._stacks),
-            f"{service}/plan": ("What an apply would do with it", self._service_plan),
-            "/api/v1/operations/{id}": ("A change that was begun; `wait` seconds for its end", self._action),
+            f"{service}/errors": ("Exceptions of its methods, the latest of each type", self._errors),
+            f"{service}/replicas/{{id}}/stacks": ("Stack traces of the replica's process", self._stacks),
+            f"{service}/plan": ("What apply would change in it", self._service_plan),
+            "/api/v1/operations/{id}": ("A change in progress; `wait` seconds for its end", self._action),
             "/api/v1/history": (
-                "What was measured in the last `seconds`, of a `service` or of all together",
+                "Measurements of the last `seconds`, of one `service` or of all together",
                 self._history,
             ),
-            "/api/v1/events": ("What happened, `after` a number, to a `service`", self._events),
-            "/api/v1/logs": ("What services have logged, `after` a number, of a `service`", self._logs),
+            "/api/v1/events": ("Events `after` a number, of a `service`", self._events),
+            "/api/v1/logs": ("Log lines `after` a number, of a `service`", self._logs),
         }
 
     def _change_routes(self) -> dict[str, tuple[str, type[Any], Callable[[Request, Any], Any]]]:
@@ -142,10 +142,10 @@ class Management:
         return {
             f"{service}/scale": ("Change the number of replicas", _Scale, self._scale),
             f"{service}/restart": ("Replace a replica by a new one, or every one", _Restart, self._restart),
-            f"{service}/drain": ("Finish what was accepted, and stop", _Drain, self._drain),
-            f"{service}/balancer": ("Have another load balancer choose", _Balancer, self._balancer),
-            "/api/v1/plan": ("What an apply would do", _Nothing, self._plan),
-            "/api/v1/apply": ("Have run what the files say now", _Nothing, self._apply),
+            f"{service}/drain": ("Answer all accepted calls, then stop", _Drain, self._drain),
+            f"{service}/balancer": ("Change the load balancer", _Balancer, self._balancer),
+            "/api/v1/plan": ("What apply would change", _Nothing, self._plan),
+            "/api/v1/apply": ("Apply the files as they are now", _Nothing, self._apply),
             LOGIN_LINK: ("A link that logs a browser in, once", _LoginLink, self._login_link),
             "/api/v1/down": ("End the process, as SIGTERM would", _Nothing, self._down),
         }
@@ -340,7 +340,7 @@ class Management:
         own_access = _access_of(request)
         wanted = own_access if body.read is None else Access.READ if body.read else Access.FULL
         if wanted is Access.FULL and own_access is Access.READ:
-            raise Problem(403, "token", "this token may look, and so may those that log in with its links")
+            raise Problem(403, "token", "this token is read-only, and so are logins with its links")
         over_http = "sage_access" in request.scope
         base = f"{request.url.scheme}://{request.headers['host']}" if over_http else None
         link = self._logins.link(wanted, base)

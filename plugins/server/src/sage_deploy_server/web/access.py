@@ -115,7 +115,7 @@ class AccessMiddleware:
         access = self._check_token(scope, headers) if b"authorization" in headers else self._check_login(scope, headers)
         only_reads = scope["method"] in _SAFE_METHODS or (scope["sage_caller"] == "token" and path == LOGIN_LINK)
         if access is Access.READ and not only_reads:
-            raise Problem(403, "token", f"this {scope['sage_caller']} may look, and not call or change anything")
+            raise Problem(403, "token", f"this {scope['sage_caller']} is read-only and cannot call or change anything")
         scope["sage_access"] = access
 
     @staticmethod

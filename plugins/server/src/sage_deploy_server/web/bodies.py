@@ -41,7 +41,7 @@ async def read(headers: Mapping[str, str], receive: Receive, max_bytes: int) -> 
     except (msgspec.DecodeError, RecursionError) as error:
         raise Problem(400, "json", f"the body is not JSON: {error}") from None
     if body is None:
-        raise Problem(400, "json", "the body is null: send nothing, or what it stands for")
+        raise Problem(400, "json", "the body is null: send an empty body, or the arguments")
     return body
 
 

@@ -29,7 +29,7 @@ class SheddingCases(ServiceConformance):
         waiting = [self.queued(service, "do", number) for number in range(2)]
         for number in range(2, 5):
             waiting.append(self.begin(service.handle, "do", number))
-            with pytest.raises(errors.OverloadedError, match="of its calls it waited longest") as caught:
+            with pytest.raises(errors.OverloadedError, match="and it has waited longest") as caught:
                 waiting[number - 2].result(self.patience)
             assert (caught.value.service, caught.value.method) == ("svc", "do")
         assert service.waiting == 2

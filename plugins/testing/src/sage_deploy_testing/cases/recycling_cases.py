@@ -136,7 +136,7 @@ class RecyclingCases(ServiceConformance):
         broken.touch()
         self.until(lambda: self.ids_after(service) and len(self.reasons(service, "recycling_failed")) > 2)
         assert (
-            "calls 1, recycle.max_calls is 1; it goes on, and is tried again in 1 s: "
+            "calls 1, recycle.max_calls is 1; it keeps running; the next try is in 1 s: "
             in (self.reasons(service, "recycling_failed")[0])
         )
         assert "in 4 s: " in self.reasons(service, "recycling_failed")[2]

@@ -172,7 +172,7 @@ class RetryCases(ServiceConformance):
         """A call that kills replicas is not retried after the second. The other replicas go on."""
         service = self.deploy(Choosy, **self.several(4), retry={"max_attempts": 9, "min": 9})
         gate = self.watch(held=False)
-        with pytest.raises(errors.ReplicaDiedError, match="2 replicas died of it") as caught:
+        with pytest.raises(errors.ReplicaDiedError, match="2 replicas have died while they ran it") as caught:
             service.handle.hold_and_die(gate.checkpoint)
         assert caught.value.maybe_executed
         assert len(gate.seen()) == 2

@@ -63,7 +63,7 @@ def deployment_schema(registry: Registry) -> dict[str, Any]:
     return {
         "$schema": DIALECT,
         "title": "Deployment file of sage-deploy",
-        "description": "Which services there are, and how each is deployed.",
+        "description": "The services, and how each is deployed.",
         "type": "object",
         "properties": {
             "version": {
@@ -145,7 +145,7 @@ def _configuration() -> dict[str, Any]:
 def _service(docs: Mapping[str, str]) -> dict[str, Any]:
     return {
         "title": "service",
-        "description": "One service: its class, and how it is deployed. What is left out is as the defaults say.",
+        "description": "One service: its class, and how it is deployed. Keys that are left out have their defaults.",
         "properties": {
             "class": {
                 "title": "class",
@@ -182,13 +182,13 @@ def _defaults(docs: Mapping[str, str]) -> dict[str, Any]:
 def _profile() -> dict[str, Any]:
     return {
         "title": "profile",
-        "description": "What is different with it: its services beat the entries, its defaults those of the file.",
+        "description": "What differs. Its services override the entries; its defaults override those of the file.",
         "type": "object",
         "properties": {
             "defaults": {"$ref": "#/$defs/defaults"},
             "services": {
                 "title": "services by name",
-                "description": "By name, what single services of the file have in this profile.",
+                "description": "Settings of single services in this profile, by name.",
                 "type": "object",
                 **_named({"$ref": "#/$defs/service", "type": "object"}),
             },

@@ -154,7 +154,7 @@ class Outbox:
             self._next_frame = self._number = number  # the caller has read all earlier responses
             self._condition.notify_all()
         elif not self._condition.wait_for(lambda: self._next_frame >= 0, _OVERTAKEN_WITHIN_S):
-            msg = f"its caller stood still for more than {FORGOTTEN_AFTER_S:g} s, and what it was to be told is lost"
+            msg = f"its caller did not respond for {FORGOTTEN_AFTER_S:g} s, so replies to it are lost"
             raise RuntimeError(msg)
 
     def watch(self, bundle: Bundle) -> None:
