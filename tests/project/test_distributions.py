@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from documentation_pages import FENCE
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = {folder.parent.name: folder.parent for folder in sorted(ROOT.glob("plugins/*/pyproject.toml"))}
@@ -140,6 +143,15 @@ def test_readme_names_every_distribution(name):
     assert name in (ROOT / "README.md").read_text(encoding="utf-8")
     folder = ROOT if name == "sage-deploy" else FOLDERS[name.removeprefix("sage-deploy-")]
     assert (folder / ALL[name]["project"]["readme"]).read_text(encoding="utf-8").startswith(f"# {name}\n")
+
+
+@each_plugin
+def test_readme_has_no_relative_link(name):
+    """A package index shows the README of a plugin alone: a link into the repository is dead there."""
+    text = (FOLDERS[name] / PLUGINS[name]["project"]["readme"]).read_text(encoding="utf-8")
+    targets = re.findall(r"\]\(<?([^)\s>]*)|^ {0,3}\[[^\]]+\]:\s*(\S+)", FENCE.sub("", text), re.MULTILINE)
+
+    assert [each for pair in targets for each in pair if each and not re.match(r"#|\w+:", each)] == []
 
 
 def test_scripts_and_tools_are_declared_once():
