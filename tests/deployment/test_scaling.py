@@ -195,8 +195,7 @@ def test_newcomers_get_no_call_before_all_are_ready(deploy, options, gates, in_t
     scaling = in_thread(service.env.scale, "svc", 3)
     gates[2].wait_entered()
     gates[2].open()
-    # noqa: E731 - one expression
-    status = lambda: [each["state"] for each in service.env.get_service_status("svc")["replicas"]]
+    status = lambda: [each["state"] for each in service.env.get_service_status("svc")["replicas"]]  # noqa: E731 - one look
     until(lambda: status() == ["ready", "starting", "ready"])
     assert {service.handle.index() for _ in range(6)} == {0}
     gates[1].open()
