@@ -25,5 +25,5 @@ LOAD = Load(1000.0, 2, 2, 10, 4, 0, mean_calls=6.0, target_ongoing_requests=4.0)
     ids=["calls", "none", "starting", "short wait", "long wait", "endless wait", "few slots", "calls say more"],
 )
 def test_calls_and_wait_decide(more, replicas):
-    """The mean number of calls decides, and the wait if it has a target. Busy replicas count only with their slots."""
+    """The mean number of calls decides, and the wait if it has a target. A replica counts for at most its slots."""
     assert TargetOngoing().decide(LOAD._replace(**more)) == pytest.approx(replicas)

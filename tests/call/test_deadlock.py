@@ -301,7 +301,7 @@ def test_a_call_that_waits_for_a_service_without_replicas_is_not_refused(world):
 
 
 def starting(world, service, *others):
-    """Return the start hooks of a replica of *service* that starts, beside the starting *others*."""
+    """Return the start hooks of a starting replica of *service*; *others* are starting too."""
     router = world.routers[service]
     for lane in router.lanes:
         router.close_lane(lane)

@@ -267,7 +267,7 @@ def test_factory_that_is_given_is_not_replaced(env):
 
 
 def test_slots_without_place_do_not_hinder_a_factory(env):
-    """A class whose `__slots__` lack `service_factory` still gets its factory."""
+    """A class whose `__slots__` have no place for SAGE's attributes still gets its factory."""
 
     class Slotted:
         __slots__ = ("factory",)

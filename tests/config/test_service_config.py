@@ -409,7 +409,7 @@ class TestRefusals:
             ServiceDeploymentConfig(replicas=0)
 
     def test_a_wrong_name_comes_with_the_nearest_one_and_beside_other_errors(self):
-        """An unknown name is reported beside other errors and suggests the nearest one."""
+        """An unknown name suggests the nearest one, and other errors are reported too."""
         with pytest.raises(ConfigError) as caught:
             ServiceDeploymentConfig(thread_cout=4, replicas=0)
         assert "thread_cout: unknown key 'thread_cout' (did you mean 'thread_count'?)" in str(caught.value)

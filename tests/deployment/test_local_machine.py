@@ -43,8 +43,9 @@ def test_whatever_happens_to_it_a_service_is_as_its_model_says(strategy):
 @pytest.mark.parametrize("strategy", ["single", "async"])
 def test_a_caller_who_gets_room_at_the_very_moment_when_its_time_is_over_is_let_go(strategy):
     """
-    A caller that gets queue space at the moment when its time is over returns, even if it returns before the model
-    checks it.
+    A caller that gets queue space just when its time is over returns.
+
+    Its thread can return before the model checks the call.
     """
     made = machine(strategy)()
     try:

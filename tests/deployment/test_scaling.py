@@ -506,7 +506,7 @@ def test_replica_that_leaves_cannot_be_marked(deploy, options, noted):
 
 
 def test_counts_of_a_monitor_that_cannot_merge_leave_with_the_replica(deploy, options):
-    """A monitor without `merge` contributes no counts of replicas that have left."""
+    """Merging snapshots leaves out monitors that cannot merge, and unknown ones."""
     service = deploy("single", Numbered, **options)
     metrics = service.env.task("svc")._monitors
     assert set(metrics.merge([{"noted": {}, "unknown": {}}])) == set()

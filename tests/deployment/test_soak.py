@@ -1,9 +1,9 @@
 """
 Under the harshest use of real threads no call is lost, none counts twice, and nothing is left behind.
 
-The callers of `sage_deploy_testing.chaos` call, submit, cancel and let calls time out as fast as they can, while the
-interpreter switches threads as often as it can. At the end its checker finds nothing wrong. What the callers saw equals
-what was counted, and every slot and every place in the queue is free.
+The callers of `sage_deploy_testing.chaos` call, submit, cancel and let calls time out as fast as they can. Meanwhile
+the interpreter switches threads as often as it can. At the end its checker finds nothing wrong. What the callers saw
+equals what was counted, and every slot and every place in the queue is free.
 """
 
 from __future__ import annotations

@@ -482,7 +482,7 @@ def test_restart_that_fails_leaves_the_crash_loop_as_it_is(stage):
 
 
 def test_replica_that_waits_for_its_start_gives_hope_beside_a_crash_loop(stage):
-    """Beside a crash loop, calls still wait if another replica can still come."""
+    """If one replica is in a crash loop, calls still wait while another one can start."""
     stage = stage(replicas=2, **BALANCED)
     stage.loop("svc#0")
     stage.target.refused = "no node has room"

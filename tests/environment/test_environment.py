@@ -531,7 +531,7 @@ def test_call_service_has_a_deadline(env, probe, gate):
 
 
 def test_status_at_a_glance(deploy, strategy):
-    """The status shows name, state, configuration, metrics, health, replicas, replacements and other monitors."""
+    """The status has name, state, configuration, metrics, health, replicas, replacements, own metrics and monitors."""
     service = deploy(strategy, replicas=2, load_balancing=True)
     status = service.env.get_service_status("svc")
     assert list(status) == [

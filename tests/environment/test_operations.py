@@ -109,7 +109,7 @@ def test_status_masks_secrets(env):
 
 
 def test_status_shows_a_service_that_cannot_be_composed(env):
-    """The status shows a service with an invalid configuration as refused, beside the others."""
+    """The status shows a service with an invalid configuration as refused, and the others as usual."""
     env.register_service("good", Echo)
     env.register_service_with_config("bad", Echo, deployment_config=ServiceDeploymentConfig(target="nowhere"))
     services = env.status()["services"]

@@ -89,7 +89,7 @@ def test_a_configuration_that_takes_too_long_is_taken_back_by_replacing_its_repl
 
 @pytest.mark.parametrize("settings", [{"threading_strategy": "inline"}, {"thread_count": 1, "queue_size": 7}])
 def test_what_cannot_take_it_while_it_runs_is_replaced(env, settings):
-    """A service without workers is replaced; with other changed settings its replicas are replaced."""
+    """A changed `user_config` needs new replicas if the strategy has no workers, or if other settings changed too."""
     apply(env, "low")
     apply(env, "high", **settings)
     apply(env, "higher", **settings)

@@ -225,7 +225,7 @@ def test_options_that_are_no_mapping_of_mappings_are_refused_at_once(options):
 
 
 def test_other_problems_are_reported_too(deployment):
-    """A wrong option is reported beside other problems."""
+    """A wrong option and other problems are reported together."""
     env = deployment("options: {racks: {adress: x}}\nservices: {kv: {target: racked, threading_strategy: pol}}\n")
     with pytest.raises(errors.SageDeployError) as caught:
         env.plan()

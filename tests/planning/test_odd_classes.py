@@ -44,9 +44,9 @@ def odd(tmp_path, monkeypatch):
 @pytest.mark.parametrize("way", WAYS)
 def test_a_class_that_cannot_be_looked_at_is_a_problem_at_its_place(odd, way, error):
     """
-    `check` reports a class that raises when inspected, with its place, beside other problems.
+    `check` reports a class that raises when inspected, with its place.
 
-    Even SystemExit ends nothing.
+    Other problems are reported too; even SystemExit does not end the check.
     """
     with Environment("odd") as env:
         env.load_service_deployment_config(odd(way, error))

@@ -47,7 +47,7 @@ def test_a_call_is_too_late_with_less_time_than_its_method_needs():
 
 def test_a_call_that_has_waited_less_than_half_of_its_time_is_never_too_late():
     """
-    A call that has waited less than half of its time is never too late, so that its run corrects a wrong estimate.
+    A call that has waited less than half of its time is never too late. Its run can correct a wrong estimate.
     """
     admission = seen(30.0)
     assert not admission.is_too_late(0, 0.0, 1.0, 0.5)

@@ -5,13 +5,13 @@ The router and its calls use few locks. So a thread can be interrupted anywhere,
 This test tries every such moment, one by one, in a single thread:
 
 - Python calls a trace function (`sys.settrace` with `f_trace_opcodes`) at each step of the interpreter.
-- Before the n-th step of the first operation in the code of routers, calls and batches, the trace function runs the
-  whole second operation.
+- Before the n-th step of the first operation, the trace function runs the whole second operation. Only steps in the
+  code of routers, calls and batches count.
 - Then the first operation goes on, the world runs to its end, and the rules are checked.
 - This is repeated in a new world for n = 1, 2, 3 ... until the first operation has no n-th step.
 
-`Turnstile`s replace the locks. If the second operation would have to wait for a lock that the first holds, a second
-thread could not get there either, and the step is skipped.
+`Turnstile`s replace the locks. If the second operation would have to wait for a lock that the first holds, the step is
+skipped: a second thread could not run there either.
 
 The riskiest pairs of operations always run. `make test-long` runs all pairs in every setting. A failure names
 setting, operations and step. To repeat it:
