@@ -544,8 +544,9 @@ def test_replica_that_cannot_be_stopped_keeps_no_other_from_stopping(environment
 @pytest.mark.parametrize("begin", [True, False])
 def test_replica_may_be_stopped_by_several_threads_at_once(environments, gate, in_thread, begin):
     """
-    Several threads can stop a replica at once: hooks run once, `begin_stop` returns at once, each `stop` waits for the
-    hooks.
+    Several threads can stop a replica at once, and its hooks run once.
+
+    `begin_stop` returns at once; each `stop` waits for the hooks.
     """
     started, hooks = [], []
 

@@ -260,7 +260,7 @@ def test_replica_that_waits_for_something_says_so_when_it_is_late(stage, gate):
     """
     A late replica's error says what it waits for, if its target knows.
 
-    If the target fails to answer, it says that.
+    If the target fails to answer, the error says so.
     """
     stage = stage("reports_progress")
     stage.service.build = staticmethod(lambda _index: gate())
@@ -296,7 +296,7 @@ def test_deployment_says_of_each_late_replica_what_it_waits_for(stage, gate):
     """
     The error of a deployment says what each late replica waits for, and names those with the same reason together.
     """
-    # The waiting thread rarely checks the virtual time, so the timeout is short.
+    # The thread waits `startup_timeout` in real time before it checks the virtual clock, so it is short.
     stage = stage("reports_progress", startup_timeout=0.03)
     stage.service.build = staticmethod(lambda _index: gate())
     stage.target.progress = lambda id: "" if id == "svc#2" else "it waits for a GPU"
@@ -420,8 +420,9 @@ def test_calls_that_wait_for_a_replica_end_at_their_deadlines(stage):
 
 def test_crash_loop_of_the_only_replica_refuses_calls_and_ends_those_that_wait(stage):
     """
-    If the only replica is in a crash loop, waiting and new calls end with NoReplicaError; `restart` ends the crash
-    loop.
+    If the only replica is in a crash loop, waiting and new calls end with NoReplicaError.
+
+    `restart` ends the crash loop.
     """
     stage = stage(timeout=None)
     waiting = []

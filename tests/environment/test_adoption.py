@@ -219,8 +219,9 @@ def test_what_is_missing_is_started(make, plugin):
 
 def test_start_that_fails_leaves_what_was_there(make, plugin, tmp_path):
     """
-    If a missing replica does not start, the deployment fails and leaves the others running; they can be taken over
-    again.
+    If a missing replica does not start, the deployment fails and leaves the others running.
+
+    They can be taken over again.
     """
     obstacle = tmp_path / "full"
     env = make(args=(str(obstacle),), replicas=2, load_balancing=True)

@@ -121,8 +121,8 @@ class TestCopying(StrategiesInTurn):
         return ["pool"]
 
     def declared(self):
-        # Its methods can call other services, but other processes cannot call it. So the target declares no
-        # `reachable`.
+        # Its methods can call other services. The target itself does not declare `reachable`, since other processes
+        # cannot call it.
         return {**super().declared(), "reachable": "copying"}
 
 

@@ -269,9 +269,8 @@ class Rolling(RuleBasedStateMachine):
     """
     Replicas become ready or unready, die and return, and room is short, in any order.
 
-    `Model` checks each step: at most `max_surge` replicas more, and no stop that leaves too few ready. At the end there
-    is
-    one replica for each index, all of one version.
+    `Model` checks each step: at most `max_surge` replicas more, and no stop that leaves too few ready. At the end
+    there is one replica for each index, all of one version.
     """
 
     @initialize(

@@ -77,8 +77,7 @@ def calls_come(workers, queue, number):
 
 def leave(step, threads):
     """
-    Let an idle thread leave; before the given step as many calls come as there are threads, and the other one takes
-    one.
+    Let an idle thread leave. Before the given step, as many calls come as there are threads; the other takes one.
 
     Returns:
         Whether there was such a step, and whether the last call gets a thread.
