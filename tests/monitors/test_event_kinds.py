@@ -1,4 +1,4 @@
-"""The kinds of events are a closed list: the core emits each of them, and no others."""
+"""The kinds of events are a closed list: each of them is emitted somewhere, and no others."""
 
 from __future__ import annotations
 
