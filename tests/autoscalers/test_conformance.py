@@ -1,4 +1,4 @@
-"""The first-party autoscaler keeps what is asked of all."""
+"""The first-party autoscaler passes the suite for all autoscalers."""
 
 from __future__ import annotations
 

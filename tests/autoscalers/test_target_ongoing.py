@@ -1,4 +1,4 @@
-"""`target_ongoing`: as many replicas as keep the calls of each near a number, and the wait below a time."""
+"""`target_ongoing` keeps each replica's calls near a number, and the wait below a time."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ LOAD = Load(1000.0, 2, 2, 10, 4, 0, mean_calls=6.0, target_ongoing_requests=4.0)
     ids=["calls", "none", "starting", "short wait", "long wait", "endless wait", "few slots", "calls say more"],
 )
 def test_calls_and_wait_decide(more, replicas):
-    """The mean of the calls; with a wait that is aimed at, that too, and no replica counts for more than it runs."""
+    """The mean number of calls decides, and the wait if it has a target. A replica counts for at most its slots."""
     assert TargetOngoing().decide(LOAD._replace(**more)) == pytest.approx(replicas)

@@ -1,4 +1,4 @@
-"""What each first-party balancer promises beyond what the conformance suite asks of all."""
+"""What each first-party balancer promises beyond the suite for all balancers."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def ring(**options):
     return ConsistentHash(ConsistentHashOptions(**options))
 
 
-# -- by chance ---------------------------------------------------------------------------------------------------------
+# -- random ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("balancer", [RandomChoice, PowerOfTwo])
 def test_seed_repeats_the_choices(balancer):
-    """The same seed chooses the same, another one chooses otherwise."""
+    """The same seed gives the same choices, another seed others."""
 
     def choices(seed):
         pick = balancer(RandomOptions(seed)).picker(candidates(5))
@@ -47,7 +47,7 @@ def test_seed_repeats_the_choices(balancer):
 
 @pytest.mark.parametrize("balancer", [RandomChoice, PowerOfTwo])
 def test_change_of_the_set_does_not_repeat_the_choices(balancer):
-    """The sequence of a seed goes on when replicas change, rather than begin anew."""
+    """When the replicas change, a seed's sequence goes on and does not start again."""
     chance = balancer(RandomOptions(7))
     first, second = (
         [pick(None, "get").index for _ in range(50)] for pick in (chance.picker(candidates(5)) for _ in "12")
@@ -56,7 +56,7 @@ def test_change_of_the_set_does_not_repeat_the_choices(balancer):
 
 
 def test_power_of_two_compares_two_different_replicas():
-    """Of two replicas the busier one gets nothing: it is never compared with itself."""
+    """`power_of_two` compares two different replicas, so of two the busier one gets no calls."""
     pair = candidates(2)
     pick = PowerOfTwo(RandomOptions(1)).picker(pair)
     for busy, free in (pair, pair[::-1]):
@@ -65,13 +65,13 @@ def test_power_of_two_compares_two_different_replicas():
 
 
 def test_power_of_two_avoids_the_fullest_only():
-    """Each but the fullest replica is chosen, the emptier ones more often: not the least loaded alone."""
+    """`power_of_two` avoids only the fullest replica; emptier ones are chosen more often."""
     four = candidates(4)
     for each in four:
         each.inflight = each.index
     pick = PowerOfTwo(RandomOptions(1)).picker(four)
     seen = collections.Counter(pick(None, "get").index for _ in range(6000))
-    # Of the six pairs the emptiest wins three, the next two, then one.
+    # Of the six pairs the emptiest replica wins three, the next one two, the third one.
     assert sorted(seen) == [0, 1, 2]
     for index, share in enumerate((3 / 6, 2 / 6, 1 / 6)):
         assert seen[index] / 6000 == pytest.approx(share, abs=0.03)
@@ -97,18 +97,18 @@ APART = [
 
 @pytest.mark.parametrize(("one", "other"), ALIKE)
 def test_equal_keys_have_one_place(one, other):
-    """Keys that are equal in Python are one key."""
+    """Keys that are equal in Python have one hash."""
     assert one == other
     assert hash_key(one) == hash_key(other)
 
 
 def test_different_keys_have_different_places():
-    """Neither type nor grouping is lost in the encoding."""
+    """Keys of different type or grouping have different hashes."""
     assert len({hash_key(key) for key in APART}) == len(APART)
 
 
 def test_places_are_the_same_in_every_process():
-    """Another process with another salt of Python's own hash agrees, and so will every later version."""
+    """Hashes are the same in every process, and must not change in later versions."""
     code = (
         "from sage_deploy_balancers.stable_hash import *;"
         " print(hash_key(('user', 12, b'x', None)), *positions('kv#0', 9))"
@@ -126,7 +126,7 @@ def test_places_are_the_same_in_every_process():
     assert (hash_key("user-1"), hash_key(1), positions("kv#0", 1)) == PINNED
 
 
-#: From the first version: a change would move every user's keys.
+#: Pinned since the first version: a change would move every user's keys.
 PINNED = (3002233467625545139, 12549877395308531466, [10845864243698295035])
 
 
@@ -136,7 +136,7 @@ PINNED = (3002233467625545139, 12549877395308531466, [10845864243698295035])
     ids=["object", "set", "complex", "object in a tuple", "class"],
 )
 def test_key_without_a_value_that_others_know_is_refused(key):
-    """What has no canonical form is an error that names the type, never a place that only this process knows."""
+    """A key without a canonical form is an error that names its type."""
     with pytest.raises(errors.InvalidKeyError, match=r"type (object|frozenset|complex|EnumType|EnumMeta)"):
         hash_key(key)
 
@@ -151,7 +151,7 @@ def owners(balancer, group):
 
 @pytest.mark.parametrize("number", [2, 3, 5, 8, 12])
 def test_only_the_keys_of_a_replica_that_leaves_move(number):
-    """The keys of the others stay where they are, and what moves is about a share of one in the number of replicas."""
+    """When a replica leaves, only its keys move."""
     group = candidates(number)
     before = owners(ring(), group)
     for gone in group:
@@ -164,7 +164,7 @@ def test_only_the_keys_of_a_replica_that_leaves_move(number):
 @settings(deadline=None)
 @given(names=st.lists(st.text(max_size=8), min_size=2, max_size=8, unique=True), keys=st.lists(st.text(), max_size=50))
 def test_keys_of_others_stay_whatever_the_names(names, keys):
-    """No name of a replica and no key is special."""
+    """Only the leaving replica's keys move, whatever names and keys there are."""
     group = tuple(FakeCandidate(name, index) for index, name in enumerate(names))
     before, after = ring(vnodes=8).picker(group), ring(vnodes=8).picker(group[1:])
     for key in keys:
@@ -173,7 +173,7 @@ def test_keys_of_others_stay_whatever_the_names(names, keys):
 
 @pytest.mark.parametrize("number", range(1, 13))
 def test_keys_move_only_to_the_replica_that_joins(number):
-    """None moves between those that were there, and the new one gets about its share."""
+    """When a replica joins, keys move only to it, about its share."""
     before, after = owners(ring(), candidates(number)), owners(ring(), candidates(number + 1))
     moved = {key for key in KEYS if before[key] != after[key]}
     assert {after[key] for key in moved} == {f"kv#{number}"}
@@ -181,14 +181,14 @@ def test_keys_move_only_to_the_replica_that_joins(number):
 
 
 def test_order_of_the_replicas_does_not_matter():
-    """Processes that learnt of the replicas in different orders agree."""
+    """The order of the replicas does not change the owner of a key."""
     group = candidates(5)
     assert owners(ring(), group) == owners(ring(), group[::-1])
 
 
 @pytest.mark.parametrize(("vnodes", "widest"), [(1024, 1.15), (128, 1.35)])
 def test_more_points_share_more_evenly(vnodes, widest):
-    """No replica owns many more keys than the mean."""
+    """More points on the ring share the keys more evenly."""
     seen = collections.Counter(owners(ring(vnodes=vnodes), candidates(5)).values())
     assert max(seen.values()) <= widest * len(KEYS) / 5
 
@@ -204,7 +204,7 @@ def test_more_points_share_more_evenly(vnodes, widest):
     slots=st.integers(1, 4),
 )
 def test_no_replica_exceeds_the_bound(number, keys, bound, slots):
-    """However popular a key: no replica has more than the bound times the mean, rounded up, those waiting included."""
+    """No replica has more calls, running and waiting, than `load_bound` times the mean, rounded up."""
     group = candidates(number, slots=slots)
     pick = ring(load_bound=bound).picker(group)
     for total, key in enumerate(keys, 1):
@@ -217,7 +217,7 @@ def test_no_replica_exceeds_the_bound(number, keys, bound, slots):
 
 
 def test_full_replica_passes_a_key_on_and_gets_it_back():
-    """A key that was passed on has one second home, and returns when the load is gone."""
+    """A busy replica's key moves to one other replica and returns when the load is gone."""
     group = candidates(4)
     pick = ring().picker(group)
     home = pick("k", "get")
@@ -230,7 +230,7 @@ def test_full_replica_passes_a_key_on_and_gets_it_back():
 
 
 def test_keys_of_one_full_replica_are_not_all_passed_to_one_other():
-    """Each key goes to the next replica from its own place, so the overflow is shared."""
+    """The keys of a busy replica move to different replicas."""
     group = candidates(4)
     pick = ring().picker(group)
     homes = {key: pick(key, "get") for key in KEYS}
@@ -239,7 +239,7 @@ def test_keys_of_one_full_replica_are_not_all_passed_to_one_other():
 
 
 def test_without_a_bound_a_key_stays_whatever_the_load():
-    """`load_bound: null` is for services that hold state by key."""
+    """With `load_bound: null` a key stays on its replica, whatever the load."""
     group = candidates(4)
     pick = ring(load_bound=None).picker(group)
     home = pick("k", "get")
@@ -248,6 +248,7 @@ def test_without_a_bound_a_key_stays_whatever_the_load():
 
 
 def test_call_without_a_key_goes_to_the_least_loaded():
+    """A call without a key goes to the least loaded replica."""
     group = candidates(3)
     group[0].inflight = group[2].inflight = 1
     assert {ring().picker(group)(None, "get") for _ in range(20)} == {group[1]}
@@ -257,7 +258,7 @@ def test_call_without_a_key_goes_to_the_least_loaded():
 
 
 class Counted(FakeCandidate):
-    """A replica with one call, which counts how often it is looked at."""
+    """A replica with one call that counts how often its load is read."""
 
     looks = 0
 
@@ -274,7 +275,7 @@ class Counted(FakeCandidate):
 @pytest.mark.parametrize("key", [None, "k"])
 @pytest.mark.parametrize("balancer", [LeastLoaded(), ConsistentHash(ConsistentHashOptions(vnodes=1))])
 def test_choice_among_thousands_of_busy_replicas_looks_at_few(balancer, key):
-    """What a choice costs is bounded, whatever the number of replicas."""
+    """A choice among thousands of busy replicas reads the load of few."""
     pick = balancer.picker(tuple(Counted(f"kv#{number}", number) for number in range(4000)))
     pick(key, "get")
     Counted.looks = 0
@@ -284,7 +285,7 @@ def test_choice_among_thousands_of_busy_replicas_looks_at_few(balancer, key):
 
 
 def test_least_loaded_of_thousands_spreads_evenly():
-    """Each looks at others: no replica gets two calls more than another, and idle ones get theirs first."""
+    """`least_loaded` spreads calls evenly over a thousand replicas: counts differ by at most two."""
     group = candidates(1000, slots=9)
     pick = LeastLoaded().picker(group)
     for number in range(1, 3001):
@@ -293,7 +294,7 @@ def test_least_loaded_of_thousands_spreads_evenly():
 
 
 def test_bound_holds_for_hundreds_of_replicas():
-    """The mean is not counted for each call, so a replica may exceed the bound by as little as it has risen since."""
+    """The bound holds for hundreds of replicas too."""
     group = candidates(300, slots=9)
     pick = ring(load_bound=1.25, vnodes=8).picker(group)
     for total in range(1, 1501):
@@ -307,7 +308,7 @@ def test_bound_holds_for_hundreds_of_replicas():
 
 
 class Numbered:
-    """A replica that says which one it is."""
+    """A replica that returns its index."""
 
     def index(self, user_id=None):
         return self.ctx.replica_index
@@ -319,7 +320,7 @@ class Numbered:
 
 @pytest.fixture
 def hashed(deploy):
-    """Deploy `Numbered` on three replicas behind `consistent_hash`."""
+    """Deploys `Numbered` on three replicas behind `consistent_hash`."""
 
     def make(strategy="single", replicas=3, **options):
         return deploy(
@@ -335,7 +336,7 @@ def hashed(deploy):
 
 
 def test_keys_keep_their_replica_under_every_strategy(hashed, strategy):
-    """Every call with one key runs on one replica, and the keys are spread over all."""
+    """All calls with one key run on one replica, under every strategy, and the keys spread over all replicas."""
     service = hashed(strategy)
     homes = {}
     for key in [f"user-{number}" for number in range(40)] * 3:
@@ -345,7 +346,7 @@ def test_keys_keep_their_replica_under_every_strategy(hashed, strategy):
 
 
 def test_keys_count_for_methods_with_limits_too(deploy):
-    """A service one of whose methods has a limit of its own is routed in another way, with the same choice."""
+    """Keys work the same for a service with method limits."""
     service = deploy(
         "pool",
         Numbered,
@@ -361,7 +362,7 @@ def test_keys_count_for_methods_with_limits_too(deploy):
 
 
 def test_call_waits_for_its_replica_while_another_is_free(hashed, gate):
-    """Without a bound a call waits for the replica of its key, and counts as waiting."""
+    """With `load_bound: null` a call waits for its key's replica while others are free."""
     service = hashed(load_bound=None)
     mine = service.handle.with_options(key="k")
     held = mine.submit("run", gate)
@@ -378,7 +379,7 @@ def test_call_waits_for_its_replica_while_another_is_free(hashed, gate):
 
 @pytest.mark.parametrize("methods", [{}, {"index": {"max_concurrency": 1}}], ids=["plain", "with limits"])
 def test_call_without_a_key_runs_on_whichever_replica_gets_free_first(deploy, gates, methods):
-    """Two calls wait, one for each replica by the balancer's choice; only one replica ever gets free."""
+    """A call without a key runs on the first replica with a free slot, whichever the balancer chose."""
     service = deploy(
         "single", Numbered, replicas=2, load_balancing=True, load_balancer="consistent_hash", methods=methods
     )
@@ -394,7 +395,7 @@ def test_call_without_a_key_runs_on_whichever_replica_gets_free_first(deploy, ga
 
 
 def test_bound_sends_a_popular_key_to_another_replica(hashed, gate):
-    """A second call of a key whose replica is busy runs beside the first, on a replica that is free."""
+    """If a key's replica is busy, a second call of the key runs on a free one."""
     service = hashed()
     popular = service.handle.with_options(key="k")
     held = [popular.submit("run", gate) for _ in range(2)]
@@ -404,7 +405,7 @@ def test_bound_sends_a_popular_key_to_another_replica(hashed, gate):
 
 
 def test_popular_key_fills_the_queues_evenly(hashed, occupy):
-    """When all replicas are busy the calls of one key wait for all of them, within the bound."""
+    """If all replicas are busy, the calls of one key wait for all of them, within the bound."""
     service = hashed()
     gate = occupy(service)
     popular = service.handle.with_options(key="k", timeout=PATIENCE)
@@ -417,7 +418,7 @@ def test_popular_key_fills_the_queues_evenly(hashed, occupy):
 
 
 def test_key_of_an_unknown_type_is_the_callers_error(hashed):
-    """It names service, method and type; nothing is fenced off, and calls with good keys go on."""
+    """A key of an unsupported type raises InvalidKeyError; the balancer is not fenced, and other calls go on."""
     service = hashed()
     with pytest.raises(errors.InvalidKeyError, match=r"svc\.index was not run: .* type object") as caught:
         service.handle.with_options(key=object()).index()
@@ -438,13 +439,14 @@ def test_key_of_an_unknown_type_is_the_callers_error(hashed):
     ],
 )
 def test_options_are_checked(hashed, options, problem):
+    """Wrong options of a balancer are refused."""
     with pytest.raises((errors.PlanError, errors.ConfigError), match=problem):
         hashed(**options)
 
 
 @pytest.mark.parametrize("balancer", [LeastLoaded(), ConsistentHash(ConsistentHashOptions(vnodes=1))])
 def test_memory_grows_with_the_number_of_replicas_and_not_its_square(balancer):
-    """A table of all rotations would have a hundred million entries for 10,000 replicas."""
+    """Memory grows with the number of replicas, not with its square."""
     import tracemalloc
 
     replicas = candidates(4000)

@@ -1,4 +1,4 @@
-"""Every first-party load balancer keeps what is asked of all."""
+"""Every first-party load balancer passes the suite for all balancers."""
 
 from __future__ import annotations
 

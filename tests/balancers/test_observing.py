@@ -1,4 +1,4 @@
-"""What a balancer is told: for which service it is made, which method is called, and how each call ended."""
+"""A balancer learns for which service it is made, which method is called, and how each call ended."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Service:
 
 
 class Spy:
-    """Takes the first replica, and keeps what it is told."""
+    """Chooses the first replica and records what it is told."""
 
     binding = False
 
@@ -56,7 +56,7 @@ class Faulty(Spy):
 
 @pytest.fixture
 def spied():
-    """Deploy a service behind a spy; gives its handle, the spy, where that is, and the environment."""
+    """Deploys a service behind a spy and returns the handle, where the spy was made, and the environment."""
     opened = []
 
     def make(spy, capabilities=("observes",), strategy="pool"):
@@ -87,12 +87,14 @@ def spied():
 
 
 def test_balancer_knows_service_and_environment(spied):
+    """A balancer is created with its service's and environment's name."""
     _, places, _ = spied(Spy())
     assert places == [Where("svc", "home")]
 
 
 @pytest.mark.parametrize("strategy", ["pool", "async", "inline", "single"])
 def test_balancer_is_told_how_each_call_ended(spied, strategy):
+    """A balancer that declares `observes` learns the replica, method and outcome of each call."""
     spy = Spy()
     handle, _, _ = spied(spy, strategy=strategy)
     assert handle.get(1) == 1
@@ -105,6 +107,7 @@ def test_balancer_is_told_how_each_call_ended(spied, strategy):
 
 
 def test_calls_that_are_given_up_are_told_by_their_outcome(spied):
+    """A call that times out or is cancelled is observed with that outcome."""
     spy = Spy()
     handle, _, _ = spied(spy)
     with pytest.raises(errors.CallTimeoutError):
@@ -116,6 +119,7 @@ def test_calls_that_are_given_up_are_told_by_their_outcome(spied):
 
 
 def test_calls_of_many_at_once_are_told_once_each(spied):
+    """Each of many simultaneous calls is observed once."""
     spy = Spy()
     handle, _, _ = spied(spy)
     assert [call.result() for call in [handle.submit("get", number) for number in range(200)]] == list(range(200))
@@ -123,6 +127,7 @@ def test_calls_of_many_at_once_are_told_once_each(spied):
 
 
 def test_observer_that_raises_is_fenced_off(spied, caplog):
+    """If `observe` raises, the balancer is fenced with one event, and calls go on."""
     handle, _, env = spied(Faulty())
     assert [handle.get(number) for number in range(4)] == [0, 1, 2, 3]
     events = env.get_service_status("svc")["monitors"]["events"]["latest"]
@@ -131,6 +136,7 @@ def test_observer_that_raises_is_fenced_off(spied, caplog):
 
 
 def test_what_is_not_declared_is_not_told(spied):
+    """A balancer that does not declare `observes` is not told of outcomes."""
     spy = Spy()
     handle, _, _ = spied(spy, capabilities=())
     handle.get(1)

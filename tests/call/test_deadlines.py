@@ -1,7 +1,7 @@
 """
-Deadlines at the very moment in which a call starts, which only a clock in the test's hand can bring about.
+Deadlines that pass at the moment when a call starts, which needs a clock that the test controls.
 
-What the strategies' suite says of deadlines is not repeated here.
+The strategies' suite covers other deadlines.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sage_plugins.call.call import Call
 from sage_plugins.clock import SystemClock
 
 PATIENCE = 20.0
-#: A deadline that the tests let pass.
+#: A timeout that the tests let expire.
 SHORT = 0.03
 
 
@@ -25,7 +25,7 @@ def counted(service):
 
 
 def test_deadline_of_a_granted_turn(deploy, gate, in_thread, until, monkeypatch):
-    """Under `inline`, a call whose time is over at the moment in which it gets its turn never runs."""
+    """Under `inline`, a call that expires at the moment when it gets its slot never runs."""
     service = deploy("inline")
     holder = in_thread(service.handle.call, "run", gate)
     gate.wait_entered()
@@ -33,7 +33,7 @@ def test_deadline_of_a_granted_turn(deploy, gate, in_thread, until, monkeypatch)
     expire = Call.expire
 
     def expire_late(call):
-        # The caller has found its time to be over; before it says so, the slot becomes free and goes to its call.
+        # The caller has found its call expired. Before it ends the call, the slot gets free and goes to the call.
         if call.method.name == "given" and not gate._open.done():
             gate.open()
             holder.result(PATIENCE)
@@ -49,7 +49,7 @@ def test_deadline_of_a_granted_turn(deploy, gate, in_thread, until, monkeypatch)
 
 
 class Jumping(SystemClock):
-    """The machine's clock, which a test can move on."""
+    """The system's clock, which a test can advance."""
 
     def __init__(self):
         super().__init__()
@@ -66,7 +66,7 @@ class Jumping(SystemClock):
 
 
 def test_deadline_at_the_moment_of_the_start(deploy, threaded, occupy, until):
-    """A call that a worker takes up when its time is over never runs, and its caller is told so."""
+    """A call that has expired when a worker takes it up never runs, and its caller gets CallTimeoutError."""
     clock = Jumping()
     service = deploy(threaded, env_options={"clock": clock}, monitors=["metrics"])  # `health` would set a timer
     handle = service.handle.with_options(timeout=1000)
@@ -85,7 +85,7 @@ def test_deadline_at_the_moment_of_the_start(deploy, threaded, occupy, until):
     looked = threading.Event()
 
     def look():
-        # In the worker, while it is about to start the call: its time is over, and its caller looks.
+        # In the worker, about to start the call: the call expires, and its caller notices.
         if threading.current_thread() in workers and not looked.is_set() and occupied._open.done():
             looked.set()
             clock.ahead = 2000.0
@@ -109,7 +109,7 @@ def test_deadline_at_the_moment_of_the_start(deploy, threaded, occupy, until):
 
 
 def test_unknown_method_in_methods_is_refused(environments, probe):
-    """A limit for a method that the class does not have is an error, with the nearest name."""
+    """A timeout for a method that the class does not have is an error that suggests the nearest name."""
     env = environments()
     config = ServiceDeploymentConfig(methods={"ecco": {"timeout": 1}})
     env.register_service_with_config("svc", probe, deployment_config=config)
@@ -119,7 +119,7 @@ def test_unknown_method_in_methods_is_refused(environments, probe):
 
 @pytest.mark.parametrize("days", [-1, 1])
 def test_deadlines_do_not_follow_the_wall_clock(deploy, gate, monkeypatch, days):
-    """Whoever sets the machine's clock forwards or back moves no deadline."""
+    """Changing the machine's clock moves no deadline."""
     service = deploy("single")
     now = time.time
     waiting = service.handle.with_options(timeout=SHORT).submit("run", gate)

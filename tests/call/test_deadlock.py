@@ -1,8 +1,8 @@
 """
-A deadlock among methods that wait for calls is found when it arises, and nothing else is taken for one.
+A deadlock among methods that wait for calls is found when it arises, and nothing else is mistaken for one.
 
-Services, their methods and what these do are drawn from seeds: methods call services, their own included, wait for
-calls or go on, and end. All of it runs on real routers with replicas in virtual time.
+Seeds choose the services, their methods and what these do: they call services, their own included, wait for calls or go
+on, and end. All runs on real routers with replicas in virtual time.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class ByKey:
 
 
 class World:
-    """Services whose methods run until they are told to end; what they wait for is kept in `waits`."""
+    """Services whose methods run until the test ends them. `waits` has the calls that methods wait for."""
 
     def __init__(self, services, *, guarded=True):
         self.clock = VirtualClock()
         self.guarded = guarded
-        self.waits = {}  # what each running call or batch waits for
+        self.waits = {}  # the call that each running call or batch waits for
         self.refused = []
         self.routers, self.replicas = [], []
         for number, (slots, binding) in enumerate(services):
@@ -70,7 +70,7 @@ class World:
                 self.replicas.append(replica)
 
     def call(self, service, method, *, key=0, outer=None):
-        """Make a call on behalf of *outer*, and let run what can."""
+        """Make a call from within *outer*, and let what can start do so."""
         router, now = self.routers[service], self.clock.monotonic()
         call = Call(router, METHODS[method], (), {}, CallOptions(key=key), now, inf, inf, None)
         call.outer = outer
@@ -79,7 +79,7 @@ class World:
         return call
 
     def wait(self, waiter, call):
-        """The method that answers *waiter* waits for *call* from now on."""
+        """From now on the method that runs *waiter* waits for *call*."""
         if call.over():
             return
         self.waits[waiter.batch or waiter] = (waiter, call)
@@ -88,7 +88,7 @@ class World:
         self.go_on()
 
     def go_on(self):
-        """Methods whose calls are over wait no more."""
+        """Let methods go on whose calls have ended."""
         self.clock.advance(WAIT)
         for work, (waiter, call) in list(self.waits.items()):
             if call.over():
@@ -99,7 +99,7 @@ class World:
                     self.refused.append(call)
 
     def busy(self):
-        """What runs and does not wait, each with its replica."""
+        """The work that runs and does not wait, with its replicas."""
         return [(replica, work) for replica in self.replicas for work in replica.running if work not in self.waits]
 
     def end(self, replica, work):
@@ -107,20 +107,20 @@ class World:
         self.go_on()
 
     def finish(self):
-        """All methods that do not wait end, until none does: what is left then never ends."""
+        """End all methods that do not wait, until none is left. Return those that would wait forever."""
         self.go_on()
         while busy := self.busy():
             self.end(*busy[0])
         return list(self.waits)
 
     def close(self):
-        """Forget the waits: nobody is there to go on."""
+        """Forget the waits, since no method will go on."""
         for waiter, _ in self.waits.values():
             deadlock.went_on(waiter)
 
 
 def play(seed, steps, *, guarded=True):
-    """The world after so many steps; it stops short of the first step in which a call was refused."""
+    """Run so many steps, or until a call is refused. Return the world and the number of steps."""
     random = Random(seed)  # noqa: S311 - no secret
     services = [(random.choice((1, 1, 2, 3)), random.random() < 0.3) for _ in range(random.choice((1, 2, 2, 3)))]
     world = World(services, guarded=guarded)
@@ -150,7 +150,7 @@ def play(seed, steps, *, guarded=True):
 
 
 def check(seed):
-    """Whether a deadlock arose."""
+    """Run one seed and return whether a deadlock arose."""
     world, steps = play(seed, 6 + seed % 20)
     try:
         if not world.refused:
@@ -158,7 +158,7 @@ def check(seed):
             return False
     finally:
         world.close()
-    # The same without the guard: what was refused must be among what never ends.
+    # Repeat it without the guard: a refused call must mean a deadlock.
     unguarded, _ = play(seed, steps, guarded=False)
     assert unguarded.finish() != [], f"seed {seed}: a call was refused and nothing was stuck: {world.refused}"
     return True
@@ -166,6 +166,7 @@ def check(seed):
 
 @pytest.mark.parametrize("first", range(0, 1000, 100))
 def test_dead_locks_are_found_and_nothing_else_is_taken_for_one(first):
+    """In a thousand random worlds each deadlock is found, and no call is refused without one."""
     found = sum(check(seed) for seed in range(first, first + 100))
     assert 10 <= found <= 95, "seeds must bring about both"
 
@@ -190,7 +191,7 @@ def refused(call):
 
 
 def test_an_outer_call_that_goes_on_is_not_taken_for_one_that_waits(world):
-    """A.any submits B.any and computes; B.any calls A, and gets the slot when A.any ends."""
+    """An outer call that does not wait makes no deadlock: B.any waits for A's slot, which A.any frees when it ends."""
     world = world(1, 1)
     outer = world.call(0, 0)
     inner = world.call(1, 0, outer=outer)
@@ -201,7 +202,7 @@ def test_an_outer_call_that_goes_on_is_not_taken_for_one_that_waits(world):
 
 
 def test_a_wait_for_a_call_that_runs_may_close_the_circle(world):
-    """As before, but then A.any waits for B.any: the call that B.any waits for never starts, and is refused."""
+    """A wait for a running call can close the circle: A.any waits for B.any, so B.any's call to A is refused."""
     world = world(1, 1)
     outer = world.call(0, 0)
     inner = world.call(1, 0, outer=outer)
@@ -213,6 +214,7 @@ def test_a_wait_for_a_call_that_runs_may_close_the_circle(world):
 
 
 def test_two_services_that_call_each_other_at_the_same_time_are_told_so(world):
+    """If two services with one slot wait for each other, the call that closes the circle is refused."""
     world = world(1, 1)
     first, second = world.call(0, 0), world.call(1, 0)
     to_second, to_first = world.call(1, 0, outer=first), world.call(0, 0, outer=second)
@@ -224,6 +226,7 @@ def test_two_services_that_call_each_other_at_the_same_time_are_told_so(world):
 
 
 def test_a_method_with_one_turn_that_calls_itself_is_told_so_though_slots_are_free(world):
+    """A method with `max_concurrency` 1 that waits for a call of itself is refused, even while slots are free."""
     world = world(3)
     outer = world.call(0, 1)
     inner = world.call(0, 1, outer=outer)
@@ -232,6 +235,7 @@ def test_a_method_with_one_turn_that_calls_itself_is_told_so_though_slots_are_fr
 
 
 def test_a_method_whose_caller_gave_up_is_told_so_too(world):
+    """A method waiting for its own service gets the error even if its caller gave up."""
     world = world(1)
     outer = world.call(0, 0)
     outer.abandon()
@@ -241,6 +245,7 @@ def test_a_method_whose_caller_gave_up_is_told_so_too(world):
 
 
 def test_a_batch_method_that_calls_its_own_service_is_told_so(world):
+    """A batch method that waits for its own service gets the error."""
     world = world(1)
     outer = world.call(0, 2)
     world.go_on()
@@ -250,7 +255,7 @@ def test_a_batch_method_that_calls_its_own_service_is_told_so(world):
 
 
 def replace(world):
-    """A second replica of the first service takes the place of the first, whose calls go on there."""
+    """Replace the first service's replica by a second one, while calls on the first go on."""
     router = world.routers[0]
     (first,) = router.lanes
     replica, _ = open_replica(router, world.clock, index=1, script=lambda _: Act(Behaviour.HANG))
@@ -259,7 +264,7 @@ def replace(world):
 
 
 def test_a_method_on_a_replica_that_leaves_holds_no_slot_that_anybody_could_get(world):
-    """It waits for a call that gets the slot of the new replica, as soon as the call that runs there ends."""
+    """A method on a replica that leaves holds no slot: the call it waits for can run on the new replica."""
     world = world(1)
     outer = world.call(0, 0)
     replace(world)
@@ -272,7 +277,7 @@ def test_a_method_on_a_replica_that_leaves_holds_no_slot_that_anybody_could_get(
 
 
 def test_a_method_on_a_replica_that_leaves_may_be_part_of_a_dead_lock_on_the_new_one(world):
-    """It waits for a call that needs the slot of a method which itself waits for one: that can never start."""
+    """A method on a replica that leaves can be part of a deadlock on the new one."""
     world = world(1)
     outer = world.call(0, 0)
     replace(world)
@@ -286,7 +291,7 @@ def test_a_method_on_a_replica_that_leaves_may_be_part_of_a_dead_lock_on_the_new
 
 
 def test_a_call_that_waits_for_a_service_without_replicas_is_not_refused(world):
-    """One may come yet; the method that waits is on the replica that has left."""
+    """A call to a service without replicas is not refused, since one may still come."""
     world = world(1)
     outer = world.call(0, 0)
     world.routers[0].close_lane(world.routers[0].lanes[0])
@@ -296,7 +301,7 @@ def test_a_call_that_waits_for_a_service_without_replicas_is_not_refused(world):
 
 
 def starting(world, service, *others):
-    """The start hooks of a replica of *service* that is about to come, beside *others* that are about to come too."""
+    """Return the start hooks of a starting replica of *service*; *others* are starting too."""
     router = world.routers[service]
     for lane in router.lanes:
         router.close_lane(lane)
@@ -306,7 +311,7 @@ def starting(world, service, *others):
 
 
 def test_start_hooks_that_wait_for_their_own_service_are_told_so(world):
-    """They hold every slot that the replica is to have, however many."""
+    """Start hooks that wait for their own service get the error, since they hold all slots of their replica."""
     world = world(3)
     hooks = starting(world, 0)
     call = world.call(0, 0, outer=hooks)
@@ -315,7 +320,7 @@ def test_start_hooks_that_wait_for_their_own_service_are_told_so(world):
 
 
 def test_start_hooks_may_wait_for_another_replica_that_starts(world):
-    """It will be ready, for its own hooks wait for nothing; once they wait too, the last call is refused."""
+    """Start hooks can wait for another replica that starts, unless its hooks wait as well."""
     world = world(1)
     second = world.routers[0].lane("second", 8)
     hooks, others = starting(world, 0, second), StartHooks("s0", world.clock, second)
@@ -329,6 +334,7 @@ def test_start_hooks_may_wait_for_another_replica_that_starts(world):
 
 
 def test_start_hooks_of_two_services_that_wait_for_each_other_are_told_so(world):
+    """If start hooks of two services wait for each other, the call that closes the circle is refused."""
     world = world(1, 1)
     first, second = starting(world, 0), starting(world, 1)
     to_second, to_first = world.call(1, 0, outer=first), world.call(0, 0, outer=second)
@@ -339,7 +345,7 @@ def test_start_hooks_of_two_services_that_wait_for_each_other_are_told_so(world)
 
 
 def test_a_method_may_wait_for_a_replica_that_starts(world):
-    """All slots are held by methods that wait, and another replica is about to bring more."""
+    """A method can wait for its own service while another replica is starting."""
     world = world(1)
     outer, router = world.call(0, 0), world.routers[0]
     coming = router.lane("starting", 9)
@@ -350,7 +356,7 @@ def test_a_method_may_wait_for_a_replica_that_starts(world):
 
 
 def test_what_start_hooks_have_left_behind_holds_no_slot(world):
-    """A task that they started goes on when the replica is ready; it waits, and takes no slot from anybody."""
+    """A task that start hooks left running holds no slot once the replica is ready."""
     world = world(1)
     hooks = starting(world, 0)
     with hooks:
@@ -362,7 +368,7 @@ def test_what_start_hooks_have_left_behind_holds_no_slot(world):
 
 @pytest.mark.parametrize("ask", [Call.result, Call.exception])
 def test_a_wait_with_a_limit_is_part_of_no_dead_lock(world, ask):
-    """The method gets TimeoutError and goes on; without a limit it would wait for ever, and is told so."""
+    """A wait with a timeout makes no deadlock: it raises TimeoutError. Without a timeout the method gets the error."""
     world = world(1)
     outer = world.call(0, 0)
     inner = world.call(0, 0, outer=outer)

@@ -1,7 +1,7 @@
 """
-Handles, and calls at the edge of what they can be: what is served, what cannot be printed, who looks on.
+Handles and unusual calls: what is served, exceptions that cannot be printed, waiters, callbacks, options.
 
-What the strategies' suite says of calls is not repeated here.
+The strategies' suite covers the other rules of calls.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PATIENCE = 20.0
 
 
 class Unprintable:
-    """A service whose exception not even says what it is."""
+    """A service that raises an exception which cannot be printed."""
 
     def leave(self):
         class UnprintableExit(SystemExit):
@@ -56,7 +56,7 @@ VERBS = pytest.mark.parametrize("verb", ["call", "submit", "acall"])
 
 
 def test_handle_does_not_travel(deploy):
-    """A handle to a service of this process cannot be pickled, which says why."""
+    """A handle to a service in this process cannot be pickled, and the error says why."""
     with pytest.raises(errors.CallError, match="target 'local' runs the service in this process"):
         pickle.dumps(deploy("single").handle)
 
@@ -80,7 +80,7 @@ def test_handle_does_not_travel(deploy):
     ],
 )
 def test_what_is_not_served_is_not_found(deploy, verb, name, why):
-    """Private names, life-cycle hooks and unknown names raise MethodNotFoundError, with the nearest name."""
+    """Private names, hooks and unknown names raise MethodNotFoundError, which says why or suggests the nearest name."""
     with pytest.raises(errors.MethodNotFoundError, match=why) as caught:
         outcomes(deploy("single").handle)[verb](name)
     assert isinstance(caught.value, AttributeError)
@@ -88,13 +88,14 @@ def test_what_is_not_served_is_not_found(deploy, verb, name, why):
 
 
 def test_private_attribute_is_no_method(deploy):
-    """A private name is no attribute at all, so protocols that look for `__dunder__` names find none."""
+    """A private name is no attribute of a handle."""
     handle = deploy("single").handle
     with pytest.raises(AttributeError):
         _ = handle._private
 
 
 def test_unknown_attribute_call_is_not_found(deploy, strategy):
+    """An unknown attribute call raises MethodNotFoundError, which suggests the nearest name."""
     with pytest.raises(errors.MethodNotFoundError, match="did you mean 'echo'"):
         deploy(strategy).handle.ecoh(1)
 
@@ -102,13 +103,13 @@ def test_unknown_attribute_call_is_not_found(deploy, strategy):
 @VERBS
 @pytest.mark.parametrize("name", ["items", "aitems"])
 def test_generator_method_says_stream(deploy, strategy, verb, name):
-    """`call` on a generator method raises TypeError naming `stream`."""
+    """`call`, `submit` and `acall` of a generator method raise TypeError, which names `stream`."""
     with pytest.raises(TypeError, match="stream"):
         outcomes(deploy(strategy).handle)[verb](name, 3)
 
 
 def test_served_names_that_the_handle_uses_itself(environments):
-    """The handle's own names win over attribute calls; `call` reaches the method."""
+    """The handle's own names win over methods of the same name; `call` reaches the method."""
 
     class Shadowed:
         def submit(self, value):
@@ -125,7 +126,7 @@ def test_served_names_that_the_handle_uses_itself(environments):
 
 
 def test_exit_without_text_becomes_remote_error(deploy, strategy):
-    """An exception that cannot even be printed ends its own call alone."""
+    """An exception that cannot be printed ends only its own call, with RemoteError."""
     handle = deploy(strategy, Unprintable, timeout=2.0).handle
     with pytest.raises(errors.RemoteError, match="UnprintableExit"):
         handle.call("leave")
@@ -136,7 +137,7 @@ def test_exit_without_text_becomes_remote_error(deploy, strategy):
 
 
 class Waiter:
-    """What `concurrent.futures.wait` and `as_completed` install in a future."""
+    """A waiter as `concurrent.futures.wait` and `as_completed` add it to a future."""
 
     def __init__(self):
         self.told = []
@@ -150,9 +151,9 @@ class Waiter:
 @pytest.mark.parametrize("ending", ["result", "cancel"])
 def test_waiter_is_told_of_an_end_that_was_not_seen(deploy, gate, occupy, in_thread, until, ending):  # noqa: PLR0913, PLR0917 - fixtures
     """
-    Who installs a waiter under the future's condition is told once if the state then was not over, else never.
+    A waiter added under the future's condition is told exactly once, or never if the future was already over.
 
-    `wait` and `as_completed` count on it: told too often, `wait` returns while another call is pending.
+    `wait` and `as_completed` rely on that: told twice, `wait` returns while another call is pending.
     """
     service = deploy("single")
     if ending == "result":
@@ -165,7 +166,7 @@ def test_waiter_is_told_of_an_end_that_was_not_seen(deploy, gate, occupy, in_thr
     with future._condition:
         future._waiters.append(early)
     with future._condition:
-        # The call ends while the condition is held, as far as it can.
+        # The call ends as far as it can while the condition is held.
         if ending == "result":
             gate.open()
             until(lambda: service.env.get_service_status("svc")["replicas"][0]["inflight"] == 0)
@@ -178,13 +179,13 @@ def test_waiter_is_told_of_an_end_that_was_not_seen(deploy, gate, occupy, in_thr
     if ending == "cancel":
         assert cancelling.result(PATIENCE)
         occupied.open()
-    service.handle.echo()  # by now everybody was told who ever will be
+    service.handle.echo()  # after this call, all waiters have been told
     assert early.told == [future]
     assert late.told == ([] if over else [future])
 
 
 def test_callback_that_raises_is_logged(deploy, strategy, gate, caplog):
-    """What a callback raises is logged; other callbacks, the caller and the worker do not notice."""
+    """An exception in a callback is logged; other callbacks, the caller and the worker are unaffected."""
     handle = deploy(strategy).handle
     future = handle.submit("echo", 1) if strategy == "inline" else handle.submit("run", gate, 1)
     ended = threading.Event()
@@ -206,7 +207,7 @@ def test_callback_that_raises_is_logged(deploy, strategy, gate, caplog):
 
 
 def test_cancel_wakes_who_waits(deploy, threaded, occupy, in_thread, until):
-    """A thread that waits for the result is released when another thread cancels."""
+    """If one thread cancels a call, another thread that waits for its result gets CallCancelledError."""
     service = deploy(threaded)
     occupied = occupy(service)
     future = service.handle.submit("echo")
@@ -222,13 +223,13 @@ def test_cancel_wakes_who_waits(deploy, threaded, occupy, in_thread, until):
 
 
 class Owner(CallOwner):
-    """Makes calls that nobody runs."""
+    """Makes calls that no replica runs."""
 
     service = "svc"
     clock = VirtualClock()
 
     def gave_up(self, call, outcome, *, started):
-        """Nothing is counted."""
+        """Counts nothing."""
 
     def make(self, cls=Call):
         method = MethodPlan(0, "get", MethodKind.SYNC, idempotent=False, timeout=inf)
@@ -236,6 +237,7 @@ class Owner(CallOwner):
 
 
 def test_owner_is_told_once_that_a_call_has_its_outcome():
+    """The owner is told once when a call has its outcome."""
     call, told = Owner().make(), []
     call.on_settled(lambda: told.append(call.over()))
     assert call.claim()
@@ -248,6 +250,7 @@ def test_owner_is_told_once_that_a_call_has_its_outcome():
 
 
 def test_owner_is_told_that_a_call_was_given_up():
+    """The owner is told when a call is cancelled."""
     call, told = Owner().make(), []
     call.on_settled(lambda: told.append(type(call.exception_now())))
     assert call.cancel()
@@ -255,7 +258,11 @@ def test_owner_is_told_that_a_call_was_given_up():
 
 
 def test_who_gives_a_call_up_takes_both_tokens_in_one_step():
-    """Else a call that is refused and cancelled at once would count as one that runs, and no replica has it."""
+    """
+    Refusing or cancelling a call takes both its tokens under one lock.
+
+    If not, it could count as running without a replica.
+    """
     held = []
 
     class Watched(Call):
@@ -267,7 +274,7 @@ def test_who_gives_a_call_up_takes_both_tokens_in_one_step():
             held.append(call_module._GIVING_UP._is_owned())
             return super().claim_outcome()
 
-    refuse = lambda call: call.refuse(errors.OverloadedError("full"))  # noqa: E731 - no more than that
+    refuse = lambda call: call.refuse(errors.OverloadedError("full"))  # noqa: E731 - one expression
     for give_up in (refuse, Call.cancel):
         call = Owner().make(Watched)
         give_up(call)
@@ -279,7 +286,7 @@ def test_who_gives_a_call_up_takes_both_tokens_in_one_step():
 
 
 def test_loop_that_ended_is_forgotten(deploy, threaded, gate, caplog):
-    """A loop that was closed before the result came harms nobody."""
+    """If a loop is closed before its call's result comes, other calls are unaffected."""
     service = deploy(threaded)
     loop = asyncio.new_event_loop()
     task = loop.create_task(service.handle.acall("run", gate))
@@ -298,7 +305,7 @@ def test_loop_that_ended_is_forgotten(deploy, threaded, gate, caplog):
 
 
 def test_with_options_gives_another_handle(deploy, threaded, occupy):
-    """`with_options` changes calls of the handle that it returns, and no others."""
+    """`with_options` affects only calls of the handle that it returns."""
     service = deploy(threaded, timeout=PATIENCE)
     occupied = occupy(service)
     hasty = service.handle.with_options(timeout=0.02)
@@ -313,7 +320,7 @@ def test_with_options_gives_another_handle(deploy, threaded, occupy):
 
 
 def test_timeout_none_is_no_limit(deploy, strategy):
-    """`timeout=None` lifts the configuration's limit: the method sees that nothing bounds it."""
+    """`timeout=None` lifts the configuration's timeout, and `remaining()` returns None."""
     service = deploy(strategy, timeout=10.0)
 
     def remaining():
@@ -332,20 +339,20 @@ def test_timeout_none_is_no_limit(deploy, strategy):
     ids=lambda value: repr(value)[:20],
 )
 def test_bad_timeout_is_a_config_error(deploy, timeout):
-    """A timeout must be a number of seconds above 0, or None."""
+    """A timeout that is no number of seconds above 0 and not None raises ConfigError."""
     with pytest.raises(errors.ConfigError, match="timeout"):
         deploy("single").handle.with_options(timeout=timeout)
 
 
 @pytest.mark.parametrize("priority", [True, "1", 1.0, None, 1_000_001, -(10**30)], ids=repr)
 def test_bad_priority_is_a_config_error(deploy, priority):
-    """It must be a whole number from -1,000,000 to 1,000,000."""
+    """A priority that is no whole number from -1,000,000 to 1,000,000 raises ConfigError."""
     with pytest.raises(errors.ConfigError, match="priority: must be a whole number"):
         deploy("single").handle.with_options(priority=priority)
 
 
 def test_key_and_idempotent_travel_with_the_call(deploy, threaded):
-    """What `with_options` sets is what balancer and failover get to see."""
+    """The call carries the key and `idempotent` of its handle."""
     handle = deploy(threaded).handle
     call = handle.with_options(key=("tenant", 7), idempotent=True).submit("echo")
     assert (call.key, call.options.idempotent) == (("tenant", 7), True)

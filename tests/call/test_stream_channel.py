@@ -1,9 +1,8 @@
 """
-Whatever one side of a stream's channel does between any two steps of the other: no item is lost, none is out of order,
-and nobody sleeps who should be awake.
+A stream's channel loses no item, keeps their order and wakes each side, whatever happens between any two steps.
 
-Both sides are generators that yield where a thread or task would sleep. The first side is traced, and before its n-th
-step the second one runs as far as it can; then both take turns until neither can go on. This is done for every n.
+Both sides are generators that yield where a thread or task would sleep. The first side is traced. Before its n-th step
+the second side runs as far as it can. Then both take turns until neither can go on. This is repeated for every n.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ ITEMS = AHEAD + 6
 
 
 class Side:
-    """One side of a channel, which runs until it would sleep and goes on when it was woken."""
+    """One side of a channel. It runs until it would sleep, and goes on once it is woken."""
 
     def __init__(self, steps):
         self._steps = steps
-        self._latch = ["open"]  # what it sleeps on: empty while it is closed
+        self._latch = ["open"]  # the side sleeps while this list is empty
         self.ended = self.runs = False
 
     def run(self):
-        """Go on until it sleeps or ends."""
+        """Run until it sleeps or ends."""
         self.runs = True
         while self._latch and not self.ended:
             try:
@@ -40,7 +39,7 @@ class Side:
 
 
 class World:
-    """A producer of numbered items and a consumer of them, step for step as `Channel.put` and `__next__` have it."""
+    """A producer of numbered items and their consumer, with the same steps as `Channel.put` and `__next__`."""
 
     def __init__(self, channel, *, wanted=ITEMS):
         self.channel = channel
@@ -79,26 +78,26 @@ class World:
             channel.close()
 
     def settle(self):
-        """Both take turns until neither can go on."""
+        """Let both sides take turns until neither can go on."""
         for _ in range(2 * ITEMS):
             self.producer.run()
             self.consumer.run()
 
 
-#: Code whose steps are tried, but for what only drives the two sides.
+#: The code whose steps are tried, without the functions that only drive the two sides.
 FILES = (sage_plugins.call.stream.__file__, __file__)
 DRIVERS = ("both", "run", "<lambda>")
 
 
 def run_until_step(first, step, then):
-    """Run *first*; before its step number *step* in the channel do *then*: whether there was such a step."""
+    """Run *first*, and run *then* before its given step in the channel. Return whether there was such a step."""
     left, reached = step, False
 
     def trace(frame, event, _):
         nonlocal left, reached
         if frame.f_code.co_filename not in FILES or frame.f_code.co_name in DRIVERS:
             return None
-        frame.f_trace = trace  # first: else Python 3.13 tells of no steps
+        frame.f_trace = trace  # set it first: without it, Python 3.13 reports no steps
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "opcode" and not reached:
             left -= 1
@@ -109,7 +108,7 @@ def run_until_step(first, step, then):
         return trace
 
     before = sys.gettrace()
-    sys._getframe().f_trace_opcodes = True  # Python 3.12 looks at it when it begins to trace, and not later
+    sys._getframe().f_trace_opcodes = True  # Python 3.12 reads this only when tracing begins
     sys.settrace(trace)
     try:
         first()
@@ -119,7 +118,7 @@ def run_until_step(first, step, then):
 
 
 def wrong_after(channel_type, first, step, *, wanted=ITEMS):
-    """Interrupt the *first* side before its given step: whether there was one, and what is wrong in the end."""
+    """Interrupt *first* before its given step. Return whether there was such a step, and what is wrong at the end."""
     world = World(channel_type(), wanted=wanted)
     sides = [world.producer, world.consumer]
     if first == "consumer":
@@ -158,11 +157,12 @@ def failures(channel_type, first, **settings):
 @pytest.mark.parametrize("wanted", [ITEMS, 3])
 @pytest.mark.parametrize("first", ["producer", "consumer"])
 def test_no_item_and_no_wake_up_is_lost_at_any_step(first, wanted):
+    """Whichever step of one side the other interrupts, no item and no wake-up is lost."""
     assert list(failures(Channel, first, wanted=wanted)) == []
 
 
 class LooksFirst(Channel):
-    """Looks whether the consumer sleeps, and hands the item over after that."""
+    """Wakes the consumer before it stores the item."""
 
     def deliver(self, item):
         self.wake_consumer()
@@ -170,7 +170,7 @@ class LooksFirst(Channel):
 
 
 class WakesInTwoSteps(Channel):
-    """Takes an announcement in two steps."""
+    """Reads and clears the consumer's announcements in two steps."""
 
     def wake_consumer(self):
         announced = list(self._consumer)
@@ -181,4 +181,5 @@ class WakesInTwoSteps(Channel):
 
 @pytest.mark.parametrize("channel", [LooksFirst, WakesInTwoSteps])
 def test_a_channel_that_loses_a_wake_up_between_two_steps_is_found_out(channel):
+    """The search finds a channel that loses a wake-up between two steps."""
     assert any("asleep" in str(wrong) for _, wrong in failures(channel, "producer"))

@@ -1,4 +1,4 @@
-"""Threads that run one thing: what they give back, in which context, and that none keeps the interpreter alive."""
+"""Threads that run one function: their result and context, and that none keeps the interpreter alive."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ NUMBER: ContextVar[int] = ContextVar("NUMBER", default=0)
 
 
 def test_future_has_the_result_or_the_error():
-    """Also an error that is no `Exception`, such as `sys.exit()` of a method."""
+    """The future has the function's result or its error, even a SystemExit."""
     assert future_of(lambda: 7, "seven").result(20) == 7
 
     def leave():
@@ -24,7 +24,7 @@ def test_future_has_the_result_or_the_error():
 
 
 def test_future_cannot_be_cancelled():
-    """The thread would go on and set a result."""
+    """The future cannot be cancelled, since its thread would go on."""
     gate = threading.Event()
     future = future_of(gate.wait, "waits")
     assert not future.cancel()
@@ -34,14 +34,16 @@ def test_future_cannot_be_cancelled():
 
 @pytest.mark.parametrize("given", [True, False])
 def test_body_sees_the_given_context_only(given):
-    """A thread that outlives a call must not take itself for part of the call."""
+    """
+    The function sees the given context, or an empty one: a thread that outlives a call must not count as part of it.
+    """
     NUMBER.set(5)
     future = future_of(NUMBER.get, "looks", context=copy_context() if given else None)
     assert future.result(20) == (5 if given else 0)
 
 
 def test_thread_is_a_daemon_with_its_name():
-    """Such a thread does not keep the interpreter from exiting."""
+    """The thread is a daemon, so it does not keep the interpreter alive, and has the given name."""
     gate = threading.Event()
     thread = start_thread(gate.wait, "waits")
     gate.set()

@@ -1,4 +1,4 @@
-"""Service classes as SAGE's programs have them, unchanged: every shape, and what each expects of its surroundings."""
+"""Service classes written for SAGE work unchanged: every shape, and what each expects from its surroundings."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STRATEGIES = ["single", "multi", "pool", "async", "inline"]
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_shape_is_served_as_it_is(env, shape, strategy):
-    """The class is registered as in SAGE and called in both ways."""
+    """A class of every shape can be registered as in SAGE and called in both spellings."""
     config = ServiceDeploymentConfig(threading_strategy=strategy)
     env.register_service_with_config("kv", shape, deployment_config=config)
     assert env.call_service("kv", "k", 1, method="put", timeout=PATIENCE) is True
@@ -27,14 +27,14 @@ def test_every_shape_is_served_as_it_is(env, shape, strategy):
 
 @pytest.mark.parametrize("shape", [BasedKV, NoSuperKV])
 def test_base_class_knows_the_service_in_the_constructor(env, shape):
-    """`name`, `logger` and `ctx` are there before `__init__` runs, whether or not it calls the base's."""
+    """With SAGE's base class, `name`, `logger` and `ctx` are set before `__init__` runs."""
     env.register_service("kv", shape)
     env.service("kv").get("k")
     assert env.task("kv").get_attribute("seen") == ("kv", "sage.service.kv", "kv")
 
 
 def test_base_class_works_without_a_deployment():
-    """As in a unit test: named by its class; calls say what is missing, as SAGE's do."""
+    """Without a deployment the base class works as in a unit test, and calls raise SAGE's RuntimeError."""
     service = PlainKV.__new__(NoSuperKV)
     assert (service.name, service.logger.name, service.ctx) == ("NoSuperKV", "sage.service.NoSuperKV", None)
     for caller in ("call_service", "call_service_async"):
@@ -46,7 +46,7 @@ def test_base_class_works_without_a_deployment():
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_services_with_the_base_class_call_each_other(env, strategy):
-    """`self.call_service` is the context's, in both ways; RuntimeError is caught as in SAGE."""
+    """`self.call_service` of the base class works in both spellings, and errors are RuntimeErrors as in SAGE."""
 
     class Asking(BaseService):
         def process(self, key):
@@ -66,7 +66,7 @@ def test_services_with_the_base_class_call_each_other(env, strategy):
 
 
 def test_base_class_of_2025_gets_what_it_indexes(env):
-    """SAGE's own `BaseService` of that year has a property that gives `self.ctx.call_service()`."""
+    """SAGE's `BaseService` of 2025, whose property returns `self.ctx.call_service()`, works."""
 
     class OldBase:
         @property
@@ -95,7 +95,7 @@ def test_base_class_of_2025_gets_what_it_indexes(env):
 
 
 def diary_class(base, *hooks):
-    """A class that writes down which of its hooks ran."""
+    """Return a class that records which of its hooks ran, and the record."""
     steps = []
 
     def step(name):
@@ -115,7 +115,7 @@ def diary_class(base, *hooks):
     ],
 )
 def test_hooks_run_once_each_in_sages_order(base, hooks, expected):
-    """`start_running` and `cleanup` win in either naming, and the base class's empty hooks hide none of a subclass."""
+    """Each hook runs once in SAGE's order. `start_running` wins over `start`, and `cleanup` over `close`."""
     cls, steps = diary_class(base, *hooks)
     with Environment("test") as env:
         env.register_service("svc", cls)
@@ -127,7 +127,7 @@ def test_hooks_run_once_each_in_sages_order(base, hooks, expected):
 
 
 def test_close_is_not_run_behind_an_own_cleanup(env):
-    """A cleanup that calls the inherited one and closes by itself closes once."""
+    """If `cleanup` calls the inherited one and then `close`, `close` runs once."""
     steps = []
 
     class Closing(BaseService):
@@ -148,7 +148,7 @@ def test_close_is_not_run_behind_an_own_cleanup(env):
 
 
 def test_coroutine_close_is_run_behind_the_base_class(env):
-    """What `cleanup` passes on is awaited as any hook."""
+    """An async `close` runs when the base class's `cleanup` calls it."""
     steps = []
 
     class Closing(BaseService):
@@ -166,7 +166,7 @@ def test_coroutine_close_is_run_behind_the_base_class(env):
 
 @pytest.mark.parametrize("strategy", ["single", "multi", "pool"])
 def test_terminate_reaches_the_instance_beside_its_calls(env, strategy):
-    """`task.terminate()` tells a method that runs to end, then stops the service."""
+    """`task.terminate()` calls the instance's `terminate` while a method runs, then stops the service."""
 
     class Endless:
         def __init__(self):
@@ -187,6 +187,8 @@ def test_terminate_reaches_the_instance_beside_its_calls(env, strategy):
 
 
 def test_terminate_that_raises_is_logged_and_the_service_stops(env, caplog):
+    """If `terminate` raises, the error is logged and the service stops."""
+
     class Failing(PlainKV):
         def terminate(self):
             msg = "will not"
@@ -203,7 +205,7 @@ def test_terminate_that_raises_is_logged_and_the_service_stops(env, caplog):
 
 
 def test_constructor_gets_its_factory_and_context(env):
-    """`service_factory` and `ctx` are passed, and `service_name` is set before `__init__` runs."""
+    """A constructor gets `service_factory` and `ctx`, and `service_name` is set before it runs."""
     factory = env.register_service("kv", LegacyKV)
     env.call_service["kv"].get("k")
     task = env.task("kv")
@@ -213,7 +215,7 @@ def test_constructor_gets_its_factory_and_context(env):
 
 
 def test_settings_that_hang_on_the_factory_are_read(env):
-    """As SAGE's own factory functions do: `factory.config = ...`."""
+    """Settings in `factory.config` reach the instance, as with SAGE's own factory functions."""
     factory = env.register_service("kv", LegacyKV)
     factory.config = {"max_size": 5}
     stats = env.call_service["kv"].stats()
@@ -221,7 +223,7 @@ def test_settings_that_hang_on_the_factory_are_read(env):
 
 
 def test_statistics_of_the_instance_count(env):
-    """`self.get_statistics()` inside the service has the counts of the calls that have ended; 0 without `metrics`."""
+    """`self.get_statistics()` counts the calls that have ended; without the `metrics` monitor it returns 0."""
     env.register_service("kv", LegacyKV)
     env.call_service["kv"].put("k", 1)
     with pytest.raises(TypeError):
@@ -235,6 +237,8 @@ def test_statistics_of_the_instance_count(env):
 
 
 def test_class_keeps_its_own_get_statistics(env):
+    """A class's own `get_statistics` is kept."""
+
     class Own(LegacyKV):
         def get_statistics(self):
             return {"mine": True}
@@ -244,7 +248,7 @@ def test_class_keeps_its_own_get_statistics(env):
 
 
 def test_factory_that_is_given_is_not_replaced(env):
-    """Whoever passes something for the parameter has it passed."""
+    """A `service_factory` that the caller passes is not replaced."""
 
     class Takes:
         def __init__(self, service_factory, extra=None):
@@ -263,6 +267,8 @@ def test_factory_that_is_given_is_not_replaced(env):
 
 
 def test_slots_without_place_do_not_hinder_a_factory(env):
+    """A class whose `__slots__` have no place for SAGE's attributes still gets its factory."""
+
     class Slotted:
         __slots__ = ("factory",)
 
@@ -278,7 +284,7 @@ def test_slots_without_place_do_not_hinder_a_factory(env):
 
 @pytest.mark.parametrize("shape", [PlainKV, BasedKV, NoSuperKV])
 def test_foreign_factory_builds_by_itself(env, shape):
-    """It is asked, and given back as it is."""
+    """A foreign factory builds the instance itself, and is returned unchanged."""
     factory = SagesFactory("kv", shape, ("redis",))
     assert env.register_service_factory("kv", factory) is factory
     assert env.service_factories["kv"] is factory
@@ -288,7 +294,9 @@ def test_foreign_factory_builds_by_itself(env, shape):
 
 
 def test_foreign_factory_that_cannot_build_its_class_is_helped(env):
-    """SAGE's `create_kv_service_factory` gives a factory that SAGE itself cannot use; its settings are kept."""
+    """
+    A factory of SAGE's `create_kv_service_factory`, which cannot build its class, works here and keeps its settings.
+    """
     factory = SagesFactory("kv", LegacyKV)
     factory.config = {"max_size": 7}
     with pytest.raises(TypeError):
@@ -303,7 +311,7 @@ def test_foreign_factory_that_cannot_build_its_class_is_helped(env):
 
 
 def test_class_of_a_file_gets_its_factory(env, tmp_path, monkeypatch):
-    """Neither `service_factory` nor `ctx` is missing where a file names the class; what else it wants is."""
+    """A class named in a file gets `service_factory` and `ctx`; other missing arguments are still an error."""
     (tmp_path / "legacy_services.py").write_text(
         "class KV:\n"
         "    def __init__(self, service_factory, ctx):\n"
@@ -324,7 +332,7 @@ def test_class_of_a_file_gets_its_factory(env, tmp_path, monkeypatch):
 
 
 def test_our_factory_makes_instances_without_a_deployment():
-    """`create_service()` without a context, as in a unit test."""
+    """`create_service()` without a context works, as in a unit test."""
     factory = ServiceFactory("kv", LegacyKV)
     instance = factory.create_service()
     assert (instance.service_name, instance.ctx, instance.put("k", 1)) == ("kv", None, True)

@@ -1,4 +1,4 @@
-"""`ServiceMonitor`: a look at a service from outside, and readings over time."""
+"""`ServiceMonitor` shows a service's state from outside and takes readings over time."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Echo:
 
 @pytest.fixture
 def task(environments):
-    """Make the task of a service in virtual time."""
+    """Makes the task of a service in virtual time."""
 
     def make(**config):
         env = environments("monitored", clock=VirtualClock())
@@ -29,6 +29,7 @@ def task(environments):
 
 
 def test_it_shows_what_the_service_is_like_now(task):
+    """The monitor shows the current metrics, health, configuration and status."""
     task = task()
     monitor = ServiceMonitor(task)
     task.handle.echo(1)
@@ -40,7 +41,7 @@ def test_it_shows_what_the_service_is_like_now(task):
 
 
 def test_it_reads_at_once_and_every_interval(task, until):
-    """As long as it is started; the readings stay."""
+    """A started monitor takes a reading at once and then each interval. `stop_monitoring` keeps the readings."""
     task = task(health_check_interval=30.0)
     monitor = ServiceMonitor(task)
     monitor.start_monitoring()
@@ -61,6 +62,7 @@ def test_it_reads_at_once_and_every_interval(task, until):
 
 
 def test_it_keeps_a_bounded_number_of_readings(task, until):
+    """The monitor keeps at most `keep` readings."""
     task = task(health_check_interval=1.0, health_check_timeout=1.0)
     monitor = ServiceMonitor(task, keep=2)
     monitor.start_monitoring()
@@ -76,7 +78,7 @@ def test_it_keeps_a_bounded_number_of_readings(task, until):
 
 
 def test_it_is_started_and_stopped_as_often_as_one_likes(task, until):
-    """Twice is once, and it can be started again."""
+    """Starting or stopping twice has no further effect, and a stopped monitor can start again."""
     monitor = ServiceMonitor(task())
     monitor.stop_monitoring()
     for readings in (1, 2):
@@ -88,7 +90,7 @@ def test_it_is_started_and_stopped_as_often_as_one_likes(task, until):
 
 
 def test_without_metrics_there_is_nothing_to_read(task):
-    """`enable_metrics: false`, as in the request; what is asked for is shown all the same."""
+    """With `enable_metrics: false` the monitor takes no readings, but still shows the health."""
     monitor = ServiceMonitor(task(enable_metrics=False))
     monitor.start_monitoring()
     assert not [thread for thread in threading.enumerate() if thread.name == "svc-monitor"]
@@ -97,6 +99,7 @@ def test_without_metrics_there_is_nothing_to_read(task):
 
 
 def test_a_service_that_has_stopped_can_be_looked_at(task):
+    """The status of a stopped service can still be read."""
     task = task()
     monitor = ServiceMonitor(task)
     task.stop()

@@ -1,4 +1,4 @@
-"""Tasks as SAGE's programs use them: the names, the surface, the statistics, the dictionaries, the wrapper."""
+"""Tasks as SAGE's programs use them: names, attributes, statistics, request dictionaries and the wrapper."""
 
 from __future__ import annotations
 
@@ -99,19 +99,20 @@ REMOTE = {
 
 @pytest.mark.parametrize("name", sage_plugins.compat.__all__)
 def test_every_name_is_there(name):
-    """The package loads each name when it is used."""
+    """Each public name of the package can be loaded."""
     assert getattr(sage_plugins.compat, name).__name__ == {"BaseServiceTask": "ServiceTask"}.get(name, name)
     assert name in dir(sage_plugins.compat)
 
 
 def test_unknown_name_is_none():
+    """An unknown name raises AttributeError."""
     with pytest.raises(AttributeError, match="KVServiceTask"):
-        sage_plugins.compat.KVServiceTask  # noqa: B018 - looking is the test
+        sage_plugins.compat.KVServiceTask  # noqa: B018 - the lookup is the test
 
 
 @pytest.mark.parametrize(("door", "strategy"), LOCAL.items(), ids=lambda value: getattr(value, "__name__", value))
 def test_name_sets_target_and_strategy(factory, door, strategy):
-    """Each is the composition of a target and a strategy, and serves."""
+    """Each task class sets a target and a strategy, and serves."""
     task = door(factory, None, ServiceDeploymentConfig(timeout=PATIENCE))
     assert isinstance(task, BaseServiceTask)
     assert (task.state, task.composition.target.id, task.composition.strategy.id) == ("pending", "local", strategy)
@@ -132,14 +133,14 @@ def test_name_sets_target_and_strategy(factory, door, strategy):
     ],
 )
 def test_name_sets_a_remote_target_unless_there_is_one(factory, door, strategy, target, config):
-    """On any node of the cluster, or where the configuration says; nothing is started."""
+    """A remote task class sets `remote_any`, unless the configuration names a remote target. Nothing starts."""
     task = door(factory, None, config)
     assert (task.state, task.composition.target.id, task.composition.strategy.id) == ("pending", target, strategy)
 
 
 @pytest.mark.parametrize("door", [MultiThreadLocalServiceTask, MultiThreadRayServiceTask])
 def test_tasks_of_many_threads_take_a_pool_too(factory, door):
-    """As in the feature request, where they do both."""
+    """The tasks for many threads accept the `pool` strategy too."""
     config = ServiceDeploymentConfig(threading_strategy="pool", thread_pool_size=3)
     assert door(factory, None, config).composition.strategy.id == "pool"
 
@@ -154,7 +155,11 @@ def test_tasks_of_many_threads_take_a_pool_too(factory, door):
     ],
 )
 def test_name_that_says_otherwise_than_the_configuration_is_refused(factory, door, settings, named):
-    """Neither is ignored: the message names both and the way out."""
+    """
+    A configuration that contradicts the task class is refused.
+
+    The error names both and suggests ServiceTaskFactory.
+    """
     with pytest.raises(errors.ConfigError, match=named) as caught:
         door(factory, None, ServiceDeploymentConfig(**settings))
     assert door.__name__ in str(caught.value)
@@ -162,7 +167,7 @@ def test_name_that_says_otherwise_than_the_configuration_is_refused(factory, doo
 
 
 def test_task_finds_other_services_through_its_context(factory):
-    """The second argument is a context, as in SAGE."""
+    """The second argument is a context, through which the task finds other services."""
     with Environment("test") as env:
         env.register_service("other", KV)
         env.call_service["other"].put("k", "there")
@@ -172,7 +177,7 @@ def test_task_finds_other_services_through_its_context(factory):
 
 @pytest.mark.parametrize(("remote", "target"), [(False, "local"), (True, "remote_any")])
 def test_task_factory_of_sage(factory, remote, target):
-    """`ServiceTaskFactory(factory, remote=...)`, positionally as the third argument or by name."""
+    """`ServiceTaskFactory(factory, remote=...)` makes a local or a remote task."""
     task = ServiceTaskFactory(factory, remote=remote).create_service_task()
     assert type(task) is ServiceTask
     assert task.composition.target.id == target
@@ -183,7 +188,7 @@ def test_task_factory_of_sage(factory, remote, target):
 
 
 def test_methods_are_called_by_name(task):
-    """`call_method` raises what the method raises; a name that is not served is an AttributeError."""
+    """`call_method` raises what the method raises, and AttributeError for a name that is not served."""
     assert task.call_method("put", "k", value=1) is True
     with pytest.raises(KeyError) as caught:
         task.call_method("get", "missing")
@@ -195,7 +200,7 @@ def test_methods_are_called_by_name(task):
 
 
 def test_attributes_are_read_and_set(task):
-    """Attributes, properties and class attributes of the instance; private ones are not given out."""
+    """Attributes of the instance can be read and set, private ones cannot."""
     task.call_method("put", "k", 1)
     assert task.get_attribute("data") == {"k": 1}
     assert (task.get_attribute("size"), task.get_attribute("limit")) == (1, 5)
@@ -214,7 +219,7 @@ def test_attributes_are_read_and_set(task):
 
 
 def test_attributes_are_read_while_a_method_runs(gate):
-    """Nobody waits for the one thread that the calls have."""
+    """Attributes can be read while the only thread runs a method."""
 
     class Busy:
         state = "idle"
@@ -232,6 +237,7 @@ def test_attributes_are_read_while_a_method_runs(gate):
 
 
 def test_attribute_is_set_of_every_replica(factory):
+    """`set_attribute` sets the attribute on every replica."""
     config = ServiceDeploymentConfig(replicas=3, load_balancing=True, load_balancer="round_robin")
     with LocalServiceTask(factory, None, config) as task:
         task.start_running()
@@ -240,7 +246,7 @@ def test_attribute_is_set_of_every_replica(factory):
 
 
 def test_attributes_of_what_does_not_run(factory):
-    """Before it is started, and after it has stopped, there is no instance to ask."""
+    """Before the start and after the stop there is no instance, and attributes raise DeployError."""
     task = LocalServiceTask(factory)
     for _ in range(2):
         with pytest.raises(errors.DeployError, match="has no instance"):
@@ -254,6 +260,7 @@ def test_attributes_of_what_does_not_run(factory):
 
 
 def test_a_task_says_who_it_is(factory):
+    """A task has its service's name, its factory, a logger and its state."""
     task = LocalServiceTask(factory)
     assert (task.name, task.service_name, task.service_factory, task.get_object()) == ("kv", "kv", factory, task)
     assert task.logger.name == "sage.service.kv"
@@ -285,7 +292,7 @@ KEYS = {
 
 
 def test_statistics_have_sages_keys(task):
-    """All of them, with the counts of the service."""
+    """`get_statistics` has all of SAGE's keys, with the service's counts."""
     task.call_method("put", "k", 1)
     with pytest.raises(KeyError):
         task.call_method("get", "missing")
@@ -302,7 +309,9 @@ def test_statistics_have_sages_keys(task):
 @pytest.mark.parametrize("method", ["put", "aput", "put_many"])
 @pytest.mark.parametrize("strategy", ["single", "multi", "pool", "async", "inline"])
 def test_last_activity_is_when_a_call_ended_last(strategy, method, monkeypatch):
-    """It is there before any call, and moves with calls only: methods, coroutines and batches."""
+    """
+    `last_activity_time` is set from the start and changes only when a call ends, whether method, coroutine or batch.
+    """
     clock = VirtualClock()
     monkeypatch.setattr("sage_plugins.deployment.status.wall_clock", clock.monotonic)
     if method == "put_many":
@@ -347,7 +356,7 @@ def response_to(task, request):
     ],
 )
 def test_request_with_something_wrong_is_answered(task, request_, words):
-    """SAGE says nothing, and the caller waits for its timeout."""
+    """A malformed request gets an error response."""
     response = response_to(task, request_)
     assert (response["success"], response["result"], response["request_id"]) == (
         False,
@@ -358,13 +367,14 @@ def test_request_with_something_wrong_is_answered(task, request_, words):
 
 
 def test_request_without_id_is_answered(task):
+    """A request without an ID is answered."""
     response = response_to(task, {"method_name": "put", "args": ["k", 1], "kwargs": None})
     assert (response["success"], response["result"], response["request_id"]) == (True, True, None)
 
 
 @pytest.mark.parametrize("request_", [{}, {"response_queue": None}, {"response_queue": "queue_name"}, None, 3])
 def test_request_without_a_queue_is_refused(task, request_):
-    """There is nowhere to answer, so whoever hands it over is told."""
+    """A request without a response queue raises ConfigError."""
     with pytest.raises(errors.ConfigError, match="response_queue"):
         task.handle_request(request_)
 
@@ -373,7 +383,7 @@ def test_request_without_a_queue_is_refused(task, request_):
 
 
 def test_wrapper_passes_on_what_the_task_has(task):
-    """Attributes as they are, methods that wait, and settings; nothing private."""
+    """The wrapper passes on the task's public attributes and methods."""
     wrapper = ActorWrapper(task)
     assert wrapper.call_method("put", "k", 1) is True
     assert (wrapper.is_running, wrapper.service_name, wrapper.get_attribute("data")) == (True, "kv", {"k": 1})
@@ -381,15 +391,15 @@ def test_wrapper_passes_on_what_the_task_has(task):
     assert (wrapper.is_local(), wrapper.is_ray_actor()) == (True, False)
     assert "local" in repr(wrapper)
     with pytest.raises(AttributeError):
-        wrapper._config  # noqa: B018 - looking is the test
+        wrapper._config  # noqa: B018 - the lookup is the test
     with pytest.raises(AttributeError, match="nothing"):
-        wrapper.nothing  # noqa: B018 - as above
+        wrapper.nothing  # noqa: B018 - the lookup is the test
     wrapper.note = "n"
     assert task.note == "n"
 
 
 def test_wrapper_calls_without_waiting(task, gate):
-    """Any method of the task gives a future; calls of the service need no thread."""
+    """`call_async` of the wrapper returns a future for any method of the task."""
 
     class Held(KV):
         def hold(self, gate):
@@ -415,7 +425,7 @@ def test_wrapper_calls_without_waiting(task, gate):
 
 
 def test_wrapper_of_something_local_has_nothing_to_kill(task):
-    """As in SAGE: `False`, and the task goes on."""
+    """`kill_actor` of a local task returns False, and the task goes on."""
     wrapper = ActorWrapper(task)
     assert wrapper.kill_actor() is False
     assert wrapper.cleanup_and_kill() == (False, False)

@@ -1,4 +1,4 @@
-"""Names of services, and configurations given as mappings: read and refused as in a file."""
+"""Service names, and configurations given as mappings: read and refused as in a file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sage_plugins.config.entries import check_service_name, config_of, misplaced
 from sage_plugins.config.service_config import ServiceDeploymentConfig
 from sage_plugins.errors import ConfigError
 
-#: The same configuration in all the ways in which it can be written.
+#: The same configuration in every way to write it.
 SAME = [
     {"threading_strategy": "pool", "timeout": "5s", "memory_mb": "1Gi"},
     {
@@ -28,7 +28,7 @@ def test_mapping(given):
 
 
 def test_configuration_itself():
-    """A configuration is taken as it is."""
+    """A configuration is returned unchanged."""
     config = ServiceDeploymentConfig(timeout=1.0)
     assert config_of(config) is config
 
@@ -40,7 +40,7 @@ def test_neither(given):
         config_of(given)
 
 
-#: Wrong entries, as one writes them in YAML and in Python alike, and where something is wrong in each.
+#: Wrong entries in YAML and in Python, and the keys of their problems.
 WRONG = [
     ("{timeuot: 5}", {"timeuot": 5}, ["timeuot"]),
     ("{performance: {timeuot: 5}}", {"performance": {"timeuot": 5}}, ["performance.timeuot"]),
@@ -60,7 +60,7 @@ WRONG = [
 
 @pytest.mark.parametrize(("text", "mapping", "keys"), WRONG)
 def test_wrong(text, mapping, keys, tmp_path):
-    """Everything that is wrong is said at once, in the words in which a file is refused."""
+    """All mistakes of a mapping are reported at once, with the messages for a file."""
     with pytest.raises(ConfigError) as in_python:
         config_of(mapping)
     assert sorted(problem.key for problem in in_python.value.problems) == keys
@@ -71,7 +71,7 @@ def test_wrong(text, mapping, keys, tmp_path):
     for problem in in_python.value.problems:
         said = next(each for each in in_file.value.problems if each.key == problem.key)
         assert (said.id, said.message) == (problem.id, problem.message)
-        # A file has keys of its own, `class` and `init`, among those that it suggests.
+        # A file has the additional keys `class` and `init` among its suggestions.
         assert said.fix == problem.fix or "class, init" in said.fix
 
 
@@ -88,7 +88,7 @@ def test_wrong(text, mapping, keys, tmp_path):
     ],
 )
 def test_wrong_in_python_only(given, message):
-    """What a file cannot have, or says otherwise, is refused too."""
+    """Mistakes that a file cannot have, or reports differently, are refused too."""
     with pytest.raises(ConfigError) as caught:
         config_of(given)
     assert message in str(caught.value)
@@ -96,7 +96,7 @@ def test_wrong_in_python_only(given, message):
 
 @pytest.mark.parametrize("name", ["echo", "kv_service", "front-2", "K", "a" * 63])
 def test_good_name(name, tmp_path):
-    """A name that a file may have."""
+    """A valid name is accepted here and in a file."""
     check_service_name(name)
     path = tmp_path / "services.yaml"
     path.write_text(f"services: {{{name}: {{}}}}\n")
@@ -105,13 +105,13 @@ def test_good_name(name, tmp_path):
 
 @pytest.mark.parametrize("name", ["my svc", "a/b", "line\nbreak", "", "2nd", "_x", "a.b", "\u00e9", "a" * 64, None, 5])
 def test_bad_name(name):
-    """Any other name is refused with what to do."""
+    """Any other name is refused, and the error says what is valid."""
     with pytest.raises(ConfigError, match="is not the name of a service: use a letter, then at most 62 letters"):
         check_service_name(name)
 
 
 def test_key_that_belongs():
-    """Fields, groups, and what the caller says belong at the entry's own level; a field in its group."""
+    """Fields, groups and the caller's own keys belong at an entry's top level, and a field also in its group."""
     for name in ("timeout", "performance", "class"):
         assert misplaced_key(name, None, ("class", "init")) is None
     assert misplaced_key("timeout", "performance") is None

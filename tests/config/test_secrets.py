@@ -1,4 +1,4 @@
-"""What is a secret is told by its name."""
+"""A secret is recognised by its name."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from sage_plugins.config.secrets import HIDDEN, is_secret, masked
     ],
 )
 def test_names_of_secrets(path):
+    """A name with a word such as password, token or key is a secret."""
     assert is_secret(path)
 
 
@@ -47,12 +48,12 @@ def test_names_of_secrets(path):
     ],
 )
 def test_names_of_other_things(path):
-    """Words that only contain such a word are none, nor is the key by which calls are spread, nor a method's name."""
+    """Names that only contain such a word, methods' names and the balancer's `key` are no secrets."""
     assert not is_secret(path)
 
 
 def test_masked_copy():
-    """A masked copy has every secret hidden, whatever it is and wherever it stands, and all else as it was."""
+    """`masked` hides every secret at any depth and leaves the rest."""
     value = {
         "user_config": {
             "password": "p",

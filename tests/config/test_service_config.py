@@ -1,4 +1,4 @@
-"""`ServiceDeploymentConfig`: what it accepts, what it refuses and in which words, and that it is a value."""
+"""`ServiceDeploymentConfig`: what it accepts, what it refuses with which message, and that it is an immutable value."""
 
 from __future__ import annotations
 
@@ -95,12 +95,14 @@ def whole(**changed):
 
 class TestFields:
     def test_names_and_defaults_are_those_of_the_request_and_the_design(self):
+        """The fields and their defaults are those of the feature request and the design."""
         expected = REQUEST_DEFAULTS | ADDED_DEFAULTS
         assert {name: info.default for name, info in fields().items()} == expected
         assert {name: getattr(ServiceDeploymentConfig(), name) for name in fields()} == expected
 
     @pytest.mark.parametrize("name", list(fields()))
     def test_every_field_says_what_it_takes(self, name):
+        """Every field has a one-line doc, a type and, for numbers, a range."""
         info = fields()[name]
         assert info.name == name
         assert info.doc.endswith(".")
@@ -111,12 +113,14 @@ class TestFields:
             assert info.range
 
     def test_every_duration_names_its_unit(self):
+        """Every duration's doc says that it is in seconds."""
         durations = [info for name, info in fields().items() if name.endswith(("timeout", "_wait", "_interval"))]
         assert len(durations) == 7
         for info in [*durations, METHOD_FIELDS["timeout"], BATCH_FIELDS["wait"]]:
             assert "in seconds" in info.doc
 
     def test_groups_are_those_of_the_request_and_the_design(self):
+        """The fields are grouped as in the feature request and the design."""
         by_group = {}
         for name in fields():
             by_group.setdefault(group_of(name), set()).add(name)
@@ -144,6 +148,7 @@ class TestFields:
         assert {"queue_size", "timeout", "batch_size", "overload", "drain_timeout"} <= by_group["performance"]
 
     def test_words_for_type_and_range(self):
+        """Types and ranges are described in words."""
         assert (fields()["thread_count"].type, fields()["thread_count"].range) == ("integer", "1 to 1024")
         assert (fields()["timeout"].type, fields()["timeout"].range) == ("number or null", "more than 0")
         assert fields()["queue_size"].range == "0 or more"
@@ -157,6 +162,7 @@ class TestFields:
 
 class TestValue:
     def test_the_requests_own_example_constructs(self):
+        """The example of the feature request is a valid configuration."""
         config = ServiceDeploymentConfig(
             target=DeploymentTarget.REMOTE_SPECIFIC,
             target_nodes=["node-gpu-01", "node-gpu-02"],
@@ -186,6 +192,7 @@ class TestValue:
         assert (config.target, config.threading_strategy, config.monitors) == ("remote_any", "pool", ("async",))
 
     def test_integers_become_floats_where_floats_are_meant(self):
+        """An integer becomes a float where the field is a float."""
         config = ServiceDeploymentConfig(timeout=60, cpu_cores=0, gpu_count=1)
         assert type(config.timeout) is float
         assert type(config.cpu_cores) is float
@@ -193,6 +200,7 @@ class TestValue:
         assert ServiceDeploymentConfig(gpu_count=0.5).gpu_count == 0.5
 
     def test_it_cannot_be_changed_at_any_depth(self):
+        """A configuration cannot be changed at any depth."""
         config = ServiceDeploymentConfig(**RICH)
         with pytest.raises(attrs.exceptions.FrozenInstanceError):
             config.timeout = 1.0
@@ -203,6 +211,7 @@ class TestValue:
         assert config.user_config["deep"][0]["er"] == (1, 2)
 
     def test_it_does_not_follow_later_changes_of_what_it_was_given(self):
+        """Later changes of the arguments do not change the configuration."""
         inner = {"labels": ["x"]}
         config = ServiceDeploymentConfig(options={"ray": inner})
         inner["labels"].append("y")
@@ -211,6 +220,7 @@ class TestValue:
 
     @pytest.mark.parametrize("values", [{}, RICH])
     def test_copies_are_equal_and_still_read_only(self, values):
+        """Copies and pickles are equal and read-only."""
         config = ServiceDeploymentConfig(**values)
         for twin in (
             pickle.loads(pickle.dumps(config)),  # noqa: S301 - pickled in the line itself
@@ -223,6 +233,7 @@ class TestValue:
                 twin.options["new"] = {}
 
     def test_evolve_changes_and_checks(self):
+        """`attrs.evolve` changes a field and checks the result."""
         config = ServiceDeploymentConfig(**RICH)
         assert attrs.evolve(config, timeout=None).timeout is None
         assert attrs.evolve(config, timeout=5.0) != config
@@ -234,11 +245,13 @@ class TestValue:
             hash(ServiceDeploymentConfig())
 
     def test_repr_names_what_differs_from_the_defaults(self):
+        """`repr` shows only values that differ from the defaults, and evaluates to an equal configuration."""
         assert repr(ServiceDeploymentConfig()) == "ServiceDeploymentConfig()"
         config = ServiceDeploymentConfig(timeout=5, **RICH)
-        assert eval(repr(config)) == config  # noqa: S307 - our own text
+        assert eval(repr(config)) == config  # noqa: S307 - text made here
 
     def test_to_dict_is_plain_and_makes_the_same_config_again(self):
+        """`to_dict` can be written as JSON and makes an equal configuration again."""
         config = ServiceDeploymentConfig(**RICH)
         values = json.loads(json.dumps(config.to_dict()))
         assert list(values) == list(fields())
@@ -248,6 +261,7 @@ class TestValue:
         assert list(inspect.signature(ServiceDeploymentConfig).parameters) == list(fields())
 
     def test_importing_it_loads_nothing_heavy(self):
+        """Importing the configuration imports no heavy module."""
         code = (
             "import sys, sage_plugins.config.service_config;"
             "print([m for m in ('yaml', 'asyncio', 'ray', 'difflib') if m in sys.modules])"
@@ -335,6 +349,7 @@ class TestRefusals:
         ("name", "value", "rule", "words"), WRONG_VALUES, ids=[f"{name}-{words}" for name, _, _, words in WRONG_VALUES]
     )
     def test_one_wrong_value_is_one_problem(self, name, value, rule, words):
+        """One wrong value gives one problem, at its key and with its message."""
         (problem,) = field_problems(name, value)
         assert problem.id == rule
         assert problem.key.split(".")[0] == name
@@ -363,11 +378,13 @@ class TestRefusals:
         ],
     )
     def test_methods_are_checked_key_by_key(self, methods, key, rule, words):
+        """`methods` is checked key by key."""
         (problem,) = field_problems("methods", methods)
         assert (problem.id, problem.key) == (rule, key)
         assert words in problem.message
 
     def test_methods_accept_what_the_design_names(self):
+        """`methods` accepts every documented key."""
         methods = {
             "get": {"timeout": None, "max_concurrency": 3, "idempotent": True, "batch": True},
             "put": {"timeout": 2, "batch": {"size": 8, "wait": 0}},
@@ -377,6 +394,7 @@ class TestRefusals:
         assert plain(ServiceDeploymentConfig(methods=methods).methods) == methods
 
     def test_all_errors_are_in_one_message(self):
+        """One ConfigError lists all problems."""
         with pytest.raises(ConfigError) as caught:
             ServiceDeploymentConfig(thread_count=0, batch_size="30")
         assert str(caught.value) == (
@@ -391,16 +409,19 @@ class TestRefusals:
             ServiceDeploymentConfig(replicas=0)
 
     def test_a_wrong_name_comes_with_the_nearest_one_and_beside_other_errors(self):
+        """An unknown name suggests the nearest one, and other errors are reported too."""
         with pytest.raises(ConfigError) as caught:
             ServiceDeploymentConfig(thread_cout=4, replicas=0)
         assert "thread_cout: unknown key 'thread_cout' (did you mean 'thread_count'?)" in str(caught.value)
         assert ids(caught.value.problems) == ["E101", "E103"]
 
     def test_a_name_like_no_field_comes_without_a_guess(self):
+        """An unknown name that resembles no field gets no suggestion."""
         (problem,) = field_problems("zzz", 1)
         assert (problem.id, problem.fix) == ("E101", "remove it, or check the spelling")
 
     def test_mappings_may_be_as_deep_as_in_a_file(self):
+        """Mappings can be nested as deep as in a file: 32 levels."""
         deep = 0
         for _ in range(31):
             deep = [deep]
@@ -408,6 +429,7 @@ class TestRefusals:
         assert ids(field_problems("user_config", {"a": [deep]})) == ["E108"]
 
     def test_a_wrong_value_is_not_reported_again_by_rules_between_fields(self):
+        """A wrong value is reported once, not again by rules between fields."""
         with pytest.raises(ConfigError) as caught:
             ServiceDeploymentConfig(queue_timeout=50, timeout="x")
         assert ids(caught.value.problems) == ["E102"]
@@ -419,6 +441,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("text", ["x\ny", "\x1b[31m", "a" * 10_000])
     def test_strings_are_shown_on_one_short_line(self, text):
+        """A message shows any string on one short line."""
         (problem,) = field_problems("thread_count", text)
         assert problem.message.isprintable()
         assert len(problem.message) < 200
@@ -431,6 +454,7 @@ class TestRefusals:
         ),
     )
     def test_any_value_is_taken_or_refused_with_a_config_error(self, name, value):
+        """Any value of any field is either accepted or refused with ConfigError."""
         try:
             config = ServiceDeploymentConfig(**{name: value})
         except ConfigError as error:
@@ -483,11 +507,13 @@ CROSS = [
 class TestCrossRules:
     @pytest.mark.parametrize(("values", "rule", "key"), CROSS)
     def test_each_rule_finds_its_case_and_nothing_else(self, values, rule, key):
+        """Each rule between fields finds its own case and no other."""
         found = [(problem.id, problem.key) for problem in cross_problems(whole(**values))]
         assert found == ([(rule, key)] if rule else [])
 
     @pytest.mark.parametrize(("values", "rule", "key"), CROSS)
     def test_errors_raise_and_warnings_never_do(self, values, rule, key):
+        """Errors of rules between fields raise ConfigError; warnings do not."""
         if rule and rule.startswith("E"):
             with pytest.raises(ConfigError) as caught:
                 ServiceDeploymentConfig(**values)
@@ -496,15 +522,17 @@ class TestCrossRules:
             ServiceDeploymentConfig(**values)
 
     def test_the_defaults_are_without_fault(self):
+        """The defaults break no rule."""
         assert cross_problems(whole()) == []
 
     def test_a_rule_that_lacks_a_field_is_left_out(self):
+        """A rule whose field is missing is skipped."""
         values = whole(replicas=2, load_balancing=False)
         del values["load_balancing"]
         assert cross_problems(values) == []
 
 
-#: Values that nobody set, by what was set.
+#: Values that follow from others, by what was set.
 DERIVED_VALUES = [
     ({}, {"load_balancing": False, "health_check_timeout": 5.0}),
     ({"replicas": 2}, {"load_balancing": True}),
@@ -521,7 +549,7 @@ DERIVED_VALUES = [
 class TestDerived:
     @pytest.mark.parametrize(("values", "derived"), DERIVED_VALUES)
     def test_what_nobody_sets_follows_from_the_rest(self, values, derived):
-        """It is as if it were set so, and no copy takes it for set."""
+        """A value that nobody sets follows from the others, and copies still count it as not set."""
         config = ServiceDeploymentConfig(**values)
         assert {name: getattr(config, name) for name in derived} == derived
         assert config == ServiceDeploymentConfig(**values, **derived)
@@ -532,12 +560,13 @@ class TestDerived:
 
     @pytest.mark.parametrize(("values", "derived"), DERIVED_VALUES)
     def test_evolve_derives_it_once_more(self, values, derived):
+        """`attrs.evolve` derives such values again."""
         changed = attrs.evolve(ServiceDeploymentConfig(), **values)
         assert {name: getattr(changed, name) for name in derived} == derived
         assert attrs.evolve(changed, timeout=7.0) == ServiceDeploymentConfig(**values, timeout=7.0)
 
     def test_what_is_set_stays(self):
-        """Also in copies, and if it is what would follow anyway."""
+        """A value that is set stays, also in copies, even if it equals the derived one."""
         standby = ServiceDeploymentConfig(replicas=2, load_balancing=False, failover_enabled=True)
         assert not attrs.evolve(standby, replicas=3).load_balancing
         single = ServiceDeploymentConfig(load_balancing=False)
@@ -559,11 +588,12 @@ class TestDerived:
         ],
     )
     def test_nothing_follows_from_a_wrong_value(self, values, bad, missing):
+        """Nothing is derived from a wrong value."""
         assert set(fields()) - set(completed(values, bad)) == missing
 
 
 class TestUnits:
-    """Durations and sizes are spelled in Python as in a file."""
+    """In Python, durations and sizes are written as in a file."""
 
     @pytest.mark.parametrize(
         ("name", "text", "value"),
@@ -577,6 +607,7 @@ class TestUnits:
         ],
     )
     def test_a_text_with_a_unit_becomes_a_number(self, name, text, value):
+        """A text with a unit becomes a number."""
         config = ServiceDeploymentConfig(**{name: text})
         assert plain(getattr(config, name)) == value
         assert type(plain(getattr(config, name))) is type(value)
@@ -592,6 +623,7 @@ class TestUnits:
         ],
     )
     def test_any_other_text_is_refused(self, name, text, message):
+        """A text without a valid unit is refused with one problem."""
         with pytest.raises(ConfigError) as caught:
             ServiceDeploymentConfig(**{name: text})
         assert message in str(caught.value)

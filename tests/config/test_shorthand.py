@@ -1,4 +1,4 @@
-"""Registrations that name only what matters to them: nodes, or the size of a pool in this process."""
+"""Short registrations that name only the nodes, or the size of a pool in this process."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def config_of(env, name="svc"):
     ],
 )
 def test_one_replica_on_each_node(env, given, config):
-    """Balancing if there are several; a setting that is given wins over one that is derived."""
+    """`register_service_on_nodes` puts one replica on each node and balances several. A setting that is given wins."""
     env.register_service_on_nodes("svc", Store, **given)
     assert config_of(env) == ServiceDeploymentConfig(target="remote_specific", **config)
 
 
 def test_everything_else_goes_to_the_constructor(env):
-    """Only names of the configuration are settings."""
+    """All other arguments go to the constructor; only the configuration's names are settings."""
     factory = env.register_service_on_nodes("svc", Store, "x", nodes=["a"], timeout=5.0, path="/data", gpus=2)
     assert (factory.service_args, factory.service_kwargs) == (("x",), {"path": "/data", "gpus": 2})
     assert config_of(env).timeout == 5.0
@@ -77,6 +77,7 @@ def test_everything_else_goes_to_the_constructor(env):
     ],
 )
 def test_wrong_nodes_are_refused(env, given, text):
+    """Wrong nodes or settings are refused, and nothing is registered."""
     with pytest.raises(errors.ConfigError, match=text):
         env.register_service_on_nodes("svc", Store, **given)
     assert env.service_factories == {}
@@ -112,13 +113,13 @@ def test_wrong_nodes_are_refused(env, given, text):
     ],
 )
 def test_threads_are_shared_out_among_the_replicas(env, given, config):
-    """Each gets its part, rounded down, and at least one."""
+    """A pool's `max_threads` are divided among its replicas, rounded down."""
     env.register_local_service_pool("svc", Store, **given)
     assert config_of(env) == ServiceDeploymentConfig(target="local", **config)
 
 
 def test_pool_is_deployed(env):
-    """As it stands, with what the constructor gets."""
+    """A registered pool can be called at once, and the constructor gets its arguments."""
     env.register_local_service_pool("svc", Store, 1, pool_size=3, max_threads=6, model="tiny", queue_size=7)
     service = env.service("svc")
     assert service.constructor() == ((1,), {"model": "tiny"})
@@ -136,5 +137,6 @@ def test_pool_is_deployed(env):
     ],
 )
 def test_wrong_pools_are_refused(env, given, text):
+    """Wrong pool sizes or settings are refused."""
     with pytest.raises(errors.ConfigError, match=text):
         env.register_local_service_pool("svc", Store, **given)

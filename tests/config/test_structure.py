@@ -1,4 +1,4 @@
-"""`structure`: a mapping becomes a plugin's options class strictly, or every reason why not is given."""
+"""`structure` makes a plugin's options class from a mapping, strictly, or returns every problem."""
 
 from __future__ import annotations
 
@@ -85,6 +85,7 @@ def found(cls, value):
 
 
 def test_every_supported_type_is_made():
+    """Values of every supported type become attributes."""
     value = {
         "number": 2,
         "ratio": 3,
@@ -132,6 +133,7 @@ def test_every_supported_type_is_made():
 
 
 def test_read_only_mappings_and_tuples_of_a_config_are_taken():
+    """Read-only mappings and tuples, as in a configuration, are accepted."""
     value = MappingProxyType({"counts": MappingProxyType({"k": 1}), "words": ("a",)})
     assert structure(Options, value, key="x") == (Options(counts={"k": 1}, words=["a"]), [])
 
@@ -177,6 +179,7 @@ def test_read_only_mappings_and_tuples_of_a_config_are_taken():
     ],
 )
 def test_one_wrong_value_is_one_problem_at_its_path(value, key, rule, words):
+    """One wrong value gives one problem, at its path."""
     made, problems = structure(Options, value, key="options.x")
     assert made is None
     assert [(problem.key, problem.id) for problem in problems] == [(f"options.x.{key}".rstrip("."), rule)]
@@ -185,10 +188,12 @@ def test_one_wrong_value_is_one_problem_at_its_path(value, key, rule, words):
 
 @pytest.mark.parametrize("value", [None, 3, "text", [], True])
 def test_what_is_no_mapping_is_refused_as_a_whole(value):
+    """A value that is no mapping gives one problem for the whole."""
     assert found(Options, value) == [("options.x", "E102")]
 
 
 def test_all_problems_come_at_once_validators_of_the_good_values_too():
+    """All problems are returned at once, also those of validators of other values."""
     value = {"number": 0, "ratio": 11, "on": 1, "nodes": [{"weight": -1}, 3], "colr": "red"}
     assert sorted(found(Options, value)) == [
         ("options.x.colr", "E101"),
@@ -202,10 +207,12 @@ def test_all_problems_come_at_once_validators_of_the_good_values_too():
 
 
 def test_all_failing_validators_are_reported_not_only_the_first():
+    """All failing validators are reported, not only the first."""
     assert found(Options, {"number": 0, "ratio": 11}) == [("options.x.number", "E103"), ("options.x.ratio", "E103")]
 
 
 def test_an_unknown_key_comes_with_the_nearest_spelling():
+    """An unknown key suggests the nearest spelling."""
     _, (problem,) = structure(Options, {"color": "red"}, key="options.x")
     assert problem.fix == "did you mean 'colour'?"
 
@@ -215,15 +222,18 @@ def test_a_missing_required_key_is_named():
 
 
 def test_validators_may_look_at_other_attributes():
+    """A validator can read other attributes."""
     assert found(Ordered, {"low": 3, "high": 1}) == [("options.x.high", "E103")]
     assert structure(Ordered, {"low": 1, "high": 3}, key="x") == (Ordered(1, 3), [])
 
 
 def test_a_validator_is_left_out_if_the_attribute_that_it_reads_is_wrong():
+    """A validator is skipped if an attribute that it reads is wrong."""
     assert found(Ordered, {"low": "x", "high": 1}) == [("options.x.low", "E102")]
 
 
 def test_a_check_of_the_whole_class_is_reported_at_the_class_on_one_line():
+    """A failed check of the whole class is one problem at the class, on one line."""
     made, (problem,) = structure(Summed, {"a": 9, "b": 9}, key="options.x")
     assert made is None
     assert (problem.id, problem.key) == ("E103", "options.x")
@@ -231,11 +241,13 @@ def test_a_check_of_the_whole_class_is_reported_at_the_class_on_one_line():
 
 
 def test_a_class_without_attrs_is_a_mistake_of_the_plugin():
+    """A class without attrs raises TypeError: the plugin is wrong."""
     with pytest.raises(TypeError, match="is not an attrs class"):
         structure(dict, {}, key="x")
 
 
 def test_no_options_at_all_do_not_import_the_checks_of_their_types():
+    """Without options the checks of their types are not imported."""
     code = (
         "import sys, attrs; from sage_plugins.config.structure import structure;"
         "C = attrs.make_class('C', {'a': attrs.field(default=1)});"
@@ -265,6 +277,7 @@ Port = NewType("Port", int)
     ],
 )
 def test_other_spellings_of_types_are_taken(kind, value, made):
+    """Annotated, Final, NewType, abstract collections and Path are supported too."""
     cls = attrs.make_class("Made", {"x": attrs.field(type=kind)})
     options, problems = structure(cls, {"x": value}, key="options.x")
     assert (options.x, type(options.x), problems) == (made, type(made), [])
@@ -286,12 +299,14 @@ def test_other_spellings_of_types_are_taken(kind, value, made):
     ],
 )
 def test_what_a_type_does_not_take_is_said_at_its_path(kind, value, problem):
+    """A value that a type does not accept is reported at its path."""
     cls = attrs.make_class("Made", {"x": attrs.field(type=kind)})
     _, (first, *_) = structure(cls, {"x": value}, key="options.x")
     assert f"{first.id} {first.key}: {first.message}" == problem
 
 
 def test_instances_of_a_class_are_taken_as_they_are():
+    """Instances of the options class are taken unchanged."""
     node = Node("h", -0.0)
     made, problems = structure(Options, {"node": node, "nodes": [node]}, key="options.x")
     assert problems == []
@@ -299,6 +314,7 @@ def test_instances_of_a_class_are_taken_as_they_are():
 
 
 def test_validator_of_what_a_converter_makes_does_not_see_what_was_given():
+    """If an attribute has a converter and another value is wrong, its validator does not see the unconverted value."""
     cls = attrs.make_class(
         "Made",
         {
@@ -310,6 +326,7 @@ def test_validator_of_what_a_converter_makes_does_not_see_what_was_given():
 
 
 def test_what_a_validator_says_of_a_secret_is_not_repeated():
+    """The message about a secret does not contain its value."""
     cls = attrs.make_class("Made", {"password": attrs.field(type=str, validator=attrs.validators.in_(["a"]))})
     _, (problem,) = structure(cls, {"password": "my own"}, key="options.x")
     assert problem.message == "is not valid (ValueError)"
@@ -318,6 +335,7 @@ def test_what_a_validator_says_of_a_secret_is_not_repeated():
 
 
 def test_unknown_keys_beyond_the_first_twenty_get_no_suggestion():
+    """Only the first twenty unknown keys get a suggestion."""
     _, problems = structure(Node, {f"hots{number}": 1 for number in range(25)} | {"host": "h"}, key="options.x")
     assert [bool(problem.fix) for problem in problems] == [True] * 20 + [False] * 5
 
@@ -332,13 +350,18 @@ class Measured:
 
 
 def test_attributes_with_a_unit_that_may_be_null_take_texts_with_one():
-    """A size for an integer becomes one, and the message says that null is possible."""
+    """
+    Nullable attributes with a unit accept texts.
+
+    A size for an integer becomes an integer, and messages mention null.
+    """
     assert structure(Measured, {"limit": "4Gi", "pause": "2m"}, key="options.m")[0] == Measured(limit=4096, pause=120.0)
     _, (problem,) = structure(Measured, {"pause": "2x"}, key="options.m")
     assert problem.message == "must be a number, a duration or null, got '2x'"
 
 
 def test_attributes_with_a_unit_take_texts_with_one():
+    """Attributes with a unit accept texts with a unit; others keep them as text."""
     assert structure(Measured, {"wait": "2m", "memory": "4Gi", "name": "2m"}, key="options.m") == (
         Measured(120.0, 4096, "2m"),
         [],
@@ -355,6 +378,7 @@ def test_attributes_with_a_unit_take_texts_with_one():
     ],
 )
 def test_a_wrong_text_for_a_unit_is_answered_with_the_right_way(value, rule, words):
+    """A wrong text for an attribute with a unit is refused with the right spelling."""
     found, (problem,) = structure(Measured, value, key="options.m")
     assert found is None
     assert problem.id == rule

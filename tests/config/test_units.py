@@ -1,4 +1,4 @@
-"""Durations and sizes with units: every spelling means one number; anything else is answered with the right way."""
+"""Durations and sizes with units: each spelling means one number, and any other is refused with the right spelling."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from sage_plugins.config.units import duration, size, without_units
     ],
 )
 def test_a_duration_is_so_many_seconds(text, seconds):
+    """A duration with a unit is a number of seconds."""
     assert duration(text) == seconds
 
 
@@ -32,22 +33,25 @@ def test_a_duration_is_so_many_seconds(text, seconds):
     "text", ["", "30", "s", "-1s", "1 s", "1S", "30m1h", "1s1s", "1us", "1e3s", ".5s", "1.s", "1s\n", "inf", "1h" * 40]
 )
 def test_what_is_no_duration_is_none(text):
+    """A text that is no duration gives None."""
     assert duration(text) is None
 
 
 @pytest.mark.parametrize(("text", "mebibytes"), [("512Mi", 512), ("4Gi", 4096), ("0.5Gi", 512), ("1Ti", 1048576)])
 def test_a_size_is_so_many_mebibytes(text, mebibytes):
+    """A size with a unit is a number of MiB."""
     assert size(text) == mebibytes
 
 
 @pytest.mark.parametrize("text", ["", "4", "4G", "4GB", "4gi", "-4Gi", "4 Gi", "Gi", "1e3Mi"])
 def test_what_is_no_size_is_none(text):
+    """A text that is no size gives None."""
     assert size(text) is None
 
 
 @given(st.integers(0, 10**9))
 def test_milliseconds_are_exact(number):
-    """The value is the nearest float of the decimal number, as if it had been written in seconds."""
+    """A number of milliseconds is exactly the float that the same number of seconds gives."""
     assert duration(f"{number}ms") == float(f"{number}e-3")
 
 
@@ -67,10 +71,12 @@ def test_milliseconds_are_exact(number):
     ],
 )
 def test_spellings_are_read_wherever_a_unit_is_declared_and_nowhere_else(name, value, wanted):
+    """Units are read only in fields that declare one, at any depth."""
     assert without_units(fields()[name], name, value) == (wanted, [])
 
 
 def test_what_is_read_is_not_changed_in_place():
+    """Reading units does not change the given mapping."""
     given = {"get": {"timeout": "2m"}}
     without_units(fields()["methods"], "methods", given)
     assert given == {"get": {"timeout": "2m"}}
@@ -92,6 +98,7 @@ def test_what_is_read_is_not_changed_in_place():
     ],
 )
 def test_another_spelling_is_answered_with_the_right_one(name, value, rule, words):
+    """A wrong spelling is refused with the right one."""
     _, (problem,) = without_units(fields()[name], name, value)
     assert problem.id == rule
     assert words in str(problem)

@@ -1,4 +1,4 @@
-"""Services that grow and shrink by themselves: real threads, and a clock that a test moves on."""
+"""Services that scale by themselves, on real threads, mostly with short delays or a clock that the test controls."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from sage_plugins.values import Placed, Refused, Registration
 
 PATIENCE = 20.0
 
-#: Delays so short that a test need not wait, and so long that a look fits in.
+#: Delays short enough that a test need not wait, and long enough that the autoscaler looks within them.
 QUICK = {"target_ongoing_requests": 1, "upscale_delay": 0.1, "downscale_delay": 0.2, "look_back": 0.3}
 
 
 class Held:
-    """Calls stay inside until the gate opens."""
+    """Its calls run until the gate opens."""
 
     gate = threading.Event()
 
@@ -42,14 +42,14 @@ class Held:
 
 
 class Noted:
-    """Notes every event; a test waits for one."""
+    """Records every event, and can wait for one."""
 
     def __init__(self):
         self.events = []
         self._came = threading.Condition()
 
     def event(self, event):
-        """Told by the environment."""
+        """Called by the environment for each event."""
         with self._came:
             self.events.append(event)
             self._came.notify_all()
@@ -58,7 +58,7 @@ class Noted:
         return [event.reason for event in tuple(self.events) if event.kind == kind]
 
     def wait(self, found):
-        """Wait until *found* is true of the reasons of the events `scaled`, or of another function of this."""
+        """Wait until *found* is true of this object."""
         with self._came:
             assert self._came.wait_for(lambda: found(self), PATIENCE), [tuple(event) for event in self.events]
 
@@ -67,7 +67,7 @@ class Noted:
 
 
 class Narrow:
-    """A target with room for so many replicas."""
+    """A target with room for a limited number of replicas."""
 
     def __init__(self, room):
         self.room = room
@@ -105,7 +105,7 @@ def room():
 
 @pytest.fixture
 def deploy(noted, room, environments):
-    """Deploy `Held`, or another class, with `autoscale`; gives the environment."""
+    """Deploys `Held`, or another class, with `autoscale` and returns the environment."""
 
     class Plugin:
         @hookimpl
@@ -149,7 +149,7 @@ def living(env):
 
 @pytest.mark.parametrize("target", ["local", "process"])
 def test_service_grows_under_load_and_shrinks_after_it(deploy, noted, until, target, tmp_path):
-    """Every call gets its result; the number goes to what they need, no further than the maximum, and back."""
+    """A service grows to its maximum under load and shrinks afterwards, and every call gets its result."""
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         env = deploy({"max": 3}, HeldByFile, target=target)
@@ -164,18 +164,18 @@ def test_service_grows_under_load_and_shrinks_after_it(deploy, noted, until, tar
 
 
 class HeldByFile:
-    """The same in any process: calls stay inside while somebody else has the file locked."""
+    """Like `Held`, but works in any process: calls run while the test holds a lock on the file."""
 
     def hold(self, path):
         import fcntl
 
-        with open(path) as file:  # noqa: PTH123 - what it is about is the lock
+        with open(path) as file:  # noqa: PTH123 - the test is about the lock
             fcntl.flock(file, fcntl.LOCK_SH)
         return self.ctx.replica_index
 
 
 def test_scaling_in_drains_the_replica(deploy, noted, gate):
-    """A call that runs on a replica which leaves gets its result."""
+    """A call that runs on a replica which scaling removes gets its result."""
     env = deploy({"max": 3, "initial": 3, "target_ongoing_requests": 10})
     calls = [env.service("svc").submit("hold")]
     noted.wait_scaled("to 1 replica")
@@ -185,7 +185,7 @@ def test_scaling_in_drains_the_replica(deploy, noted, gate):
 
 
 def test_pool_uses_its_threads_before_there_is_another_replica(deploy, noted, gate):
-    """Without an aim of its own, four calls fit on four threads; eight bring a second replica."""
+    """Without `target_ongoing_requests`, a pool of four threads takes four calls; eight bring a second replica."""
     clock = Stepping()
     threads = {"threading_strategy": "pool", "thread_count": 1, "thread_pool_size": 4}
     env = deploy({"max": 3}, clock=clock, timeout=None, aim=False, **threads)
@@ -200,6 +200,7 @@ def test_pool_uses_its_threads_before_there_is_another_replica(deploy, noted, ga
 
 
 def test_decisions_are_events_with_their_numbers(deploy, noted, gate):
+    """The event of a decision contains the policy's numbers."""
     env = deploy({"max": 2})
     calls = [env.service("svc").submit("hold") for _ in range(3)]
     noted.wait_scaled("to 2 replicas")
@@ -214,7 +215,7 @@ def test_decisions_are_events_with_their_numbers(deploy, noted, gate):
 
 @pytest.mark.parametrize("strategy", ["single", "multi", "pool", "async", "inline"])
 def test_to_zero_and_back_on_a_call(deploy, noted, until, strategy):
-    """At zero there is no living replica, and the service is ready; the next call waits for one, and is answered."""
+    """A service at zero replicas is ready. The next call starts a replica and is answered."""
     threads = {"thread_count": 2} if strategy == "multi" else {}
     env = deploy({"min": 0, "max": 2, "scale_to_zero_delay": 0.2}, threading_strategy=strategy, **threads)
     for _ in range(2):
@@ -229,7 +230,7 @@ def test_to_zero_and_back_on_a_call(deploy, noted, until, strategy):
 
 
 def test_no_call_is_lost_between_zero_and_one(deploy, noted):
-    """Callers that call without pause, with pauses in which the service goes to zero: every call is answered once."""
+    """While the service keeps going to zero and back, every call is answered once."""
     env = deploy({"min": 0, "max": 2, "scale_to_zero_delay": 0.0, "downscale_delay": 0.0, "look_back": 0.05})
     service, done = env.service("svc"), []
 
@@ -239,7 +240,7 @@ def test_no_call_is_lost_between_zero_and_one(deploy, noted):
             done.append(1)
             if number % 5 == 0:
                 seen = len(noted.events)
-                noted.wait(lambda noted: len(noted.events) > seen)  # noqa: B023 - asked before there is another
+                noted.wait(lambda noted: len(noted.events) > seen)  # noqa: B023 - used before the next iteration
 
     threads = [threading.Thread(target=call, args=(name,)) for name in range(3)]
     for thread in threads:
@@ -251,7 +252,7 @@ def test_no_call_is_lost_between_zero_and_one(deploy, noted):
 
 
 def test_call_that_waits_at_zero_ends_at_its_deadline(deploy, noted, room):
-    """There is no room any more when the call comes: an event says so, and the call ends when its time is over."""
+    """A call that waits for a replica that cannot be placed ends at its deadline, and an event says why."""
     env = deploy({"min": 0, "max": 2, "scale_to_zero_delay": 0.1}, target="narrow")
     noted.wait(lambda noted: noted.events and noted.events[-1].kind == "replica_stopped")
     room[0] = 0
@@ -263,7 +264,7 @@ def test_call_that_waits_at_zero_ends_at_its_deadline(deploy, noted, room):
 
 
 def test_service_that_stops_answers_the_call_for_which_it_wakes_up(deploy, noted, gate, in_thread):
-    """Accepted before the stop, so it gets its result."""
+    """While the service stops, a call accepted before still gets its replica and its result."""
     gate.set()
     env = deploy({"min": 0, "max": 1, "scale_to_zero_delay": 0.1}, SlowToStart)
     noted.wait(lambda noted: noted.events and noted.events[-1].kind == "replica_stopped")
@@ -278,14 +279,14 @@ def test_service_that_stops_answers_the_call_for_which_it_wakes_up(deploy, noted
 
 
 class SlowToStart(Held):
-    """Starts when the gate opens."""
+    """Its constructor ends when the gate opens."""
 
     def __init__(self):
         assert self.gate.wait(PATIENCE)
 
 
 def test_constructor_that_fails_at_every_call_is_given_up(deploy, noted):
-    """Five starts for waiting calls fail: those that wait hear why, and `scale` brings the service back."""
+    """After five failed starts, waiting calls end with NoReplicaError; `scale` brings the service back."""
     env = deploy({"min": 0, "max": 1, "scale_to_zero_delay": 0.1}, Fragile, clock=Hasty())
     noted.wait(lambda noted: noted.events and noted.events[-1].kind == "replica_stopped")
     Fragile.broken = True
@@ -308,7 +309,7 @@ class Fragile(Held):
 
 
 class Hasty:
-    """The real clock, ten times as fast."""
+    """The real clock, ten times faster."""
 
     def __init__(self):
         self.monotonic = lambda: 10 * SYSTEM.monotonic()
@@ -319,7 +320,11 @@ class Hasty:
 
 
 def test_target_without_room_is_said_and_what_fits_starts(deploy, noted, gate, room):
-    """Four are wanted and two fit: there are two, and an event has the reason; later there is room for all."""
+    """
+    If the target has no room for all wanted replicas, those that fit start and an event says why.
+
+    The rest follow later.
+    """
     env = deploy({"max": 4}, target="narrow")
     calls = [env.service("svc").submit("hold") for _ in range(6)]
     noted.wait_scaled("to 2 replicas")
@@ -332,7 +337,7 @@ def test_target_without_room_is_said_and_what_fits_starts(deploy, noted, gate, r
 
 
 def test_policy_that_raises_leaves_the_number(deploy, noted):
-    """It is said once, and calls go on."""
+    """If the policy raises, an event says so, the number of replicas stays and calls go on."""
     env = deploy({"max": 4, "policy": "broken"})
     noted.wait(lambda noted: noted.of("scaling_failed"))
     assert "autoscaler 'broken'" in noted.of("scaling_failed")[0]
@@ -341,11 +346,13 @@ def test_policy_that_raises_leaves_the_number(deploy, noted):
 
 
 def test_policy_that_cannot_be_made_is_said_at_the_deployment(deploy):
+    """If the policy cannot be created, the deployment fails with PluginError."""
     with pytest.raises(errors.PluginError, match=r"autoscaler 'none' .* cannot be made: ZeroDivisionError"):
         deploy({"max": 4, "policy": "none"})
 
 
 def test_unknown_policy_is_an_error_with_the_nearest_one(deploy):
+    """An unknown policy is an error that suggests the nearest name."""
     with pytest.raises(errors.UnknownPluginError, match="did you mean 'target_ongoing'"):
         deploy({"max": 4, "policy": "target_ongoin"})
 
@@ -354,15 +361,18 @@ def test_unknown_policy_is_an_error_with_the_nearest_one(deploy):
 
 
 def test_scaled_by_hand_within_the_bounds_it_stays_until_the_next_decision(deploy, noted, until):
+    """`scale` within the bounds holds until the autoscaler's next decision."""
     env = deploy({"max": 4, "downscale_delay": 0.5})
     env.scale("svc", 3)
     assert living(env) == ["svc#0", "svc#1", "svc#2"]
-    until(lambda: env.get_service_status("svc")["autoscale"]["wanted"] == 3)  # a look may have been on its way
+    # the autoscaler may have been deciding meanwhile
+    until(lambda: env.get_service_status("svc")["autoscale"]["wanted"] == 3)
     noted.wait_scaled("to 1 replica")
 
 
 @pytest.mark.parametrize("replicas", [1, 5])
 def test_scaled_by_hand_beyond_the_bounds_is_refused(deploy, replicas):
+    """`scale` outside the bounds is refused and changes nothing."""
     env = deploy({"min": 2, "max": 4})
     with pytest.raises(errors.ConfigError, match=f"between 2 and 4 replicas, and cannot be given {replicas}"):
         env.scale("svc", replicas)
@@ -373,6 +383,7 @@ def test_scaled_by_hand_beyond_the_bounds_is_refused(deploy, replicas):
 
 
 def test_plan_shows_policy_bounds_and_delays(deploy):
+    """The plan shows the policy, the bounds and the delays."""
     env = deploy({"min": 0, "max": 4, "scale_to_zero_delay": 60})
     text = str(env.plan())
     assert "autoscale target_ongoing  [sage_deploy_autoscalers]" in text
@@ -382,6 +393,7 @@ def test_plan_shows_policy_bounds_and_delays(deploy):
 
 
 def test_service_without_autoscale_has_nothing_of_it(environments):
+    """A service without `autoscale` has neither an autoscaler nor a status of one."""
     env = environments("fixed")
     env.register_service("svc", Held)
     env.deploy()
@@ -393,7 +405,7 @@ def test_service_without_autoscale_has_nothing_of_it(environments):
 
 
 def test_hours_of_load_in_virtual_time(deploy, noted, gate):
-    """Delays of minutes are kept to the second, by a clock that stands still unless the test moves it."""
+    """Delays of minutes are kept to the second, in virtual time."""
     clock = Stepping()
     env = deploy({"max": 3, "upscale_delay": 60, "downscale_delay": 600, "look_back": 30}, clock=clock, timeout=None)
     calls = [env.service("svc").submit("hold") for _ in range(3)]
@@ -411,7 +423,7 @@ def test_hours_of_load_in_virtual_time(deploy, noted, gate):
 
 
 def test_call_at_zero_waits_for_no_timer(deploy, noted):
-    """The call itself begins the look: the clock stands still meanwhile."""
+    """A call at zero replicas starts one at once, without waiting for a timer."""
     clock = Stepping()
     env = deploy({"min": 0, "max": 1, "downscale_delay": 600}, clock=clock, timeout=None)
     clock.run(599)
@@ -422,7 +434,7 @@ def test_call_at_zero_waits_for_no_timer(deploy, noted):
 
 
 class Stepping(VirtualClock):
-    """Moves on by the timers, and lets each look end before the next."""
+    """A virtual clock that advances second by second and lets each decision end first."""
 
     def run(self, seconds):
         until = self.monotonic() + seconds
@@ -437,7 +449,7 @@ class Stepping(VirtualClock):
 
 
 def test_nothing_is_left_of_it_when_the_service_stops(deploy):
-    """No timer and no thread."""
+    """A stopped service leaves no timer and no thread of its autoscaler."""
     clock = VirtualClock()
     env = deploy({"max": 3}, clock=clock)
     assert clock.pending == 1
@@ -447,7 +459,7 @@ def test_nothing_is_left_of_it_when_the_service_stops(deploy):
 
 
 def test_interpreter_ends_although_the_service_was_not_stopped():
-    """Nothing of it keeps a program alive."""
+    """A program ends even if a service with an autoscaler was not stopped."""
     code = """
 from sage_plugins import Environment, ServiceDeploymentConfig
 env = Environment("left")

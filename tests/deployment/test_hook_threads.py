@@ -1,4 +1,4 @@
-"""Constructors and hooks of replicas without threads share a few, and none waits for another that hangs."""
+"""Constructors and hooks of replicas without threads share a few threads, and none waits for another one that hangs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SEEN: ContextVar[str] = ContextVar("SEEN", default="nothing")
 
 
 class Quick:
-    """Notes the thread of its constructor, and what that sees of others."""
+    """Records the thread of its constructor and the context variable that it sees there."""
 
     made: list[tuple[threading.Thread, str]]
 
@@ -23,10 +23,10 @@ class Quick:
         SEEN.set("what another has set")
 
     async def setup(self):
-        """Runs on an event loop, of which the thread has one after the other."""
+        """Runs on an event loop."""
 
     async def stop(self):
-        """As well."""
+        """Runs on an event loop."""
 
     def echo(self, value):
         return value
@@ -38,19 +38,20 @@ def quick():
 
 
 def test_quick_constructors_share_threads(deploy, quick):
-    """Rather than start a thread for each; how many there are is the machine's doing."""
+    """Quick constructors share threads: 300 of them use fewer than 300 threads."""
     deploy("inline", quick, replicas=300)
     assert len(quick.made) == 300
     assert len({thread for thread, _ in quick.made}) < 300
 
 
 def test_constructor_sees_nothing_of_those_before_it_on_its_thread(deploy, quick):
+    """A constructor does not see context variables that an earlier one set on the same thread."""
     deploy("inline", quick, replicas=20)
     assert {seen for _, seen in quick.made} == {"nothing"}
 
 
 def test_constructors_that_wait_all_run_at_once(deploy):
-    """A thread is added whenever all others are stuck: these constructors end only together."""
+    """Constructors that wait for each other all run at once: a thread is added whenever all others are blocked."""
     barrier = threading.Barrier(12, timeout=PATIENCE)
 
     class Meeting:
@@ -64,6 +65,8 @@ def test_constructors_that_wait_all_run_at_once(deploy):
 
 
 def test_constructor_that_hangs_holds_up_no_other_replica(deploy, quick, gate, in_thread):
+    """A constructor that hangs delays no other replica."""
+
     class Hanging:
         def __init__(self):
             gate()
@@ -80,7 +83,7 @@ def test_constructor_that_hangs_holds_up_no_other_replica(deploy, quick, gate, i
 
 
 def test_thread_has_the_replicas_name_while_it_runs_a_constructor(deploy):
-    """So a stack dump says which replica hangs."""
+    """While a thread runs a constructor it has the replica's name, so a stack dump says which replica hangs."""
     names = []
 
     class Named:
@@ -95,7 +98,7 @@ def test_thread_has_the_replicas_name_while_it_runs_a_constructor(deploy):
 
 
 def test_what_no_thread_can_be_started_for_is_not_run_later(monkeypatch):
-    """Who handed it over is told, and may do it itself."""
+    """If no thread can be started, the caller gets the error and its function never runs later."""
     aside, ran = ThreadsAside("aside"), threading.Event()
 
     def refuse(_thread):

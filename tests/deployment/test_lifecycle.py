@@ -1,7 +1,7 @@
 """
-Construction, deployments that go wrong, closing in the middle of something, and the end of the interpreter.
+Construction, deployments that fail, closing at any moment, and the end of the interpreter.
 
-What the strategies' suite says of the life of a service is not repeated here.
+The strategies' suite covers the rest of a service's life.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ EARLIER = set()
 def _earlier(monkeypatch):
     EARLIER.clear()
     EARLIER.update(threading.enumerate())
-    # What stop hooks get when the drain time is used up; the tests that hang inside a method need not wait so long.
+    # Stop hooks get this long once `drain_timeout` is used up. Short, because some tests hang in a method.
     monkeypatch.setattr("sage_plugins.deployment.replicas.stopper._LAST_GRACE_S", 0.1, raising=False)
 
 
 def ours():
-    """The threads that run services of this test."""
+    """The names of the threads that run this test's services."""
     new = set(threading.enumerate()) - EARLIER
     return [thread.name for thread in new if thread.name.startswith("svc")]
 
@@ -67,7 +67,7 @@ def diary():
 
 @pytest.fixture
 def living(diary):  # noqa: C901 - a class with every hook has many methods
-    """A class with every hook, which writes them all down."""
+    """A class with every hook, which records each call."""
 
     class Living:
         def __init__(self):
@@ -111,7 +111,7 @@ def steps(diary):
 
 
 def test_stop_hook_that_raises_is_logged(deploy, strategy, diary, caplog):
-    """What `stop` raises is logged; `cleanup` runs all the same and the service is stopped."""
+    """If `stop` raises, the error is logged, `cleanup` still runs and the service is stopped."""
 
     class Failing:
         def stop(self):
@@ -149,7 +149,7 @@ def test_context_is_there_before_the_constructor(deploy, strategy):
 
 
 def test_context_is_passed_to_a_free_parameter(deploy):
-    """A constructor with a free `ctx` parameter gets the context too; one that the caller filled keeps its value."""
+    """A constructor's `ctx` parameter gets the context, unless the caller gave it a value."""
 
     class Keyword:
         def __init__(self, word, *, ctx):
@@ -181,7 +181,7 @@ def test_context_is_passed_to_a_free_parameter(deploy):
 
 
 def test_classes_of_every_make_can_be_served(deploy):
-    """Slots, a `__new__` of its own, a builtin's subclass, a frozen dataclass: what Python can build can be served."""
+    """Classes with slots, their own `__new__`, a builtin base or a frozen dataclass can be services."""
 
     class Slotted:
         __slots__ = ("value",)
@@ -232,10 +232,10 @@ def test_classes_of_every_make_can_be_served(deploy):
 
 
 def test_setting_given_to_the_constructor_gets_a_hint(env):
-    """A constructor's TypeError over the name of a configuration field says where that belongs."""
+    """If a constructor rejects an argument named like a deployment setting, its TypeError says where that belongs."""
 
     class Plain:
-        def __init__(self, **settings):  # takes anything, going by its signature
+        def __init__(self, **settings):  # its signature accepts anything
             self.set(**settings)
 
         def set(self, word="word"):
@@ -251,7 +251,7 @@ def test_setting_given_to_the_constructor_gets_a_hint(env):
 
 
 def test_other_type_errors_get_no_hint(env):
-    """An unknown argument that is no setting, and a setting's name that the class does take, are left alone."""
+    """A TypeError about a setting's name that the constructor does accept gets no hint."""
 
     class Timed:
         def __init__(self, timeout):
@@ -267,7 +267,7 @@ def test_other_type_errors_get_no_hint(env):
 
 
 def test_constructor_that_raises_fails_the_deployment(environments, strategy):
-    """DeployError comes from the original exception and says which replica, what and where."""
+    """A constructor that raises fails the deployment with a DeployError that says which replica, what and where."""
 
     class Failing:
         def __init__(self):
@@ -288,10 +288,10 @@ def test_constructor_that_raises_fails_the_deployment(environments, strategy):
 
 
 def test_constructor_without_its_argument_names_no_line_of_ours(environments, strategy):
-    """Only our frames are in that traceback, some of them in other wings than the one that reports it."""
+    """If the traceback has only frames of sage-deploy, the error names no line."""
 
     class Needy:
-        __signature__ = inspect.Signature()  # so that nobody knows beforehand
+        __signature__ = inspect.Signature()  # so that the check of arguments before the start cannot find the mistake
 
         def __init__(self, path):
             """Not called."""
@@ -309,7 +309,7 @@ def test_constructor_without_its_argument_names_no_line_of_ours(environments, st
     ["sage_plugins.host.host", "sage_deploy_threading.workers", "sage_deploy_local", "sage_deploy_remote.link"],
 )
 def test_frames_of_our_packages_are_not_where_an_error_was_raised(module):
-    """Also if the user's code calls back into one of our packages, which raises."""
+    """The place of an error is the innermost frame outside sage-deploy's packages, even if these were called back."""
 
     def fail():
         raise LookupError  # where it fails
@@ -350,7 +350,7 @@ def test_constructor_error_without_text_fails_the_deployment(env):
 
 
 def test_plan_error_starts_nothing(environments, living, diary):
-    """A service that cannot be composed stops the deployment before anything is built."""
+    """If one service has an invalid configuration, `deploy` starts none."""
     env = environments()
     env.register_service("svc-first", living)
     env.register_service_with_config(
@@ -362,7 +362,7 @@ def test_plan_error_starts_nothing(environments, living, diary):
 
 
 def test_all_or_nothing_holds_for_services_started_by_a_constructor(env, gate, until, diary):
-    """A service that another's constructor called, in a deployment that fails, does not stay up either."""
+    """If a deployment fails, services that a constructor started with a call are stopped too."""
 
     class Calling:
         def __init__(self):
@@ -395,7 +395,7 @@ def test_all_or_nothing_holds_for_services_started_by_a_constructor(env, gate, u
 
 
 def test_time_of_deploy_beats_the_configuration(env, gate):
-    """`deploy(timeout=)` bounds the wait for readiness."""
+    """`deploy(timeout=)` limits the wait for readiness, whatever the configuration says."""
 
     class Hanging:
         def __init__(self):
@@ -411,7 +411,7 @@ def test_time_of_deploy_beats_the_configuration(env, gate):
 
 
 def test_first_call_is_bounded_by_startup_timeout(environments, gate):
-    """A first call is not held for ever by a constructor that hangs, not even with `timeout=None`."""
+    """A first call waits at most `startup_timeout` for a constructor that hangs, even with `timeout=None`."""
 
     class Hanging:
         def __init__(self):
@@ -431,7 +431,7 @@ def test_first_call_is_bounded_by_startup_timeout(environments, gate):
 
 
 def test_closed_environment_deploys_nothing(env, living, diary):
-    """A handle made before `close` does not bring the service to life after it, whatever was looked at before."""
+    """A handle made before `close` does not start the service after it."""
     env.register_service("svc", living)
     handle, status = env.service("svc"), env.get_service_status("svc")
     assert status["state"] == "pending"
@@ -446,7 +446,9 @@ def test_closed_environment_deploys_nothing(env, living, diary):
 
 
 def test_close_while_deploying(env, gate, in_thread):
-    """`close` from another thread ends a deployment that is under way, with DeployError there and nothing left."""
+    """
+    `close` from another thread ends a running deployment with an error, without waiting for a hanging constructor.
+    """
 
     class Slow:
         def __init__(self):
@@ -469,7 +471,7 @@ def test_close_while_deploying(env, gate, in_thread):
 
 
 def test_close_while_a_replica_is_being_started(environments, gate, in_thread, probe, until):
-    """A replica that its target is just starting when `close` comes is stopped too."""
+    """If a target is just starting a replica when `close` comes, that replica is stopped too."""
 
     class Held(LocalTarget):
         def start(self, *args):
@@ -487,7 +489,7 @@ def test_close_while_a_replica_is_being_started(environments, gate, in_thread, p
     deploying = in_thread(env.deploy)
     gate.wait_entered()
     closing = in_thread(env.close)
-    concurrent.futures.wait([closing], 5 * SHORT)  # it may wait until the target has done its work, or not
+    concurrent.futures.wait([closing], 5 * SHORT)  # it may wait for the target, or not
     gate.open()
     closing.result(PATIENCE)
     assert isinstance(deploying.exception(PATIENCE), (errors.DeployError, errors.ServiceStoppedError))
@@ -496,7 +498,11 @@ def test_close_while_a_replica_is_being_started(environments, gate, in_thread, p
 
 @pytest.mark.parametrize("member", ["begin_stop", "stop"])
 def test_replica_that_cannot_be_stopped_keeps_no_other_from_stopping(environments, diary, member, caplog):
-    """Its target's error is logged and told; the other replicas and services stop, and the target is closed."""
+    """
+    If a replica cannot be stopped, the error is logged.
+
+    Other replicas and services stop, and the target is closed.
+    """
 
     class Failing(LocalTarget):
         def start(self, spec, *args):
@@ -537,7 +543,11 @@ def test_replica_that_cannot_be_stopped_keeps_no_other_from_stopping(environment
 
 @pytest.mark.parametrize("begin", [True, False])
 def test_replica_may_be_stopped_by_several_threads_at_once(environments, gate, in_thread, begin):
-    """`begin_stop` waits for nothing and runs the hooks; each `stop` waits until they have ended, and they run once."""
+    """
+    Several threads can stop a replica at once, and its hooks run once.
+
+    `begin_stop` returns at once; each `stop` waits for the hooks.
+    """
     started, hooks = [], []
 
     class Kept(LocalTarget):
@@ -572,7 +582,7 @@ def test_replica_may_be_stopped_by_several_threads_at_once(environments, gate, i
 
 
 def test_stop_hooks_of_the_others_run_beside_a_stuck_replica(deploy, gates, until):
-    """Each replica gets its time to stop, even if another one is stuck."""
+    """A stuck replica does not take the time in which the others run their stop hooks."""
     stuck = gates()
     slow = gates()
     diary = []
@@ -604,6 +614,7 @@ def test_stop_hooks_of_the_others_run_beside_a_stuck_replica(deploy, gates, unti
 
 
 def test_close_of_a_service_that_drains_waits_for_its_calls_only(deploy, threaded, occupy, in_thread, until):
+    """`close` of a service that is draining waits only for its running calls."""
     service = deploy(threaded, drain_timeout=1000)
     task = service.env.task(service.name)
     gate = occupy(service)
@@ -617,7 +628,7 @@ def test_close_of_a_service_that_drains_waits_for_its_calls_only(deploy, threade
 
 
 def test_with_closes_after_an_exception(strategy, living, diary):
-    """`with` closes whatever happens inside."""
+    """`with` closes the environment even if the block raises."""
 
     def fail_inside():
         with Environment("test") as env:
@@ -635,6 +646,7 @@ def test_with_closes_after_an_exception(strategy, living, diary):
 
 
 def test_task_without_an_environment_finds_no_services(living):
+    """A task without an environment finds no other service."""
     task = ServiceTaskFactory(ServiceFactory("svc", living)).create_service_task()
     with pytest.raises(errors.ServiceNotFoundError, match="outside any environment"):
         task.find_service("other")
@@ -703,7 +715,7 @@ ENDINGS = {
 
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory):
-    """How each program ends, all of them run at the same time: {(strategy, ending): (exit code, output, errors)}."""
+    """Runs each program, all at once, and maps (strategy, ending) to (exit code, output, errors)."""
     folder = tmp_path_factory.mktemp("ends")
     programs = {}
     for strategy in ENDING_STRATEGIES:
@@ -730,7 +742,7 @@ def ends(tmp_path_factory):
 @pytest.mark.parametrize("strategy", ENDING_STRATEGIES)
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_interpreter_exits_without_close(ends, strategy, ending):
-    """A forgotten `close` never keeps the interpreter from exiting, not even with a method that hangs."""
+    """Without `close` the interpreter still exits, even while a method hangs."""
     code, out, err = ends[strategy, ending]
     assert (code, err) == (0, "")
     assert out[:2] == ["fine", "end"]
@@ -771,7 +783,7 @@ NEEDED_AT_EXIT = """
 
 
 def test_forgotten_environment_is_closed_before_what_its_target_needs_ends(program):
-    """A target may import a runtime that ends itself at the interpreter's exit, as Ray does."""
+    """An environment that was not closed is closed at exit before its target's runtime ends, such as Ray."""
     done = subprocess.run(program(NEEDED_AT_EXIT), capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.splitlines() == ["service stops", "runtime ends"]
@@ -840,10 +852,10 @@ FORKED = """
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform does not fork")
 @pytest.mark.parametrize("held", [False, True], ids=["quiet", "busy"])
 def test_fork(program, strategy, held):
-    """In a forked child the parent's services raise ForkedRuntimeError, own ones work; the parent does not notice."""
+    """In a forked child the parent's services raise ForkedRuntimeError and new ones work. The parent is unaffected."""
     before = after = "pass"
     if held:
-        # Another thread is in the middle of giving up a call, and of using the environment, when the process forks.
+        # When the process forks, another thread holds the locks of calls and of the environment.
         before = (
             "import sage_plugins.call.call as module; held = threading.Event(); go = threading.Event()\n"
             "    locks = [each for each in vars(module).values() if type(each) is type(threading.Lock())]\n"
@@ -871,7 +883,7 @@ def test_fork(program, strategy, held):
 
 @pytest.mark.parametrize(("calls", "text"), [(1, "1 call still runs"), (2, "2 calls still run")])
 def test_calls_that_outlive_their_replica_are_counted(environments, gates, calls, text):
-    """The event of a stop says how many calls run on; one of them is one call."""
+    """The event of a stop says how many calls still run."""
 
     class Asked:
         def run(self, gate):

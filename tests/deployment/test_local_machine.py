@@ -1,10 +1,10 @@
 """
-Whatever is done to a deployed service, and in whichever order, it ends as a simple model says.
+Whatever happens to a deployed service, and in any order, it ends as a simple model says.
 
-Hypothesis makes up the order: calls by every verb, methods that return, raise or hang, cancelling, time that passes,
-draining, closing, deploying again. The service is a real one, with real threads; only its time is virtual. Each step
-first happens to the model (`local_machine.model`), which knows no threads, and then to the service; the step is over
-when both are in the same state, and fails if they do not get there.
+Hypothesis chooses the order: calls in every way, methods that return, raise or hang, cancelling, passing time,
+draining, closing, deploying again. The service is real, with real threads; only its time is virtual. The model
+(`local_machine.model`) has no threads. Each step first happens to the model, then to the service. The step is over when
+both have the same state, and fails if they do not reach it.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from local_machine.setting import STRATEGIES, UNIT_S, Setting
 SHORT = settings(
     max_examples=30,
     stateful_step_count=60,
-    phases=[Phase.generate],  # to try for a shorter failure takes the machine's patience each time
+    phases=[Phase.generate],  # no shrinking: each try would wait for the machine's timeouts
     report_multiple_bugs=False,
     deadline=None,
-    derandomize=True,  # a change is judged by what it changes, and not by luck
+    derandomize=True,  # the same steps each time, so that failures come from changes and not from luck
     database=None,
     suppress_health_check=list(HealthCheck),
 )
@@ -36,12 +36,17 @@ def machine(strategy):
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_whatever_happens_to_it_a_service_is_as_its_model_says(strategy):
+    """Whatever happens to a service, in a short random course, its state is the model's."""
     run_state_machine_as_test(machine(strategy), settings=SHORT)
 
 
 @pytest.mark.parametrize("strategy", ["single", "async"])
 def test_a_caller_who_gets_room_at_the_very_moment_when_its_time_is_over_is_let_go(strategy):
-    """Its thread may come back from `submit` before the machine looks at the call: then nobody else lets it go."""
+    """
+    A caller that gets queue space just when its time is over returns.
+
+    Its thread can return before the model checks the call.
+    """
     made = machine(strategy)()
     try:
         made.begin(Setting(strategy, 1, 1, 1, None, reject=False, queue_size=1, queue_timeout=UNIT_S, limit=None))
@@ -65,4 +70,5 @@ def test_a_caller_who_gets_room_at_the_very_moment_when_its_time_is_over_is_let_
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_whatever_happens_for_long_a_service_is_as_its_model_says(strategy):
+    """Whatever happens to a service, in many random courses, its state is the model's."""
     run_state_machine_as_test(machine(strategy), settings=LONG)

@@ -1,4 +1,4 @@
-"""Rules of the parts of a deployed service that no test of a whole service reaches surely."""
+"""Rules of a deployed service's parts that tests of a whole service do not reach reliably."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def member():
 
 
 def test_replica_that_leaves_does_not_become_ready(member):
-    """A constructor that nobody waits for may end late; but that it failed is worth knowing."""
+    """A replica that drains does not become ready when its constructor ends late. A late failure is still recorded."""
     assert member.begin_drain()
     assert not member.become(ReplicaState.READY, None)
     assert member.state is ReplicaState.DRAINING
@@ -28,7 +28,7 @@ def test_replica_that_leaves_does_not_become_ready(member):
 
 
 def test_service_has_not_stopped_before_its_threads_have_ended():
-    """And a thread of its own may stop it."""
+    """A service has stopped only once its threads have ended. One of these threads may stop it."""
     lifecycle, gate, ended = ServiceLifecycle("svc"), threading.Event(), []
     lifecycle.begin()
     lifecycle.in_background(lambda: ended.append(gate.wait(20)), "waits")

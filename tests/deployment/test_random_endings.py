@@ -1,4 +1,4 @@
-"""A service may be stopped at any moment: each call that it had accepted has its outcome, and nothing starts later."""
+"""A service can be stopped at any moment: each accepted call has an outcome, and nothing starts later."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Counting:
 
 
 class Caller(threading.Thread):
-    """Submits calls until the service takes no more."""
+    """Submits calls until the service refuses them."""
 
     def __init__(self, service, numbers, made):
         super().__init__(daemon=True)
@@ -41,13 +41,13 @@ class Caller(threading.Thread):
                 self._made.release()
         except errors.ServiceStoppedError:
             pass
-        except BaseException as error:  # noqa: BLE001 - the test raises it
+        except BaseException as error:  # noqa: BLE001 - the test asserts that there is none
             self.failure = error
 
 
 def stop_somewhere(deploy, strategy, seed):
-    """Stop a service while callers are at it; gives how their calls ended."""
-    chance = random.Random(seed)  # noqa: S311 - so that a round can be repeated
+    """Stop a service while callers use it. Return how many of their calls ended in which way."""
+    chance = random.Random(seed)  # noqa: S311 - a seed makes a round repeatable
     witness = []
     service = deploy(strategy, Counting, witness, queue_size=chance.choice((1, 5, 1000)), timeout=1000.0)
     made = threading.Semaphore(0)
@@ -64,7 +64,7 @@ def stop_somewhere(deploy, strategy, seed):
         assert not caller.is_alive(), f"seed {seed}: a caller is not let go"
         assert caller.failure is None, f"seed {seed}: {caller.failure!r}"
     ran = Counter(witness)
-    if drain_timeout:  # else methods that had started go on
+    if drain_timeout:  # if not, methods that have started go on
         assert len(witness) == at_the_end, f"seed {seed}: a call started after the end"
     calls = {number: call for caller in callers for number, call in caller.calls.items()}
     seen = Counter()
@@ -83,6 +83,7 @@ def stop_somewhere(deploy, strategy, seed):
 
 @pytest.mark.parametrize("strategy", ["single", "multi", "pool", "async", "inline"])
 def test_stopped_at_a_random_moment_each_accepted_call_has_its_outcome(deploy, strategy):
+    """At whichever moment the service stops, each accepted call has an outcome and runs at most once."""
     seen = sum((stop_somewhere(deploy, strategy, seed) for seed in range(40)), Counter())
     assert seen["ok"], "no call was answered before the end"
 
@@ -91,5 +92,6 @@ def test_stopped_at_a_random_moment_each_accepted_call_has_its_outcome(deploy, s
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("strategy", ["single", "multi", "pool", "async", "inline"])
 def test_a_thousand_times(deploy, strategy):
+    """The same holds for a thousand random moments."""
     for seed in range(1000):
         stop_somewhere(deploy, strategy, seed)

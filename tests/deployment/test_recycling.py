@@ -1,4 +1,4 @@
-"""Recycling where there is no room for two, no replica at all, or the service ends; and what it costs."""
+"""Recycling when there is no room for two replicas, at zero replicas and while the service stops; and what it costs."""
 
 from __future__ import annotations
 
@@ -99,9 +99,9 @@ def stage(environments):
 
 
 def test_where_there_is_no_room_for_two_the_old_one_goes_first(stage, until):
-    """As with an unhealthy one; the event says so, and calls wait for the fresh one, which is started at once."""
+    """Without room for two, the old replica stops first, an event says so, and calls wait for the new one."""
     svc = stage(target="full", recycle={"max_calls": 1})
-    for generation in range(1, 5):  # again and again without a wait: that is no row of deaths
+    for generation in range(1, 5):  # repeated recycling is no crash loop, so nothing is delayed
         assert svc.handle.echo(generation) == generation
         until(lambda: svc.after() == [f"svc#0.{generation}"])  # noqa: B023
     first = svc.told("recycling")[0].reason
@@ -114,7 +114,7 @@ def test_where_there_is_no_room_for_two_the_old_one_goes_first(stage, until):
 
 
 def test_service_that_sleeps_has_nothing_to_recycle(stage, until):
-    """With the autoscaler at zero there is no replica; the one that a call brings has all its time."""
+    """At zero replicas nothing is recycled, and a replica started by a call gets its full age."""
     zero = {"min": 0, "max": 1, "scale_to_zero_delay": 5.0, "downscale_delay": 0.0, "upscale_delay": 0.0}
     svc = stage(autoscale=zero | {"look_back": 1.0}, recycle={"max_age": 50.0})
     assert svc.handle.echo(1) == 1
@@ -127,7 +127,7 @@ def test_service_that_sleeps_has_nothing_to_recycle(stage, until):
 
 
 def test_close_while_a_fresh_replica_starts_ends_both(stage, until, in_thread):
-    """The service stops without waiting for more than what was begun, and starts nothing after that."""
+    """`close` while a recycled replica's successor starts stops both and starts no others."""
     svc = stage(recycle={"max_age": 10.0})
     svc.cls.gate = threading.Event()
     until(lambda: svc.after() and svc.cls.built == 2)
@@ -139,7 +139,7 @@ def test_close_while_a_fresh_replica_starts_ends_both(stage, until, in_thread):
 
 
 def test_change_by_hand_waits_for_a_replica_that_is_being_recycled(stage, until, in_thread):
-    """One change at a time: no place is taken twice."""
+    """`scale` waits until the recycling of a replica ends, so no index is taken twice."""
     svc = stage(recycle={"max_age": 10.0})
     svc.cls.gate = threading.Event()
     until(lambda: svc.after() and svc.cls.built == 2)
@@ -150,6 +150,7 @@ def test_change_by_hand_waits_for_a_replica_that_is_being_recycled(stage, until,
 
 
 def test_service_without_recycle_has_no_timer_and_one_for_age_alone_no_thread(stage):
+    """A service without `recycle` has no recycler, and `max_age` alone needs no thread."""
     assert stage().env.task("svc").replicas.recycler is None
     svc = stage(recycle={"max_age": 1000.0})
     before = set(threading.enumerate())

@@ -1,4 +1,4 @@
-"""Several replicas of one service: who gets the next call, and plugins that misbehave on the way."""
+"""Several replicas of one service: which one gets the next call, and what happens when plugins fail."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIRST_PARTY = (sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, s
 
 
 class Numbered:
-    """A replica that says which one it is."""
+    """A replica that returns its index."""
 
     def __init__(self):
         self.calls = 0
@@ -47,7 +47,7 @@ class Numbered:
 
 @pytest.fixture
 def balanced(deploy):
-    """Deploy `Numbered` behind a load balancer."""
+    """Deploys `Numbered` behind a load balancer."""
 
     def make(strategy="single", balancer="round_robin", replicas=3, **config):
         fields = {"replicas": replicas, "load_balancing": True, "load_balancer": balancer}
@@ -60,7 +60,7 @@ def balanced(deploy):
 
 
 def test_replicas_without_balancing_are_primary_and_standby(deploy):
-    """With `load_balancing: false` the first replica serves; the others stand by."""
+    """With `load_balancing: false` the first replica gets all calls; the others are standbys."""
     service = deploy("single", Numbered, replicas=2, load_balancing=False, failover_enabled=True)
     assert [service.handle.index() for _ in range(6)] == [0] * 6
 
@@ -69,13 +69,13 @@ def test_replicas_without_balancing_are_primary_and_standby(deploy):
 
 
 def test_round_robin_takes_turns(balanced, strategy):
-    """`round_robin` gives the calls of one caller to the replicas in the order of their index, over and over."""
+    """`round_robin` gives one caller's calls to the replicas in order of their index, over and over."""
     service = balanced(strategy)
     assert [service.handle.index() for _ in range(9)] == [0, 1, 2] * 3
 
 
 def test_round_robin_is_exact_under_many_threads(balanced, in_thread):
-    """While all replicas are free, each gets the same number of calls, whoever calls."""
+    """While all replicas are free, `round_robin` gives each the same number of calls, also with many callers."""
     service = balanced("pool", thread_count=16, thread_pool_size=16)
     start = threading.Barrier(6)
 
@@ -89,7 +89,7 @@ def test_round_robin_is_exact_under_many_threads(balanced, in_thread):
 
 
 def test_least_loaded_avoids_a_busy_replica(balanced, gate, in_thread):
-    """`least_loaded` never chooses a replica with more calls than another one has."""
+    """`least_loaded` never chooses a replica that has more calls than another."""
     service = balanced("pool", "least_loaded", thread_count=2, thread_pool_size=2)
     held = service.handle.submit("run", gate)
     gate.wait_entered()
@@ -101,13 +101,14 @@ def test_least_loaded_avoids_a_busy_replica(balanced, gate, in_thread):
 
 
 def test_least_loaded_takes_turns_among_equals(balanced, strategy):
-    """A lone caller reaches every replica."""
+    """Among equally loaded replicas `least_loaded` takes turns, so one caller reaches all."""
     service = balanced(strategy, "least_loaded")
     seen = collections.Counter(service.handle.index() for _ in range(9))
     assert seen == {0: 3, 1: 3, 2: 3}
 
 
 def test_least_loaded_is_the_default_in_process(deploy):
+    """Within one process `least_loaded` is the default balancer."""
     service = deploy("single", Numbered, replicas=2, load_balancing=True)
     assert "balancer  least_loaded" in str(service.env.plan())
 
@@ -116,7 +117,7 @@ def test_least_loaded_is_the_default_in_process(deploy):
 @pytest.mark.parametrize("queue_size", [0, 10])
 @pytest.mark.parametrize("overload", ["block", "reject"])
 def test_busy_choice_keeps_no_call_waiting(balanced, threaded, gate, balancer, queue_size, overload):  # noqa: PLR0913, PLR0917 - fixtures
-    """While a replica is free, no call waits for a busy one and none is refused, whichever the balancer chose."""
+    """While a replica is free, no call waits or is refused because the balancer chose a busy one."""
     one = {"thread_count": 1, "thread_pool_size": 1} if threaded == "pool" else {}
     service = balanced(threaded, balancer, queue_size=queue_size, overload=overload, **one)
     held = [service.handle.submit("run", gate) for _ in range(2)]
@@ -129,7 +130,7 @@ def test_busy_choice_keeps_no_call_waiting(balanced, threaded, gate, balancer, q
 
 
 def test_busy_choice_keeps_no_call_waiting_under_inline(balanced, gate, in_thread):
-    """Under `inline` a caller goes to a replica whose turn is free."""
+    """Under `inline` a caller goes to a replica with a free slot if the balancer chose a busy one."""
     service = balanced("inline", queue_size=0, overload="reject")
     held = [in_thread(service.handle.call, "run", gate) for _ in range(2)]
     gate.wait_entered(2)
@@ -140,7 +141,7 @@ def test_busy_choice_keeps_no_call_waiting_under_inline(balanced, gate, in_threa
 
 
 def test_waiting_call_goes_to_the_first_replica_that_is_free(balanced, gates):
-    """Calls that wait are one queue: whichever replica becomes free first takes the oldest."""
+    """Waiting calls share one queue: the first replica with a free slot takes the oldest call."""
     service = balanced(replicas=2)
     held = [gates(), gates()]
     running = []
@@ -156,7 +157,7 @@ def test_waiting_call_goes_to_the_first_replica_that_is_free(balanced, gates):
 
 @pytest.mark.parametrize("overload", ["block", "reject"])
 def test_bound_counts_for_all_replicas_together(balanced, occupy, overload):
-    """`queue_size` is for the service, not for each replica."""
+    """`queue_size` bounds the queue of the service, not of each replica."""
     service = balanced(queue_size=2, overload=overload)
     occupied = occupy(service)
     calls = [service.handle.submit("index") for _ in range(2)]
@@ -173,6 +174,7 @@ def test_bound_counts_for_all_replicas_together(balanced, occupy, overload):
 
 
 def test_metrics_are_summed_over_the_replicas(balanced, strategy):
+    """Metrics are summed over all replicas."""
     service = balanced(strategy)
     for _ in range(30):
         service.handle.index()
@@ -188,7 +190,7 @@ def test_metrics_are_summed_over_the_replicas(balanced, strategy):
 
 @attrs.define
 class Watcher(QuietMonitor):
-    """A monitor that keeps what it is told."""
+    """A monitor that keeps its events."""
 
     events: list[Any] = attrs.field(factory=list)
 
@@ -197,7 +199,7 @@ class Watcher(QuietMonitor):
 
 
 class Strange:
-    """A balancer that fails as told."""
+    """A balancer that fails in the given way."""
 
     binding = False
 
@@ -226,7 +228,7 @@ class Strange:
 
 @pytest.fixture
 def plugged():
-    """Make a registry of our plugins and strange ones; gives it and what they were."""
+    """Makes a registry of the packaged plugins plus the given balancer and monitors."""
 
     def make(balancer=None, **monitors):
         class Plugin:
@@ -261,7 +263,9 @@ def plugged():
     ],
 )
 def test_balancer_that_fails_is_replaced_by_turns(balanced, plugged, how, caplog):
-    """A balancer that raises or chooses nonsense hurts no call: the replicas take turns, and monitors get an event."""
+    """
+    If the balancer raises or returns no replica, the replicas take turns, no call fails, and monitors get an event.
+    """
     strange, watcher = Strange(how), Watcher()
     with caplog.at_level(logging.WARNING, "sage_plugins"):
         service = balanced(
@@ -284,7 +288,7 @@ def test_balancer_that_fails_is_replaced_by_turns(balanced, plugged, how, caplog
 
 
 class MortalTarget(sage_deploy_local.target.LocalTarget):
-    """Replicas in this process that can die, and that have nowhere to come back."""
+    """Replicas in this process that the test can kill. A dead one cannot be placed again."""
 
     def __init__(self):
         self.started = []
@@ -304,7 +308,7 @@ class MortalTarget(sage_deploy_local.target.LocalTarget):
 
 
 class Loyal:
-    """A balancer that stays with the first replica, dead or alive."""
+    """A balancer that always returns the first replica, even a dead one."""
 
     binding = False
 
@@ -313,7 +317,7 @@ class Loyal:
         self.chosen = None
 
     def picker(self, candidates):
-        first = candidates[0]  # whichever is ready first, before all are
+        first = candidates[0]  # the first one that is ready, until replica 0 is
         if self.chosen is None or first.index == 0:
             self.chosen = first
         return lambda _key, _method: self.chosen
@@ -321,7 +325,7 @@ class Loyal:
 
 @pytest.mark.parametrize("binding", [False, True], ids=["shared", "binding"])
 def test_balancer_that_chooses_a_dead_replica_is_replaced_by_turns(deploy, binding):
-    """A dead replica is as foreign as any: the living ones take turns, no call fails, monitors get an event."""
+    """If the balancer returns a dead replica, the living ones take turns, no call fails, and monitors get an event."""
     target, loyal, watcher = MortalTarget(), Loyal(binding), Watcher()
 
     class Plugin:
@@ -359,7 +363,7 @@ def test_balancer_that_chooses_a_dead_replica_is_replaced_by_turns(deploy, bindi
 
 
 def test_monitors_are_told_what_happens(balanced, plugged):
-    """Starts and stops of replicas are events."""
+    """Monitors get an event when a replica becomes ready and when it stops."""
     watcher = Watcher()
     service = balanced(monitors=["watcher"], env_options={"registry": plugged(watcher=watcher)})
     service.env.close()
@@ -369,7 +373,7 @@ def test_monitors_are_told_what_happens(balanced, plugged):
 
 
 class Recorder:
-    """A monitor's recorder of which one part raises."""
+    """A monitor's recorder that raises in one method."""
 
     def __init__(self, part):
         self.part = part
@@ -392,7 +396,7 @@ class Recorder:
 
 @pytest.mark.parametrize("part", ["record", "snapshot", "refused", "event", "summary", "close"])
 def test_monitor_that_fails_hurts_no_call(deploy, strategy, plugged, occupy, part, caplog):  # noqa: PLR0913, PLR0917 - fixtures
-    """Whatever a monitor raises: calls end as they would without it, the other monitors count, the service stops."""
+    """Whatever a monitor raises, calls end as without it, other monitors still count, and the service stops."""
 
     class Bad(Watcher):
         def recorder(self, _who, _methods):

@@ -1,7 +1,7 @@
 """
-Changing what runs while it runs: more replicas, fewer, new ones, another balancer; and a service that drains.
+Changes to a running service: more replicas, fewer, new ones, another balancer; and draining.
 
-What holds for every strategy and target alike stands in `sage_deploy_testing.cases.change_cases`.
+Rules that hold for every strategy and target are in `sage_deploy_testing.cases.change_cases`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PATIENCE = 20.0
 
 
 class Numbered:
-    """A replica that says which one it is."""
+    """A replica that returns its index."""
 
     def index(self):
         return self.ctx.replica_index
@@ -35,7 +35,7 @@ class Numbered:
 
 
 class Noted(QuietMonitor):
-    """A monitor that notes every event, and who is attached."""
+    """A monitor that records every event and the service that it is attached to."""
 
     def __init__(self):
         self.events = []
@@ -52,7 +52,7 @@ class Noted(QuietMonitor):
 
 
 class FirstOfAll:
-    """Binding: every call is for the first replica."""
+    """A binding balancer: every call goes to the first replica."""
 
     binding = True
 
@@ -86,13 +86,13 @@ def noted():
 
 @pytest.fixture
 def composed():
-    """Among how many replicas the balancer `counted` has composed its choice, each time."""
+    """The number of candidates each time the balancer `counted` builds its picker."""
     return []
 
 
 @pytest.fixture
 def options(noted, composed):
-    """For `deploy`: an environment whose services have the monitor `noted`, and binding balancers to choose from."""
+    """Options for `deploy`: the monitor `noted` and several balancers."""
 
     class Plugin:
         @hookimpl
@@ -122,7 +122,7 @@ def ids(service):
 
 
 def test_scaling_turns_balancing_on_with_an_event(deploy, strategy, options, noted):
-    """Above one replica a service without a balancer gets the default one; one that has one keeps it."""
+    """Scaling above one replica turns the default balancer on, once and with an event."""
     service = deploy(strategy, Numbered, **options)
     service.env.scale("svc", 1)
     assert noted.of("balancing_enabled") == []
@@ -137,7 +137,7 @@ def test_scaling_turns_balancing_on_with_an_event(deploy, strategy, options, not
 
 @pytest.mark.parametrize("replicas", [4, 16])
 def test_choice_is_composed_as_often_however_many_replicas_come_and_go(deploy, options, composed, replicas):
-    """Not at all before the first call, by that call, and then once for each change of the set."""
+    """The balancer's picker is built at the first call, and then once for each change of the replicas."""
     service = deploy("inline", Numbered, replicas=replicas, load_balancer="counted", **options)
     assert composed == []
     service.handle.index()
@@ -148,6 +148,8 @@ def test_choice_is_composed_as_often_however_many_replicas_come_and_go(deploy, o
 
 
 def test_scaling_that_fails_turns_no_balancing_on(deploy, options, noted):
+    """Scaling that fails does not turn balancing on."""
+
     class Failing(Numbered):
         def __init__(self):
             if self.ctx.replica_index:
@@ -160,6 +162,7 @@ def test_scaling_that_fails_turns_no_balancing_on(deploy, options, noted):
 
 
 def test_replicas_that_leave_say_why(deploy, options, noted):
+    """The event of a replica that leaves says why."""
     service = deploy("single", Numbered, replicas=3, load_balancing=True, **options)
     service.env.scale("svc", 2)
     service.env.restart("svc")
@@ -172,7 +175,7 @@ def test_replicas_that_leave_say_why(deploy, options, noted):
 
 
 def test_standby_replicas_serve_once_there_are_more(deploy, options):
-    """A primary with a standby that is scaled up becomes balanced."""
+    """Scaling up a primary with a standby turns balancing on, and all replicas get calls."""
     service = deploy("single", Numbered, replicas=2, load_balancing=False, failover_enabled=True, **options)
     assert {service.handle.index() for _ in range(6)} == {0}
     service.env.scale("svc", 3)
@@ -180,7 +183,7 @@ def test_standby_replicas_serve_once_there_are_more(deploy, options):
 
 
 def test_newcomers_get_no_call_before_all_are_ready(deploy, options, gates, in_thread, until):
-    """All or nothing: calls go to the new replicas together."""
+    """New replicas get no calls until all of them are ready."""
     gates = {1: gates(), 2: gates()}
 
     class Slow(Numbered):
@@ -201,7 +204,7 @@ def test_newcomers_get_no_call_before_all_are_ready(deploy, options, gates, in_t
 
 
 def test_calls_that_wait_for_a_leaving_replica_move(deploy, threaded, gate, options):
-    """Under a binding balancer too: they have not started, so they go to another."""
+    """Calls that wait for a replica that leaves move to another one, also under a binding balancer."""
     one = {"thread_count": 1, "thread_pool_size": 1} if threaded == "pool" else {}
     service = deploy(
         threaded, Numbered, replicas=2, load_balancing=True, load_balancer="last", drain_timeout=0.1, **(options | one)
@@ -215,13 +218,14 @@ def test_calls_that_wait_for_a_leaving_replica_move(deploy, threaded, gate, opti
 
 @pytest.mark.parametrize("replicas", [0, -1, True, 2.0, "2", None])
 def test_number_of_replicas_is_checked(deploy, replicas, options):
+    """`scale` accepts only an integer of 1 or more."""
     service = deploy("single", Numbered, **options)
     with pytest.raises(errors.ConfigError, match="replicas must be an integer, 1 or more"):
         service.env.scale("svc", replicas)
 
 
 def test_many_changes_leave_nothing_behind(deploy, strategy, options):
-    """What replicas leave behind does not grow with their number."""
+    """What departed replicas leave behind does not grow with their number."""
     service = deploy(strategy, Numbered, **options)
     task = service.env.task("svc")
     for _ in range(10):
@@ -243,6 +247,7 @@ def test_many_changes_leave_nothing_behind(deploy, strategy, options):
 
 
 def test_balancer_is_changed_while_the_service_runs(deploy, strategy, options, noted):
+    """`set_load_balancer` changes the balancer of a running service, with an event."""
     service = deploy(strategy, Numbered, replicas=3, load_balancing=True, load_balancer="first", **options)
     assert {service.handle.index() for _ in range(6)} == {0}
     service.env.set_load_balancer("svc", "round_robin")
@@ -251,7 +256,7 @@ def test_balancer_is_changed_while_the_service_runs(deploy, strategy, options, n
 
 
 def test_keys_are_read_as_the_new_balancer_says(deploy, options):
-    """Its options name the argument; equal keys go to the same replica, also to the one that takes its place."""
+    """After a change to `consistent_hash` its `key` option applies, and replacements keep their predecessors' keys."""
 
     class Keyed(Numbered):
         def of(self, user):
@@ -269,7 +274,7 @@ def test_keys_are_read_as_the_new_balancer_says(deploy, options):
 
 @pytest.mark.parametrize(("first", "second"), [("first", "round_robin"), ("round_robin", "last"), ("first", "last")])
 def test_waiting_calls_stay_when_the_balancer_changes(deploy, threaded, gates, options, first, second):  # noqa: PLR0913, PLR0917 - fixtures
-    """In whichever backlog they were, they are served, once."""
+    """Waiting calls survive a change of the balancer and run once, whichever backlog held them."""
     one = {"thread_count": 1, "thread_pool_size": 1} if threaded == "pool" else {}
     service = deploy(threaded, Numbered, replicas=2, load_balancing=True, load_balancer=first, **(options | one))
     gate = gates()
@@ -296,6 +301,7 @@ def test_waiting_calls_stay_when_the_balancer_changes(deploy, threaded, gates, o
     ],
 )
 def test_balancer_that_cannot_be_had_changes_nothing(deploy, options, balancer, settings, error, text):  # noqa: PLR0913, PLR0917 - fixtures
+    """If the new balancer cannot be created, the old one stays."""
     service = deploy("single", Numbered, replicas=2, load_balancing=True, load_balancer="first", **options)
     with pytest.raises(error, match=text):
         service.env.set_load_balancer("svc", balancer, settings)
@@ -306,6 +312,7 @@ def test_balancer_that_cannot_be_had_changes_nothing(deploy, options, balancer, 
 
 
 def test_drain_of_a_service_that_does_not_run_does_nothing(env):
+    """`drain` of a service that does not run does nothing."""
     env.register_service("svc", Numbered)
     env.drain("svc")
     assert env.service("svc").echo(1) == 1
@@ -327,7 +334,7 @@ def change(request):
 
 
 def test_only_a_service_that_runs_can_be_changed(env, change, gate, in_thread):
-    """Not deployed, starting, draining, stopped: refused, with the state and what to do."""
+    """Only a running service can be changed. The error says its state and what to do."""
 
     class Slow(Numbered):
         def __init__(self):
@@ -348,13 +355,14 @@ def test_only_a_service_that_runs_can_be_changed(env, change, gate, in_thread):
 
 
 def test_unknown_service_cannot_be_changed(env, change):
+    """Changing an unknown service raises ServiceNotFoundError."""
     with pytest.raises(errors.ServiceNotFoundError):
         change(env)
 
 
 @pytest.mark.parametrize("verb", ["scale up", "scale down", "restart", "balance", "drain"])
 def test_change_from_within_a_call_of_the_service(deploy, strategy, verb, options, until):
-    """It never waits for the call that it comes from."""
+    """A change made within a call of the service does not wait for that call."""
     service = deploy(strategy, Numbered, replicas=2, load_balancing=True, load_balancer="last", **options)
     env = service.env
     does = {
@@ -380,6 +388,7 @@ def test_change_from_within_a_call_of_the_service(deploy, strategy, verb, option
 
 
 def test_failed_restart_from_within_a_call_is_told(deploy, options, noted, until, caplog):
+    """If a restart made within a call fails, an event and the log say so, and the service goes on."""
     broken = []
 
     class Failing(Numbered):
@@ -397,7 +406,7 @@ def test_failed_restart_from_within_a_call_is_told(deploy, options, noted, until
 
 
 def test_change_from_within_a_call_is_refused_while_there_is_another(deploy, options, gate, in_thread, change):
-    """The other one may be waiting for that very call."""
+    """A change within a call is refused while another one runs, since that one may wait for this call."""
 
     class Slow(Numbered):
         def __init__(self):
@@ -414,7 +423,7 @@ def test_change_from_within_a_call_is_refused_while_there_is_another(deploy, opt
 
 
 def test_task_outside_environments_can_be_changed(options):
-    """`ServiceTask` has the same verbs."""
+    """A `ServiceTask` can be scaled, restarted, rebalanced and drained."""
     env = Environment(registry=options["env_options"]["registry"])
     config = ServiceDeploymentConfig(replicas=2, load_balancing=True)
     env.register_service_with_config("svc", Numbered, deployment_config=config)
@@ -433,6 +442,7 @@ def test_task_outside_environments_can_be_changed(options):
 
 
 def test_monitor_is_attached_once_and_sees_the_replicas(deploy, options, noted):
+    """A monitor is attached once, and sees the service's replicas."""
     service = deploy("single", Numbered, replicas=2, load_balancing=True, **options)
     watched = noted.service
     assert watched.name == "svc"
@@ -446,7 +456,7 @@ def test_monitor_is_attached_once_and_sees_the_replicas(deploy, options, noted):
 
 
 def test_marked_replica_gets_no_calls_while_there_is_another(deploy, strategy, options, noted):
-    """And with no other one left it gets them rather than that they fail."""
+    """A replica marked unhealthy or unready gets no calls, unless all replicas are marked."""
     service = deploy(strategy, Numbered, replicas=2, load_balancing=True, **options)
     first, second = noted.service.replicas()
     first.mark("unhealthy", "it smells")
@@ -467,13 +477,14 @@ def test_marked_replica_gets_no_calls_while_there_is_another(deploy, strategy, o
 
 
 def test_standby_serves_while_the_primary_is_unhealthy(deploy, options, noted):
+    """While the primary is unhealthy, the standby gets the calls."""
     service = deploy("single", Numbered, replicas=2, load_balancing=False, failover_enabled=True, **options)
     noted.service.replicas()[0].mark("unhealthy", "it smells")
     assert service.handle.index() == 1
 
 
 def test_calls_that_wait_for_a_marked_replica_move(deploy, threaded, gate, options, noted):
-    """They have not started: those of a binding balancer too."""
+    """Calls that wait for a replica marked unhealthy move to another one, also under a binding balancer."""
     one = {"thread_count": 1, "thread_pool_size": 1} if threaded == "pool" else {}
     service = deploy(threaded, Numbered, replicas=2, load_balancing=True, load_balancer="first", **(options | one))
     service.handle.submit("run", gate)
@@ -484,6 +495,7 @@ def test_calls_that_wait_for_a_marked_replica_move(deploy, threaded, gate, optio
 
 
 def test_replica_that_leaves_cannot_be_marked(deploy, options, noted):
+    """A replica that has left cannot be marked."""
     service = deploy("single", Numbered, replicas=2, load_balancing=True, **options)
     gone = noted.service.replicas()[1]
     service.env.scale("svc", 1)
@@ -494,14 +506,14 @@ def test_replica_that_leaves_cannot_be_marked(deploy, options, noted):
 
 
 def test_counts_of_a_monitor_that_cannot_merge_leave_with_the_replica(deploy, options):
-    """`merge` is optional."""
+    """Merging snapshots leaves out monitors that cannot merge, and unknown ones."""
     service = deploy("single", Numbered, **options)
     metrics = service.env.task("svc")._monitors
     assert set(metrics.merge([{"noted": {}, "unknown": {}}])) == set()
 
 
 def test_first_results_of_a_future_survive_the_change(deploy, threaded, options):
-    """A call that ended on a replica that is gone keeps its result."""
+    """A call that ended on a replica which has left keeps its result."""
     service = deploy(threaded, Numbered, **options)
     call = service.handle.submit("echo", 7)
     service.env.restart("svc")

@@ -1,9 +1,9 @@
 """
-Real threads, as rude as they can be: no call is lost, none is counted twice, and nothing is left behind.
+Under the harshest use of real threads no call is lost, none counts twice, and nothing is left behind.
 
-The callers of `sage_deploy_testing.chaos` call, submit, cancel and let calls time out as fast as they can, while
-the interpreter switches threads as often as it can. At the end its checker finds nothing, what the callers saw equals
-what was counted, and every slot and place in the queue is free.
+The callers of `sage_deploy_testing.chaos` call, submit, cancel and let calls time out as fast as they can. Meanwhile
+the interpreter switches threads as often as it can. At the end its checker finds nothing wrong. What the callers saw
+equals what was counted, and every slot and every place in the queue is free.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ SETTINGS = {
     },
 }
 
-#: What the callers see, by what is counted.
+#: Each error that callers see, and the outcome under which it is counted.
 COUNTED = {
     "ProbeError": "error",
     "CallCancelledError": "cancelled",
@@ -65,7 +65,7 @@ def _switching_often():
 
 
 def soak(setting, calls, folder):
-    """What the callers saw, after it was compared with what was counted."""
+    """Run a soak, compare what the callers saw with what was counted, and return what they saw."""
     config = ServiceDeploymentConfig(timeout=TIMEOUT, **SETTINGS[setting])
     history, run_log = History(), RunLog(folder / "run_log")
     with Environment("soak") as env:
@@ -81,7 +81,7 @@ def soak(setting, calls, folder):
             takes=(0.0, 0.0, 0.0, 0.0005),
             deadlines=(0.0003, 0.001, 0.01),
         )
-        assert load.answers("busy", TIMEOUT)  # no task may be cancelled while its handle looks for the service
+        assert load.answers("busy", TIMEOUT)  # no task may be cancelled while its handle looks up the service
         load.start()
         until, pause = time.monotonic() + PATIENCE * max(1, calls / 1000), threading.Event()
         while history.calls < calls:
@@ -89,7 +89,7 @@ def soak(setting, calls, folder):
             pause.wait(0.01)
         load.stop()
         router = env.task("busy")._router
-        router.drain("has been soaked", lambda: None)  # abandoned methods end before the slots are looked at
+        router.drain("has been soaked", lambda: None)  # abandoned methods end before the slots are checked
         env.close()
         metrics = env.get_service_status("busy")["metrics"]
     history.add_run_log(run_log.ran())
@@ -100,7 +100,7 @@ def soak(setting, calls, folder):
     outcomes = [each for each in history.events if each["event"] in {"ok", "fail", "unknown"}]
     seen = Counter("ok" if each["event"] == "ok" else COUNTED[each["error"]] for each in outcomes)
     rejected = seen.pop("rejected", 0)
-    # Whoever cancels a task does not learn how its call ended, if that was over by then.
+    # If a task is cancelled after its call ended, the caller does not learn how.
     unknown = seen.pop("a cancelled task", 0)
     others = Counter(metrics.outcomes)
     others.subtract(seen)
@@ -118,6 +118,7 @@ def soak(setting, calls, folder):
 @pytest.mark.usefixtures("_switching_often")
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_nothing_is_lost_and_nothing_is_left(setting, tmp_path):
+    """In a short soak no call is lost or counted twice, and nothing is left behind."""
     seen = soak(setting, 3_000, tmp_path)
     assert set(seen) >= {"ok", "error", "timeout"}, "the soak must meet what it is to try"
 
@@ -126,4 +127,5 @@ def test_nothing_is_lost_and_nothing_is_left(setting, tmp_path):
 @pytest.mark.usefixtures("_switching_often")
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_nothing_is_lost_and_nothing_is_left_in_a_long_soak(setting, tmp_path):
+    """In a long soak no call is lost or counted twice, and nothing is left behind."""
     soak(setting, 100_000, tmp_path)

@@ -1,8 +1,8 @@
 """
-Replicas that end are replaced: what the service does meanwhile, and what else may happen to it then.
+A replica that dies is replaced: what the service does meanwhile, and what else can happen then.
 
-In virtual time, on replicas in this process that a test can kill. What becomes of calls that run when a replica dies is
-shown by tests/testing/test_supervision_cases.py, where they really do.
+In virtual time, on replicas in this process that a test can kill. tests/testing/test_supervision_cases.py shows what
+happens to calls that run when a replica's process really dies.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STARTUP_S = 1000.0
 
 
 class Service:
-    """Answers with the id of its replica; its constructor does what the test says."""
+    """Returns the index of its replica; the test chooses what its constructor does."""
 
     build = staticmethod(lambda _index: None)
 
@@ -42,7 +42,7 @@ class Service:
 
 
 class MortalTarget(LocalTarget):
-    """Replicas in this process that can be killed while they are idle, and placed only if there is a node."""
+    """Replicas in this process that a test can kill. The test chooses whether there is room for new ones."""
 
     def __init__(self):
         self.living = {}
@@ -74,14 +74,14 @@ class MortalTarget(LocalTarget):
         return replica
 
     def kill(self, id, *running):
-        """End a replica; its methods go on, and those calls of them that are named are lost."""
+        """End a replica. Its running methods go on; the calls *running* are lost."""
         replica, events = self.living.pop(id)
         events.lost((), running, ConnectionError(f"{id} was killed"))
         return replica
 
 
 class Stage:
-    """One service on the target, in virtual time."""
+    """One service on this target, in virtual time."""
 
     def __init__(self, environments, until, in_thread, capabilities, fields):
         self.in_thread = in_thread
@@ -116,12 +116,12 @@ class Stage:
         return self.env.get_service_status("svc")
 
     def counted(self, name):
-        """The values of a metric that are not 0."""
+        """Return a metric's values, without those that are 0."""
         return {labels: number for labels, number in self.env.metrics()["svc"][name].values.items() if number}
 
     @property
     def ids(self):
-        """States by the ids of the replicas."""
+        """The state of each replica, by its id."""
         return {replica["id"]: replica["state"] for replica in self.status["replicas"]}
 
     @property
@@ -129,23 +129,23 @@ class Stage:
         return [event.kind for event in self.events]
 
     def reason(self, kind):
-        """That of the latest event of this kind."""
+        """Return the reason of the latest event of this kind."""
         return [event.reason for event in self.events if event.kind == kind][-1]
 
     def kill(self, id, *running):
         self.target.kill(id, *running)
 
     def ready(self, *ids):
-        """Wait until there are just these replicas, and all are ready."""
+        """Wait until there are exactly these replicas, all ready."""
         self.until(lambda: self.ids == dict.fromkeys(ids, "ready"))
 
     def pass_wait(self):
-        """Let the time until the next start pass."""
+        """Advance the clock to the next start."""
         self.until(lambda: self.clock.next_at() <= self.clock.monotonic() + LONGEST_WAIT_S)
         self.clock.run_until(self.clock.next_at())
 
     def loop(self, id="svc#0"):
-        """Kill a replica whose constructor fails from now on, until that is a crash loop."""
+        """Kill a replica and let its replacements fail until it is in a crash loop."""
 
         def fail(_index):
             raise LookupError("no database")
@@ -175,7 +175,7 @@ BALANCED = {"load_balancing": True, "load_balancer": "round_robin"}
 
 
 def test_replica_that_dies_is_replaced_at_once(stage):
-    """The new one has its place, a generation later; the dead one is let go of, and what it has counted stays."""
+    """A replica that died is replaced at its index. Its counts stay in the metrics, and its target stops it."""
     stage = stage(replicas=2, **BALANCED)
     for _ in range(4):
         stage.handle.index()
@@ -188,7 +188,7 @@ def test_replica_that_dies_is_replaced_at_once(stage):
 
 
 def test_replica_has_failed_before_its_callers_are_told(stage):
-    """Whoever learns from a call that a replica died, and looks, does not find it ready."""
+    """A replica has failed before the callers of its lost calls learn of it."""
     stage = stage()
     runs, goes_on = threading.Event(), threading.Event()
     call = stage.handle.submit("run", lambda: (runs.set(), goes_on.wait()))
@@ -202,7 +202,7 @@ def test_replica_has_failed_before_its_callers_are_told(stage):
 
 
 def test_nothing_of_the_supervision_is_left_when_there_is_nothing_to_do(stage):
-    """Its thread ends, and no timer is set."""
+    """When there is nothing to supervise, there is no thread and no timer."""
     stage = stage()
     stage.kill("svc#0")
     stage.ready("svc#0.1")
@@ -211,7 +211,7 @@ def test_nothing_of_the_supervision_is_left_when_there_is_nothing_to_do(stage):
 
 
 def test_the_more_replicas_die_the_longer_it_takes(stage):
-    """Until one has been ready for long enough."""
+    """Repeated deaths delay the replacement, until a replica has been ready long enough."""
     stage = stage()
     stage.kill("svc#0")
     stage.ready("svc#0.1")
@@ -221,7 +221,7 @@ def test_the_more_replicas_die_the_longer_it_takes(stage):
     assert stage.target.started == ["svc#0", "svc#0.1"]
     stage.pass_wait()
     stage.ready("svc#0.2")
-    stage.clock.advance(STEADY_S + 1)  # sums of fractions are not exact
+    stage.clock.advance(STEADY_S + 1)  # the sum of fractions may be slightly too small
     stage.kill("svc#0.2")
     stage.ready("svc#0.3")
     assert stage.status["replaced"] == 3
@@ -229,7 +229,7 @@ def test_the_more_replicas_die_the_longer_it_takes(stage):
 
 
 def test_second_report_of_an_end_changes_nothing(stage):
-    """A target may report that the constructor raised, and then that its process is gone."""
+    """If a target reports the end of a replica twice, the second report changes nothing."""
     stage = stage()
     _, events = stage.target.living["svc#0"]
     stage.kill("svc#0")
@@ -241,7 +241,7 @@ def test_second_report_of_an_end_changes_nothing(stage):
 
 
 def test_start_that_takes_too_long_has_failed(stage, gate):
-    """After `startup_timeout` it is let go of, and the next one is started."""
+    """A replica that is not ready after `startup_timeout` has failed. It is stopped, and the next one starts."""
     stage = stage()
     stage.service.build = staticmethod(lambda _index: gate())
     stage.kill("svc#0")
@@ -257,7 +257,11 @@ def test_start_that_takes_too_long_has_failed(stage, gate):
 
 
 def test_replica_that_waits_for_something_says_so_when_it_is_late(stage, gate):
-    """The status has it in place of the constructor; a target that fails to answer does not hide that it is late."""
+    """
+    A late replica's error says what it waits for, if its target knows.
+
+    If the target fails to answer, the error says so.
+    """
     stage = stage("reports_progress")
     stage.service.build = staticmethod(lambda _index: gate())
     stage.target.progress = lambda id: f"{id} waits for a GPU"
@@ -276,6 +280,7 @@ def test_replica_that_waits_for_something_says_so_when_it_is_late(stage, gate):
 
 
 def test_only_targets_that_declare_it_are_asked_what_a_late_replica_waits_for(stage, gate):
+    """Only targets that declare `reports_progress` are asked what a late replica waits for."""
     stage = stage()
     stage.service.build = staticmethod(lambda _index: gate())
     stage.target.progress = lambda id: f"{id} waits for a GPU"
@@ -288,8 +293,10 @@ def test_only_targets_that_declare_it_are_asked_what_a_late_replica_waits_for(st
 
 
 def test_deployment_says_of_each_late_replica_what_it_waits_for(stage, gate):
-    """Those for which it is the same are named together."""
-    # In virtual time; the thread that waits looks so often whether it has passed.
+    """
+    The error of a deployment says what each late replica waits for, and names those with the same reason together.
+    """
+    # The thread waits `startup_timeout` in real time before it checks the virtual clock, so it is short.
     stage = stage("reports_progress", startup_timeout=0.03)
     stage.service.build = staticmethod(lambda _index: gate())
     stage.target.progress = lambda id: "" if id == "svc#2" else "it waits for a GPU"
@@ -306,7 +313,7 @@ def test_deployment_says_of_each_late_replica_what_it_waits_for(stage, gate):
 
 
 def test_deployment_that_fails_is_not_tried_again(environments):
-    """All or nothing: supervision begins when the service is ready."""
+    """A deployment that fails is not repeated: supervision begins once the service is ready."""
     built = []
 
     class Broken(Service):
@@ -327,7 +334,7 @@ def test_deployment_that_fails_is_not_tried_again(environments):
 
 
 def test_service_goes_on_without_a_replica_that_cannot_be_placed(stage):
-    """The status says why, and it is tried again until there is room."""
+    """A service goes on without a replica that cannot be placed, says why, and tries again until there is room."""
     stage = stage(replicas=2, **BALANCED)
     stage.target.refused = "no node has room"
     stage.kill("svc#0")
@@ -354,7 +361,7 @@ def test_service_goes_on_without_a_replica_that_cannot_be_placed(stage):
 
 
 def test_target_that_fails_is_asked_again(stage):
-    """Whether it fails to place or to start a replica."""
+    """If the target fails to place or to start a replica, it is asked again."""
     stage = stage()
 
     def fail():
@@ -381,7 +388,7 @@ def test_target_that_fails_is_asked_again(stage):
 
 
 def test_calls_wait_for_a_replica_that_is_coming(stage):
-    """They are neither refused nor lost, and start in the order in which they came."""
+    """Calls made while no replica is alive wait for the replacement and start in order."""
     stage = stage()
     stage.target.refused = "no node has room"
     stage.kill("svc#0")
@@ -397,6 +404,7 @@ def test_calls_wait_for_a_replica_that_is_coming(stage):
 
 
 def test_calls_that_wait_for_a_replica_end_at_their_deadlines(stage):
+    """Calls that wait for a replica end at their deadlines."""
     stage = stage(timeout=5.0)
     stage.target.refused = "no node has room"
     stage.kill("svc#0")
@@ -411,7 +419,11 @@ def test_calls_that_wait_for_a_replica_end_at_their_deadlines(stage):
 
 
 def test_crash_loop_of_the_only_replica_refuses_calls_and_ends_those_that_wait(stage):
-    """With the constructor's error and the way out; `restart` is that."""
+    """
+    If the only replica is in a crash loop, waiting and new calls end with NoReplicaError.
+
+    `restart` ends the crash loop.
+    """
     stage = stage(timeout=None)
     waiting = []
 
@@ -443,7 +455,7 @@ def test_crash_loop_of_the_only_replica_refuses_calls_and_ends_those_that_wait(s
 
 
 def test_crash_loop_of_one_replica_leaves_the_others_alone(stage):
-    """The status shows both; the service can be scaled, and is well again without the one."""
+    """A crash loop of one replica leaves the others alone, and scaling down removes that replica."""
     stage = stage(replicas=2, **BALANCED)
     stage.loop("svc#0")
     assert [stage.handle.index() for _ in range(3)] == [1, 1, 1]
@@ -457,7 +469,7 @@ def test_crash_loop_of_one_replica_leaves_the_others_alone(stage):
 
 
 def test_restart_that_fails_leaves_the_crash_loop_as_it_is(stage):
-    """Calls that had waited for it end."""
+    """A restart that fails leaves the crash loop as it is, and waiting calls end."""
     stage = stage(timeout=None)
     stage.loop()
     restarts = {("died",): 1, ("start_failed",): MOST_STARTS - 1}
@@ -471,7 +483,7 @@ def test_restart_that_fails_leaves_the_crash_loop_as_it_is(stage):
 
 
 def test_replica_that_waits_for_its_start_gives_hope_beside_a_crash_loop(stage):
-    """Calls are refused only when none is coming any more."""
+    """If one replica is in a crash loop, calls still wait while another one can start."""
     stage = stage(replicas=2, **BALANCED)
     stage.loop("svc#0")
     stage.target.refused = "no node has room"
@@ -488,6 +500,7 @@ def test_replica_that_waits_for_its_start_gives_hope_beside_a_crash_loop(stage):
 
 
 def test_scaling_down_takes_the_replicas_that_are_missing_first(stage):
+    """Scaling down removes missing replicas first."""
     stage = stage(replicas=3, **BALANCED)
     stage.target.refused = "no node has room"
     stage.kill("svc#0")
@@ -499,7 +512,7 @@ def test_scaling_down_takes_the_replicas_that_are_missing_first(stage):
 
 
 def test_a_missing_replica_counts_as_one(stage):
-    """Also for what is different from the configuration."""
+    """A missing replica counts as one, both for `scale` and for the difference from the configuration."""
     stage = stage(replicas=2, **BALANCED)
     stage.target.refused = "no node has room"
     stage.kill("svc#0")
@@ -515,7 +528,7 @@ def test_a_missing_replica_counts_as_one(stage):
 
 
 def test_restart_replaces_missing_replicas_now(stage):
-    """And what was to come in their places does not."""
+    """`restart` replaces missing replicas at once and cancels their planned starts."""
     stage = stage(replicas=2, **BALANCED)
     stage.target.refused = "no node has room"
     stage.kill("svc#0")
@@ -527,7 +540,7 @@ def test_restart_replaces_missing_replicas_now(stage):
 
 
 def test_restart_while_a_replacement_is_starting_leaves_one_replica(stage, gate, in_thread):
-    """The replacement that has not become ready is stopped."""
+    """If `restart` comes while a replacement is starting, that one is stopped and one replica is left."""
     stage = stage()
     stage.service.build = staticmethod(lambda _index: gate())
     stage.kill("svc#0")
@@ -541,6 +554,7 @@ def test_restart_while_a_replacement_is_starting_leaves_one_replica(stage, gate,
 
 
 def test_restart_that_fails_leaves_a_dead_replica_to_the_supervisor(stage):
+    """After a restart that failed, supervision goes on replacing the dead replica."""
     stage = stage()
     stage.target.refused = "no node has room"
     stage.kill("svc#0")
@@ -550,14 +564,14 @@ def test_restart_that_fails_leaves_a_dead_replica_to_the_supervisor(stage):
     stage.until(lambda: stage.kinds.count("replacement_refused") == 2)
     stage.target.refused = None
     stage.until(lambda: stage.ids != {"svc#0": "failed"} or stage.clock.pending)
-    if stage.ids == {"svc#0": "failed"}:  # else what is pending is the end of its successor's time to start
+    if stage.ids == {"svc#0": "failed"}:  # if not, the pending timer is the startup timeout of its successor
         stage.pass_wait()
     stage.until(lambda: list(stage.ids.values()) == ["ready"])
 
 
 @pytest.mark.parametrize("change", ["scale", "restart"])
 def test_change_while_a_replacement_is_placed_leaves_one_replica(stage, gate, in_thread, change):
-    """The replacement finds that its place is given away, and is not started."""
+    """A replacement whose place `scale` or `restart` takes while it is being placed is not started."""
     stage = stage(replicas=2, **BALANCED)
     stage.target.on_place = gate
     stage.kill("svc#0")
@@ -576,7 +590,7 @@ def test_change_while_a_replacement_is_placed_leaves_one_replica(stage, gate, in
 
 
 def test_drain_without_a_replica_ends_what_waits(stage):
-    """At once: nothing is started any more that could answer it."""
+    """`drain` without a replica ends waiting calls at once, since no replica will start."""
     stage = stage()
     stage.target.refused = "no node has room"
     stage.kill("svc#0")
@@ -588,6 +602,7 @@ def test_drain_without_a_replica_ends_what_waits(stage):
 
 @pytest.mark.parametrize("moment", ["waits", "is placed", "starts"])
 def test_close_while_a_replica_is_being_replaced_starts_nothing_more(stage, gate, in_thread, moment):
+    """`close` during a replacement starts nothing more, and waiting calls end with ServiceStoppedError."""
     stage = stage()
     if moment == "waits":
         stage.target.refused = "no node has room"
@@ -614,7 +629,7 @@ def test_close_while_a_replica_is_being_replaced_starts_nothing_more(stage, gate
 
 
 def test_close_waits_for_a_replacement_that_answers_what_waits(stage, gate, in_thread):
-    """What was accepted is answered, within `drain_timeout`."""
+    """`close` waits, within `drain_timeout`, for a replacement that answers waiting calls."""
     stage = stage()
     stage.service.build = staticmethod(lambda _index: gate())
     stage.kill("svc#0")
@@ -627,7 +642,7 @@ def test_close_waits_for_a_replacement_that_answers_what_waits(stage, gate, in_t
 
 
 def test_service_may_be_closed_by_who_is_told_of_an_end(stage):
-    """Also in the thread of the supervision."""
+    """A listener can close the environment from the supervisor's thread."""
     stage = stage()
     stage.target.refused = "no node has room"
     closed = threading.Event()
@@ -647,7 +662,7 @@ def test_service_may_be_closed_by_who_is_told_of_an_end(stage):
 
 
 def test_standby_takes_over_and_keeps_the_calls(stage):
-    """Without balancing the replacement stands by, so that calls change sides once for each death, not twice."""
+    """Without balancing the standby takes over, and the replacement becomes the standby: calls do not move back."""
     stage = stage(replicas=2, load_balancing=False, failover_enabled=True)
     assert stage.handle.index() == 0
     stage.kill("svc#0")
@@ -661,6 +676,7 @@ def test_standby_takes_over_and_keeps_the_calls(stage):
 
 
 def test_restart_makes_the_first_replica_the_primary_again(stage):
+    """`restart` makes the first replica the primary again."""
     stage = stage(replicas=2, load_balancing=False, failover_enabled=True)
     stage.kill("svc#0")
     stage.ready("svc#0.1", "svc#1")
@@ -677,7 +693,7 @@ def mark(stage, state=ReplicaState.UNHEALTHY, reason="it hangs"):
 
 
 def test_unhealthy_replica_is_left_alone_where_what_hangs_would_go_on(stage):
-    """A target has to declare that it replaces such."""
+    """An unhealthy replica is replaced only if its target declares `replaces_unhealthy`."""
     stage = stage()
     mark(stage)
     assert stage.ids == {"svc#0": "unhealthy"}
@@ -685,7 +701,7 @@ def test_unhealthy_replica_is_left_alone_where_what_hangs_would_go_on(stage):
 
 
 def test_unhealthy_replica_is_replaced_by_one_that_is_started_first(stage, gate):
-    """Its calls go on until the other one is ready, and it has `drain_timeout` to finish them."""
+    """An unhealthy replica is replaced once its successor is ready, and gets `drain_timeout` to finish its calls."""
     stage = stage("replaces_unhealthy", threading_strategy="pool", thread_pool_size=2)
     running = stage.handle.submit("run", gate)
     gate.wait_entered()
@@ -700,7 +716,7 @@ def test_unhealthy_replica_is_replaced_by_one_that_is_started_first(stage, gate)
 
 
 def test_unhealthy_replica_that_is_well_in_time_stays(stage):
-    """A second one in a short while has to wait for its replacement, and needs none if it recovers."""
+    """An unhealthy replica that recovers before its delayed replacement starts is kept."""
     stage = stage("replaces_unhealthy")
     mark(stage)
     stage.ready("svc#0.1")
@@ -713,7 +729,7 @@ def test_unhealthy_replica_that_is_well_in_time_stays(stage):
 
 
 def test_unhealthy_replica_goes_first_where_there_is_no_room_for_two(stage, gate):
-    """It has `drain_timeout` for the calls that it runs."""
+    """Without room for two, the unhealthy replica stops first. It gets `drain_timeout` for its running calls."""
     stage = stage("replaces_unhealthy")
     stage.target.refused = "the one GPU is taken"
     running = stage.handle.submit("run", gate)
@@ -732,7 +748,7 @@ def test_unhealthy_replica_goes_first_where_there_is_no_room_for_two(stage, gate
 
 
 def test_unhealthy_replica_stays_while_its_heirs_fail(stage):
-    """Up to the crash loop; it may answer for all that is known."""
+    """If all replacements fail, up to a crash loop, the unhealthy replica stays, since it may still answer."""
     stage = stage("replaces_unhealthy")
 
     def fail(_index):
@@ -751,6 +767,7 @@ def test_unhealthy_replica_stays_while_its_heirs_fail(stage):
 
 
 def test_unhealthy_replica_that_dies_while_its_heir_starts_is_replaced_by_that(stage, gate):
+    """If an unhealthy replica dies while its successor starts, that successor replaces it."""
     stage = stage("replaces_unhealthy")
     stage.service.build = staticmethod(lambda _index: gate())
     mark(stage)
@@ -764,6 +781,7 @@ def test_unhealthy_replica_that_dies_while_its_heir_starts_is_replaced_by_that(s
 
 
 def test_restart_while_an_heir_starts_leaves_one_replica(stage, gate, in_thread):
+    """If `restart` comes while a successor starts, one replica is left."""
     stage = stage("replaces_unhealthy")
     stage.service.build = staticmethod(lambda _index: gate())
     mark(stage)

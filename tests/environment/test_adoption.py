@@ -1,4 +1,4 @@
-"""Replicas that outlive their environment, and what the next environment of that name makes of them."""
+"""Replicas can outlive their environment; the next environment of that name takes them over."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def registry(plugin):
 
 
 class Service:
-    """Tells its replicas apart, and fails to start if the file *unless* is there."""
+    """Counts its calls, so replicas can be told apart. Fails to start if the file *unless* exists."""
 
     def __init__(self, unless=""):
         if unless and Path(unless).exists():
@@ -47,7 +47,7 @@ class Service:
 
 @pytest.fixture
 def watch():
-    """A place in a method that holds whoever comes by."""
+    """A place in a method that holds each call that reaches it."""
     with Switchboard(10.0) as board:
         yield board.watch()
 
@@ -61,7 +61,7 @@ def plugin():
 
 @pytest.fixture
 def make(environments, plugin):
-    """An environment that has registered the service; all have the same name."""
+    """Makes an environment with the service registered. All environments have the same name."""
 
     def make(cls=Service, args=(), *, registers=True, **fields):
         env = environments("shop", registry=registry(plugin))
@@ -74,7 +74,7 @@ def make(environments, plugin):
 
 
 class TestKeeping(AdoptionCases):
-    """What holds for all such targets, on this one."""
+    """Runs the suite for all targets that keep replicas, with this one."""
 
     plugin_id = target = "keeping"
     kind = "target"
@@ -93,6 +93,7 @@ def ids(env):
 
 
 def test_closing_leaves_the_replicas_and_the_first_call_takes_them_over(make):
+    """`close` leaves the replicas running, and the first call of the next environment takes them over."""
     first = make()
     assert first.service("svc").count() == 1
     first.close()
@@ -103,7 +104,7 @@ def test_closing_leaves_the_replicas_and_the_first_call_takes_them_over(make):
 
 
 def test_service_without_replicas_is_taken_over_with_one(make, until):
-    """It had none because there was nothing to do; who deploys it next gets a replica, and it goes back to none."""
+    """A service at zero replicas is taken over with one replica, and then scales to zero again."""
     autoscale = {"min": 0, "max": 2, "scale_to_zero_delay": 0.2, "look_back": 0.1}
     first = make(autoscale=autoscale)
     first.deploy()
@@ -116,7 +117,7 @@ def test_service_without_replicas_is_taken_over_with_one(make, until):
 
 
 def test_replicas_that_load_has_brought_are_taken_over(make):
-    """As many as there were, not as many as `initial` says."""
+    """Replicas that `scale` added are taken over, whatever `initial` says."""
     first = make(autoscale={"max": 3})
     first.deploy()
     first.scale("svc", 3)
@@ -128,6 +129,7 @@ def test_replicas_that_load_has_brought_are_taken_over(make):
 
 
 def test_draining_stops_them(make, plugin):
+    """`drain` stops replicas that would outlive their environment."""
     env = make()
     env.deploy()
     env.drain("svc")
@@ -135,6 +137,7 @@ def test_draining_stops_them(make, plugin):
 
 
 def test_others_see_nothing_of_a_closing(make, plugin):
+    """Closing an environment changes nothing in what other processes see of its services."""
     env = make()
     env.deploy()
     env.scale("svc", 3)
@@ -145,7 +148,7 @@ def test_others_see_nothing_of_a_closing(make, plugin):
 
 
 def test_what_is_said_later_is_newer_in_whatever_process():
-    """Numbers are not below the time; where clocks differ, they are above what was said before."""
+    """Each published version is newer than the last, even if another process's clock was ahead."""
     before = time.time_ns()
     assert publishing._VERSIONS.next() >= before
     later = time.time_ns() + 10**12
@@ -153,7 +156,7 @@ def test_what_is_said_later_is_newer_in_whatever_process():
 
 
 def test_environment_that_takes_over_is_newer_than_one_that_was_made_later(make, plugin):
-    """What counts is who has the service last, not who was there first."""
+    """An environment that takes a service over publishes newer versions than a later-made one that closed."""
     older, newer = make(), make()
     older.task("svc")
     newer.deploy()
@@ -166,6 +169,7 @@ def test_environment_that_takes_over_is_newer_than_one_that_was_made_later(make,
 
 
 def test_closed_environment_refuses_calls_of_what_goes_on(make):
+    """A closed environment refuses calls of a service that goes on without it."""
     env = make()
     handle = env.service("svc")
     handle.count()
@@ -175,6 +179,7 @@ def test_closed_environment_refuses_calls_of_what_goes_on(make):
 
 
 def test_closing_waits_for_calls_from_here(make, watch, in_thread):
+    """`close` waits for calls that this process has made."""
     env = make()
     call = env.service("svc").submit("hold", watch.checkpoint)
     watch.wait()
@@ -185,6 +190,7 @@ def test_closing_waits_for_calls_from_here(make, watch, in_thread):
 
 
 def test_call_that_outlasts_the_closing_ends_and_its_method_goes_on(make, watch):
+    """A call that outlasts `close` ends with ServiceStoppedError, while its method runs on."""
     env = make(threading_strategy="multi", thread_count=2)
     call = env.service("svc").submit("hold", watch.checkpoint)
     watch.wait()
@@ -198,7 +204,7 @@ def test_call_that_outlasts_the_closing_ends_and_its_method_goes_on(make, watch)
 
 
 def test_what_is_missing_is_started(make, plugin):
-    """Under the next generation of the same number."""
+    """A missing replica is started at the next deployment, with the same index and the next generation."""
     env = make(replicas=3, load_balancing=True)
     env.deploy()
     env.close()
@@ -212,7 +218,11 @@ def test_what_is_missing_is_started(make, plugin):
 
 
 def test_start_that_fails_leaves_what_was_there(make, plugin, tmp_path):
-    """All or nothing is said of what is started; the rest serves others, and may be taken over again."""
+    """
+    If a missing replica does not start, the deployment fails and leaves the others running.
+
+    They can be taken over again.
+    """
     obstacle = tmp_path / "full"
     env = make(args=(str(obstacle),), replicas=2, load_balancing=True)
     env.deploy()
@@ -232,6 +242,7 @@ def test_start_that_fails_leaves_what_was_there(make, plugin, tmp_path):
 
 
 def test_replica_that_was_taken_over_is_replaced_like_any_other(make, plugin):
+    """A replica that was taken over can be restarted, and its successor outlives the environment too."""
     env = make()
     env.deploy()
     env.close()
@@ -249,6 +260,7 @@ def test_replica_that_was_taken_over_is_replaced_like_any_other(make, plugin):
 
 
 def test_scaling_and_balancer_are_as_they_were_left(make):
+    """A service that is taken over keeps the number of replicas and the balancer it was left with."""
     env = make(replicas=2, load_balancing=True)
     env.deploy()
     env.scale("svc", 3)
@@ -264,6 +276,7 @@ def test_scaling_and_balancer_are_as_they_were_left(make):
 
 
 def test_other_settings_and_other_arguments_are_refused_and_adopt_takes_what_runs(make):
+    """`deploy` refuses to take over a service with other settings or arguments. `adopt` takes it over as it is."""
     env = make(args=("a",))
     env.deploy()
     env.service("svc").count()
@@ -278,6 +291,7 @@ def test_other_settings_and_other_arguments_are_refused_and_adopt_takes_what_run
 
 
 def test_apply_after_adopt_replaces_what_runs(make, plugin):
+    """`apply` after `adopt` makes the running service match the configuration."""
     env = make()
     env.deploy()
     env.service("svc").count()
@@ -293,6 +307,7 @@ def test_apply_after_adopt_replaces_what_runs(make, plugin):
 
 
 def test_adopting_needs_no_registration_and_finds_nothing_where_nothing_is(make):
+    """`adopt` needs no registration and finds nothing if nothing runs."""
     assert make(registers=False).adopt() == []
     env = make()
     env.deploy()
@@ -305,6 +320,7 @@ def test_adopting_needs_no_registration_and_finds_nothing_where_nothing_is(make)
 
 
 def test_two_at_once_may_call_and_only_one_may_change(make):
+    """Two environments can call a service at the same time, but only the one that has it can change it."""
     env = make()
     env.deploy()
     other = make(registers=False)
@@ -319,13 +335,16 @@ def test_two_at_once_may_call_and_only_one_may_change(make):
 
 
 def test_targets_whose_replicas_end_with_them_have_nothing_to_adopt(environments):
+    """`adopt` is a ConfigError if the target's replicas end with their process."""
     env = environments("shop", registry=Registry.of(sage_deploy_local, sage_deploy_threading, sage_deploy_monitors))
     with pytest.raises(ConfigError, match="end with the process that deploys them"):
         env.adopt()
 
 
 def test_services_that_stay_do_not_find_one_that_ends_with_this_process(make, plugin):
-    """What outlives it cannot count on it: its replicas are told so, and so is who pickles a handle."""
+    """
+    A service that outlives this process cannot find one that ends with it, and a handle to that one cannot be pickled.
+    """
     env = make()
     env.register_service("home", Service)
     env.deploy()

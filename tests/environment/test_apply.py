@@ -1,4 +1,4 @@
-"""Applying a configuration: what is new starts, what changed is replaced, what is gone stops, the rest goes on."""
+"""`apply` starts new services, replaces changed ones, stops removed ones and leaves the rest alone."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def clock(request):
 
 @pytest.fixture
 def load(env, tmp_path, monkeypatch):
-    """Write the file anew and load it."""
+    """Writes the deployment file and loads it."""
     (tmp_path / "applied.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -82,6 +82,7 @@ def entry(name, extra=""):
 
 
 def test_what_is_new_starts_what_is_gone_stops_and_the_rest_goes_on(env, load):
+    """`apply` starts services new in the file, stops those removed from it and leaves the others running."""
     load("services:\n" + entry("one") + entry("two"))
     env.apply()
     one, two = env.task("one"), env.task("two")
@@ -100,7 +101,7 @@ def test_what_is_new_starts_what_is_gone_stops_and_the_rest_goes_on(env, load):
     [("init: {kwargs: {name: other}}", False), ("init: {kwargs: {name: other}}, timeout: 5", True)],
 )
 def test_a_handle_goes_on_with_what_changed(env, load, change, whole):
-    """Replicas are replaced within the service, or by a new service beside the old one."""
+    """A handle reaches the changed service, whether its replicas or the whole service were replaced."""
     load("services:\n" + entry("one"))
     handle = env.service("one")
     assert handle.who() == "one"
@@ -113,6 +114,7 @@ def test_a_handle_goes_on_with_what_changed(env, load, change, whole):
 
 
 def test_calls_of_the_old_one_are_finished(env, load, gate, in_thread):
+    """While a service is replaced, the calls of the old one finish and new calls go to the new one."""
     load("services:\n" + entry("one"))
     running = env.service("one").submit("run", gate)
     gate.wait_entered()
@@ -127,6 +129,7 @@ def test_calls_of_the_old_one_are_finished(env, load, gate, in_thread):
 
 
 def test_a_new_one_that_does_not_start_leaves_the_old_one(env, load):
+    """If the new version does not start, the old one keeps running."""
     load("services:\n" + entry("one"))
     env.apply()
     load("services:\n" + entry("one", ", fails: true"))
@@ -138,6 +141,7 @@ def test_a_new_one_that_does_not_start_leaves_the_old_one(env, load):
 
 
 def test_what_cannot_be_composed_changes_nothing(env, load):
+    """If one service has an invalid configuration, `apply` changes nothing."""
     load("services:\n" + entry("one"))
     env.apply()
     load("services:\n" + entry("two") + "  three: {class: 'applied:Nobody'}\n")
@@ -148,6 +152,7 @@ def test_what_cannot_be_composed_changes_nothing(env, load):
 
 
 def test_a_file_with_mistakes_takes_nothing_away(env, load):
+    """A file with mistakes is refused and the services loaded before stay configured."""
     load("services:\n" + entry("one"))
     env.apply()
     with pytest.raises(errors.ConfigError):
@@ -156,6 +161,7 @@ def test_a_file_with_mistakes_takes_nothing_away(env, load):
 
 
 def test_services_registered_in_code_stay(env, load):
+    """`apply` keeps services that were registered in code when the file no longer lists any."""
     env.register_service_with_config("kv", dict, deployment_config=ServiceDeploymentConfig(timeout=3))
     load("services:\n" + entry("one"))
     env.apply()
@@ -165,7 +171,7 @@ def test_services_registered_in_code_stay(env, load):
 
 
 def test_another_file_is_another_set_of_services(env, load, tmp_path):
-    """Loading one again forgets its own entries only."""
+    """Loading a file again replaces only the entries from that file."""
     load("services:\n" + entry("one"))
     other = tmp_path / "other.yaml"
     other.write_text("services:\n" + entry("two"))
@@ -175,7 +181,7 @@ def test_another_file_is_another_set_of_services(env, load, tmp_path):
 
 
 def test_a_handle_whose_service_is_gone_says_so(env, load):
-    """It was found before another file was loaded, and is called only now."""
+    """A handle whose service is no longer configured raises ServiceNotFoundError, even if it has never called."""
     load("services:\n" + entry("one"))
     handle = env.service("one")
     load("services:\n" + entry("two"))
@@ -184,7 +190,7 @@ def test_a_handle_whose_service_is_gone_says_so(env, load):
 
 
 def test_a_file_that_is_loaded_while_a_class_is_imported_counts(env, load, tmp_path, monkeypatch):
-    """What is built for the entry from before must not stay."""
+    """If importing a class loads a newer file, the newer entry counts."""
     (tmp_path / "loading.py").write_text("import loader\nloader.load()\nfrom applied import Echo\n")
     both = "services:\n  one: {{class: 'loading:Echo', init: {{kwargs: {{name: {}}}}}}}\n"
     loader = SimpleNamespace(load=lambda: load(both.format("second")))
@@ -196,6 +202,7 @@ def test_a_file_that_is_loaded_while_a_class_is_imported_counts(env, load, tmp_p
 
 
 def test_number_and_balancer_that_were_changed_by_hand_are_set_back(env, load):
+    """`apply` sets back a number of replicas that was changed with `scale`."""
     load("services:\n" + entry("one"))
     env.apply()
     env.scale("one", 3)
@@ -204,7 +211,7 @@ def test_number_and_balancer_that_were_changed_by_hand_are_set_back(env, load):
 
 
 def test_what_was_to_replace_is_stopped_if_that_is_interrupted(env, load, tmp_path):
-    """A Ctrl-C comes while the new one starts."""
+    """If Ctrl-C interrupts `apply`, the new version is stopped and the old one goes on."""
     (tmp_path / "interrupting.py").write_text(INTERRUPTING)
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -222,6 +229,7 @@ def test_what_was_to_replace_is_stopped_if_that_is_interrupted(env, load, tmp_pa
 
 
 def test_a_closed_environment_applies_nothing(env, load):
+    """A closed environment refuses `apply`."""
     load("services:\n" + entry("one"))
     env.close()
     with pytest.raises(errors.ServiceStoppedError):
@@ -248,7 +256,7 @@ VERBS = {
 
 @pytest.fixture
 def full(env, load, gate, in_thread, until):
-    """A service whose only slot is taken and in whose queue there is no room; gives how to replace it."""
+    """A service whose only slot is taken and whose queue has no room. Returns a function that replaces it."""
 
     def fill(strategy, extra=""):
         entry = f"services:\n  one: {{class: 'applied:Echo', init: {{kwargs: {{name: NAME}}}}, queue_size: 0, {extra}"
@@ -273,6 +281,7 @@ WAYS = [f"{verb} {strategy}" for verb in VERBS for strategy in ("single", "inlin
 
 @pytest.mark.parametrize("way", WAYS)
 def test_a_handle_that_was_there_before_goes_on_with_the_new_one(env, full, gate, way):
+    """A handle that called the old service calls the new one after `apply`."""
     verb, strategy = way.rsplit(maxsplit=1)
     replace = full(strategy)
     handle = env.service("one")
@@ -284,7 +293,7 @@ def test_a_handle_that_was_there_before_goes_on_with_the_new_one(env, full, gate
 
 @pytest.mark.parametrize("way", WAYS)
 def test_who_waits_for_room_while_its_service_is_replaced_is_served_by_the_new_one(env, full, gate, in_thread, way):
-    """The call was never accepted, so it can move; the old service still runs what it had accepted."""
+    """A call parked while its service is replaced runs on the new one. The old one finishes what it had accepted."""
     verb, strategy = way.rsplit(maxsplit=1)
     replace = full(strategy)
     caller = lambda: VERBS[verb](env.service("one"))  # noqa: E731 - one of two
@@ -302,7 +311,7 @@ def test_who_waits_for_room_while_its_service_is_replaced_is_served_by_the_new_o
 
 @pytest.mark.parametrize("clock", [VirtualClock()], indirect=True, ids=["virtual time"])
 def test_a_call_that_moves_has_the_time_that_it_had_left(env, clock, full, in_thread):
-    """Its timeout and the limit of its wait in the queue count from when it was made."""
+    """A call that moves to the new service keeps the deadline and the `queue_timeout` from when it was made."""
     replace = full("single", "timeout: 1000, queue_timeout: 900, ")
     made = clock.monotonic()
     waiting = in_thread(env.service("one").submit, "who")
@@ -312,6 +321,7 @@ def test_a_call_that_moves_has_the_time_that_it_had_left(env, clock, full, in_th
 
 
 def test_who_waits_for_room_in_a_service_that_stops_for_good_is_told_so(env, full, in_thread, until, gate):
+    """A call parked in a service that stops for good ends with ServiceStoppedError."""
     full("single")
     waiting = in_thread(env.service("one").submit, "who")
     until(lambda: env.task("one")._router.parked == 1)
@@ -323,7 +333,7 @@ def test_who_waits_for_room_in_a_service_that_stops_for_good_is_told_so(env, ful
 
 
 def test_a_method_that_fails_because_another_service_has_stopped_is_not_run_again(env, full, in_thread, gate):
-    """It raises the same error as a call that was turned away, but it has run."""
+    """A method that raises ServiceStoppedError itself is not run again, since it has run."""
     replace = full("single")
     ran = []
 
@@ -348,7 +358,7 @@ class Other:
 
 
 def test_no_call_is_lost_while_one_version_follows_the_other(env, load, in_thread):
-    """Callers that share a handle count as many answers as they have made calls."""
+    """While versions replace each other, every call of a shared handle is answered."""
     entry = "services:\n  one: {{class: 'applied:Echo', queue_size: 0, init: {{kwargs: {{name: v{}}}}}}}\n"
     load(entry.format(0))
     handle = env.service("one")
@@ -371,7 +381,7 @@ def test_no_call_is_lost_while_one_version_follows_the_other(env, load, in_threa
 
 
 def test_plans_can_be_made_while_files_are_loaded(env, load, in_thread):
-    """Each is of what was configured at one moment."""
+    """Each plan made while files are loaded shows one consistent configuration."""
     over = threading.Event()
 
     def plan():
@@ -390,6 +400,7 @@ def test_plans_can_be_made_while_files_are_loaded(env, load, in_thread):
 
 
 def test_a_handle_of_a_service_that_is_gone_says_so(env, load):
+    """A handle whose service was removed by `apply` raises ServiceNotFoundError."""
     load("services:\n" + entry("one"))
     handle = env.service("one")
     handle.who()
@@ -400,7 +411,7 @@ def test_a_handle_of_a_service_that_is_gone_says_so(env, load):
 
 
 def test_a_handle_whose_verb_another_thread_has_taken_away_composes_it_again(env, load):
-    """What remains if one thread binds a handle anew while another one finds that it must be."""
+    """A handle still works if another thread removed its cached methods meanwhile."""
     load("services:\n" + entry("one"))
     handle = env.service("one")
     handle.who()
@@ -411,7 +422,9 @@ def test_a_handle_whose_verb_another_thread_has_taken_away_composes_it_again(env
 
 
 def test_from_within_a_call_no_other_threads_change_is_waited_for(env, load, gates, in_thread):
-    """That may be waiting for this very call."""
+    """
+    A change made within a call is refused while another thread's change runs, since that one may wait for this call.
+    """
     first = gates()
     load("services:\n" + entry("one"))
     env.apply()

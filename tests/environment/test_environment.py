@@ -1,4 +1,4 @@
-"""The environment: registering, files, plans, status, services that call services, SAGE's dictionaries."""
+"""The environment: registering, files, plans, status, services that call services, and SAGE's request dictionaries."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SHORT = 0.03
 
 
 class Given:
-    """Keeps what its constructor was given."""
+    """Keeps the arguments of its constructor."""
 
     made = 0
 
@@ -48,13 +48,13 @@ class Given:
 
 @pytest.fixture
 def given():
-    """A fresh class, so that it can be seen whether anything was built."""
+    """A new class for each test, so that the test can count its instances."""
     return type("Given", (Given,), {"made": 0})
 
 
 @pytest.fixture
 def deployment_file(tmp_path):
-    """Write a deployment file; gives its path."""
+    """Writes a deployment file and returns its path."""
 
     def write(text, name="service_deployment.yaml"):
         path = tmp_path / name
@@ -68,7 +68,7 @@ def deployment_file(tmp_path):
 
 
 def test_registering_gives_the_factory_and_starts_nothing(env, given):
-    """All `register_*` return the factory, and nothing is built."""
+    """All `register_*` methods return the factory and start nothing."""
     config = ServiceDeploymentConfig(timeout=5.0)
     threads = threading.active_count()
     plain = env.register_service("plain", given, 1, word="w")
@@ -83,7 +83,7 @@ def test_registering_gives_the_factory_and_starts_nothing(env, given):
 
 
 def test_constructor_gets_all_other_arguments(env, given):
-    """`register_service` knows no configuration names: whatever it is given reaches the constructor."""
+    """`register_service` passes all arguments to the constructor, even those named like settings."""
     words = {
         "timeout": 5,
         "replicas": 3,
@@ -101,6 +101,7 @@ def test_constructor_gets_all_other_arguments(env, given):
 
 
 def test_constructor_beside_a_configuration_gets_the_rest(env, given):
+    """`register_service_with_config` passes all other arguments to the constructor."""
     config = ServiceDeploymentConfig(timeout=5.0)
     env.register_service_with_config("svc", given, "a", deployment_config=config, timeout="the constructor's")
     assert env.service("svc").given() == (("a",), {"timeout": "the constructor's"})
@@ -108,7 +109,7 @@ def test_constructor_beside_a_configuration_gets_the_rest(env, given):
 
 
 def test_default_deployment_is_local_and_single(env, given):
-    """Without a configuration a service is one instance in this process that runs one call at a time."""
+    """Without a configuration, a service is one replica in this process that runs one call at a time."""
     env.register_service("svc", given)
     env.deploy()
     config = env.get_service_status("svc")["deployment_config"]
@@ -117,7 +118,7 @@ def test_default_deployment_is_local_and_single(env, given):
 
 
 def test_last_registration_before_deployment_counts(env, given):
-    """Registering a name again replaces it, configuration included; handles made before use the new one."""
+    """Registering a name again before the deployment replaces it and its configuration, for existing handles too."""
     env.register_service_with_config("svc", given, 1, deployment_config=ServiceDeploymentConfig(timeout=1.0))
     handle = env.service("svc")
     env.get_service_status("svc")
@@ -128,7 +129,11 @@ def test_last_registration_before_deployment_counts(env, given):
 
 
 def test_deployed_service_is_registered_again(env, given):
-    """What runs goes on; `plan` shows the difference, `deploy` leaves it, and `apply` makes it so."""
+    """
+    Registering a deployed service again changes nothing until `apply`.
+
+    `plan` shows the difference, `deploy` ignores it.
+    """
     env.register_service("svc", given, 1)
     env.deploy()
     env.register_service_with_config("svc", given, 2, word="w", deployment_config={"timeout": "5s"})
@@ -146,7 +151,7 @@ def test_deployed_service_is_registered_again(env, given):
 
 
 def test_bad_registration_of_a_deployed_service(env, given):
-    """One that cannot be composed changes nothing: what runs goes on."""
+    """An invalid registration of a deployed service is refused, and the service keeps running."""
     env.register_service("svc", given, 1)
     env.deploy()
     env.register_service_with_config("svc", given, deployment_config={"target": "nowhere"})
@@ -157,7 +162,7 @@ def test_bad_registration_of_a_deployed_service(env, given):
 
 @pytest.mark.parametrize("timeout", ["svc", True])
 def test_deploy_takes_seconds_and_no_name(env, given, timeout):
-    """The error says what `deploy` does; nothing is started."""
+    """`deploy` refuses a name or a bool as timeout, says what it does, and starts nothing."""
     env.register_service("svc", given)
     with pytest.raises(TypeError, match="starts all services that are registered"):
         env.deploy(timeout)
@@ -165,7 +170,7 @@ def test_deploy_takes_seconds_and_no_name(env, given, timeout):
 
 
 def test_services_registered_later_are_deployed_later(env, given):
-    """`deploy` starts what does not run yet, and leaves alone what does."""
+    """`deploy` starts services registered since the last time, and leaves the others alone."""
     env.register_service("first", given)
     env.deploy()
     env.register_service("second", given)
@@ -178,6 +183,7 @@ def test_services_registered_later_are_deployed_later(env, given):
     ("name", "cls"), [("", Given), (None, Given), (5, Given), ("svc", Given()), ("svc", None), ("svc", "Given")]
 )
 def test_name_and_class_are_checked_when_registered(env, name, cls):
+    """`register_service` refuses a name or a class of the wrong type."""
     with pytest.raises(ValueError, match="service"):
         env.register_service(name, cls)
     assert env.service_factories == {}
@@ -185,12 +191,13 @@ def test_name_and_class_are_checked_when_registered(env, name, cls):
 
 @pytest.mark.parametrize("config", [None, [], "local"])
 def test_configuration_is_checked_when_registered(env, given, config):
+    """`register_service_with_config` refuses a configuration of the wrong type."""
     with pytest.raises(errors.ConfigError, match="deployment_config"):
         env.register_service_with_config("svc", given, deployment_config=config)
 
 
 def test_foreign_factory(env):
-    """A factory is anything with `service_name`, `service_class` and `create_service(ctx)`; it is given the context."""
+    """Any object with `service_name`, `service_class` and `create_service(ctx)` is a factory."""
     seen = []
 
     class Foreign:
@@ -209,7 +216,7 @@ def test_foreign_factory(env):
 
 
 def test_factory_serves_under_the_name_that_it_is_registered_by(env):
-    """Also if it was made with another one; both may be there."""
+    """A factory serves under the name that it is registered by, and can be registered twice."""
 
     class Named:
         def name(self):
@@ -225,6 +232,7 @@ def test_factory_serves_under_the_name_that_it_is_registered_by(env):
 
 @pytest.mark.parametrize("missing", ["service_name", "service_class", "create_service"])
 def test_incomplete_factory_is_refused(env, missing):
+    """A factory without one of its parts is refused."""
     parts = {"service_name": "svc", "service_class": Given, "create_service": lambda ctx: Given()}
     del parts[missing]
     with pytest.raises(TypeError, match=missing):
@@ -232,6 +240,8 @@ def test_incomplete_factory_is_refused(env, missing):
 
 
 def test_foreign_factory_that_raises(env):
+    """If a factory raises, the deployment fails with its error."""
+
     class Foreign:
         service_name = "foreign"
         service_class = Given
@@ -257,6 +267,7 @@ FILE = """
 
 @pytest.mark.parametrize("order", ["before", "after"])
 def test_file_applies_to_services_registered_before_and_after(env, given, deployment_file, order):
+    """A file applies to services registered before and after it is loaded."""
     path = deployment_file(FILE)
     if order == "before":
         env.load_service_deployment_config(path)
@@ -268,17 +279,17 @@ def test_file_applies_to_services_registered_before_and_after(env, given, deploy
 
 
 def test_configuration_in_code_beats_the_file(env, given, deployment_file):
-    """An explicit configuration is taken whole: the file adds nothing to it."""
+    """A configuration given in code replaces the file's as a whole."""
     config = ServiceDeploymentConfig(timeout=1.0)
     env.register_service_with_config("svc", given, deployment_config=config)
     env.load_service_deployment_config(deployment_file(FILE))
     assert env.get_service_status("svc")["deployment_config"] is config
-    env.register_service("svc", given)  # and without one, the file counts again
+    env.register_service("svc", given)  # without one, the file counts again
     assert env.get_service_status("svc")["deployment_config"].timeout == 7.0
 
 
 def test_class_in_the_file_needs_no_registration(env, deployment_file, tmp_path, monkeypatch):
-    """An entry with `class:` and `init:` is a service of its own: loading and deploying is all."""
+    """A file entry with `class:` and `init:` is a service that needs no registration."""
     (tmp_path / "served_classes.py").write_text(
         "class Greeter:\n"
         "    def __init__(self, word, *, mark='.'):\n"
@@ -306,7 +317,7 @@ def test_class_in_the_file_needs_no_registration(env, deployment_file, tmp_path,
 
 
 def test_registration_beats_the_class_in_the_file(env, given, deployment_file):
-    """The file's `class:` is for who registered nothing; its settings apply all the same."""
+    """A registered class replaces the file's `class:`; the file's settings still apply."""
     path = deployment_file("""
         services:
           svc:
@@ -321,7 +332,7 @@ def test_registration_beats_the_class_in_the_file(env, given, deployment_file):
 
 
 def test_planning_does_not_decide_what_is_deployed(env, deployment_file, tmp_path, monkeypatch):
-    """`plan` is pure: a file loaded after it counts as if there had been no plan."""
+    """`plan` has no effect: a file loaded after it counts as if there had been no plan."""
     (tmp_path / "served_versions.py").write_text(
         "class Version:\n"
         "    def __init__(self, number):\n"
@@ -341,6 +352,7 @@ def test_planning_does_not_decide_what_is_deployed(env, deployment_file, tmp_pat
 
 @pytest.mark.parametrize("path", ["no_such_module:Class", "json:NoSuchClass", "json:dumps"])
 def test_class_that_cannot_be_loaded_is_reported_at_its_place(env, deployment_file, path):
+    """A class that cannot be imported is reported with its place in the file."""
     file = deployment_file(f"services:\n  svc:\n    class: {path}\n")
     env.load_service_deployment_config(file)
     with pytest.raises(errors.ConfigError) as caught:
@@ -350,7 +362,7 @@ def test_class_that_cannot_be_loaded_is_reported_at_its_place(env, deployment_fi
 
 
 def test_file_may_name_what_only_a_plugin_knows(env, given, deployment_file):
-    """IDs in a file are looked up when it is planned, and what is wrong then is reported at its place in the file."""
+    """IDs in a file are looked up when it is planned; an invalid combination is reported with its place in the file."""
     file = deployment_file(
         "services:\n  svc:\n    deployment:\n      thread_count: 4\n      threading_strategy: single\n"
     )
@@ -363,6 +375,7 @@ def test_file_may_name_what_only_a_plugin_knows(env, given, deployment_file):
 
 
 def test_file_changes_nothing_that_runs_before_it_is_applied(env, given, deployment_file):
+    """Loading a file changes no running service before `apply`."""
     env.register_service("svc", given)
     env.deploy()
     before = env.task("svc")
@@ -378,7 +391,11 @@ def test_file_changes_nothing_that_runs_before_it_is_applied(env, given, deploym
 
 
 def test_plan_starts_nothing_and_names_who_decides(env, given, deployment_file):
-    """`plan` starts no thread and builds no instance; as text and as JSON it names plugin, distribution and version."""
+    """
+    `plan` starts no thread and builds no instance.
+
+    Text and JSON name each plugin with its distribution and version.
+    """
     balanced = ServiceDeploymentConfig(
         threading_strategy="pool", thread_count=2, replicas=2, load_balancing=True, load_balancer="round_robin"
     )
@@ -407,7 +424,7 @@ def test_plan_starts_nothing_and_names_who_decides(env, given, deployment_file):
 
 
 def test_plan_says_what_is_advisory(env, given):
-    """What `local` cannot enforce is in the plan as a warning, and does not keep anything from starting."""
+    """The plan warns about settings that the target cannot enforce; the service starts anyway."""
     config = ServiceDeploymentConfig(cpu_cores=2.0, memory_mb=64)
     env.register_service_with_config("svc", given, deployment_config=config)
     text = str(env.plan())
@@ -417,6 +434,7 @@ def test_plan_says_what_is_advisory(env, given):
 
 
 def test_placement_has_no_effect_in_one_process_and_the_plan_says_so(env, given):
+    """Within one process placement settings have no effect, and the plan warns of it."""
     config = ServiceDeploymentConfig(spread="pack", max_replicas_per_node=1)
     env.register_service_with_config("svc", given, deployment_config=config)
     warnings = env.plan().services[0].warnings
@@ -427,6 +445,7 @@ def test_placement_has_no_effect_in_one_process_and_the_plan_says_so(env, given)
 
 
 def test_plan_of_an_unknown_plugin_says_which_service(env, given):
+    """The error about an unknown plugin names the service and suggests the nearest ID."""
     config = ServiceDeploymentConfig(target="locale")
     env.register_service_with_config("svc", given, deployment_config=config)
     with pytest.raises(errors.UnknownPluginError, match="service 'svc'") as caught:
@@ -435,6 +454,7 @@ def test_plan_of_an_unknown_plugin_says_which_service(env, given):
 
 
 def test_empty_plan(env):
+    """The plan of an empty environment has no services, and `deploy` does nothing."""
     assert "0 services" in str(env.plan())
     assert json.loads(env.plan().to_json())["services"] == []
     env.deploy()
@@ -444,7 +464,7 @@ def test_empty_plan(env):
 
 
 def test_unknown_service_is_refused_at_once(env, given):
-    """An unknown name raises ServiceNotFoundError with the nearest spelling, before any call."""
+    """An unknown service raises ServiceNotFoundError before any call, and suggests the nearest name."""
     env.register_service("kv_service", given)
     for attempt in (env.service, env.call_service, env.get_service_status, env.task):
         with pytest.raises(errors.ServiceNotFoundError, match="did you mean 'kv_service'") as caught:
@@ -457,18 +477,19 @@ def test_unknown_service_is_refused_at_once(env, given):
 
 
 def test_unknown_service_in_an_empty_environment(env):
+    """In an empty environment ServiceNotFoundError says that there are no services."""
     with pytest.raises(errors.ServiceNotFoundError, match="none"):
         env.service("kv")
 
 
 def test_typed_handle_is_the_same_handle(env, given):
-    """`service(name, cls)` is for type checkers: nothing changes when it runs."""
+    """`service(name, cls)` returns the same handle; the class is for type checkers."""
     env.register_service("svc", given)
     assert env.service("svc", given).given() == ((), {})
 
 
 def test_call_service_as_in_sage(env, given):
-    """`call_service` calls `process` unless told otherwise, with a timeout if one is given."""
+    """`call_service` calls `process` by default, and takes `method` and `timeout`."""
     env.register_service("svc", given)
     assert env.call_service("svc", 1, word="w") == ((1,), {"word": "w"})
     assert env.call_service("svc", method="given", timeout=5) == ((), {})
@@ -479,13 +500,15 @@ def test_call_service_as_in_sage(env, given):
 
 
 def test_call_service_leaves_other_names_to_the_method(env, given):
-    """Only `method` and `timeout` are taken; a method may have parameters called `name` or `self`."""
+    """`call_service` passes all keywords but `method` and `timeout` to the method, even `name` and `self`."""
     env.register_service("svc", given)
     words = {"name": "n", "self": "s"}
     assert env.call_service("svc", **words) == ((), words)
 
 
 def test_call_service_of_the_context_leaves_other_names_to_the_method(env, given):
+    """The context's `call_service` passes `name` and `service` to the method."""
+
     class Asking:
         def ask(self, **words):
             return self.ctx.call_service("svc", **words), self.ctx.call_service_async("svc", **words).result(PATIENCE)
@@ -497,6 +520,7 @@ def test_call_service_of_the_context_leaves_other_names_to_the_method(env, given
 
 
 def test_call_service_has_a_deadline(env, probe, gate):
+    """`call_service(timeout=)` sets the call's deadline."""
     env.register_service("svc", probe)
     with pytest.raises(errors.CallTimeoutError):
         env.call_service("svc", gate, method="run", timeout=SHORT)
@@ -507,7 +531,7 @@ def test_call_service_has_a_deadline(env, probe, gate):
 
 
 def test_status_at_a_glance(deploy, strategy):
-    """The status has the service's name, state, configuration, metrics, health, replicas, restarts, other monitors."""
+    """The status has name, state, configuration, metrics, health, replicas, replacements, own metrics and monitors."""
     service = deploy(strategy, replicas=2, load_balancing=True)
     status = service.env.get_service_status("svc")
     assert list(status) == [
@@ -526,14 +550,14 @@ def test_status_at_a_glance(deploy, strategy):
 
 
 def test_status_through_the_life_of_a_service(env, probe, gate, in_thread, until):
-    """pending before the first call, starting while the constructor runs, ready, draining, stopped."""
+    """The state is pending before the deployment, then starting, ready, draining and stopped."""
 
     class Slow(probe):
         def __init__(self):
             gate()
 
     env.register_service("svc", Slow)
-    state = lambda: env.get_service_status("svc")["state"]  # noqa: E731 - one look at it
+    state = lambda: env.get_service_status("svc")["state"]  # noqa: E731 - one expression
     assert state() == "pending"
     deploying = in_thread(env.deploy)
     gate.wait_entered()
@@ -557,7 +581,7 @@ def test_status_through_the_life_of_a_service(env, probe, gate, in_thread, until
 
 
 def test_status_counts_what_is_going_on(deploy, threaded, occupy):
-    """Calls that run and calls that wait are seen while they do."""
+    """The status counts running and waiting calls."""
     service = deploy(threaded, queue_size=10)
     occupied = occupy(service)
     calls = [service.handle.submit("echo") for _ in range(4)]
@@ -573,7 +597,7 @@ def test_status_counts_what_is_going_on(deploy, threaded, occupy):
 
 
 def test_count_read_after_a_result_includes_it(deploy, strategy):
-    """A call is counted before its caller is released."""
+    """A call is counted before its caller gets the result."""
     service = deploy(strategy)
     for number in range(1, 2001):
         service.handle.echo()
@@ -585,7 +609,7 @@ def test_count_read_after_a_result_includes_it(deploy, strategy):
 
 @pytest.mark.parametrize("verb", ["call", "acall"])
 def test_every_ending_counts_once(deploy, strategy, occupy, queued, verb):
-    """Results, errors and timeouts each count once, as what they are; so do cancelled calls."""
+    """Each result, error, timeout and cancelled call counts once, under its own outcome."""
     service = deploy(strategy, queue_size=10)
     handle = service.handle
 
@@ -618,7 +642,7 @@ def test_every_ending_counts_once(deploy, strategy, occupy, queued, verb):
         handle.echo()
         expected["ok"] += 1
     metrics = service.metrics
-    if strategy == "pool":  # two workers: the calls that held the slots may be on their way
+    if strategy == "pool":  # a pool has two workers, and the calls that held the slots may not have been counted yet
         while sum(service.metrics.outcomes.values()) < sum(expected.values()):
             threading.Event().wait(0.001)
         metrics = service.metrics
@@ -629,7 +653,7 @@ def test_every_ending_counts_once(deploy, strategy, occupy, queued, verb):
 
 
 def test_rejected_calls_are_counted_apart(deploy, strategy, occupy):
-    """A call that was not accepted is no request."""
+    """A refused call counts as refused, not as a request."""
     service = deploy(strategy, queue_size=0, overload="reject")
     occupied = occupy(service)
     for _ in range(3):
@@ -641,6 +665,7 @@ def test_rejected_calls_are_counted_apart(deploy, strategy, occupy):
 
 
 def test_unknown_methods_count_nowhere(deploy):
+    """Calls of unknown methods are not counted."""
     service = deploy("single")
     with pytest.raises(errors.MethodNotFoundError):
         service.handle.ecco()
@@ -648,7 +673,7 @@ def test_unknown_methods_count_nowhere(deploy):
 
 
 def test_durations_are_measured(deploy, strategy):
-    """Mean and percentiles are those of the time from call to answer, in seconds."""
+    """Mean and percentiles are the seconds from the call to its answer."""
     service = deploy(strategy)
     for _ in range(20):
         service.handle.call("run", threading.Event().wait, 0.005)
@@ -659,6 +684,7 @@ def test_durations_are_measured(deploy, strategy):
 
 
 def test_counts_are_exact_under_many_threads(deploy, strategy, in_thread):
+    """The counts are exact when many threads call."""
     service = deploy(strategy)
     start = threading.Barrier(8)
 
@@ -673,7 +699,7 @@ def test_counts_are_exact_under_many_threads(deploy, strategy, in_thread):
 
 
 def test_without_metrics_nothing_is_counted(deploy, strategy):
-    """`enable_metrics: false` turns counting off; status and calls work."""
+    """`enable_metrics: false` and `monitors: []` turn counting off; calls and status still work."""
     service = deploy(strategy, enable_metrics=False)
     service.handle.echo()
     assert service.metrics.request_count == 0
@@ -683,7 +709,7 @@ def test_without_metrics_nothing_is_counted(deploy, strategy):
 
 
 def test_threads_that_ended_are_forgotten_by_the_metrics(deploy, in_thread):
-    """A thread for each call, as under `inline`, must not make the counters grow; what it counted stays counted."""
+    """The metrics keep the counts of threads that have ended, but nothing else of them."""
     service = deploy("inline")
     for _ in range(200):
         in_thread(service.handle.echo).result(PATIENCE)
@@ -699,7 +725,7 @@ def test_threads_that_ended_are_forgotten_by_the_metrics(deploy, in_thread):
 
 @pytest.mark.parametrize("first", ["front", "back"])
 def test_services_call_services(env, strategy, first):  # noqa: C901 - a method for each way
-    """Through `ctx` a service reaches others, whatever the order of registration."""
+    """Through `ctx` a service calls others in every way, whatever the order of registration."""
 
     class Front:
         def by_handle(self, value):
@@ -747,7 +773,7 @@ def test_services_call_services(env, strategy, first):  # noqa: C901 - a method 
 @pytest.mark.parametrize("first", ["front", "back"])
 @pytest.mark.parametrize("lazily", [False, True])
 def test_constructors_may_call_services(env, strategy, first, lazily):
-    """A constructor that calls another service gets its answer, whether that was registered before or after."""
+    """A constructor can call another service, whether that was registered before or after."""
 
     class Front:
         def __init__(self):
@@ -770,7 +796,7 @@ def test_constructors_may_call_services(env, strategy, first, lazily):
 
 
 class Early:
-    """Calls a service before it is ready itself; `waits` says how."""
+    """Calls another service in the hook *hook*; *waits* says how."""
 
     def __init__(self, hook, waits, other):
         self.hook, self.waits, self.other, self.notes = hook, waits, other, []
@@ -813,7 +839,7 @@ class Early:
 
 
 def early(env, strategy, hook, waits, circle):
-    """Register the services of *circle*, each of which calls the next one when it comes to *hook*."""
+    """Register the services of *circle*. Each calls the next one in its hook *hook*."""
     config = ServiceDeploymentConfig(threading_strategy=strategy, startup_timeout=PATIENCE, timeout=PATIENCE)
     for name, other in zip(circle, [*circle[1:], circle[0]], strict=True):
         env.register_service_with_config(name, Early, hook, waits, other, deployment_config=config)
@@ -832,14 +858,14 @@ def early(env, strategy, hook, waits, circle):
     ],
 )
 def test_start_hooks_that_wait_for_each_other_are_told_so_at_once(env, strategy, hook, waits, circle):
-    """A call that waits for the end of the start hooks which wait for it ends with ReentrantCallError, not by time."""
+    """Start hooks that wait for each other fail the deployment at once, not after a timeout."""
     early(env, strategy, hook, waits, circle)
     with pytest.raises(errors.DeployError, match=r"never start: a replica gets no calls before its start hooks"):
         env.deploy()
 
 
 def test_first_service_that_fails_ends_the_deployment(env):
-    """However long another one takes to start, and whichever was registered first: that may be waiting for it."""
+    """The first service that fails ends the deployment, even while another one still starts."""
     gate = threading.Event()
 
     class Slow:
@@ -860,14 +886,14 @@ def test_first_service_that_fails_ends_the_deployment(env):
 
 @pytest.mark.parametrize("circle", [["svc-a"], ["svc-a", "svc-b"]], ids=len)
 def test_start_hooks_may_submit_calls_for_later(env, threaded, circle):
-    """`submit` in a start hook queues the call, also for the own service and in a circle; it runs after the hooks."""
+    """A start hook can `submit` calls to its own service, and in a circle. They run after the hooks."""
     early(env, threaded, "setup", "submit", circle)
     env.deploy()
     assert env.service("svc-a").read() == ["setup"]
 
 
 def test_start_hook_may_call_another_replica_of_its_service(env):
-    """The call of the second replica's hook is answered by the first one, when that is ready."""
+    """A start hook can call another replica of its service, which answers once it is ready."""
     called, answered = threading.Event(), []
 
     class Second:
@@ -889,7 +915,7 @@ def test_start_hook_may_call_another_replica_of_its_service(env):
 
 
 def test_start_hook_hears_that_the_service_it_calls_cannot_start(env):
-    """It gets the DeployError of that service, at once."""
+    """If a start hook calls a service that cannot start, it gets that service's DeployError at once."""
 
     class Broken:
         def __init__(self):
@@ -909,7 +935,7 @@ def test_start_hook_hears_that_the_service_it_calls_cannot_start(env):
 
 
 def test_call_of_a_start_hook_has_its_time_once_the_other_service_is_ready(env):
-    """The time in which the other service starts is none of the call's, as for a first call from elsewhere."""
+    """A call made in a start hook has its full timeout once the other service is ready."""
     called = threading.Event()
 
     class Front:
@@ -931,7 +957,7 @@ def test_call_of_a_start_hook_has_its_time_once_the_other_service_is_ready(env):
 
 @pytest.mark.parametrize("through", ["itself", "another"])
 def test_service_that_would_wait_for_itself_for_ever_is_told_so(env, strategy, through):
-    """A call back into a service whose slots are all taken by the same chain of calls is refused at once."""
+    """A call back into a service whose slots are all taken by the same chain of calls ends with ReentrantCallError."""
 
     class Calling:
         def ask(self, *names):
@@ -950,6 +976,8 @@ def test_service_that_would_wait_for_itself_for_ever_is_told_so(env, strategy, t
 
 
 def test_service_may_call_itself_beside_free_slots(env):
+    """A service can call itself while it has a free slot."""
+
     class Calling:
         def ask(self, again):
             return self.ctx.service("svc").ask(again=False) if again else "end"
@@ -960,6 +988,8 @@ def test_service_may_call_itself_beside_free_slots(env):
 
 
 def test_errors_cross_services_as_themselves(env, strategy):
+    """An exception passes unchanged from one service to the other."""
+
     class Front:
         def ask(self):
             return self.ctx.call_service("back", method="fail")
@@ -976,6 +1006,9 @@ def test_errors_cross_services_as_themselves(env, strategy):
 
 
 def test_environments_know_nothing_of_each_other(environments, given):
+    """
+    Environments are independent: the same name is another service in each, and closing one leaves the other alone.
+    """
     first, second = environments("first"), environments("second")
     first.register_service("svc", given, 1)
     second.register_service("svc", given, 2)
@@ -985,7 +1018,7 @@ def test_environments_know_nothing_of_each_other(environments, given):
 
 
 def test_adeploy_leaves_the_loop_free(env, gate):
-    """While constructors run, the loop goes on: here it opens the gate for which the constructor waits."""
+    """`adeploy` does not block the loop while constructors run."""
 
     class Slow:
         def __init__(self):
@@ -1004,6 +1037,8 @@ def test_adeploy_leaves_the_loop_free(env, gate):
 
 
 def test_adeploy_raises_what_deploy_raises(env):
+    """`adeploy` raises the same error as `deploy`."""
+
     class Failing:
         def __init__(self):
             raise ValueError("no database")
@@ -1014,7 +1049,7 @@ def test_adeploy_raises_what_deploy_raises(env):
 
 
 def test_names_of_the_public_interface(env, given):
-    """`env.task` gives the ServiceTask, `repr` tells environments and handles apart without any argument's value."""
+    """`env.task` returns the ServiceTask, and no `repr` shows an argument's value."""
     env.register_service("svc", given, "a secret")
     assert isinstance(env.task("svc"), ServiceTask)
     assert env.task("svc") is env.task("svc")
@@ -1037,7 +1072,7 @@ def response_to(task, **request):
 
 
 def test_request_and_response(deploy, strategy):
-    """A request's response has SAGE's keys: id, result, error, success, execution time and time stamp."""
+    """The response to a request has SAGE's keys."""
     task = deploy(strategy).env.task("svc")
     response = response_to(
         task, request_id="r1", method_name="given", args=(1,), kwargs={"word": "w"}, service_name="svc"
@@ -1051,7 +1086,7 @@ def test_request_and_response(deploy, strategy):
 
 
 def test_failed_request(deploy, strategy):
-    """Whatever goes wrong with a request is in its response, as text; nothing is raised at who hands it over."""
+    """Whatever goes wrong with a request, its response has the error as text, and `handle_request` raises nothing."""
 
     class UnprintableError(Exception):
         def __str__(self):
@@ -1079,7 +1114,7 @@ def test_failed_request(deploy, strategy):
 
 
 def test_request_does_not_wait(deploy, threaded, gates):
-    """`handle_request` returns while the method runs, and with a full queue too: no request waits for another."""
+    """`handle_request` returns at once, also with a full queue."""
     service = deploy(threaded, queue_size=1)
     task, responses, held = service.env.task("svc"), queue.SimpleQueue(), gates()
     for number in range(service.slots + 4):
@@ -1095,7 +1130,7 @@ def test_request_does_not_wait(deploy, threaded, gates):
 
 
 def test_request_has_a_deadline(deploy, threaded, gate):
-    """A request's own `timeout` bounds it, without anybody waiting for it."""
+    """A request's `timeout` ends it, although no thread waits for it."""
     task = deploy(threaded).env.task("svc")
     response = response_to(task, method_name="run", args=(gate,), timeout=SHORT)
     assert not response["success"]
@@ -1104,6 +1139,7 @@ def test_request_has_a_deadline(deploy, threaded, gate):
 
 
 def test_request_to_a_stopped_service(deploy, strategy):
+    """A request to a stopped service gets an error response."""
     service = deploy(strategy)
     task = service.env.task("svc")
     service.env.close()
@@ -1111,6 +1147,7 @@ def test_request_to_a_stopped_service(deploy, strategy):
 
 
 def test_overloaded_request(deploy, threaded, occupy):
+    """A request to a full queue gets an error response."""
     service = deploy(threaded, queue_size=0, overload="reject")
     occupied = occupy(service)
     assert "queue_size" in response_to(service.env.task("svc"), method_name="echo")["error"]
@@ -1139,7 +1176,7 @@ def test_task_factory_takes_a_context(env, given):
 
 @pytest.mark.parametrize("verb", ["call", "submit", "start", "acall", "stream", "astream"])
 def test_handle_finds_a_service_that_was_deployed_again(env, verb):
-    """A handle that has called before follows the service through stop and deploy."""
+    """A handle that has called before reaches its service after that was stopped and deployed again."""
 
     class Service:
         def get(self):

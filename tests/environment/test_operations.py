@@ -1,4 +1,4 @@
-"""What others may see and do of an environment: its status, events, logs, and the extensions that use them."""
+"""What tools see and do of an environment: status, events, logs, nodes, and the extensions that use them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Echo:
 
 
 def test_status_is_json_before_and_after_the_deployment(env):
-    """It names every service with its state, and has what was measured."""
+    """The status can be written as JSON, and names every service with its state and metrics."""
     env.register_service("one", Echo)
     env.register_service("two", Echo)
     before = json.loads(json.dumps(env.status()))
@@ -46,7 +46,7 @@ def test_status_is_json_before_and_after_the_deployment(env):
 
 
 def test_status_of_one_service_asks_no_other(env, monkeypatch):
-    """It is the same as in that of all; a name that is none of theirs has none."""
+    """`status(name)` asks no other service; an unknown name gives no service."""
     env.register_service("one", Echo)
     env.register_service("two", Echo)
     monkeypatch.setattr(env.task("two"), "status", lambda: pytest.fail("it was asked"))
@@ -55,7 +55,11 @@ def test_status_of_one_service_asks_no_other(env, monkeypatch):
 
 
 def test_an_overview_has_a_part_of_the_status_and_asks_no_replica(env, monkeypatch):
-    """For who looks each second; a service that cannot be composed is in it too."""
+    """
+    `overview` returns a part of the status without asking replicas.
+
+    It includes services with an invalid configuration.
+    """
     env.register_service("good", Echo)
     env.register_service_with_config("bad", Echo, deployment_config=ServiceDeploymentConfig(target="nowhere"))
     with pytest.raises(errors.SageDeployError):
@@ -73,7 +77,9 @@ def test_an_overview_has_a_part_of_the_status_and_asks_no_replica(env, monkeypat
 
 
 def test_counts_are_a_part_of_the_metrics_and_the_same_objects_as_long_as_no_call_ends(env):
-    """For who looks each second; they stay true when a service was replaced, and a service that is refused has none."""
+    """
+    `counts` returns the call metrics, the same objects until another call ends, and includes replaced replicas' calls.
+    """
     env.register_service_with_config("kv", Echo, deployment_config=ServiceDeploymentConfig(replicas=2))
     env.register_service_with_config("bad", Echo, deployment_config=ServiceDeploymentConfig(target="nowhere"))
     with pytest.raises(errors.SageDeployError):
@@ -94,7 +100,7 @@ def test_counts_are_a_part_of_the_metrics_and_the_same_objects_as_long_as_no_cal
 
 
 def test_status_masks_secrets(env):
-    """At any depth of the configuration."""
+    """The status hides secrets at any depth of the configuration."""
     config = ServiceDeploymentConfig(user_config={"db": {"password": "swordfish"}, "note": "visible"})
     env.register_service_with_config("kv", Echo, deployment_config=config)
     text = json.dumps(env.status())
@@ -103,7 +109,7 @@ def test_status_masks_secrets(env):
 
 
 def test_status_shows_a_service_that_cannot_be_composed(env):
-    """It does not hide the others."""
+    """The status shows a service with an invalid configuration as refused, and the others as usual."""
     env.register_service("good", Echo)
     env.register_service_with_config("bad", Echo, deployment_config=ServiceDeploymentConfig(target="nowhere"))
     services = env.status()["services"]
@@ -116,7 +122,7 @@ def test_status_shows_a_service_that_cannot_be_composed(env):
 
 
 def test_events_have_numbers_that_count_up(env):
-    """What comes after a number is asked for by it, of one service or of all."""
+    """Events are numbered from 1, and `events` filters by number and by service."""
     env.register_service("one", Echo)
     env.register_service("two", Echo)
     env.deploy()
@@ -131,7 +137,7 @@ def test_events_have_numbers_that_count_up(env):
 
 
 def test_listener_that_raises_does_not_stop_the_record(environments):
-    """It is left out; events are kept."""
+    """A listener that raises does not stop the recording of events."""
 
     def listener(event):
         raise RuntimeError(event.kind)
@@ -143,7 +149,7 @@ def test_listener_that_raises_does_not_stop_the_record(environments):
 
 
 def test_logs_are_kept_once_somebody_asked(env, environments):
-    """Lines of this environment's services, with numbers; lines of others are not among them."""
+    """Logs are kept from the first call of `logs` on, and only lines of this environment's services."""
     other = environments("other")
     for each, name in ((env, "mine"), (other, "theirs")):
         each.register_service(name, Echo)
@@ -157,7 +163,7 @@ def test_logs_are_kept_once_somebody_asked(env, environments):
 
 
 def test_a_line_is_kept_while_another_thread_holds_the_locks(env, in_thread):
-    """Importing a service's class under them may log, and so may any other thread meanwhile."""
+    """Recording a log line does not wait for the environment's locks: a class imported under them may log."""
     env.register_service("one", Echo)
     env.deploy()
     assert env.logs() == []
@@ -183,7 +189,7 @@ class PagerOptions:
 
 
 class Pager:
-    """An extension that notes what happens to it."""
+    """An extension that records what happens to it."""
 
     diary: list = []  # noqa: RUF012 - one test at a time
     fails = False
@@ -221,7 +227,7 @@ def paged(environments, monkeypatch):
 
 
 def test_extension_lives_from_the_deployment_to_the_close(paged):
-    """It is started once, when the services are ready, and closed while they still answer."""
+    """An extension starts once, when the services are ready, and closes while they still answer."""
     env = paged({"pager": {"number": 7}})
     assert Pager.diary == []
     env.deploy()
@@ -234,7 +240,7 @@ def test_extension_lives_from_the_deployment_to_the_close(paged):
 
 
 def test_extension_is_not_made_without_its_options(paged):
-    """Its ID in the environment's options asks for it; nothing else does."""
+    """An extension is created only if the environment's options name it."""
     env = paged(None)
     env.deploy()
     env.close()
@@ -242,7 +248,9 @@ def test_extension_is_not_made_without_its_options(paged):
 
 
 def test_options_of_an_extension_are_read_from_files_and_checked(paged, tmp_path):
-    """An unknown option is refused at its place; a good file starts the extension."""
+    """
+    A file's options of an extension are checked: an unknown one is refused with its place, a valid file starts it.
+    """
     path = tmp_path / "f.yaml"
     path.write_text("options: {pager: {numbre: 1}}\nservices: {}\n", encoding="utf-8")
     env = paged(None)
@@ -257,7 +265,7 @@ def test_options_of_an_extension_are_read_from_files_and_checked(paged, tmp_path
 
 
 def test_extension_that_does_not_start_undoes_the_deployment(paged, monkeypatch):
-    """All or nothing: the error names it, and the services are stopped."""
+    """If an extension does not start, the deployment fails and the services are stopped."""
     monkeypatch.setattr(Pager, "fails", True)
     env = paged({"pager": {}})
     with pytest.raises(errors.DeployError, match=r"extension 'pager' from .* did not start: RuntimeError: no line"):
@@ -269,7 +277,7 @@ def test_extension_that_does_not_start_undoes_the_deployment(paged, monkeypatch)
 
 
 def test_replicas_in_this_process_are_on_a_node_of_that_name(env):
-    """With what this machine has; services that do not run are on none."""
+    """Replicas in this process are on a node "this process", with this machine's resources."""
     env.register_service("one", Echo)
     assert [node["replicas"] for node in env.nodes()] == [[]]
     env.deploy()
@@ -281,7 +289,7 @@ def test_replicas_in_this_process_are_on_a_node_of_that_name(env):
 
 
 class Cluster(sage_deploy_local.target.LocalTarget):
-    """Two nodes, one of which takes nothing; the replicas are here all the same."""
+    """Two nodes; node b takes no replica. The replicas really run in this process."""
 
     silent = False
 
@@ -307,7 +315,11 @@ class ClusterPlugin:
 
 
 def test_nodes_are_those_that_targets_list_with_why_replicas_are_not_there(environments, monkeypatch):
-    """A node of which its target says nothing is shown with its replicas and the reason."""
+    """
+    `nodes` lists the nodes of each target and why replicas are not on them.
+
+    If a target fails, its nodes are "unknown".
+    """
     env = environments("clustered", registry=Registry.of(*OURS, ClusterPlugin()))
     env.register_service_with_config("kv", Echo, deployment_config=ServiceDeploymentConfig(target="cluster"))
     env.deploy()

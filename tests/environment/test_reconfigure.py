@@ -1,4 +1,4 @@
-"""A changed `user_config` reaches services while they run; what cannot take it is replaced."""
+"""A changed `user_config` reaches running replicas through `reconfigure`. Services that cannot take it are replaced."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sage_plugins.errors import DeployError
 
 
 class Tuned:
-    """Has a door, and a knob that its configuration turns."""
+    """Has a method that waits at a door, and a knob that its configuration sets."""
 
     door, entered = threading.Event(), threading.Event()
     made = 0
@@ -23,7 +23,7 @@ class Tuned:
     def reconfigure(self, user_config) -> None:
         if user_config == {"knob": "stuck"}:
             Tuned.door.wait()
-        self.knob = user_config.pop("knob")  # what it is given is its own
+        self.knob = user_config.pop("knob")  # it may change its own copy
 
     def look(self):
         return self.knob
@@ -54,6 +54,7 @@ def apply(env, knob, cls=Tuned, **settings):
 
 
 def test_a_change_is_told_as_an_event_and_makes_no_new_instance(env):
+    """A changed `user_config` reaches each replica through `reconfigure`, with an event and without a new instance."""
     apply(env, "low", replicas=2)
     apply(env, "high", replicas=2)
     assert [env.service("tuned").look() for _ in range(2)] == ["high", "high"]
@@ -65,7 +66,7 @@ def test_a_change_is_told_as_an_event_and_makes_no_new_instance(env):
 
 
 def test_a_configuration_for_which_no_worker_is_free_is_never_taken(env):
-    """It is taken back although the worker comes to it later."""
+    """If no worker gets free in time, `apply` fails and the replica never takes the changed `user_config`."""
     apply(env, "low")
     call = env.service("tuned").submit("hold")
     assert Tuned.entered.wait(20)
@@ -77,7 +78,7 @@ def test_a_configuration_for_which_no_worker_is_free_is_never_taken(env):
 
 
 def test_a_configuration_that_takes_too_long_is_taken_back_by_replacing_its_replica(env):
-    """Nobody knows what half of it has done."""
+    """If `reconfigure` takes too long, its replica is replaced, since it may be half changed."""
     apply(env, "low")
     with pytest.raises(DeployError, match=r"has not returned after"):
         apply(env, "stuck")
@@ -88,7 +89,7 @@ def test_a_configuration_that_takes_too_long_is_taken_back_by_replacing_its_repl
 
 @pytest.mark.parametrize("settings", [{"threading_strategy": "inline"}, {"thread_count": 1, "queue_size": 7}])
 def test_what_cannot_take_it_while_it_runs_is_replaced(env, settings):
-    """A strategy without workers, and other settings that have changed as well."""
+    """A changed `user_config` needs new replicas if the strategy has no workers, or if other settings changed too."""
     apply(env, "low")
     apply(env, "high", **settings)
     apply(env, "higher", **settings)
@@ -97,7 +98,7 @@ def test_what_cannot_take_it_while_it_runs_is_replaced(env, settings):
 
 
 def test_a_configuration_that_is_gone_is_forgotten(env):
-    """The instance that knew it is replaced."""
+    """If `user_config` is removed, the replica is replaced."""
     apply(env, "low")
     apply(env, None)
     assert env.service("tuned").look() is None
@@ -105,6 +106,7 @@ def test_a_configuration_that_is_gone_is_forgotten(env):
 
 
 def test_a_configuration_that_nobody_takes_is_reported(env):
+    """A `user_config` for a class without `reconfigure` gives warning W12."""
     config = ServiceDeploymentConfig(user_config={"knob": 1})
     env.register_service_with_config("fixed", Fixed, deployment_config=config)
     (warning,) = env.check()

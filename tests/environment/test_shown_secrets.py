@@ -1,4 +1,4 @@
-"""Nothing that is shown of a service has a secret of its configuration in it."""
+"""No text that shows a service contains a secret of its configuration."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Options:
 
 
 class Quiet:
-    """A plugin with a monitor that has a secret among its options."""
+    """A plugin with a monitor whose options include a secret."""
 
     @hookimpl
     def sage_register_monitors(self):
@@ -53,12 +53,12 @@ class Quiet:
 
 @pytest.fixture
 def registry():
-    """The first-party plugins, and the one with the secret."""
+    """The first-party plugins and the one with the secret."""
     return Registry.of(sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading, Quiet())
 
 
 def _shown(env, name, config):
-    """Everything that shows the configuration of a service, by what it is."""
+    """Yield each text that shows the service's configuration, with a name for it."""
     yield "repr of the configuration", repr(config)
     yield "str of the configuration", str(config)
     yield "get_service_status", repr(env.get_service_status(name))
@@ -73,7 +73,7 @@ def _shown(env, name, config):
 
 
 def test_shown(registry):
-    """A secret is in no text that shows a service; its configuration still has it."""
+    """No text that shows a service contains a secret, while its configuration keeps it."""
     config = ServiceDeploymentConfig(monitors=["metrics", "quiet"], **SECRETS)
     with Environment("secrets", registry=registry) as env:
         env.register_service_with_config("echo", Echo, deployment_config=config)
@@ -99,7 +99,7 @@ def test_shown(registry):
     ],
 )
 def test_errors(register, registry):
-    """A refused configuration is described without its secrets."""
+    """The error about a refused configuration contains no secret."""
 
     def refused():
         with Environment("secrets", registry=registry) as env:
@@ -112,7 +112,7 @@ def test_errors(register, registry):
 
 
 def test_file(tmp_path):
-    """What was read from a file shows no secrets either, nor any argument of a constructor without a name."""
+    """The configuration read from a file shows no secrets and no constructor arguments."""
     path = tmp_path / "services.yaml"
     path.write_text(
         textwrap.dedent("""

@@ -1,4 +1,4 @@
-"""Programs that use an environment, and get a signal: the library installs no handler, and those of others go on."""
+"""The library installs no signal handlers, and those of the program work with an environment."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ PROGRAM = """
 
 @pytest.fixture
 def start(program):
-    """Start a program, and wait until its service runs a call; what is left is killed when the test ends."""
+    """Starts a program and waits until its service runs a call. Kills what is left at the end of the test."""
     processes = []
 
     def make(source):
@@ -74,7 +74,7 @@ def start(program):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 def test_handler_that_exits_drains_what_was_accepted(start):
-    """It is the program's own, which `deploy` has left as it was; leaving the block finishes calls and runs hooks."""
+    """`deploy` keeps the program's handler. If the handler exits, leaving `with` finishes calls and runs stop hooks."""
     running = start(PROGRAM)
     running.send_signal(signal.SIGTERM)
     out, err = running.communicate(timeout=PATIENCE)
@@ -82,7 +82,7 @@ def test_handler_that_exits_drains_what_was_accepted(start):
     assert sorted(out.splitlines()) == ["stop hook ran", "worked"]
 
 
-#: Says when it drains, which takes an hour.
+#: Prints when it drains, with a `drain_timeout` of an hour.
 HANGING = (
     PROGRAM.replace("        GO_ON.set()\n", "")
     .replace('threading_strategy="single"', 'threading_strategy="single", timeout=None, drain_timeout=3600')
@@ -105,7 +105,7 @@ HANGING = (
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 def test_second_signal_ends_a_drain(start):
-    """Its handler raises into that, and the interpreter does not wait for a method that hangs."""
+    """A second signal ends the drain, and the interpreter does not wait for a method that hangs."""
     running = start(HANGING)
     running.send_signal(signal.SIGTERM)
     assert running.stdout.readline() == "draining\n"

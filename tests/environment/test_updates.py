@@ -1,4 +1,4 @@
-"""Updates of services that run: which way each change goes, and what happens meanwhile."""
+"""Updates of running services: which way each change takes, and what happens meanwhile."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sage_plugins.values import Refused, Registration
 
 
 class Versioned:
-    """Says which version it is; its constructor runs what a test gives it."""
+    """Returns its version; its constructor runs a function of the test."""
 
     def __init__(self, version=1, begin=None):
         if begin is not None:
@@ -51,7 +51,7 @@ class Wordy(Versioned):
 
 
 class Full(LocalTarget):
-    """Has room for three replicas of all services."""
+    """A target with room for three replicas."""
 
     def __init__(self):
         super().__init__()
@@ -143,7 +143,7 @@ WAYS = {
     ids=[f"{way}: {'-'.join(change)}" for way, changes in WAYS.items() for change in changes],
 )
 def test_each_change_goes_the_way_that_the_plan_says(env, way, change):
-    """The same task or another one, the same replicas or new ones; then nothing is different any more."""
+    """Each change takes the way that the plan announced: in place, replica by replica, or as a whole."""
     change = dict(change)
     args, cls = change.pop("args", [1]), change.pop("cls", Versioned)
     first = Reconfigured if cls is Reconfigured else Versioned
@@ -164,7 +164,7 @@ def test_each_change_goes_the_way_that_the_plan_says(env, way, change):
 
 
 def test_a_balancer_that_is_configured_chooses_from_then_on(env):
-    """And with none any more, one serves and the others stand by."""
+    """A balancer that is configured later takes over the choice; without one the first replica serves again."""
     update(env, replicas=2, failover_enabled=True)
     env.deploy()
     update(env, replicas=2, failover_enabled=True, load_balancer="round_robin")
@@ -179,7 +179,7 @@ def test_a_balancer_that_is_configured_chooses_from_then_on(env):
 
 @pytest.mark.parametrize("clock", [VirtualClock()], indirect=True, ids=["virtual time"])
 def test_a_replica_counts_after_min_ready_s(env, clock, in_thread, until):
-    """Meanwhile both versions serve."""
+    """A new replica counts as ready after `min_ready_s`. Until then old replicas stay, and both versions serve."""
     several = {"replicas": 2, "load_balancer": "round_robin", "update": {"max_surge": 2, "min_ready_s": 100}}
     update(env, 1, **several)
     env.deploy()
@@ -197,6 +197,7 @@ def test_a_replica_counts_after_min_ready_s(env, clock, in_thread, until):
 
 @pytest.mark.parametrize("clock", [VirtualClock()], indirect=True, ids=["virtual time"])
 def test_progress_deadline_wins_over_startup_timeout(env, clock, in_thread, gate, until):
+    """During an update, `progress_deadline` applies instead of `startup_timeout`."""
     update(env, 1, startup_timeout=1)
     env.deploy()
     update(env, 2, lambda _: gate(), startup_timeout=1, update={"progress_deadline": 500})
@@ -213,6 +214,7 @@ def test_progress_deadline_wins_over_startup_timeout(env, clock, in_thread, gate
 
 
 def test_a_version_whose_check_is_false_is_rolled_back_when_it_is_replaced_as_a_whole_too(env):
+    """If a service is replaced as a whole and `check_ready` stays false, the update is rolled back."""
     update(env, 1, cls=Checked)
     env.deploy()
     Checked.ready = False
@@ -224,7 +226,7 @@ def test_a_version_whose_check_is_false_is_rolled_back_when_it_is_replaced_as_a_
 
 
 def test_calls_that_wait_are_answered_by_whichever_version_is_free(env, gate, in_thread, until):
-    """The queue is the same before, meanwhile and after."""
+    """During an update, waiting calls keep their queue, and any version with a free slot answers them."""
     update(env, 1, queue_size=10)
     env.deploy()
     running = env.service("svc").submit("run", gate)
@@ -239,6 +241,7 @@ def test_calls_that_wait_are_answered_by_whichever_version_is_free(env, gate, in
 
 
 def test_closing_in_the_middle_of_an_update_ends_it(env, gate, in_thread):
+    """`close` during an update ends it with DeployError."""
     update(env, 1)
     env.deploy()
     update(env, 2, lambda _: gate())
@@ -252,7 +255,7 @@ def test_closing_in_the_middle_of_an_update_ends_it(env, gate, in_thread):
 
 
 def test_an_interrupted_update_is_rolled_back(env, until):
-    """Ctrl-C comes while the second replica starts; who pressed it waits for nothing."""
+    """Ctrl-C during an update raises at once, and the update is rolled back in the background."""
     main = threading.main_thread().ident
     going_on = threading.Event()
 
@@ -279,6 +282,7 @@ def test_an_interrupted_update_is_rolled_back(env, until):
 
 
 def test_an_update_from_within_a_call_of_the_service_waits_for_no_replica_that_leaves(env):
+    """An update made within a call of the service does not wait for the replica that runs this call."""
     update(env, 1)
     env.deploy()
 
@@ -291,6 +295,7 @@ def test_an_update_from_within_a_call_of_the_service_waits_for_no_replica_that_l
 
 
 def test_what_was_scaled_by_hand_is_taken_back_and_the_plan_says_so(env):
+    """An update sets back a number of replicas that was changed with `scale`, and the plan says so."""
     update(env, 1, replicas=2)
     env.deploy()
     env.scale("svc", 3)
@@ -323,6 +328,7 @@ def full(environments):
 
 
 def test_without_room_an_update_is_rolled_back_with_the_reason(full):
+    """Without room for new replicas an update is rolled back, and the error gives the reason."""
     update(full, 2, target="full", replicas=3)
     with pytest.raises(errors.DeployError, match=r"was rolled back.*three is all there is"):
         full.apply()
@@ -330,6 +336,7 @@ def test_without_room_an_update_is_rolled_back_with_the_reason(full):
 
 
 def test_without_room_one_leaves_first_if_max_unavailable_allows(full):
+    """Without room, an old replica stops first if `max_unavailable` allows it."""
     update(full, 2, target="full", replicas=3, update={"max_unavailable": 1})
     full.apply()
     assert {full.service("svc").which() for _ in range(6)} == {2}
@@ -341,7 +348,7 @@ def test_without_room_one_leaves_first_if_max_unavailable_allows(full):
 
 @pytest.mark.parametrize("settings", [{}, {"max_surge": 2}, {"max_surge": 0, "max_unavailable": 1}])
 def test_no_call_fails_under_load_while_versions_come_and_go_back(env, in_thread, settings):
-    """Every second version is broken; callers that share a handle hear of no version but good ones."""
+    """Under load no call fails, while good versions roll out and broken ones are rolled back."""
     update(env, 0, replicas=3, queue_size=0, update=settings)
     handle = env.service("svc")
     over, heard = threading.Event(), set()

@@ -1,4 +1,4 @@
-"""Every first-party target keeps the semantics that are the same for all; the suite itself shares no memory."""
+"""Every first-party target passes the suite for all targets, even if nothing is shared between service and caller."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from strategies_in_turn import StrategiesInTurn
 class TestLocal(StrategiesInTurn):
     plugin_id = "local"
     elsewhere = (
-        StrategyConformance  # tests/threading/test_conformance.py runs these under all strategies, on this target
+        StrategyConformance  # tests/threading/test_conformance.py runs these on this target, under all strategies
     )
 
     def strategies(self):
@@ -32,12 +32,12 @@ class TestLocal(StrategiesInTurn):
 
 def copied(value):
     if any(type(each) in UNRUN for each in (value if isinstance(value, list) else [value])):
-        return value  # the host decides what becomes of it
-    return pickle.loads(pickle.dumps(value))  # noqa: S301 - it was made in this process, a moment ago
+        return value  # the host handles these
+    return pickle.loads(pickle.dumps(value))  # noqa: S301 - made in this process
 
 
 class CopyingFactory:
-    """Builds instances whose answers and errors are copied on their way out."""
+    """Builds instances whose results and errors are copied on their way out."""
 
     def __init__(self, factory):
         self.factory = factory
@@ -55,7 +55,7 @@ def copying(method):
     def wrapper(*args, **kwargs):
         try:
             outcome = method(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - it is copied like everything else
+        except Exception as error:  # noqa: BLE001 - copied like everything else
             raise copied(error) from None
         return copied(outcome)
 
@@ -67,18 +67,18 @@ def acopying(method):
     async def wrapper(*args, **kwargs):
         try:
             return copied(await method(*args, **kwargs))
-        except Exception as error:  # noqa: BLE001 - it is copied like everything else
+        except Exception as error:  # noqa: BLE001 - copied like everything else
             raise copied(error) from None
 
     return wrapper
 
 
 class CopyingEvents:
-    """What the core hears of a replica, whose arguments are copied on their way in."""
+    """The events of a replica, whose arguments are copied on their way in."""
 
     def __init__(self, events):
         self.freed, self.changed, self.lost, self.service = events.freed, events.changed, events.lost, events.service
-        self.lane = events.lane  # whose slots the start hooks hold
+        self.lane = events.lane  # the start hooks hold its slots
         self._events = events
 
     def follow(self, work):
@@ -92,7 +92,7 @@ def with_copies(work):
 
 
 class CopyingTarget(LocalTarget):
-    """Treats replicas in this process as if they were in another: only copies come and go."""
+    """A target whose replicas run in this process, but get and return only copies."""
 
     def start(self, spec, at, events, clock):
         spec = copied(spec._replace(factory=CopyingFactory(spec.factory)))
@@ -109,10 +109,10 @@ class Plugin:
 
 
 class TestCopying(StrategiesInTurn):
-    """The suite, its services, what they are given and what they answer, without a shared object."""
+    """The suite without any shared object between services and callers."""
 
     plugin_id = "copying"
-    one_in = 8  # all run by message, where nothing is shared either: tests/remote/test_replica.py
+    one_in = 8  # tests/remote/test_replica.py runs all of them over messages, where nothing is shared either
 
     def registry(self):
         return Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading, Plugin())
@@ -121,11 +121,12 @@ class TestCopying(StrategiesInTurn):
         return ["pool"]
 
     def declared(self):
-        # Its methods can call other services; other processes cannot call it, so the target declares no such thing.
+        # Its methods can call other services. The target itself does not declare `reachable`, since other processes
+        # cannot call it.
         return {**super().declared(), "reachable": "copying"}
 
 
-# Its copies are made in whichever thread is there: a double for what services see, not for the way to a process.
+# The copies are made in any thread: this target models what services see, not the transport.
 for _case in vars(WireCases):
     if _case.startswith("test_"):
         setattr(TestCopying, _case, None)

@@ -1,4 +1,4 @@
-"""Every first-party monitor keeps what is asked of all."""
+"""Every first-party monitor passes the suite for all monitors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ class TestMetrics(MonitorConformance):
     plugin_id = "metrics"
 
     def lasting(self, summary):
-        """All but what is measured of the present."""
+        """Return the summary without values of the present moment."""
         return {name: value for name, value in summary.items() if name not in {"cpu_usage", "memory_usage"}}
 
 

@@ -1,4 +1,4 @@
-"""The kinds of events are a closed list: the engine tells no other, and each of them is told somewhere."""
+"""The kinds of events are a closed list: each of them is emitted somewhere, and no others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import sage_plugins.routing.guarding
 from sage_plugins.event_kinds import EventKind
 from sage_plugins.values import ReplicaState
 
-#: States that a target or a monitor reports, each as an event of its own.
+#: States that a target or a monitor reports; each gives an event of its own.
 REPORTED = {
     ReplicaState.STARTING,
     ReplicaState.READY,
@@ -21,7 +21,7 @@ REPORTED = {
 
 
 def kinds_told():
-    """The first string of each `tell(...)`, and of each report (kind, reason, replica's id)."""
+    """Yield the kind in each `tell(...)` and in each report (kind, reason, replica's ID)."""
     for path in Path(sage_plugins.deployment.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             first = None
@@ -36,7 +36,7 @@ def kinds_told():
 
 
 def kinds_of_guards():
-    """Each kind that a guard names; it tells no other."""
+    """Yield each kind that a guard names."""
     for path in Path(sage_plugins.routing.guarding.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "EventKind":
@@ -44,5 +44,5 @@ def kinds_of_guards():
 
 
 def test_engine_tells_the_documented_kinds_and_no_other():
-    """That a change was asked for is told by whoever asks."""
+    """The core emits exactly the documented kinds. Only `CHANGE_REQUESTED` is emitted elsewhere."""
     assert {*kinds_told(), *kinds_of_guards()} == set(EventKind) - {EventKind.CHANGE_REQUESTED}

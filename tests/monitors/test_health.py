@@ -1,4 +1,6 @@
-"""The monitor `health`: who is asked when, what an answer counts, and who gets calls meanwhile. In virtual time."""
+"""
+The monitor `health` in virtual time: which replicas it checks when, what answers mean, and who gets calls meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ TIMEOUT = 5.0
 
 
 class Patient:
-    """A replica that answers what its test has written down for it; 0 for the replica's index."""
+    """A replica that answers checks as the test has set for its index."""
 
     def __init__(self, answers):
         self.answers = answers
@@ -73,7 +75,7 @@ class Answers(dict):
 
 
 class Ward:
-    """One service under the monitor, in virtual time."""
+    """One service watched by the monitor, in virtual time."""
 
     def __init__(self, env, clock, answers, events, until):
         self.env, self.clock, self.answers, self.events, self._until = env, clock, answers, events, until
@@ -92,7 +94,7 @@ class Ward:
         return [(event.kind.removeprefix("replica_"), event.replica, event.reason) for event in self.events]
 
     def advance(self, seconds):
-        """Move on; before time goes on, every check has been answered that is not held by its test."""
+        """Advance the clock, and let each due check be answered first unless the test holds it."""
         until = self.clock.monotonic() + seconds
         while self.clock.next_at() <= until:
             self.clock.run_until(self.clock.next_at())
@@ -113,7 +115,7 @@ class Ward:
 
 @pytest.fixture
 def ward(environments, until):
-    """Deploy a service in virtual time, watched by `health`; the first check has been made."""
+    """Deploys a service in virtual time, watched by `health`, and waits for the first checks."""
 
     def make(cls=Both, *, replicas=1, strategy="single", monitors=("health", "noted"), **config):
         events, answers, clock = [], Answers(), VirtualClock()
@@ -149,12 +151,12 @@ def ward(environments, until):
     return make
 
 
-# -- who is asked ------------------------------------------------------------------------------------------------------
+# -- which replicas are checked ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cls", [Both, Async])
 def test_each_replica_is_asked_at_once_and_then_every_interval(ward, strategy, cls):
-    """Both questions, in this order, of each replica, on threads of their own."""
+    """Each replica is checked at once and then every interval, on its own thread: first health, then readiness."""
     service = ward(cls, replicas=2, strategy=strategy)
     once = [("check_health", 0), ("check_ready", 0), ("check_health", 1), ("check_ready", 1)]
     assert sorted(asked[:2] for asked in service.answers.asked) == sorted(once)
@@ -166,13 +168,14 @@ def test_each_replica_is_asked_at_once_and_then_every_interval(ward, strategy, c
 
 
 def test_nothing_is_asked_of_a_class_without_checks(ward):
-    """No timer, no thread."""
+    """A class without checks needs no timer and no probe."""
     service = ward(Patient)
     assert service.clock.pending == 0
     assert not service.monitor._probes
 
 
 def test_new_replicas_are_asked_and_those_that_left_are_not(ward):
+    """New replicas are checked, and replicas that left are not."""
     service = ward(Alive)
     service.env.scale("svc", 2)
     service.advance(0)
@@ -186,6 +189,7 @@ def test_new_replicas_are_asked_and_those_that_left_are_not(ward):
 
 
 def test_nobody_is_asked_after_the_end(ward):
+    """After the service ends nothing is checked."""
     service = ward()
     service.env.close()
     del service.answers.asked[:]
@@ -195,6 +199,7 @@ def test_nobody_is_asked_after_the_end(ward):
 
 
 def test_without_the_monitor_nobody_is_asked_and_the_plan_says_so(ward):
+    """Without the monitor no check is called, and the plan says so."""
     service = ward(monitors=("noted",), failure_threshold=2)
     service.clock.advance(10 * INTERVAL)
     assert service.answers.asked == []
@@ -205,6 +210,7 @@ def test_without_the_monitor_nobody_is_asked_and_the_plan_says_so(ward):
 
 
 def test_with_the_monitor_the_plan_says_what_it_does(ward):
+    """With the monitor the plan shows interval and timeout, without a warning."""
     plan = str(ward().env.plan())
     assert "every 10 s, for at most 5 s" in plan
     assert "W1" not in plan
@@ -223,6 +229,7 @@ def test_with_the_monitor_the_plan_says_what_it_does(ward):
 )
 @pytest.mark.parametrize(("cls", "strategy"), [(Alive, "single"), (Async, "single"), (Async, "async")])
 def test_replica_is_unhealthy_after_so_many_failures_in_a_row(ward, cls, strategy, answer, why):
+    """A replica is unhealthy after `failure_threshold` failures in a row, with the last reason."""
     service = ward(cls, strategy=strategy, failure_threshold=3)
     service.answers["check_health", 0] = answer
     for _ in range(2):
@@ -245,6 +252,7 @@ def test_replica_is_unhealthy_after_so_many_failures_in_a_row(ward, cls, strateg
 
 
 def test_unhealthy_replica_is_ready_after_so_many_successes_in_a_row(ward):
+    """An unhealthy replica is ready after `success_threshold` passes in a row."""
     service = ward(Alive, failure_threshold=1, success_threshold=2)
     for answer, state in (
         (False, "unhealthy"),
@@ -263,7 +271,7 @@ def test_unhealthy_replica_is_ready_after_so_many_successes_in_a_row(ward):
 
 
 def test_unhealthy_replica_gets_no_calls_while_another_serves(ward, strategy):
-    """With none left that is well, calls go to those that are not rather than fail."""
+    """An unhealthy replica gets no calls while another is healthy. If none is, all get calls."""
     service = ward(Alive, replicas=2, strategy=strategy, failure_threshold=1, success_threshold=1)
     assert service.seen() == {0, 1}
     service.answers["check_health", 0] = False
@@ -283,6 +291,7 @@ def test_unhealthy_replica_gets_no_calls_while_another_serves(ward, strategy):
 
 @pytest.mark.parametrize("cls", [Ready, Async])
 def test_readiness_counts_at_once_and_is_no_illness(ward, cls):
+    """Readiness takes effect after one check, whatever the thresholds, and does not mean unhealthy."""
     service = ward(cls, replicas=2, failure_threshold=3, success_threshold=3)
     service.answers["check_ready", 0] = False
     service.advance(INTERVAL)
@@ -299,7 +308,7 @@ def test_readiness_counts_at_once_and_is_no_illness(ward, cls):
 
 
 def test_unready_from_the_start(ward):
-    """A replica that has started but is not ready yet is asked before the first interval has passed."""
+    """A new replica's readiness is checked before the first interval has passed."""
     service = ward(Ready, replicas=2)
 
     class Warming(Ready):
@@ -314,7 +323,7 @@ def test_unready_from_the_start(ward):
 
 
 def test_illness_is_worse_than_not_being_ready(ward):
-    """A replica that recovers is as ready as it says."""
+    """Unhealthy wins over unready. A replica that recovers has the state that its readiness says."""
     service = ward(failure_threshold=1, success_threshold=1)
     for health, ready, state in (
         (False, False, "unhealthy"),
@@ -332,7 +341,11 @@ def test_illness_is_worse_than_not_being_ready(ward):
 
 
 def test_check_that_hangs_fails_at_its_timeout_and_is_not_put_twice(ward, gate):
-    """Each interval that it goes on is a failure more, the thread is the same, and its late answer is none."""
+    """
+    A check that hangs fails at its timeout and again each interval, on one thread.
+
+    Its late answer does not count.
+    """
     service = ward(Alive, replicas=2, failure_threshold=3)
     service.answers["check_health", 0] = gate
     service.advance(INTERVAL)
@@ -355,6 +368,7 @@ def test_check_that_hangs_fails_at_its_timeout_and_is_not_put_twice(ward, gate):
 
 
 def test_first_timeout_is_told_as_such(ward, gate):
+    """The reason says that the check gave no answer in time."""
     service = ward(Alive, failure_threshold=1)
     service.answers["check_health", 0] = gate
     service.advance(INTERVAL)
@@ -367,6 +381,7 @@ def test_first_timeout_is_told_as_such(ward, gate):
 
 
 def test_readiness_that_hangs_is_not_ready(ward, gate):
+    """A replica whose readiness check hangs is unready."""
     service = ward(failure_threshold=2)
     service.answers["check_ready", 0] = gate
     service.advance(INTERVAL)
@@ -383,6 +398,7 @@ def test_readiness_that_hangs_is_not_ready(ward, gate):
 
 
 def test_close_does_not_wait_for_a_check_that_hangs(ward, gate):
+    """`close` does not wait for a check that hangs."""
     service = ward(Alive)
     service.answers["check_health", 0] = gate
     service.advance(INTERVAL)
@@ -392,11 +408,11 @@ def test_close_does_not_wait_for_a_check_that_hangs(ward, gate):
     gate.open()
 
 
-# -- slots that are gone -----------------------------------------------------------------------------------------------
+# -- lost slots --------------------------------------------------------------------------------------------------------
 
 
 def abandon(service, gate, handle):
-    """Have one call given up while it runs."""
+    """Abandon one call while it runs."""
     call = handle.submit("run", gate)
     gate.wait_entered()
     call.abandon()
@@ -404,7 +420,7 @@ def abandon(service, gate, handle):
 
 @pytest.mark.parametrize("cls", [Patient, Both])
 def test_replica_whose_slots_are_all_abandoned_is_unhealthy(ward, gates, threaded, cls):
-    """Also one of a class without checks; it is well again when a slot is free."""
+    """A replica whose slots are all held by abandoned calls is unhealthy until one is free, even without checks."""
     two = {"thread_count": 2, "thread_pool_size": 2} if threaded == "pool" else {}
     slots = 2 if two else 1
     service = ward(cls, strategy=threaded, failure_threshold=3, success_threshold=1, **two)
@@ -429,7 +445,7 @@ def test_replica_whose_slots_are_all_abandoned_is_unhealthy(ward, gates, threade
 
 
 def test_replica_whose_slots_are_taken_and_that_runs_nothing_is_unhealthy(ward, monkeypatch):
-    """Whatever has lost the work: its calls end at their timeouts, and nobody would notice."""
+    """A replica whose slots are all taken while no worker runs anything is unhealthy."""
     monkeypatch.setattr(SlotRecovery, "look", lambda _: None)
     service = ward(Patient, timeout=1.0)
     (lane,) = service.env.task("svc")._router.lanes
@@ -449,14 +465,16 @@ def test_replica_whose_slots_are_taken_and_that_runs_nothing_is_unhealthy(ward, 
 
 
 def test_replica_that_is_seen_between_two_calls_is_well(ward, monkeypatch):
-    """All its slots are always taken and its methods are short, so that a look seldom meets one that runs."""
+    """
+    A replica that answers short calls between the checks is healthy, though all its slots are taken at each check.
+    """
     monkeypatch.setattr(SlotRecovery, "look", lambda _: None)
     service = ward(Patient, timeout=1.0)
     handle, (lane,) = service.env.service("svc"), service.env.task("svc")._router.lanes
     lane.free.clear()
     lost = handle.submit("index")
     service.advance(INTERVAL)
-    assert lost.expire()  # from then on it is looked at
+    assert lost.expire()  # from now on the monitor watches the replica
     for _ in range(4):
         service.advance(INTERVAL / 2)
         lane.free.append(None)
@@ -470,7 +488,7 @@ def test_replica_that_is_seen_between_two_calls_is_well(ward, monkeypatch):
 
 
 def test_replica_that_runs_a_call_for_long_is_well(ward, gate):
-    """Its slots are taken, and a worker is busy."""
+    """A replica that runs one long call is healthy."""
     service = ward(Patient, timeout=1.0)
     service.env.service("svc").with_options(timeout=1000).submit("run", gate)
     gate.wait_entered()
@@ -485,7 +503,7 @@ def test_replica_that_runs_a_call_for_long_is_well(ward, gate):
 
 
 def test_nothing_is_looked_at_once_no_call_is_abandoned(ward, gate):
-    """The timer of a service without checks goes with the reason for it."""
+    """Once no call is abandoned any more, a service without checks has no timer."""
     service = ward(Patient)
     abandon(service, gate, service.env.service("svc"))
     service.advance(INTERVAL)
@@ -502,7 +520,7 @@ def test_nothing_is_looked_at_once_no_call_is_abandoned(ward, gate):
 
 
 def test_status_of_a_service_outside_environments():
-    """The environment's clock and registry are not needed."""
+    """`health` works for a service outside an environment."""
     env = Environment("outside")
     env.register_service_with_config(
         "svc", Alive, Answers(), deployment_config=ServiceDeploymentConfig(monitors=["health"])
@@ -518,7 +536,7 @@ def test_status_of_a_service_outside_environments():
 
 
 class OnLoop(Patient):
-    """What its checks await belongs to the loop on which it was built."""
+    """Its checks await something of the loop on which it was built."""
 
     async def setup(self):
         self.loop = asyncio.get_running_loop()
@@ -535,7 +553,7 @@ class OnLoop(Patient):
 
 
 def test_coroutines_are_asked_on_the_loop_of_the_replica(ward):
-    """And methods that are none on a thread of their own, so that they do not block it."""
+    """Coroutine checks run on the replica's loop, others on their own thread so that they do not block it."""
     service = ward(OnLoop, strategy="async", failure_threshold=1)
     service.advance(INTERVAL)
     assert service.states == ["ready"]
@@ -549,6 +567,8 @@ def test_coroutines_are_asked_on_the_loop_of_the_replica(ward):
 
 
 def test_loop_that_is_blocked_is_unhealthy(ward, gate, in_thread):
+    """A replica whose loop is blocked is unhealthy."""
+
     class Blocking(OnLoop):
         async def block(self):
             gate()
@@ -566,6 +586,7 @@ def test_loop_that_is_blocked_is_unhealthy(ward, gate, in_thread):
 
 
 def test_close_ends_a_coroutine_that_hangs(ward, until):
+    """`close` cancels a check coroutine that hangs."""
     service = ward(OnLoop, strategy="async")
     service.answers["check_health", 0] = "hang"
     before = len(service.answers.asked)
@@ -576,6 +597,8 @@ def test_close_ends_a_coroutine_that_hangs(ward, until):
 
 
 def test_close_releases_a_check_that_a_blocked_loop_never_starts(ward, gate, in_thread, until):
+    """`close` releases a check that waits for a blocked loop; the check never runs."""
+
     class Blocking(OnLoop):
         async def block(self):
             gate()

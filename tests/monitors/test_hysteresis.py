@@ -1,4 +1,4 @@
-"""The thresholds of health: whatever checks say, states change seldom; and what hangs holds up nobody else."""
+"""The thresholds of `health` limit how often states change, and a check that hangs delays no other service."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INTERVAL = 10.0
 
 
 class Marked:
-    """A replica that remembers how it was marked."""
+    """A replica that records how it is marked."""
 
     id = "svc#0"
     slots = inflight = abandoned = 0
@@ -42,7 +42,7 @@ class Service:
 
 
 def judged(answers, failures, successes):
-    """The marks that *answers* to `check_health` lead to, true for a good one, and the probe."""
+    """Return the marks that these answers to `check_health` lead to (True passes), and the probe."""
     replica = Marked()
     durations = Histogram("seconds", "Time.", ("check",), BUCKETS)
     probe = _Probe(Service(failures, successes), replica, lambda _: False, durations)
@@ -58,7 +58,7 @@ THRESHOLDS = st.integers(1, 5)
 @settings(deadline=None, derandomize=True, database=None)
 @given(answers=ANSWERS, failures=THRESHOLDS, successes=THRESHOLDS)
 def test_states_change_no_oftener_than_the_thresholds_allow(answers, failures, successes):
-    """At most checks / min(threshold) changes, one mark each; and each is that of a model that counts rows."""
+    """States change at most once per min(threshold) checks, exactly as a model that counts rows says."""
     marks, probe = judged(answers, failures, successes)
     assert len(marks) <= len(answers) / min(failures, successes)
     assert [state for state, _ in marks] == [
@@ -74,7 +74,7 @@ def test_states_change_no_oftener_than_the_thresholds_allow(answers, failures, s
 
 @pytest.mark.parametrize("first", [True, False])
 def test_health_that_alternates_changes_nothing(first):
-    """With the defaults, three failures and two passes in a row, a check that flaps is told as no event at all."""
+    """With three failures and two passes needed, alternating results change nothing."""
     answers = [first is bool(number % 2) for number in range(1000)]
     assert judged(answers, 3, 2)[0] == []
 
@@ -82,6 +82,7 @@ def test_health_that_alternates_changes_nothing(first):
 @settings(deadline=None, derandomize=True, database=None)
 @given(answers=ANSWERS)
 def test_readiness_counts_at_once_but_is_told_once_for_each_change(answers):
+    """Readiness takes effect at once, and only changes are reported."""
     replica = Marked()
     probe = _Probe(Service(3, 2), replica, lambda _: False, Histogram("seconds", "Time.", ("check",), BUCKETS))
     for good in answers:
@@ -103,7 +104,7 @@ class Hangs:
 
 
 def test_check_that_hangs_delays_no_other_service(environments, gate, until):
-    """Each check has a thread of its own: for as long as one hangs, the others are asked every interval."""
+    """While a check of one service hangs, other services are checked every interval."""
     clock = VirtualClock()
     registry = Registry.of(sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
     env = environments("test", registry=registry, clock=clock)

@@ -1,4 +1,4 @@
-"""Recorders and what monitors see of a service: counts of replicas that left, and errors that name a monitor."""
+"""Recorders, and what monitors see of a service: counts of replicas that left, and errors that name a monitor."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Faulty(Recorder):
 
 
 class Counting(QuietMonitor):
-    """Counts calls; keeps its recorders and the service that it watches."""
+    """A monitor that counts calls and keeps its recorders and its service."""
 
     def __init__(self, kind=Recorder):
         self.kind, self.recorders, self.service = kind, [], None
@@ -64,7 +64,7 @@ class Counting(QuietMonitor):
 
 @pytest.fixture
 def watched():
-    """Deploy a service whose monitor is *monitor*; gives its environment."""
+    """Deploys a service with the monitor *monitor* and returns its environment."""
     opened = []
 
     def make(monitor, service=Echo, **config):
@@ -87,6 +87,7 @@ def watched():
 
 
 def test_snapshots_have_what_replicas_counted_that_left(watched):
+    """A service's snapshots include the counts of replicas that have left."""
     monitor = Counting()
     env = watched(monitor, replicas=2, load_balancing=True)
     for number in range(10):
@@ -96,7 +97,7 @@ def test_snapshots_have_what_replicas_counted_that_left(watched):
 
 
 class Plain:
-    """A monitor that inherits from nothing and has no optional member."""
+    """A monitor without a base class and without optional methods."""
 
     def recorder(self, who, _methods):
         return Recorder(who)
@@ -115,7 +116,7 @@ class Plain:
 
 
 def test_counts_of_replicas_leave_with_them_without_merge(watched, caplog):
-    """A monitor without `attach` and `merge` is used as it is, and nothing is reported."""
+    """A monitor without `attach` and `merge` works. Counts of replicas that leave are lost."""
     env = watched(Plain(), replicas=2, load_balancing=True)
     for number in range(10):
         env.service("svc").echo(number)
@@ -140,7 +141,7 @@ class Statistics:
 
 @pytest.mark.parametrize(("recorder", "counted"), [(Counted, 3), (Recorder, 0)])
 def test_replica_asks_its_monitor_for_the_recorder_only(environments, caplog, recorder, counted):
-    """What a replica creates may have `recorder` alone, whatever is asked of the replica afterwards."""
+    """A replica uses only `recorder` of the monitor that it creates."""
     monitor, made = Counting(recorder), []
 
     def create(_options):
@@ -166,6 +167,7 @@ def test_replica_asks_its_monitor_for_the_recorder_only(environments, caplog, re
 
 
 def test_monitor_sees_environment_queue_and_load(watched):
+    """A monitor sees the environment's name, the queue, and each replica's node and load."""
     monitor = Counting()
     watched(monitor)
     (replica,) = monitor.service.replicas()
@@ -174,6 +176,7 @@ def test_monitor_sees_environment_queue_and_load(watched):
 
 
 def test_recorders_are_closed_with_their_replicas_and_the_service(watched):
+    """Recorders are closed when their replica or the service stops."""
     monitor = Counting()
     env = watched(monitor)
     env.close()
@@ -182,6 +185,7 @@ def test_recorders_are_closed_with_their_replicas_and_the_service(watched):
 
 @pytest.mark.parametrize("side", ["caller", "replica"])
 def test_recorder_that_cannot_be_made_names_its_monitor(watched, side):
+    """If a recorder cannot be created, the error names its monitor."""
     monitor = Counting()
 
     def make(who):
@@ -195,6 +199,7 @@ def test_recorder_that_cannot_be_made_names_its_monitor(watched, side):
 
 
 def test_recorder_without_close_keeps_nothing_from_stopping(watched, caplog, monkeypatch):
+    """A recorder without `close` does not keep the service from stopping."""
     monkeypatch.delattr(Recorder, "close")
     env = watched(Counting())
     env.close()
@@ -202,13 +207,14 @@ def test_recorder_without_close_keeps_nothing_from_stopping(watched, caplog, mon
 
 
 def test_recorder_that_raises_is_named_and_hurts_no_call(watched, caplog):
+    """If a recorder raises, the log names its monitor, and calls are unaffected."""
     env = watched(Counting(Faulty))
     assert [env.service("svc").echo(number) for number in range(3)] == [0, 1, 2]
     assert [record.getMessage() for record in caplog.records if "recorder of monitor 'counting'" in record.getMessage()]
 
 
 class Surrounding(Recorder):
-    """Notes the calls around whose methods it was, and how those ended."""
+    """Records each call that it surrounds, and how it ended."""
 
     def __init__(self, who):
         super().__init__(who)
@@ -226,7 +232,7 @@ class Surrounding(Recorder):
 
 
 class Shapes:
-    """A method of each kind."""
+    """One method of each kind."""
 
     def plain(self, value):
         return value
@@ -253,7 +259,7 @@ class Shapes:
 
 @pytest.mark.parametrize("strategy", ["single", "pool", "async", "inline"])
 def test_a_recorder_can_be_around_methods_of_every_kind(watched, strategy):
-    """Once around each, whatever runs it, and it sees what the method raises."""
+    """A recorder's `around` surrounds each method once, whatever its kind, and sees what it raises."""
     monitor = Counting(Surrounding)
     env = watched(monitor, service=Shapes, threading_strategy=strategy)
     handle = env.service("svc")
@@ -280,7 +286,7 @@ class Together:
 
 
 def test_a_recorder_is_around_a_batch_once(watched):
-    """It is asked with one of the calls."""
+    """A recorder's `around` surrounds a batch once, with one of its calls."""
     monitor = Counting(Surrounding)
     env = watched(monitor, service=Together, threading_strategy="single", batch_size=2, batch_wait=20.0)
     double = [env.service("svc").submit("double", number) for number in range(2)]
@@ -290,7 +296,7 @@ def test_a_recorder_is_around_a_batch_once(watched):
 
 
 def test_what_was_counted_is_added_up_again_only_if_a_call_has_ended(env):
-    """Who looks each second at services that nobody calls pays little; the next call is seen at once."""
+    """Metrics are summed again only if a call has ended since; the next call shows at once."""
     env.register_service("echo", Echo)
     handle = env.service("echo")
     handle.echo(1)

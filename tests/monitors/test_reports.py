@@ -1,4 +1,4 @@
-"""What the first-party monitors report beyond what the conformance suite asks of all."""
+"""What the first-party monitors report beyond the suite for all monitors."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ CALLER = ReplicaInfo("kv", None)
 
 
 def summarised(*calls, who=REPLICA, methods=("get", "put")):
-    """What `Metrics` makes of `(method, outcome, wait_s, run_s)`."""
+    """Return the summary of `Metrics` for calls `(method, outcome, wait_s, run_s)`."""
     metrics = Metrics()
     recorder = metrics.recorder(who, methods)
     record = recorder.writer()
@@ -45,7 +45,7 @@ def summarised(*calls, who=REPLICA, methods=("get", "put")):
 
 @pytest.fixture(params=[MOST_PAIRS, 2], ids=["pairs", "folded"])
 def most_pairs(request):
-    """As it is, and so few that some calls of most tests are folded."""
+    """The normal limit, and one so low that most tests fold calls."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(metrics_module, "MOST_PAIRS", request.param)
         yield request.param
@@ -53,12 +53,12 @@ def most_pairs(request):
 
 ANY_PAIRS = settings(
     deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)  # all examples have the same
+)  # the same fixture value for all examples
 
 
 @pytest.mark.usefixtures("most_pairs")
 def test_queue_and_run_have_percentiles_of_their_own():
-    """Each is at most a fifth beside what was measured, and never above the longest."""
+    """Queue and run times have their own percentiles, each within a fifth of the true value and at most the maximum."""
     calls = [(0, Outcome.OK, wait_ms / 1e3, 0.5) for wait_ms in range(1, 101)]
     found = summarised(*calls)
     for name, exact in (("queue_p50", 0.050), ("queue_p95", 0.095), ("queue_p99", 0.099)):
@@ -83,7 +83,7 @@ def test_queue_and_run_have_percentiles_of_their_own():
     )
 )
 def test_percentiles_lie_within_what_was_measured(share, calls):
-    """No percentile is below the shortest or above the longest duration, whatever they are and however they ended."""
+    """Each percentile lies between the shortest and the longest duration."""
     replica, caller = [], []
     for wait, run, given_up in calls:
         (caller if given_up else replica).append((0, Outcome.TIMEOUT if given_up else Outcome.OK, wait, run))
@@ -117,7 +117,7 @@ def test_percentiles_lie_within_what_was_measured(share, calls):
     )
 )
 def test_histograms_have_every_call_and_none_in_a_bucket_that_is_too_fast(calls):
-    """Up to each edge, no more calls are counted than were that fast, and at least those that were a fifth faster."""
+    """A histogram counts every call, and none in a bucket that was too fast for it. It is at most a fifth off."""
     found = summarised(*((0, Outcome.OK, wait, run) for wait, run in calls))
     durations = {
         "duration": [wait + run for wait, run in calls],
@@ -136,7 +136,7 @@ def test_histograms_have_every_call_and_none_in_a_bucket_that_is_too_fast(calls)
 
 
 def test_memory_of_the_counts_does_not_grow_with_the_time_that_a_service_runs():
-    """However different calls are, a worker keeps a few hundred numbers; totals and sums stay exact."""
+    """The memory for counts does not grow with the number of calls; totals and sums stay exact."""
     recorder = MetricsRecorder(REPLICA, ("get",), None)
     drawn = random.Random(1)  # noqa: S311 - no secret
     record = recorder.writer()
@@ -156,7 +156,7 @@ def test_memory_of_the_counts_does_not_grow_with_the_time_that_a_service_runs():
 
 
 def test_no_bucket_of_a_scrape_falls_when_calls_are_folded(monkeypatch):
-    """A counter that falls looks like a restart to who reads it."""
+    """No bucket decreases when calls are folded, since a reader takes that for a restart."""
     metrics = Metrics()
     drawn = random.Random(2)  # noqa: S311 - no secret
     recorder = metrics.recorder(REPLICA, ("get",))
@@ -175,6 +175,7 @@ def test_no_bucket_of_a_scrape_falls_when_calls_are_folded(monkeypatch):
 
 
 def test_durations_beyond_the_edges_are_counted():
+    """Durations beyond the smallest and largest bucket are counted too."""
     found = summarised((0, Outcome.OK, 0.0, 0.0), (0, Outcome.OK, 1e9, 1e9))
     assert found["request_count"] == 2
     assert found["p50"] == 2 * EDGES_S[0]
@@ -182,7 +183,7 @@ def test_durations_beyond_the_edges_are_counted():
 
 
 def test_call_given_up_while_it_ran_has_no_known_wait():
-    """It counts in the response time, and neither as waiting nor as running."""
+    """A call abandoned while it ran counts in the response time, but in neither queue nor run time."""
     found = summarised((0, Outcome.TIMEOUT, 0.0, 2.0), who=CALLER)
     assert (found["request_count"], found["error_count"], found["outcomes"]) == (1, 1, {"timeout": 1})
     assert (found["avg_response_time"], found["avg_queue_time"], found["avg_run_time"]) == (2.0, 0.0, 0.0)
@@ -191,6 +192,7 @@ def test_call_given_up_while_it_ran_has_no_known_wait():
 
 
 def test_call_given_up_in_the_queue_has_waited_and_not_run():
+    """A call cancelled in the queue counts as waiting, not as running."""
     found = summarised((0, Outcome.CANCELLED, 2.0, 0.0), who=CALLER)
     assert (found["avg_response_time"], found["avg_queue_time"], found["avg_run_time"]) == (2.0, 2.0, 0.0)
     assert found["queue_p50"] == 2.0
@@ -198,7 +200,7 @@ def test_call_given_up_in_the_queue_has_waited_and_not_run():
 
 
 def test_abandoned_calls_do_not_raise_the_mean_queue_time(deploy, threaded, gate):
-    """A caller who gives up a method that hangs does not look as if it had waited in the queue."""
+    """Calls that time out while they run do not raise the mean queue time."""
     service = deploy(threaded)
     with pytest.raises(errors.CallTimeoutError, match="may still be running"):
         service.handle.with_options(timeout=0.2).call("run", gate)
@@ -212,7 +214,7 @@ def test_abandoned_calls_do_not_raise_the_mean_queue_time(deploy, threaded, gate
 
 
 def test_methods_have_numbers_of_their_own(deploy, strategy):
-    """What is counted of the service is counted of each method too, refused calls included."""
+    """Each method has the same counts as the service, refused calls included."""
     service = deploy(strategy)
     for _ in range(3):
         service.handle.echo()
@@ -233,14 +235,14 @@ def test_methods_have_numbers_of_their_own(deploy, strategy):
 
 
 def test_service_metrics_have_every_field_of_a_method():
-    """Whoever reads a method's numbers reads the service's the same way."""
+    """ServiceMetrics has every field of MethodMetrics."""
     fields = [field.name for field in attrs.fields(MethodMetrics)]
     assert set(summarised()) == {*fields, "methods", "cpu_usage", "memory_usage"}
     assert set(fields) < {field.name for field in attrs.fields(ServiceMetrics)}
 
 
 def test_snapshots_travel_and_merge():
-    """Snapshots of several replicas, pickled and merged in any grouping, say what they say together."""
+    """Snapshots can be pickled, and merging them in any grouping gives the same summary."""
     metrics = Metrics()
     snapshots = []
     for number in range(3):
@@ -256,7 +258,7 @@ def test_snapshots_travel_and_merge():
 
 
 def test_counts_of_ended_workers_stay_and_their_cells_go():
-    """Workers may come and go for ever: what they counted is added up, in memory that does not grow."""
+    """Counts of ended workers are kept, in memory that does not grow."""
     recorder = MetricsRecorder(REPLICA, ("get",), None)
     kept = recorder.writer()
     for _ in range(100):
@@ -270,7 +272,7 @@ def test_counts_of_ended_workers_stay_and_their_cells_go():
 
 
 def test_snapshot_while_workers_count_loses_nothing():
-    """A snapshot in the middle is never torn, and the last one has every call."""
+    """Snapshots taken while workers count are consistent, and the last one has every call."""
     recorder = MetricsRecorder(REPLICA, ("get",), None)
     start = threading.Barrier(5)
 
@@ -299,7 +301,7 @@ def test_snapshot_while_workers_count_loses_nothing():
 
 
 def test_memory_is_the_resident_set_of_the_process(deploy):
-    """Replicas in this process share its memory: it is not counted once for each."""
+    """Memory is the resident set of the process, counted once for all replicas in it."""
     import psutil
 
     service = deploy("single", replicas=3, load_balancing=True)
@@ -308,7 +310,7 @@ def test_memory_is_the_resident_set_of_the_process(deploy):
 
 
 def test_processor_time_is_measured_over_the_time_since_a_reading():
-    """A process that computes all the time uses about one core; two readers do not disturb each other."""
+    """Processor time is measured since an earlier reading. A reading soon after another one does not disturb it."""
     usage = ProcessUsage()
     clock = usage._before
     until = clock.cpu_s + 0.1
@@ -323,7 +325,7 @@ def test_processor_time_is_measured_over_the_time_since_a_reading():
 
 
 def test_psutil_is_imported_by_the_first_reading_only(program):
-    """A process that never looks at its status does not pay for it."""
+    """psutil is imported when the metrics are first read."""
     import subprocess
 
     source = """
@@ -353,7 +355,7 @@ def told(number, size=1000):
 
 
 def test_events_are_numbered_and_dated():
-    """Each has the next number and the wall clock's time, so that logs of several machines can be laid beside."""
+    """Each event has the next number and the wall clock's time."""
     before = time.time()
     latest = told(3).summary([])["latest"]
     assert [event["number"] for event in latest] == [1, 2, 3]
@@ -363,7 +365,7 @@ def test_events_are_numbered_and_dated():
 
 
 def test_oldest_events_are_dropped_and_counted():
-    """Of more events than `size` the latest are kept; numbers and the count tell how many are missing."""
+    """Beyond `size` the oldest events are dropped and counted."""
     summary = told(10, size=4).summary([])
     assert [event["number"] for event in summary["latest"]] == [7, 8, 9, 10]
     assert summary["dropped"] == 6
@@ -371,7 +373,7 @@ def test_oldest_events_are_dropped_and_counted():
 
 
 def test_events_from_many_threads_are_all_counted():
-    """No number is given twice and none is left out, in the order of the ring."""
+    """Events from many threads get consecutive numbers."""
     events = Events(EventsOptions(5000))
     start = threading.Barrier(8)
 
@@ -389,7 +391,7 @@ def test_events_from_many_threads_are_all_counted():
 
 
 def test_status_shows_the_events_of_the_service(deploy, strategy):
-    """What happened since the start, with replica and reason, also when the service has stopped."""
+    """The status shows the service's events with replica and reason, also after it has stopped."""
     service = deploy(strategy, monitors=["events"], replicas=2, load_balancing=True)
     reported = service.env.get_service_status("svc")["monitors"]["events"]
     assert sorted((event["kind"], event["replica"]) for event in reported["latest"]) == [
@@ -402,7 +404,7 @@ def test_status_shows_the_events_of_the_service(deploy, strategy):
 
 
 def test_failed_constructor_is_an_event_with_its_reason(env):
-    """Why a replica failed stands in its event."""
+    """The event of a failed replica has its constructor's error."""
     from sage_plugins import ServiceDeploymentConfig
 
     class Failing:
@@ -420,7 +422,7 @@ def test_failed_constructor_is_an_event_with_its_reason(env):
 
 
 def test_refused_calls_are_counted_and_no_events(deploy, threaded, occupy):
-    """A thousand refused calls do not push out what happened before."""
+    """Refused calls are counted, but make no events."""
     service = deploy(threaded, monitors=["events"], options={"events": {"size": 5}}, queue_size=0, overload="reject")
     gate = occupy(service)
     before = service.env.get_service_status("svc")["monitors"]["events"]
@@ -433,7 +435,7 @@ def test_refused_calls_are_counted_and_no_events(deploy, threaded, occupy):
 
 
 def test_events_can_be_read_by_a_signal_handler_that_interrupts_one():
-    """The lock is re-entrant: whoever is interrupted while telling an event can be asked in the same thread."""
+    """A signal handler can read the events while the interrupted thread holds their lock."""
     events = Events(EventsOptions(10))
     with events._lock:
         events.event(Event("kv", "inside", ""))
@@ -442,12 +444,13 @@ def test_events_can_be_read_by_a_signal_handler_that_interrupts_one():
 
 @pytest.mark.parametrize("size", [0, -1, True, "many"])
 def test_size_of_the_ring_is_checked(deploy, size):
+    """A wrong `size` is refused."""
     with pytest.raises((errors.PlanError, errors.ConfigError), match=r"options\.events\.size"):
         deploy("single", monitors=["events"], options={"events": {"size": size}})
 
 
 def test_monitors_module_stays_light():
-    """Discovery imports neither psutil nor the monitors themselves."""
+    """Loading the plugin imports neither psutil nor the monitors."""
     import subprocess
 
     code = (

@@ -1,4 +1,4 @@
-"""Options of plugins for a whole environment: from files and from code, checked, shown, and given to who reads them."""
+"""Options of plugins for a whole environment, from files and from code: checked, shown, and given to the plugins."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class RackOptions:
     Attributes:
         address: Where the racks are.
         wait: Longest wait for an answer.
-        token: What opens them.
+        token: Secret that gives access.
     """
 
     address: str = "here"
@@ -42,7 +42,7 @@ class RackOptions:
 
 
 class Racks:
-    """A plugin whose target reads options of the whole environment, and notes what it was given."""
+    """A plugin whose target reads options of the whole environment, and records what it gets."""
 
     def __init__(self, cls=RackOptions):
         self.given = []
@@ -87,7 +87,7 @@ def plugin():
 
 @pytest.fixture
 def deployment(plugin, tmp_path):
-    """Makes an environment with the texts of files and options given in code."""
+    """Makes an environment from the texts of files and from options given in code."""
     environments = []
 
     def make(*files, options=None):
@@ -109,7 +109,7 @@ SERVICE = "services: {kv: {target: racked}}\n"
 
 
 def shown(env):
-    """The environment's options in the plan, with their origins."""
+    """Return the environment's options in the plan, by key."""
     (service,) = env.plan().services
     return {each.key: each for each in service.settings if each.key.startswith("environment.")}
 
@@ -118,6 +118,7 @@ def shown(env):
 
 
 def test_defaults_reach_the_plugin_if_nothing_is_said(deployment, plugin):
+    """Without options the plugin gets the defaults."""
     env = deployment(SERVICE)
     env.deploy()
     assert {(what, environment) for what, _, environment in plugin.given} == {
@@ -127,11 +128,13 @@ def test_defaults_reach_the_plugin_if_nothing_is_said(deployment, plugin):
 
 
 def test_options_of_the_file_reach_the_plugin(deployment, plugin):
+    """Options from the file reach the plugin."""
     deployment("options: {racks: {address: there, wait: 250ms}}\n" + SERVICE).deploy()
     assert plugin.given[-1] == ("create", None, RackOptions("there", 0.25))
 
 
 def test_code_beats_the_file_option_by_option_and_a_later_file_an_earlier_one(deployment):
+    """Options in code override the file, one by one, and a later file overrides an earlier one."""
     first = "options: {racks: {address: first, wait: 1, token: one}}\n" + SERVICE
     second = "options: {racks: {address: second, wait: 2}}\nservices: {}\n"
     found = shown(deployment(first, second, options={"racks": {"address": "code"}}))
@@ -145,6 +148,7 @@ def test_code_beats_the_file_option_by_option_and_a_later_file_an_earlier_one(de
 
 
 def test_environment_keeps_a_copy(deployment):
+    """The environment keeps a copy of the given options."""
     options = {"racks": {"address": "there"}}
     env = deployment(SERVICE, options=options)
     options["racks"]["address"] = "nowhere"
@@ -152,6 +156,7 @@ def test_environment_keeps_a_copy(deployment):
 
 
 def test_plugin_checks_and_explains_with_them(deployment):
+    """The plugin's `check` and `explain` get the options."""
     env = deployment(SERVICE, options={"racks": {"address": "there"}})
     assert "at there" in str(env.plan())
     with pytest.raises(errors.ConfigError, match="E999"):
@@ -159,6 +164,7 @@ def test_plugin_checks_and_explains_with_them(deployment):
 
 
 def test_chosen_plugin_makes_its_object_with_them_wherever_it_travels():
+    """A plugin's choice creates its object with the options, also after it was pickled."""
     registration = Registration("it", _both, "x", environment_options=EnvironmentOptions("racks", RackOptions, "x"))
     from sage_plugins.values import Choice
 
@@ -193,6 +199,7 @@ class RackSource:
     ],
 )
 def test_wrong_option_is_refused_at_its_place(deployment, text, message):
+    """A wrong option in a file is refused with its place."""
     env = deployment(f"options: {{racks: {text}}}\n{SERVICE}")
     for refuse in (env.plan, env.deploy, lambda: env.service("kv").call("get", 1)):
         with pytest.raises(errors.ConfigError) as caught:
@@ -203,6 +210,7 @@ def test_wrong_option_is_refused_at_its_place(deployment, text, message):
 
 
 def test_wrong_option_given_in_code_is_refused_without_a_place(deployment):
+    """A wrong option given in code is refused without a place."""
     env = deployment("options: {racks: {wait: 1}}\n" + SERVICE, options={"racks": {"wait": "x", "adress": 1}})
     with pytest.raises(errors.ConfigError) as caught:
         env.plan()
@@ -211,11 +219,13 @@ def test_wrong_option_given_in_code_is_refused_without_a_place(deployment):
 
 @pytest.mark.parametrize("options", [[], "racks", {"racks": 1}, {1: {}}])
 def test_options_that_are_no_mapping_of_mappings_are_refused_at_once(options):
+    """Options that are not a mapping of mappings are refused at once."""
     with pytest.raises(errors.ConfigError, match="E102: options"):
         Environment("trial", options=options)
 
 
 def test_other_problems_are_reported_too(deployment):
+    """A wrong option and other problems are reported together."""
     env = deployment("options: {racks: {adress: x}}\nservices: {kv: {target: racked, threading_strategy: pol}}\n")
     with pytest.raises(errors.SageDeployError) as caught:
         env.plan()
@@ -224,12 +234,13 @@ def test_other_problems_are_reported_too(deployment):
 
 @attrs.frozen
 class Demanding:
-    """Options of which one must be given."""
+    """Options with a required one."""
 
     address: str
 
 
 def test_required_option_is_asked_for_where_the_plugin_is_named(tmp_path):
+    """A missing required option is reported where the plugin is named."""
     registry = Registry.of(*FIRST_PARTY, Racks(Demanding))
     with Environment("trial", registry=registry) as env:
         env.register_service_with_config("kv", Keeper, deployment_config=ServiceDeploymentConfig(target="racked"))
@@ -258,6 +269,7 @@ def test_required_option_is_asked_for_where_the_plugin_is_named(tmp_path):
     ],
 )
 def test_options_that_nobody_reads_are_a_warning(deployment, text, words, fix):
+    """Options that no plugin reads give warning W12, with a fix."""
     (note,) = [each for each in deployment(text).plan().notes if each.id == "W12"]
     assert words in note.message
     assert note.fix == fix
@@ -275,18 +287,20 @@ def test_options_that_nobody_reads_are_a_warning(deployment, text, words, fix):
     ],
 )
 def test_options_of_a_service_that_nobody_reads_say_why(deployment, id_, words, fix):
-    """Whether there is no such plugin, or the service does not use it, or they belong elsewhere."""
+    """Options of a service that have no effect give warning W12, which says why."""
     text = f"services: {{kv: {{class: 'things:Keeper', options: {{{id_}: {{a: 1}}}}}}}}\n"
     (note,) = [each for each in deployment(text).check() if each.key.startswith("options.")]
     assert (note.id, note.message, note.fix) == ("W12", f"has no effect: {words}", fix)
 
 
 def test_options_given_in_code_that_nobody_reads_are_a_warning(deployment):
+    """Options given in code that no plugin reads give a warning."""
     (note,) = deployment(SERVICE, options={"acme": {}}).plan().notes
     assert str(note).startswith("warning W12: options.acme: has no effect")
 
 
 def test_options_that_a_service_needs_are_no_warning(deployment):
+    """Options that a service's plugin reads give no warning."""
     assert deployment("options: {racks: {wait: 1}}\n" + SERVICE).plan().notes == ()
 
 
@@ -294,6 +308,7 @@ def test_options_that_a_service_needs_are_no_warning(deployment):
 
 
 def test_plan_shows_them_with_their_origin_and_who_acts_on_them(deployment):
+    """The plan shows the options with their origin and the plugin that uses them."""
     found = shown(deployment("options: {racks: {address: there}}\n" + SERVICE))
     address, wait = found["environment.racks.address"], found["environment.racks.wait"]
     assert (address.value, address.acts) == ("there", "target racked")
@@ -302,12 +317,14 @@ def test_plan_shows_them_with_their_origin_and_who_acts_on_them(deployment):
 
 
 def test_secret_is_not_shown(deployment):
+    """A secret option is hidden in the plan."""
     env = deployment("options: {racks: {token: hunter2}}\n" + SERVICE)
     assert "hunter2" not in str(env.plan()) + env.plan().to_json()
     assert shown(env)["environment.racks.token"].digest
 
 
 def test_changed_options_replace_who_reads_them(deployment, tmp_path):
+    """Changed options are a difference of each service whose plugin reads them."""
     env = deployment("options: {racks: {address: there}}\n" + SERVICE)
     env.deploy()
     assert not env.plan().has_changes
@@ -320,6 +337,7 @@ def test_changed_options_replace_who_reads_them(deployment, tmp_path):
 
 
 def test_file_that_is_written_out_has_them(tmp_path):
+    """A file that is written out again keeps the options."""
     path = tmp_path / "f.yaml"
     path.write_text("options: {racks: {address: there}}\n" + SERVICE, encoding="utf-8")
     again = tmp_path / "again.yaml"
@@ -328,6 +346,7 @@ def test_file_that_is_written_out_has_them(tmp_path):
 
 
 def test_explain_shows_them(plugin):
+    """`explain` describes the options."""
     registry = Registry.of(*FIRST_PARTY, plugin)
     (doc,) = explain("options.racks", lambda: registry)
     assert doc.doc == "Options for the whole file, at its top, from Racks: The racks of all services."
@@ -338,6 +357,7 @@ def test_explain_shows_them(plugin):
 
 
 def test_schema_has_them(plugin):
+    """The schema contains the options."""
     found = deployment_schema(Registry.of(*FIRST_PARTY, plugin))
     reference = found["properties"]["options"]["properties"]["racks"]["$ref"]
     assert set(found["$defs"][reference.rpartition("/")[2]]["properties"]) == {"address", "wait", "token"}
@@ -347,6 +367,8 @@ def test_schema_has_them(plugin):
 
 
 def test_two_plugins_that_read_one_id_are_refused():
+    """If two plugins read options of one ID, services that use the second are refused."""
+
     class Others(Racks):
         @hookimpl
         def sage_register_targets(self):
@@ -358,6 +380,8 @@ def test_two_plugins_that_read_one_id_are_refused():
 
 
 def test_plugin_that_says_two_things_of_one_id_is_refused():
+    """A plugin that registers two different options classes for one ID is refused."""
+
     class Undecided(Racks):
         @hookimpl
         def sage_register_targets(self):
@@ -383,11 +407,13 @@ def test_plugin_that_says_two_things_of_one_id_is_refused():
     ],
 )
 def test_breach_of_the_contract_is_found(change, words):
+    """The inspection of a plugin finds a wrong `check` signature or options class."""
     registration = changed(Racks().registration, create=_local, **change)
     (finding,) = Inspection("acme 1.0", "target", registration).findings()
     assert words in finding.found
 
 
 def test_plugin_that_keeps_the_contract_is_in_order():
+    """The inspection finds nothing wrong in a correct plugin."""
     registration = changed(Racks().registration, create=_local)
     assert list(Inspection("acme 1.0", "target", registration).findings()) == []

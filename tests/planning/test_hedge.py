@@ -1,4 +1,4 @@
-"""Where a second attempt could never be made, the plan says so."""
+"""The plan reports hedging that could never make a second attempt."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ def planned(cls, **fields):
     ids=["not idempotent", "batched", "one replica", "one at most"],
 )
 def test_hedge_without_effect_is_an_error(cls, fields, rule):
+    """`hedge` without an idempotent method that can be hedged, or with only one replica, is an error."""
     with pytest.raises(errors.PlanError, match=rule):
         planned(cls, **fields)
 
@@ -59,10 +60,12 @@ def test_hedge_without_effect_is_an_error(cls, fields, rule):
     ],
 )
 def test_hedge_with_an_effect_is_explained(cls, fields):
+    """`hedge` that can have an effect gives no error and no warning."""
     plan = str(planned(cls, **fields))
     assert "E60" not in plan
     assert "W12" not in plan
 
 
 def test_hedge_under_inline_is_said_to_have_no_effect():
+    """Under `inline` the plan warns that `hedge` has no effect."""
     assert "W12" in str(planned(Reader, replicas=2, threading_strategy="inline"))

@@ -1,4 +1,4 @@
-"""A class whose metaclass raises when it is looked at is a problem of its service, never the end of whoever plans."""
+"""A class whose metaclass raises when it is inspected is a problem of its service, and does not end the check."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from sage_plugins import Environment, errors
 
-#: Ways in which a metaclass notices that its class is looked at.
+#: Ways in which a metaclass can raise when its class is inspected.
 WAYS = {
     "getattr": "def __getattr__(cls, name): raise {error}",
     "getattribute": (
@@ -25,7 +25,7 @@ WAYS = {
 
 @pytest.fixture
 def odd(tmp_path, monkeypatch):
-    """A module whose class has such a metaclass."""
+    """A module with a class that has such a metaclass."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def write(way, error):
@@ -43,14 +43,18 @@ def odd(tmp_path, monkeypatch):
 @pytest.mark.parametrize("error", ["SystemExit(0)", "BaseException('base')", "GeneratorExit"])
 @pytest.mark.parametrize("way", WAYS)
 def test_a_class_that_cannot_be_looked_at_is_a_problem_at_its_place(odd, way, error):
-    """Beside all others of the file; nothing that a class raises, not even SystemExit, ends the check or the plan."""
+    """
+    `check` reports a class that raises when inspected, with its place.
+
+    Other problems are reported too; even SystemExit does not end the check.
+    """
     with Environment("odd") as env:
         env.load_service_deployment_config(odd(way, error))
         found = {problem.id: str(problem) for problem in env.check()}
         with pytest.raises(errors.SageDeployError):
             env.plan()
     assert "E207" in found
-    if way == "dir":  # nobody asks for it
+    if way == "dir":  # nothing calls it
         return
     where = r"odd\.yaml:1:26: error E703: services\.echo\.class: "
     assert re.search(
@@ -61,7 +65,7 @@ def test_a_class_that_cannot_be_looked_at_is_a_problem_at_its_place(odd, way, er
 @pytest.mark.parametrize("error", ["SystemExit(0)", "BaseException('base')", "GeneratorExit", "ValueError('odd')"])
 @pytest.mark.parametrize("way", ["getattr", "getattribute"])
 def test_a_class_that_was_registered_is_no_other(odd, way, error):
-    """Its plan is refused with what is wrong."""
+    """If such a class was registered in code, its plan is refused with the reason."""
     odd(way, error)
     from odd_classes import Service
 
@@ -75,7 +79,7 @@ def test_a_class_that_was_registered_is_no_other(odd, way, error):
 
 
 def test_an_interrupt_is_none_of_it(odd):
-    """Ctrl-C while a class is looked at ends the command."""
+    """Ctrl-C while a class is inspected ends the command."""
     with Environment("odd") as env:
         env.load_service_deployment_config(odd("getattr", "KeyboardInterrupt"))
         with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""The plan: each value, who set it and who acts on it, where replicas go, what is different from what runs."""
+"""The plan: each value, its origin and who uses it, where replicas go, and what differs from what runs."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class NodeOptions:
 
 
 class Nodes:
-    """A target of three nodes, of which one is good."""
+    """A target with three nodes, of which one has room."""
 
     def __init__(self, options):
         self.closed = False
@@ -84,14 +84,14 @@ class Nodes:
 
 
 class Lying(Nodes):
-    """Whose texts have several lines."""
+    """A target whose texts have several lines."""
 
     def place(self, specs):
         return [Placed("node\nlie", "room\nlie"), Refused("no room", {"other\nlie": "full"})]
 
 
 class NodesPlugin:
-    """A stranger's target, which explains itself."""
+    """A third-party target that explains itself."""
 
     def __init__(self, explain=None, create=Nodes):
         self.registration = Registration(
@@ -116,7 +116,7 @@ class NodesPlugin:
 
 @pytest.fixture
 def planned(tmp_path, monkeypatch):
-    """An environment with the file, for a profile."""
+    """Makes an environment with the file, for a profile."""
     (tmp_path / "planned.py").write_text(MODULE)
     (tmp_path / "services.yaml").write_text(FILE)
     monkeypatch.chdir(tmp_path)
@@ -134,7 +134,7 @@ def planned(tmp_path, monkeypatch):
 
 @pytest.fixture
 def on_nodes(environments):
-    """An environment with one service on the nodes of the stranger's target."""
+    """Makes an environment with one service on the third-party target's nodes."""
 
     def make(plugin=None, **config):
         env = environments("nodes", registry=Registry.of(*OURS, plugin or NodesPlugin()))
@@ -168,22 +168,25 @@ class TestSettings:
         ],
     )
     def test_each_value_has_its_origin_and_who_acts_on_it(self, planned, key, value, origin, acts):
+        """Each value has its origin and the part that uses it."""
         found = settings(planned("busy").plan())[key]
         assert (found.value, str(found.origin), found.acts) == (value, origin, acts)
 
     def test_every_field_is_there(self, planned):
+        """The plan has every field of the configuration, the options and the constructor's arguments."""
         found = settings(planned().plan())
         names = set(fields()) - {"options"}
         assert {key.partition(".")[0] for key in found} == names | {"options", "init"}
 
     def test_values_given_in_code_are_arguments(self, on_nodes):
+        """Values given in code have the origin "argument"."""
         found = settings(on_nodes(timeout=5.0, options={"nodes": {"zone": "b"}}).plan())
         assert str(found["timeout"].origin) == "argument"
         assert str(found["queue_size"].origin) == "default"
         assert (found["options.nodes.zone"].value, str(found["options.nodes.zone"].origin)) == ("b", "argument")
 
     def test_secrets_and_constructor_arguments_are_nowhere_in_it(self, planned):
-        """Not in the text, not in the JSON, not in what plans are compared by."""
+        """Neither the text, the JSON nor the essence of a plan contains a secret or a constructor argument."""
         env = planned()
         plan = env.plan()
         said = f"{plan}{plan.text(all_settings=True)}{plan.to_json()}{json.dumps(plan.essence())}"
@@ -193,7 +196,7 @@ class TestSettings:
         assert settings(plan)["user_config.db.password"].value == "(hidden)"
 
     def test_a_value_with_a_secret_variable_in_it_is_one_too(self, planned, tmp_path, monkeypatch):
-        """Whatever the name is under which it stands: a URL for instance has the password of a database in it."""
+        """A value that contains a secret variable is hidden, whatever its name, for example a database URL."""
         monkeypatch.setenv("DB_PASSWORD", "swordfish")
         monkeypatch.setenv("DB_HOST", "db.example.org")
         url = '"postgres://me:${DB_PASSWORD}@${DB_HOST}/"'
@@ -206,6 +209,7 @@ class TestSettings:
         assert settings(plan)["user_config.db.hosts"].value == ["db.example.org"]
 
     def test_a_secret_that_changed_is_a_difference(self, planned, monkeypatch):
+        """A secret that changed is a difference."""
         before = planned().plan()
         assert before.essence() == planned().plan().essence()
         monkeypatch.setenv("KV_KEY", "another")
@@ -215,7 +219,7 @@ class TestSettings:
 
     @pytest.mark.parametrize("argument", [{("a", 1): 2}, {1: 2, "b": 3}, ITSELF], ids=["tuple", "mixed", "itself"])
     def test_any_argument_of_a_constructor_can_be_planned(self, env, argument):
-        """Also one that is no JSON: it is the same for as long as it is the same object."""
+        """Any constructor argument can be planned, even one that JSON lacks. The same object gives no difference."""
         env.register_service("kv", dict, argument)
         before = env.plan()
         assert settings(before)["init.args.0"].digest
@@ -224,6 +228,7 @@ class TestSettings:
 
 class TestPlacement:
     def test_each_replica_says_where_it_goes_and_why_not_elsewhere(self, on_nodes):
+        """The plan says for each replica where it goes and why not elsewhere."""
         plan = on_nodes(replicas=2, load_balancing=True).plan()
         first, second = plan.services[0].replicas
         assert (first.where, first.refused["node-c"]) == ("node-a", "has no label zone=a")
@@ -236,6 +241,7 @@ class TestPlacement:
         assert json.loads(plan.to_json())["services"][0]["replicas"][1]["where"] is None
 
     def test_deployment_without_a_place_says_the_rule_and_the_reason_for_each_node(self, on_nodes):
+        """If a replica cannot be placed, the deployment's error has the rule and each node's reason."""
         with pytest.raises(errors.DeployError) as caught:
             on_nodes(replicas=2, load_balancing=True).deploy()
         first, *nodes = str(caught.value).split("\n")
@@ -244,6 +250,8 @@ class TestPlacement:
 
     @pytest.mark.parametrize("places", [None, [], [5], "x", [Placed("a", "b")] * 3, [Placed("a", "b", None)]], ids=str)
     def test_a_target_that_gives_no_place_for_each_replica_is_named(self, on_nodes, places):
+        """A target that does not return one place for each replica is named in the error."""
+
         class Odd(Nodes):
             def place(self, specs):
                 return places
@@ -252,6 +260,7 @@ class TestPlacement:
             on_nodes(NodesPlugin(create=Odd)).plan()
 
     def test_the_target_that_was_asked_is_closed_also_if_it_fails(self, on_nodes):
+        """The target that was asked for places is closed, even if it fails."""
         made = []
 
         class Broken(Nodes):
@@ -269,6 +278,7 @@ class TestPlacement:
 
 class TestExplanations:
     def test_a_strangers_plugin_says_what_is_enforced_and_what_is_advisory(self, on_nodes):
+        """A third-party plugin's explanation says what is enforced and what is advisory."""
         plan = on_nodes(options={"nodes": {"zone": "b"}}).plan()
         text = str(plan)
         assert "- only in zone b" in text
@@ -278,6 +288,8 @@ class TestExplanations:
         assert target["explanation"][2] == {"text": "memory_mb is a hint", "kind": "advisory"}
 
     def test_a_plugin_that_fails_to_explain_is_named(self, on_nodes):
+        """A plugin that fails to explain itself is named in the error."""
+
         def explain(config, options):
             raise KeyError("zone")
 
@@ -290,11 +302,14 @@ class TestExplanations:
         ids=["number", "nothing", "object", "unknown kind", "no text"],
     )
     def test_a_plugin_that_gives_no_lines_is_named(self, on_nodes, line):
+        """A plugin whose explanation is not made of lines is named in the error."""
         with pytest.raises(errors.PluginError, match=r"target 'nodes' .* failed to explain itself: .*explain gave"):
             on_nodes(NodesPlugin(explain=lambda config, options: [line])).plan()
 
     def test_what_plugins_and_files_say_stays_on_its_line(self, on_nodes):
-        """Else a line could pose as another one of the plan."""
+        """
+        Line breaks in texts of plugins and files are escaped, so that no text can pose as another line of the plan.
+        """
         plugin = NodesPlugin(explain=lambda config, options: ["explained\nlie"])
         plugin.registration = changed(plugin.registration, summary="nodes\nlie", create=Lying)
         plan = on_nodes(plugin, user_config={"key\nlie": 1}, replicas=2, load_balancing=True).plan()
@@ -312,6 +327,7 @@ class TestExplanations:
         ],
     )
     def test_each_strategy_says_what_a_time_out_can_stop(self, env, strategy, words):
+        """The plan says for each strategy what a timeout can stop."""
         config = ServiceDeploymentConfig(threading_strategy=strategy, timeout=3)
         env.register_service_with_config("kv", type("KV", (), {"get": lambda self: 1}), deployment_config=config)
         (service,) = env.plan().services
@@ -319,6 +335,8 @@ class TestExplanations:
         assert words in service.timeouts[-1]
 
     def test_of_a_silent_strategy_its_capabilities_say_it(self, environments):
+        """If a strategy does not explain its timeouts, the plan derives the line from its capabilities."""
+
         class Silent:
             @hookimpl
             def sage_register_threading_strategies(self):
@@ -338,12 +356,14 @@ class TestExplanations:
 
 class TestDifferences:
     def test_what_does_not_run_is_to_be_added(self, planned):
+        """A service that does not run is to be added."""
         plan = planned().plan()
         assert [(each.name, each.action) for each in plan.services] == [("kv", "add")]
         assert plan.has_changes
         assert str(plan).startswith("+ kv  (planned:KV)")
 
     def test_what_runs_as_configured_is_kept(self, env):
+        """A service that runs as configured is kept."""
         env.register_service("kv", dict)
         env.deploy()
         plan = env.plan()
@@ -352,6 +372,7 @@ class TestDifferences:
         assert str(plan).endswith("Plan: nothing to do, 1 service as configured.")
 
     def test_what_runs_otherwise_is_to_be_changed_value_by_value(self, env, tmp_path):
+        """A service that runs with other settings is to be changed, and the plan shows each value."""
         file = tmp_path / "f.yaml"
         file.write_text("services: {kv: {class: 'collections:Counter', timeout: 5, methods: {get: {timeout: 1}}}}")
         env.load_service_deployment_config(file)
@@ -367,6 +388,7 @@ class TestDifferences:
         assert str(env.plan()).endswith("Plan: 0 to start, 1 to change, 0 to stop, 0 unchanged.")
 
     def test_what_was_scaled_by_hand_is_a_difference(self, env):
+        """A number of replicas changed with `scale` is a difference."""
         env.register_service("kv", dict)
         env.deploy()
         env.scale("kv", 2)
@@ -374,6 +396,7 @@ class TestDifferences:
         assert ("replicas", 2, 1) in [(each.key, each.old, each.new) for each in service.changes]
 
     def test_what_is_not_configured_any_more_is_to_be_removed(self, env, tmp_path):
+        """A service that is no longer configured is to be removed."""
         file = tmp_path / "f.yaml"
         file.write_text("services: {kv: {class: 'builtins:dict'}, old: {class: 'builtins:dict'}}")
         env.load_service_deployment_config(file)
@@ -386,7 +409,7 @@ class TestDifferences:
 
     @pytest.mark.parametrize("key", ["it's", "plain"])
     def test_a_value_that_is_new_is_a_difference_whatever_its_key(self, env, key):
-        """Quotes are in the names of plugins, whose coming and going the setting that names them says."""
+        """A new value is a difference, whatever its key, even one with a quote."""
         env.register_service("kv", dict)
         running = env.plan().essence()
         env.register_service_with_config("kv", dict, deployment_config=ServiceDeploymentConfig(user_config={key: 1}))
@@ -394,6 +417,7 @@ class TestDifferences:
         assert (service.action, service.changes[0].key) == ("change", f"user_config.{key}")
 
     def test_another_version_of_a_plugin_is_a_difference(self, env):
+        """Another version of a plugin is a difference."""
         env.register_service("kv", dict)
         running = env.plan().essence()
         running["kv"]["strategy 'single'"] = "sage-deploy-threading 0.0.1"
@@ -403,6 +427,7 @@ class TestDifferences:
 
 class TestProblems:
     def test_all_services_are_reported_at_once_with_their_places(self, env, tmp_path, monkeypatch):
+        """Problems of all services are reported at once, with their places."""
         (tmp_path / "planned.py").write_text(MODULE)
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.chdir(tmp_path)
@@ -442,6 +467,7 @@ class TestProblems:
         }
 
     def test_one_unknown_id_of_a_file_is_an_unknown_plugin_error_with_its_place(self, env, tmp_path, monkeypatch):
+        """One unknown ID in a file is an UnknownPluginError with its place and how to get the plugin."""
         monkeypatch.setenv(DISABLED_VARIABLE, "ray")
         file = tmp_path / "f.yaml"
         file.write_text("services:\n  kv:\n    class: builtins:dict\n    target: remote_any\n")
@@ -453,6 +479,7 @@ class TestProblems:
         assert caught.value.id == "remote_any"
 
     def test_warnings_of_a_file_have_their_places(self, planned, env, tmp_path):
+        """Warnings about a file have their places."""
         file = tmp_path / "f.yaml"
         file.write_text(
             "options: {ray: {address: auto}}\nservices:\n  kv: {class: 'builtins:dict', memory_mb: 4Gi}\n  ghost: {}\n"
@@ -467,6 +494,7 @@ class TestProblems:
         ]
 
     def test_an_entry_that_code_beats_is_named(self, env, tmp_path):
+        """A file's entry that a configuration in code overrides is named in the plan."""
         file = tmp_path / "f.yaml"
         file.write_text("services: {kv: {timeout: 5}}")
         env.load_service_deployment_config(file)
@@ -477,7 +505,7 @@ class TestProblems:
 
 
 def test_a_plan_starts_no_thread_and_imports_nothing_heavy():
-    """In a process of its own, which would die of a thread; Ray and the event loop are for those who run something."""
+    """A plan starts no thread and imports nothing heavy."""
     program = """
         import sys, threading
 
@@ -506,7 +534,7 @@ def test_a_plan_starts_no_thread_and_imports_nothing_heavy():
 
 
 def test_problems_can_be_read_from_the_json(env):
-    """Each with its rule, its key, what is doubtful and what to do."""
+    """The JSON has each warning with rule, key, message and fix."""
     env.register_service_with_config("kv", dict, deployment_config=ServiceDeploymentConfig(failover_enabled=True))
     content = json.loads(env.plan().to_json())
     warning = content["services"][0]["warnings"][0]
@@ -517,7 +545,7 @@ def test_problems_can_be_read_from_the_json(env):
 
 
 class TestValuesOfAllKinds:
-    """Whatever a program gives its services, plans of it can be made, compared, and read by programs."""
+    """Plans can be made, compared and written as JSON, whatever the values."""
 
     @pytest.mark.parametrize(
         "value",
@@ -541,7 +569,7 @@ class TestValuesOfAllKinds:
 
     @pytest.mark.parametrize("deep", [False, True])
     def test_arguments_without_an_end(self, env, deep):
-        """A list that contains itself, or more lists than can be walked down."""
+        """A constructor argument that contains itself, or is nested too deep to walk, can be planned."""
         value = []
         if deep:
             for _ in range(5000):
@@ -553,7 +581,7 @@ class TestValuesOfAllKinds:
         assert not env.plan().has_changes
 
     def test_options_that_json_does_not_have(self, on_nodes):
-        """Infinity is a text; a set has the same order in every process; an object's address is not in it."""
+        """Options that JSON lacks are written as texts or sorted lists that are the same each time."""
 
         @attrs.frozen
         class Options:
@@ -582,6 +610,7 @@ class TestValuesOfAllKinds:
 class TestChecksOfPlugins:
     @pytest.mark.parametrize("found", [[1], "text", None, [Problem(5, "timeout", "is odd")]], ids=str)
     def test_a_plugin_whose_check_gives_no_problems_is_named(self, on_nodes, found):
+        """A plugin whose check returns no problems is named in the error."""
         plugin = NodesPlugin()
         plugin.registration = changed(plugin.registration, check=lambda config, options: found)
         env = on_nodes(plugin)
@@ -591,6 +620,7 @@ class TestChecksOfPlugins:
 
     @pytest.mark.parametrize("options", [lambda: 1 / 0, lambda: "text", int], ids=["raises", "text", "int"])
     def test_a_plugin_without_an_options_class_that_can_be_used_is_named(self, on_nodes, options):
+        """A plugin without a usable options class is named in the error."""
         plugin = NodesPlugin()
         plugin.registration = changed(plugin.registration, options=options)
         with pytest.raises(errors.PluginError, match=r"target 'nodes' .* has no options class that can be used"):

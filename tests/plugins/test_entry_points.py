@@ -1,4 +1,4 @@
-"""Entry points: what `importlib.metadata` finds is found, wherever it is."""
+"""Our search for entry points finds what `importlib.metadata` finds."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def theirs():
 
 
 def write(folder, name="acme-1.0.dist-info", points=POINTS, distribution="acme", described="METADATA"):
-    """Write what an installation writes of a distribution."""
+    """Write the metadata files of an installed distribution."""
     info = folder / name
     info.mkdir(parents=True)
     (info / described).write_text(f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n")
@@ -38,7 +38,7 @@ def write(folder, name="acme-1.0.dist-info", points=POINTS, distribution="acme",
 
 @pytest.fixture
 def path(tmp_path, monkeypatch):
-    """A folder; what a test appends to `sys.path` is gone when it ends."""
+    """A folder. What the test adds to `sys.path` is removed at the end."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     yield tmp_path
@@ -132,7 +132,7 @@ def nowhere(path):
     ],
 )
 def test_finds_what_importlib_finds(layout, found, path, monkeypatch):
-    """The same entry points with the same distributions, whichever way Python comes by these."""
+    """The search finds the same entry points and distributions as importlib, however Python finds them."""
     monkeypatch.chdir(path)
     before = {name for name, *_ in ours()}
     layout(path)
@@ -145,13 +145,13 @@ def test_finds_what_importlib_finds(layout, found, path, monkeypatch):
     ["json:JSONDecoder", " json : JSONDecoder ", "json:decoder.JSONDecoder [fast, safe]", "json.decoder:JSONDecoder"],
 )
 def test_plugin_may_be_an_object_in_a_module(value):
-    """An entry point names it behind a colon; extras in brackets say nothing here."""
+    """An entry point can name an object in a module, after a colon; extras in brackets are ignored."""
     assert Plugin("json", value).load() is json.JSONDecoder
 
 
 @pytest.mark.parametrize("line", ["acme", "acme =", "acme = no.such", "acme = json:no_such"])
 def test_entry_point_that_names_nothing_hurts_nobody_else(line, path):
-    """It is a plugin that failed, with the reason."""
+    """An entry point that names nothing is a failed plugin with a reason, and other plugins work."""
     write(path, points=f"[{GROUP}]\n{line}\n")
     sys.path.append(str(path))
     registry = Registry.discover()

@@ -1,4 +1,4 @@
-"""Finding plugins: what is installed is found, what collides is refused, what is broken hurts only who needs it."""
+"""The registry finds installed plugins, refuses conflicts, and a broken plugin affects only services that need it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ REGISTERS = """
 
 @pytest.fixture
 def install(tmp_path, monkeypatch):
-    """Install a stranger's distribution with one plugin, as far as discovery can tell; gone when the test ends."""
+    """Installs a third-party distribution with one plugin, as far as discovery sees, until the test ends."""
     monkeypatch.syspath_prepend(tmp_path)
     made = []
 
@@ -65,7 +65,7 @@ def install(tmp_path, monkeypatch):
 
 
 def test_installed_plugins_are_found():
-    """The default plugins come through the door that strangers' use."""
+    """The default plugins are found by the same entry points as third-party ones."""
     registry = Registry.discover()
     assert registry.failures == ()
     assert {"local"} <= set(registry.ids("target"))
@@ -78,6 +78,7 @@ def test_installed_plugins_are_found():
 
 
 def test_stranger_is_found(install):
+    """A third-party plugin is found with its distribution and version."""
     install("acme-balance", "acme_balance", REGISTERS.format(id="acme"), version="2.3")
     found = Registry.discover().find("load balancer", "acme")
     assert (found.plugin.source, found.plugin.module) == ("acme-balance 2.3", "acme_balance")
@@ -85,7 +86,7 @@ def test_stranger_is_found(install):
 
 
 def test_each_registry_is_its_own(install):
-    """A registry made before an installation does not know of it; one made later does."""
+    """A registry does not see plugins installed after it was made."""
     before = Registry.discover()
     install("acme-balance", "acme_balance", REGISTERS.format(id="acme"))
     after = Registry.discover()
@@ -94,7 +95,7 @@ def test_each_registry_is_its_own(install):
 
 
 def test_registry_of_given_plugins_has_no_others():
-    """`Registry.of` takes modules and objects, and looks at nothing installed."""
+    """`Registry.of` contains only the given modules and objects."""
 
     class Plugin:
         @hookimpl
@@ -109,7 +110,7 @@ def test_registry_of_given_plugins_has_no_others():
 
 
 def test_environment_takes_a_registry(environments, probe):
-    """An environment chooses among the plugins of its registry and no others."""
+    """An environment uses only the plugins of its registry."""
     env = environments("test", registry=Registry.of(sage_deploy_local, sage_deploy_monitors))
     env.register_service("svc", probe)
     with pytest.raises(errors.UnknownPluginError, match="unknown threading strategy 'single'\n  installed: none"):
@@ -123,7 +124,7 @@ def test_environment_takes_a_registry(environments, probe):
 
 
 def test_unknown_id_says_what_there_is(install):
-    """The message has who asked, what is installed, the nearest spelling and the plugins that failed."""
+    """The error about an unknown ID has the service, the installed IDs, the nearest one and plugins that failed."""
     install("acme-gpu", "acme_gpu", "import no_such_module\n", version="1.2")
     registry = Registry.discover()
     with pytest.raises(errors.UnknownPluginError) as caught:
@@ -148,6 +149,7 @@ def test_unknown_id_says_what_there_is(install):
     ],
 )
 def test_id_of_an_extra_says_how_to_get_it(kind, id_, extra):
+    """The error about an ID of an extra says how to install it."""
     with pytest.raises(errors.UnknownPluginError, match=rf"pip install 'sage-deploy\[{extra}\]'"):
         Registry.of(*FIRST_PARTY).find(kind, id_)
 
@@ -156,7 +158,7 @@ def test_id_of_an_extra_says_how_to_get_it(kind, id_, extra):
 @pytest.mark.parametrize("id_", ["ray", "sage-deploy-ray", "remote_any", "poool", "prometheus", "balancers", "nothing"])
 @pytest.mark.parametrize("state", ["all", "disabled", "first-party", "none"])
 def test_advice_names_only_what_exists(monkeypatch, state, kind, id_):
-    """A suggested ID is installed or comes with an extra that there is; nothing installed is to be installed."""
+    """Advice suggests only IDs that exist, and never the installation of something installed."""
     if state == "disabled":
         monkeypatch.setenv(DISABLED_VARIABLE, "ray")
     registry = {"first-party": Registry.of(*FIRST_PARTY), "none": Registry.of()}.get(state) or Registry.discover()
@@ -172,7 +174,7 @@ def test_advice_names_only_what_exists(monkeypatch, state, kind, id_):
 
 
 def test_a_plugins_name_for_its_id_is_understood(install):
-    """`ray` is the name of a plugin, not an ID of it; the same holds for every stranger's plugin."""
+    """If a plugin's name is given as an ID, the advice names its ID."""
     install("acme-balance", "acme_balance", REGISTERS.format(id="one"))
     registry = Registry.discover()
     for name in ("acme-balance", "acme_balance"):
@@ -182,7 +184,7 @@ def test_a_plugins_name_for_its_id_is_understood(install):
 
 
 def test_what_is_disabled_or_broken_is_not_to_be_installed(install, monkeypatch):
-    """The advice is about what keeps the plugin from being used."""
+    """Advice about a disabled or broken plugin says so, and does not suggest installing it."""
     monkeypatch.setenv(DISABLED_VARIABLE, "ray")
     with pytest.raises(
         errors.UnknownPluginError, match="is installed, but disabled: change SAGE_DEPLOY_DISABLED_PLUGINS"
@@ -199,7 +201,7 @@ def test_what_is_disabled_or_broken_is_not_to_be_installed(install, monkeypatch)
 
 @pytest.mark.parametrize("id_", ["", "x" * 10_000, "weird\nname", "Single", "local"])
 def test_any_unknown_id_is_an_unknown_plugin_error(id_):
-    """IDs are exact, and one kind knows nothing of another's."""
+    """IDs match exactly, and only within their kind."""
     with pytest.raises(errors.UnknownPluginError):
         Registry.of(*FIRST_PARTY).find("threading strategy", id_)
 
@@ -217,7 +219,7 @@ def test_two_plugins_may_have_one_name(install):
 
 
 def test_two_plugins_with_one_id_hurt_only_who_names_it(install, environments):
-    """A service that does not name the ID runs; one that does is refused, and the error names both distributions."""
+    """If two plugins have one ID, only services that name it are refused. The error names both distributions."""
     install("acme-one", "acme_one", REGISTERS.format(id="round_robin"))
     env = environments("test", registry=Registry.discover())
     env.register_service("other", Echo)
@@ -232,7 +234,7 @@ def test_two_plugins_with_one_id_hurt_only_who_names_it(install, environments):
 
 
 def test_way_out_of_a_conflict_works(install, monkeypatch):
-    """The plugin that the error has disabled is gone; a distribution before the ID chooses its plugin."""
+    """The solutions that the conflict's error suggests work: disable one plugin, or write `distribution:id`."""
     install("acme-one", "acme_one", REGISTERS.format(id="round_robin"))
     registry = Registry.discover()
     with pytest.raises(errors.PluginConflictError) as caught:
@@ -246,7 +248,7 @@ def test_way_out_of_a_conflict_works(install, monkeypatch):
 
 
 def test_id_with_its_distribution_can_be_configured(install, environments):
-    """A service names `distribution:id`, and has the plugin's options under the ID alone."""
+    """A service can name `distribution:id`, and gives options under the ID alone."""
     install("acme-one", "acme_one", REGISTERS.format(id="consistent_hash"))
     env = environments("test", registry=Registry.discover())
     config = ServiceDeploymentConfig(
@@ -260,6 +262,8 @@ def test_id_with_its_distribution_can_be_configured(install, environments):
 
 
 def test_one_id_of_two_kinds_is_no_conflict():
+    """Plugins of different kinds can have the same ID."""
+
     class Plugin:
         @hookimpl
         def sage_register_targets(self):
@@ -275,6 +279,8 @@ def test_one_id_of_two_kinds_is_no_conflict():
 
 
 def test_one_plugin_with_one_id_twice_is_refused():
+    """A plugin that registers one ID twice is refused."""
+
     class Plugin:
         @hookimpl
         def sage_register_targets(self):
@@ -285,7 +291,7 @@ def test_one_plugin_with_one_id_twice_is_refused():
 
 
 def test_plugins_for_another_contract_are_refused_by_one_line():
-    """A registration for a newer or older contract says which version each side has and what to do."""
+    """A registration for another version of the contract is refused with both versions and what to do."""
 
     class Plugin:
         @hookimpl
@@ -298,7 +304,7 @@ def test_plugins_for_another_contract_are_refused_by_one_line():
 
 @pytest.mark.parametrize("id", ["", "Big", "two words", "1st", "a-b", "colon:id", None])
 def test_ids_are_words_of_small_letters(id):
-    """Other IDs are refused when the plugin is loaded, with the rule."""
+    """IDs consist of small letters, digits and underscores; others are refused when the plugin is loaded."""
 
     class Plugin:
         @hookimpl
@@ -310,7 +316,7 @@ def test_ids_are_words_of_small_letters(id):
 
 
 def test_unknown_hooks_are_skipped_and_noted():
-    """A hook of a newer version, or a misspelt one, does not keep the plugin's other hooks from counting."""
+    """An unknown hook is recorded and skipped; the plugin's other hooks work."""
 
     class Plugin:
         @hookimpl
@@ -389,7 +395,7 @@ BROKEN = {
 
 @pytest.mark.parametrize("kind", BROKEN)
 def test_broken_plugin_hurts_only_who_needs_it(install, environments, probe, kind):
-    """A plugin that cannot be loaded is listed with its reason on one line, and everything else works."""
+    """A broken plugin is listed with its reason on one line, and only services that need it are refused."""
     source, reason = BROKEN[kind]
     install("acme-broken", "acme_broken", source, version="0.3")
     registry = Registry.discover()
@@ -411,7 +417,7 @@ def test_broken_plugin_hurts_only_who_needs_it(install, environments, probe, kin
 
 @pytest.mark.parametrize("kind", ["hook raises", "hook exits", "no registration", "no list", "wrong argument"])
 def test_broken_plugin_given_as_an_object_is_refused(install, kind):
-    """`Registry.of` raises for a plugin that breaks the contract: PluginError, one line."""
+    """`Registry.of` raises PluginError, on one line, for a broken plugin."""
     import importlib
 
     source, reason = BROKEN[kind]
@@ -425,7 +431,7 @@ def test_broken_plugin_given_as_an_object_is_refused(install, kind):
 
 
 def test_half_broken_plugin_registers_nothing(install):
-    """A plugin of which one hook fails offers nothing: half a plugin is worse than none."""
+    """If one hook of a plugin fails, the whole plugin registers nothing."""
     source = REGISTERS.format(id="half") + (
         "\n    @hookimpl\n    def sage_register_monitors():\n        raise RuntimeError('other half')\n"
     )
@@ -436,7 +442,7 @@ def test_half_broken_plugin_registers_nothing(install):
 
 
 def test_check_that_raises_names_its_plugin(environments, probe):
-    """A plugin whose `check` raises is named, with the service; nothing is started."""
+    """If a plugin's `check` raises, the error names the plugin and the service."""
 
     def check(_config, _options):
         raise RuntimeError("cannot check")
@@ -456,7 +462,7 @@ def test_check_that_raises_names_its_plugin(environments, probe):
 
 
 def test_disabled_plugins_are_not_even_imported(install, monkeypatch):
-    """SAGE_DEPLOY_DISABLED_PLUGINS names entry points, separated by commas, which discovery leaves alone."""
+    """SAGE_DEPLOY_DISABLED_PLUGINS lists entry points that are not even imported, separated by commas."""
     assert DISABLED_VARIABLE == "SAGE_DEPLOY_DISABLED_PLUGINS"
     install("acme-broken", "acme_broken", "raise SystemExit\n")
     monkeypatch.setenv(DISABLED_VARIABLE, " acme_broken , no_such_plugin ,, ")
@@ -467,7 +473,7 @@ def test_disabled_plugins_are_not_even_imported(install, monkeypatch):
 
 
 def test_disabling_a_default_plugin(monkeypatch, probe):
-    """A default plugin can be switched off like any other, and is missed like any other."""
+    """A default plugin can be disabled like any other."""
     name = Registry.discover().find("target", "local").plugin.name
     monkeypatch.setenv(DISABLED_VARIABLE, name)
     with Environment("test") as env:

@@ -1,4 +1,4 @@
-"""What is known of the time that calls take, and which calls are turned away because of it."""
+"""Admission estimates how long calls take, and refuses those that would be too late."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ def seen(seconds, times=20, now=0.0):
 
 
 def test_nothing_is_refused_before_anything_was_seen():
+    """Before any call has ended, nothing is refused."""
     admission = Admission()
     assert not admission.is_too_late(0, 0.0, 1.0, 0.999)
     assert admission.why_too_late(0, 0.0, (1.0, 1.0), (1000, 1)) is None
@@ -26,6 +27,7 @@ def test_nothing_is_refused_before_anything_was_seen():
 
 
 def test_a_call_is_refused_if_those_before_it_take_longer_than_it_has():
+    """A call is refused if the calls before it take longer than the time it has."""
     admission = seen(0.125)
     assert admission.why_too_late(0, 0.0, (1.0, 1.0), (7, 1)) is None
     found = admission.why_too_late(0, 0.0, (1.0, 1.0), (8, 1))
@@ -36,6 +38,7 @@ def test_a_call_is_refused_if_those_before_it_take_longer_than_it_has():
 
 
 def test_a_call_is_too_late_with_less_time_than_its_method_needs():
+    """A call is too late if it has less time left than its method needs."""
     admission = seen(0.125)
     assert not admission.is_too_late(0, 0.0, 1.0, 0.875)
     assert admission.is_too_late(0, 0.0, 1.0, 0.9)
@@ -43,13 +46,16 @@ def test_a_call_is_too_late_with_less_time_than_its_method_needs():
 
 
 def test_a_call_that_has_waited_less_than_half_of_its_time_is_never_too_late():
-    """So what it takes corrects an estimate that is wrong."""
+    """
+    A call that has waited less than half of its time is never too late. Its run can correct a wrong estimate.
+    """
     admission = seen(30.0)
     assert not admission.is_too_late(0, 0.0, 1.0, 0.5)
     assert admission.is_too_late(0, 0.0, 1.0, 0.51)
 
 
 def test_estimates_are_forgotten_and_made_again():
+    """Estimates expire, and the first duration after that counts alone."""
     admission = seen(0.125)
     assert admission.is_too_late(0, 0.0, 1.0, 0.9)
     assert not admission.is_too_late(0, 1.1, 2.1, 2.0)
@@ -58,12 +64,13 @@ def test_estimates_are_forgotten_and_made_again():
 
 
 def test_an_overload_is_news_after_a_calm():
+    """An overload is reported again only after a pause without refusals."""
     admission = Admission()
     assert [admission.begins_overload(now) for now in (0.0, 1.0, 10.9, 21.0)] == [True, False, False, True]
 
 
 class Told:
-    """What was told of a method, or of all, and what follows from it by the formulas of RFC 6298."""
+    """The durations of one method, or of all, and the estimate that RFC 6298's formulas give for them."""
 
     def __init__(self):
         self.mean = self.deviation = 0.0
@@ -100,7 +107,7 @@ class Told:
     times=st.tuples(st.sampled_from([0.05, 0.5, 2.0]), st.sampled_from([0.05, 0.5, 2.0])),
 )
 def test_what_is_refused_follows_from_the_durations_that_were_seen(ended, later, waiting, slots, times):
-    """Means and deviations are those of a smoothed round-trip time; what is old counts for nothing."""
+    """Refusals follow from smoothed means and deviations, as for a round-trip time. Old durations do not count."""
     admission, methods, every, now = Admission(), [Told(), Told()], Told(), 100.0
     for method, seconds, pause in ended:
         now += pause

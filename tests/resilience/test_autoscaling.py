@@ -1,4 +1,4 @@
-"""When a service gets more or fewer replicas: the decisions alone, in time that a test gives them."""
+"""The autoscaler's decisions alone: when a service gets more or fewer replicas, in time that the test sets."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sage_deploy_autoscalers.target_ongoing import TargetOngoing
 from sage_plugins.interfaces import Load
 from sage_plugins.resilience.autoscaling import FIRST_WAIT_S, LONGEST_WAIT_S, AutoscaleSettings, Scaler
 
-#: Seconds between two looks.
+#: Seconds between two looks of the autoscaler.
 LOOK = 1.0
 
 
@@ -26,16 +26,16 @@ def load(now, replicas, ongoing=0, queued=0, **more):
 
 
 class Stage:
-    """A service in virtual time, whose replicas start and stop at once unless a case says otherwise."""
+    """A service in virtual time. Its replicas start and stop at once."""
 
     def __init__(self, *, slots=1, policy=None, **autoscale):
         self.settings = AutoscaleSettings.of(autoscale)
         self.scaler = Scaler(self.settings, policy or TargetOngoing().decide, "it")
         self.now, self.replicas, self.slots = 1000.0, self.settings.initial, slots
-        self.changes = []  # (when, how many, why)
+        self.changes = []  # (when, how many, why) of each decision
 
     def look(self, calls, *, busy_at=-1e9, wait=0.0):
-        """One look at so many calls; gives the decision, which is done."""
+        """Look once at so many calls, carry the decision out and return it."""
         ongoing = min(calls, self.replicas * self.slots)
         shown = load(self.now, self.replicas, ongoing, calls - ongoing, slots=self.slots, wait=wait)
         decision = self.scaler.look(shown, busy_at)
@@ -46,7 +46,7 @@ class Stage:
         return decision
 
     def hold(self, calls, seconds, **more):
-        """Have so many calls for so many seconds; gives the numbers of replicas to which that has led."""
+        """Keep so many calls for so many seconds. Return the numbers of replicas decided meanwhile."""
         before = len(self.changes)
         for _ in range(int(seconds / LOOK)):
             self.look(calls, **more)
@@ -57,13 +57,14 @@ class Stage:
 
 
 def test_more_replicas_start_after_the_delay_and_not_before():
-    """Calls above the aim for `upscale_delay` bring as many replicas as they need, in one step."""
+    """After `upscale_delay` above the target, as many replicas start as the calls need, in one step."""
     stage = Stage(max=10, target_ongoing_requests=2, upscale_delay=10, look_back=5)
     assert stage.hold(8, 10) == []
     assert stage.hold(8, 1) == [4]
 
 
 def test_fewer_replicas_stay_after_the_delay_and_not_before():
+    """Replicas stop only after `downscale_delay` below the target."""
     stage = Stage(min=1, initial=4, max=10, slots=2, target_ongoing_requests=2, downscale_delay=30, look_back=5)
     stage.hold(8, 20)
     assert stage.hold(2, 30) == []
@@ -71,7 +72,7 @@ def test_fewer_replicas_stay_after_the_delay_and_not_before():
 
 
 def test_fluctuation_begins_the_delay_again():
-    """One look that wants the present number is enough: the delay starts over."""
+    """One look that needs no more replicas restarts the delay."""
     stage = Stage(max=10, target_ongoing_requests=2, upscale_delay=10, look_back=1)
     stage.hold(8, 9)
     stage.hold(2, 2)
@@ -80,19 +81,20 @@ def test_fluctuation_begins_the_delay_again():
 
 
 def test_calls_that_wait_count_as_well():
-    """One replica that runs one call, with seven in the queue, has eight calls to do."""
+    """Waiting calls count like running ones."""
     stage = Stage(max=10, target_ongoing_requests=2, upscale_delay=0, look_back=1)
     assert stage.scaler.look(load(1000.0, 1, ongoing=1, queued=7)).replicas == 4
 
 
 def test_bounds_hold_whatever_the_policy_says():
+    """The number of replicas stays within `min` and `max`, whatever the policy says."""
     for says, expected in ((1e9, 5), (0.0, 2)):
         stage = Stage(min=2, initial=3, max=5, upscale_delay=0, downscale_delay=0, policy=lambda _, says=says: says)
         assert stage.hold(1, 3) == [expected]
 
 
 def test_factor_below_one_still_moves_by_one_replica():
-    """A tenth of the way from 2 to 3, or from 3 to 2, is less than a replica, and is one all the same."""
+    """A factor below 1 still moves by at least one replica."""
     up = Stage(initial=2, max=9, target_ongoing_requests=1, upscale_delay=0, upscale_factor=0.1, look_back=1)
     assert up.hold(3, 2) == [3]
     down = Stage(initial=3, max=9, target_ongoing_requests=1, downscale_delay=0, downscale_factor=0.1, look_back=1)
@@ -102,6 +104,7 @@ def test_factor_below_one_still_moves_by_one_replica():
 
 
 def test_deviation_within_the_tolerance_changes_nothing():
+    """A deviation within `tolerance` changes nothing."""
     stage = Stage(initial=10, max=20, target_ongoing_requests=1, upscale_delay=0, downscale_delay=0, look_back=1)
     assert stage.hold(11, 20) == []
     assert stage.hold(9, 20) == []
@@ -109,14 +112,14 @@ def test_deviation_within_the_tolerance_changes_nothing():
 
 
 def test_fewer_replicas_than_calls_run_are_never_wanted():
-    """A policy that wants one keeps as many as the running calls take."""
+    """The autoscaler never goes below the number of replicas that the running calls need."""
     stage = Stage(initial=4, max=8, downscale_delay=0, policy=lambda _: 1.0)
     assert stage.scaler.look(load(1000.0, 4, ongoing=3)).replicas == 3
     assert stage.scaler.look(load(1001.0, 3, ongoing=3)) is None
 
 
 def test_replicas_that_are_starting_are_not_asked_for_twice():
-    """They are among the service's replicas: the same load wants no more of them."""
+    """Replicas that are starting count, so the same load asks for no more."""
     stage = Stage(max=10, target_ongoing_requests=1, upscale_delay=0, look_back=1)
     assert stage.scaler.look(load(1000.0, 1, ongoing=1, queued=5)).replicas == 6
     for second in range(1, 20):
@@ -125,7 +128,7 @@ def test_replicas_that_are_starting_are_not_asked_for_twice():
 
 
 def test_threads_come_before_replicas():
-    """Without an aim of its own a replica with eight threads is to have eight calls before there is a second one."""
+    """Without `target_ongoing_requests`, all threads of a replica are used before another replica starts."""
     stage = Stage(max=10, upscale_delay=0, look_back=1, slots=8)
     assert stage.hold(8, 5) == []
     assert stage.hold(16, 2) == [2]
@@ -135,7 +138,11 @@ def test_threads_come_before_replicas():
 
 
 def test_fewer_replicas_are_as_many_as_were_wanted_in_the_whole_delay():
-    """What one look has wanted may be wanted again; those of the first seconds do not count, for they still average."""
+    """
+    Scaling down keeps the most replicas wanted during the delay.
+
+    The first seconds do not count, since they are averages.
+    """
     says = iter([9] * 3 + [5] * 3 + [4] + [2] * 24)
     stage = Stage(initial=9, max=10, downscale_delay=10, look_back=3, policy=lambda _: next(says))
     assert stage.hold(0, 13) == []
@@ -144,7 +151,7 @@ def test_fewer_replicas_are_as_many_as_were_wanted_in_the_whole_delay():
 
 
 def test_long_wait_in_the_queue_wants_more_replicas():
-    """Also while there are no more calls than the aim; up to twice as many at a time."""
+    """A wait above `target_queue_wait` asks for more replicas, at most twice as many at a time."""
     wait = {"target_ongoing_requests": 10, "target_queue_wait": 0.5, "upscale_delay": 0, "look_back": 1}
     assert Stage(initial=2, max=9, slots=5, **wait).hold(4, 2, wait=0.4) == []
     assert Stage(initial=2, max=9, slots=5, **wait).hold(4, 2, wait=0.7)[:1] == [3]
@@ -152,7 +159,7 @@ def test_long_wait_in_the_queue_wants_more_replicas():
 
 
 def test_number_that_somebody_else_has_changed_is_kept_for_the_whole_delay():
-    """Scaled by hand, within the delay that had begun: it begins again."""
+    """If the number is changed by hand, the delay begins again."""
     stage = Stage(max=10, target_ongoing_requests=1, downscale_delay=20, look_back=1)
     stage.hold(1, 5)
     stage.replicas = 5
@@ -165,12 +172,14 @@ def test_number_that_somebody_else_has_changed_is_kept_for_the_whole_delay():
 
 @pytest.mark.parametrize("answer", [None, "3", float("nan"), float("inf"), -1])
 def test_what_is_no_number_of_replicas_is_the_policys_fault(answer):
+    """If the policy returns no valid number of replicas, the error says so."""
     stage = Stage(max=3, policy=lambda _: answer)
     with pytest.raises(ValueError, match=r"it gave .*, which is no number of replicas"):
         stage.look(1)
 
 
 def test_reasons_have_the_numbers_that_decided():
+    """The reason of a decision contains the numbers behind it."""
     stage = Stage(max=10, target_ongoing_requests=2, upscale_delay=3, look_back=30)
     stage.hold(8, 4)
     ((_, number, reason),) = stage.changes
@@ -188,6 +197,7 @@ def test_reasons_have_the_numbers_that_decided():
 
 
 def test_last_replica_stops_after_its_own_delay_without_calls():
+    """The last replica stops after `scale_to_zero_delay` without calls."""
     stage = Stage(min=0, max=3, scale_to_zero_delay=60, downscale_delay=5)
     stage.hold(1, 5)
     assert stage.hold(0, 59) == []
@@ -196,7 +206,7 @@ def test_last_replica_stops_after_its_own_delay_without_calls():
 
 
 def test_short_calls_that_no_look_sees_keep_the_last_replica():
-    """A replica says when a call ended last."""
+    """Calls between two looks keep the last replica, since each replica reports when its last call ended."""
     stage = Stage(min=0, max=3, scale_to_zero_delay=10)
     for _ in range(100):
         assert stage.look(0, busy_at=stage.now - 5) is None
@@ -204,12 +214,12 @@ def test_short_calls_that_no_look_sees_keep_the_last_replica():
 
 @pytest.mark.parametrize("calls", [1, 2])
 def test_last_replica_never_stops_while_it_has_a_call(calls):
-    """Whatever the delay, and however many of the calls wait."""
+    """The last replica never stops while a call runs or waits, whatever the delay."""
     assert Stage(min=0, max=1, scale_to_zero_delay=0, downscale_delay=0).hold(calls, 10) == []
 
 
 def test_call_that_waits_wants_replicas_at_once():
-    """No delay; as many as the calls need."""
+    """At zero replicas a waiting call starts as many replicas as the calls need, without delay."""
     stage = Stage(min=0, max=3, target_ongoing_requests=2, scale_to_zero_delay=0, downscale_delay=0)
     assert stage.hold(0, 3) == [0]
     assert stage.look(1).replicas == 1
@@ -219,6 +229,7 @@ def test_call_that_waits_wants_replicas_at_once():
 
 
 def test_woken_up_it_stays_for_the_whole_delay():
+    """After a start from zero, the whole `scale_to_zero_delay` applies again."""
     stage = Stage(min=0, max=3, target_ongoing_requests=2, scale_to_zero_delay=30)
     stage.hold(0, 40)
     stage.look(1)
@@ -230,7 +241,7 @@ def test_woken_up_it_stays_for_the_whole_delay():
 
 
 def test_start_that_failed_is_tried_again_later_and_later():
-    """After 1 s, then twice as long, up to a minute; one that succeeds makes good for all before."""
+    """After a failed start the next try waits 1 s, then twice as long, up to a minute. A success resets this."""
     stage = Stage(max=2, target_ongoing_requests=1, upscale_delay=0, look_back=1)
     tries = []
     for _ in range(400):
@@ -252,7 +263,7 @@ def test_start_that_failed_is_tried_again_later_and_later():
 
 @pytest.mark.parametrize("seed", range(50))
 def test_steady_load_is_a_fixed_point(seed):
-    """Whatever the load and the settings: after a while nothing changes any more, for an hour."""
+    """Under steady load the number of replicas stays the same for an hour, whatever the settings."""
     random = Random(seed)  # noqa: S311 - no secret
     stage = Stage(
         min=random.randint(1, 3),
@@ -275,7 +286,7 @@ def test_steady_load_is_a_fixed_point(seed):
 
 
 def test_square_wave_does_not_swing_the_replicas_within_a_delay():
-    """Twenty seconds on, twenty off: one way up, and no way down before there has been a calm of `downscale_delay`."""
+    """A load that switches every twenty seconds scales up once, and not down within `downscale_delay`."""
     stage = Stage(max=10, target_ongoing_requests=1, upscale_delay=10, downscale_delay=100, look_back=10)
     for _ in range(30):
         stage.hold(8, 20)
@@ -285,7 +296,7 @@ def test_square_wave_does_not_swing_the_replicas_within_a_delay():
 
 
 class AutoscalerMachine(RuleBasedStateMachine):
-    """Any load, any change from outside, starts that take their time or fail: the bounds and the delays hold."""
+    """The bounds and delays hold under any load, changes by hand, and slow or failing starts."""
 
     @initialize(
         low=st.integers(0, 3),
@@ -305,8 +316,8 @@ class AutoscalerMachine(RuleBasedStateMachine):
         self.scaler = Scaler(self.settings, TargetOngoing().decide)
         self.now, self.replicas, self.starting = 0.0, self.settings.initial, 0
         self.calls = 0
-        self.looked_at, self.changed_at = None, None  # the number at the last look, and since when it is that
-        self.asked = None  # that was decided and has neither been done nor failed
+        self.looked_at, self.changed_at = None, None  # the number at the last look, and since when
+        self.asked = None  # a decision not yet carried out and not failed
         self.not_before = -1.0
 
     @rule(calls=st.integers(0, 30), seconds=st.integers(1, 15))
@@ -386,7 +397,11 @@ TestAutoscalerMachine = AutoscalerMachine.TestCase
 
 
 def test_the_aim_counts_exactly_when_a_service_wakes_up():
-    """At zero, calls that fit the aim of n replicas bring n, and the reason says how many wait."""
+    """
+    At zero replicas, waiting calls start exactly as many replicas as the target needs.
+
+    The reason counts the calls.
+    """
     for calls, replicas, said in ((1, 1, "a call waits"), (4, 2, "4 calls wait"), (5, 3, "5 calls wait")):
         stage = Stage(min=0, initial=0, max=9, target_ongoing_requests=2)
         stage.look(0)
@@ -396,6 +411,7 @@ def test_the_aim_counts_exactly_when_a_service_wakes_up():
 
 
 def test_a_failed_start_is_tried_again_at_the_end_of_its_wait_and_not_before():
+    """A failed start is tried again at the end of its wait, not before."""
     scaler = Scaler(AutoscaleSettings.of({"min": 0, "initial": 0, "max": 9}), TargetOngoing().decide)
     assert scaler.look(load(1000.0, 0, queued=1)) is not None
     scaler.failed(1000.0)
@@ -404,7 +420,7 @@ def test_a_failed_start_is_tried_again_at_the_end_of_its_wait_and_not_before():
 
 
 def test_factors_say_how_much_of_the_way_is_gone_at_once():
-    """Half of the way from 10 to 2 is 6, a quarter of it 8; half of the way from 2 to 10 is 6."""
+    """`upscale_factor` and `downscale_factor` set how much of the difference is made up at once."""
     for factor, expected in ((0.5, 6), (0.25, 8), (0.1, 9), (1.0, 2)):
         down = Stage(initial=10, max=20, policy=lambda _: 2, downscale_delay=0, downscale_factor=factor)
         assert down.look(0).replicas == expected
@@ -414,11 +430,13 @@ def test_factors_say_how_much_of_the_way_is_gone_at_once():
 
 
 def test_the_smallest_factor_still_moves_by_one_replica():
+    """The smallest factor still moves by one replica."""
     assert Stage(initial=2, max=9, policy=lambda _: 4, upscale_delay=0, upscale_factor=1e-9).look(0).replicas == 3
     assert Stage(initial=4, max=9, policy=lambda _: 2, downscale_delay=0, downscale_factor=1e-9).look(0).replicas == 3
 
 
 def test_a_deviation_as_large_as_the_tolerance_changes_nothing():
+    """A deviation exactly as large as the tolerance changes nothing."""
     for says, expected in ((11.0, None), (11.1, 12), (9.0, None), (8.9, 9)):
         stage = Stage(
             initial=10, max=20, policy=lambda _, says=says: says, upscale_delay=0, downscale_delay=0, tolerance=0.1
@@ -428,7 +446,7 @@ def test_a_deviation_as_large_as_the_tolerance_changes_nothing():
 
 
 def test_means_weigh_each_look_by_the_time_it_stands_for():
-    """Calls and waits of the look-back alone count, each for the time since the look before it."""
+    """Means cover the look-back time only, and weigh each look by the time since the one before."""
     shown = []
     scaler = Scaler(AutoscaleSettings.of({"max": 9, "look_back": 10}), lambda each: shown.append(each) or 1.0)
     for now, calls, wait in ((0.0, 7, 70.0), (4.0, 2, 1.0), (5.0, 4, 3.0), (13.0, 1, 0.5)):
@@ -440,6 +458,7 @@ def test_means_weigh_each_look_by_the_time_it_stands_for():
 
 
 def test_half_a_second_of_looks_is_a_mean_as_well():
+    """Means are correct for looks less than a second apart."""
     shown = []
     scaler = Scaler(AutoscaleSettings.of({"max": 9, "look_back": 10}), lambda each: shown.append(each) or 1.0)
     for now, calls in ((0.0, 8), (0.25, 0), (0.5, 4)):
@@ -448,7 +467,7 @@ def test_half_a_second_of_looks_is_a_mean_as_well():
 
 
 def test_a_decision_begins_every_delay_again():
-    """After a step up the next one has its whole delay, although more are still wanted."""
+    """After each decision the next one has its whole delay, even if more replicas are still wanted."""
     stage = Stage(initial=1, max=20, policy=lambda _: 20, upscale_delay=5, upscale_factor=0.1)
     stage.hold(0, 13)
     assert [when for when, *_ in stage.changes] == [5.0, 11.0], "5 s, and 5 s from the first look at the new number"
@@ -472,25 +491,26 @@ def test_a_decision_begins_every_delay_again():
     ],
 )
 def test_bounds_that_are_left_out_follow_those_that_are_given(said, low, most, first):
-    """It begins with `min` replicas, but at least one; without `max` there are never more than it begins with."""
+    """A service starts with `min` replicas, but at least one. Without `max` it never has more than at the start."""
     settings = AutoscaleSettings.of(said)
     assert (settings.min, settings.max, settings.initial) == (low, most, first)
     assert Scaler(settings, TargetOngoing().decide).wanted == first
 
 
 def test_the_delay_to_zero_is_that_of_fewer_replicas_unless_it_is_given():
+    """`scale_to_zero_delay` is `downscale_delay` by default."""
     assert AutoscaleSettings.of({"downscale_delay": 7.0}).scale_to_zero_delay == 7.0
     assert AutoscaleSettings.of({"downscale_delay": 7.0, "scale_to_zero_delay": 0.0}).scale_to_zero_delay == 0.0
 
 
 def test_calls_may_wait_before_the_first_replica_is_ready():
-    """How many calls a replica runs is not known then; two are aimed at."""
+    """Before the first replica is ready its slots are unknown, and the target is two calls per replica."""
     scaler = Scaler(AutoscaleSettings.of({"max": 9, "upscale_delay": 0}), TargetOngoing().decide)
     assert scaler.look(load(1000.0, 1, queued=6, ready=0)).replicas == 3
 
 
 def test_what_was_decided_is_wanted_until_it_is_done_or_somebody_else_decides():
-    """Half of the replicas have started: the others are still wanted. Then somebody scales by hand."""
+    """`wanted` stays at the decided number while replicas start, until somebody scales by hand."""
     scaler = Scaler(AutoscaleSettings.of({"max": 9, "upscale_delay": 1, "look_back": 1}), lambda _: 6)
     assert scaler.look(load(1000.0, 1)) is None
     assert scaler.look(load(1001.0, 1)).replicas == 6
@@ -499,7 +519,7 @@ def test_what_was_decided_is_wanted_until_it_is_done_or_somebody_else_decides():
 
 
 def test_what_was_decided_is_wanted_no_more_once_the_load_has_gone():
-    """No replica has started yet, and those that there are suffice."""
+    """If the load is gone before a replica has started, `wanted` drops again."""
     says = iter([6, 1])
     scaler = Scaler(AutoscaleSettings.of({"max": 9, "upscale_delay": 0}), lambda _: next(says))
     assert scaler.look(load(1000.0, 1)).replicas == 6

@@ -1,4 +1,4 @@
-"""A circuit breaker opens, probes and closes as its rules say; each rule that is broken on purpose is found."""
+"""A circuit breaker opens, probes and closes by its rules, and the test finds each fault planted in it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ FIRST = first_failure(examples=300, steps=60)
 
 
 class CircuitMachine(RuleBasedStateMachine):
-    """Calls are made and end in any order; a model written from the contract says what must become of them."""
+    """Calls start and end in any order; a model written from the contract says what must happen to them."""
 
     @initialize(failures=st.integers(1, 4), probes=st.integers(1, 3))
     def begin(self, failures, probes):
         self.policy = BreakerPolicy(failures, 10.0, 5.0, probes)
         self.circuit = Circuit(self.policy)
         self.now = 1000.0
-        self.running = []  # the probe of each call: 0 for others
-        self.row = []  # times of failures in a row
+        self.running = []  # the probe number of each running call; 0 for other calls
+        self.row = []  # times of the failures in a row
         self.state, self.opened_at, self.succeeded, self.round = CLOSED, 0.0, 0, 0
         self.told = []
 
@@ -104,7 +104,7 @@ TestCircuit.settings = settings(max_examples=150, stateful_step_count=50, deadli
 
 
 def test_defaults_are_those_of_the_configuration():
-    """What is left out in a file is what is left out in the policy."""
+    """The policy's defaults are those of the configuration's fields."""
     assert BreakerPolicy()._asdict() == {name: info.default for name, info in BREAKER_FIELDS.items()}
 
 
@@ -169,12 +169,12 @@ def overlooks_failures(patch):
     ],
 )
 def test_fault_is_found(monkeypatch, fault, word):
-    """A check that has never failed proves nothing."""
+    """The state machine finds each planted fault: a check that has never failed proves nothing."""
     fault(monkeypatch)
     with pytest.raises((AssertionError, Flaky), match=word):
         run_state_machine_as_test(CircuitMachine, settings=FIRST)
 
 
 def test_states_are_those_that_events_name():
-    """They are told as they are."""
+    """The circuit's states have the names that events use."""
     assert (circuit.CLOSED, circuit.OPEN, circuit.HALF_OPEN) == ("closed", "open", "half_open")

@@ -1,4 +1,4 @@
-"""Replicas are ejected, probed and return as the rules say; each rule that is broken on purpose is found."""
+"""Replicas are ejected, probed and return by the rules, and the tests find each fault planted in them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REPLICAS = st.sampled_from(["a", "b", "c", "d"])
 
 
 class OutlierMachine(RuleBasedStateMachine):
-    """Calls end well or badly at some replicas; what is decided is compared with a model of the contract."""
+    """Calls end well or badly at some replicas; each decision is compared with a model of the contract."""
 
     @initialize(
         consecutive=st.integers(1, 3), percent=st.sampled_from([0.0, 34.0, 50.0, 100.0]), number=st.integers(1, 4)
@@ -33,9 +33,9 @@ class OutlierMachine(RuleBasedStateMachine):
         self.replicas = list("abcd"[:number])
         self.machine.replicas_are(self.replicas)
         self.rows = dict.fromkeys(self.replicas, 0)
-        self.out = {}  # until when
+        self.out = {}  # until when each ejected replica is out
         self.probed = set()
-        self.last = {}  # how long each was out at last
+        self.last = {}  # how long each replica was out last time
 
     def replica(self, id):
         return self.replicas[ord(id) % len(self.replicas)]
@@ -106,12 +106,12 @@ TestOutliers.settings = settings(max_examples=150, stateful_step_count=50, deadl
 
 
 def test_defaults_are_those_of_the_configuration():
-    """What is left out in a file is what is left out in the policy."""
+    """The policy's defaults are those of the configuration's fields."""
     assert OutlierPolicy()._asdict() == {name: info.default for name, info in OUTLIER_FIELDS.items()}
 
 
 def after_an_interval(calls, seconds, others=0.01):
-    """What is decided of three replicas, of which `a` has had so many calls of so many seconds."""
+    """Return the decisions about three replicas, of which `a` has had so many calls of so many seconds."""
     machine = Outliers(OutlierPolicy(), 0.0)
     machine.replicas_are("abc")
     for id, number, took in (("a", calls, seconds), ("b", FEWEST_CALLS, others), ("c", 1000, others)):
@@ -125,14 +125,14 @@ def after_an_interval(calls, seconds, others=0.01):
     [(FEWEST_CALLS, 0.051, True), (FEWEST_CALLS, 0.049, False), (FEWEST_CALLS - 1, 1.0, False)],
 )
 def test_replica_far_slower_than_its_peers_is_ejected(calls, seconds, ejects):
-    """If it has had enough calls in the interval to tell."""
+    """A replica far slower than the others is ejected, if it had enough calls in the interval."""
     found = after_an_interval(calls, seconds)
     assert [(type(each), each.replica) for each in found] == ([(Ejected, "a")] if ejects else [])
     assert not found or "20 calls took 0.051 s" in found[0].reason
 
 
 def test_durations_of_an_interval_are_forgotten_with_it():
-    """What was slow once is not ejected for that later."""
+    """Run times count only within their interval: a replica is not ejected for earlier ones."""
     machine = Outliers(OutlierPolicy(), 0.0)
     machine.replicas_are("ab")
     for _ in range(FEWEST_CALLS):
@@ -144,7 +144,7 @@ def test_durations_of_an_interval_are_forgotten_with_it():
 
 
 def test_replica_that_was_well_for_long_begins_again():
-    """It is out for the shortest time, however long it once was."""
+    """A replica that was healthy long enough is ejected for the shortest time again."""
     machine = Outliers(OutlierPolicy(consecutive=1), 0.0)
     machine.replicas_are("abcd")
     spent = []
@@ -217,14 +217,14 @@ def stays_out_for_ever(patch):
     ],
 )
 def test_fault_is_found(monkeypatch, fault, word):
-    """A check that has never failed proves nothing."""
+    """The state machine finds each planted fault: a check that has never failed proves nothing."""
     fault(monkeypatch)
     with pytest.raises((AssertionError, Flaky), match=word):
         run_state_machine_as_test(OutlierMachine, settings=FIRST)
 
 
 def test_decisions_name_the_replica_and_the_numbers():
-    """Each event says which replica, why, for how long, and how many are out."""
+    """Each decision names the replica, the reason, the duration and how many are out."""
     machine = outliers.Outliers(OutlierPolicy(2, 10.0, 5.0, 300.0, 50), 0.0)
     machine.replicas_are(["a", "b", "c", "d"])
     assert machine.failed("a", 1.0) is None
@@ -249,7 +249,11 @@ def test_decisions_name_the_replica_and_the_numbers():
 
 
 def test_a_replica_begins_again_after_its_probe():
-    """What failed before it was out does not count once it is back; it has to fail as often again."""
+    """
+    After its probe a replica starts over: earlier failures do not count.
+
+    Soon after its return it is out twice as long.
+    """
     machine = outliers.Outliers(OutlierPolicy(2, 10.0, 5.0, 300.0, 50), 0.0)
     machine.replicas_are(["a", "b"])
     machine.failed("a", 1.0)
@@ -269,7 +273,7 @@ def test_a_replica_begins_again_after_its_probe():
 
 
 def test_an_interval_forgets_calls_and_seconds():
-    """A mean of five times its peers' counts, and is made of the calls of one interval alone."""
+    """A mean of exactly five times the others' is not enough, and each interval counts alone."""
     machine = outliers.Outliers(OutlierPolicy(5, 10.0, 5.0, 300.0, 50), 0.0)
     machine.replicas_are(["slow", "fast"])
     for interval in (1, 2):

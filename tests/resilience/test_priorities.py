@@ -1,4 +1,4 @@
-"""Waiting calls start by priority and age, whatever comes and goes; each rule that is broken on purpose is found."""
+"""Waiting calls start by priority and age, and the test finds each fault planted in that order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FIRST = first_failure(examples=200, steps=40)
 
 
 class Waiting(NamedTuple):
-    """What waits; no two are equal."""
+    """A waiting call; no two are equal."""
 
     number: int
     priority: int
@@ -27,14 +27,14 @@ class Waiting(NamedTuple):
 
 
 def comes_first(one, other):
-    """Whether the rules say that *one* starts before *other*."""
+    """Return whether *one* starts before *other* by the rules."""
     levels = one.priority - other.priority
-    head_start = (other.since - one.since) / LEVEL_S  # levels that it has gained more
+    head_start = (other.since - one.since) / LEVEL_S  # how many levels it has gained more than the other
     return (levels + head_start, other.number - one.number) > (0, 0)
 
 
 class RowMachine(RuleBasedStateMachine):
-    """Calls come, start, are put back and leave; the row is compared with what the rules say of all that wait."""
+    """Calls come, start, return and leave; the queue is compared with what the rules say of all waiting calls."""
 
     def __init__(self):
         super().__init__()
@@ -89,38 +89,42 @@ class RowMachine(RuleBasedStateMachine):
 
 
 def test_row_keeps_the_rules():
+    """Whatever comes and goes, the queue keeps its calls in the order of the rules."""
     run_state_machine_as_test(RowMachine, settings=settings(FIRST, phases=[Phase.generate, Phase.shrink]))
 
 
 @pytest.mark.parametrize(
     ("name", "broken"),
     [
-        ("rank", lambda priority, since: since + LEVEL_S * priority),  # lower ones first
-        ("rank", lambda priority, since: 1e9 * -priority + since),  # never ages
-        ("rank", lambda priority, _: -priority),  # ages, and forgets who came first
+        ("rank", lambda priority, since: since + LEVEL_S * priority),  # lower priorities first
+        ("rank", lambda priority, since: 1e9 * -priority + since),  # calls never gain levels
+        ("rank", lambda priority, _: -priority),  # the order of arrival is lost
         ("bisect_right", priorities.bisect_left),
         ("bisect_left", priorities.bisect_right),
     ],
     ids=["upside down", "no age", "no order", "the last first", "put back behind"],
 )
 def test_machine_finds_broken_rules(monkeypatch, name, broken):
+    """The state machine finds each planted fault."""
     monkeypatch.setattr(priorities, name, broken)
     with pytest.raises((AssertionError, Flaky, ExceptionGroup)):
         run_state_machine_as_test(RowMachine, settings=FIRST)
 
 
 def test_a_level_is_worth_thirty_seconds_exactly():
-    """What was made 30 s later needs more than one level to come first."""
+    """A level is worth exactly 30 s of waiting."""
     assert LEVEL_S == 30
     assert rank(0, 0.0) == rank(1, 30.0) == rank(-1, -30.0)
 
 
 def test_ranks_of_the_highest_priorities_tell_times_apart():
+    """Even for the highest priorities, ranks distinguish times a microsecond apart."""
     month = 2.6e6
     assert rank(HIGHEST, month) < rank(HIGHEST, month + 1e-6)
     assert rank(-HIGHEST, month) < rank(-HIGHEST, month + 1e-6)
 
 
 def test_an_empty_row_gives_nothing():
+    """An empty queue raises IndexError."""
     with pytest.raises(IndexError):
         RankedQueue(rank).popleft()

@@ -1,4 +1,4 @@
-"""Replicas are recycled as the rules say; each rule that is broken on purpose is found."""
+"""Replicas are recycled by the rules, and the test finds each fault planted in them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FIRST = first_failure(examples=100, steps=40)
 
 
 class RecyclingMachine(RuleBasedStateMachine):
-    """Replicas take calls, grow and age; what is decided is compared with a model of the contract."""
+    """Replicas take calls, grow and age; each decision is compared with a model of the contract."""
 
     @initialize(
         calls=st.none() | st.integers(1, 50),
@@ -52,7 +52,7 @@ class RecyclingMachine(RuleBasedStateMachine):
         self.usage = {id: usage._replace(age=usage.age + seconds) for id, usage in self.usage.items()}
 
     def share(self, usage):
-        """How much of its nearest limit a replica has reached."""
+        """Return how much of its nearest limit a replica has reached."""
         pairs = zip((usage.calls, usage.memory_mb, usage.age), self.policy, strict=True)
         return max((found / limit for found, limit in pairs if limit is not None), default=0.0)
 
@@ -99,7 +99,7 @@ class RecyclingMachine(RuleBasedStateMachine):
         assert self.now + told == self.not_before, "told"
 
     def paused(self):
-        """The pause is 1 s, then twice as long each time."""
+        """Set the pause before the next recycling: 1 s, then twice as long each time."""
         self.pauses.append(min(FIRST_WAIT_S * 2 ** len(self.pauses), LONGEST_WAIT_S))
         self.not_before = self.now + self.pauses[-1]
 
@@ -109,6 +109,7 @@ class RecyclingMachine(RuleBasedStateMachine):
 
 
 def test_recycling_keeps_its_rules():
+    """Whatever replicas do, recycling keeps its rules."""
     run_state_machine_as_test(RecyclingMachine, settings=settings(FIRST, phases=[Phase.generate, Phase.shrink]))
 
 
@@ -136,6 +137,7 @@ def _look_again(look):
 
 @pytest.mark.parametrize("fault", BROKEN)
 def test_broken_rule_is_found(fault, monkeypatch):
+    """The state machine finds each planted fault."""
     said, break_it = BROKEN[fault]
 
     class Broken(Recycling):
@@ -157,15 +159,17 @@ def test_broken_rule_is_found(fault, monkeypatch):
     ],
 )
 def test_reason_has_the_numbers_that_decided(usage, reason):
+    """The reason contains the value and its limit."""
     assert Recycling(RecyclePolicy(1000, 512, 3600.0)).look([usage], 0.0) == recycling.Due("a", reason)
 
 
 def test_what_is_not_known_makes_nothing_due():
+    """An unknown value reaches no limit."""
     assert Recycling(RecyclePolicy(1, 1.0, inf)).look([ReplicaUsage("a", None, None, 1e9)], 0.0) is None
 
 
 def test_limit_below_what_the_service_needs_costs_a_start_a_minute():
-    """A fresh replica that has too much memory at once is not replaced each second."""
+    """If a new replica exceeds its memory limit at once, replacements slow down to one a minute."""
     machine, now, starts = Recycling(RecyclePolicy(max_memory_mb=10.0)), 0.0, []
     while now < 1000.0:
         if machine.look([ReplicaUsage("a", 0, 20.0, 1.0)], now) is not None:

@@ -1,4 +1,4 @@
-"""Retries stay within their budget, whatever calls come and fail; each rule that is broken on purpose is found."""
+"""Retries stay within their budget, and the test finds each fault planted in the rules."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FIRST = first_failure(examples=300, steps=50)
 
 
 class RetryMachine(RuleBasedStateMachine):
-    """Calls are made and fail at any times; what is decided is compared with what the rules say of all that was."""
+    """Calls start and fail at any time; each decision is compared with the rules."""
 
     @initialize(
         seed=st.integers(0, 2**16),
@@ -73,7 +73,7 @@ class RetryMachine(RuleBasedStateMachine):
             self.spent.append(self.now)
             assert len(spent) + 1 <= allowed, "budget"
         else:
-            # Calls of the oldest second are not counted, so that it is never too many.
+            # The policy leaves out calls of the oldest second, so that it never allows too many retries.
             surely = [each for each in late if each > self.now - WINDOW_S + 1]
             room = len(spent) + 1 <= self.policy.min + self.policy.budget * len(surely)
             assert not (may and room and attempts < self.policy.max_attempts and longest < remaining), "refused"
@@ -81,7 +81,7 @@ class RetryMachine(RuleBasedStateMachine):
 
     @invariant()
     def knows_little(self):
-        """What is remembered does not grow with the number of calls."""
+        """The memory used does not grow with the number of calls."""
         if hasattr(self, "machine"):
             assert len(self.machine._buckets) <= WINDOW_S + 1, "memory"
 
@@ -91,7 +91,7 @@ TestRetries.settings = settings(max_examples=100, stateful_step_count=40, deadli
 
 
 def test_defaults_are_those_of_the_configuration():
-    """What is left out in a file is what is left out in the policy."""
+    """The policy's defaults are those of the configuration's fields."""
     assert RetryPolicy()._asdict() == {name: info.default for name, info in RETRY_FIELDS.items()}
 
 
@@ -112,12 +112,12 @@ class ChildError(ParentError): ...
     ],
 )
 def test_exception_is_named_by_its_class_or_a_base(on, error, matches):
-    """As in an `except` clause."""
+    """`retry.on` matches an exception's class and base classes, as `except` does."""
     assert RetryPolicy(on=on).matches(error) is matches
 
 
 def test_error_that_stands_for_an_unknown_class_goes_by_its_name():
-    """A RemoteError is retried as what it stands for."""
+    """A RemoteError matches by the name of the class that it stands for."""
     error = Exception()
     error.type_name = "somewhere.Busy"
     assert RetryPolicy(on=("Busy",)).matches(error)
@@ -180,7 +180,7 @@ def says_no_numbers(patch):
     ],
 )
 def test_fault_is_found(monkeypatch, fault, word):
-    """A check that has never failed proves nothing."""
+    """The state machine finds each planted fault: a check that has never failed proves nothing."""
     fault(monkeypatch)
     with pytest.raises((AssertionError, Flaky), match=word):
         run_state_machine_as_test(RetryMachine, settings=FIRST)
@@ -188,7 +188,7 @@ def test_fault_is_found(monkeypatch, fault, word):
 
 @pytest.mark.parametrize("seed", range(20))
 def test_dependency_that_is_down_gets_a_fifth_more_and_no_more(seed):
-    """100 calls a second for half a minute, each of which fails: in any 10 s retries <= 0.2 x calls + min."""
+    """While every call fails, retries in any 10 s stay at `min` plus a fifth of the calls."""
     random = Random(seed)  # noqa: S311 - no secret
     machine = Retries(RetryPolicy(), random)
     due = [(number / 100, 1) for number in range(3000)]
@@ -210,21 +210,21 @@ def test_dependency_that_is_down_gets_a_fifth_more_and_no_more(seed):
 
 
 class Longest(Random):
-    """Draws the longest wait there may be."""
+    """Always draws the longest wait."""
 
     def uniform(self, a, b):
         return b
 
 
 def test_the_longest_wait_doubles_up_to_a_second():
-    """Full jitter lies below 25 ms, 50 ms, 100 ms and so on, and never above the cap, however often a call is tried."""
+    """The longest wait doubles with each attempt, up to `LONGEST_WAIT_S`."""
     machine = Retries(RetryPolicy(10_000, 0.025, 0.0, 10_000), Longest())
     waits = [machine.failed(0.0, 1e9, attempts).wait for attempts in (1, 2, 3, 4, 5, 6, 7, 2000)]
     assert waits == [0.025, 0.05, 0.1, 0.2, 0.4, 0.8, LONGEST_WAIT_S, LONGEST_WAIT_S]
 
 
 def test_decisions_say_the_numbers_that_decided():
-    """Who reads an event can count along: the attempt, the retry, what is allowed, of how many calls."""
+    """The reason of each decision contains the attempt, the retry, the budget and the calls."""
     machine = Retries(RetryPolicy(3, 0.025, 0.5, 1), Longest())
     for _ in range(4):
         machine.called(100.0)
@@ -241,7 +241,7 @@ def test_decisions_say_the_numbers_that_decided():
 
 
 def test_what_is_exactly_a_window_old_counts_no_more():
-    """Ten seconds are ten seconds, for calls and for retries."""
+    """Calls and retries exactly 10 s old no longer count."""
     machine = Retries(RetryPolicy(3, 0.0, 1.0, 0), Longest())
     machine.called(100.0)
     assert isinstance(machine.failed(100.0, 30.0, 1), Retry)

@@ -1,4 +1,4 @@
-"""What `Rollout` decides: step by step in cases, and whatever happens meanwhile in a machine that Hypothesis drives."""
+"""The decisions of `Rollout`, in single cases and in random courses of events."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def settings_of(surge=1, unavailable=0, ready_s=0.0, *, back=True):
 
 
 class Model:
-    """A service whose replicas do what a test says; does what the rollout says, and checks that it may."""
+    """A service whose replicas do what a test says. It carries out the rollout's decisions and checks each of them."""
 
     def __init__(self, places, limits, room=None):
         self.limits = limits
@@ -53,7 +53,7 @@ class Model:
 
     @property
     def serving(self):
-        """The replicas that count as available when they are taken to be so at once."""
+        """The replicas that are ready."""
         return [each for each in self.views.values() if each.ready]
 
     def step(self):
@@ -89,7 +89,7 @@ class Model:
         self.leaving.append(id)
 
     def settle(self, *, stuck=False):
-        """All that start get ready, with *stuck* none; what leaves has stopped; and time passes, until the end."""
+        """Let starting replicas get ready (none if *stuck*) and leaving ones stop, and let time pass until the end."""
         for _ in range(20 * self.places + 20):
             if isinstance(self.step(), Wait):
                 for id, each in list(self.views.items()):
@@ -108,19 +108,20 @@ class Model:
 
 
 def test_each_replica_is_started_before_the_old_one_leaves():
-    """The default: one more at a time, and none fewer."""
+    """By default one replica more starts at a time, and each old one leaves only after its successor is ready."""
     model = Model(2, settings_of())
     assert model.step() == Start(0, new=True)
     assert isinstance(model.step(), Wait)
     model.change("new1", ready=True)
     assert model.step() == Promote("new1", "old0")
-    assert model.step() == Start(1, new=True)  # although old0 drains: that does not count
+    assert model.step() == Start(1, new=True)  # old0 still drains, which does not count
     model.change("new2", ready=True)
     assert model.step() == Promote("new2", "old1")
     assert model.step() == Done()
 
 
 def test_without_surge_an_old_one_leaves_first():
+    """With `max_surge` 0 an old replica leaves first."""
     model = Model(2, settings_of(surge=0, unavailable=1))
     assert model.step() == Stop("old0", "it is replaced")
     assert model.step() == Start(0, new=True)
@@ -131,6 +132,7 @@ def test_without_surge_an_old_one_leaves_first():
 
 
 def test_a_replica_counts_when_it_has_been_ready_for_min_ready_s_without_a_break():
+    """A replica counts once it has been ready for `min_ready_s` without a break."""
     model = Model(1, settings_of(ready_s=10.0))
     model.run_until(Wait)
     model.change("new1", ready=True)
@@ -145,7 +147,7 @@ def test_a_replica_counts_when_it_has_been_ready_for_min_ready_s_without_a_break
 
 
 def test_one_that_is_late_has_everything_rolled_back():
-    """Those that had been replaced get their old version back, each before the new one leaves."""
+    """If a new replica is late, all are rolled back. Each old version starts before its new one leaves."""
     model = Model(2, settings_of())
     model.run_until(Wait)
     model.change("new1", ready=True)
@@ -162,6 +164,7 @@ def test_one_that_is_late_has_everything_rolled_back():
 
 
 def test_without_auto_rollback_it_stops_where_it_is():
+    """Without `auto_rollback` a failed update stops where it is."""
     model = Model(2, settings_of(back=False))
     model.run_until(Wait)
     model.now += DEADLINE
@@ -169,6 +172,7 @@ def test_without_auto_rollback_it_stops_where_it_is():
 
 
 def test_a_replica_whose_process_dies_is_started_again_a_few_times():
+    """A new replica whose process dies starts again, at most `MOST_DEATHS` times."""
     model = Model(1, settings_of())
     for number in range(1, MOST_DEATHS + 1):
         assert model.step() == Start(0, new=True)
@@ -180,6 +184,7 @@ def test_a_replica_whose_process_dies_is_started_again_a_few_times():
 
 
 def test_a_constructor_that_fails_is_not_called_again():
+    """After a constructor fails, the update is rolled back without another try."""
     model = Model(1, settings_of())
     model.step()
     model.rollout.ended("new1", "ValueError", died=False)
@@ -187,20 +192,20 @@ def test_a_constructor_that_fails_is_not_called_again():
 
 
 def test_a_place_whose_replica_is_dead_is_first():
-    """Its successor needs no room beside it, and nobody loses anything."""
+    """A dead replica is replaced first: that takes nothing from anyone."""
     model = Model(3, settings_of(surge=0, unavailable=1))
     model.change("old2", alive=False, ready=False)
     assert model.step() == Start(2, new=True)
 
 
 def test_no_replica_leaves_while_too_few_serve():
-    """Another one has died since its successor was started."""
+    """No replica leaves while too few are ready, even if another died meanwhile."""
     model = Model(2, settings_of())
     model.run_until(Wait)
-    model.change("old1", ready=False)  # it is being started again
+    model.change("old1", ready=False)  # it is starting again
     assert isinstance(model.step(), Wait)
     model.change("new1", ready=True)
-    assert model.step() == Stop("old1", "it is replaced")  # which serves nobody, and makes room
+    assert model.step() == Stop("old1", "it is replaced")  # it is not ready, and makes room
     assert model.step() == Start(1, new=True)
     assert isinstance(model.step(), Wait)
     model.change("new2", ready=True)
@@ -209,11 +214,12 @@ def test_no_replica_leaves_while_too_few_serve():
 
 
 def test_without_room_for_more_an_old_one_leaves_first_if_it_may():
+    """Without room for another replica, an old one leaves first if `max_unavailable` allows it."""
     model = Model(2, settings_of(surge=1, unavailable=1), room=2)
     assert model.step() == Start(0, new=True)
     assert isinstance(stopped := model.step(), Stop)
     assert "no room" in stopped.why
-    assert model.step() == Start(0, new=True)  # refused: the old one still drains
+    assert model.step() == Start(0, new=True)  # refused, since the old replica still drains
     assert isinstance(model.step(), Wait)
     model.leaving.clear()
     assert model.step() == Start(0, new=True)
@@ -221,6 +227,7 @@ def test_without_room_for_more_an_old_one_leaves_first_if_it_may():
 
 
 def test_without_room_for_more_and_none_that_may_leave_it_is_rolled_back():
+    """If there is no room and no replica may leave, the update is rolled back."""
     model = Model(2, settings_of(), room=2)
     model.step()
     assert model.step() == RollBack("there is no room for another replica: no room", None)
@@ -229,7 +236,7 @@ def test_without_room_for_more_and_none_that_may_leave_it_is_rolled_back():
 
 
 def test_a_replica_that_has_ended_is_not_stopped_to_make_room():
-    """It holds none; whoever replaces those that die goes on trying."""
+    """A replica that has ended is not stopped to make room; the supervisor goes on replacing it."""
     model = Model(1, settings_of(), room=1)
     model.change("old0", ready=False, ended=True)
     model.step()
@@ -239,7 +246,7 @@ def test_a_replica_that_has_ended_is_not_stopped_to_make_room():
 
 
 def test_a_rollback_does_not_wait_for_ever_for_an_old_replica_that_ended():
-    """Its new one serves in its place, so that is left, and the rollback says that it could not be done."""
+    """If an old replica has ended, the rollback leaves its new one in place and ends with Halt."""
     model = Model(2, settings_of())
     model.run_until(Wait)
     model.change("old1", ready=False)
@@ -253,16 +260,17 @@ def test_a_rollback_does_not_wait_for_ever_for_an_old_replica_that_ended():
 
 
 def test_settings_have_the_defaults_of_the_field():
+    """The settings' defaults are those of the configuration's field."""
     assert RolloutSettings.of(None) == RolloutSettings(1, 0, 0.0, 600.0, auto_rollback=True)
     assert RolloutSettings.of({"max_surge": 3}).max_surge == 3
 
 
 class Rolling(RuleBasedStateMachine):
     """
-    Replicas get ready, say that they are not, die and come back, and room is short, in any order.
+    Replicas become ready or unready, die and return, and room is short, in any order.
 
-    `Model` checks each step: no more than `max_surge` more, and no stop that leaves too few. In the end the service has
-    one replica a place, all of one version.
+    `Model` checks each step: at most `max_surge` replicas more, and no stop that leaves too few ready. At the end
+    there is one replica for each index, all of one version.
     """
 
     @initialize(
@@ -282,7 +290,7 @@ class Rolling(RuleBasedStateMachine):
         return self.model.outcome is None
 
     def some(self, data, *, new=None, **values):
-        """One of the replicas that are so; None if there is none."""
+        """Return one of the replicas with these values; None if there is none."""
         found = [
             each
             for each in self.model.views.values()

@@ -1,11 +1,11 @@
 """
-Router and supervisor together in virtual time: hundreds of courses of events from as many seeds; and faults that show.
+Router and supervisor together in virtual time: random courses of events, one for each seed, and planted faults.
 
-A seed that fails is played again by
+To repeat a seed that failed:
 
     SAGE_SUPERVISED_SEED=123 pytest tests/resilience/test_supervised_simulation.py
 
-in both settings, with limits of the methods and without.
+This runs the seed with and without method limits.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PARTS = {"plain": {}, "limited": {"router": MethodRouter, "limits": True}}
 
 
 def play(seed, **parts):
-    """The simulation of one seed, after it was played; a failure says how to see it again."""
+    """Run the simulation of one seed and return it. A failure says how to repeat it."""
     simulation = SupervisedSimulation(seed, **parts)
     try:
         simulation.report = simulation.run()
@@ -37,36 +37,39 @@ def play(seed, **parts):
         failure = error
     else:
         return simulation
-    # Not in the handler: the story tells it all, and pytest would add three tracebacks.
+    # Fail outside the handler: inside, pytest would add three tracebacks that say nothing new.
     again = f"SAGE_SUPERVISED_SEED={seed} pytest tests/resilience/test_supervised_simulation.py"
     pytest.fail(f"{failure}\nplay it again: {again}", pytrace=False)
 
 
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
 class TestSeeds:
-    """See sage_deploy_testing.simulation.supervised_simulation for the rules."""
+    """Whatever happens, the rules of sage_deploy_testing.simulation.supervised_simulation hold."""
 
     if ONE_SEED is not None:
 
         def test_the_one_seed_asked_for(self, parts):
+            """The rules hold for the seed that SAGE_SUPERVISED_SEED names."""
             play(int(ONE_SEED), **parts)
 
     else:
 
         @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
         def test_seeds_keep_the_rules(self, first, parts):
+            """The rules hold for 300 seeds."""
             for seed in range(first, first + CHUNK):
                 play(seed, **parts)
 
         @pytest.mark.slow
         @pytest.mark.parametrize("first", range(100_000, 110_000, 500))
         def test_many_seeds_keep_the_rules(self, first, parts):
+            """The rules hold for many more seeds."""
             for seed in range(first, first + 500):
                 play(seed, **parts)
 
 
 def test_seeds_bring_about_what_they_are_to_try():
-    """Deaths, starts that fail, places that are refused, crash loops, restarts, and calls that kill twice."""
+    """The seeds meet deaths, failed starts, refused places, crash loops, restarts, and calls that kill two replicas."""
     happened, outcomes = Counter(), Counter()
     for seed in range(100):
         simulation = play(seed)
@@ -78,15 +81,16 @@ def test_seeds_bring_about_what_they_are_to_try():
 
 
 def test_a_seed_gives_the_same_course_of_events_every_time():
+    """The same seed gives the same course of events every time."""
     assert play(7).report == play(7).report
     assert play(7).report != play(8).report
 
 
-# -- faults that show --------------------------------------------------------------------------------------------------
+# -- planted faults ----------------------------------------------------------------------------------------------------
 
 
 class NeverLoops(Restarts):
-    """Starts what fails for ever."""
+    """Never finds a crash loop."""
 
     def _again(self, index, position, now):
         position.loops = False
@@ -94,7 +98,7 @@ class NeverLoops(Restarts):
 
 
 class LoopsTooSoon(Restarts):
-    """Gives up after four failures."""
+    """Finds a crash loop after four failures."""
 
     def failed(self, index, now):
         decision = super().failed(index, now)
@@ -102,14 +106,14 @@ class LoopsTooSoon(Restarts):
 
 
 class LoopsForDeaths(Restarts):
-    """Takes the deaths of replicas that had been ready for failed starts."""
+    """Counts the deaths of ready replicas as failed starts."""
 
     def died(self, index, now):
         return super().failed(index, now)
 
 
 class WaitsTheSame(Restarts):
-    """Waits anew each time."""
+    """Starts over with the shortest wait each time."""
 
     def _again(self, index, position, now):
         position.wait = 0.0
@@ -117,7 +121,7 @@ class WaitsTheSame(Restarts):
 
 
 class WaitsAtFirst(Restarts):
-    """Lets the first one wait as well."""
+    """Delays the first replacement, too."""
 
     def died(self, index, now):
         decision = super().died(index, now)
@@ -125,7 +129,7 @@ class WaitsAtFirst(Restarts):
 
 
 class NeverForgives(Restarts):
-    """Has the first after a long time wait like the last."""
+    """Does not reset the waits after a replica was ready for long."""
 
     def ready(self, index, now):
         super().ready(index, now)
@@ -143,7 +147,7 @@ class RetriesForEver(Router):
 
 
 class RetriesAll(Router):
-    """Starts calls again that may not run twice."""
+    """Starts calls again that are not idempotent."""
 
     def lost(self, lane, not_started, maybe, cause):
         for call in maybe:
@@ -159,14 +163,14 @@ class ForgetsWhatWaited(Router):
 
 
 class FailsBack(Router):
-    """Has the first replica serve again when it comes back."""
+    """Returns to the first replica when it is replaced."""
 
     def lane(self, id, index, seniority=0):
         return super().lane(id, index, 0 * seniority)
 
 
 class StaysUnavailable(Router):
-    """Refuses calls also when there is a replica again."""
+    """Goes on refusing calls after a replica has opened."""
 
     def open(self, lane, replica):
         unavailable = self._closing.unavailable
@@ -194,7 +198,7 @@ class StaysUnavailable(Router):
     ids=lambda value: getattr(value, "__name__", ""),
 )
 def test_fault_is_caught(fault, words):
-    """A few seeds find it."""
+    """A few seeds find each planted fault."""
     part = {"restarts" if issubclass(fault, Restarts) else "router": fault}
 
     def play_some():

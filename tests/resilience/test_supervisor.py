@@ -1,4 +1,4 @@
-"""The supervisor's decisions, alone: what it says when replicas end, in time that a test gives it."""
+"""The supervisor's decisions alone: when a replica that ended starts again, in time that the test sets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sage_plugins.resilience.restarts import (
 
 SEEDS = range(200)
 
-#: Seconds by which a difference of two readings may be off.
+#: How many seconds rounding may add to or take from a difference.
 ROUNDING = 1e-9
 
 
@@ -33,25 +33,30 @@ def restarts(request):
 
 
 def lives(restarts, now, *, ready_for, index=0):
-    """A replica is started, is at once ready, and ends; gives the decision."""
+    """A replica starts, is ready at once and dies. Return the decision."""
     restarts.started(index, now)
     restarts.ready(index, now)
     return restarts.died(index, now + ready_for)
 
 
 def fails(restarts, now, *, after=0.0, index=0):
-    """A replica is started and ends before it is ready; gives the decision."""
+    """A replica starts and ends before it is ready. Return the decision."""
     restarts.started(index, now)
     return restarts.failed(index, now + after)
 
 
 def test_first_replica_that_dies_is_replaced_at_once(restarts):
+    """The first replica that dies is replaced at once."""
     assert restarts.died(3, 1000.0) == Start(3, 1000.0)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_waits_double_up_to_the_longest_and_never_shrink(seed):
-    """Each is between half of its longest and that; the first is none."""
+    """
+    Waits between replacements double up to the longest.
+
+    Each is between half of its maximum and all of it; the first is 0.
+    """
     restarts = seeded(seed)
     now, waits = 1000.0, []
     for _ in range(12):
@@ -66,7 +71,7 @@ def test_waits_double_up_to_the_longest_and_never_shrink(seed):
 
 
 def test_waits_are_different_for_each_position():
-    """Or all replicas of a node that died would come back in the same moment."""
+    """Waits differ between replicas, so that those of a dead node do not all return at once."""
     restarts = seeded(1)
     for index in range(10):
         restarts.died(index, 0.0)
@@ -75,6 +80,7 @@ def test_waits_are_different_for_each_position():
 
 @pytest.mark.parametrize(("ready_for", "steady"), [(STEADY_S, True), (STEADY_S - 0.01, False)])
 def test_replica_that_was_ready_for_long_is_replaced_at_once_again(restarts, ready_for, steady):
+    """After a replica was ready for `STEADY_S`, the next death is replaced at once and the waits start over."""
     for _ in range(5):
         lives(restarts, 0.0, ready_for=0)
     decision = lives(restarts, 100.0, ready_for=ready_for)
@@ -84,6 +90,7 @@ def test_replica_that_was_ready_for_long_is_replaced_at_once_again(restarts, rea
 
 
 def test_deaths_of_replicas_that_were_ready_are_no_crash_loop(restarts):
+    """Deaths of replicas that were ready never make a crash loop."""
     now = 0.0
     for _ in range(1000):
         decision = lives(restarts, now, ready_for=0)
@@ -92,7 +99,7 @@ def test_deaths_of_replicas_that_were_ready_are_no_crash_loop(restarts):
 
 
 def test_five_starts_that_fail_within_a_minute_are_a_crash_loop(restarts):
-    """Not four; and afterwards nothing is started, whatever happens."""
+    """Five failed starts within a minute are a crash loop; four are not. After it nothing starts."""
     now = 0.0
     for _ in range(MOST_STARTS - 1):
         decision = fails(restarts, now)
@@ -105,12 +112,13 @@ def test_five_starts_that_fail_within_a_minute_are_a_crash_loop(restarts):
 
 @pytest.mark.parametrize(("apart", "loops"), [(WINDOW_S / 4, True), (WINDOW_S / 4 + 0.01, False)])
 def test_failures_that_are_further_apart_are_no_crash_loop(restarts, apart, loops):
-    """What counts is when they were started."""
+    """Failed starts further apart are no crash loop; the times of the starts count."""
     decisions = [fails(restarts, number * apart, after=3) for number in range(MOST_STARTS)]
     assert isinstance(decisions[-1], CrashLoop) is loops
 
 
 def test_failures_count_also_if_a_replica_was_ready_in_between(restarts):
+    """Failed starts add up to a crash loop even if a replica was ready in between."""
     for number in range(MOST_STARTS - 1):
         fails(restarts, float(number))
     lives(restarts, 10.0, ready_for=1)
@@ -118,6 +126,7 @@ def test_failures_count_also_if_a_replica_was_ready_in_between(restarts):
 
 
 def test_what_cannot_be_placed_is_tried_for_ever_and_is_no_crash_loop(restarts):
+    """A replica that cannot be placed is tried again without end; that is no crash loop."""
     now, waits = 0.0, []
     for _ in range(1000):
         decision = restarts.unplaced(0, now)
@@ -128,7 +137,7 @@ def test_what_cannot_be_placed_is_tried_for_ever_and_is_no_crash_loop(restarts):
 
 
 def test_stopped_position_is_forgotten(restarts):
-    """Also one that was in a crash loop."""
+    """A replica that was stopped is forgotten, even one in a crash loop."""
     for number in range(MOST_STARTS):
         fails(restarts, float(number))
     restarts.stopped(0)
@@ -137,6 +146,7 @@ def test_stopped_position_is_forgotten(restarts):
 
 
 def test_positions_know_nothing_of_each_other(restarts):
+    """A crash loop of one replica does not affect another."""
     for number in range(MOST_STARTS):
         fails(restarts, float(number), index=1)
     assert restarts.died(0, 10.0) == Start(0, 10.0)

@@ -1,4 +1,6 @@
-"""Attribute calls have the shape of their method, handles show what is served, and blocking an event loop is told."""
+"""
+An attribute call behaves as its method does, a handle shows its methods, and a call that blocks an event loop warns.
+"""
 
 from __future__ import annotations
 
@@ -23,23 +25,23 @@ STRATEGIES = pytest.mark.parametrize("strategy", ["single", "pool", "async", "in
 
 
 class Shapes:
-    """A method of each kind."""
+    """One method of each kind."""
 
     def get(self, key: str, *, default: int = 3) -> tuple[str, int]:
         """Give the key and the default."""
         return key, default
 
     async def fetch(self, key, *, default=3):
-        """Give them from a coroutine."""
+        """Return the key and the default from a coroutine."""
         await asyncio.sleep(0)
         return key, default
 
     def count(self, number):
-        """Count."""
+        """Yield the numbers."""
         yield from range(number)
 
     async def acount(self, number):
-        """Count in a coroutine."""
+        """Yield the numbers from an async generator."""
         for value in range(number):
             yield value
 
@@ -69,7 +71,7 @@ class Shapes:
 
 
 class Blocking:
-    """Makes calls of another service from all its parts."""
+    """Calls another service from its constructor, its hooks and its methods."""
 
     def __init__(self, when=""):
         self.when = when
@@ -96,7 +98,7 @@ class Blocking:
 
 @pytest.fixture
 def shapes(deploy):
-    """The handle to the service under a strategy."""
+    """Deploys the service under a strategy and returns its handle."""
     return lambda strategy, **config: deploy(strategy, Shapes, **config).handle
 
 
@@ -114,7 +116,9 @@ async def listed(items):
 @STRATEGIES
 @pytest.mark.parametrize("bound", [False, True])
 def test_attribute_call_has_the_shape_of_its_method(shapes, strategy, bound):
-    """A plain method gives its value, a coroutine the call, a generator an iterator, an async one an async iterator."""
+    """
+    A plain method returns its value, a coroutine a call, a generator an iterator, an async generator an async iterator.
+    """
     handle = shapes(strategy)
     if bound:
         handle.call("get", "k")
@@ -131,7 +135,7 @@ def test_attribute_call_has_the_shape_of_its_method(shapes, strategy, bound):
 
 @STRATEGIES
 def test_call_of_a_coroutine_is_awaited(shapes, strategy):
-    """`await handle.fetch("k")` works on a running loop, many at once, and raises what the method raises."""
+    """A coroutine's call can be awaited on a running loop, many at once, and raises the method's exception."""
     handle = shapes(strategy)
 
     async def main():
@@ -145,7 +149,7 @@ def test_call_of_a_coroutine_is_awaited(shapes, strategy):
 
 @STRATEGIES
 def test_shape_is_known_before_the_service_is_deployed(env, strategy):
-    """The class says it: the first attribute call may be any of them, and deploys the service."""
+    """The handle knows each method's kind from the class, before the first call deploys the service."""
     config = ServiceDeploymentConfig(threading_strategy=strategy)
     for method, expected in {"get": ("k", 3), "fetch": ("k", 3), "count": [0, 1]}.items():
         env.register_service_with_config(method, Shapes, deployment_config=config)
@@ -155,7 +159,9 @@ def test_shape_is_known_before_the_service_is_deployed(env, strategy):
 
 
 def test_shape_follows_the_class_that_is_deployed_again(env):
-    """After a service was registered and deployed again, its handles have the methods of the new class."""
+    """
+    After the service was registered again with another class, its existing handles have the methods of that class.
+    """
 
     class Newer:
         async def get(self, key):
@@ -176,7 +182,7 @@ def test_shape_follows_the_class_that_is_deployed_again(env):
 
 
 def test_call_of_a_coroutine_waits_for_room_only_without_a_loop(deploy, probe, occupy, in_thread, until):
-    """With a full queue an attribute call of a coroutine holds its caller, but never an event loop."""
+    """With a full queue, an attribute call of a coroutine blocks its caller's thread, but never an event loop."""
     service = deploy("single", probe, queue_size=0)
     gate = occupy(service)
 
@@ -203,7 +209,7 @@ def test_call_of_a_coroutine_waits_for_room_only_without_a_loop(deploy, probe, o
 
 @STRATEGIES
 def test_every_call_is_awaitable(shapes, strategy):
-    """`await handle.submit(...)` gives the result or raises the method's exception, again and again."""
+    """Every call can be awaited, more than once: it returns the result or raises the method's exception."""
     handle = shapes(strategy)
     calls = [handle.submit("get", "k"), handle.submit("fail")]
 
@@ -218,7 +224,7 @@ def test_every_call_is_awaitable(shapes, strategy):
 
 @pytest.mark.parametrize("strategy", ["single", "pool", "async"])
 def test_cancelling_the_awaiting_task_cancels_the_call(deploy, probe, occupy, strategy):
-    """A call that has not started then never will."""
+    """If the task that awaits a call is cancelled, a call that has not started is cancelled."""
     service = deploy(strategy, probe)
     gate = occupy(service)
     call = service.handle.submit("echo", 1)
@@ -236,7 +242,7 @@ def test_cancelling_the_awaiting_task_cancels_the_call(deploy, probe, occupy, st
 
 
 def test_awaited_call_ends_at_its_deadline(deploy, probe, occupy):
-    """The loop watches it."""
+    """A call that is awaited ends at its deadline."""
     service = deploy("single", probe)
     occupy(service)
     call = service.handle.with_options(timeout=0.03).submit("echo", 1)
@@ -250,7 +256,7 @@ def test_awaited_call_ends_at_its_deadline(deploy, probe, occupy):
 @STRATEGIES
 @pytest.mark.parametrize("bound", [False, True])
 def test_aio_is_always_awaitable(shapes, strategy, bound):
-    """Whatever kind of method it is, and an asynchronous iterator for both kinds of generators."""
+    """`aio` calls of functions and coroutines can be awaited; `aio` calls of generators are async iterators."""
     handle = shapes(strategy)
     if bound:
         handle.call("get", "k")
@@ -267,7 +273,7 @@ def test_aio_is_always_awaitable(shapes, strategy, bound):
 
 @pytest.mark.parametrize("strategy", ["single", "pool", "async"])
 def test_aio_never_blocks_the_loop(deploy, probe, occupy, strategy):
-    """Not while the queue is full: it suspends, and the loop goes on."""
+    """With a full queue, an `aio` call suspends its task; the loop goes on."""
     service = deploy(strategy, probe, queue_size=0)
     gate = occupy(service)
 
@@ -283,7 +289,7 @@ def test_aio_never_blocks_the_loop(deploy, probe, occupy, strategy):
 
 
 def test_aio_does_not_block_the_loop_while_the_service_is_deployed(env, gate):
-    """The first call deploys the service, beside the loop."""
+    """An `aio` call that deploys the service does not block the loop meanwhile."""
 
     class Slow(Shapes):
         def __init__(self, gate):
@@ -303,7 +309,7 @@ def test_aio_does_not_block_the_loop_while_the_service_is_deployed(env, gate):
 
 
 def test_aio_keeps_the_options_of_its_handle(deploy, probe, occupy):
-    """`with_options(...).aio` has them."""
+    """`handle.with_options(...).aio` keeps these options."""
     service = deploy("single", probe)
     occupy(service)
     with pytest.raises(errors.CallTimeoutError):
@@ -318,7 +324,11 @@ SERVED = {"get", "fetch", "count", "acount", "twice", "named", "fail", "afail", 
 
 @pytest.mark.parametrize("deployed", [False, True])
 def test_dir_lists_the_served_methods_and_the_handles_own(env, deployed):
-    """No hook, no private name; `dir(handle.aio)` the served methods alone. It deploys nothing."""
+    """
+    `dir` of a handle lists the served methods and its own, and `dir(handle.aio)` only the served ones.
+
+    It deploys nothing.
+    """
     env.register_service("shapes", Shapes)
     handle = env.service("shapes")
     if deployed:
@@ -332,7 +342,7 @@ def test_dir_lists_the_served_methods_and_the_handles_own(env, deployed):
 @pytest.mark.parametrize("deployed", [False, True])
 @pytest.mark.parametrize("where", ["handle", "aio"])
 def test_signature_and_help_are_the_methods_own(env, deployed, where):
-    """Without the instance, whatever kind of method it is."""
+    """A handle shows each method's own signature, without `self`, and its docstring."""
     env.register_service("shapes", Shapes)
     handle = env.service("shapes")
     if deployed:
@@ -350,7 +360,7 @@ def test_signature_and_help_are_the_methods_own(env, deployed, where):
 
 
 def test_signature_is_not_read_before_somebody_asks(env, monkeypatch):
-    """Neither looking an attribute up nor calling it costs that."""
+    """Looking up an attribute or calling it does not compute its signature."""
     env.register_service("shapes", Shapes)
     handle = env.service("shapes")
     handle.get("k")
@@ -362,7 +372,7 @@ def test_signature_is_not_read_before_somebody_asks(env, monkeypatch):
 @pytest.mark.parametrize("deployed", [False, True])
 @pytest.mark.parametrize("where", ["handle", "aio"])
 def test_name_that_is_not_served_is_no_attribute(env, deployed, where):
-    """Looking it up raises MethodNotFoundError, an AttributeError, with the nearest name."""
+    """A name that is not served raises MethodNotFoundError, an AttributeError, which suggests the nearest name."""
     env.register_service("shapes", Shapes)
     handle = env.service("shapes")
     if deployed:
@@ -377,7 +387,7 @@ def test_name_that_is_not_served_is_no_attribute(env, deployed, where):
 
 @pytest.mark.parametrize("where", ["handle", "aio"])
 def test_attributes_cannot_be_assigned(env, where):
-    """Nor deleted, and the error says what a handle is."""
+    """Attributes of a handle can be neither assigned nor deleted; the error says why."""
     env.register_service("shapes", Shapes)
     shown = env.service("shapes") if where == "handle" else env.service("shapes").aio
     for name in ("get", "anything", "call", "_name"):
@@ -391,7 +401,7 @@ def test_attributes_cannot_be_assigned(env, where):
 
 
 def blocking_calls(handle):
-    """Ways to block the loop on which this runs."""
+    """All ways to block the loop that runs this code."""
     return {
         "call": lambda: handle.call("get", "k"),
         "attribute": lambda: handle.get("k"),
@@ -406,7 +416,7 @@ async def repeated(function):
 
 
 def told(function):
-    """The warnings that a function gives."""
+    """Return the BlockingCallWarnings that *function* causes."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         function()
@@ -416,7 +426,7 @@ def told(function):
 @STRATEGIES
 @pytest.mark.parametrize("way", ["call", "attribute", "stream", "generator"])
 def test_blocking_an_event_loop_warns_once_a_handle(shapes, strategy, way):
-    """The warning names `aio` and `acall`, and the line that blocks. Without a loop there is none."""
+    """The first call of a handle that blocks a loop warns. The warning names `aio`, `acall` and the caller's line."""
     handle = shapes(strategy)
     block = blocking_calls(handle)[way]
     assert told(block) == []
@@ -429,7 +439,7 @@ def test_blocking_an_event_loop_warns_once_a_handle(shapes, strategy, way):
 
 
 def test_cells_of_a_notebook_may_block(shapes, monkeypatch):
-    """Its kernel runs them inside its own loop, and waits for them in any case; other loops are held up as ever."""
+    """Notebook cells may block their kernel's loop without a warning; loops in other threads still warn."""
     monkeypatch.setitem(sys.modules, "ipykernel", ModuleType("ipykernel"))
     block = blocking_calls(shapes("single"))["call"]
     assert told(lambda: asyncio.run(repeated(block))) == []
@@ -439,7 +449,7 @@ def test_cells_of_a_notebook_may_block(shapes, monkeypatch):
 
 @STRATEGIES
 def test_what_does_not_block_does_not_warn(shapes, strategy):
-    """`aio`, `acall`, `astream`, awaited coroutines, and calls in other threads than the loop's."""
+    """`aio`, `acall`, `astream`, awaited coroutines and calls in other threads do not warn."""
     handle = shapes(strategy)
 
     async def main():
@@ -455,7 +465,7 @@ def test_what_does_not_block_does_not_warn(shapes, strategy):
 
 
 def test_submit_that_waits_for_room_warns(deploy, probe, occupy):
-    """With a full queue it blocks the loop; if the warning is an error, the call is not made."""
+    """`submit` warns if it waits for a full queue on a loop. If the warning is an error, no call is made."""
     service = deploy("single", probe, queue_size=0, timeout=0.05)
     gate = occupy(service)
 
@@ -473,7 +483,7 @@ def test_submit_that_waits_for_room_warns(deploy, probe, occupy):
 
 
 def test_deploying_in_a_coroutine_warns(env):
-    """The first call of a coroutine deploys the service, which blocks the loop: it is told what to do instead."""
+    """A first call that deploys the service on a loop warns and names `adeploy`."""
     env.register_service("shapes", Shapes)
 
     async def main():
@@ -486,7 +496,11 @@ def test_deploying_in_a_coroutine_warns(env):
 
 @STRATEGIES
 def test_services_are_warned_only_if_others_wait_for_their_loop(environments, strategy):
-    """A coroutine under `async` holds up the others. A worker's own loop, a hook and a plain method hold up nobody."""
+    """
+    Only a coroutine under `async` gets the warning, since it blocks other calls.
+
+    Hooks and plain methods get none.
+    """
     env = environments("both")
     env.register_service("shapes", Shapes)
     config = ServiceDeploymentConfig(threading_strategy=strategy)
@@ -499,7 +513,7 @@ def test_services_are_warned_only_if_others_wait_for_their_loop(environments, st
 
 
 def test_loop_of_a_service_method_is_a_loop_like_any(deploy):
-    """A method that runs a loop itself is warned when it blocks that."""
+    """A service method that runs its own loop and blocks it gets the warning."""
     env = deploy("single", Shapes).env
 
     def run(handle):
@@ -510,7 +524,7 @@ def test_loop_of_a_service_method_is_a_loop_like_any(deploy):
 
 
 def test_asking_for_the_loop_imports_no_asyncio():
-    """A program without coroutines never imports asyncio, however it calls."""
+    """A program without coroutines never imports asyncio, whichever way it calls."""
     program = (
         "import sys\n"
         "from sage_plugins import Environment\n"
@@ -532,7 +546,7 @@ def test_asking_for_the_loop_imports_no_asyncio():
 
 @STRATEGIES
 def test_proxies_of_sage_wait_whatever_the_kind_of_the_method(deploy, strategy):
-    """`call_service` gives the result of a coroutine too, in both ways, and from tasks; futures give it later."""
+    """`call_service` waits for a coroutine's result as for a plain method's; `call_service_async` returns a future."""
     env = deploy(strategy, Shapes).env
     for method in ("get", "fetch"):
         assert env.call_service("svc", "k", method=method) == ("k", 3)

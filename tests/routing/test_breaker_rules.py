@@ -1,4 +1,4 @@
-"""A router with a circuit breaker, in virtual time: when calls are refused, and which of them try the service again."""
+"""A router's circuit breaker in virtual time: when it refuses calls, and which calls are probes."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ PLAN = MethodPlan(0, "get", MethodKind.SYNC, idempotent=False, timeout=inf)
 
 
 class OutOfOrderError(Exception):
-    """What `retry.on` names."""
+    """An exception that `retry.on` names."""
 
 
 class Replica:
-    """Keeps its calls until the test ends them."""
+    """Keeps its calls running until the test ends them."""
 
     id, index, slots, node, run_here = "svc#0", 0, 1, None, None
 
@@ -36,7 +36,7 @@ class Replica:
 
 
 class Stage:
-    """One slot, no queue; two failures open the circuit for ten seconds."""
+    """A service with one slot and no queue. Two failures open its circuit for ten seconds."""
 
     def __init__(self, retry=None):
         self.clock = VirtualClock()
@@ -79,7 +79,7 @@ class Stage:
 
 
 def test_after_failures_in_a_row_calls_are_refused_until_a_probe_succeeds():
-    """The refusal says when to call again; while the probe runs, others are refused."""
+    """After failures in a row the circuit refuses calls and says when to call again, until a probe succeeds."""
     stage = Stage()
     stage.fail(2)
     stage.clock.advance(4.0)
@@ -99,6 +99,7 @@ def test_after_failures_in_a_row_calls_are_refused_until_a_probe_succeeds():
 
 
 def test_a_success_in_between_has_the_count_begin_again():
+    """A success resets the count of failures in a row."""
     stage = Stage()
     for _ in range(3):
         stage.fail(1)
@@ -107,6 +108,7 @@ def test_a_success_in_between_has_the_count_begin_again():
 
 
 def test_a_probe_that_fails_opens_it_again():
+    """A probe that fails opens the circuit again for its full time."""
     stage = Stage()
     stage.fail(2)
     stage.clock.advance(10.0)
@@ -117,7 +119,7 @@ def test_a_probe_that_fails_opens_it_again():
 
 
 def test_a_probe_that_is_not_accepted_makes_room_for_another():
-    """It says nothing of the service: here, there is no replica for it."""
+    """A probe that no replica accepts does not use up the probes: the next call is a probe too."""
     stage = Stage()
     stage.fail(2)
     stage.router.close_lane(stage.lane)
@@ -132,6 +134,7 @@ def test_a_probe_that_is_not_accepted_makes_room_for_another():
 
 @pytest.mark.parametrize(("error", "opens"), [(OutOfOrderError(), True), (ValueError(), False)])
 def test_exceptions_are_the_services_fault_where_retry_names_them(error, opens):
+    """An exception counts as a failure of the service only if `retry.on` names it."""
     stage = Stage(RetryPolicy(on=("OutOfOrderError",)))
     stage.fail(2, error)
     assert stage.kinds == (["circuit_opened"] if opens else [])

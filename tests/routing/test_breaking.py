@@ -1,4 +1,8 @@
-"""A router refuses calls of a service that keeps failing; while it is well, its circuit breaker is not asked."""
+"""
+A router refuses calls of a service that keeps failing.
+
+While the service is healthy, calls bypass its circuit breaker.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ PLAN = MethodPlan(0, "get", MethodKind.SYNC, idempotent=False, timeout=inf)
 
 
 class Replica:
-    """Has room for all calls, and keeps them until the test ends them."""
+    """Has a slot for every call and keeps calls running until the test ends them."""
 
     id, index, node, run_here, slots = "svc#0", 0, None, None, 100
 
@@ -69,7 +73,7 @@ class Stage:
 
 
 def test_whoever_learns_of_the_last_failure_is_refused():
-    """The way is shut before the caller of the call that shut it knows how that ended."""
+    """The circuit opens before the caller of the last failed call learns its outcome."""
     stage = Stage()
     stage.fail(1)
     call, found = stage.call(), []
@@ -85,7 +89,7 @@ def test_whoever_learns_of_the_last_failure_is_refused():
 
 
 def test_results_are_told_while_they_matter_only():
-    """Nobody is told of the results of a service that is well: neither before a failure nor after the next result."""
+    """The breaker gets results only between a failure and the next success."""
     stage = Stage()
     assert stage.router.on_result is None
     stage.fail(1)
@@ -97,7 +101,7 @@ def test_results_are_told_while_they_matter_only():
 
 
 def test_probe_that_succeeds_opens_the_way_of_all():
-    """Then no call is asked about any more."""
+    """A probe that succeeds closes the circuit, and calls bypass the breaker again."""
     stage = Stage()
     way = stage.router.route.__qualname__
     stage.fail(2)
@@ -113,7 +117,7 @@ def test_probe_that_succeeds_opens_the_way_of_all():
 
 
 def test_who_found_the_way_before_it_was_shut_goes_it():
-    """Such a call is no probe, and says nothing of whether the service is well again."""
+    """A call that passed the breaker before the circuit opened is no probe: its result does not close the circuit."""
     stage = Stage()
     way = stage.router.route
     stage.fail(2)
@@ -125,7 +129,7 @@ def test_who_found_the_way_before_it_was_shut_goes_it():
 
 
 def test_who_found_the_way_while_it_was_shut_goes_it_once_it_is_open():
-    """Its call is let through as any other."""
+    """A call that starts while the circuit is open and reaches the breaker after it closed is accepted."""
     stage = Stage()
     stage.fail(2)
     way = stage.router.route
@@ -137,7 +141,7 @@ def test_who_found_the_way_while_it_was_shut_goes_it_once_it_is_open():
 
 @pytest.mark.parametrize("failures", [0, 1])
 def test_ejection_is_told_of_each_result_beside_the_breaker(failures):
-    """Whether the breaker wants to know of results or not, and of the one that makes it want no more."""
+    """Outlier ejection gets every result, whether or not the breaker wants it."""
     stage = Stage(outlier=OutlierPolicy())
     stage.fail(failures)
     for _ in range(3):
@@ -148,7 +152,7 @@ def test_ejection_is_told_of_each_result_beside_the_breaker(failures):
 
 
 def test_ejection_is_told_of_each_failure_beside_the_breaker():
-    """Both count it."""
+    """Both outlier ejection and the breaker count each failure."""
     stage = Stage(outlier=OutlierPolicy())
     stage.fail(2)
     assert stage.lane.call_record.failures_in_row == 2

@@ -1,4 +1,4 @@
-"""A router leaves a replica without calls that fails, in virtual time: it is probed by one call, and returns."""
+"""A router ejects a replica whose calls fail, in virtual time: it gets no calls, then one probe, then calls again."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PLAN = MethodPlan(0, "get", MethodKind.SYNC, idempotent=False, timeout=inf)
 
 
 class Turns:
-    """Chooses in turn."""
+    """Chooses the replicas in turn."""
 
     binding = False
 
@@ -31,7 +31,7 @@ class Turns:
 
 
 class Replica:
-    """Keeps its calls until the test ends them."""
+    """Keeps its calls running until the test ends them."""
 
     node = None
     run_here = None
@@ -87,7 +87,11 @@ class Stage:
         call.publish(None, ReplicaDiedError("gone", service="svc") if died else error)
 
     def round(self, *fails):
-        """As many calls as replicas, one after the other; gives where they ran. Those at *fails* die."""
+        """
+        Make as many calls as there are replicas, one by one, and return where they ran.
+
+        At the replicas *fails* they die.
+        """
         ran = []
         for _ in self.replicas:
             call = self.call()
@@ -100,7 +104,7 @@ class Stage:
 
 
 def test_replica_where_calls_fail_in_a_row_gets_none():
-    """Those that follow go to the others; the event has the numbers."""
+    """A replica whose calls fail in a row gets no further calls. The event says how many failed."""
     stage = Stage()
     assert stage.round(0) == [0, 1, 2]
     assert stage.round(0) == [0, 1, 2]
@@ -110,7 +114,7 @@ def test_replica_where_calls_fail_in_a_row_gets_none():
 
 
 def test_replica_returns_with_one_probe():
-    """It has one slot until the call that took it has ended well."""
+    """An ejected replica gets one probe. If it succeeds, the replica has all its slots again."""
     stage = Stage(replicas=2)
     stage.round(0)
     stage.round(0)
@@ -130,7 +134,7 @@ def test_replica_returns_with_one_probe():
 
 
 def test_probe_that_fails_has_it_out_for_twice_as_long():
-    """And nothing of its slots is lost."""
+    """A probe that fails ejects the replica for twice as long, and no slot is lost."""
     stage = Stage()
     stage.round(0)
     stage.round(0)
@@ -147,7 +151,7 @@ def test_probe_that_fails_has_it_out_for_twice_as_long():
 
 
 def test_where_most_fail_all_get_calls():
-    """More than half of them out would be worse than some that fail."""
+    """If more than half of the replicas would be ejected, all get calls."""
     stage = Stage(replicas=2)
     for _ in range(8):
         if len(stage.told) < 2:
@@ -159,7 +163,7 @@ def test_where_most_fail_all_get_calls():
 
 @pytest.mark.parametrize(("stage_of_call", "ejected"), [("run", True), ("queue", False)])
 def test_only_a_call_that_times_out_while_it_runs_speaks_against_its_replica(stage_of_call, ejected):
-    """One that waited for all of its time is overload."""
+    """A timeout counts against the replica only if the call was running, not if it waited in the queue."""
     stage = Stage()
     for _ in range(12):
         call = stage.call()
@@ -171,7 +175,7 @@ def test_only_a_call_that_times_out_while_it_runs_speaks_against_its_replica(sta
 
 @pytest.mark.parametrize(("seconds", "ejected"), [(0.4, False), (0.7, True)])
 def test_replica_that_is_far_slower_than_its_peers_gets_no_calls(seconds, ejected):
-    """Its calls and theirs are timed from when they began; they all began long after the service."""
+    """A replica far slower than the others is ejected; run times count from the start of each call."""
     stage = Stage(interval=100.0)
     stage.clock.advance(50.0)
     for _ in range(FEWEST_CALLS):
@@ -187,7 +191,7 @@ def test_replica_that_is_far_slower_than_its_peers_gets_no_calls(seconds, ejecte
 
 
 def test_replica_that_leaves_is_forgotten():
-    """Also while it is out; its successor begins without blame."""
+    """A replica that leaves while ejected is forgotten: no further event names it."""
     stage = Stage()
     stage.round(0)
     stage.round(0)
@@ -197,7 +201,7 @@ def test_replica_that_leaves_is_forgotten():
 
 
 def test_router_that_ends_sets_no_timer():
-    """Nothing happens any more."""
+    """A router that has ended sets no timer for an ejection."""
     stage = Stage()
     stage.round(0)
     stage.round(0)

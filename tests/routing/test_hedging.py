@@ -1,4 +1,4 @@
-"""Second attempts of slow calls, in virtual time: when there is one, who decides, and that it is counted once."""
+"""Hedging in virtual time: which calls get a second attempt, which attempt decides, and that each call counts once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ class FirstFree:
 
 
 class Stage:
-    """Two replicas with one slot each: what the first of them does is said, the second answers after 0.1 s."""
+    """
+    Two replicas with one slot each.
+
+    The test chooses what the first does; the second answers after 0.1 s by default.
+    """
 
     def __init__(self, first, kind=Router, *, hedge=HedgePolicy(1.0), retry=None, second=Act(seconds=0.1), slots=1):  # noqa: B008, PLR0913 - never changed
         self.clock = VirtualClock()
@@ -74,7 +78,7 @@ class Stage:
         return call
 
     def settle(self):
-        """Everything comes to its end; then nothing is left of it."""
+        """Let every call end, then check that nothing is left."""
         self.clock.advance(100)
         for replica in self.replicas:
             replica.release_hung()
@@ -87,7 +91,11 @@ class Stage:
 
 @KINDS
 def test_the_second_attempt_decides_if_the_first_is_slow(kind):
-    """Its caller has the answer then; one call is counted, and the slow attempt goes nowhere."""
+    """
+    If the first attempt is slow, the second decides at once.
+
+    The call counts once, and the slow answer is dropped.
+    """
     stage = Stage(Act(seconds=5), kind)
     call = stage.call()
     stage.clock.advance(1.05)
@@ -106,6 +114,7 @@ def test_the_second_attempt_decides_if_the_first_is_slow(kind):
 
 @KINDS
 def test_the_first_attempt_decides_if_it_is_answered_first(kind):
+    """If the first attempt is answered first, it decides, and the second is abandoned."""
     stage = Stage(Act(seconds=1.5), kind, second=Act(seconds=5))
     call = stage.call()
     stage.clock.advance(1.6)
@@ -138,6 +147,7 @@ def test_a_call_that_is_quick_gets_no_second_attempt(kind):
     ids=["not idempotent", "by its caller", "no time", "a stream", "a batch"],
 )
 def test_only_calls_that_may_run_twice_and_have_time_get_a_second_attempt(method, options):
+    """Calls that are not idempotent, have no time left, stream, or are batched get no second attempt."""
     stage = Stage(Act(Behaviour.HANG), MethodRouter if method.batch else Router)
     stage.call(method, **options)
     stage.clock.advance(10)
@@ -145,6 +155,7 @@ def test_only_calls_that_may_run_twice_and_have_time_get_a_second_attempt(method
 
 
 def test_a_caller_may_declare_its_calls_idempotent():
+    """A caller can declare its call idempotent, and it gets a second attempt."""
     stage = Stage(Act(Behaviour.HANG))
     assert stage.call(WRITE, idempotent=True)
     stage.clock.advance(2)
@@ -153,7 +164,7 @@ def test_a_caller_may_declare_its_calls_idempotent():
 
 @KINDS
 def test_without_a_free_slot_elsewhere_there_is_no_second_attempt(kind):
-    """Neither does it wait for one: a service that is busy is not made busier."""
+    """If no other replica has a free slot, there is no second attempt; nothing waits for one."""
     stage = Stage(Act(Behaviour.HANG), kind, second=Act(Behaviour.HANG))
     for _ in range(3):
         stage.call()
@@ -164,7 +175,7 @@ def test_without_a_free_slot_elsewhere_there_is_no_second_attempt(kind):
 
 @KINDS
 def test_second_attempts_stay_within_the_budget_of_retries(kind):
-    """With three in 10 s and no share of the calls the fourth call goes on alone; an event says why."""
+    """Second attempts use the retry budget. When it is used up, a call gets none, and an event says why."""
     stage = Stage(Act(Behaviour.HANG), kind, retry=RetryPolicy(budget=0.0, min=3), slots=8)
     for _ in range(5):
         stage.call(timeout=1e6)
@@ -179,7 +190,7 @@ def test_second_attempts_stay_within_the_budget_of_retries(kind):
 @KINDS
 @pytest.mark.parametrize("first", [0, 1], ids=["the first", "the second"])
 def test_whatever_decides_is_what_the_caller_gets(kind, first):
-    """An exception of the attempt that ends first is the outcome, as it is without a second one."""
+    """If the attempt that ends first raises, that exception is the outcome."""
     acts = [Act(Behaviour.HANG), Act(Behaviour.HANG)]
     acts[first] = Act(Behaviour.RAISE, 2)
     stage = Stage(acts[0], kind, second=acts[1])
@@ -193,6 +204,7 @@ def test_whatever_decides_is_what_the_caller_gets(kind, first):
 
 @KINDS
 def test_the_deadline_ends_both_attempts(kind):
+    """At its deadline a call ends with CallTimeoutError, and both attempts are abandoned."""
     stage = Stage(Act(seconds=20), kind, second=Act(seconds=20))
     call = stage.call(timeout=3.0)
     call.add_done_callback(lambda _: None)
@@ -204,7 +216,7 @@ def test_the_deadline_ends_both_attempts(kind):
 
 
 class LooksFirst(FakeReplica):
-    """Looks at the time before it takes up a call, as workers do."""
+    """Checks the deadline before it claims a call, as workers do."""
 
     def claim(self, call):
         return not call.expire() and super().claim(call)
@@ -212,7 +224,7 @@ class LooksFirst(FakeReplica):
 
 @KINDS
 def test_a_second_attempt_whose_time_is_over_before_it_starts_leaves_nothing(kind):
-    """Its replica finds that out, before anybody looks at the call; its slot counts as abandoned no more then."""
+    """A second attempt that its replica finds expired frees its slot; the slot does not stay counted as abandoned."""
     stage = Stage(Act(seconds=20), kind)
     stage.router.close_lane(stage.router.lanes[1])
     open_replica(stage.router, stage.clock, index=2, replica=LooksFirst, pick_up=lambda: 5.0)
@@ -226,6 +238,7 @@ def test_a_second_attempt_whose_time_is_over_before_it_starts_leaves_nothing(kin
 
 @KINDS
 def test_a_caller_that_gives_up_ends_both_attempts(kind):
+    """If the caller gives up, both attempts are abandoned and the call counts once."""
     stage = Stage(Act(seconds=20), kind, second=Act(seconds=20))
     call = stage.call()
     stage.clock.advance(2)
@@ -236,6 +249,7 @@ def test_a_caller_that_gives_up_ends_both_attempts(kind):
 
 @KINDS
 def test_the_death_of_the_second_replica_leaves_the_first_attempt_alone(kind):
+    """If the second attempt's replica dies, the first attempt goes on and decides."""
     stage = Stage(Act(seconds=5), kind, second=Act(Behaviour.HANG))
     call = stage.call()
     stage.clock.advance(2)
@@ -249,7 +263,7 @@ def test_the_death_of_the_second_replica_leaves_the_first_attempt_alone(kind):
 
 
 class Refuses(FakeReplica):
-    """Has no slot after all: other processes use it as well."""
+    """Refuses every call, as if other processes held its slots."""
 
     def _send(self, work):
         self._events.refused(work)
@@ -257,6 +271,7 @@ class Refuses(FakeReplica):
 
 
 def test_a_second_attempt_that_its_replica_refuses_is_dropped():
+    """If the replica refuses the second attempt, the attempt is dropped and the first one decides."""
     stage = Stage(Act(seconds=5))
     stage.router.close_lane(stage.router.lanes[1])
     open_replica(stage.router, stage.clock, index=2, replica=Refuses)
@@ -269,7 +284,7 @@ def test_a_second_attempt_that_its_replica_refuses_is_dropped():
 
 
 def test_the_percentile_is_known_once_twenty_calls_were_answered():
-    """Before that there is no second attempt; then it comes after the time within which 95 % were answered."""
+    """A percentile delay applies after twenty answers; before that there is no second attempt."""
     acts = iter([Act(seconds=0.01 * n) for n in range(1, 21)] + [Act(Behaviour.HANG)] * 2)
     stage = Stage(None, hedge=HedgePolicy("p95"))
     stage.replicas[0]._script = lambda _: next(acts)
@@ -286,7 +301,7 @@ def test_the_percentile_is_known_once_twenty_calls_were_answered():
 
 
 def test_calls_that_are_over_are_not_kept_until_their_time():
-    """Their arguments and results may be large, and the delay long."""
+    """A call that ended before its hedge delay is freed at once, not kept until then."""
     import gc
     import weakref
 

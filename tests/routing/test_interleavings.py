@@ -1,18 +1,20 @@
 """
-Whatever one thread does between any two steps of another, every rule of the router holds.
+The router keeps all its rules, whatever one thread does between any two steps of another.
 
-The router and its calls are mostly without locks, so a thread may be interrupted anywhere and find the world changed
-when it goes on. Here every such moment is tried, one by one, in a single thread: Python tells a trace function
-(`sys.settrace` with `f_trace_opcodes`) of each step of the interpreter, and before the n-th step that the first
-operation takes in the code of routers, calls and batches, the trace function carries out the second operation from
-start to end. Then the first goes on, everything is brought to its end, and the rules are checked. This is repeated, in
-a new world each time, for n = 1, 2, 3 ... until the first operation has no n-th step.
+The router and its calls use few locks. So a thread can be interrupted anywhere, and the state can change meanwhile.
+This test tries every such moment, one by one, in a single thread:
 
-Locks are replaced by `Turnstile`s, which know whose turn it is. Where the second operation would have to wait for a
-lock that the first holds, the switch is not one that a second thread could carry through; it is passed over.
+- Python calls a trace function (`sys.settrace` with `f_trace_opcodes`) at each step of the interpreter.
+- Before the n-th step of the first operation, the trace function runs the whole second operation. Only steps in the
+  code of routers, calls and batches count.
+- Then the first operation goes on, the world runs to its end, and the rules are checked.
+- This is repeated in a new world for n = 1, 2, 3 ... until the first operation has no n-th step.
 
-The pairs of operations that are most at risk are always tried; `make test-long` tries each with each in every setting.
-A failure names setting, operations and step, and is played again by
+`Turnstile`s replace the locks. If the second operation would have to wait for a lock that the first holds, the step is
+skipped: a second thread could not run there either.
+
+The riskiest pairs of operations always run. `make test-long` runs all pairs in every setting. A failure names
+setting, operations and step. To repeat it:
 
     SAGE_INTERLEAVING="one slot: route / answer / 17" pytest tests/routing/test_interleavings.py
 """
@@ -64,7 +66,7 @@ ONE = os.environ.get("SAGE_INTERLEAVING")
 ONCE = MethodPlan(0, "once", MethodKind.SYNC, idempotent=False, timeout=inf)
 TWICE = MethodPlan(1, "twice", MethodKind.SYNC, idempotent=True, timeout=inf)
 
-#: Seconds for which a batch waits for others.
+#: How many seconds a batch waits for more calls.
 WAIT = 1 / 64
 
 ONE_AT_A_TIME = (ONCE._replace(max_concurrency=1), TWICE._replace(max_concurrency=1))
@@ -77,13 +79,13 @@ ONE_BATCHED = (ONCE, BATCHED[1])
 
 ALL_TWICE = (TWICE._replace(index=0, name="also twice"), TWICE)
 
-#: Seconds until a call's deadline.
+#: A call's timeout in seconds.
 TIMEOUT = 10
 
-#: No operation has so many steps.
+#: More steps than any operation has.
 NEVER = 1_000_000
 
-#: Seconds of processor time after which an operation is taken to go round in circles.
+#: Seconds of processor time after which an operation counts as an endless loop.
 PATIENCE = 1.0
 
 
@@ -113,7 +115,7 @@ class ToFirst:
 
 
 class Setting(NamedTuple):
-    """A service and its first calls: as many as it has slots, and some that wait."""
+    """A service and its first calls: one for each slot, and *waiting* more."""
 
     queue_size: int
     reject: bool = False
@@ -122,10 +124,10 @@ class Setting(NamedTuple):
     slots: int = 1
     in_callers_thread: bool = False
     waiting: int = 2
-    keys: bool = True  # whether calls have one
-    started: bool = True  # whether the replicas have begun to run what they were sent
+    keys: bool = True  # whether calls have keys
+    started: bool = True  # whether the replicas have started the calls sent to them
     methods: tuple[MethodPlan, ...] = (ONCE, TWICE)
-    ahead: int = 0  # calls that may be sent ahead with another
+    ahead: int = 0  # how many calls may be sent ahead with another
 
 
 SETTINGS = {
@@ -175,7 +177,7 @@ class BrokenRuleError(AssertionError):
 
 
 class WatchedCall(Call):
-    """A call that knows how often it ended."""
+    """A call that counts how often it ends."""
 
     ends = 0
     callbacks_asked = 0
@@ -187,7 +189,7 @@ class WatchedCall(Call):
 
 
 class Replica(BundlingReplica):
-    """It may die at the very moment when it starts a call: then it reports that call as well."""
+    """A replica that can die while it starts a call. It then reports that call as well."""
 
     def __init__(self, router, lane, clock, **settings):
         self.lane, self._router = lane, router
@@ -218,7 +220,7 @@ def operation(function):
 
 
 class World:
-    """A router with its replicas, whose methods run until they are told to answer."""
+    """A router with its replicas, whose methods run until the test answers them."""
 
     def __init__(self, setting, router):
         self.setting = setting
@@ -267,7 +269,7 @@ class World:
             self.check_idle()
 
     def first(self, *, started):
-        """The oldest call that has started, or that has not; None if there is none."""
+        """Return the oldest call that has (or has not) started; None if there is none."""
         calls = (call for call in self.accepted if not call.settled() and call.unstarted() is not started)
         return next(calls, None)
 
@@ -329,14 +331,14 @@ class World:
 
     @operation
     def suspect(self):
-        """The router looks whether something was lost. Nothing was, but much may be on its way."""
+        """The router looks for lost slots. None is lost, but many may be in use."""
         for call in self.accepted:
             self.router.suspect_loss_of(call)
         self.router._recovery.look()
 
     @operation
     def take_turns(self, *calls):
-        """Where calls run in their callers' threads: callers who were given a slot take it up, as in `Call.hold`."""
+        """With calls in their callers' threads: each caller that was given a slot uses it, as in `Call.hold`."""
         for call in calls or tuple(self.accepted):
             if call.take_grant():
                 call.lane.run_here(call)
@@ -345,17 +347,17 @@ class World:
 
     @operation
     def start(self):
-        """Workers look for what was sent to them."""
+        """Workers take up the calls that were sent to them."""
         self.clock.advance(0)
 
     @operation
     def gather(self):
-        """Batches wait no longer for others to join."""
+        """Batches stop waiting for more calls."""
         self.clock.advance(WAIT)
 
     @operation
     def give_back(self):
-        """Replicas return what they were sent ahead and have not started."""
+        """Replicas give back the calls that were sent ahead and have not started."""
         self.clock.advance(PATIENCE_S)
 
     @operation
@@ -364,7 +366,7 @@ class World:
 
     @operation
     def die(self):
-        """The first replica is gone, and that is noticed now."""
+        """The first replica dies, and the router notices at once."""
         replica = self.replicas[0]
         if replica.alive:
             replica.alive = False
@@ -393,7 +395,7 @@ class World:
 
     @operation
     def retire(self):
-        """The first replica leaves, and is not there any more once it is told that it may go."""
+        """The first replica leaves, and stops once the router says that it may."""
         replica = self.replicas[0]
 
         def may_go():
@@ -439,16 +441,16 @@ class World:
         if self.router.idle:
             self.check_idle()
 
-    # What becomes of it all
+    # How a world ends
 
     def settle(self):
-        """Everybody does what there is to do, short of new events: nothing is on its way any more."""
+        """Let everyone finish the work at hand, without new events. Then nothing is in transit."""
         self.take_turns()
         self.clock.advance(0)
         self.take_turns()
 
     def finish(self):
-        """The service drains, and all that can run runs to its end."""
+        """Drain the service and let every call that can run end."""
         self.drain()
         for _ in range(2 * len(self.accepted)):
             self.settle()
@@ -460,7 +462,7 @@ class World:
 
 # -- the rules ---------------------------------------------------------------------------------------------------------
 #
-# Each gives what is wrong, as text, or nothing.
+# Each rule yields what is wrong, as text.
 
 
 def no_more_wait_than_there_is_room_for(world):
@@ -594,7 +596,7 @@ RULES_AT_THE_END = (
 
 
 def broken_rules(world):
-    """Bring *world* to its end; what was wrong on the way, each with its rule."""
+    """Run *world* to its end and yield each rule that it broke, with what was wrong."""
     for advance, rules in (
         (world.settle, RULES_BETWEEN),
         (world.finish, RULES_WHEN_DRAINED),
@@ -606,7 +608,7 @@ def broken_rules(world):
                 yield f"{rule.__name__.replace('_', ' ')}: {wrong}"
 
 
-# -- a switch in the middle --------------------------------------------------------------------------------------------
+# -- the second operation in the middle of the first -------------------------------------------------------------------
 
 
 class MustWaitError(BaseException):
@@ -614,11 +616,11 @@ class MustWaitError(BaseException):
 
 
 class SpinsError(BaseException):
-    """The second operation does not end while the first stands still, or the first after that."""
+    """The second operation, or after it the first, does not end."""
 
 
 class Turnstile:
-    """A re-entrant lock for two operations of which the second runs in the middle of the first."""
+    """A re-entrant lock that knows which operation runs: the second runs in the middle of the first."""
 
     second_runs: ClassVar[bool] = False
 
@@ -672,7 +674,7 @@ def _circles_are_found():
 
 
 def place(frame):
-    """Where a frame is, in words."""
+    """Describe where a frame is."""
     code, line = frame.f_code, frame.f_lineno or frame.f_code.co_firstlineno
     source = linecache.getline(code.co_filename, line).strip()
     instruction = dis.opname[code.co_code[frame.f_lasti]]
@@ -680,7 +682,7 @@ def place(frame):
 
 
 def limit_seconds(seconds):
-    """Have SpinsError raised when so much processor time is spent, where the system has such timers; 0 calls it off."""
+    """Raise SpinsError after so many seconds of processor time, if the system has such timers; 0 turns this off."""
     if hasattr(signal, "setitimer"):
         signal.setitimer(signal.ITIMER_VIRTUAL, seconds)
 
@@ -691,12 +693,12 @@ def spins(_, frame):
 
 class Switch:
     """
-    Carries out *second* before the given step of what runs inside the `with` block.
+    Runs *second* before the given step of the code in the `with` block.
 
     Attributes:
         reached: Whether there was such a step.
-        possible: Whether *second* could be carried through there.
-        where: The step in words, once it was reached.
+        possible: Whether *second* could run there without waiting for a lock.
+        where: Describes the step, once it was reached.
     """
 
     FILES = frozenset(
@@ -737,7 +739,7 @@ class Switch:
     def _trace(self, frame, event, _):
         if frame.f_code.co_filename not in self.FILES:
             return None
-        frame.f_trace = self._trace  # first: else Python 3.13 tells of no steps
+        frame.f_trace = self._trace  # set it first: without it, Python 3.13 reports no steps
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "opcode" and not self.reached:
             self._steps_left -= 1
@@ -753,20 +755,20 @@ class Switch:
         try:
             self._second()
         except MustWaitError:
-            self.possible = False  # and nothing is to be learnt from how the first goes on
+            self.possible = False  # what the first operation does now says nothing
         finally:
             Turnstile.second_runs = False
 
 
 def interleave(setting, first, second, step, router=Router):
-    """Do *second* before the given step of *first*: whether there was such a step, and the failure, if any."""
+    """Run *second* before the given step of *first*. Return whether there was such a step, and the failure or None."""
     world = World(SETTINGS[setting], router)
     switch = Switch(step, lambda: OPERATIONS[second](world))
     try:
         with switch:
             OPERATIONS[first](world)
         wrong = list(broken_rules(world)) if switch.possible else []
-    except (Exception, SpinsError) as error:  # noqa: BLE001 - none of the operations raises anything
+    except (Exception, SpinsError) as error:  # noqa: BLE001 - no operation may raise
         wrong = [f"{type(error).__name__}: {error}"]
     if not wrong or not switch.possible:
         return switch.reached, None
@@ -779,7 +781,7 @@ def interleave(setting, first, second, step, router=Router):
 
 
 def search(setting, first, second, router=Router):
-    """Try every step of *first*: how many there are, and the first failure, if any."""
+    """Try every step of *first*. Return the number of the last step tried, and the first failure or None."""
     for step in count(1):
         reached, failure = interleave(setting, first, second, step, router)
         if failure or not reached:
@@ -791,7 +793,7 @@ def search(setting, first, second, router=Router):
 
 SUSPECTED = [(first, "suspect") for first in ("route", "answer", "cancel", "give up running")]
 
-#: For each setting the pairs in which one operation undoes, or takes, what the other looks for; tried in both orders.
+#: For each setting, pairs in which one operation undoes, or takes, what the other looks for; both orders run.
 AT_RISK = {
     "two slots": SUSPECTED,
     "a slot is free": [("route", "suspect"), ("answer", "suspect")],
@@ -871,6 +873,7 @@ only_without_a_wish = pytest.mark.skipif(ONE is not None, reason="SAGE_INTERLEAV
     ],
 )
 def test_pairs_at_risk_keep_the_rules_at_every_step(setting, first, second):
+    """Whichever step of one operation of a risky pair the other interrupts, the router keeps its rules."""
     steps, failure = search(setting, first, second)
     if failure:
         pytest.fail(failure, pytrace=False)
@@ -882,6 +885,7 @@ def test_pairs_at_risk_keep_the_rules_at_every_step(setting, first, second):
 @pytest.mark.parametrize("first", OPERATIONS)
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_all_pairs_keep_the_rules_at_every_step(setting, first):
+    """Whichever step of any operation any other interrupts, the router keeps its rules."""
     failures = [failure for second in OPERATIONS if (failure := search(setting, first, second)[1])]
     if failures:
         pytest.fail("\n".join(failures), pytrace=False)
@@ -890,6 +894,7 @@ def test_all_pairs_keep_the_rules_at_every_step(setting, first):
 if ONE is not None:
 
     def test_the_one_interleaving_asked_for():
+        """The router keeps its rules in the interleaving that SAGE_INTERLEAVING names."""
         setting, operations = ONE.split(": ")
         first, second, step = operations.split(" / ")
         reached, failure = interleave(setting, first, second, int(step))
@@ -898,11 +903,11 @@ if ONE is not None:
         assert reached, f"{first!r} has no step {step} any more"
 
 
-# -- faults that it finds: a check that has never failed proves nothing ------------------------------------------------
+# -- faults that the search must find: a check that has never failed proves nothing ------------------------------------
 
 
 class SubtractsOnlyAbove0(Router):
-    """Takes an abandoned call that ends before it was counted for one that was never counted."""
+    """Mistakes an abandoned call that ends before it was counted for one that was never counted."""
 
     def abandoned_ended(self, call):
         with self._lock:
@@ -911,14 +916,14 @@ class SubtractsOnlyAbove0(Router):
 
 
 class NeverLooksAgain(Router):
-    """A call that queues does not look whether a slot got free on its way into the queue."""
+    """A call that joins the queue does not check whether a slot got free meanwhile."""
 
     def _joined(self, call):
         pass
 
 
 class LooksOnlyOnce(Router):
-    """Takes for lost what is missing at one look, which a thread may be about to pass on."""
+    """Takes for lost what one look misses, though a thread may hold it."""
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
@@ -940,6 +945,7 @@ class LooksOnlyOnce(Router):
     ],
 )
 def test_a_router_that_breaks_a_rule_between_two_steps_is_found_out(router, setting, first, second, rule):
+    """The search finds each faulty router, and its message repeats the failure; the real router passes at that step."""
     _, failure = search(setting, first, second, router)
     assert re.search(rule, failure), failure
     again = re.search(rf'SAGE_INTERLEAVING="{setting}: {first} / {second} / (\d+)"', failure)
@@ -949,5 +955,6 @@ def test_a_router_that_breaks_a_rule_between_two_steps_is_found_out(router, sett
 
 @pytest.mark.parametrize("router", [SubtractsOnlyAbove0, NeverLooksAgain])
 def test_the_same_faults_are_not_seen_when_one_operation_comes_after_the_other(router):
+    """If one operation runs after the other, not inside it, the same faults stay hidden."""
     for setting, first, second in (("one slot", "give up running", "answer"), ("nothing waits", "route", "answer")):
         assert interleave(setting, first, second, NEVER, router) == (False, None)

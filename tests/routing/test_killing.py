@@ -1,4 +1,4 @@
-"""A router has replicas killed in which calls run on after their deadline, in virtual time."""
+"""A router kills replicas in which a call runs past its deadline, in virtual time."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sage_plugins.values import CallOptions, MethodKind, MethodPlan
 
 
 class Replica:
-    """Keeps its calls until the test ends them."""
+    """Keeps its calls running until the test ends them."""
 
     id, index, node, run_here, slots = "svc#0", 0, None, None, 2
 
@@ -88,7 +88,7 @@ def stage():
 
 
 def test_call_for_which_nobody_waits_ends_at_its_deadline_and_its_replica_with_it(stage):
-    """The earliest deadline counts, not that of the first call."""
+    """A call that nobody awaits ends at its deadline, the earliest one first, and the router kills its replica."""
     first, call = stage.call(5.0), stage.call(1.0)
     stage.after(0.9)
     assert not call.settled()
@@ -101,6 +101,7 @@ def test_call_for_which_nobody_waits_ends_at_its_deadline_and_its_replica_with_i
 
 
 def test_call_that_never_started_kills_nothing(stage):
+    """A call that expires in the queue kills no replica."""
     calls = [stage.call(inf), stage.call(inf), stage.call(1.0)]
     stage.after(1.0)
     assert calls[2].exception(0).stage == "queue"
@@ -109,6 +110,7 @@ def test_call_that_never_started_kills_nothing(stage):
 
 @pytest.mark.parametrize("kind", [MethodKind.ASYNC, MethodKind.GENERATOR, MethodKind.ASYNC_GENERATOR])
 def test_what_can_stop_gets_a_second_for_that(stage, kind):
+    """Coroutines and generators have a second to stop after their deadline before the router kills their replica."""
     call = stage.call(1.0, kind)
     stage.after(1.0)
     assert call.settled()
@@ -123,7 +125,7 @@ def test_what_can_stop_gets_a_second_for_that(stage, kind):
 
 
 def test_calls_that_are_over_are_not_kept(stage):
-    """Whether they have a result, or were refused."""
+    """The router keeps no reference to calls that ended or were refused."""
     call = stage.call(1.0)
     call.claim_outcome()
     stage.lane.freed(call)

@@ -1,4 +1,4 @@
-"""What a `MethodRouter` promises of methods that have limits of their own or are answered in batches, rule by rule."""
+"""The rules of `MethodRouter`: methods with a concurrency limit, and methods that are answered in batches."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TRIO = MethodPlan(
 
 
 class Stage:
-    """A method router with one fake replica, whose methods hang unless said otherwise."""
+    """A method router with one fake replica, whose methods hang by default."""
 
     def __init__(self, slots, *, queue_size=10, reject=False):
         self.clock = VirtualClock()
@@ -63,6 +63,7 @@ class Stage:
 
 
 def test_calls_of_other_methods_go_ahead_of_one_that_waits_for_its_turn():
+    """Calls of other methods overtake a call that waits for its method's limit."""
     stage = Stage(3)
     for name, method in (("a", ONE), ("b", ONE), ("c", FREE), ("d", FREE), ("e", FREE)):
         stage.call(name, method)
@@ -72,6 +73,7 @@ def test_calls_of_other_methods_go_ahead_of_one_that_waits_for_its_turn():
 
 
 def test_a_call_without_a_turn_is_refused_by_a_full_queue_though_slots_are_free():
+    """A full queue refuses a call above its method's limit, even while slots are free."""
     stage = Stage(3, queue_size=0, reject=True)
     stage.call("a", ONE)
     with pytest.raises(OverloadedError):
@@ -81,6 +83,7 @@ def test_a_call_without_a_turn_is_refused_by_a_full_queue_though_slots_are_free(
 
 
 def test_an_idle_replica_waits_for_others_until_the_batch_is_full():
+    """An idle replica waits until the batch is full, then runs it in one slot."""
     stage = Stage(1)
     calls = [stage.call(name, TRIO) for name in "ab"]
     assert stage.started == []
@@ -92,6 +95,7 @@ def test_an_idle_replica_waits_for_others_until_the_batch_is_full():
 
 
 def test_an_idle_replica_waits_for_others_no_longer_than_it_may():
+    """An idle replica waits for more calls no longer than the batch's `wait`."""
     stage = Stage(1)
     stage.call("a", TRIO)
     stage.clock.advance(0.9)
@@ -101,6 +105,7 @@ def test_an_idle_replica_waits_for_others_no_longer_than_it_may():
 
 
 def test_a_call_with_little_time_starts_its_batch_in_time():
+    """A batch starts early enough for its call with the earliest deadline."""
     stage = Stage(1)
     call = stage.call("a", TRIO, timeout=0.5)
     stage.clock.advance(0.25)
@@ -109,6 +114,7 @@ def test_a_call_with_little_time_starts_its_batch_in_time():
 
 
 def test_a_batch_that_may_not_wait_starts_at_once():
+    """A batch with `wait` 0 starts at once."""
     stage = Stage(1)
     at_once = TRIO._replace(batch=TRIO.batch._replace(wait=0.0))
     stage.router.route(Call(stage.router, at_once, ("a",), {}, CallOptions(), 0.0, inf, inf, None))
@@ -117,7 +123,7 @@ def test_a_batch_that_may_not_wait_starts_at_once():
 
 @pytest.mark.parametrize("limited", [ONE, TRIO])
 def test_only_calls_of_methods_without_limits_are_sent_ahead(limited):
-    """Neither behind a call of a limited method, nor such a call behind another."""
+    """Only calls of methods without limits are sent ahead: none behind a limited call, and no limited call."""
     free, limited = FREE._replace(idempotent=True), limited._replace(idempotent=True)
     for first, others, sent in ((free, free, 4), (free, limited, 0), (limited, free, 0)):
         stage = Stage(1)
@@ -128,6 +134,7 @@ def test_only_calls_of_methods_without_limits_are_sent_ahead(limited):
 
 
 def test_a_busy_replica_takes_those_that_wait_and_waits_for_nobody():
+    """A busy replica starts a batch of the calls that wait already, and waits for no more."""
     stage = Stage(1)
     for name, method in (("x", FREE), ("a", TRIO), ("y", FREE), ("b", TRIO)):
         stage.call(name, method)
@@ -136,6 +143,7 @@ def test_a_busy_replica_takes_those_that_wait_and_waits_for_nobody():
 
 
 def test_a_call_that_is_cancelled_while_its_batch_waits_makes_room_in_it():
+    """A call cancelled while its batch waits leaves its place to another call."""
     stage = Stage(1)
     given_up = stage.call("a", TRIO)
     stage.call("b", TRIO)
@@ -148,6 +156,7 @@ def test_a_call_that_is_cancelled_while_its_batch_waits_makes_room_in_it():
 
 
 def test_a_slot_is_abandoned_only_when_all_calls_of_its_batch_are():
+    """A batch's slot counts as abandoned only when all its calls are abandoned."""
     stage = Stage(1)
     calls = [stage.call(name, TRIO) for name in "abc"]
     idle = []
@@ -161,6 +170,7 @@ def test_a_slot_is_abandoned_only_when_all_calls_of_its_batch_are():
 
 
 def test_calls_whose_batch_had_not_started_go_to_another_replica_when_theirs_dies():
+    """If a replica dies before its batch started, the calls of the batch run on another replica."""
     stage = Stage(1)
     calls = [stage.call(name, TRIO) for name in "ab"]
     stage.replica.die()
@@ -172,6 +182,7 @@ def test_calls_whose_batch_had_not_started_go_to_another_replica_when_theirs_die
 
 
 def test_a_service_that_drains_waits_for_nobody_to_join_a_batch():
+    """While the service drains, a batch starts without waiting for more calls."""
     stage = Stage(1)
     stage.call("a", TRIO)
     stage.router.drain("stops", lambda: None)
@@ -180,7 +191,7 @@ def test_a_service_that_drains_waits_for_nobody_to_join_a_batch():
 
 
 def test_calls_of_a_batch_that_end_before_it_starts_leave_nothing_to_count_as_abandoned():
-    """Their arguments did not fit, say, and they were given up meanwhile: in whichever order that is told."""
+    """Calls of a batch that ended before it started are not counted as abandoned, whichever end is reported first."""
     for order in ("given up first", "ended first"):
         stage = Stage(1)
         call = stage.call("a", TRIO)

@@ -1,4 +1,4 @@
-"""An overloaded service works on calls that it can answer, in virtual time: goodput does not fall when load rises."""
+"""Under overload a service works on calls that it can still answer: goodput does not fall. In virtual time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ METHOD = MethodPlan(0, "work", MethodKind.SYNC, idempotent=False, timeout=TIMEOU
 
 
 class World:
-    """A service that rejects, with a queue whose delay is far above the calls' timeout, and its open-loop callers."""
+    """A service that rejects, whose full queue takes far longer than the calls' timeout, with open-loop callers."""
 
     def __init__(self, kind=Router, *, refuses_late=True, seconds=lambda: WORK_S):
         self.clock = VirtualClock()
@@ -70,7 +70,7 @@ class World:
             self.clock.call_at(self.clock.monotonic() + seconds, lambda: self.call(timeout, tries - 1))
 
     def offer(self, factor, *, tries=1, seconds=SECONDS):
-        """Goodput, in calls per second, under so many times the full load."""
+        """Return the goodput, in calls per second, under *factor* times the full load."""
         self.good = 0
         for _ in range(int(seconds * FULL_LOAD * factor)):
             self.call(tries=tries)
@@ -81,7 +81,7 @@ class World:
 @pytest.mark.parametrize("kind", [Router, MethodRouter])
 @pytest.mark.parametrize("tries", [1, 4], ids=["once", "retrying"])
 def test_goodput_under_overload_is_that_of_full_load(kind, tries):
-    """At 5 and 10 times the full load at least 90 % as many calls succeed as at once the load."""
+    """At 5 and 10 times the full load at least 90 % as many calls succeed as at full load."""
     rates = {factor: World(kind).offer(factor, tries=tries) for factor in (1, 5, 10)}
     assert rates[1] > 0.9 * FULL_LOAD
     assert min(rates.values()) >= 0.9 * rates[1], rates
@@ -89,7 +89,7 @@ def test_goodput_under_overload_is_that_of_full_load(kind, tries):
 
 
 def test_goodput_is_kept_where_run_times_vary():
-    """Durations are exponential: a little of the work is for callers who have gone, most is not."""
+    """With exponential run times, at 10 times the full load at least 80 % as many calls succeed as at full load."""
     random = Random(7)  # noqa: S311 - no secret
     rates = {}
     for factor in (1, 10):
@@ -98,7 +98,7 @@ def test_goodput_is_kept_where_run_times_vary():
 
 
 def test_a_method_that_mostly_takes_longer_than_calls_have_is_not_starved():
-    """Of ten calls nine take far too long: the tenth of those that start succeeds all the same."""
+    """A method of which nine in ten calls take far too long still gets calls, and the tenth succeeds."""
     durations = iter([4 * TIMEOUT_S] * 9 + [WORK_S] for _ in range(10_000))
     flat = (seconds for ten in durations for seconds in ten)
     world = World(seconds=lambda: next(flat))
@@ -107,7 +107,7 @@ def test_a_method_that_mostly_takes_longer_than_calls_have_is_not_starved():
 
 
 def test_an_idle_service_refuses_nothing():
-    """Whatever was seen of its methods: a call with hardly any time gets the free slot."""
+    """While a slot is free, a call is accepted, however short its timeout."""
     world = World()
     world.offer(10)
     world.clock.advance(2 * TIMEOUT_S)
@@ -130,6 +130,7 @@ def test_after_the_overload_everything_is_accepted_again():
 
 
 def test_a_call_without_time_out_waits_as_long_as_it_takes():
+    """A call without a timeout waits until it is answered."""
     world = World()
     world.offer(10)
     call = world.call(timeout=inf)
@@ -138,7 +139,7 @@ def test_a_call_without_time_out_waits_as_long_as_it_takes():
 
 
 def test_who_is_turned_away_learns_when_to_try_again_and_an_event_says_why():
-    """`retry_after` is how much too long the queue is; an overload is told once."""
+    """A refused call's error says when to try again (`retry_after`). An overload is reported by one event."""
     world = World()
     world.offer(10)
     told = [error.retry_after for error in world.refused]

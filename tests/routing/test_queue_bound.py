@@ -1,7 +1,7 @@
 """
-Who waits for room in the queue, and what takes none.
+How `queue_size` bounds the queue: which calls take a place, and who gets a free one.
 
-What the strategies' suite says of the bound, of order and of overlap is not repeated here.
+The suite of the strategies covers bound, order and overlap of calls.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PATIENCE = 20.0
 
 
 def test_unknown_method_takes_no_room(deploy, threaded, occupy):
-    """What is refused for another reason takes no place in the queue."""
+    """A call that is refused for another reason takes no place in the queue."""
     service = deploy(threaded, queue_size=1, overload="reject")
     occupied = occupy(service)
     for _ in range(3):
@@ -36,7 +36,7 @@ def test_unknown_method_takes_no_room(deploy, threaded, occupy):
 
 
 def test_large_queue(deploy, threaded, occupy):
-    """A queue of several thousand calls is exact too."""
+    """A `queue_size` of several thousand is exact, too."""
     service = deploy(threaded, queue_size=3000, overload="reject")
     occupied = occupy(service)
     calls = [service.handle.submit("echo", number) for number in range(3000)]
@@ -52,7 +52,7 @@ def test_large_queue(deploy, threaded, occupy):
 
 
 def test_cancelled_call_makes_room_for_a_blocked_one(deploy, threaded, occupy, in_thread, until):
-    """Room that a cancelled call leaves goes to the submitter who has waited longest."""
+    """The place of a cancelled call goes to the submitter that has waited longest."""
     service = deploy(threaded, queue_size=1)
     occupied = occupy(service)
     waiting = service.handle.submit("echo")
@@ -71,7 +71,7 @@ def test_cancelled_call_makes_room_for_a_blocked_one(deploy, threaded, occupy, i
 
 
 def test_blocked_submitters_go_on_in_order(deploy, occupy, in_thread, until):
-    """Who waited for room first gets it first, and runs first."""
+    """Blocked submitters get a place, and run, in the order in which they came."""
     service = deploy("single", queue_size=1)
     occupied = occupy(service)
     ran = []
@@ -91,14 +91,14 @@ def test_blocked_submitters_go_on_in_order(deploy, occupy, in_thread, until):
 
 
 def test_number_that_waits_is_of_one_moment(monkeypatch):
-    """Calls that leave while they are counted do not make it more than ever waited."""
+    """Calls that leave while they are counted never make the number too high."""
     queue = Queue(Lanes(None, None, lambda _: None), SystemClock(), 1, "desk", print, print, "", late=False)
     queue.parked.extend(range(3))
     queue.shared.extend(range(4))
 
     def backlogs():
         counted = [tuple(queue.shared)]
-        if len(queue.parked) == 3:  # the counting thread rests here, and two calls are served
+        if len(queue.parked) == 3:  # while the thread counts, two calls are served
             queue.parked.popleft()
             queue.parked.popleft()
             queue.shared.popleft()
@@ -118,7 +118,7 @@ LOOKS = {
 
 
 class Finalized:
-    """An object in a cycle; the collector runs its finalizer in whichever thread it interrupts."""
+    """An object in a reference cycle. The garbage collector runs its finalizer in the thread that it interrupts."""
 
     def __init__(self, finalize):
         self.itself, self.finalize = self, finalize
@@ -129,7 +129,7 @@ class Finalized:
 
 @pytest.mark.parametrize("look", LOOKS.values(), ids=LOOKS)
 def test_looking_at_waiting_calls_survives_a_change_of_them_by_a_finalizer(look):
-    """The garbage collector may run other code, or let another thread run, in the middle of a look."""
+    """A finalizer that adds calls to the queue while the router walks it does no harm."""
     lanes = Lanes(None, None, lambda _: None)
     queue = Queue(lanes, SystemClock(), 1, "desk", print, print, "", late=False)
     closing = Closing("desk", lanes, queue, lambda: None)
@@ -141,7 +141,7 @@ def test_looking_at_waiting_calls_survives_a_change_of_them_by_a_finalizer(look)
         queue.parked.append(waiting)
         queue.shared.append(waiting)
         if going_on:
-            Finalized(change)  # for the next collection
+            Finalized(change)  # for the next garbage collection
 
     change()
     threshold = gc.get_threshold()

@@ -1,8 +1,8 @@
 """
-Calls that are tried again, in virtual time: a router, its guards, and replicas that fail as a seed says.
+Retries in virtual time: a router, its guards, and replicas that fail as a seed says.
 
-The rules, looked at after every step: a call ends once, and in its time; one that may not run twice is never started
-again; no replica gets a call again that failed it while another serves; each call counts once; nothing is left over.
+Rules checked after every step: a call ends once, by its deadline. A call that is not idempotent never starts again.
+No call returns to a replica where it failed while another one serves. Each call counts once. Nothing is left over.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ TWICE = MethodPlan(1, "twice", MethodKind.SYNC, idempotent=True, timeout=inf)
 
 
 class PassingError(Exception):
-    """What `retry.on` names."""
+    """An exception that `retry.on` names."""
 
 
 class LastingError(Exception):
-    """What it does not name."""
+    """An exception that `retry.on` does not name."""
 
 
 class Turns:
-    """Chooses in turn."""
+    """Chooses the replicas in turn."""
 
     binding = False
 
@@ -49,7 +49,7 @@ class Turns:
 
 
 class Replica:
-    """Does its work when the simulation says so, as a worker would."""
+    """Does its work when the simulation says so, like a worker."""
 
     node = None
     run_here = None
@@ -91,7 +91,7 @@ class Replica:
 
 
 class Play:
-    """One course of events."""
+    """One simulated course of events."""
 
     def __init__(self, seed):
         self.random = random = Random(seed)  # noqa: S311 - no secret
@@ -107,7 +107,7 @@ class Play:
         self.counted = Counter()
         self.starts = Counter()
         self.failed = {}
-        self.failed_with = {}  # how many replicas there had been, for each call when its latest attempt ended
+        self.failed_with = {}  # for each call: how many replicas there had been when its latest attempt ended
         self.broken = []
         self.calls = []
         self.told = []
@@ -142,7 +142,7 @@ class Play:
         self.lanes[replica.id].freed(call)
 
     def other_serves(self, call):
-        """Whether another replica than those that failed *call* serves, and has since the last attempt ended."""
+        """Return whether a replica where *call* has not failed serves, and has served since its last attempt ended."""
         others = any(lane.id not in self.failed[call] for lane in self.router._lanes.serving)
         return others and self.failed_with.get(call) == len(self.lanes)
 
@@ -171,7 +171,7 @@ class Play:
             self.replicas.remove(replica)
             for call in replica.running:
                 self.failed[call].add(replica.id)
-                self.failed_with.pop(call, None)  # it goes to whichever replica is free first
+                self.failed_with.pop(call, None)  # the first replica with a free slot gets it
             self.router.lost(self.lanes[replica.id], [], replica.running, ConnectionError("killed"))
             self.open()
 
@@ -221,12 +221,13 @@ class Play:
 
 @pytest.mark.parametrize("first", range(0, 400, 50))
 def test_rules_hold_whatever_fails(first):
+    """Whatever fails, the rules of this module hold."""
     for seed in range(first, first + 50):
         Play(seed).run()
 
 
 def test_decisions_are_told_with_their_numbers():
-    """Rarely: at most once a second of a kind."""
+    """The events about retries say how many retries the budget allows, and which exception caused them."""
     play = Play(3)
     play.run()
     assert {kind.value for kind, _ in play.told} <= {"retried", "retry_refused"}
@@ -235,7 +236,7 @@ def test_decisions_are_told_with_their_numbers():
 
 
 def test_what_is_decided_often_is_told_with_the_number_left_out():
-    """At most once a second of each kind."""
+    """At most one event of a kind is reported per second. The next one says how many were left out."""
     told, clock = [], VirtualClock()
     rarely = RateLimitedTell(clock, lambda kind, reason, _: told.append((kind, reason)))
     for reason in ("first", "second", "third"):
@@ -301,7 +302,7 @@ def routed(router):
 
 
 def test_a_call_runs_where_it_failed_once_no_other_replica_is_left():
-    """It waits for one that has not failed it as long as there is one."""
+    """A call returns to a replica where it failed only once no other is left; until then it waits for another."""
     clock, busy, failing = VirtualClock(), Hanging(), Failing(1)
     router = guarded_router(clock, 3)
     lane = router.lane(busy.id, 0)
@@ -319,7 +320,7 @@ def test_a_call_runs_where_it_failed_once_no_other_replica_is_left():
 
 @pytest.mark.parametrize("most", [1, 2, 3, 4])
 def test_a_call_that_always_fails_is_started_as_often_as_it_may_be(most):
-    """Then its caller gets the error of its last attempt."""
+    """A call that always fails starts `max_attempts` times, then raises the error of its last attempt."""
     clock, replica = VirtualClock(), Failing()
     router = guarded_router(clock, most)
     router.open(router.lane(replica.id, 0), replica)
@@ -373,7 +374,7 @@ def tries_for_ever(patch):
     ],
 )
 def test_fault_is_found(monkeypatch, fault, word):
-    """A few seeds find it."""
+    """A few seeds find each fault planted in the router."""
     fault(monkeypatch)
 
     def play_some():
@@ -385,7 +386,7 @@ def test_fault_is_found(monkeypatch, fault, word):
 
 
 def test_owner_without_guards_takes_nothing_back():
-    """A router, and any other owner, leaves a failed call to end."""
+    """An owner without guards, such as a plain router, retries no failed call."""
     assert CallOwner().failed(None, PassingError()) is None
     router = Router("sim", VirtualClock(), queue_size=1, reject=False, count=None, refused=None)
     assert router.failed(None, PassingError()) is None

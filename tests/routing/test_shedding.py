@@ -1,4 +1,6 @@
-"""A full queue that sheds, in virtual time: which call ends for which, and that no rule of the router suffers."""
+"""
+A full queue sheds calls, in virtual time: which call makes room for which, and all rules of the router still hold.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,7 @@ BOTH = pytest.mark.parametrize("sheds", [OLDEST, LOWEST])
 
 
 class Stage:
-    """A router that sheds, with one slot, whose methods hang until they are let go."""
+    """A router that sheds, with one slot. Its methods hang until they are released."""
 
     def __init__(self, sheds, kind=Router, *, queue_size=2, late=False, **settings):
         self.clock = VirtualClock()
@@ -76,7 +78,7 @@ def is_shed(call):
 
 @KINDS
 def test_the_oldest_waiting_call_makes_room(kind):
-    """It ends with OverloadedError, counts as refused and not as ended, and the new one waits in its stead."""
+    """A new call takes the place of the oldest waiting one, which ends with OverloadedError and counts as refused."""
     stage = Stage(OLDEST, kind, late=True)
     replica = stage.open()
     running, oldest, second = (stage.call() for _ in range(3))
@@ -94,6 +96,7 @@ def test_the_oldest_waiting_call_makes_room(kind):
 @BOTH
 @KINDS
 def test_overload_is_told_once_however_many_calls_are_shed(sheds, kind):
+    """One event reports an overload, however many calls are shed."""
     stage = Stage(sheds, kind, late=True)
     stage.open()
     for priority in range(20):
@@ -106,7 +109,7 @@ def test_overload_is_told_once_however_many_calls_are_shed(sheds, kind):
 @BOTH
 @KINDS
 def test_without_a_queue_calls_are_refused(sheds, kind):
-    """With `queue_size` 0 no call waits that could make room."""
+    """With `queue_size` 0 no call waits that could be shed, so the new call is refused."""
     stage = Stage(sheds, kind, queue_size=0)
     stage.open()
     stage.call()
@@ -117,7 +120,7 @@ def test_without_a_queue_calls_are_refused(sheds, kind):
 
 @KINDS
 def test_the_lowest_priority_makes_room_for_a_higher_one_only(kind):
-    """Of equal ones the one that came last; the newcomer is refused if it would start last."""
+    """A new call replaces the one that would start last, if it comes before that one. If not, it is refused."""
     stage = Stage(LOWEST, kind)
     stage.open()
     stage.call()
@@ -135,6 +138,7 @@ def test_the_lowest_priority_makes_room_for_a_higher_one_only(kind):
 
 @KINDS
 def test_waiting_calls_start_by_priority_then_by_age(kind):
+    """Waiting calls start by priority, and within a priority in the order in which they were made."""
     stage = Stage(LOWEST, kind, queue_size=10)
     replica = stage.open()
     calls = {priority: [stage.call(priority) for _ in range(2)] for priority in (0, -1, 5, 2)}
@@ -147,7 +151,7 @@ def test_waiting_calls_start_by_priority_then_by_age(kind):
 
 @KINDS
 def test_a_call_that_has_waited_thirty_seconds_goes_before_one_level_more(kind):
-    """However many calls with a higher priority come, each waits no longer than 30 s for each level."""
+    """A waiting call gains one priority level every 30 s, so later calls of higher priority cannot starve it."""
     stage = Stage(LOWEST, kind, queue_size=10)
     replica = stage.open()
     stage.call()
@@ -164,7 +168,7 @@ def test_a_call_that_has_waited_thirty_seconds_goes_before_one_level_more(kind):
 
 @KINDS
 def test_a_call_that_was_put_back_waits_like_the_others(kind):
-    """Its replica died before it started: it is the oldest, and makes room, also if the queue was full without it."""
+    """A call that returned to the queue because its replica died before it started can be shed, as the oldest."""
     stage = Stage(OLDEST, kind, queue_size=1)
     replica = stage.open(pick_up=lambda: 5)
     back = stage.call()
@@ -188,7 +192,7 @@ def test_a_call_that_was_put_back_waits_like_the_others(kind):
 
 @BOTH
 def test_a_call_that_has_started_once_is_left_alone(sheds):
-    """It may have had its effect, and OverloadedError would say that it did not run."""
+    """A call that has started once is never shed: OverloadedError would say that it did not run."""
     stage = Stage(sheds, queue_size=1, guards=Guards(Policies(UNBOUNDED)))
     replica = stage.open()
     started = stage.call(-5, method=TWICE)
@@ -204,7 +208,7 @@ def test_a_call_that_has_started_once_is_left_alone(sheds):
 
 @KINDS
 def test_nothing_is_sent_ahead_where_calls_have_priorities(kind):
-    """One that comes later and has a higher priority could not overtake what is at the replica."""
+    """With priorities no call is sent ahead, since later calls of higher priority could not overtake it."""
     stage = Stage(LOWEST, kind, queue_size=50)
     stage.open()
     (lane,) = stage.router.lanes
@@ -215,7 +219,7 @@ def test_nothing_is_sent_ahead_where_calls_have_priorities(kind):
 
 
 def test_a_call_that_cannot_end_in_time_is_not_started_where_the_oldest_makes_room():
-    """The newcomer is accepted, and what comes to a slot too late is passed over."""
+    """Under `shed_oldest` a call that cannot end in time is accepted, but never started."""
     stage = Stage(OLDEST, queue_size=50, late=True)
     stage.open(script=lambda _: Act(seconds=1.0))
     calls = [stage.call(timeout=4.5) for _ in range(12)]
@@ -230,7 +234,7 @@ def test_a_call_that_cannot_end_in_time_is_not_started_where_the_oldest_makes_ro
 
 
 def test_under_priority_only_calls_that_come_before_count_against_a_newcomer():
-    """One that cannot be answered in time is refused; with a higher priority it goes before those that wait."""
+    """Under `priority` only calls that start before the new one can make it too late."""
     stage = Stage(LOWEST, queue_size=50, late=True)
     stage.open(script=lambda _: Act(seconds=1.0))
     for _ in range(10):
@@ -246,7 +250,9 @@ def test_under_priority_only_calls_that_come_before_count_against_a_newcomer():
 
 @KINDS
 def test_a_newcomer_is_refused_for_the_time_that_the_slots_will_be_held(kind):
-    """Calls before it times the seconds that calls from the queue held their slot, over the slots."""
+    """
+    A new call is refused by an estimate: calls ahead of it, times the seconds each holds a slot, divided by the slots.
+    """
     stage = Stage(None, kind, queue_size=50, late=True)
     stage.open(slots=2, script=lambda _: Act(seconds=1.0))
     for _ in range(15):
@@ -269,6 +275,7 @@ class ByKey:
 
 
 def test_a_newcomer_that_is_bound_to_a_replica_waits_for_its_slots_alone():
+    """For a call bound to a replica, the estimate counts only that replica's slots and calls."""
     stage = Stage(None, queue_size=50, late=True, balancer=ByKey())
     for index in range(2):
         stage.open(index, script=lambda _: Act(seconds=1.0))
@@ -284,7 +291,7 @@ def test_a_newcomer_that_is_bound_to_a_replica_waits_for_its_slots_alone():
 @KINDS
 @pytest.mark.parametrize("sheds", [OLDEST, LOWEST])
 def test_goodput_under_overload_is_that_of_full_load(kind, sheds):
-    """At ten times the load as much is answered in time as at once the load, with an even mix of priorities."""
+    """With shedding and mixed priorities, goodput at ten times the load is at least 90 % of that at full load."""
     good = {}
     for factor in (1, 10):
         stage = Stage(sheds, kind, queue_size=100, late=True)
@@ -303,11 +310,11 @@ def test_goodput_under_overload_is_that_of_full_load(kind, sheds):
     assert good[10] >= 0.9 * good[1] > 0.8 * 128, good
 
 
-# -- a course of events from each seed ---------------------------------------------------------------------------------
+# -- random courses of events ------------------------------------------------------------------------------------------
 
 
 class SheddingSimulation(Simulation):
-    """As `Simulation`, for a router that sheds: it adds when a call may end so."""
+    """A `Simulation` of a router that sheds. It adds the rules about which calls may be shed."""
 
     def __init__(self, seed, sheds, router=Router, **parts):
         drawn = Random(seed)  # noqa: S311 - no secret
@@ -330,13 +337,13 @@ class SheddingSimulation(Simulation):
 
     def _called_back(self, call):
         calm = self._calm
-        self._calm = calm or is_shed(call)  # else it may make a call that has the very newcomer end
+        self._calm = calm or is_shed(call)  # if not calm, the callback may make a call that sheds the new call itself
         super()._called_back(call)
         self._calm = calm
 
     def _route(self, call):
         super()._route(call)
-        if call.returned and call.parked:  # took the place of one that was put back beyond the bound
+        if call.returned and call.parked:  # it took the place of a call that had returned to a full queue
             call.came_back = True
 
     def _check_refusal(self, call, error, *, told, stopped):
@@ -362,7 +369,7 @@ class SheddingSimulation(Simulation):
         if self._refusals_checked > self._refusals.total():
             raise BrokenRuleError(f"call {call.number} was shed and not counted as refused")
         self.shed += 1
-        self._calls += 1  # it is among the accepted ones and the refused ones
+        self._calls += 1  # the call counts as accepted and as refused
         self._tell(f"call {call.number} is shed")
         del self._live[call]
 
@@ -388,6 +395,6 @@ PARTS = {
 @BOTH
 @pytest.mark.parametrize("parts", PARTS.values(), ids=PARTS)
 def test_seeds_keep_the_rules(sheds, parts):
-    """Whatever callers and replicas do; calls are shed often enough for that to say something."""
+    """Whatever callers and replicas do, the rules hold, and the seeds shed more than 40 calls."""
     shed = sum(play(seed, sheds, **parts).shed for seed in range(60))
     assert shed > 40

@@ -1,13 +1,12 @@
 """
-The router in virtual time: a thousand courses of events from as many seeds, and single rules by name.
+The router in virtual time: a thousand random courses of events, one for each seed, and single rules by name.
 
-A seed that fails is played again by
+To repeat a seed that failed:
 
     SAGE_SIM_SEED=123 pytest tests/routing/test_simulation.py
 
-and one of the simulation with limits with SAGE_SIM_LIMITED_SEED.
-
-`SAGE_SIM_SEEDS=100000 pytest tests/routing/test_simulation.py` plays that many.
+For a seed of the simulation with limits use SAGE_SIM_LIMITED_SEED.
+`SAGE_SIM_SEEDS=100000 pytest tests/routing/test_simulation.py` runs more seeds.
 """
 
 from __future__ import annotations
@@ -51,12 +50,12 @@ BUNDLED = {"replica": BundlingReplica}
 
 
 def play(seed, **parts):
-    """The report of one seed; a failure says how to see it again."""
+    """Return the report of one seed. A failure says how to repeat it."""
     try:
         return Simulation(seed, **parts).run()
     except SimulationFailure as error:
         failure = error
-    # Not in the handler: the story tells it all, and pytest would add three tracebacks.
+    # Fail outside the handler: inside, pytest would add three tracebacks that say nothing new.
     variable = "SAGE_SIM_LIMITED_SEED" if parts.get("limits") else "SAGE_SIM_SEED"
     again = f"{variable}={seed} pytest tests/routing/test_simulation.py"
     pytest.fail(f"{failure}\nplay it again: {again}", pytrace=False)
@@ -65,11 +64,13 @@ def play(seed, **parts):
 if ONE_SEED is not None:
 
     def test_the_one_seed_asked_for():
+        """The router keeps its rules with the seed that SAGE_SIM_SEED names."""
         play(int(ONE_SEED))
 
 elif ONE_LIMITED_SEED is not None:
 
     def test_the_one_seed_with_limits_asked_for():
+        """The router keeps its rules with the seed that SAGE_SIM_LIMITED_SEED names."""
         play(int(ONE_LIMITED_SEED), **LIMITED)
 
 else:
@@ -82,23 +83,25 @@ else:
 
     @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
     def test_seeds_with_limits_and_batches_keep_the_rules(first):
-        """Also where methods have limits of their own or are answered in batches."""
+        """The rules hold when methods have concurrency limits or are answered in batches."""
         for seed in range(first, min(first + CHUNK, SEEDS)):
             play(seed, **LIMITED)
 
     @pytest.mark.parametrize("first", range(0, SEEDS // 4, CHUNK))
     def test_a_method_router_without_limits_keeps_the_rules_of_a_plain_one(first):
+        """A `MethodRouter` without limits keeps the rules of a plain router."""
         for seed in range(first, min(first + CHUNK, SEEDS // 4)):
             play(seed, router=MethodRouter)
 
     @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
     def test_seeds_with_calls_sent_ahead_keep_the_rules(first):
-        """Also where replicas are in other processes, and are sent calls ahead."""
+        """The rules hold when replicas in other processes are sent calls ahead."""
         for seed in range(first, min(first + CHUNK, SEEDS)):
             play(seed, **BUNDLED)
 
     @pytest.mark.parametrize("first", range(0, SEEDS // 4, CHUNK))
     def test_seeds_with_limits_and_calls_sent_ahead_keep_the_rules(first):
+        """The rules hold with method limits, batches and calls sent ahead together."""
         for seed in range(first, min(first + CHUNK, SEEDS // 4)):
             play(seed, **LIMITED, **BUNDLED)
 
@@ -108,12 +111,13 @@ else:
     )
     @pytest.mark.parametrize("first", range(100_000, 120_000, 1000))
     def test_many_seeds_keep_the_rules(first, parts):
+        """The rules hold for many more seeds, with and without limits, batches and calls sent ahead."""
         for seed in range(first, first + 1000):
             play(seed, **parts)
 
 
 def test_seeds_bring_about_what_they_are_to_try():
-    """The rules are worth little if nothing dies, hangs or is refused: a hundred seeds meet everything often."""
+    """A hundred seeds meet every outcome, behaviour and step often. Otherwise the rules would prove little."""
     outcomes, behaviours, steps, calls, refused = Counter(), Counter(), Counter(), 0, 0
     for seed in range(100):
         report = play(seed)
@@ -132,6 +136,7 @@ def test_seeds_bring_about_what_they_are_to_try():
 
 
 def test_seeds_with_limits_bring_about_batches_of_every_size():
+    """The seeds with limits meet every behaviour and batches of every size."""
     behaviours, batches = Counter(), Counter()
     for seed in range(100):
         report = play(seed, **LIMITED)
@@ -143,6 +148,7 @@ def test_seeds_with_limits_bring_about_batches_of_every_size():
 
 
 def test_seeds_bring_about_calls_that_are_sent_ahead_and_come_back():
+    """The seeds send calls ahead, and some of these calls return."""
     reports = [play(seed, **BUNDLED) for seed in range(200)]
     assert sum(report.sent_ahead for report in reports) >= 100
     assert sum(report.returned for report in reports) >= 20
@@ -154,6 +160,7 @@ class LosesSlots(FakeReplica):
 
 
 def test_a_failure_says_how_to_play_it_again():
+    """The message of a failure says how to repeat it."""
     with pytest.raises(pytest.fail.Exception) as caught:
         play(7, replica=LosesSlots)
     assert "seed 7: " in str(caught.value)
@@ -162,11 +169,13 @@ def test_a_failure_says_how_to_play_it_again():
 
 
 def test_a_seed_gives_the_same_course_of_events_every_time():
+    """The same seed gives the same course of events every time."""
     assert play(7) == play(7)
     assert play(7) != play(8)
 
 
 def test_a_setting_may_be_given_instead_of_drawn():
+    """A simulation can run with a given setting in place of a random one."""
     setting = Setting(
         queue_size=3,
         reject=True,
@@ -189,7 +198,7 @@ TWICE = MethodPlan(1, "twice", MethodKind.SYNC, idempotent=True, timeout=inf)
 
 
 class Stage:
-    """A router with fake replicas, whose methods hang unless said otherwise."""
+    """A router with fake replicas, whose methods hang by default."""
 
     def __init__(self, **settings):
         self.clock = VirtualClock()
@@ -220,7 +229,7 @@ class Stage:
         return replica
 
     def call(self, name, *, timeout=inf, queue_timeout=inf, key=None, method=ONCE):
-        """Route a call, and start what can start."""
+        """Route a call, and let what can start do so."""
         now = self.clock.monotonic()
         expires = min(now + timeout, now + queue_timeout)
         call = Call(self.router, method, (name,), {}, CallOptions(key=key), now, now + timeout, expires, None)
@@ -230,23 +239,24 @@ class Stage:
 
     @property
     def names(self):
-        """What was started, in this order."""
+        """The names of the started calls, in order."""
         return [name for _, name in self.started]
 
 
 def end_of(call):
-    """The error with which it ended, without waiting."""
+    """Return the error with which the call ended, without waiting."""
     assert call.over()
     return call.exception_now()
 
 
 def answer_of(call):
-    """Its result, without waiting."""
+    """Return the result of the call, without waiting."""
     assert call.over()
     return call.result()
 
 
 def test_calls_wait_for_the_first_replica():
+    """Without a replica calls wait; the first replica starts as many as it has slots."""
     stage = Stage()
     calls = [stage.call(name) for name in "abc"]
     assert stage.router.waiting == 3
@@ -268,7 +278,11 @@ def test_a_freed_slot_goes_to_the_call_that_waits_longest():
 
 
 def test_the_oldest_wait_is_that_of_the_call_that_waits_longest():
-    """0 where none waits; a call that runs does not count."""
+    """
+    `oldest_wait` is the time of the call that has waited longest, and 0 if none waits.
+
+    Running calls do not count.
+    """
     stage = Stage()
     stage.call("a")
     stage.clock.advance(0.25)
@@ -282,6 +296,7 @@ def test_the_oldest_wait_is_that_of_the_call_that_waits_longest():
 
 
 def test_queue_size_0_hands_calls_to_free_slots_only():
+    """With `queue_size` 0 a call is accepted only if a slot is free."""
     stage = Stage(queue_size=0, reject=True)
     replica = stage.open(2)
     stage.call("a")
@@ -302,6 +317,7 @@ class Turns:
 
 
 def test_the_balancer_is_told_key_and_method_of_a_call():
+    """The balancer gets each call's key and the name of its method."""
     asked = []
 
     class Asking:
@@ -320,10 +336,11 @@ def test_the_balancer_is_told_key_and_method_of_a_call():
 
 
 def test_queue_size_0_finds_the_free_slot_beside_the_replica_chosen():
+    """With `queue_size` 0 a call goes to any free slot if the chosen replica has none."""
     stage = Stage(queue_size=0, reject=True, balancer=Turns())
     busy = stage.open(1, index=0)
     stage.open(3, index=1)
-    for name in "abcd":  # the third is for the first replica again
+    for name in "abcd":  # the third call's turn is the first replica again
         stage.call(name)
     assert sorted(stage.started) == [(0, "a"), (1, "b"), (1, "c"), (1, "d")]
     assert busy.taken == 1
@@ -332,6 +349,9 @@ def test_queue_size_0_finds_the_free_slot_beside_the_replica_chosen():
 
 
 def test_a_refusal_names_service_method_and_knob():
+    """
+    OverloadedError names the service, the method and the option to change, and the call does not count as answered.
+    """
     stage = Stage(queue_size=1, reject=True)
     stage.open()
     stage.call("a")
@@ -354,6 +374,7 @@ def test_a_bound_of_thousands_is_as_exact_as_a_small_one():
 
 
 def test_parked_calls_are_admitted_in_order_and_start_in_order():
+    """Parked calls enter the queue, and start, in the order in which they came."""
     stage = Stage(queue_size=1)
     replica = stage.open()
     calls = {name: stage.call(name) for name in "abcde"}
@@ -362,7 +383,7 @@ def test_parked_calls_are_admitted_in_order_and_start_in_order():
     replica.release_hung()
     stage.clock.advance(0)
     assert [name for name, call in calls.items() if call.parked] == ["d", "e"]
-    calls["c"].cancel()  # makes room where it waits
+    calls["c"].cancel()  # makes room among the parked calls
     assert [name for name, call in calls.items() if call.parked] == ["e"]
     for _ in range(4):
         replica.release_hung()
@@ -371,6 +392,7 @@ def test_parked_calls_are_admitted_in_order_and_start_in_order():
 
 
 def test_a_parked_call_that_gives_up_leaves_no_trace():
+    """A parked call that expires ends with CallTimeoutError and leaves nothing behind."""
     stage = Stage(queue_size=1)
     stage.open()
     running, queued, parked = (
@@ -387,6 +409,7 @@ def test_a_parked_call_that_gives_up_leaves_no_trace():
 
 
 def test_a_watched_call_ends_at_its_deadline_and_keeps_its_slot():
+    """A call with a callback ends at its deadline, and its slot stays taken until the method returns."""
     stage = Stage()
     replica = stage.open()
     call, ended = stage.call("a", timeout=2), []
@@ -406,6 +429,7 @@ def test_a_watched_call_ends_at_its_deadline_and_keeps_its_slot():
 
 
 def test_queue_timeout_ends_a_watched_call_that_waits_and_spares_one_that_runs():
+    """`queue_timeout` ends a call that waits, but not one that runs."""
     stage = Stage()
     stage.open()
     runs, waits = (stage.call(name, timeout=10, queue_timeout=1) for name in "ab")
@@ -419,10 +443,11 @@ def test_queue_timeout_ends_a_watched_call_that_waits_and_spares_one_that_runs()
 
 
 def test_what_expired_in_the_queue_never_starts():
+    """A call that expired in the queue never starts."""
     stage = Stage()
     replica = stage.open()
     stage.call("a")
-    expired = stage.call("b", timeout=1)  # nobody watches it
+    expired = stage.call("b", timeout=1)  # it has no callback
     stage.clock.advance(3)
     replica.release_hung()
     stage.clock.advance(0)
@@ -432,6 +457,7 @@ def test_what_expired_in_the_queue_never_starts():
 
 
 def test_expired_calls_that_nobody_watches_make_room_in_a_full_queue():
+    """Expired calls without callbacks make room in a full queue."""
     stage = Stage(queue_size=2, reject=True)
     stage.open()
     stage.call("a")
@@ -445,6 +471,7 @@ def test_expired_calls_that_nobody_watches_make_room_in_a_full_queue():
 
 
 def test_a_call_that_did_not_start_goes_back_to_the_head_of_the_queue_when_its_replica_dies():
+    """If a replica dies before a call started, the call returns to the head of the queue."""
     stage = Stage()
     replica = stage.open(behaviour=Behaviour.DIE_BEFORE)
     first, second, third = (stage.call(name) for name in "abc")
@@ -457,6 +484,7 @@ def test_a_call_that_did_not_start_goes_back_to_the_head_of_the_queue_when_its_r
 
 
 def test_a_started_call_ends_with_its_replica_and_is_not_run_again():
+    """A call that has started ends with ReplicaDiedError when its replica dies, and never runs twice."""
     stage = Stage(guards=Guards(Policies(UNBOUNDED)))
     stage.open(behaviour=Behaviour.DIE_AFTER)
     call = stage.call("a")
@@ -471,11 +499,12 @@ def test_a_started_call_ends_with_its_replica_and_is_not_run_again():
 
 
 def test_an_idempotent_call_is_started_once_more_and_no_more():
+    """An idempotent call whose replica dies starts once more, and no more."""
     stage = Stage(guards=Guards(Policies(UNBOUNDED)))
     stage.open(behaviour=Behaviour.DIE_DURING)
     call = stage.call("a", method=TWICE)
     assert not call.over()
-    assert call.cancel() is False  # it may have had its effect
+    assert call.cancel() is False  # it may have had an effect
     stage.open(index=1, behaviour=Behaviour.DIE_DURING)
     stage.clock.advance(1)
     assert stage.started == [(0, "a"), (1, "a")]
@@ -483,6 +512,7 @@ def test_an_idempotent_call_is_started_once_more_and_no_more():
 
 
 def test_without_failover_an_idempotent_call_dies_with_its_replica():
+    """Without guards an idempotent call ends with ReplicaDiedError when its replica dies."""
     stage = Stage()
     stage.open(behaviour=Behaviour.DIE_DURING)
     assert isinstance(end_of(stage.call("a", method=TWICE)), ReplicaDiedError)
@@ -508,7 +538,7 @@ class StringsOnly(ByKey):
 
 
 def test_key_that_turns_out_wrong_ends_no_accepted_call():
-    """With one replica nobody looks at keys: a call that waited for it goes on elsewhere, whatever its key is."""
+    """With one replica keys are not checked. A waiting call whose key turns out invalid still runs elsewhere."""
     stage = Stage(balancer=StringsOnly())
     first = stage.open(index=0)
     stage.call("runs", key="0")
@@ -524,6 +554,7 @@ def test_key_that_turns_out_wrong_ends_no_accepted_call():
 
 
 def test_a_binding_balancer_keeps_a_call_for_its_choice():
+    """A balancer that binds keeps a call waiting for its replica while another one is free."""
     stage = Stage(balancer=ByKey())
     first, second = stage.open(index=0), stage.open(index=1)
     for name in "abc":
@@ -534,13 +565,14 @@ def test_a_binding_balancer_keeps_a_call_for_its_choice():
 
 
 def test_calls_kept_for_a_replica_that_leaves_go_to_another_in_order():
+    """When a replica leaves, the calls that wait for it go to another one in order; running calls stay."""
     stage = Stage(balancer=ByKey())
     first, second = stage.open(index=0), stage.open(index=1)
     running, *_ = [stage.call(name, key=0) for name in "abc"]
     stage.router.close_lane(first.lane)
     stage.clock.advance(0)
     assert stage.started == [(0, "a"), (1, "b")]
-    assert not running.over()  # what runs there goes on there
+    assert not running.over()  # a running call stays there
     second.release_hung()
     stage.clock.advance(0)
     assert stage.names == ["a", "b", "c"]
@@ -560,6 +592,7 @@ class Broken:
     "answer", [lambda: 1 // 0, object(), None, []], ids=["raises", "foreign", "none", "unhashable"]
 )
 def test_a_broken_balancer_is_replaced_by_turns_and_reported_once(answer):
+    """If a balancer raises or returns no replica, the router chooses in turn and reports it once."""
     stage = Stage(balancer=Broken(answer))
     for index in range(3):
         stage.open(4, index=index)
@@ -570,6 +603,7 @@ def test_a_broken_balancer_is_replaced_by_turns_and_reported_once(answer):
 
 
 def test_without_balancing_the_second_replica_stands_by():
+    """Without a balancer the second replica is a standby: it gets calls only once the first has died."""
     stage = Stage(balancer=None)
     first, second = stage.open(index=0), stage.open(index=1)
     stage.call("a")
@@ -581,6 +615,7 @@ def test_without_balancing_the_second_replica_stands_by():
 
 
 def test_drain_refuses_new_and_parked_calls_and_finishes_the_others():
+    """`drain` refuses new and parked calls and finishes running and queued ones. It then reports the service idle."""
     stage = Stage(queue_size=1)
     replica, idle = stage.open(), []
     running, queued, parked = (stage.call(name) for name in "abc")
@@ -600,6 +635,7 @@ def test_drain_refuses_new_and_parked_calls_and_finishes_the_others():
 
 
 def test_drain_does_not_wait_for_abandoned_calls():
+    """`drain` does not wait for abandoned calls."""
     stage = Stage()
     stage.open()
     idle, call = [], stage.call("a")
@@ -611,7 +647,11 @@ def test_drain_does_not_wait_for_abandoned_calls():
 
 
 def test_parked_calls_of_services_stay_when_others_are_turned_away():
-    """Else a call that was accepted before could wait for a service that refuses it."""
+    """
+    `close_to_outsiders` refuses parked calls from outside.
+
+    Calls made by services stay, since earlier calls may need them.
+    """
     stage = Stage(queue_size=1)
     stage.open()
     running, waiting = stage.call("a"), stage.call("b")
@@ -633,7 +673,7 @@ def test_parked_calls_of_services_stay_when_others_are_turned_away():
 
 
 def test_calls_that_waited_for_a_replica_of_their_own_go_to_those_that_come():
-    """Those that came before the first replica, and those whose replicas have all left."""
+    """Calls that wait for a replica that left, or had none yet, go to the next replica that opens."""
     stage = Stage(balancer=ByKey())
     stage.call("a", key=0)
     stage.call("b", key=0)
@@ -648,7 +688,7 @@ def test_calls_that_waited_for_a_replica_of_their_own_go_to_those_that_come():
 
 
 def test_drain_moves_what_did_not_start_to_the_replicas_that_are_left():
-    """Though their free slots had been taken back already."""
+    """During `drain`, a call whose replica dies before it started runs on another replica."""
     stage = Stage(balancer=Turns())
     stage.open(index=0, behaviour=Behaviour.ANSWER)
     dying = stage.open(index=1)
@@ -665,6 +705,7 @@ def test_drain_moves_what_did_not_start_to_the_replicas_that_are_left():
 
 
 def test_end_stops_what_still_waits():
+    """`end` stops calls that still wait; running calls go on."""
     stage = Stage()
     stage.open()
     running, queued = stage.call("a"), stage.call("b")
@@ -676,6 +717,7 @@ def test_end_stops_what_still_waits():
 
 
 def test_without_a_replica_for_good_calls_end_and_are_refused_until_one_opens():
+    """If no replica can start, waiting and new calls end with NoReplicaError until a replica opens."""
     stage = Stage()
     waiting = stage.call("a")
     stage.router.unavailable(lambda: NoReplicaError("kv has no replica left", service="kv"))
@@ -689,7 +731,7 @@ def test_without_a_replica_for_good_calls_end_and_are_refused_until_one_opens():
 
 
 def test_calls_are_not_refused_for_want_of_a_replica_while_there_is_one():
-    """Who says that there is none may have been overtaken by one that came."""
+    """`unavailable` refuses no calls while a replica serves, since the report may be outdated."""
     stage = Stage()
     stage.open()
     stage.call("a")
@@ -701,7 +743,7 @@ def test_calls_are_not_refused_for_want_of_a_replica_while_there_is_one():
 
 
 def test_a_call_that_finds_its_refusal_out_of_date_is_accepted():
-    """A replica came while the call was on its way."""
+    """A call on its way to a refusal is accepted if a replica opened meanwhile."""
     stage = Stage()
     stage.router.unavailable(lambda: NoReplicaError("kv has no replica left", service="kv"))
     outdated = stage.router.route
@@ -713,7 +755,7 @@ def test_a_call_that_finds_its_refusal_out_of_date_is_accepted():
 
 
 def test_without_a_balancer_the_replica_that_came_last_stands_by():
-    """Whatever its index, if it is told to be a junior."""
+    """Without a balancer the replica with the highest `seniority` number is the standby, whatever its index."""
     stage = Stage()
     stage.open(index=1)
     replica, lane = FakeReplica(None, stage.clock, 1), stage.router.lane("kv#0.1", 0, seniority=1)
@@ -723,6 +765,7 @@ def test_without_a_balancer_the_replica_that_came_last_stands_by():
 
 
 def test_a_replica_that_dies_after_the_end_leaves_no_call_behind():
+    """A replica whose death is noticed after `end` leaves no call behind: it ends with ServiceStoppedError."""
     stage = Stage()
     dying = stage.open(behaviour=Behaviour.DIE_BEFORE)
     dying.die(report_after=1)
@@ -735,6 +778,7 @@ def test_a_replica_that_dies_after_the_end_leaves_no_call_behind():
 
 
 def test_a_replica_that_dies_after_the_service_was_given_up_leaves_no_call_behind():
+    """A replica whose death is noticed after `unavailable` leaves no call behind: it ends with NoReplicaError."""
     stage = Stage()
     dying = stage.open()
     dying.die(report_after=1)
@@ -746,6 +790,7 @@ def test_a_replica_that_dies_after_the_service_was_given_up_leaves_no_call_behin
 
 
 def test_calls_kept_for_a_replica_that_leaves_during_drain_find_the_others_slots():
+    """If a replica leaves during `drain`, the calls that wait for it run in other replicas' slots."""
     stage = Stage(balancer=ByKey())
     first, idle = stage.open(index=0), []
     stage.open(index=1, behaviour=Behaviour.ANSWER)
@@ -761,7 +806,7 @@ def test_calls_kept_for_a_replica_that_leaves_during_drain_find_the_others_slots
 
 
 def test_a_call_ends_that_would_wait_for_itself_wherever_it_could_go():
-    """Other processes use its replicas too, and all slots may be held by calls from within which it was made."""
+    """A call that would wait for itself on every replica ends with ReentrantCallError."""
     stage = Stage(balancer=Turns())
     first, second = stage.open(), stage.open(index=1)
     for replica in (first, second):

@@ -1,4 +1,4 @@
-"""Looking for lost slots while threads call; what becomes of lost ones is seen in the simulation and in the suites."""
+"""Slot recovery takes back no slot that is in use. The simulation and the suites test what happens to lost slots."""
 
 import sys
 import threading
@@ -26,7 +26,7 @@ class Crowd:
 
 @pytest.fixture
 def threads_that_stop_anywhere():
-    """The interpreter goes on to another thread after every few steps."""
+    """The interpreter switches threads after every few steps."""
     every = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     yield
@@ -36,7 +36,7 @@ def threads_that_stop_anywhere():
 @pytest.mark.usefixtures("threads_that_stop_anywhere")
 @pytest.mark.parametrize("strategy", ["inline", "single", "multi", "pool", "async"])
 def test_what_threads_have_in_their_hands_is_not_taken_for_lost(strategy):
-    """However often the router looks for lost slots while threads call, it gives back none and the limits hold."""
+    """However often the router looks for lost slots while threads call, it takes none back, and the limits hold."""
     seen = set()
     config = ServiceDeploymentConfig(threading_strategy=strategy, timeout=60.0, queue_size=50)
     with Environment("crowded") as env:

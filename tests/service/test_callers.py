@@ -1,4 +1,4 @@
-"""`call_service` and `call_service_async` in both of SAGE's ways, from outside and from services."""
+"""`call_service` and `call_service_async` work in both of SAGE's spellings, from outside and from services."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def kv(env):
 
 
 def test_one_object_is_called_and_indexed(kv):
-    """Both spellings are the same call, as in SAGE before and after September 2025."""
+    """`call_service(...)` and `call_service[...]` make the same call."""
     assert isinstance(kv.call_service, ServiceCaller)
     assert kv.call_service("kv", "k", method="get", timeout=PATIENCE) == 1
     assert kv.call_service["kv"].get("k", timeout=PATIENCE) == 1
@@ -54,7 +54,7 @@ def test_one_object_is_called_and_indexed(kv):
 
 
 def test_both_give_futures_when_asynchronous(kv):
-    """A real `concurrent.futures.Future`, in either spelling."""
+    """`call_service_async` returns a `concurrent.futures.Future` in both spellings."""
     assert isinstance(kv.call_service_async, AsyncServiceCaller)
     futures = [
         kv.call_service_async("kv", "k", method="get", timeout=PATIENCE),
@@ -67,7 +67,7 @@ def test_both_give_futures_when_asynchronous(kv):
 
 
 def test_only_what_is_for_the_call_is_taken(kv):
-    """`method` and `timeout` do not reach the method; indexed, `method` does."""
+    """`call_service(...)` takes `method` and `timeout`; `call_service[...]` passes `method` to the method."""
     assert kv.call_service("kv", 1, method="process", timeout=PATIENCE, name="n", self="s") == (
         (1,),
         {"name": "n", "self": "s"},
@@ -78,7 +78,7 @@ def test_only_what_is_for_the_call_is_taken(kv):
 
 @pytest.mark.parametrize("methods", [("process", "execute", "call"), ("execute", "call"), ("call",)])
 def test_default_method_is_the_first_that_there_is(env, methods):
-    """`process`, then `execute`, then `call`, as in isage."""
+    """The default method is `process`, `execute` or `call`, the first that the service has."""
     env.register_service("svc", type("Svc", (), {name: lambda _, value, name=name: (name, value) for name in methods}))
     for _ in range(2):
         assert env.call_service("svc", 1) == (methods[0], 1)
@@ -86,14 +86,14 @@ def test_default_method_is_the_first_that_there_is(env, methods):
 
 
 def test_default_method_that_is_nowhere(env):
-    """The error is that of `process`: it says what the service has."""
+    """Without a default method, the error names `process` and the methods that there are."""
     env.register_service("svc", type("Svc", (), {"other": lambda _: 1}))
     with pytest.raises(errors.MethodNotFoundError, match=r"'process'.*other"):
         env.call_service("svc")
 
 
 def test_default_method_that_fails_is_not_taken_for_one_that_is_missing(env):
-    """A MethodNotFoundError from inside `process` is no reason to call `execute`."""
+    """A MethodNotFoundError raised inside `process` does not lead to a call of `execute`."""
     ran = []
 
     class Svc:
@@ -112,7 +112,7 @@ def test_default_method_that_fails_is_not_taken_for_one_that_is_missing(env):
 
 @pytest.mark.parametrize("call", ["called", "indexed", "future", "future of indexed", "exception"])
 def test_error_is_its_type_and_a_runtime_error(kv, call):
-    """`except RuntimeError`, as written for SAGE, and `except KeyError` both catch it."""
+    """An error has its own type and is a RuntimeError too, with the method's traceback."""
     ways = {
         "called": lambda: kv.call_service("kv", "missing", method="get"),
         "indexed": lambda: kv.call_service["kv"].get("missing"),
@@ -138,13 +138,14 @@ def test_error_is_its_type_and_a_runtime_error(kv, call):
 
 
 def test_handles_raise_the_error_alone(kv):
-    """Who asks for a handle has not asked for SAGE's ways."""
+    """A handle raises the method's error unchanged, not as a RuntimeError."""
     with pytest.raises(KeyError) as caught:
         kv.service("kv").get("missing")
     assert type(caught.value) is KeyError
 
 
 def test_timeout_error_of_a_method_stays_what_it_is(kv):
+    """A TimeoutError raised by a method stays unchanged."""
     with pytest.raises(TimeoutError, match="disk") as caught:
         kv.call_service("kv", method="late")
     assert type(caught.value) is TimeoutError
@@ -152,7 +153,11 @@ def test_timeout_error_of_a_method_stays_what_it_is(kv):
 
 @pytest.mark.parametrize("indexed", [False, True])
 def test_unknown_service_is_a_runtime_error_at_once(kv, indexed):
-    """As in SAGE; and a LookupError. Naming a service that is not there yet is none: it may come."""
+    """
+    Calling an unknown service raises a RuntimeError that is a LookupError.
+
+    Naming it is fine: it may be registered later.
+    """
     named = kv.call_service["later"]
     with pytest.raises(RuntimeError, match="later") as caught:
         named.get("k") if indexed else kv.call_service("later", method="get")
@@ -162,6 +167,7 @@ def test_unknown_service_is_a_runtime_error_at_once(kv, indexed):
 
 
 def test_wrong_time_out_is_a_config_error_and_a_runtime_error(kv):
+    """An invalid timeout raises a ConfigError that is a RuntimeError."""
     for wrong in (0, "soon", [1]):
         with pytest.raises(errors.ConfigError, match="timeout") as caught:
             kv.call_service("kv", method="get", timeout=wrong)
@@ -169,7 +175,7 @@ def test_wrong_time_out_is_a_config_error_and_a_runtime_error(kv):
 
 
 def test_time_out_ends_the_call(kv, gate):
-    """Both TimeoutError, as in SAGE, and RuntimeError."""
+    """A timeout raises an error that is both a TimeoutError and a RuntimeError."""
     with pytest.raises(TimeoutError) as caught:
         kv.call_service["kv"].hold(gate, timeout=SHORT)
     assert isinstance(caught.value, RuntimeError)
@@ -179,7 +185,7 @@ def test_time_out_ends_the_call(kv, gate):
 
 
 def test_future_ends_at_its_deadline_though_nobody_asks(kv, gate):
-    """A future that only has a callback is told of the timeout."""
+    """A future ends at its deadline even if no thread waits for it."""
     told = Future()
     future = kv.call_service_async["kv"].hold(gate, timeout=SHORT)
     future.add_done_callback(lambda ended: told.set_result(ended.exception()))
@@ -189,6 +195,7 @@ def test_future_ends_at_its_deadline_though_nobody_asks(kv, gate):
 
 
 def test_future_waits_no_longer_than_told(kv, gate):
+    """`result` and `exception` of a future wait no longer than their timeout."""
     future = kv.call_service_async["kv"].hold(gate)
     with pytest.raises(TimeoutError):
         future.result(SHORT)
@@ -202,7 +209,7 @@ def test_future_waits_no_longer_than_told(kv, gate):
 
 
 def test_future_cancels_the_call(kv, gate):
-    """A call that waits never starts; those who wait for the future are told."""
+    """Cancelling a future cancels its waiting call, which never starts, and wakes those who wait for it."""
     first = kv.call_service_async["kv"].hold(gate)
     gate.wait_entered()
     second = kv.call_service_async["kv"].hold(gate)
@@ -220,7 +227,7 @@ def test_future_cancels_the_call(kv, gate):
 
 @pytest.mark.parametrize("strategy", ["single", "multi", "pool", "async", "inline"])
 def test_services_call_in_both_ways(kv, strategy):
-    """The context's callers are the environment's, under every strategy."""
+    """Services call each other in both spellings, under every strategy."""
 
     class Asking:
         def ask(self):
@@ -243,7 +250,7 @@ def test_services_call_in_both_ways(kv, strategy):
 
 
 def test_service_manager_of_sages_own_services(kv):
-    """`ctx.service_manager`, which SAGE's MemoryService asks for proxies."""
+    """`ctx.service_manager` works as SAGE's own services use it."""
 
     class Asking:
         def ask(self):
@@ -259,7 +266,7 @@ def test_service_manager_of_sages_own_services(kv):
 
 
 def test_waiting_for_oneself_ends_at_once(env):
-    """The future of a call that can get no slot, because its caller waits for it, says so instead of hanging."""
+    """A method that waits for a call of its own service without a free slot gets ReentrantCallError at once."""
 
     class Again:
         def outer(self):
@@ -275,7 +282,7 @@ def test_waiting_for_oneself_ends_at_once(env):
 
 
 def test_caller_finds_a_service_that_was_deployed_again(kv):
-    """What a caller remembers of a service is not what ran before."""
+    """A caller reaches the new service after another one was deployed under the same name."""
     kv.drain("kv")
     kv.register_service("kv", type("Other", (), {"execute": lambda _: "other", "get": lambda _, key: key}))
     assert kv.call_service["kv"].get("k") == "k"
@@ -283,13 +290,14 @@ def test_caller_finds_a_service_that_was_deployed_again(kv):
 
 
 def test_many_timeouts_are_not_kept_for_ever(kv):
-    """Each timeout has a handle of its own, and programs may compute theirs."""
+    """A caller keeps handles for at most 64 different timeouts."""
     for number in range(200):
         assert kv.call_service("kv", "k", method="get", timeout=PATIENCE + number) == 1
     assert len(kv.call_service._handles._timed) <= 64
 
 
 def test_callers_are_safe_from_many_threads(kv):
+    """Many threads can use one caller."""
     answers = []
 
     def ask():

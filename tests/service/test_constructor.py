@@ -1,4 +1,4 @@
-"""Arguments that do not fit a constructor are found before anything starts, also of services registered in code."""
+"""Arguments that do not fit a constructor are found before anything starts, also for services registered in code."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ MISTAKES = [
 
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_mistakes(env, mistake):
-    """`check` reports them, and `plan` and `deploy` refuse the service; nothing is built."""
+    """`check` reports arguments that do not fit, and `plan` and `deploy` refuse the service."""
     cls, args, kwargs, rule, text = mistake
     env.register_service("svc", cls, *args, **kwargs)
     found = [problem for problem in env.check() if problem.severity == "error"]
@@ -82,14 +82,14 @@ def test_mistakes(env, mistake):
     ],
 )
 def test_fitting_arguments(env, cls, args, kwargs):
-    """What fits is left alone, and so is what the core itself gives."""
+    """Arguments that fit are accepted, and so is a `ctx` that the core provides."""
     env.register_service("svc", cls, *args, **kwargs)
     assert env.check() == []
     env.deploy()
 
 
 def test_other_factories(env):
-    """What a foreign factory gives to its class is its own matter."""
+    """The arguments that a foreign factory passes to its class are not checked."""
 
     class Foreign:
         service_name = "svc"

@@ -1,4 +1,4 @@
-"""Where the key of a call comes from: `with_options(key=...)`, or an argument that the balancer names."""
+"""A call's key comes from `with_options(key=...)`, or from the argument that the balancer's options name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ KEYED = frozenset({"names_key"})
 
 
 class Service:
-    """Methods that have the argument in every way there is, or not at all."""
+    """Methods that take the argument in every possible way, or not at all."""
 
     def plain(self, other, user_id):
         return user_id
@@ -62,7 +62,7 @@ class SpyOptions:
 
 
 class Spy:
-    """A balancer that keeps the keys that it is given."""
+    """A balancer that records the keys that it gets."""
 
     binding = False
 
@@ -80,7 +80,7 @@ class Spy:
 
 @pytest.fixture
 def keyed(deploy):
-    """Deploy a service behind a spy; gives both."""
+    """Deploys a service behind a spy and returns the service and the recorded keys."""
 
     def make(argument="user_id", cls=Service, strategy="single", **config):
         spies = []
@@ -125,13 +125,18 @@ def keyed(deploy):
     ],
 )
 def test_argument_is_the_key_however_it_is_given(keyed, method, args, kwargs, key):
-    """By position, by name or by default; methods without the argument have no key."""
+    """
+    The key is the argument, whether given by position, by name or by default.
+
+    Without the argument there is no key.
+    """
     service, keys = keyed()
     service.handle.call(method, *args, **kwargs)
     assert keys == [key]
 
 
 def test_key_of_the_handle_wins(keyed):
+    """A key from `with_options` wins over the argument."""
     service, keys = keyed()
     service.handle.with_options(key="mine").plain(1, "theirs")
     service.handle.with_options(key=None).plain(1, "theirs")
@@ -139,6 +144,7 @@ def test_key_of_the_handle_wins(keyed):
 
 
 def test_without_an_argument_only_the_handle_gives_keys(keyed):
+    """If the balancer names no argument, only `with_options` gives keys."""
     service, keys = keyed(argument=None)
     service.handle.plain(1, "theirs")
     service.handle.with_options(key="mine").plain(1, "theirs")
@@ -146,6 +152,7 @@ def test_without_an_argument_only_the_handle_gives_keys(keyed):
 
 
 def test_every_verb_and_strategy_gives_the_key(keyed, strategy, in_thread):
+    """`call`, `submit` and `acall` give the balancer the key, under every strategy."""
     import asyncio
 
     service, keys = keyed(strategy=strategy)
@@ -156,7 +163,7 @@ def test_every_verb_and_strategy_gives_the_key(keyed, strategy, in_thread):
 
 
 def test_missing_argument_leaves_the_error_to_the_method(keyed):
-    """A call that does not bind has no key; the caller gets Python's own TypeError."""
+    """A call without the required argument has no key, and the caller gets Python's TypeError."""
     service, keys = keyed()
     with pytest.raises(TypeError, match="user_id"):
         service.handle.plain(1)
@@ -164,7 +171,7 @@ def test_missing_argument_leaves_the_error_to_the_method(keyed):
 
 
 def test_unhashable_argument_is_the_callers_error(keyed):
-    """It names service, method and argument, the method does not run, and the balancer never sees it."""
+    """An argument that is not hashable raises InvalidKeyError, and the method does not run."""
     service, keys = keyed()
     with pytest.raises(
         errors.InvalidKeyError, match=r"svc\.plain: argument 'user_id': .* hashable, got list"
@@ -179,13 +186,14 @@ def test_unhashable_argument_is_the_callers_error(keyed):
 
 
 def test_unhashable_key_of_a_handle_is_refused_at_once(keyed):
+    """`with_options` refuses a key that is not hashable."""
     service, _ = keyed()
     with pytest.raises(errors.InvalidKeyError, match=r"'svc': a key must be hashable, got dict"):
         service.handle.with_options(key={})
 
 
 def test_argument_of_no_method_is_an_error_of_the_plan(keyed):
-    """The error stands at the option, says which class and the nearest spelling; nothing starts."""
+    """If no method has the named argument, the plan fails with E507 at the option and suggests the nearest name."""
 
     class Strict(Service):
         anything = None
@@ -199,14 +207,14 @@ def test_argument_of_no_method_is_an_error_of_the_plan(keyed):
 
 
 def test_class_that_takes_anything_has_every_argument(keyed):
-    """A method with `**values` can be given the argument, so the name is no error."""
+    """A method with `**values` accepts any argument name as key."""
     service, keys = keyed(argument="anything_at_all")
     service.handle.anything(anything_at_all=1)
     assert keys == [1]
 
 
 def test_one_replica_needs_no_key(deploy, env):
-    """Without balancing nobody looks at keys, and an option for them is a warning as any other."""
+    """Without balancing the options of a balancer have no effect, and the plan warns of it."""
     config = ServiceDeploymentConfig(options={"consistent_hash": {"key": "user_id"}})
     env.register_service_with_config("svc", Service, deployment_config=config)
     (warning,) = env.plan().services[0].warnings
@@ -214,7 +222,7 @@ def test_one_replica_needs_no_key(deploy, env):
 
 
 def test_calls_of_one_user_run_on_one_replica(deploy):
-    """The balancer `consistent_hash` reads its option `key` as the name of the argument."""
+    """With `consistent_hash`, calls with the same key argument run on the same replica."""
 
     class Cache:
         def get(self, item, user_id):

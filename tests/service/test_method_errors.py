@@ -1,4 +1,4 @@
-"""The errors that methods raise are kept by type, as far as somebody wants to see them."""
+"""Errors that methods raise are recorded by type, within limits."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def faulty(env):
 
 @pytest.mark.parametrize("strategy", ["single", "pool", "inline", "async"])
 def test_an_error_is_known_with_all_that_is_needed_to_find_it(env, faulty, strategy):
-    """Under every strategy: type, message, method, traceback, and how often."""
+    """`errors` returns type, count, message, method and traceback, under every strategy."""
     handle = faulty(strategy)
     for _ in range(3):
         with pytest.raises(LookupError):
@@ -77,9 +77,10 @@ def test_an_error_is_known_with_all_that_is_needed_to_find_it(env, faulty, strat
 
 
 def test_coroutines_streams_and_what_would_end_the_process_count_by_their_own_types(env, faulty):
+    """Errors of coroutines and streams, and SystemExit, count under their own types."""
     handle = faulty("async")
     for call in (lambda: handle.call("afail"), handle.leave, lambda: list(handle.stream("items"))):
-        with pytest.raises(Exception):  # noqa: B017, PT011 - which one is not what this is about
+        with pytest.raises(Exception):  # noqa: B017, PT011 - the test is not about which one
             call()
     found = {each.type: each for each in env.errors("faulty")}
     assert set(found) == {"KeyError", "SystemExit", "BrokenPipeError"}
@@ -88,8 +89,9 @@ def test_coroutines_streams_and_what_would_end_the_process_count_by_their_own_ty
 
 
 def test_an_error_that_cannot_be_read_reaches_its_caller_all_the_same(env, faulty):
+    """An exception that cannot be printed still reaches its caller and is recorded."""
     handle = faulty()
-    with pytest.raises(Exception) as raised:  # noqa: PT011 - its class is made by the method
+    with pytest.raises(Exception) as raised:  # noqa: PT011 - the method makes its class
         handle.unreadable()
     assert type(raised.value).__name__ == "UnreadableError"
     (error,) = env.errors("faulty")
@@ -97,7 +99,7 @@ def test_an_error_that_cannot_be_read_reaches_its_caller_all_the_same(env, fault
 
 
 def test_a_call_that_was_given_up_is_no_error_of_its_method(env, faulty):
-    """Its caller was told of the timeout, which the metrics count."""
+    """A call that timed out is not recorded as an error of its method."""
     handle = faulty("async")
     with pytest.raises(errors.CallTimeoutError):
         handle.with_options(timeout=0.01).slow()
@@ -105,6 +107,7 @@ def test_a_call_that_was_given_up_is_no_error_of_its_method(env, faulty):
 
 
 def test_no_more_than_so_many_types_are_kept_and_the_latest_stay(env, faulty):
+    """At most `TYPES` error types are kept, the latest ones."""
     handle = faulty()
     for number in range(TYPES + 5):
         with pytest.raises(Exception, match="made up"):
@@ -113,7 +116,7 @@ def test_no_more_than_so_many_types_are_kept_and_the_latest_stay(env, faulty):
 
 
 def test_texts_are_cut(env, faulty):
-    """A message of megabytes is not kept."""
+    """Long messages and tracebacks are cut."""
     with pytest.raises(LookupError):
         faulty().fail("x" * 10**6)
     (error,) = env.errors("faulty")
@@ -121,7 +124,7 @@ def test_texts_are_cut(env, faulty):
 
 
 def test_text_of_a_type_is_of_a_late_one(env, faulty, monkeypatch):
-    """A traceback is not made for each of thousands a second; what is said belongs together."""
+    """For a frequent error the message and traceback are renewed rarely, and both come from the same call."""
     handle = faulty("single")
     for text in ("first", "second"):
         with pytest.raises(LookupError):
@@ -135,6 +138,7 @@ def test_text_of_a_type_is_of_a_late_one(env, faulty, monkeypatch):
 
 
 def test_replicas_are_added_up_and_the_most_frequent_comes_first(env, faulty):
+    """Counts are summed over replicas, and the most frequent type comes first."""
     handle = faulty(replicas=2, load_balancer="round_robin")
     for kind in (LookupError, LookupError, LookupError, LookupError, ValueError):
         with pytest.raises(kind):
@@ -143,6 +147,8 @@ def test_replicas_are_added_up_and_the_most_frequent_comes_first(env, faulty):
 
 
 def test_of_equal_types_the_later_one_is_told():
+    """If replicas report the same type, the later message is shown."""
+
     def error(time_s, message):
         return MethodError("LookupError", 2, time_s, message, "get", None, "")
 
@@ -152,7 +158,7 @@ def test_of_equal_types_the_later_one_is_told():
 
 
 def test_an_error_keeps_nothing_of_its_call_alive(env, faulty):
-    """Only texts are kept: neither the arguments nor the frames."""
+    """A recorded error keeps no argument or frame of its call alive."""
     import gc
     import weakref
 
@@ -178,6 +184,7 @@ class Batched:
 
 
 def test_calls_that_fail_together_count_each(env):
+    """Each call of a failed batch counts as an error."""
     config = ServiceDeploymentConfig(batch_size=4)
     env.register_service_with_config("batched", Batched, deployment_config=config)
     env.deploy()
@@ -198,7 +205,7 @@ class Plugin:
 
 @pytest.fixture
 def elsewhere(environments):
-    """The same service in a process of its own."""
+    """The same service in another process."""
     env = environments("elsewhere", registry=Registry.of(sage_deploy_monitors, sage_deploy_threading, Plugin()))
     config = ServiceDeploymentConfig(target="process", threading_strategy="single", timeout=20)
     env.register_service_with_config("faulty", Faulty, deployment_config=config)
@@ -207,7 +214,7 @@ def elsewhere(environments):
 
 
 def test_what_is_raised_in_another_process_is_known_here(elsewhere):
-    """As all that can be asked of a replica; a target has nothing to do for it."""
+    """Errors raised in a replica's process are recorded here."""
     with pytest.raises(LookupError):
         elsewhere.service("faulty").fail("lost")
     (error,) = elsewhere.errors("faulty")
@@ -216,7 +223,7 @@ def test_what_is_raised_in_another_process_is_known_here(elsewhere):
 
 
 def test_stacks_are_those_of_the_process_of_the_replica(elsewhere):
-    """Where a method hangs is seen though all slots are taken."""
+    """`stacks` shows the threads of a replica's process, even while all its slots are taken."""
     call = elsewhere.service("faulty").submit("slow")
     found = ""
     while "in slow" not in found:
@@ -228,6 +235,7 @@ def test_stacks_are_those_of_the_process_of_the_replica(elsewhere):
 
 
 def test_stacks_of_a_replica_that_is_not_there_are_refused_with_those_that_are(env, faulty):
+    """`stacks` of an unknown replica is refused, with the replicas that there are."""
     faulty(replicas=2, load_balancer="round_robin")
     with pytest.raises(errors.DeployError, match="no replica 'faulty#7'; it has faulty#0, faulty#1"):
         env.stacks("faulty", "faulty#7")

@@ -1,4 +1,4 @@
-"""What is served of a class: whether batch methods fit the methods that they answer, and what callers can give."""
+"""What a class serves: whether batch methods fit the methods they answer, and what arguments callers give."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ def stream(self, a):
     ids=["one", "two", "any number", "static"],
 )
 def test_batch_method_takes_a_list_for_each_parameter(method, many):
+    """A batch method takes one list for each parameter of its method."""
     marked = staticmethod(batch_of("m")(many.__func__)) if isinstance(many, staticmethod) else batch_of("m")(many)
     assert method_plans(type("K", (), {"m": method, "many": marked}), ServiceDeploymentConfig())[1] == []
 
@@ -56,7 +57,7 @@ def test_batch_method_takes_a_list_for_each_parameter(method, many):
     ids=["too few", "none for one", "none", "any number", "stream", "missing", "in C"],
 )
 def test_batch_method_that_does_not_fit_is_a_mistake_of_the_class(method, many, words):
-    """Also of a method in C that does not say what it takes."""
+    """A batch method that does not fit its method is a problem of the class, also for methods written in C."""
     cls = type("K", (), {"m": method, "many": batch_of("m")(many)})
     (problem,) = method_plans(cls, ServiceDeploymentConfig())[1]
     assert (problem.id, problem.key) == ("E506", "class")
@@ -94,5 +95,6 @@ class Kinds:
     ],
 )
 def test_callers_give_everything_but_the_instance(name, given):
+    """Callers give all arguments but the instance; for some methods written in C they are unknown."""
     found = parameters_of(Kinds, name)
     assert (None if found is None else [each.name for each in found]) == given

@@ -1,4 +1,4 @@
-"""Metrics that a service's class makes for itself."""
+"""Metrics that a service's class makes itself."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def values(own, name):
 
 
 def test_metrics_of_a_class_are_shown_with_the_service():
-    """`/metrics` and the status have them; a gauge names its replica."""
+    """`/metrics` and the status show a class's own metrics; a gauge has the replica as label."""
     with Environment("shown") as env:
         env.register_service("cache", Cache)
         for hit in ("yes", "yes", 'no"\n\udcff'):
@@ -59,7 +59,7 @@ def test_metrics_of_a_class_are_shown_with_the_service():
 
 
 def test_no_count_of_many_threads_is_lost(own):
-    """Threads that count at once lose nothing."""
+    """No count is lost when several threads count at once."""
     counter, sizes, gauge = own.counter("hits"), own.histogram("sizes", buckets=(1,)), own.gauge("level")
     start = threading.Barrier(4)
 
@@ -81,14 +81,14 @@ def test_no_count_of_many_threads_is_lost(own):
 
 
 def test_the_same_metric_is_there_once(own):
-    """Asked for again, with or without `_total`, it is the same; its labels can be given by name or in order."""
+    """Asking for a metric again, with or without `_total`, returns the same one. Labels go by name or by position."""
     counter = own.counter("hits", "Hits.", ["kind"])
     assert own.counter("hits_total", labels=("kind",)) is counter
     assert counter.labels("a") is counter.labels(kind="a")
 
 
 def test_values_of_labels_are_bounded(own):
-    """Beyond 100 sets of values the others count together."""
+    """Beyond 100 label values the others count together, as "other"."""
     counter = own.counter("hits", labels=("user", "kind"))
     for number in range(MOST_VALUES + 50):
         counter.labels(number, "a").inc()
@@ -100,7 +100,7 @@ def test_values_of_labels_are_bounded(own):
 
 
 def test_number_of_metrics_is_bounded(own):
-    """A class that makes a metric for each key is told so."""
+    """More than 100 metrics are refused."""
     for number in range(MOST_METRICS):
         own.gauge(f"level_{number}")
     with pytest.raises(ValueError, match="one metric more than the 100"):
@@ -132,7 +132,7 @@ def test_number_of_metrics_is_bounded(own):
     ],
 )
 def test_what_is_wrong_with_a_metric_is_said(own, make, message):
-    """The error names the metric and what is wrong; what was there goes on."""
+    """The error says what is wrong with a metric; other metrics are unaffected."""
     own.histogram("taken", buckets=(1,)).observe(1)
     with pytest.raises(ValueError, match=message):
         make(own)
@@ -140,7 +140,7 @@ def test_what_is_wrong_with_a_metric_is_said(own, make, message):
 
 
 def test_numbers_of_other_types_travel_as_floats(own):
-    """A replica's process may know types of numbers that the deploying one does not."""
+    """Numbers of other types are converted to floats: another process may not know their type."""
 
     class Odd(float):
         def __radd__(self, other):
@@ -155,7 +155,7 @@ def test_numbers_of_other_types_travel_as_floats(own):
 
 
 def test_a_class_counts_outside_of_an_environment_too():
-    """In a test, and under SAGE, whose contexts have no metrics."""
+    """Metrics work outside an environment: in unit tests, and under SAGE, whose contexts have no metrics."""
 
     class Base(BaseService):
         def work(self):

@@ -1,4 +1,4 @@
-"""Errors that are RuntimeErrors too: what they are made of, what they keep, how they travel."""
+"""`as_runtime_error`: an error that is also a RuntimeError, what it keeps, and how it is pickled and copied."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sage_plugins.service.runtime_errors import as_runtime_error
 
 
 class PlainError(Exception):
-    """As users write them: more arguments than it keeps."""
+    """A typical exception of users: it takes more arguments than it passes on."""
 
     def __init__(self, code, *, where):
         super().__init__(f"code {code}")
@@ -35,7 +35,7 @@ class SlottedError(Exception):
 
 
 class FrozenError(Exception):
-    """As frozen attrs classes: nothing can be set from outside."""
+    """Like a frozen attrs class: its attributes cannot be set."""
 
     def __init__(self, code):
         super().__init__(code)
@@ -57,7 +57,7 @@ class OwnNewError(Exception):
 
 
 class TravelsError(Exception):
-    """Pickles in its own way, which its arguments alone would not allow."""
+    """Pickles with `__reduce__`, because its arguments alone would not be enough."""
 
     def __init__(self, code, text):
         super().__init__(text)
@@ -108,7 +108,7 @@ def module():
     ],
 )
 def test_error_is_both_and_keeps_all_that_it_held(make, attributes):
-    """It is caught as its own type and as RuntimeError, and looks and reads as before."""
+    """The new error is caught as its own type and as RuntimeError, and keeps text, attributes, notes and traceback."""
     error = raised(make(), LookupError("before"))
     error.__dict__["__notes__"] = ["a note"]
 
@@ -126,7 +126,7 @@ def test_error_is_both_and_keeps_all_that_it_held(make, attributes):
 
 
 def test_no_code_of_the_class_runs():
-    """It is not constructed a second time."""
+    """The constructor does not run again."""
     error = OwnNewError("once", 2)
     OwnNewError.made.clear()
     assert as_runtime_error(error).args == ("once",)
@@ -134,7 +134,7 @@ def test_no_code_of_the_class_runs():
 
 
 def test_the_original_stays_as_it_is():
-    """Others may hold it: the service that raised it, for one."""
+    """The original error is unchanged, since others may hold it."""
     error = PlainError(1, where="w")
     both = as_runtime_error(error)
     both.code = 2
@@ -144,7 +144,7 @@ def test_the_original_stays_as_it_is():
 @pytest.mark.parametrize("cause", [None, LookupError("cause")], ids=repr)
 @pytest.mark.parametrize("suppress", [False, True])
 def test_what_happened_before_is_shown_as_it_was(suppress, cause):
-    """`raise ... from None` stays so, and so does an error that only came while another was handled."""
+    """Cause, context and `from None` are kept."""
     error = KeyError("k")
     error.__cause__ = cause
     error.__context__ = ValueError("before")
@@ -168,11 +168,13 @@ def test_what_happened_before_is_shown_as_it_was(suppress, cause):
     ids=repr,
 )
 def test_what_is_left_as_it_is(error):
-    """A RuntimeError is one already, a timeout stays a timeout, and what ends programs is no matter of a call."""
+    """A RuntimeError, a timeout, and exceptions that end the program are returned unchanged."""
     assert as_runtime_error(error) is error
 
 
 def test_class_that_cannot_be_derived_from_is_left_as_it_is():
+    """An error whose class cannot be subclassed is returned unchanged."""
+
     class LastError(Exception):
         def __init_subclass__(cls):
             msg = "nobody derives from this"
@@ -183,18 +185,18 @@ def test_class_that_cannot_be_derived_from_is_left_as_it_is():
 
 
 def test_classes_are_made_once():
-    """Two errors of one class are of one class."""
+    """Errors of one class give errors of one class."""
     assert type(as_runtime_error(PlainError(1, where="a"))) is type(as_runtime_error(PlainError(2, where="b")))
 
 
 def pickled(error):
-    return pickle.loads(pickle.dumps(error))  # noqa: S301 - made right here
+    return pickle.loads(pickle.dumps(error))  # noqa: S301 - made here
 
 
 @pytest.mark.parametrize("again", [pickled, copy.copy, copy.deepcopy])
 @pytest.mark.parametrize("error", [KeyError("k"), TravelsError(1, "text"), from_file()], ids=repr)
 def test_it_travels_as_the_original_does(error, again):
-    """Its class need not be found where it arrives: it is made there again."""
+    """The error can be pickled and copied like the original; its class is made again on arrival."""
     both = as_runtime_error(error)
     both.add_note("added on the way")
 
@@ -204,5 +206,5 @@ def test_it_travels_as_the_original_does(error, again):
     assert type(arrived) is type(both)
     assert str(arrived) == str(error)
     assert getattr(arrived, "code", None) == getattr(error, "code", None)
-    if not isinstance(error, TravelsError):  # its own way of pickling loses notes
+    if not isinstance(error, TravelsError):  # its `__reduce__` loses notes
         assert arrived.__notes__ == ["added on the way"]

@@ -1,4 +1,4 @@
-"""Every first-party threading strategy keeps the semantics that are the same for all, and what is its own."""
+"""Every first-party threading strategy passes the suite for all strategies, and keeps its own rules."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TestPool(StrategyConformance):
     plugin_id = "pool"
 
     def test_pool_grows_to_its_size_before_calls_are_refused(self):
-        """With `queue_size` 0 as many calls run as `thread_pool_size` allows, each on a thread of its own."""
+        """With `queue_size` 0 a pool grows to `thread_pool_size` threads before it refuses calls."""
         service = self.deploy(queue_size=0, overload="reject", thread_count=1, thread_pool_size=4)
         gate = self.watch()
         calls = [service.handle.submit("hold", gate.checkpoint) for _ in range(4)]

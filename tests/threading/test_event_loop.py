@@ -1,4 +1,4 @@
-"""What strategy `async` adds to the rules for every strategy: one loop, coroutines on it, threads beside it."""
+"""The rules of strategy `async` beyond those of all strategies: one loop for coroutines, helper threads for methods."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import pytest
 from sage_plugins import Environment, ServiceDeploymentConfig, errors
 
 PATIENCE = 20.0
-#: What a blocked loop comes to is the subject, not that it is warned of.
+#: These tests block the loop on purpose, so they ignore the warning.
 BLOCKS_ON_PURPOSE = pytest.mark.filterwarnings("ignore::sage_plugins.errors.BlockingCallWarning")
 
 
 class OnLoop:
-    """Says where its parts run."""
+    """Records the thread and the loop of each of its parts."""
 
     def __init__(self):
         self.where = {"constructor": (threading.current_thread(), asyncio.get_running_loop())}
@@ -56,6 +56,7 @@ STOPPED = []
 
 
 def test_constructor_hooks_and_coroutines_share_one_loop_and_its_thread(deploy):
+    """Constructor, hooks and coroutines run on one loop and its thread."""
     service = deploy("async", OnLoop)
     assert len(set(service.handle.call("method").values())) == 1
     assert list(service.handle.stream("items")) == [True]
@@ -64,12 +65,13 @@ def test_constructor_hooks_and_coroutines_share_one_loop_and_its_thread(deploy):
 
 
 def test_method_that_is_no_coroutine_runs_beside_the_loop(deploy):
+    """A method that is no coroutine runs in another thread than the loop's."""
     service = deploy("async", OnLoop)
     assert service.handle.blocking() not in {name for name, _ in service.handle.call("method").values()}
 
 
 def test_blocking_methods_never_hold_up_coroutines(deploy, probe, gates):
-    """As many blocking calls as there are helpers, and the loop answers all the same."""
+    """While blocking methods use all helper threads, coroutines still run."""
     service = deploy("async", probe, thread_pool_size=2, max_concurrency=9)
     held = [gates(), gates()]
     calls = [service.handle.submit("run", gate) for gate in held]
@@ -84,6 +86,7 @@ def test_blocking_methods_never_hold_up_coroutines(deploy, probe, gates):
 
 
 def test_no_more_coroutines_at_once_than_max_concurrency(deploy, probe, gate):
+    """At most `max_concurrency` coroutines run at once."""
     service = deploy("async", probe, max_concurrency=3)
     calls = [service.handle.submit("arun", gate.acall, number) for number in range(5)]
     gate.wait_entered(3)
@@ -93,17 +96,18 @@ def test_no_more_coroutines_at_once_than_max_concurrency(deploy, probe, gate):
 
 
 def test_helper_threads_are_no_more_than_thread_pool_size(deploy, probe, gate):
+    """At most `thread_pool_size` helper threads run methods."""
     service = deploy("async", probe, thread_pool_size=2, max_concurrency=9)
     calls = [service.handle.submit("run", gate, number) for number in range(4)]
     gate.wait_entered(2)
-    assert service.metrics.active_threads == 3  # the loop and two helpers
+    assert service.metrics.active_threads == 3  # the loop's thread and two helpers
     assert gate.entered == 0
     gate.open()
     assert [call.result(PATIENCE) for call in calls] == list(range(4))
 
 
 class Hanging:
-    """A coroutine that refuses to be cancelled, and tells."""
+    """A coroutine that refuses to be cancelled, and reports it."""
 
     def __init__(self, gate, ended):
         self.gate = gate
@@ -128,6 +132,7 @@ def ended():
 
 
 def test_coroutine_that_refuses_to_end_keeps_its_slot(deploy, gate, ended):
+    """A coroutine that refuses to be cancelled keeps its slot until it ends."""
     service = deploy("async", Hanging, gate, ended, max_concurrency=1)
     call = service.handle.submit("hang_on")
     gate.wait_entered()
@@ -142,6 +147,8 @@ def test_coroutine_that_refuses_to_end_keeps_its_slot(deploy, gate, ended):
 
 @BLOCKS_ON_PURPOSE
 def test_coroutine_that_calls_its_own_service_and_blocks_the_loop_is_told_so(deploy):
+    """A coroutine that blocks the loop for a call of its own service gets ReentrantCallError, which names `acall`."""
+
     class Calling:
         async def outer(self):
             return self.ctx.service("svc").call("inner")
@@ -159,6 +166,8 @@ def test_coroutine_that_calls_its_own_service_and_blocks_the_loop_is_told_so(dep
 
 
 def test_tasks_that_a_service_leaves_behind_end_with_the_loop(deploy, ended):
+    """Tasks that a service left running are cancelled when the loop ends."""
+
     class Untidy:
         async def leave(self):
             async def forever():
@@ -177,7 +186,7 @@ def test_tasks_that_a_service_leaves_behind_end_with_the_loop(deploy, ended):
 
 
 def test_close_releases_calls_that_wait_for_a_helper_thread(deploy, probe, gate):
-    """Nobody will take them any more, and their callers set no time limit."""
+    """`close` ends calls that wait for a helper thread, even without a timeout."""
     service = deploy("async", probe, thread_pool_size=1, max_concurrency=3, timeout=None)
     held = service.handle.submit("run", gate)
     gate.wait_entered()
@@ -194,7 +203,9 @@ def test_close_releases_calls_that_wait_for_a_helper_thread(deploy, probe, gate)
 @pytest.mark.parametrize("slots", [1, 5])
 @pytest.mark.parametrize("way", ["call", "result", "started", "stream"])
 def test_blocking_the_loop_for_a_call_that_needs_it_is_refused(deploy, way, slots):
-    """Whatever kind of method it is, and whether it waits for a slot, for the loop, or has started."""
+    """
+    Blocking the loop for a call that needs this loop raises ReentrantCallError, whatever stage the call has reached.
+    """
 
     class Calling:
         async def outer(self, way):
@@ -223,6 +234,8 @@ def test_blocking_the_loop_for_a_call_that_needs_it_is_refused(deploy, way, slot
 
 
 def test_waiting_on_the_loop_for_what_a_thread_does_already_is_no_dead_lock(deploy, gate):
+    """Blocking the loop for a call that a thread already runs is no deadlock."""
+
     class Calling:
         async def outer(self, gate):
             call = self.ctx.service("svc").submit("plain", gate)
@@ -237,6 +250,8 @@ def test_waiting_on_the_loop_for_what_a_thread_does_already_is_no_dead_lock(depl
 
 
 def test_stop_hooks_run_even_if_the_loop_gets_no_turn_until_everybody_has_given_it_up(deploy, ended, monkeypatch):
+    """Stop hooks run even if the loop is blocked until `close` has given up waiting."""
+
     class Slow:
         async def loop(self):
             return asyncio.get_running_loop(), threading.current_thread()
@@ -258,7 +273,7 @@ def test_stop_hooks_run_even_if_the_loop_gets_no_turn_until_everybody_has_given_
         return events
 
     loop._selector.select = held_up
-    while not held.wait(0.01):  # for something else than the hooks, which are not among the events yet
+    while not held.wait(0.01):  # until the loop is held up by another event, before the hooks' event comes
         loop.call_soon_threadsafe(lambda: None)
     service.env.close(0)
     goes_on.set()
@@ -267,7 +282,7 @@ def test_stop_hooks_run_even_if_the_loop_gets_no_turn_until_everybody_has_given_
 
 
 def test_what_is_scheduled_while_a_task_is_made_runs():
-    """A finalizer may run in that moment; the loop takes from it what it takes from anybody."""
+    """A callback scheduled by a finalizer while a task is created still runs."""
 
     class Scheduler:
         def __init__(self, loop, ran):

@@ -1,4 +1,4 @@
-"""Threads of idle services end, and come back with the next call."""
+"""The threads of idle services end, and the next call starts new ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ WITH_THREADS = ("single", "multi", "pool")
 
 
 class Service:
-    """Says which threads run it."""
+    """Returns the threads that run it."""
 
     stopped_by = None
 
@@ -29,7 +29,7 @@ class Service:
 
 @pytest.fixture
 def asleep(deploy, until):
-    """Deploy a service whose threads end soon, and wait until none is left."""
+    """Deploys a service whose idle threads end soon, and waits until none is left."""
 
     def make(strategy, cls=Service, **config):
         service = deploy(strategy, cls, options={strategy: {"idle_timeout": 0.01}}, **config)
@@ -41,6 +41,7 @@ def asleep(deploy, until):
 
 @pytest.mark.parametrize("strategy", WITH_THREADS)
 def test_idle_service_has_no_thread_and_each_call_after_a_pause_starts_one(asleep, until, strategy):
+    """An idle service has no thread, and each call after a pause starts one."""
     service = asleep(strategy)
     seen = set()
     for _ in range(3):
@@ -50,7 +51,7 @@ def test_idle_service_has_no_thread_and_each_call_after_a_pause_starts_one(aslee
 
 
 def test_work_that_no_thread_waits_for_is_told_at_once():
-    """After it was queued, in the thread that brings it; work that a thread waits for is not told."""
+    """The inbox reports work at once if no thread waits for it, after queueing it, and not if one waits."""
     inbox, idle, told = Inbox(), [], []
     inbox.when_unattended(idle, lambda: told.append(inbox.size()))
     inbox.put(None)
@@ -61,6 +62,7 @@ def test_work_that_no_thread_waits_for_is_told_at_once():
 
 @pytest.mark.parametrize("strategy", WITH_THREADS)
 def test_threads_that_come_and_go_at_every_moment_lose_no_call(deploy, strategy):
+    """If threads start and end all the time, no call is lost."""
     service = deploy(strategy, Service, options={strategy: {"idle_timeout": 0.0005}})
     for burst in range(200):
         calls = [service.handle.submit("run", int) for _ in range(burst % 5 + 1)]
@@ -69,7 +71,7 @@ def test_threads_that_come_and_go_at_every_moment_lose_no_call(deploy, strategy)
 
 @pytest.mark.parametrize("strategy", WITH_THREADS)
 def test_all_slots_of_a_service_that_was_idle_run_at_once(asleep, gate, strategy):
-    """A slot is never lost with its thread: the calls overlap as before the pause."""
+    """After all threads of a service ended, all its slots still run calls at once."""
     service = asleep(strategy)
     calls = [service.handle.submit("run", gate) for _ in range(service.slots)]
     gate.wait_entered(service.slots)
@@ -80,7 +82,7 @@ def test_all_slots_of_a_service_that_was_idle_run_at_once(asleep, gate, strategy
 
 @pytest.mark.parametrize("strategy", ["multi", "pool"])
 def test_calls_that_wait_for_each_other_meet_whenever_threads_leave(deploy, strategy):
-    """A thread that leaves just when work comes leaves nobody waiting for a busy thread."""
+    """Calls that wait for each other all run, even if threads leave just when work comes."""
     service = deploy(strategy, Service, options={strategy: {"idle_timeout": 0.0005}})
     meeting = threading.Barrier(service.slots, timeout=PATIENCE)
     for number in range(400):
@@ -91,7 +93,7 @@ def test_calls_that_wait_for_each_other_meet_whenever_threads_leave(deploy, stra
 
 
 def test_thread_that_works_is_not_joined_by_another_for_want_of_work(asleep, gate):
-    """One busy thread does not keep the idle ones, and its end does not bring them back."""
+    """One busy thread does not keep idle threads, and its end starts none."""
     service = asleep("pool", thread_pool_size=2, thread_count=1)
     call = service.handle.submit("run", gate)
     gate.wait_entered()
@@ -102,6 +104,8 @@ def test_thread_that_works_is_not_joined_by_another_for_want_of_work(asleep, gat
 
 @pytest.mark.parametrize("strategy", WITH_THREADS)
 def test_stop_hooks_of_an_idle_service_run_on_a_thread_of_its_own(asleep, strategy):
+    """The stop hooks of an idle service run on a worker thread."""
+
     class Mine(Service):
         pass
 
@@ -112,14 +116,14 @@ def test_stop_hooks_of_an_idle_service_run_on_a_thread_of_its_own(asleep, strate
 
 @pytest.mark.parametrize("strategy", ["single", "multi"])
 def test_calls_pay_nothing_for_an_option_that_is_off(deploy, strategy):
-    """Without the option a call goes straight into the queue of the workers, a built-in function."""
+    """Without `idle_timeout` a call goes straight into the workers' queue, a built-in function."""
     service = deploy(strategy, Service)
     (lane,) = service.env.task("svc")._router.lanes
     assert type(lane.send) is type(len)
 
 
 def test_call_runs_in_its_callers_thread_if_no_thread_can_be_started(asleep, monkeypatch):
-    """As when the interpreter shuts down: the call is answered all the same, and the next one starts a thread again."""
+    """If no thread can be started, the call runs in its caller's thread. The next call starts a thread again."""
     service = asleep("pool")
 
     def refuse(_thread):
@@ -134,5 +138,6 @@ def test_call_runs_in_its_callers_thread_if_no_thread_can_be_started(asleep, mon
 
 @pytest.mark.parametrize("seconds", [0, -1, "soon", True])
 def test_idle_timeout_that_is_no_duration_is_refused(deploy, seconds):
+    """An `idle_timeout` that is no duration is refused."""
     with pytest.raises(Exception, match=r"options\.single\.idle_timeout"):
         deploy("single", Service, options={"single": {"idle_timeout": seconds}})

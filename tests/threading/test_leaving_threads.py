@@ -1,4 +1,4 @@
-"""A thread may leave in the instant in which work comes: at whichever step that is, the work gets a thread."""
+"""If a thread leaves at the moment when work comes, the work still gets a thread, whichever step that is."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class MustWaitError(BaseException):
 
 
 class StuckError(BaseException):
-    """The other thread is at work, and will not be back."""
+    """The other thread has taken a call and never returns."""
 
 
 class Turnstile:
-    """A lock of which the trace function must know that another thread could not take it now."""
+    """A lock that raises if the other thread would have to wait for it."""
 
     held = False
 
@@ -35,7 +35,7 @@ class Turnstile:
 
 
 class Seat:
-    """Starts no thread, and counts those that it was to start."""
+    """Starts no thread, and counts the threads that it was asked to start."""
 
     name = "svc#0"
 
@@ -60,7 +60,7 @@ class Seat:
 
 
 def calls_come(workers, queue, number):
-    """*number* calls come, and the other thread takes one; what is to be done when the lock is free."""
+    """Put *number* calls; the other thread takes one. Return what must wait until the lock is free."""
     try:
         for call in range(number):
             queue.put(call)
@@ -77,7 +77,7 @@ def calls_come(workers, queue, number):
 
 def leave(step, threads):
     """
-    One of one or two idle threads leaves; before its *step*-th step as many calls come, and the other thread takes one.
+    Let an idle thread leave. Before the given step, as many calls come as there are threads; the other takes one.
 
     Returns:
         Whether there was such a step, and whether the last call gets a thread.
@@ -90,7 +90,7 @@ def leave(step, threads):
     def trace(frame, event, _arg):
         if frame.f_code is not Workers._leave.__code__:
             return None
-        frame.f_trace = trace  # first: else Python 3.13 tells of no steps
+        frame.f_trace = trace  # set it first: without it, Python 3.13 reports no steps
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
         if event == "opcode" and next(steps) == step:
             sys.settrace(None)
@@ -110,7 +110,7 @@ def leave(step, threads):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_work_that_comes_while_a_thread_leaves_gets_a_thread(threads):
-    """The other thread is at work for good, so the last call needs the one that leaves, or a new one."""
+    """A call that comes while a thread leaves gets that thread or a new one, whichever step it comes at."""
     for step in count():
         reached, served = leave(step, threads)
         if not reached:
@@ -125,7 +125,7 @@ class QuickSeat(Seat):
     def spawn(self, work, _suffix):
         thread = threading.Thread(target=work)
         thread.start()
-        thread.join(0.1)  # the moment in which it may end
+        thread.join(0.1)  # gives the thread time to end
         self.threads.append(thread)
         return thread
 
@@ -134,7 +134,7 @@ class QuickSeat(Seat):
 
 
 def test_a_thread_that_leaves_as_soon_as_it_starts_keeps_no_place():
-    """Work that comes later gets a new thread; a dead one does not count towards the maximum."""
+    """A thread that ends as soon as it starts does not count towards the maximum."""
     seat = QuickSeat()
     workers = Workers(seat, first=2, most=2, idle_timeout=0.0, queue=SimpleQueue())
     for thread in seat.threads[2:]:

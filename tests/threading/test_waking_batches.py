@@ -1,4 +1,4 @@
-"""Who wakes the callers of a batch while the next one runs."""
+"""The callers of a batch are woken while the next batch runs."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ class Model:
 
 @pytest.fixture
 def two_batches(deploy, gates, in_thread):
-    """One batch runs, whose callers wait in threads, and one waits; gives gates, callers and router."""
+    """
+    One batch runs while its callers wait in threads, and another waits.
+
+    Yields gates, callers, waking threads, service.
+    """
     doors = [gates(), gates()]
     service = deploy("single", Model, doors, batch_size=SIZE, batch_wait=PATIENCE)
     told = []
@@ -49,7 +53,7 @@ def two_batches(deploy, gates, in_thread):
 
 
 def test_callers_of_a_batch_are_woken_by_another_thread_than_runs_the_next(two_batches):
-    """For each takes a system call, and the next batch should not wait for them."""
+    """Another thread than the worker wakes the callers of a batch, so that the next batch does not wait for it."""
     doors, callers, told, _ = two_batches
     doors[0].open()
     answers = [each.result(PATIENCE) for each in callers]
@@ -59,7 +63,7 @@ def test_callers_of_a_batch_are_woken_by_another_thread_than_runs_the_next(two_b
 
 
 def test_callers_of_a_batch_are_woken_where_no_thread_can_be_started(two_batches, monkeypatch):
-    """Then it is the worker that wakes them."""
+    """If no thread can be started, the worker wakes the callers itself."""
     doors, callers, told, service = two_batches
 
     def refuse(_):
