@@ -1,4 +1,4 @@
-"""The one thing these classes ask of whoever deploys them."""
+"""The interface that these classes need from the program that deploys them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Any, Protocol
 
 class Context(Protocol):
     """
-    What a service is given as `ctx`: the way to the other services.
+    The type of the argument `ctx`, which gives a service handles to the other services.
 
-    Any object with this method will do. The tests pass one that answers with the other objects themselves.
+    Any object with this method will do. The tests pass one that returns the other objects themselves.
     """
 
     def service(self, name: str) -> Any:
-        """The handle of service *name*: `handle.method(...)` waits, `handle.submit("method", ...)` returns a future."""
+        """
+        Return the handle of service *name*: `handle.method(...)` waits, `handle.submit("method", ...)` returns a
+        future.
+        """
         ...
