@@ -90,7 +90,7 @@ def local_cluster(names: Iterable[str], *, cpus: int = 2) -> Iterator[LocalClust
         os.environ.update(
             RAY_AUTH_MODE="disabled",  # only this machine can reach it, and a token would stay in the home folder
             RAY_USAGE_STATS_ENABLED="0",
-            RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # as Ray does on Windows and macOS: the whole cluster listens on this machine only
+            RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # listens on this machine only, as on Windows and macOS
             RAY_TMPDIR=folder,
         )
         os.environ.pop("RAY_ADDRESS", None)

@@ -13,8 +13,5 @@ class Context(Protocol):
     """
 
     def service(self, name: str) -> Any:
-        """
-        Return the handle of service *name*: `handle.method(...)` waits, `handle.submit("method", ...)` returns a
-        future.
-        """
+        """Return the handle of *name*: `handle.method(...)` waits, `handle.submit("method", ...)` returns a future."""
         ...
