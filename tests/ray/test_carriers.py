@@ -37,7 +37,7 @@ class Thing:
 
 def test_what_was_brought_is_kept_until_the_call_is_over_and_a_moment_longer(carrier, clock):
     """
-    References are kept until shortly after their call ends: if one came back while it is released, it never resolves.
+    References are kept until shortly after their call ends: one that comes again during its release never resolves.
     """
     thing = Thing()
     found = weakref.ref(thing)

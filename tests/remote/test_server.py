@@ -128,7 +128,7 @@ def deployed(monkeypatch, request):
 
 
 def test_an_answer_never_comes_with_a_response_to_an_earlier_frame(deployed):
-    """An answer comes with the response to its own frame or a later one; the caller reads no earlier ones."""
+    """An answer never comes with the response to an earlier frame: its caller does not read that one."""
 
     def exchange_aside(*what):
         thread = threading.Thread(target=deployed.exchange, args=what)

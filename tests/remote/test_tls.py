@@ -339,7 +339,7 @@ def failures(sides):
 
 
 def test_process_of_another_authority_is_not_talked_to(tunnels, node_certificates, other_authority):
-    """A side with another authority's certificate is refused; the connecting side finds that it cannot verify it."""
+    """A side does not talk to a process whose certificate is not of the authority that it trusts."""
     foreign = other_authority.issue("foreign")
     sides = tunnels(attrs.evolve(node_certificates, authority=foreign.authority), node_certificates)
     ours, theirs = failures(sides)
