@@ -307,9 +307,7 @@ def test_services_are_told_apart_by_what_is_known_of_them(env, register, plugin)
     )
     env.task("caller").start_running()
     find = ServiceFinder(memory_directory.MemoryDirectory(plugin.book, env.id), env.name, "caller")
-    plugin.book.known["home"] = KnownService(
-        "local", reachable=False, startup_timeout=1.0
-    )  # of services that are local to their process
+    plugin.book.known["home"] = KnownService("local", reachable=False, startup_timeout=1.0)  # local to its process
     with pytest.raises(errors.CallError, match=r"'home' runs in the process .* on target 'local'.*'caller'"):
         find("home")
     with pytest.raises(errors.ServiceNotFoundError, match="did you mean 'late'"):

@@ -74,9 +74,7 @@ def test_a_second_terminal_needs_no_set_up(terminal):
     assert (out, "LookupError: broke off" in said) == ("1\n", True)
     spent, queue, run, wire = milliseconds(terminal.run("call", "-v", "greeter.greet", "name=Ada")[1])
     assert abs(spent - queue - run - wire) < 0.3  # each is rounded
-    assert (
-        len(milliseconds(terminal.run("call", "-v", "greeter.count", "to=100")[1])) == 3
-    )  # `run and wire` is one number
+    assert len(milliseconds(terminal.run("call", "-v", "greeter.count", "to=100")[1])) == 3  # run and wire: one number
     assert "LookupError: no such thing" in terminal.run("call", "greeter.fail", code=1)[1]
     assert "did you mean 'greet'" in terminal.run("call", "greeter.gret", code=2)[1]
     assert "missing a required argument: 'name'" in terminal.run("call", "greeter.greet", code=2)[1]
