@@ -469,7 +469,7 @@ def test_json_is_one_object_with_the_version_of_its_format(arguments, tmp_path):
 
 
 def in_shell(line, cwd, **variables):
-    """Run a line of shell in which $0 is the command and $1 a deployment file."""
+    """Run a shell line in which $0 is the command and $1 a deployment file."""
     file = deployment(cwd, "services: {keeper: {class: 'things:Keeper'}}\n")
     return subprocess.run(
         ["/bin/sh", "-c", line, SCRIPT, file],
@@ -486,6 +486,7 @@ def in_shell(line, cwd, **variables):
 class TestOddSurroundings:
     @pytest.mark.parametrize("words", ["plan $1", "validate $1", "explain", "plugins list", "up --once $1"])
     def test_without_stdout_a_command_does_what_it_does_and_says_nothing(self, folder, words):
+        """With stdout closed, a command does its work, prints nothing and exits with 0."""
         done = in_shell(f'"$0" {words} >&-', folder)
         assert (done.returncode, done.stdout) == (0, "")
         assert "Traceback" not in done.stderr
@@ -493,6 +494,7 @@ class TestOddSurroundings:
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
     @pytest.mark.parametrize("words", ["plan $1", "plan --json $1", "schema", "up --once $1"])
     def test_output_that_cannot_be_written_is_a_failure_in_one_line(self, folder, words):
+        """If the output cannot be written, the command fails with a one-line error."""
         done = in_shell(f'"$0" {words} >/dev/full', folder)
         assert done.returncode == ExitCode.FAILED
         assert "Error: the output cannot be written: No space left on device" in done.stderr.splitlines()
@@ -501,12 +503,13 @@ class TestOddSurroundings:
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
     def test_progress_that_cannot_be_written_stops_nothing(self, folder):
+        """If progress cannot be written, the services still run."""
         done = in_shell('"$0" up --once $1 2>/dev/full', folder)
         assert done.returncode == 0
         assert "SERVICE" in done.stdout
 
     def test_a_deleted_working_directory_is_no_obstacle(self, folder):
-        """To what does not need it; a file that is looked for there is not found."""
+        """In a deleted working directory commands still work; a file that is looked up there is not found."""
         done = in_shell('mkdir gone; cd gone; rmdir ../gone; "$0" plan "$1" && "$0" init ../new', folder)
         assert done.returncode == 0, done.stderr
         done = in_shell('mkdir gone; cd gone; rmdir ../gone; "$0" plan services.yaml', folder)
@@ -516,6 +519,7 @@ class TestOddSurroundings:
     @pytest.mark.parametrize("name", ["circle.yaml", "circle.yaml/services.yaml"])
     @pytest.mark.parametrize("command", ["plan", "validate", "up"])
     def test_a_circle_of_links_is_answered_like_any_file_that_cannot_be_read(self, folder, command, name):
+        """A circle of links is reported like any unreadable file, with E109."""
         (folder / "circle.yaml").symlink_to("circle.yaml")
         done = sage_deploy(command, name, cwd=folder)
         assert done.returncode == ExitCode.BAD_INPUT
