@@ -192,7 +192,7 @@ def test_schema_and_reader_agree_on_the_collected_files(path, tmp_path):
     compare(tmp_path / "file.yaml", path.read_bytes())
 
 
-# -- generated files ---------------------------------------------------------------------------------------------------
+# -- generated files -------------------------------------------------------------------------------------------------
 
 ANYTHING = st.one_of(
     st.none(),
