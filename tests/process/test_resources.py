@@ -78,8 +78,7 @@ def test_each_replica_has_its_share_of_the_machine(env, monkeypatch):
 
 def test_service_that_takes_too_much_memory_gets_an_error(env):
     """
-    A call that takes too much memory fails with MemoryError and the replica goes on; in a constructor, deployment
-    fails.
+    A call that takes too much memory gets MemoryError, and its replica goes on; a constructor fails its deployment.
     """
     svc = register(env, memory_mb=64, cpu_cores=0)
     assert svc.take(MIB) == MIB

@@ -115,7 +115,8 @@ def queue_behind(handle, method, values):
 
 def test_idempotent_calls_that_wait_share_a_frame_and_a_slot(monkeypatch):
     """
-    Waiting idempotent calls share a frame. Each bundle is at most twice as large as the last, until calls prove fast.
+    Waiting idempotent calls share a frame. Each bundle is at most twice as large as the last: the method must prove
+    fast.
     """
     with deployed(monkeypatch) as svc:
         calls = queue_behind(svc.handle, "twice", range(40))

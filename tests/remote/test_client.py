@@ -323,7 +323,7 @@ def test_service_that_is_known_is_found_without_the_directory(env, register, plu
     """
     A known service is found without the directory, as the caller may be an event loop, which must not block.
 
-    The directory is asked, from another thread, for its replicas; it is asked at once only for unknown services.
+    The first call asks the directory for the replicas, in another thread. Only unknown services are looked up at once.
     """
     register()
     register(name="caller")

@@ -41,7 +41,7 @@ def test_handler_runs_when_the_block_is_over(rings):
 
 
 def test_wait_ends_at_once_with_what_the_handler_raises(rings):
-    """The handler's exception ends a wait at once. Inside, KeyboardInterrupt ends it: a wait reacts to nothing else."""
+    """A signal ends a wait at once, inside by KeyboardInterrupt; the caller gets what the handler raises."""
     done = []
     with pytest.raises(Alarm), DeferredSignals(waits=True):
         ring_and_note(done)

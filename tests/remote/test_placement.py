@@ -264,10 +264,7 @@ def placed(found):
 
 @given(cases())
 def test_never_more_than_is_free_or_allowed(case):
-    """
-    On each node the replicas need no more than is free, and no more than `max_replicas_per_node`, on allowed nodes
-    only.
-    """
+    """On each node the replicas need no more than is free and allowed, and only selected nodes get any."""
     found = case.place()
 
     assert len(found) == len(case.specs)

@@ -511,7 +511,7 @@ def test_what_is_missing_on_the_other_side_is_named(project, elsewhere, module, 
 
 def test_a_result_of_a_class_that_only_the_other_side_has_is_told_of(project, elsewhere):
     """
-    A result whose class exists only there fails the call with the class's module; such an error becomes RemoteError.
+    A result whose class exists only there fails the call with ModuleNotFoundError; such an error becomes RemoteError.
     """
     only_there = write(elsewhere / "path", {"only_there.py": "class Thing(Exception): pass"})
     with OtherProcess(elsewhere, only_there) as other:
