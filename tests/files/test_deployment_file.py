@@ -92,6 +92,7 @@ def service(body):
 
 class TestGoodFiles:
     def test_the_requests_own_file_loads_unchanged(self, load):
+        """The deployment file of the original request loads unchanged."""
         file = load(REQUEST)
         assert list(file.services) == ["kv_service", "llm_service", "memory_service"]
         assert file.services["kv_service"].config() == ServiceDeploymentConfig(
@@ -152,6 +153,7 @@ class TestGoodFiles:
         }
 
     def test_class_and_init(self, load):
+        """`class` and `init` give the path of the class and the constructor's arguments."""
         entry = load(service("class: my.pkg:Outer.KV\ninit: {args: [1, x], kwargs: {backend: memory}}")).services["kv"]
         assert entry.class_path == "my.pkg:Outer.KV"
         assert entry.args == (1, "x")
@@ -612,6 +614,8 @@ class TestBadFiles:
 
 
 class TestFilesThatCannotBeRead:
+    """A file that cannot be read is refused with E109 and the reason."""
+
     def check(self, path, words):
         with pytest.raises(ConfigError) as caught:
             read(path)

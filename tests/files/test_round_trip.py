@@ -72,7 +72,7 @@ def check(file, folder):
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_file_comes_to_what_stands_beside_it(name):
-    """A good file gives the outcome in the text file with its name."""
+    """A good file gives the outcome that is in the .txt file of the same name."""
     with deployment_files.surroundings(deployment_files.GOOD):
         expected = Path(name).with_suffix(".txt").read_text(encoding="utf-8")
         assert deployment_files.outcome(name) == expected

@@ -107,7 +107,7 @@ def test_with_a_login_other_sites_are_refused_whatever_the_method(ask, log_in, s
 @each_route
 def test_with_a_login_pages_of_this_server_are_let_in(ask, log_in, server, method, path):
     """
-    With a login, a change needs the browser's header that the request comes from this server; no header is not enough.
+    With a login, a change needs a header which says that a page of this server asks; a missing header is not enough.
     """
     cookie = log_in()
     own = {"Origin": server.url, "Host": server.url.removeprefix("http://")}
@@ -182,6 +182,7 @@ def test_names_of_the_loopback_interface_are_this_host(ask, host):
 
 
 def test_a_page_of_this_server_is_no_other_site(ask, server):
+    """A page of this server may call services, whichever header its browser sends."""
     assert ask("POST", "/services/desk/add", [1, 2], Sec_Fetch_Site="same-origin")[:2] == (200, 3)
     assert ask("POST", "/services/desk/add", [1, 2], Origin=server.url, Host=server.url[7:])[:2] == (200, 3)
 
@@ -203,4 +204,5 @@ def test_empty_token_is_refused_before_anybody_can_connect(tokens):
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic", f"Basic {TOKEN}", TOKEN])
 def test_header_without_a_bearer_token_lets_nobody_in(ask, header):
+    """An Authorization header without a bearer token is refused."""
     assert ask("GET", "/api/v1/status", token=None, Authorization=header)[0] == 401

@@ -29,6 +29,7 @@ def test_arguments_are_made_of_json_as_the_method_declares_them(post, method, bo
 
 
 def test_bytes_are_sent_as_they_are(post):
+    """A result of bytes is sent unchanged, as application/octet-stream."""
     status, data, headers = post("/services/desk/raw")
     assert (status, data, headers["Content-Type"]) == (200, b"\x00\x01", "application/octet-stream")
 

@@ -398,8 +398,7 @@ def test_the_language_is_switched_and_remembered(opened):
 
 def test_the_plan_shows_what_a_changed_file_would_change_and_applies_it(opened, env, tmp_path):
     """
-    The plan shows what a changed file changes, and applies it. For a broken file it shows the line, and changes
-    nothing.
+    The plan shows and applies what a changed file changes. A broken file is shown with its line and changes nothing.
     """
     file = tmp_path / "services.yaml"
     entry = "services: {second: {class: 'served_desk:Desk', deployment: {replicas: %s}}}\n"

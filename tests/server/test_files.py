@@ -41,6 +41,7 @@ def _check(folder, entry):
 
 
 def test_every_file_is_served():
+    """Every file of the pages is served, except those that browsers never load."""
     there = {path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*") if path.is_file()}
     assert there == {*LOADED, PAGE, *KEPT}
 

@@ -1,4 +1,4 @@
-"""A browser logs in with a link that works once. Without a login it gets a page, where programs get JSON."""
+"""A browser logs in with a link that works once. Without a login, browsers get a page and programs get JSON."""
 
 from __future__ import annotations
 

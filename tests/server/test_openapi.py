@@ -39,7 +39,7 @@ class Place:
 
 @dataclass
 class Halfway:
-    """As one whose field names a class that only type checkers import."""
+    """Like a class whose field names a class that only type checkers import."""
 
     value: Missing  # noqa: F821
 

@@ -276,7 +276,7 @@ def test_a_form_says_what_is_wrong_and_calls_nothing(opened):
 
 
 def test_a_field_takes_json_too(opened):
-    """A field can take JSON, such as null for a text."""
+    """A field can take JSON instead of text, such as null."""
     page = opened("take")
     _fill(page, text="null")
     page.get_by_role("button", name="JSON", exact=True).first.click()
@@ -288,7 +288,7 @@ def test_a_field_takes_json_too(opened):
 
 
 def test_arguments_without_names_are_a_body_of_json(opened):
-    """A method with positional arguments only has a JSON body instead of fields."""
+    """A method that takes only positional arguments is called with a JSON body instead of fields."""
     page = opened("total")
     page.get_by_label("Body").fill("[1, 2, 3]")
     _call(page)
@@ -354,8 +354,7 @@ def test_the_latest_items_of_a_long_stream_are_kept(opened):
 @pytest.mark.parametrize("method", ["hostile", "fail", "break_off"])
 def test_what_services_say_is_text(opened, method):
     """
-    Text from services stays text: docstrings, defaults, choices, results and errors. `opened` checks that no script
-    ran.
+    Text from services stays text: docstrings, defaults, choices, results, errors. `opened` checks that no script ran.
     """
     page = opened(method)
     _call(page)
