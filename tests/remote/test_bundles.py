@@ -115,8 +115,7 @@ def queue_behind(handle, method, values):
 
 def test_idempotent_calls_that_wait_share_a_frame_and_a_slot(monkeypatch):
     """
-    Waiting idempotent calls share a frame. Each bundle is at most twice as large as the last: the method must prove
-    fast.
+    Waiting idempotent calls share a frame. Bundles at most double in size each time, until the method proves fast.
     """
     with deployed(monkeypatch) as svc:
         calls = queue_behind(svc.handle, "twice", range(40))

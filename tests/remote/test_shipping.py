@@ -1,8 +1,7 @@
 """
 A class runs in a process that does not have its module, with the same behaviour.
 
-Two interpreters take part. The caller is this one, or a script's. The other has none of the caller's folders on its
-path.
+Two interpreters take part. The caller is this one, or a script's. The other cannot import from the caller's folders.
 """
 
 from __future__ import annotations

@@ -96,8 +96,7 @@ def server(tmp_path_factory):
 
 def call(desk):
     """
-    Make nine calls that end and one that hangs. It runs in a thread, because Playwright has an event loop in the main
-    one.
+    Make nine calls that end and one that hangs. Runs in a thread, because Playwright uses the main thread's event loop.
     """
     for number in range(7):
         desk.add(number)

@@ -89,8 +89,7 @@ def living(env):
 
 def test_service_grows_to_what_the_cluster_has_and_shrinks(deploy, noted, until, tmp_path):
     """
-    If more replicas are wanted than fit, those that fit start. The rest is refused with the reason, and no call is
-    lost.
+    If more replicas are wanted than fit, as many start as fit. The rest is refused with the reason; no call is lost.
     """
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,4 +1,4 @@
-"""Services on a cluster survive accidents under load: no call is lost or runs twice, and the services recover."""
+"""Services on a cluster survive failures under load: no call is lost or runs twice, and the services recover."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def survive(cluster, seconds, *, nodes, **setting):
 
 @pytest.mark.timeout(300)
 def test_calls_to_a_cluster_survive_accidents(cluster):
-    """Calls survive accidents, among them the death of a node."""
+    """Calls survive failures of replicas and of a node."""
     survive(cluster, 20, nodes=1, seed=3)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_calls_to_a_cluster_survive_minutes_of_accidents(cluster):
-    """Calls survive minutes of accidents, with several dead nodes."""
+    """Calls survive minutes of failures, with several dead nodes."""
     survive(cluster, 180, nodes=3, seed=4)
 
 

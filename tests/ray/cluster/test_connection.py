@@ -485,10 +485,7 @@ HEAD_IS_LOST = """
     ids=["imported before", "longer than Ray's default"],
 )
 def test_head_is_lost(ray_folder, tmp_path, seconds, before):
-    """
-    Without the head, replicas go on and questions fail in time. The process lives, although Ray would end it after 60
-    s.
-    """
+    """Without the head, replicas answer and questions fail in time. The process lives; Ray would end it after 60 s."""
     path = tmp_path / "program.py"
     path.write_text("".join(map(textwrap.dedent, (PREFACE, before, HEAD_IS_LOST))), encoding="utf-8")
     with (

@@ -177,7 +177,7 @@ def ended(monkeypatch):
 
 
 def test_dead_replica_is_noticed_and_replaced_without_a_call(deploy, history, until, ended):
-    """A dead replica is replaced without a call noticing it, and Ray is told once that its actor is not needed."""
+    """A dead replica is noticed and replaced without any call. Ray is told once that its actor is not needed."""
     service = deploy(Witness, history.file, replicas=2, **BALANCED)
 
     killed = time.monotonic()
@@ -194,8 +194,9 @@ def test_dead_replica_is_noticed_and_replaced_without_a_call(deploy, history, un
 
 def test_each_call_has_one_outcome_when_its_replica_dies_under_it(deploy, history, board, until):
     """
-    When a replica dies, its running calls fail, as they may have had an effect; idempotent and waiting ones run
-    elsewhere.
+    When a replica dies, its running calls fail, but idempotent ones run again elsewhere, and so do waiting calls.
+
+    A call that ran may have had an effect, so only an idempotent one may run a second time.
     """
     service = deploy(Witness, history.file, replicas=2, **BALANCED)
     gate = board.watch()

@@ -18,10 +18,7 @@ PATIENCE = 150
 
 
 def test_demo_answers_survives_its_killed_node_and_ends_by_itself(tmp_path):
-    """
-    The demo, run as `make demo-ray` runs it, gives answers, survives its killed node, and leaves no process and no
-    file.
-    """
+    """The demo, run as `make demo-ray` runs it, answers, survives its killed node, and leaves no process or file."""
     mark = uuid.uuid4().hex
     done = subprocess.run(
         [sys.executable, DEMO],

@@ -101,7 +101,7 @@ class Reader:
         raise LookupError([ray.put(value)])
 
     def pass_on(self, handle: ServiceHandle, method: str, references: list[Any]) -> Any:
-        """Call another service with a reference of the caller, and with an own one."""
+        """Call another service with a reference of the caller, and with a new one of this process."""
         return handle.call(method, references[0]), handle.call(method, ray.put(Memory(bytes(LARGE))))
 
     def ask(self, service: str, method: str, references: list[Any]) -> Any:
@@ -161,8 +161,7 @@ class TestReferences(ServiceConformance):
 
     def test_values_come_from_the_store(self) -> None:
         """
-        Arguments get their values from the store without a copy, small ones too. A reference inside a list leads to its
-        value.
+        Arguments get their values from the store without a copy, small ones too. References inside a list stay usable.
         """
         svc = self.reader()
         large, small = ray.put(Memory(bytearray(LARGE))), ray.put(5)
@@ -174,8 +173,7 @@ class TestReferences(ServiceConformance):
 
     def test_results_items_and_errors_can_hold_references(self) -> None:
         """
-        Results, items and errors can hold references to objects of the replica's process, kept while the caller has
-        them.
+        Results, items and errors can hold references to objects of the replica, kept as long as the caller has them.
         """
         svc = self.reader()
         assert ray.get(svc.handle.make("value")[0]) == "value"
@@ -280,8 +278,8 @@ class TestReferences(ServiceConformance):
 
     def test_lost_object_is_an_error_of_rays(self, valve: Any) -> None:
         """
-        A lost object fails the call with Ray's error, which names the argument, whether its owner died before or during
-        it.
+        A lost object fails the call with Ray's error, which names the argument. It may be lost before or during the
+        call.
         """
         svc = self.reader()
         (reference,) = ray.get(valve.owe.remote())

@@ -34,7 +34,7 @@ class Far(BaseService):
 
 
 class Beside:
-    """Without settings in the file, a service runs in the pipeline's process."""
+    """A plain service, without SAGE's base class."""
 
     def process(self, value):
         return value + 1

@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
 
 class OnRay(Travelling):
-    """On a cluster that the other program joins by itself."""
+    """The cases on a cluster, which the other program joins by itself."""
 
     plugin_id = target = "remote_any"
     config: ClassVar[dict[str, Any]] = {"cpu_cores": 0.01}

@@ -232,10 +232,7 @@ def test_same_reference_can_be_passed_again_and_again(deploy):
 
 @pytest.mark.parametrize("calls", WAYS)
 def test_call_ends_with_a_killed_replica(deploy, calls):
-    """
-    A call ends with its killed replica. The error says that it may have had an effect, and what happened to the
-    process.
-    """
+    """A call ends with its killed replica. The error says that it may have had an effect, and why the process ended."""
     env = deploy(calls)
     handle = env.service("svc")
     pid, told = handle.pid(), Signal.remote()
