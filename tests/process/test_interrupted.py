@@ -69,7 +69,7 @@ def replicas():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_no_child_is_left_when_a_second_signal_ends_up(tmp_path, running_up, replicas, number):
     """
-    A second signal ends `up` and all its children, while the first waits for calls that hang there.
+    The first signal waits for calls that hang in children. After the second, `up` and all its children are gone.
 
     One of the children cannot notice by itself that the command has ended.
     """

@@ -197,7 +197,7 @@ def test_who_only_looks_whether_it_lives_needs_no_token(ask):
     "tokens", [{"token": ""}, {"token": " "}, {"token": TOKEN, "read_token": ""}], ids=["token", "blank", "read_token"]
 )
 def test_empty_token_is_refused_before_anybody_can_connect(tokens):
-    """An empty token is refused before the server listens: any empty header would match it."""
+    """An empty token is refused before the server listens: a header without a token would match it."""
     with Environment("open") as env, pytest.raises(ValueError, match="is empty"), serve(env, "127.0.0.1:0", **tokens):
         pass
 

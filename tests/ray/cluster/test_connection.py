@@ -308,7 +308,7 @@ def test_variable_names_the_cluster_where_the_options_do_not(in_process, cluster
 
 @pytest.mark.parametrize("thread", ["main", "other"])
 def test_sigterm_does_what_it_did_before(in_process, cluster, thread):
-    """SIGTERM still calls Python's handler. Ray's C++ handler, which would end the process after 3 s, is removed."""
+    """SIGTERM still calls Python's handler, and not Ray's C++ handler, which would end the process after 3 s."""
     said = in_process(
         f"""
         import ctypes

@@ -109,7 +109,7 @@ def test_service_is_found_called_taken_over_scaled_and_stopped_by_other_processe
 
 def test_after_its_process_was_killed_a_service_goes_on_and_is_taken_over(driver, environment, until):
     """
-    If the holder is killed, the replicas go on answering. A dead replica is replaced only after another process adopts.
+    If the holder is killed, the replicas go on answering. A dead one is replaced after another process adopts them.
     """
     guest = environment().service("svc")
     assert guest.run(1) == 1
