@@ -1,4 +1,4 @@
-"""What these tests share: certificates, and an environment that tells of its services in a directory."""
+"""Shared fixtures: certificates, and an environment that publishes its services in a directory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Issues certificates."""
+    """Return an authority that issues certificates."""
     if shutil.which("openssl") is None:
         pytest.skip("certificates take the command `openssl`")
     from certificates import Authority
@@ -35,19 +35,19 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="session")
 def node_certificates(authority: Authority) -> Certificates:
-    """Those of one node."""
+    """Return the certificates of one node."""
     return authority.issue("node")
 
 
 @pytest.fixture
 def plugin() -> memory_directory.Plugin:
-    """The target and the directory."""
+    """Return a plugin with a target and a directory."""
     return memory_directory.Plugin()
 
 
 @pytest.fixture
 def env(environments: Callable[..., Environment], plugin: memory_directory.Plugin) -> Environment:
-    """An environment that has it."""
+    """Return an environment with this plugin."""
     registry = Registry.of(
         sage_deploy_autoscalers,
         sage_deploy_balancers,

@@ -1,4 +1,4 @@
-"""The suite for autoscalers finds what is wrong with one: each fault fails the case that is there for it."""
+"""Each faulty autoscaler below fails the conformance case that proves the rule it breaks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ByChance(Good):
 
 
 class Restless(Good):
-    """Wants one more and one less in turn, each for long enough."""
+    """Alternates between six replicas more and six fewer, each for 20 decisions."""
 
     def __init__(self):
         self._looks = count()

@@ -1,4 +1,4 @@
-"""Line charts as SVG: what is drawn, and where."""
+"""Line charts as SVG: which elements are drawn, and where."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_all_names_are_escaped() -> None:
 def test_an_empty_chart_and_gaps_are_drawn() -> None:
     assert "polyline" in Chart(title="", x="", y="", lines=[Line("a", [])], log=True).svg()
     broken = Chart(title="", x="", y="", lines=[Line("a", [(0, 1), (1, nan), (2, 3)])]).svg()
-    assert broken.count("<polyline") == 3  # two stretches, and the legend
+    assert broken.count("<polyline") == 3  # two segments, and the legend
 
 
 def test_named_places_replace_the_numbers_and_stand_at_equal_distances() -> None:

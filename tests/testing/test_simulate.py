@@ -1,4 +1,4 @@
-"""A service in virtual time: the same every time, nothing lost, and right where theory knows the answer."""
+"""A simulation in virtual time gives the same result every time, loses no call, and agrees with queueing theory."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ GET = {"get": {"idempotent": True}}
 
 
 class KV:
-    """What the file of these tests names; no method ever runs."""
+    """The service named in the tests' file. Its methods never run."""
 
     @idempotent
     def get(self, key: str) -> None:
@@ -55,7 +55,7 @@ class KV:
 
 
 class Strangers:
-    """A balancer and an autoscaler that nobody here has written; both use randomness of their own."""
+    """A third-party balancer and autoscaler. Both draw random numbers."""
 
     binding = False
 
@@ -72,6 +72,7 @@ class Strangers:
         return [Registration("far", lambda _options: self, "Far away", capabilities=frozenset({"replaces_unhealthy"}))]
 
     def picker(self, candidates: Any) -> Any:
+        """as third-party code does"""
         return lambda _key, _method: random.choice(candidates[-2:])  # noqa: S311 - as strangers do
 
     def decide(self, _load: Any) -> float:
@@ -79,7 +80,7 @@ class Strangers:
 
 
 def registry() -> Registry:
-    """The strangers' plugins, and ours."""
+    """Return the first-party plugins and the third-party ones."""
     ours = (sage_deploy_local, sage_deploy_threading, sage_deploy_monitors, sage_deploy_balancers)
     return Registry.of(*ours, Strangers())
 
@@ -98,7 +99,7 @@ class Page(HTMLParser):
 
 
 def play(config: dict[str, Any], rate: float = 100, until: float = 20, mean: float = 0.02, **more: Any) -> Report:
-    """A service with one method under a constant load; *faults* are as the command line spells them."""
+    """Simulate a service with one method under a constant load. *faults* is written as on the command line."""
     faults = more.pop("faults", "")
     keys = more.pop("keys", None)
     with simulate({"threading_strategy": "single", "methods": GET, **config}, **more) as sim:
@@ -110,7 +111,7 @@ def play(config: dict[str, Any], rate: float = 100, until: float = 20, mean: flo
 
 
 def ended(report: Report) -> int:
-    """All calls whose end is known."""
+    """Count the calls whose outcome is known."""
     return report.ok + report.errors + report.timeouts + report.died + report.rejected + report.stopped
 
 
@@ -139,7 +140,11 @@ print(report)
 class TestSameSeed:
     @pytest.mark.parametrize("balancer", ["power_of_two", "consistent_hash"])
     def test_two_processes_write_the_same_bytes(self, balancer: str) -> None:
-        """Also if strings have other hashes, and with every fault, guard and the autoscaler at work."""
+        """
+        Two processes with the same seed write the same bytes, even if their string hashes differ.
+
+        All faults, all guards and the autoscaler are at work.
+        """
         code = EVERYTHING.replace("BALANCER", repr(balancer))
         traces = [
             subprocess.run(
@@ -184,7 +189,7 @@ class TestNothingIsLost:
     @pytest.mark.parametrize("overload", ["block", "reject", "shed_oldest", "priority"])
     @pytest.mark.parametrize("balancer", BALANCERS)
     def test_every_call_ends_once(self, balancer: str, overload: str) -> None:
-        """Under overload and with every kind of fault the outcomes add up to the calls."""
+        """The outcomes add up to the calls, under overload and with every kind of fault."""
         report = play(
             {
                 "replicas": 4,
@@ -228,7 +233,7 @@ class TestNothingIsLost:
         assert report.ok == report.calls - report.timeouts
 
     def test_a_caller_is_released_at_its_deadline_wherever_its_call_is(self) -> None:
-        """Whether it waits, or runs on a replica that hangs."""
+        """A caller is released at its deadline, both while its call waits and while it runs on a replica that hangs."""
         report = play({"timeout": 0.5}, rate=20, until=5, faults="hang replica 0 at 1s for 3s", trace=True)
         came, spent = {}, []
         for line in report.trace.splitlines():
@@ -251,10 +256,10 @@ class TestNothingIsLost:
 
 
 class TestTheory:
-    """Where queueing theory knows the answer, the simulation gives it."""
+    """The simulation agrees with queueing theory where theory has a formula."""
 
     def test_one_server(self) -> None:
-        """M/M/1: calls are in the service for 1 / (mu - lambda), exponentially distributed."""
+        """M/M/1: the time in the service is exponentially distributed, with mean 1 / (mu - lambda)."""
         report = play({"timeout": None}, rate=70, until=3000, mean=0.01)
         assert report.latency.mean == pytest.approx(1 / (100 - 70), rel=0.05)
         assert report.latency.p50 == pytest.approx(math.log(2) / 30, rel=0.05)
@@ -263,7 +268,7 @@ class TestTheory:
 
     @pytest.mark.parametrize(("replicas", "slots"), [(8, 1), (1, 8), (2, 4)])
     def test_several_servers(self, replicas: int, slots: int) -> None:
-        """M/M/c, by Erlang's formula C: as many slots are as good, on whichever replicas."""
+        """M/M/c (Erlang's formula C): only the total number of slots matters, not how replicas share them."""
         report = play({"replicas": replicas, "timeout": None}, rate=640, until=300, mean=0.01, slots=slots)
         offered = 6.4
         queue = offered**8 / math.factorial(8) * 8 / (8 - offered)
@@ -271,12 +276,12 @@ class TestTheory:
         assert report.wait.mean == pytest.approx(waits / (800 - 640), rel=0.08)
 
     def test_a_full_queue(self) -> None:
-        """M/M/1/K: with one call that runs and four that wait at most, this share is refused."""
+        """M/M/1/K: with one running call and at most four waiting calls, theory gives the share of refused calls."""
         report = play({"timeout": None, "queue_size": 4, "overload": "reject"}, rate=100, until=300, mean=0.01)
         assert report.rejected / report.calls == pytest.approx(1 / 6, rel=0.05)
 
     def test_constant_times(self) -> None:
-        """M/D/1: half the wait of M/M/1."""
+        """M/D/1: the mean wait is half of M/M/1."""
         with simulate({"threading_strategy": "single", "timeout": None}) as sim:
             sim.time("get", constant(0.01))
             sim.load(rate=70, until=1000)
@@ -320,7 +325,7 @@ class TestTheRealParts:
 
     @pytest.mark.parametrize("strategy", ["single", "pool", "async"])
     def test_a_steady_load_leaves_the_number_of_replicas_alone(self, strategy: str) -> None:
-        """An hour of random calls at one rate, with every default: once it has settled, nothing starts any more."""
+        """An hour of random calls at a constant rate, with default settings: once it has settled, no replica starts."""
         slots = {"single": 1, "pool": 4, "async": 20}[strategy]
         threads = {"pool": {"thread_count": 4, "thread_pool_size": 4}, "async": {"max_concurrency": 20}}.get(
             strategy, {}
@@ -352,7 +357,7 @@ class TestTheRealParts:
         assert next(event.replica for event in report.events if event.kind == "replica_ejected") == "service#2"
 
     def test_a_replica_that_hangs_is_replaced_where_the_target_does_that(self) -> None:
-        """After as many health checks as the configuration says."""
+        """The replica is replaced after as many failed health checks as configured."""
         checks = {"monitors": ["health"], "health_check_interval": 1, "failure_threshold": 2}
         config = {"target": "far", "replicas": 2, "timeout": 0.5, "retry": {}, **checks}
         report = play(config, rate=20, until=30, registry=registry(), faults="hang replica 0 at 5s")
@@ -425,7 +430,7 @@ class TestTheRealParts:
             sim.time("embed", 0.1)
             sim.load(rate=60, until=20)
             report = sim.run()
-        assert report.ok == report.calls  # ten runs a second would not do
+        assert report.ok == report.calls  # ten single runs a second would not be enough
         assert report.latency.p99 < 1
 
     def test_calls_with_a_higher_priority_wait_less(self) -> None:

@@ -1,4 +1,4 @@
-"""What the conformance suites run with, and which cases they leave out."""
+"""Which plugins the conformance suites run with, and which cases they skip."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def suite_of(*capabilities):
 
 
 def test_suite_runs_with_the_first_party_plugins_and_not_with_what_else_is_installed():
+    """A suite for a first-party plugin runs with the first-party plugins only, whatever else is installed."""
     assert "remote_any" in Registry.discover().ids("target")
 
     class Suite(StrategyConformance):
@@ -41,6 +42,8 @@ def test_suite_runs_with_the_first_party_plugins_and_not_with_what_else_is_insta
 
 
 def test_suite_runs_with_the_distribution_of_its_plugin():
+    """A suite for an installed third-party plugin also loads the distribution of this plugin."""
+
     class Suite(TargetConformance):
         plugin_id = "remote_any"
 

@@ -1,4 +1,4 @@
-"""Virtual time passes only when it is told to, and timers take their turn as on a real clock."""
+"""Virtual time advances only on request, and timers run in the same order as on a real clock."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_a_timer_that_another_thread_sets_while_cancelled_ones_are_dropped_is_no
     clock, seen = VirtualClock(start=0), []
 
     class SetsAnother:
-        """A cancelled timer; another thread sets an earlier one at the very moment when that is found out."""
+        """A cancelled timer. While the clock finds out that it is cancelled, another thread sets an earlier timer."""
 
         @property
         def callback(self):

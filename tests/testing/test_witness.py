@@ -1,4 +1,4 @@
-"""The history of single calls sorts them, and has the checker judge them."""
+"""A history of single calls sorts their outcomes and lets the checker judge them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from witness import History
 
 
 class Handle:
-    """Ends each call as the test says."""
+    """Ends each call with the next of the given outcomes."""
 
     def __init__(self, *outcomes):
         self._outcomes = iter(outcomes)
@@ -43,6 +43,7 @@ def check(tmp_path, ran, *outcomes, idempotent=False, deaths=1):
 
 
 def test_calls_that_ended_as_they_may_are_sorted(tmp_path):
+    """A correct history sorts its calls into answered, died and failed."""
     refused = OverloadedError("full")
 
     found = check(tmp_path, [0, 1], "ok", MAYBE, refused)

@@ -1,4 +1,4 @@
-"""What the tests with a Ray runtime share: one cluster for all of them."""
+"""One Ray cluster, shared by all tests that need a Ray runtime."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _HERE = Path(__file__).parent
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run these tests after all others: each process that shares the tests starts a cluster of its own for them."""
+    """Run these tests after all others: each test process starts its own cluster for them."""
     items.sort(key=lambda item: _HERE in item.path.parents)
 
 
 @pytest.fixture(scope="session")
 def ray_folder() -> Iterator[Path]:
-    """Where Ray keeps its sessions: private, so that nothing finds another cluster, and short, for its sockets."""
+    """Return Ray's folder for sessions: private, so nothing finds another cluster, and short for socket paths."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tempfile.mkdtemp(prefix="sr-", dir="/tmp")
         patch.setenv("RAY_TMPDIR", folder)
