@@ -1,4 +1,4 @@
-"""Settings for the tests of the Ray plugin, which Ray reads when it is imported."""
+"""What the tests of the Ray plugin share: the settings that Ray reads at its import."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from importlib.util import find_spec
 if find_spec("ray") is None:
     collect_ignore_glob = ["*"]
 
-# The test modules import Ray, so the settings must be made before.
-# Ray's own niceness is 15: its workers would hardly run next to the other test processes.
+# Ray reads these when it is imported, which the test modules do.
+# With Ray's own niceness, 15, its workers would hardly run beside the other processes that share the tests.
 os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", RAY_worker_niceness="0")
 os.environ.pop("RAY_ADDRESS", None)

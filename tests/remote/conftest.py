@@ -1,4 +1,4 @@
-"""Shared fixtures: certificates, and an environment that publishes its services in a directory."""
+"""What these tests share: certificates, and an environment that tells of its services in a directory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Return an authority that issues certificates."""
+    """Issues certificates."""
     if shutil.which("openssl") is None:
         pytest.skip("certificates take the command `openssl`")
     from certificates import Authority
@@ -35,19 +35,19 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="session")
 def node_certificates(authority: Authority) -> Certificates:
-    """Return the certificates of one node."""
+    """Those of one node."""
     return authority.issue("node")
 
 
 @pytest.fixture
 def plugin() -> memory_directory.Plugin:
-    """Return a plugin with a target and a directory."""
+    """The target and the directory."""
     return memory_directory.Plugin()
 
 
 @pytest.fixture
 def env(environments: Callable[..., Environment], plugin: memory_directory.Plugin) -> Environment:
-    """Return an environment with this plugin."""
+    """An environment that has it."""
     registry = Registry.of(
         sage_deploy_autoscalers,
         sage_deploy_balancers,
