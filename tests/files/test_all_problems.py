@@ -1,4 +1,6 @@
-"""All problems of a file are reported at once. A wrong value hides no other problem, and causes no false one."""
+"""
+Every problem of a file is reported at once: a value that is wrong hides nothing, and makes nothing else look wrong.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from sage_deploy_files.reading.reader import examine
 from sage_plugins import Environment
 from sage_plugins.errors import ConfigError
 
-#: Wrong values of all kinds. Each is added to a service whose strategy, class and method are wrong too.
+#: Wrong values of all kinds, each as the entry of a service whose strategy, class and method are wrong as well.
 WRONG = {
     "a unit": "performance: {timeout: 5 s}",
     "a type": "deployment: {replicas: two}",
@@ -31,7 +33,7 @@ WRONG = {
 
 @pytest.fixture
 def check(tmp_path):
-    """Return the broken rules and the keys of the values that break them."""
+    """The rules that a file breaks, and the keys of its values that break them."""
 
     def check(text):
         (tmp_path / "services.yaml").write_text(textwrap.dedent(text))
@@ -43,7 +45,7 @@ def check(tmp_path):
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
 def test_a_wrong_value_hides_nothing_and_blames_nothing_else(check, wrong):
-    """Plugins and classes report the same problems of the other values, with and without the wrong value."""
+    """What plugins and classes say of the other values is the same as without it."""
     first = ["class: 'bookshop:Shelf'", "threading_strategy: pol", "monitors: [metrics, heath]"]
     expected = {("E207", "threading_strategy"), ("E207", "monitors.1"), ("E703", "class"), ("E301", "thread_count")}
     if not wrong.startswith("methods"):
@@ -70,13 +72,13 @@ def test_a_wrong_value_hides_nothing_and_blames_nothing_else(check, wrong):
     ],
 )
 def test_nothing_is_said_of_the_default_in_a_wrong_values_place(check, field, others):
-    """A wrong value is one problem. The default in its place causes no others: nothing missing, no complaints."""
+    """Neither that it is missing, nor what another plugin than the one that is meant says of its values."""
     found = check(f"services: {{first: {{class: 'bookshop:Counter', {field}, {others}}}}}\n")
     assert [problem for problem in found if problem[0].startswith("E")] == [("E102", field.partition(":")[0])]
 
 
 def test_the_other_methods_and_options_are_checked(check):
-    """A wrong entry in `methods` or `options` is one problem, and the other entries are still checked."""
+    """One wrong entry of `methods` or `options` is one problem, and the other entries have theirs."""
     found = check(
         """
         services:
@@ -97,7 +99,7 @@ def test_the_other_methods_and_options_are_checked(check):
 
 @pytest.mark.parametrize("name", deployment_files.names(deployment_files.BAD))
 def test_reading_on_finds_what_reading_finds(name):
-    """Every bad file still gives configurations. The reader's problems come first, each once."""
+    """Every bad file can be read on: it makes configurations, and the problems of reading come first, each once."""
     with deployment_files.surroundings(deployment_files.BAD):
         profile = deployment_files.profile_of(deployment_files.BAD / name)
         file = examine(name, profile=profile)

@@ -1,8 +1,8 @@
 """
-Every bad deployment file gets exactly the expected message.
+Every bad deployment file gets its message, word for word, and nothing worse.
 
-The files are in tests/deployment_files/bad, with the expected messages. Each name begins with the rule that refuses the
-file. tests/support/deployment_files.py writes the other files, and explains how to update the expectations.
+The files lie in tests/deployment_files/bad, each named for the rule that refuses it, with what is expected beside them;
+tests/support/deployment_files.py writes the others, and says how to write the expectations anew.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def expected():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with the files that are not in the repository."""
+    """A folder with the files that do not lie in the repository."""
     folder = tmp_path_factory.mktemp("written")
     deployment_files.write(folder)
     return folder
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def refusal(folder):
-    """Return the error with which a file is refused."""
+    """The error with which a file is refused."""
 
     def refusal(name):
         with deployment_files.surroundings(deployment_files.BAD if name in KEPT else folder):
@@ -48,7 +48,6 @@ def refusal(folder):
 
 
 def test_there_is_a_message_for_each_file_and_a_file_for_each_message(expected):
-    """Every file has an expected message, and every expected message has a file."""
     assert sorted(expected) == sorted([*KEPT, *WRITTEN])
 
 
@@ -66,7 +65,7 @@ def test_the_message_is_the_expected_one_word_for_word(name, refusal, expected):
 
 
 def test_each_of_the_parsers_complaints_that_are_explained_occurs(expected):
-    """Each explained complaint of the YAML parser appears in an expected message, so readers can review it."""
+    """What is said for it is seen, in a message, by whoever reads the expectations."""
     messages = "\n".join(expected.values())
     for meaning in syntax._MEANINGS:
         words = re.sub(r"\\\{\w+\\\}", ".+", re.escape(meaning.message)).replace(r"\{\{", r"\{")
@@ -74,13 +73,12 @@ def test_each_of_the_parsers_complaints_that_are_explained_occurs(expected):
 
 
 def test_no_variable_that_is_called_a_secret_is_shown(expected):
-    """A secret value from the environment never appears in a message."""
     assert not [name for name, text in expected.items() if deployment_files.VARIABLES["DB_PASSWORD"] in text]
 
 
 @pytest.mark.parametrize("name", [name for name in [*KEPT, *WRITTEN] if name.startswith("E108")])
 def test_no_more_nodes_are_made_or_walked_than_the_limit(name, folder, monkeypatch):
-    """The size of an alias or a merge key is counted before the reader walks through its value."""
+    """What an alias or a merge key stands for is counted before anybody looks at it."""
     made, walked = [], []
 
     class Counted(nodes.Node):
@@ -102,8 +100,8 @@ def test_no_more_nodes_are_made_or_walked_than_the_limit(name, folder, monkeypat
     assert sum(walked) <= MAX_NODES
 
 
-#: Reads every file of its directory with little memory, and prints how many are refused. That takes about 15 seconds. A
-#: reader with quadratic cost would take hours, so the CPU limit is far from both.
+#: Reads every file of its directory with little memory, and says how many are refused. They take some 15 seconds; a
+#: reader that took the square of their length would take hours: the limit needs no more than to be far from both.
 PROGRAM = """\
 import pathlib
 import resource
@@ -125,7 +123,7 @@ print(refused)
 
 @pytest.mark.timeout(300)
 def test_no_file_takes_much_memory_or_time_whatever_it_asks_for(folder):
-    """All files, including bombs and devices, are refused with little memory and in bounded time."""
+    """All, bombs and devices among them, are refused with little memory and without endless work."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=folder,

@@ -1,4 +1,4 @@
-"""The deployment file: what it may contain. Everything else is refused with its line and column."""
+"""The deployment file: what it may say, and that everything else is refused at its line and column, never worse."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def refused(load):
 
 
 def service(body):
-    """Return a file with one service. The body's first line is line 3 of the file, and its columns start at 5."""
+    """A file with one service; the body's first line is line 3, its columns count from 5."""
     return "services:\n  kv:\n" + "".join(f"    {line}\n" for line in body.split("\n"))
 
 
@@ -250,7 +250,7 @@ services:
         ],
     )
     def test_the_profile_beats_the_entry_and_the_entry_all_defaults(self, load, profile, kv, vdb):
-        """A profile's entry beats the file's entry, which beats all defaults. A profile's defaults beat the file's."""
+        """Of the defaults, those of the profile beat those of the file."""
         services = load(self.FILE, profile=profile).services
         for name, expected in (("kv", kv), ("vdb", vdb)):
             values = services[name].values
@@ -259,7 +259,6 @@ services:
         assert services["vdb"].class_path == "real:VDB"
 
     def test_places_are_those_of_the_layer_that_won(self, load):
-        """A value has the place of the layer that set it."""
         entry = load(self.FILE, profile="dev").services["kv"]
         assert entry.place("thread_count").value.line == 6
         assert entry.place("replicas").value.line == 9
@@ -268,7 +267,6 @@ services:
         assert entry.place("class").value.line == 6
 
     def test_mappings_are_merged_key_by_key_and_everything_else_is_taken_as_a_whole(self, load):
-        """Mappings are merged key by key. Every other value of a higher layer replaces the lower one as a whole."""
         entry = load(
             """\
 defaults:
@@ -293,7 +291,6 @@ services:
         assert entry.place("retry.min") is None
 
     def test_each_value_knows_who_set_it(self, load):
-        """Each value knows its origin: file and line, profile and defaults, or the field's default."""
         file = load(self.FILE, profile="dev")
         entry = file.services["kv"]
         assert {name: str(entry.origin(name)).removeprefix(file.path) for name in ("timeout", "queue_size")} == {
@@ -304,7 +301,7 @@ services:
         assert entry.origin("replicas")[:4] == ("file", file.path, 9, 35)
 
     def test_defaults_that_all_services_would_copy_are_bounded(self, refused):
-        """Thousands of services that each add a key to thousands of defaults are refused before they are merged."""
+        """Thousands of services that each add a key to thousands of defaults are refused, not merged for minutes."""
         defaults = ", ".join(f"k{number}: 1" for number in range(5_000))
         services = "".join(f"  s{number}: {{user_config: {{a: 1}}}}\n" for number in range(3_000))
         found, error = refused(f"defaults: {{user_config: {{{defaults}}}}}\nservices:\n{services}")
@@ -329,7 +326,6 @@ services:
         assert refused("profiles: {dev: {services: {kv: {replicas: 0}}}}\nservices: {kv: {}}")[0] == ["1:44 E103"]
 
     def test_rules_between_fields_see_the_merged_values(self, load, refused):
-        """Rules between fields check the values after all layers are merged."""
         text = "defaults: {replicas: 2, load_balancing: false}\nservices:\n  kv: {}\n"
         assert refused(text)[0] == ["1:22 E402"]
         assert load(text.replace("{}", "{load_balancing: true}")).services["kv"].values["replicas"] == 2
@@ -578,7 +574,6 @@ class TestBadFiles:
         assert lines[-1] == "  and 13 more"
 
     def test_what_the_file_says_cannot_break_the_line(self, refused):
-        """Line breaks and escape sequences from the file cannot break a message's line."""
         _, error = refused(service('"a\\n\\e[31m\\u2028": 1\ntarget: "x\\ny "'))
         assert len(str(error).splitlines()) == 3
         assert "\x1b" not in str(error)
@@ -668,7 +663,6 @@ def test_the_module_loads_no_yaml_before_it_reads():
 
 
 def test_reading_runs_no_constructor_of_yaml(load, monkeypatch):
-    """Reading never runs YAML's constructors."""
     import yaml
 
     def never(*_args, **_kwargs):

@@ -1,4 +1,4 @@
-"""`explain` describes the keys of a deployment file."""
+"""What `explain` knows about the keys of a deployment file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def one(path):
 
 
 def everything():
-    """Return every key that can be explained, including the options of installed plugins."""
+    """Every key that can be explained, those of the installed plugins' options too."""
     registry = Registry.discover()
     ids = sorted({id for _, id in registry.entries()} | set(registry.environment_options()))
     found = list(one("").walk())
@@ -36,7 +36,7 @@ def everything():
 
 
 def test_every_field_can_be_explained():
-    """Each field can be explained by its name and below its group, as it is declared."""
+    """By its own name and below its group, as its declaration says."""
     for name, info in fields().items():
         doc = one(name)
         assert doc == one(f"{info.group}.{name}" if info.group else name)
@@ -45,7 +45,7 @@ def test_every_field_can_be_explained():
 
 
 def test_every_key_of_the_file_is_there():
-    """The keys that can be explained are exactly those that the reader accepts."""
+    """What the reader accepts can be explained, and nothing else."""
     file = one("")
     assert {key.path for key in file.keys} | {"options"} == set(reader._TOP)
     services = next(key for key in file.keys if key.path == "services")
@@ -58,7 +58,7 @@ def test_every_key_of_the_file_is_there():
 
 
 def test_every_snippet_is_a_deployment_file(tmp_path):
-    """Each snippet can be copied: it is a valid file that sets the key."""
+    """It can be copied: the reader takes it, and finds the key in it."""
     file = tmp_path / "snippet.yaml"
     for doc in everything():
         file.write_text(yaml.safe_dump(doc.snippet, sort_keys=False), encoding="utf-8")
@@ -70,14 +70,13 @@ def test_every_snippet_is_a_deployment_file(tmp_path):
 
 
 def test_every_key_is_explained_by_the_path_that_it_has():
-    """The path that a description shows finds the description again."""
     for doc in everything():
         assert doc.path in {found.path for found in explain(doc.path)}
         assert doc.doc or doc.path.startswith("options.")
 
 
 def test_descriptions_are_of_plain_types():
-    """Descriptions can be printed as JSON."""
+    """They are printed as JSON."""
     for doc in everything():
         json.dumps(attrs.asdict(doc))
 
@@ -87,7 +86,7 @@ def test_descriptions_are_of_plain_types():
 )
 @pytest.mark.parametrize("path", ["timeout", "performance.timeout", "methods.get.batch", "deployment", "options.pool"])
 def test_way_from_the_top_of_the_file_may_stand_before_it(above, path):
-    """A key can be given with its whole path in the file, as messages about a file name it."""
+    """As messages about a file name the key."""
     assert explain(above + path) == explain(path)
 
 
@@ -113,11 +112,7 @@ def test_options_lists_every_plugin_that_has_some():
 
 
 def test_options_that_cannot_be_read_hide_no_others():
-    """
-    If a plugin's options cannot be read, asking for them is an error that names the plugin.
-
-    The list of all options still shows the others.
-    """
+    """Who asks for them learns whose they are; who asks for all sees the rest."""
 
     class Broken:
         @hookimpl
@@ -151,7 +146,6 @@ def test_plugin_without_options_says_so():
     ],
 )
 def test_misspelt_key_is_answered_with_the_nearest(path, near):
-    """A misspelt key is refused with the nearest key as suggestion."""
     with pytest.raises(errors.ConfigError) as caught:
         explain(path)
     assert f"did you mean {near!r}?" in str(caught.value)
@@ -168,7 +162,6 @@ def test_nonsense_is_refused_on_one_line(path):
 
 
 def test_options_of_an_unknown_plugin_say_what_keeps_it_from_being_used(monkeypatch):
-    """The options of an unknown or disabled plugin are refused, and the error says why it cannot be used."""
     monkeypatch.setenv(DISABLED_VARIABLE, "ray")
     with pytest.raises(errors.UnknownPluginError, match="did you mean 'pool'"):
         explain("options.poool")
@@ -177,7 +170,7 @@ def test_options_of_an_unknown_plugin_say_what_keeps_it_from_being_used(monkeypa
 
 
 def test_plugins_are_looked_for_only_if_options_are_asked_for():
-    """Plugins are discovered only for options: a conflict between plugins does not block other explanations."""
+    """A conflict between plugins does not keep anybody from reading about a timeout."""
 
     def discover():
         raise errors.PluginConflictError("two of them")

@@ -1,4 +1,4 @@
-"""The documentation of options comes from their class: names, types, defaults and meanings."""
+"""What an options class says about its options: names, types, defaults and meanings."""
 
 from __future__ import annotations
 
@@ -61,11 +61,7 @@ class Options:
 
 
 def test_options_are_described_by_their_class():
-    """
-    Each option shows its name, its type in words, a plain default and its meaning.
-
-    Attributes that the constructor does not take are left out.
-    """
+    """Name, type in words, default of plain types, meaning; what the constructor does not take is left out."""
     found = {option.name: option for option in option_docs(Options)}
     assert {name: (option.type, option.default, option.doc) for name, option in found.items()} == {
         "needed": ("string", None, "Has no default."),
@@ -90,7 +86,7 @@ def test_options_below_an_option_are_described():
 
 
 def test_names_are_those_that_the_reader_takes():
-    """An attribute with a leading underscore is named without it, as the constructor takes it."""
+    """An attribute that begins with an underscore is named without it, as the constructor takes it."""
     given = {"needed": "n", "hidden": True}
     options, problems = structure(Options, given, key="options.test")
     assert (problems, options._hidden) == ([], True)
@@ -98,13 +94,11 @@ def test_names_are_those_that_the_reader_takes():
 
 
 def test_class_that_contains_itself_ends():
-    """A class that contains itself is described without endless recursion."""
-
     @attrs.frozen
     class Node:
         child: Any = None
 
-    attrs.fields(Node)  # before its own name can be used in an annotation
+    attrs.fields(Node)  # made before its own name can stand in an annotation
     Node.__annotations__["child"] = Node
     nested = attrs.make_class("Nested", {"child": attrs.field(type=Node, default=None)})
     assert [option.name for option in option_docs(nested)] == ["child"]
@@ -113,15 +107,13 @@ def test_class_that_contains_itself_ends():
 def test_annotations_that_cannot_be_resolved_are_shown_as_written():
     @attrs.frozen
     class Broken:
-        value: NoSuchType = None  # noqa: F821 - this name does not exist, on purpose
+        value: NoSuchType = None  # noqa: F821 - that is the point
 
     (option,) = option_docs(Broken)
     assert option.type == "NoSuchType"
 
 
 def test_base_class_says_what_its_heirs_leave_out():
-    """An attribute that a subclass does not document has the meaning from the base class."""
-
     class Heir(Inner):
         """Without a section."""
 
@@ -142,7 +134,7 @@ def test_docstring_without_the_section_says_nothing(text):
 
 
 def test_every_option_of_the_installed_plugins_has_a_meaning():
-    """Every option of every installed plugin has a type and a meaning."""
+    """Whoever adds an option explains it."""
     entries = Registry.discover().entries()
     classes = {key: entry.registration.options_class() for key, entry in entries.items()}
     described = [option for cls in classes.values() if cls is not None for option in option_docs(cls)]

@@ -1,4 +1,4 @@
-"""The schema of a plugin's options gives the same verdict as `structure`, and shows what the options class says."""
+"""The schema of plugins' options: it and `structure` give the same verdict, and it says what the class says."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ VALIDATOR = StrictValidator(whole(Options))
 @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.dictionaries(st.sampled_from(NAMES), ANYTHING, max_size=2))
 def test_schema_and_structure_agree(value):
-    """For any options, `structure` and the schema give the same verdict."""
+    """Whatever the options are: `structure` takes them if and only if the schema does."""
     _, problems = structure(Options, value, key="options.x")
     mistakes = [error.message for error in VALIDATOR.iter_errors(value)]
     assert bool(mistakes) == bool(problems), (mistakes, problems)
@@ -125,7 +125,7 @@ def test_schema_and_structure_agree(value):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in {"internal", "mistake"}])
 def test_each_option_has_values_that_both_take_and_others_that_both_refuse(name):
-    """For each option, both accept some values and both refuse others, so the agreement above means something."""
+    """So that the agreement above is about something."""
     samples = [None, True, 1, 3, 0.5, -1, "a1", "fast", "red", [], [1, "a"], ["a"] * 3, {}, {"host": "h"}, {"red": 1}]
     verdicts = set()
     for value in samples:
@@ -164,7 +164,7 @@ v = attrs.validators
     ],
 )
 def test_validators_of_attrs_are_said(kind, validator, good, bad):
-    """The schema expresses these attrs validators as `structure` checks them, and `${NAME}` may replace any scalar."""
+    """Both give the same verdict, and a variable of the environment may stand for any scalar."""
     cls = made(kind, validator)
     for value in (*good, *bad):
         _, problems = structure(cls, {"x": value}, key="options.x")
@@ -176,14 +176,14 @@ def test_validators_of_attrs_are_said(kind, validator, good, bad):
 @pytest.mark.parametrize(
     ("kind", "validator", "value"),
     [
-        # Not in JSON Schema's regular expressions, or with a different meaning there.
+        # Not in JSON Schema's regular expressions, or with another meaning there.
         (str, v.matches_re(r"(?i)a"), "A"),
         (str, v.matches_re("a", re.IGNORECASE), "A"),
         (str, v.matches_re(r"\w"), "é"),
         (str, v.matches_re(r"(?P<name>a)"), "a"),
         (str, v.matches_re(r"a\Z"), "a"),
         (str, v.matches_re(r"\-"), "-"),
-        # Choices that the validator does not list.
+        # Choices that are not written down.
         (int, v.in_(range(1_000_000)), 5),
         (str, v.in_("abc"), "bc"),
         (int, v.instance_of(int), 1),
@@ -192,22 +192,20 @@ def test_validators_of_attrs_are_said(kind, validator, good, bad):
     ],
 )
 def test_what_cannot_be_said_is_left_out(kind, validator, value):
-    """The schema leaves out a validator that it cannot express. It rather accepts too much than too little."""
+    """The schema takes too much rather than too little."""
     cls = made(kind, validator)
     assert structure(cls, {"x": value}, key="options.x")[1] == []
     assert takes(cls, {"x": value})
 
 
 def test_validator_of_what_a_converter_makes_is_left_out():
-    """The schema leaves out a validator after a converter, which checks another value than the one in the file."""
+    """It sees another value than the one that the file has."""
     cls = made(int, v.ge(10), converter=lambda value: value * 10)
     assert structure(cls, {"x": 1}, key="options.x")[1] == []
     assert takes(cls, {"x": 1})
 
 
 def test_type_that_is_not_known_takes_anything():
-    """The schema accepts anything for an unknown type."""
-
     class Strange:
         pass
 
@@ -228,7 +226,6 @@ def test_class_may_contain_itself():
 
 
 def test_classes_of_the_same_name_stay_two():
-    """Two classes with the same name get two definitions."""
     schemas = OptionsSchemas()
     first, second = schemas.of_class(made(int)), schemas.of_class(made(str))
     assert first != second
@@ -248,7 +245,6 @@ def test_classes_of_the_same_name_stay_two():
     ],
 )
 def test_default_is_shown_as_a_file_would_have_it(default, shown):
-    """A default is shown in the way that a file would write it."""
     found = definition(made(Any, default=default))["properties"]["x"]
     assert found["default"] == shown
     assert found["description"].startswith("Default: ")
@@ -265,21 +261,19 @@ def test_default_is_shown_as_a_file_would_have_it(default, shown):
     ],
 )
 def test_default_that_json_cannot_say_is_not_shown(default):
-    """A default that JSON cannot express is not shown."""
     found = definition(made(Any, default=default))["properties"]["x"]
     assert "default" not in found
     assert found["description"] == ""
 
 
 def test_default_null_is_said_but_not_filled_in():
-    """A default of null is only in the description: editors fail on null where they expect text."""
+    """Editors fail on null where they expect a text."""
     found = definition(made(str | None, default=None))["properties"]["x"]
     assert "default" not in found
     assert found["description"] == "Default: null."
 
 
 def test_options_with_a_unit_take_the_spellings_that_structure_takes():
-    """Options with a unit accept the same spellings as `structure`."""
     from jsonschema import Draft202012Validator
 
     from sage_deploy_files.describing.schema.document import deployment_schema

@@ -1,7 +1,7 @@
 """
-For any bytes, the reader returns a file or raises a `ConfigError` with printable problems located in the file.
+For any bytes whatever: the reader gives a file or a ConfigError, whose problems can be printed and lie in the file.
 
-A file that is read gives configurations, and is the same after it was written out and read again.
+A file that is read makes configurations, and written out it reads the same.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """
-A deployment file that is read, written out and read again gives the same result.
+What a deployment file comes to can be written out, and reading that gives the same.
 
-The files are those of tests/deployment_files/good, and generated ones: valid values of any fields, spread over entry,
-profile and defaults, with anchors, merge keys, environment variables, units, and every way to write a scalar. A few
-lines of Python compute the expected result from the same values.
+The files are those of tests/deployment_files/good, and generated ones: any valid values of any fields, spread over the
+entry, a profile and the defaults, with anchors, merge keys, variables of the environment, units, and every way to write
+a scalar. What they come to is compared with what a few lines of Python make of the same values.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def read_text(text, folder, **options):
 
 
 def flat(document):
-    """Return the services of a plain document, with their fields taken out of the groups."""
+    """The services of a plain document, their fields out of their groups."""
     services = {}
     for name, entry in document["services"].items():
         services[name] = {key: value for key, value in entry.items() if key not in GROUPS}
@@ -43,7 +43,7 @@ def flat(document):
 
 
 def said(entry):
-    """Return the result of a service's entry, in the shape of a plain document."""
+    """What a service's entry came to, in the shape of a plain document's."""
     values = plain(entry.values)
     if entry.class_path is not None:
         values["class"] = entry.class_path
@@ -54,7 +54,7 @@ def said(entry):
 
 
 def literal(value):
-    """Return the value with `${` escaped, as a file must write it."""
+    """The value as it is written where `${` begins a variable of the environment."""
     if isinstance(value, dict):
         return {name: literal(child) for name, child in value.items()}
     if isinstance(value, list):
@@ -72,7 +72,6 @@ def check(file, folder):
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_file_comes_to_what_stands_beside_it(name):
-    """Reading a good file gives the result in the text file next to it."""
     with deployment_files.surroundings(deployment_files.GOOD):
         expected = Path(name).with_suffix(".txt").read_text(encoding="utf-8")
         assert deployment_files.outcome(name) == expected
@@ -82,13 +81,11 @@ def test_a_good_file_comes_to_what_stands_beside_it(name):
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_file_written_out_is_the_same_file(name, tmp_path):
-    """A good file that is written out and read again gives the same result."""
     with deployment_files.surroundings(deployment_files.GOOD):
         check(read(name, profile=deployment_files.profile_of(Path(name))), tmp_path)
 
 
 def test_each_good_file_has_its_outcome_and_each_outcome_its_file():
-    """Every good file has an expected result, and every expected result has a file."""
     outcomes = {path.stem for path in deployment_files.GOOD.glob("*.txt")}
     assert outcomes == {name.removesuffix(".yaml") for name in GOOD}
 
@@ -115,11 +112,10 @@ GENERATED = {
 }
 
 
-# Shrinking a failing file may exceed the test's timeout, so only the slow test shrinks.
+# Looking for the smallest file that fails may take longer than a test has; the long run does it.
 @settings(max_examples=100, phases=[Phase.explicit, Phase.reuse, Phase.generate], **GENERATED)
 @given(case=files(), profile=st.sampled_from([None, "busy"]))
 def test_any_valid_file_comes_to_its_values_and_written_out_to_the_same(folder, case, profile):
-    """Any generated file gives its expected values, and the same values after it was written out."""
     round_trip(folder, case, profile)
 
 
@@ -127,5 +123,4 @@ def test_any_valid_file_comes_to_its_values_and_written_out_to_the_same(folder, 
 @settings(max_examples=3000, **GENERATED)
 @given(case=files(), profile=st.sampled_from([None, "busy"]))
 def test_thousands_of_valid_files_come_to_their_values_and_written_out_to_the_same(folder, case, profile):
-    """The same for 3000 files, with shrinking."""
     round_trip(folder, case, profile)

@@ -1,8 +1,8 @@
 """
-The JSON Schema of deployment files gives the same verdict as the reader, and shows what the plugins say.
+The JSON Schema of deployment files: it and the reader give the same verdict, and it says what the plugins say.
 
-JSON has one kind of number and no infinity; YAML has both. For other validators, `4.0` is an integer. For the reader
-and for the validator here, it is not.
+JSON has one kind of number and no infinity, YAML has both: `4.0` is an integer to other validators, to the one here it
+is not, as it is not to the reader.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent.parent
 
-#: Rules of the reader that a schema cannot express.
+#: What the reader refuses and a schema cannot say.
 EXEMPT = {
     "E104": "the same field in its group and outside",
     "E105": "what the environment has",
@@ -51,7 +51,7 @@ EXEMPT = {
 
 
 def module(path: Path) -> Any:
-    """Import a module of the tests or of a third party by its file."""
+    """A module of the tests, or a stranger's, by its file."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     found = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
@@ -93,12 +93,12 @@ def validator(schema) -> Any:
 
 @pytest.fixture
 def takes(validator):
-    """Return a function that tells whether the schema accepts a service with these values."""
+    """Whether the schema takes a service with these values."""
     return lambda values: validator.is_valid({"services": {"kv": values}})
 
 
 def with_units(declared: Mapping[str, FieldInfo]) -> Iterator[str]:
-    """Yield the fields and keys that take a number with a unit."""
+    """The fields and keys that take a number with a unit."""
     for name, info in declared.items():
         if info.unit:
             yield name
@@ -109,7 +109,7 @@ UNITS = frozenset(with_units(fields()))
 
 
 def texts(value: Any, key: str = "") -> Iterator[str]:
-    """Yield the keys whose value is a text."""
+    """The keys that have a text."""
     if isinstance(value, str):
         yield key
     elif isinstance(value, dict):
@@ -118,25 +118,25 @@ def texts(value: Any, key: str = "") -> Iterator[str]:
 
 
 def counts(problem: Any, root: Any) -> bool:
-    """Whether the schema must find this problem too."""
+    """Whether a problem is one that the schema must find as well."""
     key = problem.key.rpartition(".")[2]
-    # Only the reader checks the amount in a duration or a size. The schema checks amounts without unit too.
+    # How much a duration or a size is, is for the reader to say; numbers are the schema's matter too.
     return problem.id not in EXEMPT and not (problem.id == "E103" and key in UNITS and key in texts(root))
 
 
 def hides(problem: Any) -> bool:
-    """Whether the reader skips the contents of the wrong value, because another value counts or nobody uses it."""
+    """Whether the reader does not look at what is below: there is another value, or nobody would ask for it."""
     return problem.id == "E104" or problem.message.startswith("there is no service")
 
 
 @functools.cache
 def without_plugins() -> Any:
-    """Return a validator like the reader: without plugins, whose options only a plan checks."""
+    """What the reader is compared with: it knows no plugins, and their options are the plan's matter."""
     return StrictValidator(deployment_schema(Registry.of()))
 
 
 def compare(path: Path, data: bytes) -> None:
-    """Check that the reader and the schema give the same verdict on a file that is valid YAML."""
+    """The reader and the schema give the same verdict on a file that is good YAML."""
     root, flaws = read_nodes(data, os.environ)
     assert root is not None
     assert not flaws
@@ -154,7 +154,7 @@ def compare(path: Path, data: bytes) -> None:
 
 
 def readable(data: bytes) -> bool:
-    """Whether the file can be compared: its YAML is valid, and it is not too large."""
+    """Whether there is something to compare: the mistake is not in the YAML itself, or in the size of the file."""
     if len(data) > 10_000:
         return False
     root, flaws = read_nodes(data, os.environ)
@@ -190,7 +190,7 @@ def test_schema_and_reader_agree_on_the_collected_files(path, tmp_path):
     compare(tmp_path / "file.yaml", path.read_bytes())
 
 
-# -- random files ----------------------------------------------------------------------------------------------------
+# -- files made by chance --------------------------------------------------------------------------------------------
 
 ANYTHING = st.one_of(
     st.none(),
@@ -203,7 +203,7 @@ ANYTHING = st.one_of(
 
 
 def value_of(info: FieldInfo) -> st.SearchStrategy[Any]:
-    """Draw a value of a field, mostly a good one."""
+    """Mostly good values of a field."""
     number = st.integers(0, 9)
     good: dict[str, st.SearchStrategy[Any]] = {
         "integer": number,
@@ -227,7 +227,7 @@ def members(declared: Mapping[str, FieldInfo]) -> st.SearchStrategy[dict[str, An
 
 
 def some(declared: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
-    """Draw a few of the keys: the more keys, the more often they contradict each other."""
+    """Few of the keys: what is right on its own is seldom right in a crowd."""
     pairs = st.sampled_from(sorted(declared)).flatmap(lambda name: st.tuples(st.just(name), declared[name]))
     return st.lists(pairs, max_size=4).map(dict)
 
@@ -270,15 +270,15 @@ FILES = st.fixed_dictionaries(
 @example({"services": {"kv": {}}, "profiles": {"dev": {"services": {"kv": None}}}})
 @example({"services": {}, "defaults": {"class": "m:C"}})
 def test_schema_and_reader_agree_on_any_file(tmp_path_factory, value):
-    """For a file with any keys and values, the reader and the schema give the same verdict."""
+    """Whatever keys and values a file has: the reader takes it if and only if the schema does."""
     compare(tmp_path_factory.getbasetemp() / "any.yaml", json.dumps(value).encode())
 
 
-# -- texts instead of other values -----------------------------------------------------------------------------------
+# -- texts that stand for other values -------------------------------------------------------------------------------
 
 
 def scalars(declared: Mapping[str, FieldInfo], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield every field and key with a single value, with its path."""
+    """Every field and key that holds a single value, with its path."""
     for name, info in declared.items():
         below = (*path, name, "get") if info.kind == "methods" else (*path, name)
         if info.kind in {"integer", "number", "boolean", "string", "batch"}:
@@ -297,7 +297,7 @@ def at(path: tuple[str, ...], value: Any) -> Any:
 
 @pytest.mark.parametrize("path", SCALARS, ids=".".join)
 def test_variable_of_the_environment_may_stand_for_any_single_value(path, takes):
-    """The schema accepts `${NAME}` for any single value. Only the reader knows the variable's content."""
+    """What the variable has in it is for the reader to say."""
     assert takes(at(path, "${NAME}"))
     assert takes(at(path, "${NAME:-1}${OTHER}"))
     if SCALARS[path].kind != "string":
@@ -315,7 +315,6 @@ def test_variable_of_the_environment_may_stand_for_any_single_value(path, takes)
     ],
 )
 def test_variable_may_stand_elsewhere_too(file, validator):
-    """The schema accepts `${NAME}` in `version`, `class`, options and lists too."""
     assert validator.is_valid(file)
 
 
@@ -327,11 +326,7 @@ WITH_UNIT = [path for path, info in SCALARS.items() if info.unit]
 @example(("memory_mb",), "4Gi")
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
 def test_durations_and_sizes_are_taken_where_the_reader_takes_them(path, text):
-    """
-    The schema accepts numbers with a unit only where the reader does, and in the same spellings.
-
-    Only the reader checks whether a size is a whole number.
-    """
+    """Only there, and in no other spelling; whether a size is a whole number is for the reader to say."""
     name, value = next(iter(at(path, text).items()))
     _, problems = without_units(fields()[name], name, value)
     wrong = any(problem.id == "E102" for problem in problems)
@@ -344,7 +339,7 @@ def test_numbers_without_a_unit_take_no_text_with_one(takes):
             assert not takes(at(path, "30s")), path
 
 
-# -- plugins in the schema -------------------------------------------------------------------------------------------
+# -- what the plugins say --------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -352,7 +347,7 @@ def test_numbers_without_a_unit_take_no_text_with_one(takes):
     [("target", "target"), ("threading_strategy", "threading strategy"), ("load_balancer", "load balancer")],
 )
 def test_installed_ids_are_offered_with_their_summaries(field, kind, schema, registry, takes):
-    """The schema offers the installed IDs with their summaries. It accepts any other ID too: a plan checks those."""
+    """Any other ID is valid too: whether it is installed is for the plan to say."""
     known = schema["$defs"][f"fields.{field}"]["anyOf"][0]
     assert known["enum"] == list(registry.ids(kind))
     assert known["enumDescriptions"] == [registry.find(kind, id).registration.summary for id in registry.ids(kind)]
@@ -361,7 +356,6 @@ def test_installed_ids_are_offered_with_their_summaries(field, kind, schema, reg
 
 
 def test_installed_monitors_are_offered_in_the_list(schema, registry, takes):
-    """The schema offers the installed monitors as items of the list, and refuses duplicates."""
     known = schema["$defs"]["fields.monitors"]["items"]["anyOf"][0]
     assert known["enum"] == list(registry.ids("monitor"))
     assert takes({"monitors": ["metrics", "mine"]})
@@ -369,7 +363,7 @@ def test_installed_monitors_are_offered_in_the_list(schema, registry, takes):
 
 
 def test_strangers_plugin_is_described(registry):
-    """The schema offers a third-party plugin's ID, and checks its options as their class does."""
+    """Its ID is offered, and its options are checked as its own class does."""
     found = deployment_schema(Registry.of(STRANGER))
     assert found["$defs"]["fields.threading_strategy"]["anyOf"][0]["enum"] == ["dedicated"]
     dedicated = found["$defs"]["fields.options"]["properties"]["dedicated"]
@@ -388,7 +382,7 @@ def test_strangers_plugin_is_described(registry):
 
 
 def test_options_of_plugins_without_any_are_refused_and_those_of_the_absent_are_not(takes):
-    """The schema refuses unknown options of an installed plugin, but takes any options of an unknown plugin."""
+    """The reader knows no plugin's options; the plan refuses those of a plugin that has none."""
     assert takes({"options": {"multi": {}, "absent": {"anything": [1]}}})
     assert not takes({"options": {"multi": {"x": 1}}})
     assert not takes({"options": {"absent": 1}})
@@ -403,11 +397,7 @@ def no_options():
     [(no_options, "ImportError: no module named 'missing'"), (dict, "<class 'dict'> is not an attrs class")],
 )
 def test_plugin_that_cannot_say_its_options_takes_any_and_says_why(options, why):
-    """
-    If a plugin's options class cannot be read, the schema accepts any options and shows the reason.
-
-    Users of other plugins still get a schema.
-    """
+    """It must not keep users of other plugins from having a schema."""
 
     class Failing:
         @hookimpl
@@ -420,7 +410,7 @@ def test_plugin_that_cannot_say_its_options_takes_any_and_says_why(options, why)
 
 
 def test_options_of_an_id_that_two_plugins_have_may_be_either_ones():
-    """If two kinds of plugins share an ID, the schema accepts the options of either: two services may use both."""
+    """One service may use the one, another service the other."""
 
     class Second:
         @hookimpl
@@ -459,7 +449,7 @@ def test_schema_is_valid(schema):
 
 
 def test_schema_names_no_place(schema):
-    """The schema has no `$id`, and its references only point into itself."""
+    """It has no address of its own, and leads nowhere but into itself."""
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert "$id" not in json.dumps(schema)
     assert json.dumps(schema).count("://") == 1
@@ -471,7 +461,7 @@ def test_schema_names_no_place(schema):
 
 
 def test_every_key_is_described(schema):
-    """Every key has a title and a description, and every field shows its default."""
+    """By a title and its meaning; a field with its default too."""
     for part in walk(schema):
         for name, found in part.get("properties", {}).items():
             described = schema["$defs"][found["$ref"].rpartition("/")[2]] | found if "$ref" in found else found
@@ -482,7 +472,7 @@ def test_every_key_is_described(schema):
 
 
 def test_every_default_is_valid(schema):
-    """Every default is valid, so an editor can fill it in."""
+    """What an editor fills in passes."""
     found = [part for part in walk(schema) if "default" in part and ("type" in part or "anyOf" in part)]
     assert len(found) > 40
     for part in found:
