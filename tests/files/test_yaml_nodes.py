@@ -1,8 +1,8 @@
 """
-The YAML reader resolves aliases, merge keys and variables, and keeps all of them within its limits.
+The reader of YAML: what an alias, a merge key and a variable stand for, and that none of them outgrows the limits.
 
-The tests measure cost by counts: nodes made, values entered, variables read. The files here are as small as possible;
-tests/files/test_deployment_file.py reads whole deployment files.
+How long reading takes is checked by what it does: nodes made, values entered, variables read. The least file that says
+something is as good as a whole deployment file here, which tests/files/test_deployment_file.py reads.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sage_deploy_files.reading.variables import MAX_BROUGHT
 
 
 def root(text, **environment):
-    """Return the root of a file without problems."""
+    """The root of a file that nothing is wrong with."""
     node, flaws = read_nodes(text.encode(), environment)
     assert flaws == []
     return node
@@ -36,18 +36,18 @@ def flaws(text, **environment):
 
 
 def found(text, **environment):
-    """Return the place and the rule of each problem."""
+    """Place and rule of everything that is wrong."""
     return [f"{flaw.line}:{flaw.column} {flaw.id}" for flaw in flaws(text, **environment)]
 
 
 def only(text, **environment):
-    """Return the only problem."""
+    """The one thing that is wrong."""
     (flaw,) = flaws(text, **environment)
     return flaw
 
 
 def nodes(node):
-    """Return every node of a tree once, also if it is shared."""
+    """Every node of a tree, each once however often it is shared."""
     seen, pending = {id(node): node}, [node]
     while pending:
         top = pending.pop()
@@ -59,14 +59,14 @@ def nodes(node):
 
 
 def as_written(node):
-    """Count the keys and values of a tree as if each alias were written out."""
+    """Keys and values of a tree, each as often as the file says it."""
     inside = [*node.items, *node.entries.values()]
     return 1 + len(node.entries) + sum(map(as_written, inside))
 
 
 @pytest.fixture
 def made(monkeypatch):
-    """Return the list of all nodes that the reader makes."""
+    """Every node that reading makes."""
     nodes = []
 
     class Noted(Node):
@@ -106,7 +106,7 @@ class TestAnchors:
 
     def test_of_two_anchors_of_one_name_the_later_counts_from_there_on(self):
         assert value("- &x 1\n- *x\n- &x 2\n- *x") == [1, 1, 2, 2]
-        # The inner anchor starts later, so the end of the outer one changes nothing.
+        # The inner one starts later, so the outer one's end changes nothing.
         assert value("- &x [&x 1, *x]\n- *x") == [[1, 1], 1]
 
     def test_a_key_can_be_an_alias_for_a_string(self):
@@ -182,7 +182,7 @@ class TestMergeKeys:
     def test_own_keys_win_wherever_they_stand_and_earlier_mappings_over_later_ones(self, text, expected):
         merged = value(f"{self.BASE}- {{{text}}}")[2]
         assert merged == expected
-        # The mapping's own keys come first, in their order.
+        # Own keys come first, in their order.
         assert list(merged) == list(expected)
 
     def test_a_list_of_mappings_can_have_an_anchor(self):
@@ -236,7 +236,7 @@ class TestMergeKeys:
         tree, wrong = read_nodes(b"- &a {x: 1, y: !t 2}\n- {<<: *a, x: !t 3}", {})
         assert [flaw.id for flaw in wrong] == ["E106", "E106"]
         assert tree.items[1].entries == {}
-        # The reader knows these keys, so they do not count as missing.
+        # A key of which the reader knows is not missing.
         assert list(tree.items[1].keys) == ["x", "y"]
 
 
@@ -284,7 +284,7 @@ class TestLimits:
 
     def test_an_alias_counts_everything_that_it_stands_for(self):
         ten = "- &x [" + "1," * 9 + "]\n"
-        # The root, the anchor's list with 10 nodes, and 4,998 aliases: 1 + 4,999 * 10.
+        # The root, the mapping of the anchor, and 4,998 aliases: 1 + 4,999 * 10.
         fits = ten + "- *x\n" * 4998
         assert root(fits).size == 49_991
         flaw = only(fits + "- *x\n")
@@ -312,7 +312,7 @@ class TestLimits:
         assert len(text) < MAX_BYTES
         (flaw,) = flaws(text)
         assert flaw.id == "E108"
-        # At most one node for each list, mapping and scalar in the file, and no more entries than the limit.
+        # No more nodes than the file has lists, mappings and scalars; no more entries than may be in a file.
         assert len(made) <= 1 + sum(map(text.count, "[{:kx"))
         assert sum(len(node.items) + len(node.entries) for node in made) <= MAX_NODES
         assert all(node.size <= MAX_NODES for node in made)
@@ -329,7 +329,6 @@ class TestLimits:
         assert len(made) == len(nodes(tree)) + 1 == 4
 
     def test_reading_needs_no_recursion(self):
-        """The reader works without recursion, whatever the depth of the file."""
         text = "- " * MAX_DEPTH + "&x v\n" + "".join(f"- &a{n} [&b{n} {{k: *x}}, *b{n}]\n" for n in range(500))
         frame, depth = sys._getframe(), 0
         while frame:
@@ -344,7 +343,7 @@ class TestLimits:
 
 
 class Writer:
-    """Writes a random file with anchors, aliases and merge keys, and computes its value as plain Python."""
+    """Writes a random file with anchors, aliases and merge keys in it, and says what its value is as plain Python."""
 
     DEEPEST = 5
     SCALARS = (None, True, 0, 17, "", "no", "<<", "*x", "two words")
@@ -353,7 +352,7 @@ class Writer:
         self._draw = draw
         self._left = 300
         self._turns = 0
-        # For each name: the turn of its latest anchor, and the anchor's node once it is complete.
+        # For each name the turn in which its latest anchor stands, and what that is on, once it is complete.
         self._anchors = {}
 
     def _choose(self, *options):
@@ -384,7 +383,7 @@ class Writer:
         return self._anchored(lambda _: (json.dumps(value), value), depth)
 
     def _alias(self, depth, kind=object):
-        """Return an alias, or another value of this kind if no anchor fits."""
+        """An alias, or what the kind asks for where there is no anchor that fits."""
         names = [
             name
             for name, (_, node) in self._anchors.items()
@@ -443,14 +442,14 @@ def shared_trees(draw):
 def test_a_file_with_anchors_reads_as_if_it_were_written_out(drawn):
     text, expected = drawn
     with_anchors, written_out = root(text), root(json.dumps(expected))
-    # Compared as JSON: the order of keys matters, and true is not 1.
+    # As JSON: the order of keys counts, and true is not 1.
     assert json.dumps(with_anchors.value) == json.dumps(expected)
     assert (with_anchors.size, with_anchors.height) == (written_out.size, written_out.height)
     for node in nodes(with_anchors):
         assert node.size == as_written(node)
 
 
-#: Values that are wrong, each in a different way.
+#: Values that are wrong, each in another way.
 WRONG = ["${A}${", "${A}${NONE}", "${A}${A:-${B}}", "<<: ${A}", "? {}\n: ${A}", "'${A}\\u0000'", '"${A}\\ud800"']
 
 
@@ -550,7 +549,7 @@ class TestVariables:
             ('- "ab${NONE}"', "1:6"),
             ("- x: é𝄞${NONE}", "1:8"),
             ("- &x ab${NONE}", "1:8"),
-            # If it has escapes or several lines, the value is not the file's literal text.
+            # With escapes, or on several lines, the value is not the file's own text.
             (r'- "\t${NONE}"', "1:3"),
             ("- 'a''b${NONE}'", "1:3"),
             ("- ab\n  ${NONE}", "1:3"),
@@ -659,8 +658,6 @@ class TestVariables:
         assert found("- ${A}\n" * (fits + 1), A=each) == [f"{fits + 1}:3 E108"]
 
     def test_each_variable_is_read_once(self):
-        """Each variable is read from the environment only once."""
-
         class Noted(UserDict):
             read = ()
 
@@ -696,7 +693,6 @@ REFERENCE = st.tuples(
 @settings(max_examples=300, deadline=None)
 @given(st.dictionaries(NAMES, CONTENTS), st.lists(LITERAL | ESCAPE | REFERENCE | st.just(("$ ",)), max_size=8))
 def test_references_give_what_a_plain_replacement_gives(environment, pieces):
-    """Any text with references gives the same result as a plain text replacement."""
     environment = {name: text for name, text in environment.items() if name != "UNSET"} | {"EMPTY": ""}
     text, expected, missing, names = "", "", 0, []
     for piece in pieces:
@@ -721,7 +717,6 @@ def test_references_give_what_a_plain_replacement_gives(environment, pieces):
 @settings(max_examples=300, deadline=None)
 @given(st.text("$${{}}:-A1 ", max_size=30), st.sampled_from(["{}", "'{}'", "|-\n  {}"]))
 def test_any_heap_of_its_characters_is_a_value_or_a_flaw_at_a_place(text, style):
-    """Any mix of a reference's characters gives a value, or a problem with a place in the file."""
     source = "- " + style.format(text)
     tree, wrong = read_nodes(source.encode(), {"A": "x"})
     lines = source.split("\n")
