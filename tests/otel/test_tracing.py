@@ -109,12 +109,14 @@ def test_a_call_inside_a_span_of_the_program_is_its_child(deploy, spans):
 
 
 def test_a_request_without_a_trace_begins_one(deploy, spans):
+    """A request without a trace begins one with a server span."""
     ask(deploy(), "/services/back/look_up", "ada")
     span = spans()["back.look_up"]
     assert (span.parent, span.kind) == (None, SpanKind.SERVER)
 
 
 def test_a_method_that_raises_leaves_its_error_in_the_span(deploy, spans):
+    """An exception of a method is in the span, with status, type and stack trace."""
     with pytest.raises(LookupError):
         deploy().service("back").fail()
     span = spans()["back.fail"]
@@ -157,6 +159,7 @@ def test_waiting_and_running_can_be_told_apart(deploy, spans):
 
 
 def test_a_call_whose_caller_gives_up_is_marked(deploy, spans):
+    """If the caller gives up while the method runs, the span's status says so."""
     back = deploy().service("back")
     gate = Gate()
     call = back.submit("hold", gate)
@@ -168,6 +171,7 @@ def test_a_call_whose_caller_gives_up_is_marked(deploy, spans):
 
 
 def test_a_stream_is_one_span(deploy, spans):
+    """A stream is one span, whatever its number of items."""
     assert list(deploy(strategy="pool").service("back").count(3)) == [0, 1, 2]
     assert spans()["back.count"].status.status_code is StatusCode.UNSET
 
@@ -215,5 +219,6 @@ def test_setup_is_called_once_in_a_process(deploy, monkeypatch):
 
 @pytest.mark.parametrize("value", ["configure", "a:b:c", "a b:c", ":c", "a:"])
 def test_setup_names_a_module_and_a_function(value):
+    """`setup` must have the form MODULE:FUNCTION."""
     with pytest.raises(ValueError, match="give MODULE:FUNCTION"):
         OtelOptions(setup=value)

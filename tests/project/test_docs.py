@@ -102,6 +102,7 @@ def test_architecture_shows_every_wing_in_its_layer():
 
 @pytest.mark.parametrize("name", ["test-routing", "test"])
 def test_page_may_name_targets_of_make(name):
+    """The reader knows make's targets, including `test-AREA`."""
     assert name in make_targets()
 
 
@@ -138,6 +139,7 @@ def test_page_that_says_what_is_not_so_is_found(text, fault, folder, monkeypatch
 
 
 def test_page_that_says_what_is_so_passes(folder, monkeypatch):
+    """A page whose bad file is refused as it says passes."""
     page = folder / "page.md"
     refused = BAD.format("broken") + PLAN.format("broken", "broken.yaml has 1 problem: ...")
     page.write_text(refused + PLAN.format("broken-missing", "... E109: ..."), encoding="utf-8")
@@ -175,6 +177,7 @@ def test_public_name_is_documented(name):
 
 @pytest.mark.parametrize("name", [name for name in errors.__all__ if name.endswith("Error")])
 def test_error_is_documented(name):
+    """Each error class has a docstring and is listed in docs/api.md."""
     assert getattr(errors, name).__doc__
     assert f"`{name}`" in text_of("api.md")
 
@@ -191,6 +194,7 @@ def test_command_is_documented(name, command):
 
 
 def test_every_exit_code_and_every_command_that_is_elsewhere_is_documented():
+    """docs/cli.md lists every exit code and every command of the extras."""
     page = text_of("cli.md")
     for code in cli.ExitCode:
         assert f"\n| {code.value} | " in page
@@ -258,6 +262,7 @@ def test_every_hook_and_member_of_an_interface_has_a_docstring():
     ],
 )
 def test_member_without_docstring_is_found(old, new, missing, tmp_path, monkeypatch):
+    """The checks notice a member without docstring, and an outdated reference."""
     text = "".join(path.read_text(encoding="utf-8") for path in hook_reference.INTERFACES)
     assert old in text
     for path in hook_reference.INTERFACES:
@@ -304,6 +309,7 @@ def test_every_field_is_translated(chinese):
     ],
 )
 def test_stale_translation_is_found(old, new, problem, field_table):
+    """The checks notice translations of removed fields, of changed texts and of unknown words."""
     text = text_of("zh/fields.toml")
     assert text.count(old) == 1
 
@@ -371,6 +377,7 @@ def test_rules_are_documented(rules):
     ],
 )
 def test_rule_without_section_is_found(old, new, faults):
+    """The checks notice each mistake in a rule's section or in the list of rules."""
     page = text_of("errors.md")
     assert page.count(old) == 1
 
@@ -382,6 +389,7 @@ def test_rule_without_section_is_found(old, new, faults):
 
 @pytest.mark.parametrize("part", ["Cause", "Fix", "Example"])
 def test_section_without_part_is_found(part):
+    """The checks notice a section without cause, fix or example."""
     page = text_of("errors.md").replace(f"**{part}.**", f"{part}.", 1)
     assert rule_faults(page, documented_rules(page))[0] == "E101: not cause, fix and example"
 
@@ -436,4 +444,5 @@ def test_translation_follows_its_page(name):
 
 
 def test_translations_are_found():
+    """The list of translated pages is not empty."""
     assert {"configuration.md", "quickstart.md"} <= set(TRANSLATED)

@@ -41,6 +41,7 @@ def packages(request, monkeypatch):
 
 @pytest.mark.parametrize(("file", "profile"), PROFILES)
 def test_deployment_file_is_valid_under_each_profile(file, profile, tmp_path):
+    """The examples' deployment files are valid under each profile, without warnings."""
     done = sage_deploy("validate", "--no-import", file, *(["--profile", profile] if profile else []), cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "services, no warnings" in done.stdout + done.stderr
@@ -94,6 +95,7 @@ def embedder():
 @real
 @pytest.mark.parametrize(("one", "other", "similarity"), PUBLISHED)
 def test_similarities_are_those_that_are_published(one, other, similarity, embedder):
+    """The model gives the published similarities, to four digits."""
     assert round(float(embedder.embed(one) @ embedder.embed(other)), 4) == similarity
 
 
@@ -228,6 +230,7 @@ def test_deployment_file_fits_its_classes_under_each_profile(file, profile, tmp_
 
 @real
 def test_time_series_example_reports_what_git_would_count(tmp_path):
+    """The example's report agrees with the sums of its input file."""
     done = sage_deploy("up", TIME_SERIES / "service_deployment.yaml", "--once", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = (TIME_SERIES / "commits.csv").read_text(encoding="utf-8").splitlines()[1:]

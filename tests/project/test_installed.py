@@ -49,6 +49,7 @@ class Echo:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_runs_a_service(strategy):
+    """Every installed strategy runs a service."""
     with Environment() as env:
         config = ServiceDeploymentConfig(threading_strategy=strategy)
         env.register_service_with_config("echo", Echo, deployment_config=config)

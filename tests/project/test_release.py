@@ -35,6 +35,7 @@ def test_bump_changes_the_version_and_the_ranges_of_the_siblings_alone(folder):
 
 
 def test_bump_gives_unreleased_changes_their_version():
+    """`bump` moves the unreleased changes under the new version and its date."""
     text = bump.dated("# Changelog\n\n## Unreleased\n\n- new\n\n## 0.1.0\n", "0.2.0", "2027-01-31")
     assert text == "# Changelog\n\n## Unreleased\n\n## 0.2.0 - 2027-01-31\n\n- new\n\n## 0.1.0\n"
 
@@ -53,10 +54,12 @@ def test_bump_refuses_what_is_no_later_version_before_it_writes(version, monkeyp
 
 @pytest.mark.parametrize("folder", PROJECTS, ids=lambda folder: folder.name)
 def test_each_distribution_has_the_licence(folder):
+    """Each distribution contains a copy of the repository's licence."""
     assert (folder / "LICENSE").read_text(encoding="utf-8") == (ROOT / "LICENSE").read_text(encoding="utf-8")
 
 
 def test_what_an_archive_lacks_is_named(tmp_path):
+    """`check_release` names the required files that a wheel or an sdist lacks."""
     with zipfile.ZipFile(tmp_path / "a-1-py3-none-any.whl", "w") as wheel:
         wheel.writestr("a/py.typed", "")
     with tarfile.open(tmp_path / "a-1.tar.gz", "w:gz") as sdist:

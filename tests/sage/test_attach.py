@@ -66,6 +66,7 @@ def test_users_own_submit_runs(sage_environments, monkeypatch):
 
 
 def test_deploying_environment_needs_no_attach():
+    """`DeployEnvironment` can be used directly, with the arguments of SAGE's environment and of `attach`."""
     with DeployEnvironment("test", {"key": 1}, "fifo", leave=["own"]) as env:
         env.register_service("own", Doubler)
         env.register_service("svc", Doubler)
@@ -75,11 +76,13 @@ def test_deploying_environment_needs_no_attach():
 
 @pytest.mark.parametrize("other", [FlowNetEnvironment, object])
 def test_other_environments_are_refused(other):
+    """`attach` refuses everything except a `LocalEnvironment`."""
     with pytest.raises(TypeError, match="attach takes a LocalEnvironment"):
         attach(other())
 
 
 def test_options_are_for_the_first_time(sage_env):
+    """A second `attach` with options raises."""
     with pytest.raises(ValueError, match="attached already"):
         attach(sage_env, leave=["svc"])
 
@@ -157,6 +160,7 @@ def test_registering_again_without_a_configuration_replaces_it(sage_env):
 
 
 def test_factory_goes_by_the_name_it_was_registered_under(sage_env):
+    """A factory's service has the name of its registration, not the factory's own name."""
     sage_env.register_service_factory("svc", SageFactory("another", Doubler))
     assert run_batch(sage_env, [1], call) == [2]
     assert sage_env.get_service_status("svc")["service_name"] == "svc"
@@ -204,6 +208,7 @@ def test_file_deploys_what_is_registered(before, file, sage_env):
 
 
 def test_profile_of_a_file_applies(file, sage_env):
+    """The chosen profile of a file applies to the services."""
     sage_env.register_service("svc", Doubler)
     sage_env.load_service_deployment_config(file, profile="calm")
     run_batch(sage_env, [1], call)
@@ -211,6 +216,7 @@ def test_profile_of_a_file_applies(file, sage_env):
 
 
 def test_file_holds_for_the_next_submit_too(file, sage_env):
+    """A file's settings apply to every later submit too."""
     sage_env.register_service("svc", Doubler)
     sage_env.load_service_deployment_config(file)
     for _ in range(2):
@@ -219,6 +225,7 @@ def test_file_holds_for_the_next_submit_too(file, sage_env):
 
 
 def test_wrong_file_is_refused_with_its_line(file, sage_env):
+    """A wrong file is refused with its line when it is loaded."""
     file.write_text("services:\n  svc:\n    deployment: {thread_count: 0}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"service_deployment\.yaml:3:"):
         sage_env.load_service_deployment_config(file)
@@ -267,6 +274,7 @@ class Making(MapFunction):
 
 
 def test_failing_deployment_can_be_mended(sage_env):
+    """After a failed deployment, the service can be registered again and the submit repeated."""
     sage_env.register_service("svc", Broken)
     with pytest.raises(DeployError):
         run_batch(sage_env, [1], call)
@@ -283,6 +291,7 @@ def test_each_batch_has_services_of_its_own(sage_env):
 
 
 def test_services_that_were_deployed_outlive_batches(sage_env):
+    """Services deployed with `deploy` outlive batches and stop when the environment closes."""
     said: list[str] = []
     sage_env.register_service("svc", Recorder, said)
     sage_env.deploy()
@@ -295,6 +304,7 @@ def test_services_that_were_deployed_outlive_batches(sage_env):
 
 
 def test_services_that_a_call_has_deployed_outlive_batches(sage_env):
+    """Services that a call deployed outlive batches."""
     sage_env.register_service("svc", Recorder, [])
     assert sage_env.service("svc").process("first") == ("first", 1)
     assert run_batch(sage_env, ["a"], call) == [("a", 2)]
@@ -392,6 +402,7 @@ def test_failing_submit_leaves_no_service(sage_env):
 
 
 def test_services_are_called_from_outside(sage_env):
+    """Services can be called from outside a pipeline, in all ways, and scaled."""
     sage_env.register_service("svc", Doubler)
     assert sage_env.call_service("svc", 1) == 2
     assert sage_env.call_service["svc"].process(2) == 4
@@ -637,22 +648,26 @@ def test_sages_own_tests_pass(attached, most, tmp_path, monkeypatch):
 
 
 def test_doctor_knows_the_installed_version():
+    """`doctor` accepts the installed version of SAGE."""
     (finding,) = check_installation()
     assert (finding.status, finding.found) == ("ok", f"isage {metadata.version('isage')}")
 
 
 @pytest.mark.parametrize("version", ["0.2.9", "0.3.1.9", "0.3.2", "0.3.2.2", "0.4", "0.4.0.1", "1.0"])
 def test_doctor_warns_of_other_versions(version):
+    """`doctor` reports unsupported versions of SAGE as a failure, with the command that installs a supported one."""
     finding = check_version(version)
     assert (finding.status, finding.fix) == ("failure", "pip install 'isage>=0.3.2.3,<0.4'")
 
 
 @pytest.mark.parametrize("version", ["0.3.2.3", "0.3.2.10", "0.3.3", "0.3.9.1"])
 def test_doctor_lets_known_versions_pass(version):
+    """`doctor` accepts the supported versions of SAGE."""
     assert check_version(version).status == "ok"
 
 
 def test_known_versions_are_those_that_are_required():
+    """`doctor` and the package's requirement agree on the supported versions."""
     text = (ROOT / "plugins/sage/pyproject.toml").read_text(encoding="utf-8")
     first, beyond = (".".join(map(str, bound)) for bound in KNOWN)
     assert f'"isage>={first},<{beyond}"' in text

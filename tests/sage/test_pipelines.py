@@ -28,6 +28,7 @@ def test_linear_batch_calls_services(sage_env):
 
 
 def test_batch_with_a_key_calls_services(sage_env):
+    """Functions in a batch with a key can call services too."""
     sage_env.register_service("svc", Doubler)
     assert run_batch(sage_env, [1, 2, 3], call, keyed=True) == [2, 4, 6]
 
@@ -107,6 +108,7 @@ def test_services_of_a_stream_are_stopped(sage_env):
 
 @pytest.mark.parametrize("keyed", [False, True])
 def test_services_of_a_batch_are_stopped_at_its_end(sage_env, keyed):
+    """The services of a batch stop at its end, and each hook runs once."""
     said: list[str] = []
     sage_env.register_service("svc", Recorder, said)
     run_batch(sage_env, [1, 2, 3], call, keyed=keyed)
@@ -178,6 +180,7 @@ def test_errors_arrive_as_themselves(keyed, sage_env):
 
 
 def test_error_of_a_function_ends_the_batch_and_its_services(sage_env):
+    """An error in a function ends the batch, and its services are stopped."""
     said: list[str] = []
     sage_env.register_service("svc", Recorder, said)
     with pytest.raises(MethodNotFoundError, match="nothing_like_it"):
@@ -215,6 +218,7 @@ class SagesOwn(BaseService):
 
 
 def test_service_of_sages_base_class_calls_others(sage_env):
+    """A service with SAGE's base class can call other services, with and without waiting."""
     sage_env.register_service("own", SagesOwn)
     sage_env.register_service("svc", Doubler)
     assert run_batch(sage_env, [3], lambda function, item: function.call_service("own", item)) == [("own", 12)]

@@ -129,6 +129,7 @@ def test_calls_to_child_processes_survive_each_pair_of_accidents():
 
 
 def test_both_of_a_pair_happen_at_the_same_time(monkeypatch):
+    """The two actions of a pair run at the same time."""
     together = threading.Barrier(2)
 
     def meet(*_):
@@ -141,6 +142,7 @@ def test_both_of_a_pair_happen_at_the_same_time(monkeypatch):
 
 
 def test_accident_that_never_finds_a_replica_is_missed_in_its_pairs(monkeypatch):
+    """An action that never finds a replica is listed as missed in each of its pairs."""
     verdict = pairs_of("slow", "raise", "exit", monkeypatch=monkeypatch, recovery=1.0, slow=lambda *_: None)
     assert sorted(tuple(each["missed"]) for each in verdict.pairs) == [(), ("slow",), ("slow",)]
     said = [line for line in verdict.lines() if line.startswith(("pairs", "not paired"))]
@@ -152,6 +154,8 @@ def test_accident_that_never_finds_a_replica_is_missed_in_its_pairs(monkeypatch)
 
 
 def test_accident_that_is_refused_is_missed_in_its_pair(monkeypatch):
+    """An action that raises is listed as missed in its pair, with its reason."""
+
     def refuse(*_):
         raise CallError("not now")
 
@@ -161,6 +165,7 @@ def test_accident_that_is_refused_is_missed_in_its_pair(monkeypatch):
 
 
 def test_pairs_of_a_run_that_is_ended_early_are_interrupted(monkeypatch):
+    """Ending the run early skips the remaining pairs, and the verdict is marked as interrupted."""
     over = threading.Event()
 
     def end(*_):
@@ -222,6 +227,7 @@ class Broken(LocalTarget):
 
 @pytest.mark.parametrize(("way", "rule"), [("twice", "twice"), ("lost", "lost")])
 def test_router_that_is_broken_is_found_out(way, rule):
+    """A router that runs calls twice or loses them gets a verdict with that violation."""
     target = type("Target", (Broken,), {"way": way})
     service = ServiceDeploymentConfig(
         target="broken", threading_strategy="pool", thread_count=2, timeout=0.5, drain_timeout=0.1
@@ -279,6 +285,7 @@ def test_only_processes_of_replicas_are_signalled(tmp_path, monkeypatch):
 
 
 def test_process_that_has_ended_is_not_alive():
+    """A process that has ended is not alive, even as a zombie."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         up = Up("svc", 0, process.pid, started_at(process.pid), machine())
         assert is_alive(up)

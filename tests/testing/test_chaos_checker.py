@@ -79,6 +79,7 @@ def broken(*events, start=START, end=(END,)):
     ],
 )
 def test_what_may_happen_is_clean(events):
+    """The checker finds no violation in a correct history."""
     assert broken(*events) == []
 
 
@@ -115,6 +116,7 @@ def test_what_may_happen_is_clean(events):
     ],
 )
 def test_what_must_not_happen_is_found(rule, events):
+    """The checker finds exactly the violated rule."""
     assert broken(*events) == [rule]
     assert rule in RULES
 
@@ -165,12 +167,14 @@ def test_history_is_the_same_after_a_round_by_its_file(tmp_path):
     ],
 )
 def test_file_that_is_no_history_is_refused(tmp_path, text, said):
+    """A file that is not a history is refused with its line."""
     (tmp_path / "h.jsonl").write_text(text)
     with pytest.raises(ValueError, match=said):
         history.read(tmp_path / "h.jsonl")
 
 
 def test_verdict_counts_and_shows_what_was_broken():
+    """A verdict counts the violations by rule, shows the first five, and says how many more there are."""
     calls = [each for call in range(8) for each in (made(call), ran(call), ran(call), ok(call))]
     verdict = Verdict.of([START, *calls, END])
     assert not verdict.is_clean

@@ -66,6 +66,7 @@ def test_pairs_happen_for_so_long_each(folder):
 
 
 def test_violation_is_shown_and_has_exit_code_1(folder):
+    """A violation is printed, with control characters escaped, and the exit code is 1."""
     lines = [
         {"t": 0, "event": "start", "version": 1, "seed": 1, "seconds": 1, "slack": 1, "services": {}},
         {"t": 1, "event": "leak", "text": "thread \x1b[31m"},

@@ -79,6 +79,7 @@ def test_a_mock_with_a_spec_can_be_the_fake(env):
 
 
 def test_a_service_that_runs_is_replaced_by_apply(env):
+    """`apply` replaces a running service by a fake that was set later."""
     env.override("kv", Fake)
     env.deploy()
     env.override("kv", KV)

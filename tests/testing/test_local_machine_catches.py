@@ -189,6 +189,7 @@ FAULTS_OF_QUEUES = (serves_the_newest, starts_late)
 
 @pytest.mark.parametrize(("fault", "story"), FAULTS.items(), ids=[fault.__name__ for fault in FAULTS])
 def test_a_runtime_that_breaks_a_promise_is_found_out(fault, story):
+    """The state machine finds each fault, and one of its failures names the broken promise."""
     made = {"strategy": "pool", "patience": 1.0, "fault": staticmethod(fault), "failures": []}
     if fault in FAULTS_OF_QUEUES:
         made["change_replicas"] = None

@@ -167,12 +167,15 @@ class TestSameSeed:
             assert what in traces[0]
 
     def test_another_seed_has_another_course(self) -> None:
+        """The same seed gives the same run, and another seed gives another one."""
         assert play({}, seed=1).digest == play({}, seed=1).digest != play({}, seed=2).digest
 
     def test_the_trace_changes_nothing(self) -> None:
+        """Tracing a run does not change it."""
         assert play({}, trace=True).digest == play({}).digest
 
     def test_what_plugins_draw_from_the_module_random_is_seeded_and_left_as_it_was(self) -> None:
+        """The simulation restores the state of the module `random` after a run."""
         random.seed(3)
         expected = random.random()  # noqa: S311 - no secret
         random.seed(3)
@@ -180,6 +183,7 @@ class TestSameSeed:
         assert random.random() == expected  # noqa: S311 - no secret
 
     def test_it_starts_no_thread(self) -> None:
+        """The simulation starts no thread."""
         before = threading.active_count()
         play({"replicas": 3, "autoscale": None})
         assert threading.active_count() == before
@@ -213,21 +217,25 @@ class TestNothingIsLost:
         assert sum(report.refusals.values()) == report.rejected
 
     def test_a_crash_ends_only_what_ran_and_may_not_run_twice(self) -> None:
+        """A crash ends only the calls that ran and are not idempotent. All other calls are answered."""
         report = play({"replicas": 2, "methods": {}}, rate=90, faults="crash at 5s; crash at 10s")
         assert 0 < report.died <= 2
         assert report.ok == report.calls - report.died
 
     def test_what_may_run_twice_survives_a_crash(self) -> None:
+        """Idempotent calls survive a crash: they are retried."""
         report = play({"replicas": 2, "failover_enabled": True}, rate=90, faults="crash at 5s; crash at 10s")
         assert report.ok == report.calls
         assert report.retries["idempotent"] == report.attempts - report.calls > 0
 
     def test_a_call_without_a_deadline_that_hangs_is_unfinished(self) -> None:
+        """A call without a deadline on a replica that hangs is reported as unfinished."""
         report = play({"timeout": None}, rate=10, faults="hang replica 0 at 1s", settle=1)
         assert report.unfinished > 0
         assert report.calls == report.ok + report.unfinished
 
     def test_an_answer_that_gets_lost_ends_at_the_deadline_and_frees_the_slot(self) -> None:
+        """If a reply is lost, the call times out at its deadline, and its slot becomes free."""
         report = play({"timeout": 0.2}, rate=5, until=10, mean=0.01, faults="drop 100% at 2s for 1s")
         assert report.timeouts > 0
         assert report.ok == report.calls - report.timeouts
@@ -246,6 +254,7 @@ class TestNothingIsLost:
         assert spent == [pytest.approx(0.5, abs=1e-8)] * len(spent)
 
     def test_a_lost_node_takes_no_replica_until_it_is_back(self) -> None:
+        """A lost node gets no replica until it is back. Then its replicas are replaced."""
         report = play({"replicas": 2, "retry": {}}, rate=20, until=30, faults="node 0 at 5s for 10s")
         refused = [event.at for event in report.events if event.kind == "replacement_refused"]
         ready = [event.at for event in report.events if event.kind == "replica_ready"]
@@ -289,6 +298,7 @@ class TestTheory:
         assert report.wait.mean == pytest.approx(0.7 / (2 * (100 - 70)), rel=0.05)
 
     def test_a_ramp_has_the_calls_of_its_mean_rate(self) -> None:
+        """A load ramp makes as many calls as its mean rate says, in each part of it too."""
         with simulate({"threading_strategy": "single"}) as sim:
             sim.time("get", 0.0001)
             sim.load(phases=[Phase(0, 200, 50), Phase(100, 100, 50)], method="get")
@@ -299,6 +309,7 @@ class TestTheory:
         assert sum(calls[30:60]) == pytest.approx(3750, rel=0.1)
 
     def test_shares_of_a_histogram_are_within_1_1_percent(self) -> None:
+        """Percentiles from a histogram differ by at most 1.15 % from the exact ones."""
         draw = random.Random(1)  # noqa: S311 - no secret
         values = sorted(draw.lognormvariate(-3, 1) for _ in range(10_000))
         durations = Durations()
@@ -310,6 +321,7 @@ class TestTheory:
 
 class TestTheRealParts:
     def test_an_autoscaler_grows_and_shrinks_the_service(self) -> None:
+        """The autoscaler adds replicas under load and removes them afterwards, and no call is lost."""
         config = {"autoscale": {"min": 1, "max": 10, "look_back": 2, "upscale_delay": 1, "downscale_delay": 3}}
         with simulate({"threading_strategy": "single", **config}, startup=0.5) as sim:
             sim.time("get", exponential(0.05))
@@ -341,6 +353,7 @@ class TestTheRealParts:
         assert 6 <= numbers[-1] <= 14, "5 replicas' worth of calls, with room for chance"
 
     def test_a_service_at_zero_wakes_for_a_call(self) -> None:
+        """A service that was scaled to zero starts a replica for the next call, which waits for it."""
         config = {"autoscale": {"min": 0, "max": 2, "scale_to_zero_delay": 5}}
         with simulate({"threading_strategy": "single", **config}, startup=2) as sim:
             sim.time("get", 0.01)
@@ -352,6 +365,7 @@ class TestTheRealParts:
         assert report.event_counts["scaled"] >= 2
 
     def test_a_slow_replica_is_ejected(self) -> None:
+        """Outlier detection ejects a slow replica."""
         config = {"replicas": 4, "outlier": {"interval": 2}, "load_balancer": "round_robin"}
         report = play(config, rate=100, until=30, mean=0.005, faults="slow x20 replica 2 at 5s for 15s")
         assert next(event.replica for event in report.events if event.kind == "replica_ejected") == "service#2"
@@ -367,6 +381,7 @@ class TestTheRealParts:
         assert report.unfinished == 0
 
     def test_a_breaker_opens_and_closes(self) -> None:
+        """The circuit breaker opens when a replica hangs, refuses calls meanwhile, and closes again."""
         config = {"timeout": 0.2, "circuit_breaker": {"failures": 3, "open": 2}}
         report = play(config, rate=20, until=30, slots=8, faults="hang replica 0 at 5s for 5s")
         assert report.event_counts["circuit_opened"] >= 1
@@ -374,12 +389,14 @@ class TestTheRealParts:
         assert report.refusals["circuit_open"] == report.rejected > 0
 
     def test_a_crash_loop_of_deaths_is_slowed_down(self) -> None:
+        """Replacements of a replica that dies again and again are delayed."""
         report = play(
             {"replicas": 2}, rate=10, until=60, faults="; ".join(f"crash replica 0 at {at}s" for at in range(2, 30, 2))
         )
         assert report.event_counts["replacement_delayed"] >= 3
 
     def test_keys_are_bound_by_consistent_hash(self) -> None:
+        """With `consistent_hash`, all calls with equal keys run on the same replica."""
         config = {
             "replicas": 4,
             "load_balancer": "consistent_hash",
@@ -398,6 +415,7 @@ class TestTheRealParts:
         assert all(len(replicas) == 1 for replicas in placed.values())
 
     def test_strangers_plugins_run_and_are_seeded(self) -> None:
+        """Third-party plugins run in the simulation, and their random numbers are seeded too."""
         config = {
             "load_balancer": "last",
             "autoscale": {
@@ -417,6 +435,7 @@ class TestTheRealParts:
         assert first.ok == first.calls
 
     def test_calls_of_a_batched_method_share_a_run(self) -> None:
+        """Calls of a batched method run together, so the service keeps up with the load."""
         from sage_plugins import batch_of
 
         class Embedder:
@@ -434,6 +453,7 @@ class TestTheRealParts:
         assert report.latency.p99 < 1
 
     def test_calls_with_a_higher_priority_wait_less(self) -> None:
+        """With `overload: priority`, a full queue refuses only calls with a lower priority."""
         with simulate({"threading_strategy": "single", "overload": "priority", "queue_size": 20}, trace=True) as sim:
             sim.time("get", exponential(0.01))
             sim.time("put", exponential(0.01))
@@ -446,6 +466,7 @@ class TestTheRealParts:
         assert not put & refused
 
     def test_a_recorded_sample_gives_its_own_durations(self) -> None:
+        """Recorded durations are used as they are."""
         with simulate({"threading_strategy": "single"}) as sim:
             sim.time("get", recorded([0.1, 0.3]))
             sim.load(rate=0.2, until=300)
@@ -465,6 +486,7 @@ class TestMistakes:
         ],
     )
     def test_of_loads(self, text: str, says: str) -> None:
+        """A load that is spelled wrong is refused with the right form."""
         with pytest.raises(ValueError, match=says):
             load_of(text)
 
@@ -478,6 +500,7 @@ class TestMistakes:
         ],
     )
     def test_of_times(self, text: str, says: str) -> None:
+        """A duration of a method that is spelled wrong is refused with the reason."""
         with pytest.raises(ValueError, match=says):
             time_of_method(text)
 
@@ -493,6 +516,7 @@ class TestMistakes:
         ],
     )
     def test_of_faults(self, text: str, says: str) -> None:
+        """A fault that is spelled wrong is refused with the reason."""
         with pytest.raises(ValueError, match=says):
             faults_of(text)
 
@@ -507,9 +531,11 @@ class TestMistakes:
         ],
     )
     def test_faults_are_spelt_as_they_are_read(self, text: str) -> None:
+        """A parsed fault prints as it was written."""
         assert [str(fault) for fault in faults_of(text)] == [text]
 
     def test_of_the_scenario(self) -> None:
+        """An incomplete or impossible scenario is refused with what is missing."""
         with simulate({}) as sim:
             with pytest.raises(ValueError, match="no call comes"):
                 sim.run()
@@ -526,6 +552,7 @@ class TestMistakes:
                 sim.run()
 
     def test_a_method_that_is_not_served_is_named(self) -> None:
+        """An unknown method is refused with the nearest name."""
         with simulate({}, service_class=KV) as sim:
             sim.time("gte", 0.1)
             sim.load(rate=1, until=1)
@@ -533,6 +560,7 @@ class TestMistakes:
                 sim.run()
 
     def test_a_wrong_configuration_is_refused_as_ever(self) -> None:
+        """A wrong configuration raises `ConfigError`, as for a deployed service."""
         with simulate({"queue_size": -1}) as sim:
             sim.time("get", 0.1)
             sim.load(rate=1, until=1)
@@ -540,6 +568,7 @@ class TestMistakes:
                 sim.run()
 
     def test_it_runs_once(self) -> None:
+        """A simulation runs only once."""
         with simulate({}) as sim:
             sim.time("get", 0.1)
             sim.load(rate=1, until=1)
@@ -548,6 +577,7 @@ class TestMistakes:
                 sim.run()
 
     def test_a_trace_has_to_be_asked_for(self) -> None:
+        """Reading the trace of a run without `trace=True` raises."""
         with pytest.raises(ValueError, match="trace=True"):
             _ = play({}).trace
 
@@ -569,6 +599,11 @@ class TestCommand:
         return result
 
     def test_from_the_file_to_a_page(self, file: Any, tmp_path: Any) -> None:
+        """
+        The command simulates a service of a file, and writes JSON, text, an HTML page and a trace.
+
+        The page has charts, but no scripts and no links to other hosts.
+        """
         page, trace = tmp_path / "out.html", tmp_path / "trace.txt"
         options = ["--service", "kv", "--load", "get 50/s..150/s for 10s", "--time", "lognormal(10ms, 0.8)"]
         more = [
@@ -597,11 +632,13 @@ class TestCommand:
         assert parser.links == ["data:,"]
 
     def test_a_file_with_several_services_needs_the_name_of_one(self, file: Any) -> None:
+        """For a file with several services, `--service` is required, and the error lists them."""
         result = self.run(file, "--load", "get 1/s for 1s", "--time", "constant(1ms)", code=2)
         assert "--service" in result.output
         assert "kv, other" in result.output
 
     def test_mistakes_are_said_with_what_is_allowed(self, file: Any) -> None:
+        """Bad options exit with 2 and show the right form."""
         options = [file, "--service", "kv", "--time", "constant(1ms)", "--load"]
         assert "Loads look so: '200/s for 60s'" in self.run(*options, "lots", code=2).output
         wrong = self.run(*options, "get 1/s for 1s", "--faults", "flood at 1s", code=2)
@@ -614,6 +651,7 @@ class TestPage:
         assert play({}).to_html() == play({}).to_html()
 
     def test_it_opens_without_a_complaint_in_light_and_dark(self, tmp_path: Any) -> None:
+        """The page opens in a browser without errors, in light and dark mode."""
         file = tmp_path / "out.html"
         file.write_text(play({"replicas": 2}, faults="crash at 3s").to_html())
         with chromium() as browser:

@@ -596,6 +596,7 @@ def test_a_replica_that_breaks_its_promises_is_found_out(replica, rule):
     ("router", "rule"), LIMITED_ROUTERS.items(), ids=[router.__name__ for router in LIMITED_ROUTERS]
 )
 def test_a_method_router_that_breaks_a_rule_is_found_out(router, rule):
+    """The simulation detects each faulty router with method limits, and names the broken rule."""
     _, story = first_failure(router=router, limits=True)
     assert re.search(rule, story.splitlines()[0]), story
 
@@ -604,6 +605,7 @@ def test_a_method_router_that_breaks_a_rule_is_found_out(router, rule):
     ("replica", "rule"), LIMITED_REPLICAS.items(), ids=[replica.__name__ for replica in LIMITED_REPLICAS]
 )
 def test_a_replica_that_breaks_its_promises_about_batches_is_found_out(replica, rule):
+    """The simulation detects each replica with faulty batches, and names the broken rule."""
     _, story = first_failure(router=MethodRouter, replica=replica, limits=True)
     assert re.search(rule, story.splitlines()[0]), story
 
@@ -613,6 +615,7 @@ def test_a_replica_that_breaks_its_promises_about_batches_is_found_out(replica, 
     [(SendsAnyAhead, "was sent ahead and must not be"), (TakesTheWholeQueue, "were sent ahead, of at most")],
 )
 def test_a_router_that_breaks_a_rule_of_bundles_is_found_out(router, rule):
+    """The simulation detects each router that sends the wrong calls ahead, and names the broken rule."""
     _, story = first_failure(router=router, replica=BundlingReplica)
     assert re.search(rule, story.splitlines()[0]), story
 

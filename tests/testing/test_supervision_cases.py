@@ -113,6 +113,8 @@ def test_fault_is_caught(replica, case, arguments):
 
 
 def test_target_that_declares_can_kill_says_how():
+    """A suite for a target with `can_kill` must override `kill`; the error says so."""
+
     class Forgetful(Suite):
         kill = SupervisionCases.kill
 

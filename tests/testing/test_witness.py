@@ -52,6 +52,7 @@ def test_calls_that_ended_as_they_may_are_sorted(tmp_path):
 
 
 def test_idempotent_call_may_run_twice(tmp_path):
+    """An idempotent call that ran twice is no violation, and is listed in `twice`."""
     assert check(tmp_path, [0, 0], "ok", idempotent=True).twice == {0}
 
 
@@ -69,5 +70,6 @@ def test_idempotent_call_may_run_twice(tmp_path):
     ],
 )
 def test_what_must_not_happen_is_found(tmp_path, ran, outcomes, said):
+    """Each violation raises an error that names the rule and the call."""
     with pytest.raises(AssertionError, match=said):
         check(tmp_path, ran, *outcomes)
