@@ -139,7 +139,7 @@ def test_page_that_says_what_is_not_so_is_found(text, fault, folder, monkeypatch
 
 
 def test_page_that_says_what_is_so_passes(folder, monkeypatch):
-    """A page whose bad file is refused as it says passes."""
+    """A page passes if its bad file is refused as the page says."""
     page = folder / "page.md"
     refused = BAD.format("broken") + PLAN.format("broken", "broken.yaml has 1 problem: ...")
     page.write_text(refused + PLAN.format("broken-missing", "... E109: ..."), encoding="utf-8")

@@ -123,7 +123,7 @@ def test_environment_is_as_its_user_made_it(sage_env):
     ],
 )
 def test_requests_methods_register(register, settings, expected, sage_env):
-    """Both methods return the factory that the SAGE environment holds, and deploy the service as they are told."""
+    """Both methods return the factory that SAGE's environment holds, and deploy the service with the given settings."""
     said: list[str] = []
     factory = getattr(sage_env, register)("svc", Recorder, said, **settings)
     start_stream(sage_env, 1, lambda _, item: item)
@@ -599,7 +599,7 @@ class Factory:
 
 
 def test_factory_that_does_not_tell_its_class_is_left(sage_env):
-    """SAGE keeps a service whose factory does not tell its class."""
+    """SAGE keeps a service if its factory lacks `service_name` and `service_class`."""
     sage_env.register_service_factory("svc", Factory())
     assert run_batch(sage_env, [1], call, keyed=True) == [2]
     with pytest.raises(ServiceNotFoundError, match="its factory lacks service_name and service_class"):

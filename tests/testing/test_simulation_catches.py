@@ -238,7 +238,7 @@ class GivesRoomOfWaitingCalls(Router):
 
 
 class QueuesAgainWhatIsThere(Router):
-    """Treats every call as lost whose caller asks where it is."""
+    """Treats a call as lost as soon as its caller asks where it is."""
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
