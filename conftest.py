@@ -1,4 +1,4 @@
-"""What every test of the repository runs under, the plugins' own included."""
+"""Settings for every test in the repository, including the plugins' tests."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-# Before anything imports from it: a module that is already imported keeps its bare asserts.
+# Before any import of it: a module that is already imported keeps its plain asserts.
 pytest.register_assert_rewrite("sage_deploy_testing")
 
 pytest_plugins = ["pytester", "sage_deploy_testing.tools.leak_guard"]
@@ -18,7 +18,7 @@ pytest_plugins = ["pytester", "sage_deploy_testing.tools.leak_guard"]
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep Python from looking through the tests again and again while they are collected: they all stay."""
+    """Turn off garbage collection while tests are collected: all of them stay."""
     gc.disable()
     try:
         return (yield)
@@ -28,9 +28,9 @@ def pytest_collection() -> Generator[None, object, object]:
 
 def pytest_collection_finish() -> None:
     """
-    Set apart what lives as long as the run: every module, and thousands of tests.
+    Exempt everything that lives as long as the run from garbage collection: all modules and tests.
 
-    Else each full collection, of the leak guard's and of the tests' own, would look at all of it: close to a second.
+    Otherwise each full collection, of the leak guard and of tests, would take close to a second.
     """
     gc.collect()
     gc.freeze()

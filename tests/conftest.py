@@ -1,4 +1,4 @@
-"""What the tests of calls, queues and life-cycles share: a service that does what it is told, gates, threads."""
+"""Shared fixtures for tests of calls, queues and life cycles: a service that runs given functions, gates, threads."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 
 leak_guard.add_runtime(SageThreads())
 
-# In the background or under nohup these are ignored, and the programs that tests start would ignore them, too.
+# In the background or under nohup these are ignored, and the programs that tests start would inherit that.
 for _name in ("SIGINT", "SIGHUP"):
     if signal.getsignal(getattr(signal, _name, signal.SIGINT)) is signal.SIG_IGN:
         signal.signal(getattr(signal, _name), signal.SIG_DFL)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what is marked
+@pytest.hookimpl(tryfirst=True)  # before pytest deselects marked tests
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what `make test-long` alone runs."""
-    if (suites := sys.modules.get("strategies_in_turn")) is not None:  # else none of these tests is of such a suite
+    """Mark the cells that only `make test-long` runs."""
+    if (suites := sys.modules.get("strategies_in_turn")) is not None:  # otherwise no test here is of such a suite
         suites.mark_cells(items)
 
 
 @pytest.hookimpl(optionalhook=True)  # xdist's
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Share the tests out as their files say."""
+    """Keep the tests of a marked file in one process."""
     if config.getvalue("dist") != "loadgroup":
         return None
     from sharing_out import TogetherOrOneByOne
@@ -47,15 +47,15 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     return TogetherOrOneByOne(config, log)
 
 
-#: Seconds after which something that must happen counts as not happened; no test that passes waits for it.
+#: Seconds after which something that must happen counts as not happened. Passing tests never wait so long.
 PATIENCE = 20.0
 
-#: Calls that the services of `deploy` run at once.
+#: How many calls a service from `deploy` runs at once.
 SLOTS = {"single": 1, "multi": 2, "pool": 2, "async": 2, "inline": 1}
 
 
 class Gate:
-    """A method can be held inside, and the test knows when it is there."""
+    """Holds a method inside until it opens, and tells the test when the method is there."""
 
     def __init__(self) -> None:
         self._entered: queue.SimpleQueue[None] = queue.SimpleQueue()
@@ -68,13 +68,13 @@ class Gate:
         return result
 
     async def acall(self, result: Any = None) -> Any:
-        """Stay until the gate opens, without holding the event loop."""
+        """Stay until the gate opens, without blocking the event loop."""
         self._entered.put(None)
         await asyncio.shield(asyncio.wrap_future(self._open))  # cancelling one waiter must not cancel the gate
         return result
 
     def wait_entered(self, calls: int = 1) -> None:
-        """Wait until so many more calls are inside."""
+        """Wait until *calls* more calls are inside."""
         for _ in range(calls):
             self._entered.get(timeout=PATIENCE)
 
@@ -85,17 +85,17 @@ class Gate:
 
     @property
     def entered(self) -> int:
-        """How many came in that `wait_entered` has not waited for."""
+        """How many calls came in that `wait_entered` has not counted yet."""
         return self._entered.qsize()
 
     def open(self) -> None:
-        """Let everybody go on, now and later."""
+        """Let all calls go on, now and later."""
         if not self._open.done():
             self._open.set_result(None)
 
 
 class Probe:
-    """A service whose methods do what the caller hands them."""
+    """A service whose methods run the functions that the caller passes."""
 
     def run(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         return function(*args, **kwargs)
@@ -133,7 +133,7 @@ class Probe:
 
 
 class Deployed:
-    """One service in an environment of its own."""
+    """One service in its own environment."""
 
     name = "svc"
 
@@ -158,25 +158,25 @@ class Deployed:
 
 @pytest.fixture(params=["single", "pool", "inline"])
 def strategy(request: pytest.FixtureRequest) -> str:
-    """Each strategy in turn, for rules that hold for all."""
+    """Each strategy in turn, for rules that hold for all of them."""
     return request.param
 
 
 @pytest.fixture(params=["single", "pool"])
 def threaded(request: pytest.FixtureRequest) -> str:
-    """The strategies with threads of their own, for rules from which the contract excepts `inline`."""
+    """The strategies with their own threads, for rules that do not apply to `inline`."""
     return request.param
 
 
 @pytest.fixture
 def probe() -> type[Probe]:
-    """The class of the service that does what it is told."""
+    """The class of a service that runs the functions it is given."""
     return Probe
 
 
 @pytest.fixture
 def gates(in_thread: Any) -> Iterator[Callable[[], Gate]]:  # before the threads that they hold are joined
-    """Make gates; all are open when the test ends."""
+    """Make gates. All are opened when the test ends."""
     made: list[Gate] = []
 
     def make() -> Gate:
@@ -195,7 +195,7 @@ def gate(gates: Callable[[], Gate]) -> Gate:
 
 @pytest.fixture
 def in_thread(environments: Any) -> Iterator[Callable[..., Future[Any]]]:  # before the services are closed
-    """Run a function in a thread of its own; gives its future. All have ended when the test ends."""
+    """Run a function in a new thread and return its future. All threads are joined when the test ends."""
     threads: list[threading.Thread] = []
 
     def start(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Future[Any]:
@@ -204,7 +204,7 @@ def in_thread(environments: Any) -> Iterator[Callable[..., Future[Any]]]:  # bef
         def body() -> None:
             try:
                 outcome.set_result(function(*args, **kwargs))
-            except BaseException as error:  # noqa: BLE001 - it is for who looks at the future
+            except BaseException as error:  # noqa: BLE001 - the reader of the future gets it
                 outcome.set_exception(error)
 
         thread = threading.Thread(target=body, daemon=True, name=f"test-{len(threads)}")
@@ -219,7 +219,7 @@ def in_thread(environments: Any) -> Iterator[Callable[..., Future[Any]]]:  # bef
 
 @pytest.fixture
 def environments() -> Iterator[Callable[..., Environment]]:
-    """Make environments; all are closed when the test ends."""
+    """Make environments. All are closed when the test ends."""
     made: list[Environment] = []
 
     def make(*args: Any, **kwargs: Any) -> Environment:
@@ -238,7 +238,7 @@ def env(environments: Callable[..., Environment]) -> Environment:
 
 @pytest.fixture
 def deploy(environments: Callable[..., Environment], in_thread: Any, gates: Any) -> Callable[..., Deployed]:
-    """Deploy one service under a strategy: `deploy("pool", Probe, queue_size=3)`; two slots under `pool`, else one."""
+    """Deploy one service: `deploy("pool", Probe, queue_size=3)`. `SLOTS` says how many calls it runs at once."""
 
     def make(
         strategy: str, cls: type = Probe, *args: Any, env_options: Any = None, init: Any = None, **config: Any
@@ -265,7 +265,7 @@ def deploy(environments: Callable[..., Environment], in_thread: Any, gates: Any)
 
 @pytest.fixture
 def occupy(in_thread: Callable[..., Future[Any]], gates: Callable[[], Gate]) -> Callable[..., Gate]:
-    """Take every slot of a service; they are taken until the gate that this gives opens."""
+    """Take every slot of a service until the returned gate opens."""
 
     def take(service: Deployed) -> Gate:
         gate = gates()
@@ -282,7 +282,7 @@ def occupy(in_thread: Callable[..., Future[Any]], gates: Callable[[], Gate]) -> 
 
 @pytest.fixture
 def queued(in_thread: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
-    """Make a call that has to wait for a slot; gives a future of its result once the call waits."""
+    """Make a call that must wait for a slot, and return its future once it waits."""
 
     def add(service: Deployed, method: str, *args: Any, handle: Any = None, **kwargs: Any) -> Future[Any]:
         before = service.waiting
@@ -298,7 +298,7 @@ def queued(in_thread: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
 
 
 def _until(condition: Callable[[], Any]) -> None:
-    """The one place that looks again and again: a thread that begins to wait tells nobody."""
+    """Poll a condition. Only this function polls: a thread that begins to wait cannot report it."""
     deadline = time.monotonic() + PATIENCE
     pause = threading.Event()
     while not condition():
@@ -308,7 +308,7 @@ def _until(condition: Callable[[], Any]) -> None:
 
 @pytest.fixture(autouse=True, scope="session")
 def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """What `sage-deploy up` notes of its runs is noted in a folder of the tests, not of whoever runs them."""
+    """Keep the run records of `sage-deploy up` in a temporary folder, not in the user's."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
         yield
@@ -316,7 +316,7 @@ def own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture
 def running_up() -> Iterator[Callable[..., Any]]:
-    """Have processes run `sage-deploy up`; those that are left are killed when the test ends."""
+    """Start processes with `sage-deploy up`. Those that are left are killed when the test ends."""
     from running_up import RunningUp
 
     processes: list[RunningUp] = []
@@ -333,13 +333,13 @@ def running_up() -> Iterator[Callable[..., Any]]:
 
 @pytest.fixture
 def until() -> Callable[[Callable[[], Any]], None]:
-    """Wait until a condition holds of which nobody gives notice."""
+    """Wait until a condition holds that nothing reports."""
     return _until
 
 
 @pytest.fixture
 def program(tmp_path: Path) -> Callable[[str], list[str]]:
-    """The command that runs a program as a process of its own."""
+    """Return the command that runs a program as a separate process."""
 
     def command(source: str) -> list[str]:
         path = tmp_path / f"program_{len(list(tmp_path.iterdir()))}.py"
@@ -351,8 +351,8 @@ def program(tmp_path: Path) -> Callable[[str], list[str]]:
 
 @pytest.fixture
 def sage_environments() -> Iterator[Callable[..., Any]]:
-    """Make environments of SAGE, attached; all are closed when the test ends."""
-    # imported here: most tests need nothing of SAGE, which takes its time
+    """Make attached SAGE environments. All are closed when the test ends."""
+    # imported here: SAGE's import is slow, and most tests do not need it
     from sage.runtime import LocalEnvironment
     from sage.runtime.job_manager import JobManager
 

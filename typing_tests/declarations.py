@@ -1,4 +1,4 @@
-"""Decorators that declare something of a service's method leave its type as it is."""
+"""Decorators for a service's methods do not change the methods' types."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class KV:
     @idempotent
     @batch_of("fetch")
     async def fetch_many(self, keys: list[str]) -> list[bytes]:
-        """Read several from afar at once."""
+        """Read several from another machine at once."""
         return [key.encode() for key in keys]
 
     @idempotent
     async def fetch(self, key: str) -> bytes:
-        """Read from afar."""
+        """Read from another machine."""
         return key.encode()
 
     @idempotent
@@ -43,12 +43,12 @@ class KV:
 
     @idempotent
     async def ascan(self, prefix: str) -> AsyncIterator[str]:
-        """Read many from afar."""
+        """Read many from another machine."""
         yield prefix
 
 
 async def an_idempotent_method_keeps_its_type(kv: KV) -> None:
-    """Also on a typed handle, and so do its errors."""
+    """An idempotent method keeps its type, on a typed handle too, and wrong arguments are refused."""
     assert_type(kv.get("k"), int)
     assert_type(kv.get("k", default=1), int)
     assert_type(await kv.fetch("k"), bytes)
@@ -62,7 +62,7 @@ async def an_idempotent_method_keeps_its_type(kv: KV) -> None:
 
 
 async def a_batch_method_keeps_its_type(kv: KV) -> None:
-    """It can be called like any other."""
+    """A batch method can be called like any other method."""
     assert_type(kv.get_many(["k"], [0]), list[int])
     assert_type(await kv.fetch_many(["k"]), list[bytes])
     kv.get_many(["k"])  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
@@ -70,7 +70,7 @@ async def a_batch_method_keeps_its_type(kv: KV) -> None:
 
 
 def mistakes_in_a_declaration_show() -> None:
-    """`idempotent` takes the function itself, `batch_of` the other method's name."""
+    """Type checkers refuse `idempotent` without the function, and `batch_of` without a method's name."""
     idempotent(True)  # type: ignore[type-var]  # pyright: ignore[reportArgumentType]  # noqa: FBT003 - that is the mistake
     idempotent()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     batch_of(KV.get)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

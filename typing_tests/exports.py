@@ -1,7 +1,7 @@
 """
-What `sage_plugins` offers has its own type, although each name is imported only when it is first used.
+Each name of `sage_plugins` has its own type, although it is imported only at its first use.
 
-A name of which the checkers knew nothing would be Any to them, and every mistake with it would pass.
+A name that type checkers could not resolve would be `Any`, and they would accept every mistake with it.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ class Echo:
     """A service."""
 
     def process(self, text: str) -> str:
-        """Give it back."""
+        """Return the text."""
         return text
 
 
 def a_name_that_is_not_offered_is_refused() -> None:
-    """As an attribute and as an import."""
+    """Type checkers refuse a wrong name, as an attribute and as an import."""
     from sage_plugins import Enviroment  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType, reportUnusedImport]
 
     sage_plugins.Enviroment  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
@@ -47,7 +47,7 @@ def a_name_that_is_not_offered_is_refused() -> None:
 
 
 def classes_are_themselves() -> None:
-    """And nothing else."""
+    """Each exported class and decorator has its own type."""
     assert_type(sage_plugins.Environment, type[Environment])
     assert_type(sage_plugins.ServiceTask, type[ServiceTask])
     every: tuple[type, ...] = (ServiceContext, ServiceFactory, ServiceHandle, ServiceMetrics, ServiceTaskFactory)
@@ -57,7 +57,7 @@ def classes_are_themselves() -> None:
 
 
 def a_configuration_knows_its_fields() -> None:
-    """By name and type: editors complete them."""
+    """Type checkers know the name and the type of each field, so editors complete them."""
     config = ServiceDeploymentConfig(
         target=DeploymentTarget.LOCAL, threading_strategy=ThreadingStrategy.POOL, thread_count=4, timeout=60.0
     )
@@ -70,7 +70,7 @@ def a_configuration_knows_its_fields() -> None:
 
 
 def registering_gives_the_factory(env: Environment) -> None:
-    """Which a task is made of."""
+    """Registering returns the factory, from which a task is made."""
     factory = env.register_service("echo", Echo)
     assert_type(factory, ServiceFactory)
     assert_type(factory.service_name, str)
@@ -84,14 +84,14 @@ def registering_gives_the_factory(env: Environment) -> None:
 
 
 def metrics_are_numbers(metrics: ServiceMetrics) -> None:
-    """With names."""
+    """Each metric has a name and the type of a number."""
     assert_type(metrics.request_count, int)
     assert_type(metrics.p99, float)
     assert_type(metrics.outcomes, Mapping[str, int])
 
 
 def a_monitor_shows_a_task(task: ServiceTask) -> None:
-    """What it shows has the types of a status."""
+    """The results have the types of a status."""
     monitor = ServiceMonitor(task, keep=10)
     assert_type(monitor.metrics, ServiceMetrics)
     assert_type(monitor.health, Mapping[str, Any])
@@ -99,7 +99,7 @@ def a_monitor_shows_a_task(task: ServiceTask) -> None:
 
 
 def a_service_reaches_others_through_its_context(ctx: ServiceContext) -> None:
-    """As an environment gives them: typed if their class is named."""
+    """Handles from a context are typed if the caller names the class, like those from an environment."""
     assert_type(ctx.service("echo"), ServiceHandle)
     assert_type(ctx.service("echo", Echo).process("hello"), str)
     ctx.service("echo", Echo).procss("hello")  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
@@ -108,7 +108,7 @@ def a_service_reaches_others_through_its_context(ctx: ServiceContext) -> None:
 
 
 def errors_carry_what_they_know(error: errors.CallError) -> None:
-    """And are the builtins that `except` may name."""
+    """Errors have typed attributes, and are subclasses of the builtin errors that `except` may name."""
     builtin: RuntimeError = error
     assert_type(error.service, str | None)
     if isinstance(error, errors.CallTimeoutError):

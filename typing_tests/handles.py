@@ -1,8 +1,8 @@
 """
-What type checkers and editors know of a handle: the methods of the class that was named, or the verbs of a call.
+A handle's type: the methods of the class that the caller names, or the verbs if none is named.
 
-Nothing here runs; mypy and pyright read it. A line that must be refused carries the ignores of both, and one that turns
-out to be accepted is an error itself: mypy's warn_unused_ignores, pyright's reportUnnecessaryTypeIgnoreComment.
+Nothing here runs: mypy and pyright read it. A line that they must refuse carries ignore comments for both. If it is
+accepted, the comments are errors: mypy's warn_unused_ignores, pyright's reportUnnecessaryTypeIgnoreComment.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class KV:
         return len(key)
 
     async def fetch(self, key: str) -> bytes:
-        """Read from afar."""
+        """Read from another machine."""
         return key.encode()
 
     def scan(self, prefix: str) -> Iterator[str]:
@@ -36,12 +36,12 @@ class KV:
         yield prefix
 
     async def follow(self, prefix: str) -> AsyncIterator[bytes]:
-        """Read many from afar."""
+        """Read many from another machine."""
         yield prefix.encode()
 
 
 def a_typed_handle_has_the_methods_of_its_class(env: Environment) -> None:
-    """With their parameters and results."""
+    """A typed handle has the methods of its class, with their parameters and results."""
     kv = env.service("kv", KV)
     assert_type(kv, KV)
     assert_type(kv.get("k"), int)
@@ -53,7 +53,7 @@ def a_typed_handle_has_the_methods_of_its_class(env: Environment) -> None:
 
 
 async def a_typed_handle_tells_the_truth_of_each_kind_of_method(env: Environment) -> None:
-    """What a call of each kind gives at run time can be used as what checkers take it for."""
+    """What a method returns at run time can be used as the type that checkers see, for each kind of method."""
     kv = env.service("kv", KV)
     assert_type(kv.get("k"), int)
     assert_type(await kv.fetch("k"), bytes)
@@ -70,7 +70,7 @@ async def a_typed_handle_tells_the_truth_of_each_kind_of_method(env: Environment
 
 
 def a_typed_handle_refuses_what_its_class_has_not(env: Environment) -> None:
-    """Wrong names, arguments and uses of the result."""
+    """Type checkers refuse wrong names, arguments and uses of the result."""
     kv = env.service("kv", KV)
     kv.git  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     kv.get(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -83,14 +83,14 @@ def a_typed_handle_refuses_what_its_class_has_not(env: Environment) -> None:
 
 
 def the_class_itself_is_asked_for(env: Environment) -> None:
-    """An instance or a name is none."""
+    """`service` takes a class. Type checkers refuse an instance and a name."""
     env.service("kv", KV())  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     env.service("kv", "KV")  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
     env.service(KV)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 
 def an_untyped_handle_has_the_verbs(env: Environment) -> None:
-    """Results are Any, futures are futures, and the options make another handle."""
+    """The verbs of an untyped handle return `Any` or futures, and `with_options` returns another handle."""
     kv = env.service("kv")
     assert_type(kv, ServiceHandle)
     assert_type(kv.call("get", "k"), Any)
@@ -102,7 +102,7 @@ def an_untyped_handle_has_the_verbs(env: Environment) -> None:
 
 
 def an_untyped_handle_takes_any_method_name(env: Environment) -> None:
-    """It cannot know them: the service refuses wrong ones when they are called."""
+    """An untyped handle accepts any method name. The service refuses wrong ones when they are called."""
     kv = env.service("kv")
     assert_type(kv.get("k"), Any)
     assert_type(kv.anything(1, two=2), Any)
@@ -110,7 +110,7 @@ def an_untyped_handle_takes_any_method_name(env: Environment) -> None:
 
 
 def the_verbs_refuse_what_is_no_option(env: Environment) -> None:
-    """The first argument is the method's name, and options have types."""
+    """Type checkers refuse a first argument that is not a name, unknown options, and options of the wrong type."""
     kv = env.service("kv")
     kv.call()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     kv.call(KV.get, "k")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
@@ -121,7 +121,7 @@ def the_verbs_refuse_what_is_no_option(env: Environment) -> None:
 
 
 def a_stream_is_an_iterator_and_a_context(env: Environment) -> None:
-    """Of whatever the generator gives."""
+    """A stream can be iterated and used as a context manager. Its items are `Any`."""
     kv = env.service("kv")
     with kv.stream("scan", "k") as items:
         assert_type(items, ServiceStream)
@@ -132,7 +132,7 @@ def a_stream_is_an_iterator_and_a_context(env: Environment) -> None:
 
 
 async def a_stream_of_coroutines_is_asynchronous(env: Environment) -> None:
-    """Made without awaiting."""
+    """An asynchronous stream is made without `await`, and needs `async for`."""
     kv = env.service("kv")
     async with kv.astream("scan", "k") as items:
         assert_type(items, AsyncServiceStream)
@@ -143,7 +143,7 @@ async def a_stream_of_coroutines_is_asynchronous(env: Environment) -> None:
 
 
 async def coroutines_await_the_result(env: Environment) -> None:
-    """`acall` gives it; forgetting to await is noticed."""
+    """`acall` returns a result to await. Type checkers notice a missing `await`."""
     kv = env.service("kv")
     assert_type(await kv.acall("get", "k"), Any)
     assert_type(await kv.submit("get", "k"), Any)
@@ -157,7 +157,7 @@ async def coroutines_await_the_result(env: Environment) -> None:
 
 
 def an_environment_enters_as_itself() -> None:
-    """So that a subclass keeps its own methods."""
+    """`with` returns the environment's own type, so a subclass keeps its methods."""
 
     class Mine(Environment):
         pass
@@ -167,7 +167,7 @@ def an_environment_enters_as_itself() -> None:
 
 
 def services_are_called_in_both_ways(env: Environment) -> None:
-    """`call_service` is called and indexed; the asynchronous one gives futures."""
+    """`call_service` can be called and indexed, and its asynchronous form returns futures."""
     assert_type(env.call_service("kv", "k", method="get", timeout=5.0), Any)
     assert_type(env.call_service["kv"].get("k", timeout=5.0), Any)
     assert_type(env.call_service_async("kv", "k", method="get"), Future[Any])

@@ -1,4 +1,4 @@
-"""A plugin's functions keep their types under `@hookimpl`, and registrations are checked like any other call."""
+"""A plugin's functions keep their types under `@hookimpl`, and registrations are type-checked."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ def _problems_as_text(_config: Any, _options: None) -> Iterator[str]:
 
 @hookimpl
 def sage_register_load_balancers() -> list[Registration]:
-    """A stranger's hook."""
+    """A third-party hook."""
     return [Registration("first", _create, "Always the first", check=_check, capabilities=frozenset({"binding"}))]
 
 
 @hookimpl(trylast=True)
 def sage_register_monitors() -> list[Registration]:
-    """A stranger's hook, with an option of pluggy's."""
+    """A third-party hook with an option of pluggy."""
     return []
 
 
 def a_hook_can_be_called_as_what_it_is() -> None:
-    """Tests of plugins do."""
+    """A hook can be called as a plain function, as tests of plugins do."""
     assert_type(sage_register_load_balancers(), list[Registration])
     assert_type(sage_register_monitors(), list[Registration])
     sage_register_monitors("all")  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
 def a_registration_checks_its_fields() -> None:
-    """Wrong names, wrong order and callables of another shape."""
+    """Type checkers refuse wrong names, a wrong order, and callables with other signatures."""
     Registration("first", _create)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     Registration(_create, "first", "Always the first")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     Registration("first", _create, "Always the first", _check)  # type: ignore[call-arg, arg-type]  # pyright: ignore[reportCallIssue]

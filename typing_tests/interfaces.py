@@ -1,8 +1,8 @@
 """
-What the first-party plugins make is what `sage_plugins.interfaces` asks for.
+The objects that first-party plugins create fit the protocols of `sage_plugins.interfaces`.
 
-Registrations create objects of which the core sees nothing but these protocols, so no checker would notice elsewhere
-that a plugin lacks a method. Each assignment below is one that fails then.
+The core uses the objects from registrations only through these protocols. So no other code would show type checkers
+that a plugin lacks a method; then an assignment below fails.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ if TYPE_CHECKING:
 
 
 def strategies(seat: LoopSeat) -> tuple[Strategy, ...]:
-    """Of `sage-deploy-threading`; and what they start is a runner."""
+    """The strategies of `sage-deploy-threading`, which start runners."""
     runner: Runner = Single(ThreadOptions()).start(seat)
     runner = Multi(ThreadOptions()).start(seat)
     runner = Pool(PoolOptions()).start(seat)
@@ -104,17 +104,17 @@ def strategies(seat: LoopSeat) -> tuple[Strategy, ...]:
 
 
 def extensions() -> Extension:
-    """Of `sage-deploy-server`."""
+    """The extension of `sage-deploy-server`."""
     return ServerExtension(ServerOptions())
 
 
 def operations(environment: Environment) -> Operations:
-    """What extensions get."""
+    """An environment, as extensions get it."""
     return environment
 
 
 def reader() -> ConfigReader:
-    """Of `sage-deploy-files`; what it gives is a source with its entries."""
+    """The reader of `sage-deploy-files`, which returns a source with entries."""
     source: ConfigSource = YamlReader().read("service_deployment.yaml")
     entry: ConfigEntry = source.services["kv"]
     print(entry)
@@ -122,12 +122,12 @@ def reader() -> ConfigReader:
 
 
 def autoscaler() -> Autoscaler:
-    """Of `sage-deploy-autoscalers`."""
+    """The autoscaler of `sage-deploy-autoscalers`."""
     return TargetOngoing()
 
 
 def balancers() -> tuple[Balancer, ...]:
-    """Of `sage-deploy-balancers`."""
+    """The balancers of `sage-deploy-balancers`."""
     chance = RandomOptions()
     return (
         RoundRobin(),
@@ -139,38 +139,38 @@ def balancers() -> tuple[Balancer, ...]:
 
 
 def monitors(who: ReplicaInfo) -> tuple[Monitor, Monitor, Monitor, Recorder]:
-    """Of `sage-deploy-monitors`."""
+    """The monitors of `sage-deploy-monitors`."""
     return Metrics(), Health(), Events(EventsOptions()), MetricsRecorder(who, (), None)
 
 
 def what_monitors_declare(who: ReplicaInfo) -> tuple[SnapshotMerger, ServiceWatcher, CallCounter]:
-    """The optional members of the same."""
+    """The optional members of these monitors."""
     return Metrics(), Health(), MetricsRecorder(who, (), None)
 
 
 def tracing(who: ReplicaInfo) -> tuple[Monitor, Recorder, CallSurrounder]:
-    """Of `sage-deploy-otel`."""
+    """The monitor of `sage-deploy-otel`."""
     return Tracing(OtelOptions()), Spans(who), Spans(who)
 
 
 def replicas(member: Member) -> tuple[ReplicaEvents, WatchedReplica]:
-    """As targets and as monitors see them."""
+    """A replica as targets see it, and as monitors see it."""
     return member, member
 
 
 def targets(spec: ReplicaSpec, host: Host) -> tuple[Target, Replica]:
-    """Of `sage-deploy-local`."""
+    """The target of `sage-deploy-local`."""
     return LocalTarget(), LocalReplica(spec, host)
 
 
 def process_target() -> tuple[Target, ReachableTarget, ListingTarget, Directory]:
-    """Of `sage-deploy-process`."""
+    """The target of `sage-deploy-process`."""
     target = ProcessTarget(ProcessOptions())
     return target, target, target, target.directory("env")
 
 
 def ray_target(replica: RemoteReplica) -> tuple[Target, Replica]:
-    """Of `sage-deploy-ray`."""
+    """The target of `sage-deploy-ray`."""
     target: Target = RayTarget("remote_any", None, RayOptions())
     return target, replica
 
@@ -178,60 +178,60 @@ def ray_target(replica: RemoteReplica) -> tuple[Target, Replica]:
 def ray_target_for_other_processes() -> tuple[
     ReachableTarget, DetachingTarget, PublishingTarget, Directory, ServiceAccess
 ]:
-    """The same as one that declares `reachable` and `detaches`, and what it brings for the library."""
+    """The same target as one that declares `reachable` and `detaches`, and its parts for `sage-deploy-remote`."""
     target = RayTarget("remote_any", None, RayOptions())
     directory = target.directory("env")
     return target, target, target, directory, directory.open("kv")
 
 
 def what_outlives_a_process(kept: DetachedServices, snapshot: ServiceSnapshot) -> tuple[Keeper, EarlierService]:
-    """Of `sage-deploy-ray` and its library."""
+    """The detached services of `sage-deploy-ray`, and the snapshots of `sage-deploy-remote`."""
     return kept, snapshot
 
 
 def reaches(published: Publication, own: InProcessReach, service: Reachable) -> tuple[Reach, Reach, ReachableService]:
-    """Those that there are, and the service that they speak of."""
+    """All ways to reach a service, and the service that is reached."""
     return published, own, service
 
 
 def capable(replica: RemoteReplica) -> tuple[KillableReplica, WaitingReplica, ReachableReplica, DetachableReplica]:
-    """What targets promise of their replicas by the capabilities that they declare."""
+    """The members that a target's declared capabilities promise for its replicas."""
     return replica, replica, replica, replica
 
 
 def transport(of_ray: RayTransport, replica: RemoteReplica) -> tuple[Transport, Receiver]:
-    """What a substrate implements for `sage-deploy-remote`, and what that tells."""
+    """The transport that a runtime implements for `sage-deploy-remote`, and the receiver that it calls."""
     return of_ray, replica
 
 
 def clocks() -> tuple[Clock, ...]:
-    """The real one and the one of the tests."""
+    """The system's clock and the tests' clock."""
     return SystemClock(), VirtualClock()
 
 
 def the_cores_own_sides(lane: Lane, router: Router) -> tuple[Candidate, CallOwner]:
-    """What it shows to balancers, and what a call needs of the router."""
+    """The lane that balancers see, and the part of the router that a call needs."""
     return lane, router
 
 
 class _First:
-    """A stranger's balancer, which inherits from nothing."""
+    """A third-party balancer without base class."""
 
     binding = False
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Picker:
-        """Always the first."""
+        """Always choose the first replica."""
         first = candidates[0]
         return lambda _key, _method: first
 
 
 class _Observes(_First):
-    """It is told how calls end."""
+    """A balancer that observes how calls end."""
 
     key_argument = None
 
     def observe(self, candidate: Candidate, method: str, outcome: int, wait_s: float, run_s: float) -> None:
-        """Nothing is kept."""
+        """Keep nothing."""
 
 
 class _WithoutBinding:
@@ -257,7 +257,7 @@ class _StopsWithoutGrace:
 
 
 def what_does_not_fit_is_refused(inner: Runner) -> None:
-    """The protocols are no Any."""
+    """Type checkers refuse classes that do not fit: the protocols are not `Any`."""
     balancer: Balancer = _First()
     balancer = _WithoutBinding()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     balancer = _PicksAnIndex()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]

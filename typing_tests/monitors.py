@@ -1,4 +1,4 @@
-"""A stranger's monitors: the roles and optional members that fit are accepted, and what does not fit is refused."""
+"""Type checkers accept third-party monitors that fit the protocols, and refuse those that do not."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class _Calls:
-    """A recorder, which inherits from nothing."""
+    """A recorder without base class."""
 
     number = 0
 
@@ -35,7 +35,7 @@ class _Calls:
         return {"number": self.number}
 
     def close(self) -> None:
-        """Counts stay readable."""
+        """Do nothing: counts stay readable."""
 
 
 class _CallsForStatistics(_Calls):
@@ -44,14 +44,14 @@ class _CallsForStatistics(_Calls):
 
 
 class _RecordsOnly:
-    """What a replica's process needs."""
+    """The part that a replica's process needs."""
 
     def recorder(self, _who: ReplicaInfo, _methods: tuple[str, ...]) -> _Calls:
         return _Calls()
 
 
 class _Plain(_RecordsOnly):
-    """A monitor, which inherits from nothing of ours and has no optional member."""
+    """A monitor without our base class and without optional members."""
 
     def refused(self, method: int, reason: str) -> None: ...
     def event(self, event: Event) -> None: ...
@@ -62,7 +62,7 @@ class _Plain(_RecordsOnly):
 
 
 class _Full(_Plain):
-    """It has both optional members."""
+    """A monitor with both optional members."""
 
     def attach(self, service: WatchedService) -> None: ...
     def merge(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -70,7 +70,7 @@ class _Full(_Plain):
 
 
 class _Quiet(QuietMonitor):
-    """It takes from the base what it does not use."""
+    """A monitor that inherits the members that it does not use."""
 
     def recorder(self, who: ReplicaInfo, methods: tuple[str, ...], /) -> Recorder | None:  # noqa: ARG002
         return None if who.replica is None else _Calls()
@@ -93,7 +93,7 @@ class _CountsInText(_Calls):
 
 
 class _Deaf(_RecordsOnly):
-    """It lacks the members of the calling side."""
+    """Lacks the members for the calling side."""
 
 
 class _RecordsForNobody(_Plain):
@@ -107,7 +107,7 @@ class _QuietButWrong(QuietMonitor):
 
 
 def a_strangers_monitor_fits() -> None:
-    """With the optional members and without, with the base and without."""
+    """Monitors fit with and without optional members, and with and without the base class."""
     factory: RecorderFactory = _RecordsOnly()
     monitor: Monitor = _Plain()
     monitor = _Full()
@@ -119,7 +119,7 @@ def a_strangers_monitor_fits() -> None:
 
 
 def what_does_not_fit_is_refused() -> None:
-    """A member that is missing, or has another signature."""
+    """Type checkers refuse a missing member and another signature."""
     monitor: Monitor = _Deaf()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     monitor = _RecordsForNobody()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
     watcher: ServiceWatcher = _Plain()  # type: ignore[assignment]  # pyright: ignore[reportAssignmentType]
@@ -131,6 +131,6 @@ def what_does_not_fit_is_refused() -> None:
 
 
 def an_optional_member_can_be_asked_for(monitor: Monitor) -> None:
-    """The core and the suites do: what `isinstance` finds has its type."""
+    """After `isinstance`, an optional member has its type. The core and the suites ask this way."""
     if isinstance(monitor, SnapshotMerger):
         assert_type(monitor.merge([]), "Mapping[str, Any]")

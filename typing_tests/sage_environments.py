@@ -1,10 +1,10 @@
-"""What type checkers know of an environment of SAGE that was attached: what SAGE gave it, and the methods that deploy."""
+"""An attached SAGE environment has SAGE's own methods and the methods for deployment, with their types."""
 
 from __future__ import annotations
 
 from typing import assert_type
 
-from sage.runtime import LocalEnvironment  # pyright: ignore[reportMissingTypeStubs] # it has annotations and no py.typed
+from sage.runtime import LocalEnvironment  # pyright: ignore[reportMissingTypeStubs] # it has annotations but no py.typed
 
 from sage_deploy_sage import DeployEnvironment, attach
 from sage_plugins import Environment, ServiceDeploymentConfig, ServiceFactory, ServiceHandle
@@ -20,7 +20,7 @@ class KV:
 
 
 def an_attached_environment_has_both(env: LocalEnvironment) -> None:
-    """Its own methods, and those of the request."""
+    """An attached environment has its own methods and those that `attach` adds."""
     attached = attach(env, leave=["kv"], options={"ray": {"address": "auto"}})
     assert_type(attached, DeployEnvironment)
     assert_type(attached.name, str)
@@ -38,7 +38,7 @@ def an_attached_environment_has_both(env: LocalEnvironment) -> None:
 
 
 def an_attached_environment_refuses_what_it_has_not(env: DeployEnvironment) -> None:
-    """Wrong names and arguments."""
+    """Type checkers refuse wrong names and arguments."""
     env.regster_service  # type: ignore[attr-defined]  # pyright: ignore[reportAttributeAccessIssue, reportUnknownMemberType]
     env.service("kv", KV).get(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     attach("env")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

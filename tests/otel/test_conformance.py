@@ -1,4 +1,4 @@
-"""The monitor `otel` keeps what is asked of all monitors."""
+"""The monitor `otel` passes the conformance suite for monitors."""
 
 from __future__ import annotations
 

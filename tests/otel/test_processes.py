@@ -1,4 +1,4 @@
-"""One trace through services whose replicas are processes of their own, by a stranger's target on the link library."""
+"""One trace covers services whose replicas are separate processes, on a third-party target with the link library."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _replicas_import_what_tests_do(monkeypatch):
 
 
 def test_a_request_is_one_trace_through_other_processes(tmp_path):
-    """The client's span, the service that it asks, and the one that this calls directly."""
+    """The trace connects the client's span, the service that it calls, and the service that this one calls directly."""
     before = list(INJECTORS)
     try:
         with Environment("traced", registry=REGISTRY) as env:

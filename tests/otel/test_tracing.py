@@ -1,4 +1,4 @@
-"""The monitor `otel`: one trace of a request through services, by the real SDK."""
+"""The monitor `otel` makes one trace of a request through several services, with the real SDK."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 @pytest.fixture(scope="module")
 def exporter():
-    """What has the spans of this process; OpenTelemetry takes one provider in a process."""
+    """Return the exporter of this process's spans. OpenTelemetry allows one provider per process."""
     provider = trace.get_tracer_provider()
     if not isinstance(provider, TracerProvider):
         provider = TracerProvider()
@@ -38,7 +38,7 @@ def exporter():
 
 @pytest.fixture
 def spans(exporter):
-    """Gives the spans that have ended since the test began, by name."""
+    """Return a function that gives the spans that ended since the test began, by name."""
     exporter.clear()
     return lambda: {span.name: span for span in exporter.get_finished_spans()}
 
@@ -76,7 +76,7 @@ def ask(env, path, *args, **headers):
 
 
 def test_a_request_is_one_trace_through_all_services(deploy, spans):
-    """It goes on from the client's span, and each call is a child of the call that made it."""
+    """The trace continues the client's span, and each call is a child of the call that made it."""
     env = deploy()
     headers = {"traceparent": f"00-{TRACE}-{SPAN}-01", "X_Request_Id": "mine"}
     assert ask(env, "/services/front/ask", "ada", **headers) == b'"ADA"'
@@ -97,7 +97,7 @@ def test_a_request_is_one_trace_through_all_services(deploy, spans):
 
 
 def test_a_call_inside_a_span_of_the_program_is_its_child(deploy, spans):
-    """It comes before what was carried, and a program that has no span begins a trace with each call."""
+    """A call inside a span of the program is its child. Without such a span, each call begins a trace."""
     env = deploy()
     with trace.get_tracer("program").start_as_current_span("program"):
         env.service("back").look_up("ada")
@@ -109,12 +109,14 @@ def test_a_call_inside_a_span_of_the_program_is_its_child(deploy, spans):
 
 
 def test_a_request_without_a_trace_begins_one(deploy, spans):
+    """A request without a trace begins one with a server span."""
     ask(deploy(), "/services/back/look_up", "ada")
     span = spans()["back.look_up"]
     assert (span.parent, span.kind) == (None, SpanKind.SERVER)
 
 
 def test_a_method_that_raises_leaves_its_error_in_the_span(deploy, spans):
+    """An exception of a method is in the span, with status, type and stack trace."""
     with pytest.raises(LookupError):
         deploy().service("back").fail()
     span = spans()["back.fail"]
@@ -124,7 +126,7 @@ def test_a_method_that_raises_leaves_its_error_in_the_span(deploy, spans):
 
 
 class Gate:
-    """Holds a method until it is opened."""
+    """Holds a method until the test opens the gate."""
 
     def __init__(self):
         self.reached, self.open = threading.Event(), threading.Event()
@@ -135,7 +137,7 @@ class Gate:
 
 
 def test_waiting_and_running_can_be_told_apart(deploy, spans):
-    """A span begins when its call is accepted, and has an event when the method starts."""
+    """A span begins when its call is accepted, and gets the event `run` when the method starts."""
     back = deploy().service("back")
     gate = Gate()
     first = back.submit("hold", gate)
@@ -149,7 +151,7 @@ def test_waiting_and_running_can_be_told_apart(deploy, spans):
     span = spans()["back.look_up"]
     (run,) = span.events
     assert run.name == "run"
-    slack = 5_000_000  # what two clocks may differ by in between
+    slack = 5_000_000  # the difference allowed between two clocks
     assert accepted - slack < span.start_time < opened + slack
     assert opened - slack < run.timestamp <= span.end_time
     assert abs((run.timestamp - span.start_time) / 1e9 - span.attributes["sage_deploy.queue_s"]) < 1e-5
@@ -157,23 +159,25 @@ def test_waiting_and_running_can_be_told_apart(deploy, spans):
 
 
 def test_a_call_whose_caller_gives_up_is_marked(deploy, spans):
+    """If the caller gives up while the method runs, the span's status says so."""
     back = deploy().service("back")
     gate = Gate()
     call = back.submit("hold", gate)
     assert gate.reached.wait(20)
     call.abandon()
     gate.open.set()
-    back.look_up("ada")  # by the same thread, after it
+    back.look_up("ada")  # the same thread runs it after the abandoned call
     assert spans()["back.hold"].status.description == "given up by its caller before the method ended"
 
 
 def test_a_stream_is_one_span(deploy, spans):
+    """A stream is one span, whatever its number of items."""
     assert list(deploy(strategy="pool").service("back").count(3)) == [0, 1, 2]
     assert spans()["back.count"].status.status_code is StatusCode.UNSET
 
 
 def test_baggage_goes_along(deploy, spans):
-    """What the client sends with its trace is there for the spans of every service."""
+    """Baggage that the client sends reaches the spans of every service."""
     from opentelemetry import baggage
 
     env = deploy()
@@ -197,12 +201,12 @@ CALLED = []
 
 
 def configure():
-    """What `setup` names in the next test."""
+    """The function that `setup` names in the next test."""
     CALLED.append(1)
 
 
 def test_setup_is_called_once_in_a_process(deploy, monkeypatch):
-    """Before the first replica, whatever number of services name it."""
+    """The function in `setup` is called once in a process, however many services name it."""
     import sys
     from types import ModuleType
 
@@ -215,5 +219,6 @@ def test_setup_is_called_once_in_a_process(deploy, monkeypatch):
 
 @pytest.mark.parametrize("value", ["configure", "a:b:c", "a b:c", ":c", "a:"])
 def test_setup_names_a_module_and_a_function(value):
+    """`setup` must have the form MODULE:FUNCTION."""
     with pytest.raises(ValueError, match="give MODULE:FUNCTION"):
         OtelOptions(setup=value)

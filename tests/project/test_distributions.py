@@ -1,4 +1,4 @@
-"""The distributions of the repository agree: versions, ranges, workspace, entry points, types, README."""
+"""The distributions in the repository agree: versions, ranges, workspace, entry points, types and README."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from documentation_pages import FENCE
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDERS = {folder.parent.name: folder.parent for folder in sorted(ROOT.glob("plugins/*/pyproject.toml"))}
-#: Brought by the core itself, so that a bare install runs a service.
+#: Dependencies of the core, so that a bare install can run a service.
 DEFAULTS = {
     f"sage-deploy-{name}"
     for name in (
@@ -50,12 +50,12 @@ def requirements(project: dict[str, Any]) -> list[Requirement]:
 
 
 def test_plugins_are_found():
-    """The checks below run on the plugins that exist, and the default ones are among them."""
+    """The checks below find the plugins, including all default ones."""
     assert set(ALL) > DEFAULTS
 
 
 def test_one_minor_version():
-    """Minor versions move together; patches may differ."""
+    """All distributions share one minor version; patch versions may differ."""
     assert len({Version(project["project"]["version"]).release[:2] for project in ALL.values()}) == 1, {
         name: project["project"]["version"] for name, project in ALL.items()
     }
@@ -63,7 +63,7 @@ def test_one_minor_version():
 
 @pytest.mark.parametrize("name", ALL)
 def test_ranges_contain_the_siblings(name):
-    """What one distribution asks of another is what stands beside it, and ends at the next minor."""
+    """A distribution's range for a sibling includes the sibling's current version and excludes the next minor."""
     for requirement in requirements(ALL[name]):
         sibling = ALL.get(requirement.name)
         if sibling is None:
@@ -77,7 +77,7 @@ def test_ranges_contain_the_siblings(name):
 
 
 def test_core_brings_the_default_plugins():
-    """The defaults are dependencies; every other plugin stands in an extra of its own name."""
+    """The default plugins are dependencies of the core. Every other plugin is in an extra with its own name."""
     brought = {Requirement(text).name for text in CORE["project"]["dependencies"]}
     extras = CORE["project"].get("optional-dependencies", {})
 
@@ -91,7 +91,7 @@ def test_core_brings_the_default_plugins():
 
 @each_plugin
 def test_plugin_asks_for_the_core(name):
-    """A plugin installed alone brings the core, and is named after its folder."""
+    """A plugin depends on the core, needs the same Python, and is named after its folder."""
     project = PLUGINS[name]["project"]
 
     assert project["name"] == f"sage-deploy-{name}"
@@ -101,20 +101,20 @@ def test_plugin_asks_for_the_core(name):
 
 @pytest.mark.parametrize("name", ALL)
 def test_uv_knows_every_member(name):
-    """A member that is missing from the sources stops `uv lock` as soon as anything depends on it."""
+    """Every distribution is in uv's sources. If one is missing, `uv lock` fails as soon as another depends on it."""
     assert CORE["tool"]["uv"]["workspace"]["members"] == ["plugins/*"]
     assert CORE["tool"]["uv"]["sources"][name] == {"workspace": True}
 
 
 def test_every_folder_is_a_project():
-    """A folder without a pyproject in plugins/ stops uv for everybody."""
+    """Every folder in plugins/ has a pyproject.toml. Without one, uv fails for everybody."""
     folders = {folder.name for folder in (ROOT / "plugins").iterdir() if folder.is_dir()}
     assert folders == set(PLUGINS)
 
 
 @each_plugin
 def test_entry_points_are_modules(name):
-    """Each entry point's module is in the folder's own sources, which the wheel ships."""
+    """Each entry point names a module that exists in the folder's sources and that the wheel ships."""
     modules = PLUGINS[name]["project"]["entry-points"]["sage_deploy"]
     shipped = PLUGINS[name]["tool"]["hatch"]["build"]["targets"]["wheel"]["packages"]
 
@@ -127,7 +127,7 @@ def test_entry_points_are_modules(name):
 
 
 def test_every_package_is_typed():
-    """Each import package has its py.typed, and the type checker reads it."""
+    """Each import package has a `py.typed` file and is on mypy's path."""
     packages = [ROOT / "sage_plugins", *(path.parent for path in ROOT.glob("plugins/*/src/*/__init__.py"))]
 
     assert len(packages) == len(ALL)
@@ -139,7 +139,7 @@ def test_every_package_is_typed():
 
 @pytest.mark.parametrize("name", ALL)
 def test_readme_names_every_distribution(name):
-    """The reader of the README learns what there is to install; each distribution describes itself."""
+    """The README names every distribution, and each distribution has its own README."""
     assert name in (ROOT / "README.md").read_text(encoding="utf-8")
     folder = ROOT if name == "sage-deploy" else FOLDERS[name.removeprefix("sage-deploy-")]
     assert (folder / ALL[name]["project"]["readme"]).read_text(encoding="utf-8").startswith(f"# {name}\n")
@@ -155,6 +155,6 @@ def test_readme_has_no_relative_link(name):
 
 
 def test_scripts_and_tools_are_declared_once():
-    """Plugins have no tool configuration of their own: the root's holds for all."""
+    """Plugins have no tool configuration except for hatch and uv: the root's configuration applies to all."""
     for name, plugin in PLUGINS.items():
         assert set(plugin["tool"]) == {"hatch", "uv"}, name

@@ -1,8 +1,8 @@
 """
-The documentation says what is so: its blocks run or are checked, and what it must mention it mentions.
+The documentation is true and complete: its blocks run or are checked, and each public name has its place.
 
-How the blocks of a page are taken says `documentation_pages`. Each page is one test; those that need a cluster are
-taken in tests/ray/cluster.
+`documentation_pages` explains how a page's blocks are run. Each page is one test. Pages that need a cluster run in
+tests/ray/cluster.
 """
 
 from __future__ import annotations
@@ -44,25 +44,25 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """An empty working folder whose modules can be imported, and are forgotten at the end."""
+    """Return an empty working folder from which modules can be imported. At the end they are forgotten."""
     with working_folder(tmp_path, monkeypatch):
         yield tmp_path
 
 
-#: The others need a cluster, or have the blocks of one that does.
+#: The other pages need a cluster, or share their blocks with a page that does.
 HERE = [path for path in PAGES if path.name not in {other.name for other in (*ON_A_CLUSTER, TUTORIAL)}]
 
 
 @pytest.mark.parametrize("path", HERE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_blocks_of(path, folder, monkeypatch):
-    """Whoever copies a block gets what the page says."""
+    """Each block of a page does what the page says."""
     if "examples" in path.relative_to(ROOT).parts:
         monkeypatch.syspath_prepend(path.parent)
     Page(path, monkeypatch).take_all()
 
 
 def test_what_a_target_builds_on_is_there_and_public():
-    """The page lists members of the core's classes; each exists and has a text."""
+    """Each member of the core's classes that docs/writing-plugins.md lists exists and is public."""
     text = (DOCS / "writing-plugins.md").read_text(encoding="utf-8")
     section = text.partition("## What a target builds on\n")[2].partition("\n## ")[0]
     classes = {each.__name__: each for each in (Batch, Call, Channel, Host, StreamCall)}
@@ -79,7 +79,7 @@ def test_what_a_target_builds_on_is_there_and_public():
     "path", [DOCS / "design" / "architecture.md", ROOT / "CONTRIBUTING.md"], ids=lambda path: path.name
 )
 def test_files_that_a_page_shows_are_there(path):
-    """The page says which file does what; a file that moved takes its name there along."""
+    """Each file that the page names exists."""
     text = path.read_text(encoding="utf-8")
     named = re.findall(r"`((?:sage_plugins|plugins|tests|docs|examples|benchmarks)/[\w./-]*)`", text)
     assert len(named) > 5
@@ -87,6 +87,7 @@ def test_files_that_a_page_shows_are_there(path):
 
 
 def test_architecture_shows_every_wing_in_its_layer():
+    """The picture in docs/design/architecture.md shows exactly the core's modules and packages."""
     text = text_of("design/architecture.md")
     picture = text.partition("```text\n")[2].partition("```")[0]
     shown = {
@@ -101,10 +102,12 @@ def test_architecture_shows_every_wing_in_its_layer():
 
 @pytest.mark.parametrize("name", ["test-routing", "test"])
 def test_page_may_name_targets_of_make(name):
+    """The reader knows make's targets, including `test-AREA`."""
     assert name in make_targets()
 
 
 def test_page_that_names_no_target_of_make_is_found(folder, monkeypatch):
+    """A page that names an unknown make target fails."""
     page = folder / "page.md"
     page.write_text("```console\n$ make test-nothing\n```\n", encoding="utf-8")
     with pytest.raises(AssertionError, match="make test-nothing"):
@@ -128,6 +131,7 @@ PLAN = "```console\n$ sage-deploy plan {}.yaml\n{}\n```\n"
     ],
 )
 def test_page_that_says_what_is_not_so_is_found(text, fault, folder, monkeypatch):
+    """A page fails if its blocks contradict it: a file that is valid, another output, an unchecked output."""
     page = folder / "page.md"
     page.write_text(text, encoding="utf-8")
     with pytest.raises(AssertionError, match=fault):
@@ -135,6 +139,7 @@ def test_page_that_says_what_is_not_so_is_found(text, fault, folder, monkeypatch
 
 
 def test_page_that_says_what_is_so_passes(folder, monkeypatch):
+    """A page passes if its bad file is refused as the page says."""
     page = folder / "page.md"
     refused = BAD.format("broken") + PLAN.format("broken", "broken.yaml has 1 problem: ...")
     page.write_text(refused + PLAN.format("broken-missing", "... E109: ..."), encoding="utf-8")
@@ -142,7 +147,7 @@ def test_page_that_says_what_is_so_passes(folder, monkeypatch):
 
 
 def test_pages_run_something():
-    """The blocks are found: a fence that is spelled otherwise would be passed over."""
+    """The reader finds the blocks of all pages. It would skip a fence that is not closed or indented."""
     kinds = [block.kind for path in PAGES for block in blocks(path.read_text(encoding="utf-8"))]
     assert kinds.count("python") > 5
     assert kinds.count("pycon") > 5
@@ -163,7 +168,7 @@ def text_of(*names: str) -> str:
 
 @pytest.mark.parametrize("name", sage_plugins.__all__)
 def test_public_name_is_documented(name):
-    """It has a docstring of its own, and some page tells what it is for."""
+    """Each public name has its own docstring, and a page mentions it."""
     value = getattr(sage_plugins, name)
     document = vars(value).get("__doc__") if isinstance(value, type) else inspect.getdoc(value)
     assert document
@@ -172,13 +177,14 @@ def test_public_name_is_documented(name):
 
 @pytest.mark.parametrize("name", [name for name in errors.__all__ if name.endswith("Error")])
 def test_error_is_documented(name):
+    """Each error class has a docstring and is listed in docs/api.md."""
     assert getattr(errors, name).__doc__
     assert f"`{name}`" in text_of("api.md")
 
 
 @pytest.mark.parametrize(("name", "command"), list(named_commands(cli.commands)))
 def test_command_is_documented(name, command):
-    """It has a section of its own, which names each of its options, and stands in the table of commands."""
+    """Each command has a row in the table of commands and a section that names all its options."""
     page = text_of("cli.md")
     table, *_ = page.split("\n## ")
     (section,) = re.findall(rf"^## `{name}`\n(.*?)(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
@@ -188,6 +194,7 @@ def test_command_is_documented(name, command):
 
 
 def test_every_exit_code_and_every_command_that_is_elsewhere_is_documented():
+    """docs/cli.md lists every exit code and every command of the extras."""
     page = text_of("cli.md")
     for code in cli.ExitCode:
         assert f"\n| {code.value} | " in page
@@ -196,7 +203,7 @@ def test_every_exit_code_and_every_command_that_is_elsewhere_is_documented():
 
 
 def script(path: str) -> ModuleType:
-    """A module of the repository that belongs to no package."""
+    """Import a script that belongs to no package."""
     spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -204,23 +211,23 @@ def script(path: str) -> ModuleType:
 
 
 hook_reference = script("tools/hook_reference.py")
-#: Where pluggy keeps what a hook was declared with.
+#: The attribute in which pluggy keeps a hook's declaration.
 MARK = f"{hookspecs.PROJECT}_spec"
 
 
 def test_hook_reference_is_up_to_date():
-    """Every hook and interface stands there as the code declares it."""
+    """docs/hooks.md shows every hook and interface as the code declares it."""
     page = text_of("hooks.md")
     assert hook_reference.updated(page) == page, "run: tools/hook_reference.py"
 
 
 def test_plugin_matrix_is_up_to_date():
-    """Which plugins work together, and what they declare, stands there as the plugins themselves say it."""
+    """docs/plugin-matrix.md shows which plugins work together and what they declare, as the plugins do."""
     assert script("tools/plugin_matrix.py").page() == text_of("plugin-matrix.md"), "run: tools/plugin_matrix.py"
 
 
 def test_hook_reference_has_every_hook():
-    """What pluggy knows is what the page describes, with its exact arguments."""
+    """docs/hooks.md describes exactly the hooks that pluggy knows, with their arguments."""
     specified = {name: inspect.signature(hook) for name, hook in vars(hookspecs).items() if hasattr(hook, MARK)}
     listed = {hook.name: hook for hook in hook_reference.hooks()}
     assert listed.keys() == specified.keys()
@@ -230,20 +237,20 @@ def test_hook_reference_has_every_hook():
 
 
 def undocumented() -> Iterator[str]:
-    """Hooks, interfaces and values, and their members, that have no docstring."""
+    """Return the hooks, interfaces, values and their members that have no docstring."""
     yield from (hook.name for hook in hook_reference.hooks() if not hook.doc)
     for path in (*hook_reference.INTERFACES, *hook_reference.VALUES):
         for each in hook_reference.described(path):
             if not each.doc:
                 yield each.name
-            # The constants of an enumeration say enough with their names.
+            # The names of an enumeration's constants say enough.
             yield from (
                 f"{each.name}.{member.name}" for member in each.members if not member.doc and not member.constant
             )
 
 
 def test_every_hook_and_member_of_an_interface_has_a_docstring():
-    """It is what the reference consists of."""
+    """Every hook, interface, value and member has a docstring, which the reference shows."""
     assert list(undocumented()) == []
 
 
@@ -255,6 +262,7 @@ def test_every_hook_and_member_of_an_interface_has_a_docstring():
     ],
 )
 def test_member_without_docstring_is_found(old, new, missing, tmp_path, monkeypatch):
+    """The checks notice a member without docstring, and an outdated reference."""
     text = "".join(path.read_text(encoding="utf-8") for path in hook_reference.INTERFACES)
     assert old in text
     for path in hook_reference.INTERFACES:
@@ -268,7 +276,7 @@ def test_member_without_docstring_is_found(old, new, missing, tmp_path, monkeypa
 
 @pytest.fixture(scope="module")
 def field_table():
-    """The module tools/field_table.py."""
+    """Import tools/field_table.py."""
     return script("tools/field_table.py")
 
 
@@ -279,7 +287,7 @@ def chinese(field_table):
 
 @pytest.mark.parametrize("name", ["configuration.md", "zh/configuration.md"])
 def test_field_tables_are_up_to_date(name, field_table, chinese):
-    """Every field stands there as the code declares it."""
+    """The tables show every field as the code declares it."""
     page = text_of(name)
 
     assert field_table.updated(page, chinese if name.startswith("zh/") else str) == page, "run: tools/field_table.py"
@@ -288,7 +296,7 @@ def test_field_tables_are_up_to_date(name, field_table, chinese):
 
 
 def test_every_field_is_translated(chinese):
-    """And no translation is of what the code does not say any more."""
+    """Every field is translated, and no translation is left of text that the code no longer has."""
     assert chinese.problems() == []
 
 
@@ -301,6 +309,7 @@ def test_every_field_is_translated(chinese):
     ],
 )
 def test_stale_translation_is_found(old, new, problem, field_table):
+    """The checks notice translations of removed fields, of changed texts and of unknown words."""
     text = text_of("zh/fields.toml")
     assert text.count(old) == 1
 
@@ -312,7 +321,7 @@ def test_stale_translation_is_found(old, new, problem, field_table):
 
 @pytest.fixture(scope="module")
 def rules():
-    """Every rule that a problem may name, as the code has them."""
+    """Return every rule that the code reports with a problem."""
     sources = [*ROOT.glob("sage_plugins/**/*.py"), *ROOT.glob("plugins/*/src/**/*.py")]
     texts = (path.read_text(encoding="utf-8") for path in sources)
     return sorted({rule for text in texts for rule in re.findall(r"""(?<!`)"([EW]\d{2,3})"(?!`)""", text)})
@@ -329,7 +338,7 @@ def documented_rules(page: str) -> list[str]:
 
 
 def rule_faults(page: str, rules: list[str]) -> list[str]:
-    """What docs/errors.md lacks, and what is too much, if the code reports *rules*."""
+    """Return what is missing or superfluous in docs/errors.md if the code reports *rules*."""
     sections = {found["rule"]: found for found in _RULE.finditer(page)}
     headings = documented_rules(page)
     rows = re.findall(r"^\| \[([EW]\d+)\]\(#(\w+)\) \| \S.* \|$", page, re.MULTILINE)
@@ -352,7 +361,7 @@ def rule_faults(page: str, rules: list[str]) -> list[str]:
 
 
 def test_rules_are_documented(rules):
-    """Every rule that a problem may name has one section, with its cause, what to do, and an example; no other has."""
+    """docs/errors.md has exactly one section for each rule: cause, fix and an example that is run."""
     assert rules
     assert rule_faults(text_of("errors.md"), rules) == []
 
@@ -368,6 +377,7 @@ def test_rules_are_documented(rules):
     ],
 )
 def test_rule_without_section_is_found(old, new, faults):
+    """The checks notice each mistake in a rule's section or in the list of rules."""
     page = text_of("errors.md")
     assert page.count(old) == 1
 
@@ -379,12 +389,13 @@ def test_rule_without_section_is_found(old, new, faults):
 
 @pytest.mark.parametrize("part", ["Cause", "Fix", "Example"])
 def test_section_without_part_is_found(part):
+    """The checks notice a section without cause, fix or example."""
     page = text_of("errors.md").replace(f"**{part}.**", f"{part}.", 1)
     assert rule_faults(page, documented_rules(page))[0] == "E101: not cause, fix and example"
 
 
 def test_measured_table_is_of_what_the_script_measures(monkeypatch):
-    """benchmarks/strategies.py would write the same rows and columns, with other figures."""
+    """The table has the rows and columns that benchmarks/strategies.py would write."""
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     strategies = script("benchmarks/strategies.py")
     page = strategies.PAGE.read_text(encoding="utf-8")
@@ -403,13 +414,13 @@ TRANSLATED = [path.name for path in sorted((DOCS / "zh").glob("*.md"))]
 
 
 def english_of(name: str) -> Path:
-    """The page that one in Chinese follows: docs/zh has no folders."""
+    """Return the English page of a Chinese page. docs/zh has no folders."""
     (page,) = (path for path in (DOCS / name, DOCS / "guides" / name) if path.exists())
     return page
 
 
 def sections(page: str) -> list[tuple[int, set[str]]]:
-    """The level of each heading, and what is set as code below it, in the text."""
+    """Return the level of each heading, and the code names in the text below it."""
     prose = re.sub(r"<!-- fields:start -->.*<!-- fields:end -->", "", FENCE.sub("", page), flags=re.DOTALL)
     parts = re.split(r"^(#+) ", prose, flags=re.MULTILINE)[1:]
     return [
@@ -419,7 +430,7 @@ def sections(page: str) -> list[tuple[int, set[str]]]:
 
 @pytest.mark.parametrize("name", TRANSLATED)
 def test_translation_follows_its_page(name):
-    """It has the same headings and blocks, and every section mentions the same names; each page links to the other."""
+    """A translation has the same headings, blocks and code names as its page, and both pages link to each other."""
     page = english_of(name)
     english, chinese = page.read_text(encoding="utf-8"), text_of(f"zh/{name}")
 
@@ -433,4 +444,5 @@ def test_translation_follows_its_page(name):
 
 
 def test_translations_are_found():
+    """The list of translated pages is not empty."""
     assert {"configuration.md", "quickstart.md"} <= set(TRANSLATED)

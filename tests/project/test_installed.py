@@ -1,4 +1,4 @@
-"""What is installed is complete: every module can be imported, every plugin is found, every strategy runs a service."""
+"""The installation is complete: every module imports, every plugin is found, every strategy runs a service."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def modules(package: str) -> list[str]:
 
 
 def test_the_packages_are_found():
-    """The tests below run on those that are installed: the core and its plugins."""
+    """The tests below cover the core and its installed plugins, and no plugin failed to load."""
     assert {"sage_plugins", "sage_deploy_cli", "sage_deploy_local", "sage_deploy_testing"} < set(PACKAGES)
     assert not Registry.discover().failures
 
 
 @pytest.mark.parametrize("package", [name for name in PACKAGES if name.startswith(("sage_plugins", "sage_deploy_"))])
 def test_every_module_can_be_imported(package, tmp_path):
-    """In a process of its own, which has imported nothing of the tests."""
+    """Every installed module can be imported in a fresh process."""
     names = modules(package)
     program = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
-    # -I: nothing but what is installed.
+    # -I: only installed packages.
     done = subprocess.run(
         [sys.executable, "-I", "-c", program, *names], cwd=tmp_path, capture_output=True, text=True, check=False
     )
@@ -49,6 +49,7 @@ class Echo:
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy_runs_a_service(strategy):
+    """Every installed strategy runs a service."""
     with Environment() as env:
         config = ServiceDeploymentConfig(threading_strategy=strategy)
         env.register_service_with_config("echo", Echo, deployment_config=config)

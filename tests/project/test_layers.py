@@ -1,25 +1,24 @@
 """
-Imports point down, and finding the plugins is cheap.
+The core's modules import only lower layers, and finding plugins imports little.
 
-The rules, for every import statement of the sources, also those inside functions:
+The rules, for every import statement in the sources, also those inside functions:
 
-- A module of the core imports modules of lower layers, or of its own layer as long as that makes no circle.
-- An import under `if TYPE_CHECKING:` does not run and may point up: an error may name the values that it carries.
-- The core imports no other distribution, not even for its types.
-- A plugin imports layers 0 to 3, public modules only, and nothing of another plugin. A name that `sage_plugins` itself
-  offers counts as the module that it comes from.
-- A library is for plugins of one kind: those that `LIBRARIES` names import it. It keeps the rules of a plugin, and
-  imports no runtime that such a plugin adapts.
+- A module of the core imports modules of lower layers, or of its own layer if this makes no import cycle.
+- An import under `if TYPE_CHECKING:` does not run and may point up: an error may name the types of its values.
+- The core imports no other distribution, not even for types.
+- A plugin imports layers 0 to 3, public modules only, and no other plugin. A name that `sage_plugins` itself
+  offers counts as the module that defines it.
+- A library serves several plugins. Only the distributions in `LIBRARIES` import it. It follows the rules for plugins,
+  and imports no runtime that these plugins adapt.
 - `sage_deploy_remote` also imports `routing` and `process_end`. A client in another process is the calling side of a
-  service: it needs the same router and handles. A handle that comes back to the process that deployed its service finds
-  the environment there.
-- The commands that a plugin brings write and load deployment files as those of `sage_deploy_cli` do, by its modules in
-  `WRITING`.
-- A plugin that adapts another framework stands above the core, as its users do: it also imports what `sage_plugins`
-  itself offers, whatever the layer.
-- `sage_deploy_cli` and `sage_deploy_testing` stand above the core and import any public module of it.
-- A new module of the core is put in the table below, or the test fails. A package is one module there; its own modules
-  import each other in one direction.
+  service: it needs the same router and handles. A handle that comes back to the process that deployed its service must
+  find the environment there.
+- Commands that a plugin adds read and write deployment files through the modules of `sage_deploy_cli` in `WRITING`.
+- A plugin that adapts another framework stands above the core, as users do: it also imports all names that
+  `sage_plugins` itself offers, whatever the layer.
+- `sage_deploy_cli` and `sage_deploy_testing` stand above the core and import any of its public modules.
+- Each new module of the core must be added to the table below, or the test fails. A package counts as one module. The
+  modules of a package import each other in one direction.
 """
 
 from __future__ import annotations
@@ -53,23 +52,23 @@ LAYERS = {
 LAYER = {module: layer for layer, modules in LAYERS.items() for module in modules}
 #: The highest layer that a plugin may import.
 PLUGINS_SEE = 3
-#: What a library imports in addition.
+#: Layers above 3 that a library may import too.
 ALSO_SEEN = {"sage_deploy_remote": {"process_end", "routing"}}
-#: Runtimes that a library must not import, nor name for the type checker.
+#: Runtimes that a library must not import, not even for type checkers.
 SUBSTRATES = {"ray"}
 #: Plugins that adapt another framework.
 ADAPTERS = {"sage_deploy_sage"}
-#: Distributions that stand above the core, as its users do.
+#: Distributions that stand above the core, as users do.
 ABOVE = {"sage_deploy_cli", "sage_deploy_testing"}
 #: Libraries, and the distributions that may import them.
 LIBRARIES = {
     "sage_deploy_files": {"sage_deploy_cli", "sage_deploy_server"},
     "sage_deploy_remote": {"sage_deploy_process", "sage_deploy_ray"},
 }
-#: What commands import, whoever brings them: in a package `commands`.
+#: What the packages `commands` of all distributions may import.
 WRITING = {"sage_deploy_cli.environment_of", "sage_deploy_cli.exit_codes", "sage_deploy_cli.output"}
 
-#: Imports that point up and do not run: who names whose types, and which.
+#: Imports for type checkers that point up: (importing module, imported module) and the names.
 UPWARD_TYPES = {
     ("interfaces", "planning"): {"DeploymentPlan"},
     ("interfaces", "routing"): {"ServiceHandle"},
@@ -88,7 +87,7 @@ class Import(NamedTuple):
 
 
 def imports(source: str, package: str = "") -> list[Import]:
-    """Every import of *source*, whose relative imports start at *package*."""
+    """Return every import in *source*. Relative imports start at *package*."""
     found: list[Import] = []
 
     def visit(node: ast.AST, *, typing_only: bool) -> None:
@@ -124,8 +123,8 @@ def _last_name(node: ast.expr) -> str | None:
 
 
 def public_names(source: str) -> dict[str, str]:
-    """Map each name that the package `sage_plugins` offers to its module, as its imports for the type checker say."""
-    names = {"__version__": "errors"}  # layer 0: asks the installed metadata
+    """Map each name that the package `sage_plugins` offers to its module, as its imports for type checkers say."""
+    names = {"__version__": "errors"}  # layer 0: reads the installed metadata
     for found in imports(source, "sage_plugins"):
         head, _, module = found.module.partition(".")
         if head == "sage_plugins" and found.name:
@@ -134,7 +133,7 @@ def public_names(source: str) -> dict[str, str]:
 
 
 def core_module(found: Import, offered: dict[str, str]) -> str | None:
-    """Name the module of the core that *found* imports, or None if it imports something else."""
+    """Return the module of the core that *found* imports, or None if it imports something else."""
     head, _, rest = found.module.partition(".")
     if head != "sage_plugins":
         return None
@@ -146,7 +145,7 @@ def core_module(found: Import, offered: dict[str, str]) -> str | None:
 
 
 def faults_of_core(module: str, source: str, offered: dict[str, str], package: str = "sage_plugins") -> list[str]:
-    """What *module* of the core imports against the rules."""
+    """Return the imports of the core's *module* that break the rules."""
     if module not in LAYER:
         return [f"{module} is in no layer: put it in the table of {Path(__file__).name}"]
     faults = []
@@ -168,7 +167,7 @@ def faults_of_core(module: str, source: str, offered: dict[str, str], package: s
 
 
 def faults_of_plugin(package: str, source: str, offered: dict[str, str], own: str) -> list[str]:
-    """What the module *package* of the plugin *own* imports against the rules."""
+    """Return the imports in the module *package* of the plugin *own* that break the rules."""
     faults = []
     for found in imports(source, package):
         where = f"{package}:{found.line}"
@@ -191,7 +190,7 @@ def faults_of_plugin(package: str, source: str, offered: dict[str, str], own: st
 
 
 def modules_of(folder: Path, base: Path) -> list[tuple[str, str, str]]:
-    """Return the dotted name, the package and the source of each module in *folder*, named from *base*."""
+    """Return the dotted name, the package and the source of each module in *folder*. Names are relative to *base*."""
     found = []
     for path in sorted(folder.rglob("*.py")):
         if path.parent.name == "plugin_kit":  # copied into users' projects, never imported
@@ -209,7 +208,7 @@ def offered() -> dict[str, str]:
 
 
 def core_sources() -> list[tuple[str, str, str]]:
-    """Every module of the core but the package itself, whose names are looked up on demand."""
+    """Return every module of the core except the package itself, which looks its names up lazily."""
     return [
         (name.split(".")[1], package, source)
         for name, package, source in modules_of(CORE, ROOT)
@@ -218,13 +217,13 @@ def core_sources() -> list[tuple[str, str, str]]:
 
 
 def test_core_imports_point_down(offered):
-    """No module of the core runs an import of a higher layer."""
+    """No module of the core imports a higher layer at run time."""
     faults = [fault for name, pkg, source in core_sources() for fault in faults_of_core(name, source, offered, pkg)]
     assert not faults, "\n".join(faults)
 
 
 def test_types_point_up_only_where_it_is_said(offered):
-    """An upward import for the type checker stands in the table, and the table has no others."""
+    """The upward imports for type checkers are exactly those in `UPWARD_TYPES`."""
     found: dict[tuple[str, str], set[str]] = {}
     for name, package, source in core_sources():
         for each in imports(source, package):
@@ -238,13 +237,13 @@ SOURCES = sorted([*CORE.rglob("*.py"), *ROOT.glob("plugins/*/src/**/*.py")])
 
 
 def test_no_file_is_long():
-    """A file has 500 lines at most; the cases of the testing kit are lists, and may be longer."""
+    """A source file has at most 500 lines. Only the testing kit's lists of cases may be longer."""
     long = [path for path in SOURCES if len(path.read_text(encoding="utf-8").splitlines()) > 500]
     assert [path.name for path in long if path.parent.name != "cases"] == []
 
 
 def test_no_package_is_crowded():
-    """A package has 12 files at most, and says in its docstring what lives there; the suites' cases may be more."""
+    """A package has at most 12 files and a docstring. Only the packages of cases and templates may have more files."""
     packages = {path.parent for path in SOURCES}
     sizes = {package.name: len(list(package.glob("*.py"))) for package in packages}
     assert {
@@ -260,7 +259,7 @@ def test_no_package_is_crowded():
 
 
 def test_core_imports_make_no_circle(offered):
-    """Modules of one layer may import each other in one direction."""
+    """Modules of the same layer import each other without cycles."""
     graph: dict[str, set[str]] = {}
     for name, package, source in core_sources():
         needed = graph.setdefault(name, set())
@@ -279,19 +278,19 @@ PACKAGES = sorted(path.parent.name for path in CORE.glob("*/__init__.py"))
 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_modules_of_a_package_import_each_other_in_one_direction(package):
-    """They are of one layer; none imports the package itself."""
+    """The modules of a package import each other without cycles, and never the package itself."""
     check_one_direction(modules_of(CORE / package, ROOT))
 
 
 @pytest.mark.parametrize("library", LIBRARIES)
 def test_modules_of_a_library_import_each_other_in_one_direction(library):
-    """Also across its packages, and where an import waits in a function."""
+    """The modules of a library import each other without cycles, across its packages and inside functions too."""
     (src,) = ROOT.glob(f"plugins/*/src/{library}")
     check_one_direction(modules_of(src, src.parent))
 
 
 def check_one_direction(modules: list[tuple[str, str, str]]) -> None:
-    """Check that the modules make no circle."""
+    """Fail if the modules import each other in a cycle."""
     sources = {name: (parent, source) for name, parent, source in modules}
     graph = {name: set[str]() for name in sources}
     for name, (parent, source) in sources.items():
@@ -312,7 +311,7 @@ def test_package_offers_its_names_without_other_distributions():
 
 
 def test_plugins_import_the_public_lower_layers(offered):
-    """A first-party plugin lives by the rules of a third-party one."""
+    """First-party plugins follow the rules for third-party plugins."""
     faults = [
         fault
         for src in sorted(ROOT.glob("plugins/*/src"))
@@ -347,7 +346,7 @@ OFFERED = {"Environment": "environment", "hookimpl": "hookspecs"}
     ],
 )
 def test_checker_finds_faults_of_the_core(module, source, fault):
-    """The checks above see each way to break the rules."""
+    """The checker reports each way in which the core can break the rules."""
     (found,) = faults_of_core(module, source, OFFERED)
     assert found.startswith(fault)
 
@@ -362,7 +361,7 @@ def test_checker_finds_faults_of_the_core(module, source, fault):
     ],
 )
 def test_checker_lets_good_imports_of_the_core_pass(source):
-    """Down, sideways, for the type checker only, and out of the core."""
+    """The core may import lower layers, its own layer, foreign packages, and anything for type checkers."""
     assert faults_of_core("call", source, OFFERED) == []
 
 
@@ -378,13 +377,13 @@ def test_checker_lets_good_imports_of_the_core_pass(source):
     ],
 )
 def test_checker_finds_faults_of_plugins(source, fault):
-    """The checks above see each way to break the rules."""
+    """The checker reports each way in which a plugin can break the rules."""
     (found,) = faults_of_plugin("sage_deploy_local", source, OFFERED, "sage_deploy_local")
     assert found.endswith(fault)
 
 
 def test_checker_lets_good_imports_of_plugins_pass():
-    """A plugin sees itself, the public names, and layers 0 to 3."""
+    """A plugin may import itself, public names, and layers 0 to 3."""
     source = (
         "from sage_plugins import hookimpl\nfrom sage_plugins.host.host import Host\nfrom . import target\nimport attrs"
     )
@@ -393,14 +392,14 @@ def test_checker_lets_good_imports_of_plugins_pass():
 
 @pytest.mark.parametrize("importing", ["sage_deploy_ray", "sage_deploy_process"])
 def test_checker_lets_target_plugins_import_the_library(importing):
-    """A target whose replicas live in other processes is built on it."""
+    """A target with replicas in other processes may import `sage_deploy_remote`; other plugins may not."""
     source = "from sage_deploy_remote.link.transport import Transport"
     assert faults_of_plugin(importing, source, OFFERED, importing) == []
     assert len(faults_of_plugin("sage_deploy_local", source, OFFERED, "sage_deploy_local")) == 1
 
 
 def test_checker_lets_the_library_be_a_calling_side():
-    """It imports routers, which other plugins may not."""
+    """`sage_deploy_remote` may import routers, as the calling side does; other plugins may not."""
     source = "from sage_plugins.routing.router import Router\nfrom sage_plugins.process_end import find"
     assert faults_of_plugin("sage_deploy_remote.reach", source, OFFERED, "sage_deploy_remote") == []
     assert len(faults_of_plugin("sage_deploy_ray", source, OFFERED, "sage_deploy_ray")) == 2
@@ -416,13 +415,13 @@ def test_checker_lets_the_library_be_a_calling_side():
     ],
 )
 def test_checker_finds_faults_of_the_library(source, fault):
-    """It knows no runtime and no other plugin."""
+    """The library must not import a runtime, other plugins, or higher layers."""
     (found,) = faults_of_plugin("sage_deploy_remote.link", source, OFFERED, "sage_deploy_remote")
     assert found.endswith(fault)
 
 
 def test_checker_sees_what_an_adapter_may_import():
-    """What the package offers, and of the higher layers nothing else."""
+    """An adapter may import the names that `sage_plugins` offers, but no module of a higher layer."""
     good = "from sage_plugins import Environment"
     bad = "from sage_plugins.environment.environment import Environment\nfrom sage_plugins import unheard_of"
 
@@ -438,16 +437,16 @@ def test_checker_sees_what_an_adapter_may_import():
     ],
 )
 def test_start_imports_nothing_heavy(code):
-    """Importing the core, and finding every installed plugin, imports only what that takes."""
+    """Importing the core and discovering all plugins imports no heavy module."""
     program = f"import sys\n{code}\nimport json; print(json.dumps(sorted(sys.modules)))"
-    # -I: neither the current folder nor the caller's settings decide what is imported.
+    # -I: ignore the current folder and the caller's Python settings.
     done = subprocess.run([sys.executable, "-I", "-c", program], capture_output=True, text=True, check=False)
 
     assert done.returncode == 0, done.stderr
     assert HEAVY.isdisjoint(json.loads(done.stdout)), sorted(HEAVY & set(json.loads(done.stdout)))
 
 
-#: What is for files, plans, options, errors and SAGE's ways, and waits until somebody comes with one of these.
+#: Modules for files, plans, options, errors and SAGE, which are imported on first use only.
 LATE = {
     "call.batch",
     "call.endings",
@@ -480,7 +479,7 @@ LATE = {
 
 
 def test_first_answer_imports_no_more_than_it_takes():
-    """A service registered in code, with nothing configured, is answered without what others need."""
+    """A service registered in code with default settings answers without importing the modules in `LATE`."""
     program = """
 import sys
 from sage_plugins import Environment

@@ -1,4 +1,4 @@
-"""What a release is made with: the version of all distributions, and the check of what would be uploaded."""
+"""The release tools: `bump` sets the version of all distributions, `check_release` checks the files to upload."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ bump, check_release = tool("bump"), tool("check_release")
 
 @pytest.mark.parametrize("folder", PROJECTS, ids=lambda folder: folder.name)
 def test_bump_changes_the_version_and_the_ranges_of_the_siblings_alone(folder):
+    """`bump` changes only a distribution's version and the ranges of its sibling distributions."""
     before = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))
     after = tomllib.loads(bump.bumped((folder / "pyproject.toml").read_text(encoding="utf-8"), "3.7.1"))
     assert after["project"].pop("version") == "3.7.1"
@@ -34,12 +35,14 @@ def test_bump_changes_the_version_and_the_ranges_of_the_siblings_alone(folder):
 
 
 def test_bump_gives_unreleased_changes_their_version():
+    """`bump` moves the unreleased changes under the new version and its date."""
     text = bump.dated("# Changelog\n\n## Unreleased\n\n- new\n\n## 0.1.0\n", "0.2.0", "2027-01-31")
     assert text == "# Changelog\n\n## Unreleased\n\n## 0.2.0 - 2027-01-31\n\n- new\n\n## 0.1.0\n"
 
 
 @pytest.mark.parametrize("version", ["0.1.0", "0.0.9", "1.0", "next", "1.0.0rc1"])
 def test_bump_refuses_what_is_no_later_version_before_it_writes(version, monkeypatch, tmp_path):
+    """`bump` refuses a version that is not a later release, and writes nothing."""
     pyproject = tmp_path / "pyproject.toml"
     pyproject.write_text('[project]\nname = "sage-deploy"\nversion = "0.1.0"\n')
     monkeypatch.setattr(bump, "ROOT", tmp_path)
@@ -51,10 +54,12 @@ def test_bump_refuses_what_is_no_later_version_before_it_writes(version, monkeyp
 
 @pytest.mark.parametrize("folder", PROJECTS, ids=lambda folder: folder.name)
 def test_each_distribution_has_the_licence(folder):
+    """Each distribution contains a copy of the repository's licence."""
     assert (folder / "LICENSE").read_text(encoding="utf-8") == (ROOT / "LICENSE").read_text(encoding="utf-8")
 
 
 def test_what_an_archive_lacks_is_named(tmp_path):
+    """`check_release` names the required files that a wheel or an sdist lacks."""
     with zipfile.ZipFile(tmp_path / "a-1-py3-none-any.whl", "w") as wheel:
         wheel.writestr("a/py.typed", "")
     with tarfile.open(tmp_path / "a-1.tar.gz", "w:gz") as sdist:
@@ -64,7 +69,7 @@ def test_what_an_archive_lacks_is_named(tmp_path):
 
 
 def test_two_builds_that_differ_are_refused(tmp_path, monkeypatch):
-    """Whoever rebuilds a release must get the same files."""
+    """Two builds of a release must give identical files."""
     count = iter(range(9))
 
     def build(folder):

@@ -1,4 +1,4 @@
-"""The page on reliability names tests that there are, for every fault."""
+"""docs/reliability.md names existing tests for every fault."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def functions():
 
 
 def test_every_test_that_the_page_names_is_there():
-    """Who runs what the page names gets that test."""
+    """Every test that the page names exists."""
     assert not set(re.findall(r"`(test_\w+)`", PAGE)) - functions()
 
 
 @pytest.mark.parametrize(("fault", "shown_by"), ROW.findall(PAGE))
 def test_every_fault_names_its_tests_or_says_that_there_are_none(fault, shown_by):
-    """A fault without a test is no promise."""
+    """Each fault names its tests, or says that it is not tested."""
     assert "`test_" in shown_by or shown_by.startswith("not tested"), fault
 
 
 def test_no_fault_is_left_out():
-    """Whoever looks a fault up by its number finds it: services, replicas, load, plugins."""
+    """Every number of a fault, in all four groups (services, replicas, load, plugins), has its row."""
     numbers = [int(fault[1:]) for fault, _ in ROW.findall(PAGE)]
     assert numbers == [*range(1, 17), *range(20, 40), *range(40, 55), *range(60, 67)]

@@ -1,4 +1,4 @@
-"""Processes that share the tests get what belongs together as a whole, and `make test` runs a part of long suites."""
+"""Tests that belong together run in one test process, and `make test` runs only a part of the long suites."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from strategies_in_turn import StrategiesInTurn, mark_cells
 
 
 class Process:
-    """Notes which tests it is sent."""
+    """Records the tests that it is sent."""
 
     def __init__(self, name):
         self.gateway, self.shutting_down, self.sent = SimpleNamespace(id=name), False, []
@@ -25,7 +25,7 @@ class Process:
 
 
 def share(pytester, count, tests):
-    """So many processes, and what shares out the tests among them."""
+    """Return *count* processes and the scheduler that distributes *tests* among them."""
     pytester.makeini("[pytest]")
     for path in {pytester.path / test.partition("::")[0] for test in tests}:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def share(pytester, count, tests):
 
 
 def finish(scheduler, processes):
-    """Run all tests: those that a process has, and those that it is sent meanwhile."""
+    """Run all tests, also those that a process is sent later."""
     done = dict.fromkeys(processes, 0)
     while any(len(process.sent) > done[process] for process in processes):
         for process in processes:
@@ -53,13 +53,13 @@ def finish(scheduler, processes):
 
 @pytest.fixture
 def shared(pytester):
-    """Two processes, and two tests of each of three files; one file is marked."""
+    """Two processes and three files of two tests each. One file is marked as a group."""
     tests = [f"test_{name}.py::test_{number}" for name in ("first", "together", "last") for number in range(2)]
     return share(pytester, 2, tests)
 
 
 def test_a_marked_file_goes_to_one_process_before_all_others(shared):
-    """The other tests follow one by one, in their order."""
+    """The tests of a marked file go to one process first. The other tests follow one by one, in order."""
     _, (one, other) = shared
     assert one.sent[:2] == [2, 3]
     assert sorted(one.sent[2:] + other.sent) == [0, 1, 4, 5][: len(one.sent + other.sent) - 2]
@@ -67,7 +67,7 @@ def test_a_marked_file_goes_to_one_process_before_all_others(shared):
 
 
 def test_what_a_process_has_done_is_forgotten(shared):
-    """Each report of a test looks through all that its process was given."""
+    """A finished test leaves the scheduler's records: every report searches all tests assigned to the process."""
     scheduler, processes = shared
     finish(scheduler, processes)
     assert sorted(processes[0].sent + processes[1].sent) == list(range(6))
@@ -79,7 +79,11 @@ def test_what_a_process_has_done_is_forgotten(shared):
     ("count", "clusters"), [(2, range(2)), (3, range(3)), (4, range(2)), (6, range(3)), (8, range(3))]
 )
 def test_at_most_three_processes_take_the_tests_on_a_cluster(pytester, count, clusters):
-    """They begin with these and take no others; where there are few processes, all take everything."""
+    """
+    At most three processes run the cluster tests. They start with these and run no others.
+
+    With three processes or fewer, all processes run everything.
+    """
     here, there = (
         [f"tests/test_a.py::test_{n}" for n in range(40)],
         [f"tests/ray/cluster/b.py::test_{n}" for n in range(20)],
@@ -96,6 +100,7 @@ def test_at_most_three_processes_take_the_tests_on_a_cluster(pytester, count, cl
 
 @pytest.mark.parametrize("file", ["tests/test_a.py", "tests/ray/cluster/test_b.py"])
 def test_where_all_tests_are_of_one_kind_all_processes_take_them(pytester, file):
+    """If all tests are of one kind, all processes run them."""
     scheduler, processes = share(pytester, 6, [f"{file}::test_{number}" for number in range(60)])
     finish(scheduler, processes)
     assert sorted(number for process in processes for number in process.sent) == list(range(60))
@@ -103,7 +108,7 @@ def test_where_all_tests_are_of_one_kind_all_processes_take_them(pytester, file)
 
 
 class Item:
-    """A cell of a case, as pytest has collected it."""
+    """One collected cell of a case."""
 
     def __init__(self, suite, case, *marks):
         self.cls, self.originalname, self.marks = suite, case, list(marks)
@@ -117,7 +122,11 @@ class Item:
 
 @pytest.mark.parametrize(("one_in", "left"), [(1, 5), (20, 1)])
 def test_of_a_suite_that_starts_processes_one_cell_of_a_case_is_quick(one_in, left):
-    """Another cell for another case; where each case runs, all its cells do."""
+    """
+    In a suite that starts processes, `make test` runs one cell of each case, and different cells for different cases.
+
+    With `one_in = 1`, all cells run.
+    """
 
     class Suite(StrategiesInTurn):
         pass
@@ -134,7 +143,7 @@ def test_of_a_suite_that_starts_processes_one_cell_of_a_case_is_quick(one_in, le
 
 
 def test_a_case_that_another_suite_runs_is_slow_here(pytester):
-    """What the suite alone has is quick, and what it says of itself."""
+    """A case that another suite runs is slow here. Own cases and `test_declared_capabilities` stay quick."""
     pytester.makeini("[pytest]\nmarkers =\n    slow: left out")
     pytester.makepyfile(
         """

@@ -1,7 +1,8 @@
 """
-Strangers' distributions beside ours: built as wheels, installed in environments of their own, used by small programs.
+Third-party plugins work with ours when all are installed as wheels.
 
-What is installed is what a user gets: nothing of the checkout is on those environments' path.
+The wheels are built and installed into separate environments, which small programs use. Nothing of the checkout is on
+their path, so the programs see what a user gets.
 """
 
 from __future__ import annotations
@@ -24,30 +25,30 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent.parent
 STRANGERS = ROOT / "tests" / "third_party"
-#: Those whose plugins can be imported and collide with no other.
+#: Third-party plugins that can be imported and collide with no other.
 HEALTHY = ("acme-strategies", "acme-balancers", "acme-sockets")
 OURS = [ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
 
 pytestmark = [
-    pytest.mark.timeout(300),  # the first test with an environment pays for building the wheels and the installation
+    pytest.mark.timeout(300),  # the first test builds the wheels and installs them
     pytest.mark.xdist_group("third_party"),  # one process builds and installs for all of them
 ]
 
 
 def run(*command: str | Path, cwd: Path) -> str:
-    """Run *command* without the caller's import settings; return what it printed, fail with all that it said."""
+    """Run *command* without the caller's import settings and return its stdout. Fail with all its output."""
     environment = {name: value for name, value in os.environ.items() if name not in {"PYTHONPATH", "VIRTUAL_ENV"}}
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False, timeout=240)
     assert done.returncode == 0, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
 
 
-#: Ours that bring Ray and SAGE, which no stranger here needs and which take a minute to install.
+#: Our distributions that need Ray or SAGE. No test here needs them, and they take a minute to install.
 LARGE = {"sage-deploy-ray", "sage-deploy-sage"}
 
 
 class Installation:
-    """An environment with our wheels and some strangers'."""
+    """A virtual environment with our wheels and some third-party ones."""
 
     def __init__(self, folder: Path, wheels: list[Path]) -> None:
         self._folder = folder
@@ -61,14 +62,14 @@ class Installation:
         return run(sys.executable, "-m", "pip", "--python", self.python, *common, *arguments, cwd=self._folder)
 
     def program(self, source: str) -> list[str]:
-        """Run a program there; return the lines that it printed."""
-        # -I: the installed packages and nothing else.
+        """Run a program in the environment and return the lines that it printed."""
+        # -I: only installed packages.
         return run(self.python, "-I", "-c", textwrap.dedent(source), cwd=self._folder).splitlines()
 
 
 @pytest.fixture(scope="module")
 def wheels(tmp_path_factory) -> Callable[..., list[Path]]:
-    """Give our wheels and those of the strangers named, all built once."""
+    """Build all wheels once. Returns a function that selects ours and the named third-party ones."""
     folder = tmp_path_factory.mktemp("dist")
     projects = [*OURS, *sorted(path.parent for path in STRANGERS.glob("*/pyproject.toml"))]
     options = ("--quiet", "--disable-pip-version-check", "--no-deps", "--no-build-isolation")
@@ -85,13 +86,13 @@ def wheels(tmp_path_factory) -> Callable[..., list[Path]]:
 
 @pytest.fixture(scope="module")
 def beside_broken(tmp_path_factory, wheels) -> Installation:
-    """Our distributions, strangers' plugins that work, and one that cannot be imported."""
+    """Install our distributions, working third-party plugins, and one that cannot be imported."""
     return Installation(tmp_path_factory.mktemp("broken"), wheels(*HEALTHY, "acme-broken"))
 
 
 @pytest.fixture(scope="module")
 def beside_collider(tmp_path_factory, wheels) -> Installation:
-    """Our distributions, and a stranger's that offers an ID of ours."""
+    """Install our distributions and a third-party one that offers an ID of ours."""
     return Installation(tmp_path_factory.mktemp("collider"), wheels("acme-collider"))
 
 
@@ -114,14 +115,14 @@ def deploy(**config):
 
 
 def test_environment_holds_the_wheels_alone(beside_broken):
-    """What the programs below import comes from the environment, and its requirements agree."""
+    """The programs below import from the environment only, and `pip check` finds no conflict."""
     beside_broken.pip("check")
     (origin,) = beside_broken.program("import sage_plugins; print(sage_plugins.__file__)")
     assert Path(origin).is_relative_to(beside_broken.python.parent.parent)
 
 
 def test_strangers_strategy_runs_a_service(beside_broken):
-    """A strategy from a stranger's distribution is named by its ID, and gets its own options."""
+    """A third-party strategy is selected by its ID and gets its own options."""
     lines = beside_broken.program(
         SERVICE
         + """
@@ -138,7 +139,7 @@ print(sum("mine" in thread.name for thread in threading.enumerate()))
     assert lines[2] == "0", "its thread ends with the environment"
 
 
-#: Which cases run here, for pytest's `-k`. Each starts a process; tests/remote/test_acme_sockets.py has the others.
+#: The cases that run here, for pytest's `-k`. Each starts a process. tests/remote/test_acme_sockets.py runs the others.
 SELECTED = {
     "acme-sockets": "own_process or status_file or declared or replica_that_dies or items_come or error_of_an_inner",
 }
@@ -153,7 +154,7 @@ SELECTED = {
     ],
 )
 def test_strangers_tests_inherit_the_conformance_suite(beside_broken, tmp_path, stranger, number, own):
-    """With pytest and what is installed, and no file of ours beside them: every case that applies runs, and passes."""
+    """A third-party project can run our conformance suite with pytest alone: every applicable case runs and passes."""
     beside_broken.pip("install", "pytest")
     shutil.copy(STRANGERS / stranger / f"test_{stranger.replace('-', '_')}.py", tmp_path)
     report = tmp_path / "report.xml"
@@ -169,7 +170,7 @@ def test_strangers_tests_inherit_the_conformance_suite(beside_broken, tmp_path, 
 
 
 def test_strangers_hooks_of_every_kind_are_found(beside_broken):
-    """Strangers offer all that we offer: targets, extensions, autoscalers and commands, too."""
+    """Third-party plugins can offer every kind of plugin: targets, extensions, autoscalers and commands too."""
     lines = beside_broken.program(
         """
 from sage_plugins.plugins.registry import Registry
@@ -188,7 +189,7 @@ print(*(command.name for plugin, command in registry.commands if plugin.distribu
 
 
 def test_strangers_strategy_is_deployed_from_yaml(beside_broken, tmp_path):
-    """A file names the stranger's ID and sets its options; the installed command says whose plugin it is."""
+    """A YAML file can select a third-party strategy by its ID and set its options."""
     (tmp_path / "where.py").write_text(
         textwrap.dedent(
             """\
@@ -221,7 +222,7 @@ def test_strangers_strategy_is_deployed_from_yaml(beside_broken, tmp_path):
 
 
 def test_strangers_options_are_checked_by_their_own_class(beside_broken):
-    """A misspelled option of a stranger's strategy is a configuration problem that names it, and starts nothing."""
+    """A misspelled option of a third-party strategy is a problem that suggests the right name. Nothing starts."""
     (line,) = beside_broken.program(
         SERVICE
         + """
@@ -238,7 +239,7 @@ except (errors.ConfigError, errors.PlanError) as error:
 
 
 def test_broken_plugin_hurts_only_who_needs_it(beside_broken):
-    """Services that do not use it run; who names what it would offer is told why it is not there."""
+    """A plugin that cannot be imported harms only services that need it. Their error says why it is missing."""
     ran, *refused = beside_broken.program(
         SERVICE
         + """
@@ -261,7 +262,7 @@ except errors.SageDeployError as error:
 
 
 def test_one_id_from_two_distributions_is_a_conflict(beside_collider):
-    """Neither wins: the error names both distributions, so that the user can remove one."""
+    """Two distributions with the same plugin ID are a conflict. The error names both, so the user can remove one."""
     lines = beside_collider.program(
         SERVICE
         + """
@@ -279,7 +280,7 @@ except errors.PluginConflictError as error:
 
 
 def test_plugin_can_be_disabled_by_name(beside_collider):
-    """The way out of a conflict that needs no uninstallation."""
+    """Disabling one plugin by name solves a conflict without uninstalling anything."""
     lines = beside_collider.program(
         """
 import os

@@ -1,7 +1,7 @@
 """
-The files of typing_tests/ speak of everything that they should; `make lint` has both type checkers read them.
+typing_tests/ covers every public name and every plugin. `make lint` runs both type checkers on it.
 
-A name that is in none of them may be Any to its users without anybody noticing.
+Without that, a name could be `Any` for its users and nobody would notice.
 """
 
 from __future__ import annotations
@@ -24,18 +24,20 @@ FIRST_PARTY = [
 
 
 def names_in(file):
-    """Every name that is used in a file, rather than only imported."""
+    """Return every name that the file uses, not only imports."""
     tree = ast.parse((FOLDER / file).read_text(encoding="utf-8"))
     return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
 
 
 @pytest.mark.parametrize("name", sage_plugins.__all__)
 def test_every_public_name_has_its_type_checked(name):
+    """typing_tests/exports.py uses every public name."""
     assert name in names_in("exports.py"), f"typing_tests/exports.py says nothing of {name}"
 
 
 @pytest.mark.parametrize(("kind", "registration"), FIRST_PARTY)
 def test_every_plugin_is_assigned_to_its_interface(kind, registration):
+    """typing_tests/interfaces.py assigns every first-party plugin to its protocol."""
     options, shared = registration.options_class(), registration.environment_options
     environment = [] if shared is None else [shared.options_class()()]
     where = [Where("svc", "env")] if kind == "load balancer" else []

@@ -19,7 +19,7 @@ PATIENCE = 30
 
 @pytest.fixture
 def server(tmp_path):
-    """The application in a process of its own, on a free port."""
+    """Start the application in a separate process, on a free port."""
     for block in blocks((DOCS / "guides" / "web-application.md").read_text(encoding="utf-8")):
         if block.name is not None:
             (tmp_path / block.name).write_text(block.text, encoding="utf-8")
@@ -50,7 +50,7 @@ def count(address, text):
 
 
 def test_the_application_answers_and_stops_its_services(server):
-    """A result, an exception of the service as a status, and the stop hooks when the server is told to end."""
+    """The application returns results, turns an exception into a status, and stops its services on SIGTERM."""
     address = address_of(server)
     assert count(address, "three little words") == (200, {"words": 3})
     assert count(address, "") == (400, {"error": "there is no text"})

@@ -1,4 +1,4 @@
-"""An environment of SAGE with `attach`: what is deployed, when, and what stays as it was made."""
+"""A SAGE environment with `attach`: what is deployed, when, and what stays unchanged."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def strategy_of(env: Any, name: str = "svc") -> str:
 
 
 class Own(LocalEnvironment):
-    """A user's environment."""
+    """A user's environment class."""
 
     __slots__ = ()
 
@@ -46,7 +46,7 @@ class Own(LocalEnvironment):
 
 @pytest.mark.parametrize("cls", [LocalEnvironment, Own])
 def test_attach_gives_the_same_environment(cls):
-    """The object is the user's, and of the user's class; a second time nothing happens."""
+    """`attach` returns the same object, still of the user's class. A second `attach` changes nothing."""
     env = cls("test")
     attached = attach(env)
 
@@ -58,7 +58,7 @@ def test_attach_gives_the_same_environment(cls):
 
 
 def test_users_own_submit_runs(sage_environments, monkeypatch):
-    """What a user's class does stays between sage-deploy and SAGE."""
+    """The `submit` of a user's class still runs."""
     env = attach(Own("test"))
     env.register_service("svc", Doubler)
     assert run_batch(env, [1], call) == [2]
@@ -66,6 +66,7 @@ def test_users_own_submit_runs(sage_environments, monkeypatch):
 
 
 def test_deploying_environment_needs_no_attach():
+    """`DeployEnvironment` can be used directly, with the arguments of SAGE's environment and of `attach`."""
     with DeployEnvironment("test", {"key": 1}, "fifo", leave=["own"]) as env:
         env.register_service("own", Doubler)
         env.register_service("svc", Doubler)
@@ -75,17 +76,23 @@ def test_deploying_environment_needs_no_attach():
 
 @pytest.mark.parametrize("other", [FlowNetEnvironment, object])
 def test_other_environments_are_refused(other):
+    """`attach` refuses everything except a `LocalEnvironment`."""
     with pytest.raises(TypeError, match="attach takes a LocalEnvironment"):
         attach(other())
 
 
 def test_options_are_for_the_first_time(sage_env):
+    """A second `attach` with options raises."""
     with pytest.raises(ValueError, match="attached already"):
         attach(sage_env, leave=["svc"])
 
 
 def test_names_to_leave_are_checked(sage_environments):
-    """One that is spelled otherwise would have the service deployed, and wait for ever."""
+    """
+    `leave` is checked: a wrong type raises at once, an unknown name at the submit.
+
+    Otherwise a misspelled name would deploy the service, and it would wait forever.
+    """
     with pytest.raises(TypeError, match=r"give \['svc'\]"):
         attach(LocalEnvironment("test"), leave="svc")
     env = sage_environments(leave=["scv"])
@@ -95,7 +102,7 @@ def test_names_to_leave_are_checked(sage_environments):
 
 
 def test_environment_is_as_its_user_made_it(sage_env):
-    """What SAGE reads is put in place for a submit, and taken away."""
+    """After a submit, the environment is unchanged: what SAGE reads is replaced only during the submit."""
     factory = sage_env.register_service("svc", Doubler)
     _, full = start_stream(sage_env, 1, call)
     classes = [step.function_class for step in sage_env.pipeline]
@@ -116,7 +123,7 @@ def test_environment_is_as_its_user_made_it(sage_env):
     ],
 )
 def test_requests_methods_register(register, settings, expected, sage_env):
-    """They give the factory that the environment of SAGE has, and the service is deployed as they say."""
+    """Both methods return the factory that SAGE's environment holds, and deploy the service with the given settings."""
     said: list[str] = []
     factory = getattr(sage_env, register)("svc", Recorder, said, **settings)
     start_stream(sage_env, 1, lambda _, item: item)
@@ -129,13 +136,14 @@ def test_requests_methods_register(register, settings, expected, sage_env):
 
 
 def test_services_on_nodes_are_planned(sage_env):
-    """Where the target is not installed or reached, the plan says it; nothing is started."""
+    """`register_service_on_nodes` sets target, replicas and threads. Nothing is started."""
     sage_env.register_service_on_nodes("svc", Doubler, nodes=["n1", "n2"], threads=4)
     config = sage_env.deployment.task("svc").composition.config
     assert (config.target, config.replicas, config.thread_count) == ("remote_specific", 2, 4)
 
 
 def test_plan_has_what_is_registered_either_way(sage_env):
+    """The plan contains the services of both ways to register, and starts nothing."""
     said: list[str] = []
     sage_env.register_service("plain", Recorder, said)
     sage_env.register_service_with_config("svc", Recorder, said, deployment_config=POOL)
@@ -152,6 +160,7 @@ def test_registering_again_without_a_configuration_replaces_it(sage_env):
 
 
 def test_factory_goes_by_the_name_it_was_registered_under(sage_env):
+    """A factory's service has the name of its registration, not the factory's own name."""
     sage_env.register_service_factory("svc", SageFactory("another", Doubler))
     assert run_batch(sage_env, [1], call) == [2]
     assert sage_env.get_service_status("svc")["service_name"] == "svc"
@@ -183,7 +192,7 @@ def file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("before", [True, False])
 def test_file_deploys_what_is_registered(before, file, sage_env):
-    """Before or after: the services are where and how the file says; one with a class needs no registration."""
+    """A file applies to services registered before or after it. A service with a class needs no registration."""
     if before:
         sage_env.load_service_deployment_config(file)
     sage_env.register_service("svc", Doubler)
@@ -199,6 +208,7 @@ def test_file_deploys_what_is_registered(before, file, sage_env):
 
 
 def test_profile_of_a_file_applies(file, sage_env):
+    """The chosen profile of a file applies to the services."""
     sage_env.register_service("svc", Doubler)
     sage_env.load_service_deployment_config(file, profile="calm")
     run_batch(sage_env, [1], call)
@@ -206,6 +216,7 @@ def test_profile_of_a_file_applies(file, sage_env):
 
 
 def test_file_holds_for_the_next_submit_too(file, sage_env):
+    """A file's settings apply to every later submit too."""
     sage_env.register_service("svc", Doubler)
     sage_env.load_service_deployment_config(file)
     for _ in range(2):
@@ -214,6 +225,7 @@ def test_file_holds_for_the_next_submit_too(file, sage_env):
 
 
 def test_wrong_file_is_refused_with_its_line(file, sage_env):
+    """A wrong file is refused with its line when it is loaded."""
     file.write_text("services:\n  svc:\n    deployment: {thread_count: 0}\n", encoding="utf-8")
     with pytest.raises(ConfigError, match=r"service_deployment\.yaml:3:"):
         sage_env.load_service_deployment_config(file)
@@ -233,7 +245,11 @@ class Broken:
 
 @pytest.mark.parametrize("autostop", [True, False])
 def test_failing_deployment_starts_nothing_of_the_pipeline(autostop, sage_env):
-    """SAGE logs it, skips the service, and lets its callers run into their timeouts."""
+    """
+    If a service fails to deploy, `submit` raises and no part of the pipeline starts.
+
+    SAGE logs the error, skips the service, and lets its callers wait for their timeouts.
+    """
     said: list[str] = []
     made: list[int] = []
     sage_env.register_service("good", Recorder, said)
@@ -258,6 +274,7 @@ class Making(MapFunction):
 
 
 def test_failing_deployment_can_be_mended(sage_env):
+    """After a failed deployment, the service can be registered again and the submit repeated."""
     sage_env.register_service("svc", Broken)
     with pytest.raises(DeployError):
         run_batch(sage_env, [1], call)
@@ -266,7 +283,7 @@ def test_failing_deployment_can_be_mended(sage_env):
 
 
 def test_each_batch_has_services_of_its_own(sage_env):
-    """As in SAGE: what a service has counted ends with it."""
+    """Each batch gets new services, as in SAGE: the state of a service ends with its batch."""
     said: list[str] = []
     sage_env.register_service("svc", Recorder, said)
     assert [run_batch(sage_env, [item], call) for item in "ab"] == [[("a", 1)], [("b", 1)]]
@@ -274,6 +291,7 @@ def test_each_batch_has_services_of_its_own(sage_env):
 
 
 def test_services_that_were_deployed_outlive_batches(sage_env):
+    """Services deployed with `deploy` outlive batches and stop when the environment closes."""
     said: list[str] = []
     sage_env.register_service("svc", Recorder, said)
     sage_env.deploy()
@@ -286,6 +304,7 @@ def test_services_that_were_deployed_outlive_batches(sage_env):
 
 
 def test_services_that_a_call_has_deployed_outlive_batches(sage_env):
+    """Services that a call deployed outlive batches."""
     sage_env.register_service("svc", Recorder, [])
     assert sage_env.service("svc").process("first") == ("first", 1)
     assert run_batch(sage_env, ["a"], call) == [("a", 2)]
@@ -293,7 +312,7 @@ def test_services_that_a_call_has_deployed_outlive_batches(sage_env):
 
 
 def test_second_submit_uses_the_services_of_the_first(sage_env):
-    """A stream runs; what is submitted beside it finds the services there, and leaves them."""
+    """A submit while a stream runs uses the stream's services and leaves them running."""
     said: list[str] = []
     sage_env.register_service("svc", Recorder, said)
     _, full = start_stream(sage_env, 2, call)
@@ -303,7 +322,7 @@ def test_second_submit_uses_the_services_of_the_first(sage_env):
 
 
 def test_batch_beside_a_batch_keeps_the_services(sage_env, in_thread, gates):
-    """Services end with the last of the batches that run at once."""
+    """The services end with the last of the batches that run at the same time."""
     said: list[str] = []
     first, second = gates(), gates()
     sage_env.register_service("svc", Recorder, said)
@@ -340,7 +359,7 @@ class Holding(MapFunction):
 
 @pytest.mark.parametrize("end", ["stop", "close"])
 def test_end_before_any_submit_stops_services(end, sage_env):
-    """SAGE itself does nothing then."""
+    """`stop` and `close` before any submit stop deployed services. SAGE itself does nothing then."""
     said: list[str] = []
     sage_env.register_service("svc", Recorder, said)
     sage_env.deploy()
@@ -350,7 +369,7 @@ def test_end_before_any_submit_stops_services(end, sage_env):
 
 @pytest.mark.parametrize("end", ["stop", "close"])
 def test_environment_can_be_used_again(end, sage_env):
-    """As in SAGE; the services are new ones, handles from before are not good any more."""
+    """After `stop` or `close`, the environment can be used again, with new services. Old handles raise."""
     said: list[str] = []
     sage_env.register_service_with_config("svc", Recorder, said, deployment_config=POOL)
     _, full = start_stream(sage_env, 2, call)
@@ -374,7 +393,7 @@ def test_status_of_a_batch_can_be_read_after_it(sage_env):
 
 
 def test_failing_submit_leaves_no_service(sage_env):
-    """An empty pipeline is refused by SAGE, after the services were deployed."""
+    """If SAGE refuses the pipeline after the services were deployed, they are stopped again."""
     said: list[str] = []
     sage_env.register_service("svc", Recorder, said)
     with pytest.raises(ValueError, match="empty pipeline"):
@@ -383,6 +402,7 @@ def test_failing_submit_leaves_no_service(sage_env):
 
 
 def test_services_are_called_from_outside(sage_env):
+    """Services can be called from outside a pipeline, in all ways, and scaled."""
     sage_env.register_service("svc", Doubler)
     assert sage_env.call_service("svc", 1) == 2
     assert sage_env.call_service["svc"].process(2) == 4
@@ -394,7 +414,7 @@ def test_services_are_called_from_outside(sage_env):
 
 def interrupt(process: subprocess.Popen[str]) -> str:
     """
-    Press Ctrl-C until the process ends, as a person would; what it has written to its standard error.
+    Press Ctrl-C until the process ends, as a person would. Return its stderr.
 
     Python misses a signal that comes between a thread's decision to wait and its wait.
     """
@@ -414,7 +434,7 @@ RUNS = {
 
 @pytest.mark.parametrize("run", RUNS)
 def test_interrupted_program_leaves_nothing(run, program, tmp_path, monkeypatch):
-    """Ctrl-C in the middle of a call, with nobody to close: the service is stopped, and the process ends."""
+    """Ctrl-C in the middle of a call stops the service and ends the process, although nobody calls `close`."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "tests" / "support"))
     said = tmp_path / "said"
     source = f"""
@@ -452,11 +472,11 @@ env.register_local_service_pool("svc", Forever, pool_size=1, max_threads=2)
     assert said.read_text(encoding="utf-8") == "stopped"
 
 
-# -- what stays SAGE's ------------------------------------------------------------------------------------------------
+# -- what SAGE keeps --------------------------------------------------------------------------------------------------
 
 
 class Questions(SourceFunction):
-    """The source of what a service asks its own pipeline."""
+    """A source of the questions that a service asks its own pipeline."""
 
     def __init__(self, questions: queue.Queue[Any]) -> None:
         super().__init__()
@@ -471,7 +491,7 @@ class Questions(SourceFunction):
 
 
 class Asking(BaseService):
-    """A service that has a pipeline answer."""
+    """A service that lets a pipeline answer."""
 
     def __init__(self, questions: queue.Queue[Any]) -> None:
         super().__init__()
@@ -506,13 +526,17 @@ class AskOrEnd(MapFunction):
 
 
 def test_service_that_waits_for_the_pipeline_stays_sages(sage_env):
-    """It shares its queue with a source, and SAGE reads that source within the call; other services are ours."""
+    """
+    SAGE keeps a service that shares an object (here a queue) with a source; other services are deployed.
+
+    Such a service waits for the pipeline, and SAGE reads the source during the call.
+    """
     logged: list[str] = []
     sage_env.logger.info = lambda text, *values: logged.append(text % values)
     questions: queue.Queue[Any] = queue.Queue()
     sage_env.register_service("asking", Asking, questions)
     sage_env.register_service("ours", Doubler)
-    sage_env.plan()  # before the pipeline is there to show what shares what
+    sage_env.plan()  # before there is a pipeline that shows the shared object
 
     assert ask_the_pipeline(sage_env, questions) == [2, 4, "enough"]
 
@@ -528,7 +552,7 @@ def test_service_that_waits_for_the_pipeline_stays_sages(sage_env):
 
 @pytest.mark.parametrize("how", ["config", "file"])
 def test_service_with_a_configuration_is_never_left(how, sage_env, tmp_path):
-    """Who says how a service is deployed wants it deployed."""
+    """A service with a deployment configuration is always deployed, even if it shares an object with a source."""
     questions: queue.Queue[Any] = queue.Queue()
     questions.put(None)
     if how == "config":
@@ -551,7 +575,7 @@ class Named:
 
 
 def test_services_can_be_left_by_name(sage_environments):
-    """SAGE runs them as it does, and they call ours through what SAGE has of ours."""
+    """SAGE runs the services named in `leave`, and these can call deployed services."""
     env = sage_environments(leave=["named"])
     said: list[str] = []
     env.register_service("named", Named)
@@ -568,13 +592,14 @@ def test_services_can_be_left_by_name(sage_environments):
 
 
 class Factory:
-    """All that SAGE asks of a factory."""
+    """A factory with the one method that SAGE requires."""
 
     def create_service(self, ctx: Any) -> Any:
         return Doubler()
 
 
 def test_factory_that_does_not_tell_its_class_is_left(sage_env):
+    """SAGE keeps a service if its factory lacks `service_name` and `service_class`."""
     sage_env.register_service_factory("svc", Factory())
     assert run_batch(sage_env, [1], call, keyed=True) == [2]
     with pytest.raises(ServiceNotFoundError, match="its factory lacks service_name and service_class"):
@@ -594,14 +619,14 @@ def pytest_collection_modifyitems(items):
 """
 
 
-#: Tests that are shipped and need what is not: files of SAGE's repository, and FastAPI.
+#: Shipped tests that need files of SAGE's repository, or FastAPI.
 NOT_WHOLE = {"test_benchmark_carrier_stub.py", "test_edge_app.py", "test_openai_replay_carrier.py",
              "test_vamos_launcher_contract_runner.py"}  # fmt: skip
 
 
 @pytest.mark.parametrize(("attached", "most"), [(False, "90 passed"), (True, "16 passed")])
 def test_sages_own_tests_pass(attached, most, tmp_path, monkeypatch):
-    """All of them beside our distribution, and those of environments with each of these attached."""
+    """SAGE's own tests pass with our distribution installed, and its runtime tests also on attached environments."""
     (tmp_path / "attach_all.py").write_text(ATTACH_ALL, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     pattern = "tests/test_runtime_*.py" if attached else "tests/test_*.py"
@@ -623,22 +648,26 @@ def test_sages_own_tests_pass(attached, most, tmp_path, monkeypatch):
 
 
 def test_doctor_knows_the_installed_version():
+    """`doctor` accepts the installed version of SAGE."""
     (finding,) = check_installation()
     assert (finding.status, finding.found) == ("ok", f"isage {metadata.version('isage')}")
 
 
 @pytest.mark.parametrize("version", ["0.2.9", "0.3.1.9", "0.3.2", "0.3.2.2", "0.4", "0.4.0.1", "1.0"])
 def test_doctor_warns_of_other_versions(version):
+    """`doctor` reports unsupported versions of SAGE as a failure, with the command that installs a supported one."""
     finding = check_version(version)
     assert (finding.status, finding.fix) == ("failure", "pip install 'isage>=0.3.2.3,<0.4'")
 
 
 @pytest.mark.parametrize("version", ["0.3.2.3", "0.3.2.10", "0.3.3", "0.3.9.1"])
 def test_doctor_lets_known_versions_pass(version):
+    """`doctor` accepts the supported versions of SAGE."""
     assert check_version(version).status == "ok"
 
 
 def test_known_versions_are_those_that_are_required():
+    """`doctor` and the package's requirement agree on the supported versions."""
     text = (ROOT / "plugins/sage/pyproject.toml").read_text(encoding="utf-8")
     first, beyond = (".".join(map(str, bound)) for bound in KNOWN)
     assert f'"isage>={first},<{beyond}"' in text

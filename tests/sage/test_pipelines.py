@@ -1,4 +1,4 @@
-"""Pipelines of the real SAGE call services that sage-deploy runs: all answers, in order, and every service ends."""
+"""Real SAGE pipelines call services that sage-deploy runs: all answers come in order, and every service ends."""
 
 from __future__ import annotations
 
@@ -18,22 +18,27 @@ from sage_steps import LIFE, PATIENCE, Collect, Do, Doubler, Recorder, call, run
 SUPPORT = Path(__file__).parent.parent / "support"
 
 
-# -- what goes wrong in SAGE ------------------------------------------------------------------------------------------
+# -- SAGE's defects ---------------------------------------------------------------------------------------------------
 
 
 def test_linear_batch_calls_services(sage_env):
-    """SAGE's own contexts of linear batches have no `call_service`."""
+    """Functions in a linear batch can call services. SAGE's own contexts of linear batches have no `call_service`."""
     sage_env.register_service("svc", Doubler)
     assert run_batch(sage_env, [1, 2, 3], call) == [2, 4, 6]
 
 
 def test_batch_with_a_key_calls_services(sage_env):
+    """Functions in a batch with a key can call services too."""
     sage_env.register_service("svc", Doubler)
     assert run_batch(sage_env, [1, 2, 3], call, keyed=True) == [2, 4, 6]
 
 
 def test_stream_delivers_every_item_in_its_order(sage_env):
-    """SAGE reads the next item while it waits for an answer: the order is lost, then the items."""
+    """
+    A stream delivers every item in order.
+
+    SAGE reads the next item while it waits for an answer, so it loses the order, and then items.
+    """
     sage_env.register_service("svc", Doubler)
     into, full = start_stream(sage_env, 600, call)
     assert full.wait(PATIENCE)
@@ -41,7 +46,7 @@ def test_stream_delivers_every_item_in_its_order(sage_env):
 
 
 class Outer:
-    """Calls another service when all of *together* are inside."""
+    """Calls another service once all of *together* calls are inside."""
 
     def __init__(self, together: int) -> None:
         self._barrier = threading.Barrier(together)
@@ -53,7 +58,11 @@ class Outer:
 
 @pytest.mark.parametrize("keyed", [False, True])
 def test_calls_within_calls_all_end(sage_env, keyed):
-    """SAGE has one pool of four threads for the calls of all levels: four at once wait for each other for good."""
+    """
+    Nested calls all end, also when more run at once than SAGE has threads.
+
+    SAGE uses one pool of four threads for calls of all levels: four nested calls at once wait for each other forever.
+    """
     config = ServiceDeploymentConfig(threading_strategy="multi", thread_count=8)
     sage_env.register_service_with_config("outer", Outer, 8, deployment_config=config)
     sage_env.register_service("inner", Doubler)
@@ -67,7 +76,7 @@ def test_calls_within_calls_all_end(sage_env, keyed):
 
 @pytest.mark.parametrize("keyed", [False, True])
 def test_no_caller_looks_again_and_again(sage_env, keyed, monkeypatch):
-    """SAGE's callers look every 10 ms whether there is an answer; ours are woken."""
+    """Callers are woken when the answer comes. SAGE's callers poll every 10 ms."""
 
     def sleep(_seconds: float) -> None:
         pytest.fail("a caller sleeps")
@@ -79,7 +88,11 @@ def test_no_caller_looks_again_and_again(sage_env, keyed, monkeypatch):
 
 
 def test_services_of_a_stream_are_stopped(sage_env):
-    """Each hook runs once; SAGE stops the services of a stream never."""
+    """
+    The services of a stream are stopped when the environment closes, and each hook runs once.
+
+    SAGE never stops the services of a stream.
+    """
     said: list[str] = []
     sage_env.register_service("svc", Recorder, said)
     _, full = start_stream(sage_env, 3, call)
@@ -95,6 +108,7 @@ def test_services_of_a_stream_are_stopped(sage_env):
 
 @pytest.mark.parametrize("keyed", [False, True])
 def test_services_of_a_batch_are_stopped_at_its_end(sage_env, keyed):
+    """The services of a batch stop at its end, and each hook runs once."""
     said: list[str] = []
     sage_env.register_service("svc", Recorder, said)
     run_batch(sage_env, [1, 2, 3], call, keyed=keyed)
@@ -102,7 +116,7 @@ def test_services_of_a_batch_are_stopped_at_its_end(sage_env, keyed):
 
 
 def test_hooks_run_though_the_service_has_no_call(sage_env):
-    """A service that nobody calls is deployed too; SAGE makes a service with its first call."""
+    """A service without calls is deployed and stopped too. SAGE creates a service at its first call."""
     said: list[str] = []
     sage_env.register_service("svc", Recorder, said)
     run_batch(sage_env, [1], lambda _, item: item)
@@ -113,7 +127,7 @@ def test_hooks_run_though_the_service_has_no_call(sage_env):
 
 
 class Store:
-    """A service without `process`, whose method is found as in SAGE."""
+    """A service without `process`: SAGE picks the method by its own rules."""
 
     def __init__(self) -> None:
         self._values = {"a": 1}
@@ -145,14 +159,14 @@ class Store:
     ],
 )
 def test_functions_call_in_every_way(what, answer, keyed, sage_env):
-    """As the present SAGE has it, and as it was until 2025."""
+    """All ways to call a service work: those of the current SAGE and those until 2025."""
     sage_env.register_service("svc", Store)
     assert run_batch(sage_env, [0], what, keyed=keyed) == [answer]
 
 
 @pytest.mark.parametrize("keyed", [False, True])
 def test_errors_arrive_as_themselves(keyed, sage_env):
-    """The error of a method is of its own type, and a RuntimeError for code that was written for older SAGE."""
+    """An error of a method has its own type, and is also a `RuntimeError` for code written for older SAGE."""
 
     def demand(function: Any, key: str) -> Any:
         try:
@@ -166,6 +180,7 @@ def test_errors_arrive_as_themselves(keyed, sage_env):
 
 
 def test_error_of_a_function_ends_the_batch_and_its_services(sage_env):
+    """An error in a function ends the batch, and its services are stopped."""
     said: list[str] = []
     sage_env.register_service("svc", Recorder, said)
     with pytest.raises(MethodNotFoundError, match="nothing_like_it"):
@@ -174,7 +189,7 @@ def test_error_of_a_function_ends_the_batch_and_its_services(sage_env):
 
 
 def test_timeout_ends_a_call_in_time(sage_env, gate):
-    """The caller is let go though the method runs on."""
+    """A caller is released at its timeout, although the method goes on."""
 
     def hold(function: Any, _: Any) -> str:
         try:
@@ -189,27 +204,28 @@ def test_timeout_ends_a_call_in_time(sage_env, gate):
 
 
 def test_unknown_service_is_refused_at_once(sage_env):
-    """By SAGE, whose service it would be."""
+    """SAGE refuses calls to an unknown service at once."""
     sage_env.register_service("svc", Doubler)
     with pytest.raises(RuntimeError, match="'other' is not registered"):
         run_batch(sage_env, [1], lambda function, _: function.call_service("other"), keyed=True)
 
 
 class SagesOwn(BaseService):
-    """A service of SAGE's own base class, which calls another one."""
+    """A service with SAGE's base class that calls another one."""
 
     def process(self, value: int) -> Any:
         return self.name, self.call_service("svc", value) + self.call_service_async("svc", value).result(PATIENCE)
 
 
 def test_service_of_sages_base_class_calls_others(sage_env):
+    """A service with SAGE's base class can call other services, with and without waiting."""
     sage_env.register_service("own", SagesOwn)
     sage_env.register_service("svc", Doubler)
     assert run_batch(sage_env, [3], lambda function, item: function.call_service("own", item)) == [("own", 12)]
 
 
 class Counting(Do):
-    """A function that counts in its class."""
+    """A function that counts in a class attribute."""
 
     count = 0
 
@@ -219,7 +235,7 @@ class Counting(Do):
 
 
 def test_functions_are_of_their_own_class(sage_env):
-    """What a function keeps in its class is where its author looks for it."""
+    """A function is an instance of its author's class, so class attributes are where the author expects them."""
     Counting.count = 0
     into: list[Any] = []
     sage_env.register_service("svc", Doubler)
@@ -238,6 +254,7 @@ class Prefixing(Do):
 
 
 def test_function_keeps_a_way_to_call_that_its_author_wrote(sage_env):
+    """A `call_service` that the function's author wrote is not replaced."""
     into: list[Any] = []
     sage_env.register_service("svc", Doubler)
     sage_env.from_batch([1]).map(Prefixing, call).sink(Collect, into)
@@ -246,7 +263,7 @@ def test_function_keeps_a_way_to_call_that_its_author_wrote(sage_env):
 
 
 def test_calls_run_at_once_as_the_strategy_allows(sage_env):
-    """A linear batch hands SAGE's eight threads an item each; `multi` answers them together."""
+    """As many calls run at once as the strategy allows: SAGE's eight threads each get an item of a linear batch."""
     config = ServiceDeploymentConfig(threading_strategy="multi", thread_count=4)
     sage_env.register_service_with_config("svc", Meeting, 4, deployment_config=config)
     assert run_batch(sage_env, [1, 2, 3, 4], call) == [1, 2, 3, 4]
@@ -262,7 +279,7 @@ class Meeting:
 
 
 class Alone:
-    """A service that two threads must not enter."""
+    """A service that fails if two threads enter it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -276,12 +293,12 @@ class Alone:
 
 
 def test_plain_service_runs_one_call_at_a_time(sage_env):
-    """SAGE promised it to its services until 2025; now four threads of it enter one instance."""
+    """A plain service runs one call at a time. SAGE kept this rule until 2025; now four threads enter one instance."""
     sage_env.register_service("svc", Alone)
     assert run_batch(sage_env, list(range(200)), call) == list(range(200))
 
 
-# Each program ends with code 0 if SAGE, left to itself, does what the test of the same rule above shows to be cured.
+# Each program exits with 0 if SAGE alone has the defect that the test above shows to be fixed.
 _PROGRAM = """
 import threading
 from sage.foundation import MapFunction
@@ -377,7 +394,7 @@ assert any(thread.name.startswith("sage_local_service_") for thread in threading
 
 @pytest.mark.parametrize("what", ALONE)
 def test_what_sage_does_alone(what, program, monkeypatch):
-    """The defects are SAGE's, and still there: if one of these fails, SAGE is better now, and the guide out of date."""
+    """SAGE alone still has each defect. If this fails, SAGE has improved and the guide must be updated."""
     monkeypatch.setenv("PYTHONPATH", str(SUPPORT))
     done = subprocess.run(program(_PROGRAM + ALONE[what]), capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 0, done.stderr

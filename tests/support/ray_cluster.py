@@ -102,7 +102,7 @@ class RayCluster:
     """
     The nodes by name, with this process as their driver.
 
-    The head has no CPU, so that nothing is placed on it by chance. Use it from the main thread only: Ray's nodes set
+    The head has no CPU, so that nothing is placed on it accidentally. Use it from the main thread only: Ray's nodes set
     signal handlers.
 
     Costs, measured with Ray 2.60 on two cores: 5 s to start (head 1.7 s, each node 1.1 s, mostly waiting), 1 s to stop,

@@ -1,8 +1,8 @@
 """
 Cases for targets with other processes: handles that travel there, and services there that call each other.
 
-A test file inherits the case classes together with a `Travelling`, which says on which target they run, and how another
-program gets there.
+A test file inherits the case classes together with a `Travelling`. That class says on which target they run, and how
+another program gets there.
 """
 
 from __future__ import annotations

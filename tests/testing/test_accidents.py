@@ -1,4 +1,4 @@
-"""`benchmarks/accidents.py`: how it counts, and that each of its parts comes to an end with figures."""
+"""`benchmarks/accidents.py` counts correctly, and each of its parts ends with figures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from documentation_pages import ROOT
 
 SCRIPT = ROOT / "benchmarks" / "accidents.py"
-#: A hundred answers a second for three seconds before the first process stands still, at 0.
+#: 100 answers a second for three seconds, until the first process is suspended at 0.
 BEFORE = [-3 + number / 100 for number in range(300)]
 
 
@@ -26,7 +26,11 @@ def accidents(monkeypatch):
     [(1.0, 100, 1.0), (3.0, 100, 3.0), (1.0, 96, 1.0), (1.0, 90, None), (4.9, 100, 4.9), (5.1, 100, None)],
 )
 def test_service_is_back_with_the_first_second_of_95_percent_of_the_answers_before(accidents, again_at, rate, took):
-    """All go on at 1; *took* is when they answer again, and a second more."""
+    """
+    The service is back at the first second with at least 95 % of the earlier answers.
+
+    All processes go on at 1. *took* is the start of this second, or `None` if there is none.
+    """
     answered = BEFORE + [again_at + number / rate for number in range(8 * rate)]
     found = accidents.back_after(answered, 0.0, 1.0)
     assert found == (took if took is None else pytest.approx(took, abs=0.11))
@@ -45,7 +49,11 @@ def test_service_is_back_with_the_first_second_of_95_percent_of_the_answers_befo
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
 def test_each_part_measures_and_ends(arguments, said):
-    """The service comes back whatever happens to it, and no call that must not runs twice."""
+    """
+    Each part ends with its figures and exit code 0.
+
+    That means that the service came back, and that no call ran twice unless it may.
+    """
     command = [sys.executable, SCRIPT, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""The suite for autoscalers finds what is wrong with one: each fault fails the case that is there for it."""
+"""Each faulty autoscaler below fails the conformance case that proves the rule it breaks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ByChance(Good):
 
 
 class Restless(Good):
-    """Wants one more and one less in turn, each for long enough."""
+    """Alternates between six replicas more and six fewer, each for 20 decisions."""
 
     def __init__(self):
         self._looks = count()
@@ -67,6 +67,7 @@ def make_good(_):
 
 
 def test_good_one_passes():
+    """All cases pass for a correct autoscaler."""
     found = suite(Good, make_good)
     for name in dir(found):
         if name.startswith("test_"):
@@ -83,10 +84,12 @@ def test_good_one_passes():
     ],
 )
 def test_fault_is_found(faulty, case):
+    """The case that proves a rule fails for the autoscaler that breaks it."""
     with pytest.raises(AssertionError):
         getattr(suite(faulty), case)()
 
 
 def test_one_that_cannot_be_made_elsewhere_is_found():
+    """An autoscaler that cannot be created in another process fails its case."""
     with pytest.raises(Exception, match=r"pickle|local object"):
         suite(Good).test_it_can_be_made_elsewhere()

@@ -1,4 +1,4 @@
-"""Deliberately faulty balancers: for each, the case of the conformance suite that finds it."""
+"""Each faulty balancer below fails the conformance case that proves the rule it breaks."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 class Sound:
-    """Turns, and for a call with a key the replica whose name gives the highest score: nothing is wrong with it."""
+    """A correct balancer: turns among the least loaded replicas; a key goes to the replica with the best score."""
 
     binding = False
 
@@ -51,7 +51,7 @@ class Sound:
 
 
 class Complete(Sound):
-    """It has everything that a balancer can have."""
+    """A correct balancer with all optional members."""
 
     key_argument = None
 
@@ -67,7 +67,7 @@ class Forgetful(Sound):
 
 
 class FirstOfEquals(Sound):
-    """The least loaded, always the first one of several."""
+    """It takes the least loaded replica, and always the first of equals."""
 
     def picker(self, candidates):
         return lambda _key, _method: min(candidates, key=lambda each: each.inflight)
@@ -81,7 +81,7 @@ class Unfair(Sound):
 
 
 class UnfairUnderLoad(Sound):
-    """It takes turns among idle replicas only."""
+    """It takes turns only among idle replicas."""
 
     def picker(self, candidates):
         pick = super().picker(candidates)
@@ -89,7 +89,7 @@ class UnfairUnderLoad(Sound):
 
 
 class Foreign(Sound):
-    """It answers with an object of its own that looks like a replica."""
+    """It returns a copy of a replica instead of one of the candidates."""
 
     def picker(self, candidates):
         pick = super().picker(candidates)
@@ -102,7 +102,7 @@ class Foreign(Sound):
 
 
 class Surprised(Sound):
-    """It cannot deal with numbers as keys."""
+    """It fails for keys that are numbers."""
 
     def picker(self, candidates):
         pick = super().picker(candidates)
@@ -110,14 +110,14 @@ class Surprised(Sound):
 
 
 class Herding(Sound):
-    """It declares that it avoids load, and looks at the load of other replicas than it chooses."""
+    """It declares that it avoids load, but chooses the most loaded replica."""
 
     def picker(self, candidates):
         return lambda _key, _method: max(candidates, key=lambda each: each.inflight)
 
 
 class Nostalgic(Sound):
-    """It goes on choosing replicas that left."""
+    """It also chooses replicas that have left."""
 
     def __init__(self, _options=None, _where=None):
         self.known = {}
@@ -128,7 +128,7 @@ class Nostalgic(Sound):
 
 
 class Conservative(Sound):
-    """It looks at the replicas once."""
+    """It only ever knows the first set of replicas."""
 
     known = None
 
@@ -138,7 +138,7 @@ class Conservative(Sound):
 
 
 class OneSet(Sound):
-    """All its pickers share the latest set."""
+    """All its pickers choose from the latest set of replicas."""
 
     def picker(self, candidates):
         self.candidates = candidates
@@ -147,7 +147,7 @@ class OneSet(Sound):
 
 
 class OneForAll(Sound):
-    """All its objects share one set: it is kept in the class."""
+    """All its instances share one set of replicas, kept in the class."""
 
     def picker(self, candidates):
         OneForAll.candidates = candidates
@@ -156,7 +156,7 @@ class OneForAll(Sound):
 
 
 class NotThreadSafe(Sound):
-    """A generator chooses, which only one thread may enter at a time."""
+    """It chooses with a generator, which only one thread may run at a time."""
 
     def picker(self, candidates):
         def choices():
@@ -171,7 +171,7 @@ class NotThreadSafe(Sound):
 
 
 class Locking(Sound):
-    """It locks, until it has waited for itself for longer than the suite does."""
+    """It chooses under a lock that is not reentrant, and waits for it for longer than the suite does."""
 
     def picker(self, candidates):
         pick, lock, tired = super().picker(candidates), threading.Lock(), []
@@ -188,7 +188,7 @@ class Locking(Sound):
 
 
 class Modulo(Sound):
-    """The key's number modulo the number of replicas: nearly all keys move when one leaves or joins."""
+    """The key's hash modulo the number of replicas: nearly all keys move when a replica leaves or joins."""
 
     def picker(self, candidates):
         ordered = sorted(candidates, key=lambda each: each.index)
@@ -196,7 +196,7 @@ class Modulo(Sound):
 
 
 class Salted(Sound):
-    """Python's own hash, which has another salt in each process."""
+    """It uses Python's `hash`, which has a different salt in each process."""
 
     @staticmethod
     def score(candidate, key):
@@ -204,7 +204,7 @@ class Salted(Sound):
 
 
 class Positional(Sound):
-    """It scores replicas by where they stand in the tuple."""
+    """It scores replicas by their position in the tuple."""
 
     def picker(self, candidates):
         pick = super().picker(candidates)
@@ -216,7 +216,7 @@ class Positional(Sound):
 
 
 class Fickle(Sound):
-    """Equal keys have no home."""
+    """It sends equal keys to different replicas."""
 
     @staticmethod
     def score(_candidate, _key):
@@ -224,7 +224,7 @@ class Fickle(Sound):
 
 
 class Crowding(Sound):
-    """Nearly all keys belong to the last replica."""
+    """It gives nearly all keys to the last replica."""
 
     @staticmethod
     def score(candidate, key):
@@ -232,7 +232,7 @@ class Crowding(Sound):
 
 
 class Occasional(Sound):
-    """It raises at every fiftieth call."""
+    """It raises at every 50th call."""
 
     def picker(self, candidates):
         pick, turns = super().picker(candidates), itertools.count(1)
@@ -246,7 +246,7 @@ class Occasional(Sound):
 
 
 class Lazy(Sound):
-    """A lone caller gets the first replica only."""
+    """It sends all calls without a key to the first replica."""
 
     def picker(self, candidates):
         return lambda key, method: (
@@ -255,14 +255,14 @@ class Lazy(Sound):
 
 
 class Homebound(Sound):
-    """It knows only services of environments."""
+    """It works only for services of an environment."""
 
     def __init__(self, _options=None, where=None):
         self.name = f"{where.environment.upper()}"
 
 
 class ByMethod(Sound):
-    """It knows the methods of one service only."""
+    """It works only for the methods of one service."""
 
     def picker(self, candidates):
         pick = super().picker(candidates)
@@ -270,26 +270,26 @@ class ByMethod(Sound):
 
 
 class Secretive(Sound):
-    """It has what it does not declare."""
+    """It has an optional member that it does not declare."""
 
     key_argument = "user"
 
 
 class Anonymous(Sound):
-    """It names no argument that a method could have."""
+    """Its `key_argument` cannot be an argument's name."""
 
     key_argument = "user id"
 
 
 class Impatient(Sound):
-    """It cannot do with calls that took no time."""
+    """It fails for calls that took no time."""
 
     def observe(self, candidate, method, outcome, wait_s, run_s):
         1 / run_s
 
 
 class LockingObserver(Sound):
-    """It locks while it is told."""
+    """It observes under a lock that is not reentrant, and waits for it for longer than the suite does."""
 
     def __init__(self, _options=None, _where=None):
         self.lock, self.tired = threading.Lock(), []
@@ -303,7 +303,7 @@ class LockingObserver(Sound):
 
 
 class Boasting(Sound):
-    """It declares what nobody knows; see `registry_of`."""
+    """It declares an unknown capability."""
 
 
 ALL = frozenset(BALANCER_CAPABILITIES)
@@ -340,12 +340,12 @@ FAULTS = [
     (Boasting, "test_declared_capabilities", {"reads_minds"}),
 ]
 
-#: How a case fails; one that is skipped has found nothing.
+#: The ways in which a case fails. A skipped case has found nothing.
 FAILURES = (Exception, pytest.fail.Exception)
 
 
 def suite_of(balancer, capabilities):
-    """The suite for a balancer that is not installed."""
+    """Return the suite for a balancer that is not installed."""
 
     class Plugin:
         @hookimpl
@@ -365,7 +365,7 @@ def suite_of(balancer, capabilities):
 
 
 def run(suite, case):
-    """Run one case as pytest would."""
+    """Run one case in the way that pytest does."""
     function = getattr(suite, case)
     assert suite.unsupported(function) is None
     arguments = {"balancer": suite.plugin_id, "record_property": lambda *_: None}
@@ -376,13 +376,13 @@ def run(suite, case):
 
 @pytest.fixture(autouse=True)
 def _importable(monkeypatch):
-    """Another interpreter, with this one's path, finds the balancers of this file."""
+    """Other interpreters get this one's path, so let them import the balancers of this file."""
     monkeypatch.syspath_prepend(ROOT)
 
 
 @pytest.mark.parametrize(("fault", "case", "capabilities"), FAULTS, ids=lambda value: getattr(value, "__name__", None))
 def test_fault_is_found(fault, case, capabilities):
-    """The suite fails for the faulty balancer where it should."""
+    """The case that proves a rule fails for the balancer that breaks it."""
     with pytest.raises(FAILURES) as caught:
         run(suite_of(fault, capabilities), case)
     assert "No module named" not in str(caught.value)
@@ -393,17 +393,17 @@ CASES = [name for name in dir(BalancerConformance) if name.startswith("test_") a
 
 @pytest.mark.parametrize("case", [*CASES, "test_declared_capabilities"])
 def test_sound_one_passes(case):
-    """No case fails for a balancer without the faults."""
+    """All cases pass for the correct balancer."""
     run(suite_of(Complete, ALL), case)
 
 
 def test_every_case_finds_something():
-    """There is a fault for each case that is about balancers alone."""
+    """Each case for balancers fails for at least one of the faulty balancers."""
     assert {case for _, case, _ in FAULTS} >= set(CASES)
 
 
 def test_what_is_not_declared_is_reported():
-    """A case that asks for an undeclared capability does not apply, and says so."""
+    """A case that needs an undeclared capability is skipped, and the reason names the capability."""
     suite = suite_of(Sound, {"spreads"})
     reason = suite.unsupported(suite.test_keys_are_shared_by_all_replicas)
     assert reason == "declared unsupported: 'faulty' does not declare 'binds_keys'"

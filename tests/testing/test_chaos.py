@@ -1,4 +1,4 @@
-"""Services under load and accidents: nothing is lost, and a router that loses or repeats calls is found out."""
+"""Under load and injected faults no call is lost, and a router that loses or repeats calls is detected."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_calls_in_this_process_survive_accidents():
 
 
 def test_calls_to_child_processes_survive_accidents():
-    """Their processes are killed and stopped."""
+    """Calls to child processes end correctly although the processes are killed and suspended."""
     check_in_children(20, seed=1)
 
 
@@ -109,7 +109,7 @@ def test_calls_survive_minutes_of_accidents(check):
 
 
 def pairs_of(*names, monkeypatch, recovery=60.0, **doing):
-    """The verdict on every pair of these actions to a service in this process, some of which do something else."""
+    """Run every pair of these actions against a service in this process. *doing* replaces actions."""
     for name, do in doing.items():
         monkeypatch.setitem(actions.ACTIONS, name, actions.Action(do))
     service = ServiceDeploymentConfig(timeout=5.0)
@@ -117,7 +117,7 @@ def pairs_of(*names, monkeypatch, recovery=60.0, **doing):
 
 
 def test_calls_to_child_processes_survive_each_pair_of_accidents():
-    """One of a pair always finds the replicas that the other one has left."""
+    """Every pair of actions runs to its end: each action finds the replicas that the other one has changed."""
     names = ("kill", "scale", "restart")
     services = {"many": IN_CHILDREN["many"]}
     verdict = judge(0.2, services, shapes=("plain", "async"), actions=names, pairs=True)
@@ -129,6 +129,7 @@ def test_calls_to_child_processes_survive_each_pair_of_accidents():
 
 
 def test_both_of_a_pair_happen_at_the_same_time(monkeypatch):
+    """The two actions of a pair run at the same time."""
     together = threading.Barrier(2)
 
     def meet(*_):
@@ -141,6 +142,7 @@ def test_both_of_a_pair_happen_at_the_same_time(monkeypatch):
 
 
 def test_accident_that_never_finds_a_replica_is_missed_in_its_pairs(monkeypatch):
+    """An action that never finds a replica is listed as missed in each of its pairs."""
     verdict = pairs_of("slow", "raise", "exit", monkeypatch=monkeypatch, recovery=1.0, slow=lambda *_: None)
     assert sorted(tuple(each["missed"]) for each in verdict.pairs) == [(), ("slow",), ("slow",)]
     said = [line for line in verdict.lines() if line.startswith(("pairs", "not paired"))]
@@ -152,6 +154,8 @@ def test_accident_that_never_finds_a_replica_is_missed_in_its_pairs(monkeypatch)
 
 
 def test_accident_that_is_refused_is_missed_in_its_pair(monkeypatch):
+    """An action that raises is listed as missed in its pair, with its reason."""
+
     def refuse(*_):
         raise CallError("not now")
 
@@ -161,13 +165,14 @@ def test_accident_that_is_refused_is_missed_in_its_pair(monkeypatch):
 
 
 def test_pairs_of_a_run_that_is_ended_early_are_interrupted(monkeypatch):
+    """Ending the run early skips the remaining pairs, and the verdict is marked as interrupted."""
     over = threading.Event()
 
     def end(*_):
         over.set()
         return "ended"
 
-    for name in ("slow", "raise"):  # so that it is in each pair
+    for name in ("slow", "raise"):  # the action is then in each pair
         monkeypatch.setitem(actions.ACTIONS, name, actions.Action(end))
     verdict = judge(600, {"svc": ServiceDeploymentConfig()}, actions=("slow", "raise", "exit"), pairs=True, over=over)
     assert verdict.interrupted
@@ -178,7 +183,7 @@ def test_pairs_of_a_run_that_is_ended_early_are_interrupted(monkeypatch):
 
 
 class TwiceFactory:
-    """Builds instances that run each tenth call twice, as a router would that sent it to two replicas."""
+    """Builds instances that run each tenth call twice, like a router that sends a call to two replicas."""
 
     def __init__(self, factory):
         self._factory = factory
@@ -199,7 +204,7 @@ class TwiceFactory:
 
 
 class Broken(LocalTarget):
-    """A target whose replicas are wrong in one way."""
+    """A target whose replicas break one rule."""
 
     way = ""
 
@@ -222,6 +227,7 @@ class Broken(LocalTarget):
 
 @pytest.mark.parametrize(("way", "rule"), [("twice", "twice"), ("lost", "lost")])
 def test_router_that_is_broken_is_found_out(way, rule):
+    """A router that runs calls twice or loses them gets a verdict with that violation."""
     target = type("Target", (Broken,), {"way": way})
     service = ServiceDeploymentConfig(
         target="broken", threading_strategy="pool", thread_count=2, timeout=0.5, drain_timeout=0.1
@@ -243,6 +249,7 @@ def test_router_that_is_broken_is_found_out(way, rule):
 
 
 def test_who_sets_the_event_ends_the_accidents_and_gets_a_verdict():
+    """Setting the event ends the run early, with a verdict."""
     over = threading.Event()
     over.set()
     verdict = judge(600, {"svc": ServiceDeploymentConfig()}, over=over)
@@ -251,14 +258,14 @@ def test_who_sets_the_event_ends_the_accidents_and_gets_a_verdict():
 
 
 class Ready:
-    """An environment all of whose replicas are ready."""
+    """An environment whose replicas are all ready."""
 
     def overview(self):
         return {"svc": {"replicas": [{"id": f"svc#{position}", "state": "ready"} for position in range(4)]}}
 
 
 def test_only_processes_of_replicas_are_signalled(tmp_path, monkeypatch):
-    """Not this process, none on another machine, and none that has the number of a replica that is gone."""
+    """Only processes of current replicas on this machine are signalled, and never this process."""
     witness = RunLog(tmp_path / "witness")
     file = up_path(witness.path)
     note(file, up_line("svc", 0))  # in this process
@@ -278,10 +285,11 @@ def test_only_processes_of_replicas_are_signalled(tmp_path, monkeypatch):
 
 
 def test_process_that_has_ended_is_not_alive():
+    """A process that has ended is not alive, even as a zombie."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         up = Up("svc", 0, process.pid, started_at(process.pid), machine())
         assert is_alive(up)
         process.kill()
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # its parent has not waited for it yet
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie: its parent has not waited for it
         assert not is_alive(up)
     assert not is_alive(up)

@@ -1,4 +1,4 @@
-"""The checker of histories finds what it is there to find, and nothing else."""
+"""The checker finds each violation in a history, and reports nothing for a correct history."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def broken(*events, start=START, end=(END,)):
     "events",
     [
         [made(), ran(), ok()],
-        [made(), ok(seen=False)],  # its replica could not note it
+        [made(), ok(seen=False)],  # the replica could not record it
         [made(idempotent=True), ran(), ran(), ran(), ok()],
         [made(), ran(), fail("ProbeError")],
         [made(), fail("OverloadedError")],
@@ -73,12 +73,13 @@ def broken(*events, start=START, end=(END,)):
         [made(), CANCEL, fail("CallCancelledError")],
         [made(), CANCEL, ran(), fail("CancelledError", event="unknown", typed=False)],
         [made(within=None), ran(), ok(t=90.0)],
-        [made(), ran(), ok(t=3.9)],  # within the slack
+        [made(), ran(), ok(t=3.9)],  # late, but within the slack
         [{"t": 1.0, "event": "nemesis", "action": "scale", "service": "svc", "what": "to 2"}],
         [{"t": 1.0, **fail("DeployError"), "event": "nemesis", "action": "scale", "service": "svc", "what": ""}],
     ],
 )
 def test_what_may_happen_is_clean(events):
+    """The checker finds no violation in a correct history."""
     assert broken(*events) == []
 
 
@@ -102,7 +103,7 @@ def test_what_may_happen_is_clean(events):
         ("late", [made(), ran(), ok(t=4.1)]),
         ("late", [made(), timed_out("run", t=4.1)]),
         ("untyped", [made(), fail("KeyError", typed=False)]),
-        ("untyped", [made(), fail("CancelledError", event="unknown", typed=False)]),  # nobody has cancelled it
+        ("untyped", [made(), fail("CancelledError", event="unknown", typed=False)]),  # nobody cancelled it
         (
             "untyped",
             [{"t": 1.0, **fail("KeyError", typed=False), "event": "nemesis", "action": "scale", "service": "svc"}],
@@ -115,35 +116,42 @@ def test_what_may_happen_is_clean(events):
     ],
 )
 def test_what_must_not_happen_is_found(rule, events):
+    """The checker finds exactly the violated rule."""
     assert broken(*events) == [rule]
     assert rule in RULES
 
 
 def test_a_call_of_a_history_that_was_cut_off_is_lost_once_its_time_is_over():
-    """Without an end, nobody knows what would have come; deadline and slack are over 4 s after the start."""
+    """
+    In a history that was cut off, a call without an outcome is lost only after its deadline and the slack.
+
+    Here they are over 4 s after the start. Before that, its outcome could still have come.
+    """
     assert broken(made(), told("replica_ready"), end=()) == []
     assert broken(made(), {**told("replica_ready"), "t": 4.2}, end=()) == ["lost"]
 
 
 def test_inline_calls_cannot_be_released_at_their_deadlines():
-    """The method runs in the caller's own thread."""
+    """A late answer of an inline call is no violation: the method runs in the caller's own thread."""
     inline = {**START, "services": {"svc": {**FACTS, "strategy": "inline"}}}
     assert broken(made(), ran(), ok(t=9.0), start=inline) == []
 
 
 def test_idempotent_calls_that_died_were_sent_ahead():
-    """There may be more of them than slots."""
+    """More idempotent calls than slots may die with a replica: it may have got some ahead."""
     calls = [each for call in range(5) for each in (made(call, idempotent=True), died(call))]
     assert broken(*calls, told("replica_failed")) == []
 
 
 def test_batches_share_slots():
+    """With batches, one slot holds several calls, so more calls than slots may die with one replica."""
     batches = {**START, "services": {"svc": {**FACTS, "batch": 2}}}
     calls = [each for call in range(2) for each in (made(call), died(call))]
     assert broken(*calls, told("replica_failed"), start=batches) == []
 
 
 def test_history_is_the_same_after_a_round_by_its_file(tmp_path):
+    """A history that is written to a file and read back is unchanged."""
     events = [START, made(), ran(), ok(answer=7), END]
     history.write(events, tmp_path / "h.jsonl")
     assert history.read(tmp_path / "h.jsonl") == events
@@ -159,12 +167,14 @@ def test_history_is_the_same_after_a_round_by_its_file(tmp_path):
     ],
 )
 def test_file_that_is_no_history_is_refused(tmp_path, text, said):
+    """A file that is not a history is refused with its line."""
     (tmp_path / "h.jsonl").write_text(text)
     with pytest.raises(ValueError, match=said):
         history.read(tmp_path / "h.jsonl")
 
 
 def test_verdict_counts_and_shows_what_was_broken():
+    """A verdict counts the violations by rule, shows the first five, and says how many more there are."""
     calls = [each for call in range(8) for each in (made(call), ran(call), ran(call), ok(call))]
     verdict = Verdict.of([START, *calls, END])
     assert not verdict.is_clean

@@ -1,4 +1,4 @@
-"""`sage-deploy chaos`: what it takes, what it prints, and what it ends with."""
+"""`sage-deploy chaos`: its arguments, its output and its exit codes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,11 @@ def folder(tmp_path):
 
 
 def test_services_are_tried_without_a_line_of_their_own_code(folder):
-    """The class does not even exist; the verdict is one object, and the history can be judged again."""
+    """
+    Chaos never imports the service's class: it does not even exist here.
+
+    The verdict is one JSON object, and `--check` gives the same verdict from the history.
+    """
     arguments = ["--service", "kv", "--minutes", "0.03", "--seed", "5", "--history", "h.jsonl", "-o", "json"]
     done = sage_deploy("chaos", "file.yaml", *arguments, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -52,6 +56,7 @@ def test_services_are_tried_without_a_line_of_their_own_code(folder):
 
 
 def test_pairs_happen_for_so_long_each(folder):
+    """With `--pairs SECONDS`, each pair of actions gets this many seconds."""
     arguments = ["--service", "kv", "--actions", "raise,slow,scale", "--pairs", "0.5", "-o", "json"]
     done = sage_deploy("chaos", "file.yaml", *arguments, cwd=folder)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -61,6 +66,7 @@ def test_pairs_happen_for_so_long_each(folder):
 
 
 def test_violation_is_shown_and_has_exit_code_1(folder):
+    """A violation is printed, with control characters escaped, and the exit code is 1."""
     lines = [
         {"t": 0, "event": "start", "version": 1, "seed": 1, "seconds": 1, "slack": 1, "services": {}},
         {"t": 1, "event": "leak", "text": "thread \x1b[31m"},
@@ -92,12 +98,14 @@ def test_violation_is_shown_and_has_exit_code_1(folder):
     ],
 )
 def test_bad_usage_has_exit_code_2_and_starts_nothing(folder, arguments, said):
+    """Bad usage ends with exit code 2 and an error on stderr, before anything starts."""
     done = sage_deploy("chaos", *arguments, cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
     assert said in done.stderr
 
 
 def test_interrupt_ends_it_in_order_with_the_verdict_so_far(folder):
+    """Ctrl-C ends the run in order, with exit code 0 and the verdict so far."""
     process = subprocess.Popen(
         [SCRIPT, "chaos", "file.yaml", "--service", "kv", "--minutes", "30"],
         cwd=folder,

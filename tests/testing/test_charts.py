@@ -1,4 +1,4 @@
-"""Line charts as SVG: what is drawn, and where."""
+"""Line charts as SVG: which elements are drawn, and where."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ HOSTILE = "<img src=x onerror=alert(1)>"
 
 
 def test_all_names_are_escaped() -> None:
+    """Every text in a chart is escaped."""
     lines = [Line(HOSTILE, [(0, 1), (1, 2)])]
     chart = Chart(title=HOSTILE, x=HOSTILE, y=HOSTILE, lines=lines, marks=[(0.5, HOSTILE)], places=[HOSTILE])
     assert "<img" not in chart.svg()
@@ -21,12 +22,14 @@ def test_all_names_are_escaped() -> None:
 
 
 def test_an_empty_chart_and_gaps_are_drawn() -> None:
+    """A line without values is drawn, and a missing value splits a line into two segments."""
     assert "polyline" in Chart(title="", x="", y="", lines=[Line("a", [])], log=True).svg()
     broken = Chart(title="", x="", y="", lines=[Line("a", [(0, 1), (1, nan), (2, 3)])]).svg()
-    assert broken.count("<polyline") == 3  # two stretches, and the legend
+    assert broken.count("<polyline") == 3  # two segments, and the legend
 
 
 def test_named_places_replace_the_numbers_and_stand_at_equal_distances() -> None:
+    """Names on the x axis replace the numbers, at equal distances. A mark outside the range is left out."""
     names = ["1 KiB", "64 KiB", "1 MiB"]
     line = Line("a", [(0, 1), (1, 2), (2, 4)])
     chart = Chart(title="", x="", y="", lines=[line], places=names, marks=[(1, "inside"), (5, "outside")]).svg()

@@ -1,4 +1,4 @@
-"""What `sage-deploy[testing]` gives to tests of services: the fixture `sage_environment`, fakes, short tracebacks."""
+"""`sage-deploy[testing]` for tests of services: the fixture `sage_environment`, fakes and short tracebacks."""
 
 from __future__ import annotations
 
@@ -46,7 +46,11 @@ class Fake:
 
 
 def test_a_fake_takes_the_place_of_a_service_of_a_file(env):
-    """In this process and on the service's threads, without its class, its arguments, its place and its methods."""
+    """
+    A fake replaces a service from a configuration file, and keeps its strategy and timeout.
+
+    It runs in this process. The class, constructor arguments, target and methods from the file are not used.
+    """
     env.override("kv", Fake)
     env.deploy()
     assert env.service("kv").put("a", value=1) == ("a", 1)
@@ -56,7 +60,7 @@ def test_a_fake_takes_the_place_of_a_service_of_a_file(env):
 
 
 def test_an_object_can_be_the_fake(env):
-    """It is the one that answers, and has the context of a service."""
+    """An object given as fake answers the calls itself, and gets a service context."""
     fake = KV()
     fake.load = lambda key: f"loaded {key}"
     env.override("kv", fake)
@@ -75,6 +79,7 @@ def test_a_mock_with_a_spec_can_be_the_fake(env):
 
 
 def test_a_service_that_runs_is_replaced_by_apply(env):
+    """`apply` replaces a running service by a fake that was set later."""
     env.override("kv", Fake)
     env.deploy()
     env.override("kv", KV)
@@ -83,6 +88,7 @@ def test_a_service_that_runs_is_replaced_by_apply(env):
 
 
 def test_mistakes_are_told_at_once(env):
+    """Overriding an unknown service or with an object without public methods raises at once."""
     with pytest.raises(errors.ServiceNotFoundError, match="did you mean 'kv'"):
         env.override("kvv", Fake)
     with pytest.raises(TypeError, match="no public methods"):
@@ -120,20 +126,21 @@ PROGRAM = """
 
 @pytest.fixture
 def run(pytester, monkeypatch):
-    """Run the program as in a project of its own, whose pytest finds the plugin by its entry point alone."""
+    """Run the program as a separate project, in which pytest finds the plugin by its entry point alone."""
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     pytester.makepyfile(dedent(PROGRAM))
     return lambda *options: pytester.runpytest_subprocess("-p", "no:cacheprovider", *options)
 
 
 def test_the_environment_is_closed_and_what_is_left_behind_fails_the_test(run):
+    """The fixture closes its environment after the test, and a thread that the test leaves behind is an error."""
     done = run()
     done.assert_outcomes(passed=3, failed=1, errors=1)
     done.stdout.fnmatch_lines(["*test_left left behind:*", "*forgotten*"])
 
 
 def test_tracebacks_show_the_test_and_the_service_alone(run):
-    """Unless everything is asked for."""
+    """Tracebacks hide frames of sage-deploy, unless `--full-trace` is given."""
     shown = run("-k", "broken").stdout.str()
     assert "sage_environment.service" in shown
     assert 'raise LookupError("no such key")' in shown

@@ -1,4 +1,4 @@
-"""The leak guard fails what leaks, names it, and lets everything else pass."""
+"""The leak guard fails tests that leak, names the leak, and lets all other tests pass."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sage_deploy_testing.tools.leak_guard import Resources
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="the platform does not list descriptors")
 
-# In a process of its own: what these tests leave behind must not be left behind in this one.
+# These tests run in a subprocess: what they leak must not stay in this process.
 LEAKING = """
     import asyncio, os, socket, subprocess, sys, threading
     import pytest
@@ -136,7 +136,7 @@ def run(pytester: pytest.Pytester, source: str) -> pytest.RunResult:
 
 @needs_proc
 def test_every_kind_of_leak_fails_its_test_and_is_named(pytester):
-    """One error for each leaking test, and in each the name of what is left."""
+    """Each leaking test gets one error, which names the leak."""
     result = run(pytester, LEAKING)
 
     result.assert_outcomes(passed=10, errors=9)
@@ -158,13 +158,13 @@ def test_every_kind_of_leak_fails_its_test_and_is_named(pytester):
 
 
 def test_clean_tests_pass(pytester):
-    """Wider fixtures, threads about to end and declared threads are no leaks."""
+    """Fixtures of wider scope, threads that are about to end, and declared threads are not leaks."""
     run(pytester, CLEAN).assert_outcomes(passed=8)
 
 
 @pytest.mark.parametrize("arguments", ["", "('why',)", "('', prefix='kv#')", "(prefix='kv#')", "('why', names='kv#')"])
 def test_exception_needs_a_reason_and_a_prefix(pytester, arguments):
-    """`leaves_threads` that does not say why, or which threads, stops the run."""
+    """A `leaves_threads` marker without a reason or without a prefix stops the run."""
     result = run(pytester, f"import pytest\n@pytest.mark.leaves_threads{arguments}\ndef test_it(): pass\n")
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
@@ -172,16 +172,16 @@ def test_exception_needs_a_reason_and_a_prefix(pytester, arguments):
 
 
 def test_header_says_what_is_watched(pytester):
-    """The reader of a report sees which kinds are watched on this platform."""
+    """The report's header says which kinds of leaks are watched on this platform."""
     run(pytester, "def test_it(): pass").stdout.fnmatch_lines(["leak guard: threads, files*, asyncio tasks*, child*"])
 
 
 def test_taking_stock_is_cheap():
-    """Two looks, one before and one after the test, take less than 2 ms."""
+    """Taking stock before and after a test takes less than 2 ms together."""
     rounds = []
     for _ in range(20):
         start = time.perf_counter()
         assert Resources.now() - Resources.now() == Resources()
         rounds.append(time.perf_counter() - start)
-    # The fastest of 20 rounds: the others measure what else runs on the machine.
+    # The fastest of 20 rounds: the slower ones measure what else runs on the machine.
     assert min(rounds) < 0.002, f"{min(rounds) * 1000:.2f} ms, load {os.getloadavg()}, {sys.version}"

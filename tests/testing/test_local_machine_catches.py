@@ -1,5 +1,5 @@
 """
-The state machine fails where it must: each patch below breaks one promise of the local runtime, and it is found out.
+Each patch below breaks one promise of the local runtime, and the state machine fails because of it.
 
 A check that has never failed proves nothing.
 """
@@ -21,7 +21,7 @@ from sage_plugins.deployment.replicas.member import Member
 from sage_plugins.deployment.replicas.supervision import ReplicaSupervisor
 from sage_plugins.routing.router import Router
 
-#: The first failure will do: neither shrunk nor explained.
+#: The first failure is enough: it is not shrunk and not explained.
 FIRST = settings(
     max_examples=400,
     stateful_step_count=60,
@@ -35,7 +35,7 @@ FIRST = settings(
 
 
 def frees_twice(patch):
-    """A slot that gets free is free for two."""
+    """A slot that becomes free is given away twice."""
     compose = Router._compose_follow
 
     def faulty(router, lane):
@@ -53,7 +53,7 @@ def frees_twice(patch):
 
 
 def frees_too_early(patch):
-    """The slot of a call that is given up is free while its method goes on."""
+    """The slot of an abandoned call becomes free while its method still runs."""
     gave_up = Router.gave_up
 
     def faulty(router, call, outcome, *, started):
@@ -65,7 +65,7 @@ def frees_too_early(patch):
 
 
 def accepts_too_many(patch):
-    """The queue has one place more than `queue_size`."""
+    """The queue accepts one call more than `queue_size`."""
     init = Router.__init__
 
     def faulty(router, *args, queue_size, **settings):
@@ -75,7 +75,7 @@ def accepts_too_many(patch):
 
 
 def serves_the_newest(patch):
-    """The call that waits shortest goes first."""
+    """The newest call starts first."""
 
     class Newest(deque):
         def popleft(self):
@@ -93,7 +93,7 @@ def serves_the_newest(patch):
 
 
 def publishes_twice(patch):
-    """What a method gives that was given up replaces what its caller was told."""
+    """The result of an abandoned call replaces the outcome that its caller has already got."""
     ended = Router.abandoned_ended
 
     def faulty(router, call):
@@ -104,7 +104,7 @@ def publishes_twice(patch):
 
 
 def starts_late(patch):
-    """A call starts although it waited longer than it may."""
+    """A call starts although its time to start is over."""
     init = Call.__init__
 
     def faulty(call, *fields):
@@ -115,7 +115,7 @@ def starts_late(patch):
 
 
 def counts_nothing(patch):
-    """A call that is given up is not counted."""
+    """An abandoned call is not counted."""
     gave_up = Router.gave_up
 
     def faulty(router, call, outcome, *, started):
@@ -129,12 +129,12 @@ def counts_nothing(patch):
 
 
 def wakes_nobody(patch):
-    """A call ends and its callers wait on."""
+    """When a call ends, nobody wakes its callers."""
     patch.setattr(Call, "release", lambda call: None)
 
 
 def ends_what_it_accepted(patch):
-    """Calls that wait are ended when the service begins to drain."""
+    """Waiting calls are ended when the service begins to drain."""
     drain = Router.drain
 
     def faulty(router, why, on_idle):
@@ -145,12 +145,12 @@ def ends_what_it_accepted(patch):
 
 
 def forgets_who_leaves(patch):
-    """What replicas have counted is gone with them."""
+    """The counts of a replica disappear when it leaves."""
     patch.setattr(Member, "counts", lambda member: {})
 
 
 def waits_for_nobody(patch):
-    """A replica that leaves is stopped while its calls run."""
+    """A leaving replica is stopped while its calls still run."""
     retire = Router.retire
 
     def faulty(router, lanes):
@@ -162,13 +162,13 @@ def waits_for_nobody(patch):
 
 
 def keeps_slots_closed(patch):
-    """Replicas that are added get no calls."""
+    """Added replicas get no calls."""
     patch.setattr(ReplicaSupervisor, "admit", lambda supervisor, added: None)
 
 
-#: Each with what the machine must say of it. Those that show only by something that does not happen cost its patience.
+#: Each fault with what the machine must report. Faults that show only by the absence of an event take its whole wait.
 FAULTS = {
-    # The last: a replica that leaves counts as idle while its call runs.
+    # The last alternative: a leaving replica counts as idle while its call runs.
     frees_twice: "more calls than it has slots|slots are taken|that it does not|ended as 'stopped'",
     frees_too_early: "more calls than it has slots|slots are taken|that it does not|ended as 'stopped'",
     accepts_too_many: "model says 'overloaded'|calls wait; the model|places in the queue",
@@ -183,17 +183,18 @@ FAULTS = {
     ends_what_it_accepted: "ended as 'stopped'; the model says|calls are counted stopped",
 }
 
-#: They show in queues that grow long, and so sooner without changes of the replicas.
+#: These show only in long queues, which grow sooner when replicas do not change.
 FAULTS_OF_QUEUES = (serves_the_newest, starts_late)
 
 
 @pytest.mark.parametrize(("fault", "story"), FAULTS.items(), ids=[fault.__name__ for fault in FAULTS])
 def test_a_runtime_that_breaks_a_promise_is_found_out(fault, story):
+    """The state machine finds each fault, and one of its failures names the broken promise."""
     made = {"strategy": "pool", "patience": 1.0, "fault": staticmethod(fault), "failures": []}
     if fault in FAULTS_OF_QUEUES:
         made["change_replicas"] = None
     machine = type("Machine", (LocalMachine,), made)
-    with pytest.raises((AssertionError, Flaky)):  # flaky if it ended in another way when it was repeated
+    with pytest.raises((AssertionError, Flaky)):  # Flaky if the repeated run ended in another way
         run_state_machine_as_test(machine, settings=FIRST)
-    # In a burst the threads' turns decide which consequence shows first, so it need not be the first thing said.
+    # In a burst, thread timing decides which consequence shows first, so the match may be a later failure.
     assert any(re.search(story, failure) for failure in machine.failures), machine.failures

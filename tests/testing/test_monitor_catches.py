@@ -1,4 +1,4 @@
-"""Deliberately faulty monitors: for each, the case of the conformance suite that finds it."""
+"""Each faulty monitor below fails the conformance case that proves the rule it breaks."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sage_plugins.values import Outcome, Registration
 
 
 class SoundRecorder:
-    """A counter for each worker."""
+    """One counter for each worker."""
 
     def __init__(self, who):
         self.who = who
@@ -45,7 +45,7 @@ class SoundRecorder:
 
 
 class Sound(QuietMonitor):
-    """Counts calls and keeps events: nothing is wrong with it."""
+    """A correct monitor: it counts calls and keeps events."""
 
     Recorder = SoundRecorder
 
@@ -84,25 +84,25 @@ class Sound(QuietMonitor):
 
 
 class CannotMerge(Sound):
-    """It declares `merge` and has none."""
+    """It declares `merge` but does not have it."""
 
     merge = None
 
 
 class CannotAttach(Sound):
-    """It declares `attach` and has none."""
+    """It declares `attach` but does not have it."""
 
     attach = None
 
 
 class CannotExport(Sound):
-    """It declares `families` and has none."""
+    """It declares `families` but does not have it."""
 
     families = None
 
 
 class Mislabels(Sound):
-    """The values of its metrics have other labels than they say."""
+    """The label values of its metrics do not match the declared labels."""
 
     def families(self, snapshots):
         return [family._replace(labels=()) for family in super().families(snapshots)]
@@ -112,7 +112,7 @@ class Mislabels(Sound):
 
 
 class CountsTwice(Sound):
-    """Each call twice."""
+    """It counts each call twice."""
 
     class Recorder(SoundRecorder):
         def writer(self):
@@ -121,7 +121,7 @@ class CountsTwice(Sound):
 
 
 class LosesTimeouts(Sound):
-    """A call that timed out is none."""
+    """It does not count calls that timed out."""
 
     class Recorder(SoundRecorder):
         def writer(self):
@@ -130,7 +130,7 @@ class LosesTimeouts(Sound):
 
 
 class CountsLate(Sound):
-    """A call is counted when the next one ends."""
+    """It counts a call only when the next one ends."""
 
     class Recorder(SoundRecorder):
         def writer(self):
@@ -145,7 +145,7 @@ class CountsLate(Sound):
 
 
 class CountsTheGivenUpTwice(Sound):
-    """A call that was given up while it ran is also counted as waiting."""
+    """It counts a call that was given up while it ran as a waiting call too."""
 
     class Recorder(SoundRecorder):
         def writer(self):
@@ -155,7 +155,7 @@ class CountsTheGivenUpTwice(Sound):
 
 
 class ForgetsWhenClosed(Sound):
-    """What was counted is gone with the recorder."""
+    """When its recorder is closed, the counts are lost."""
 
     class Recorder(SoundRecorder):
         def close(self):
@@ -163,14 +163,14 @@ class ForgetsWhenClosed(Sound):
 
 
 class FirstOnly(Sound):
-    """The counts of the first replica stand for all."""
+    """It reports the counts of the first replica as those of all replicas."""
 
     def summary(self, snapshots):
         return super().summary(snapshots[:1])
 
 
 class SumsItsOwn(Sound):
-    """It sums up what its own recorders have counted, wherever those of the replicas are."""
+    """It ignores the snapshots of the replicas and sums up only what its own recorders counted."""
 
     def __init__(self, _options=None):
         super().__init__()
@@ -185,7 +185,7 @@ class SumsItsOwn(Sound):
 
 
 class OneCell(Sound):
-    """All workers count in one cell, and one may overwrite what another wrote."""
+    """All workers share one counter without a lock, so updates get lost."""
 
     class Recorder(SoundRecorder):
         def writer(self):
@@ -202,14 +202,14 @@ class OneCell(Sound):
 
 
 class CountsRefused(Sound):
-    """A call that was refused counts as an error."""
+    """It counts a refused call as an error."""
 
     def summary(self, snapshots):
         return super().summary([*snapshots, {Outcome.ERROR: self.refusals.total()}])
 
 
 class Mortal(Sound):
-    """What a worker counted is gone with it."""
+    """When a worker ends, its counts are lost."""
 
     class Recorder(SoundRecorder):
         def __init__(self, who):
@@ -226,18 +226,18 @@ class Mortal(Sound):
             return super().snapshot()
 
 
-# -- what replicas leave behind ----------------------------------------------------------------------------------------
+# -- counts of replicas that left --------------------------------------------------------------------------------------
 
 
 class MergesTheLatest(Sound):
-    """What was counted before is forgotten."""
+    """Merging keeps only the last snapshot."""
 
     def merge(self, snapshots):
         return snapshots[-1]
 
 
 class KeepsParts(Sound):
-    """It remembers how often it has merged, entry by entry."""
+    """Each merge adds an entry, so its memory grows without bound."""
 
     def merge(self, snapshots):
         merges = sum(len(snapshot) for snapshot in snapshots)
@@ -248,14 +248,14 @@ class KeepsParts(Sound):
 
 
 class Absent(Sound):
-    """It declares recorders and has none."""
+    """It declares that it records calls but has no recorder."""
 
     def recorder(self, _who, _methods):
         return None
 
 
 class Narrow(Sound):
-    """Its histogram ends at an hour."""
+    """Its histogram ends at one hour."""
 
     class Recorder(SoundRecorder):
         def writer(self):
@@ -269,7 +269,7 @@ class Narrow(Sound):
 
 
 class Stationary(Sound):
-    """Its snapshot cannot leave the process."""
+    """Its snapshot cannot be pickled."""
 
     class Recorder(SoundRecorder):
         def snapshot(self):
@@ -277,7 +277,7 @@ class Stationary(Sound):
 
 
 class Torn(Sound):
-    """Its snapshot walks over what workers change."""
+    """It takes its snapshot while workers change the data."""
 
     class Recorder(SoundRecorder):
         def writer(self):
@@ -301,19 +301,19 @@ class Torn(Sound):
 
 
 class Blocking(Sound):
-    """Events go into a queue that is full sooner or later."""
+    """It puts events into a bounded queue, which gets full."""
 
     def __init__(self, _options=None):
         super().__init__()
         self.queue = queue.Queue(maxsize=100)
 
     def event(self, event):
-        # With a limit, or else the thread of the test would stay for ever.
+        # The timeout lets the test's thread end.
         self.queue.put(event, timeout=1.0)
 
 
 class BlockingRefusals(Sound):
-    """It writes each refused call down, and takes its time."""
+    """It writes each refused call down, which takes time."""
 
     def refused(self, method, reason):
         super().refused(method, reason)
@@ -321,14 +321,14 @@ class BlockingRefusals(Sound):
 
 
 class Reversed(Sound):
-    """The latest event comes first."""
+    """It keeps the latest event first."""
 
     def event(self, event):
         self.latest.appendleft({"kind": event.kind, "reason": event.reason})
 
 
 class Repeating(Sound):
-    """Each event is kept twice."""
+    """It keeps each event twice."""
 
     def event(self, event):
         super().event(event)
@@ -336,7 +336,7 @@ class Repeating(Sound):
 
 
 class Hoarding(Sound):
-    """It keeps all events."""
+    """It keeps all events, without a bound."""
 
     def __init__(self, _options=None):
         super().__init__()
@@ -344,7 +344,7 @@ class Hoarding(Sound):
 
 
 class DeafToReplicas(Sound):
-    """It keeps what concerns the service as a whole only."""
+    """It ignores the events of replicas."""
 
     def event(self, event):
         if not event.kind.startswith("replica_"):
@@ -352,7 +352,7 @@ class DeafToReplicas(Sound):
 
 
 class DeafToChanges(Sound):
-    """It keeps what concerns single replicas only."""
+    """It ignores the events of the service."""
 
     def event(self, event):
         if event.kind.startswith("replica_"):
@@ -363,7 +363,7 @@ class DeafToChanges(Sound):
 
 
 class NeedsCalls(Sound):
-    """Its summary is that of the first snapshot, added to by the others."""
+    """Its summary needs at least one snapshot."""
 
     def summary(self, snapshots):
         first, *others = snapshots
@@ -371,7 +371,7 @@ class NeedsCalls(Sound):
 
 
 class Draining(Sound):
-    """Who looks takes the events away."""
+    """Reading the summary removes the events."""
 
     def summary(self, snapshots):
         summary = super().summary(snapshots)
@@ -380,7 +380,7 @@ class Draining(Sound):
 
 
 class Locking(Sound):
-    """A plain lock guards the events, which it waits for longer than the suite does."""
+    """A lock that is not reentrant guards the events. The monitor waits for it for longer than the suite does."""
 
     def __init__(self, _options=None):
         super().__init__()
@@ -411,7 +411,7 @@ class OneForAll(Sound):
 
 
 class ClosesOnce(Sound):
-    """It cannot be closed twice."""
+    """The second `close` raises."""
 
     def close(self):
         del self.latest_file
@@ -420,14 +420,14 @@ class ClosesOnce(Sound):
 
 
 class ClosesForGood(Sound):
-    """After its end it knows nothing any more."""
+    """Closing deletes its events."""
 
     def close(self):
         self.latest.clear()
 
 
 class Rude(Sound):
-    """It raises when it is told of an event."""
+    """It raises at each event."""
 
     def event(self, event):
         super().event(event)
@@ -435,7 +435,7 @@ class Rude(Sound):
 
 
 class Late(Sound):
-    """Before the first call its summary is empty."""
+    """Its summary lacks the events before the first call."""
 
     def summary(self, snapshots):
         summary = super().summary(snapshots)
@@ -443,7 +443,7 @@ class Late(Sound):
 
 
 class Boasting(Sound):
-    """It declares what nobody knows."""
+    """It declares an unknown capability."""
 
 
 ALL = frozenset(MONITOR_CAPABILITIES)
@@ -494,12 +494,12 @@ FAULTS = [
     (Boasting, "test_declared_capabilities", {"reads_minds"}),
 ]
 
-#: How a case fails; one that is skipped has found nothing.
+#: The ways in which a case fails. A skipped case has found nothing.
 FAILURES = (Exception, pytest.fail.Exception)
 
 
 def suite_of(monitor, capabilities):
-    """The suite for a monitor that is not installed."""
+    """Return the suite for a monitor that is not installed."""
 
     class Plugin:
         @hookimpl
@@ -519,7 +519,7 @@ def suite_of(monitor, capabilities):
 
 
 def run(suite, case):
-    """Run one case as pytest would."""
+    """Run one case in the way that pytest does."""
     function = getattr(suite, case)
     assert suite.unsupported(function) is None
     arguments = {"record_property": lambda *_: None}
@@ -531,7 +531,7 @@ def run(suite, case):
 @pytest.mark.leaves_threads("of calls that block", prefix="caller-")
 @pytest.mark.parametrize(("fault", "case", "capabilities"), FAULTS, ids=lambda value: getattr(value, "__name__", None))
 def test_fault_is_found(fault, case, capabilities):
-    """The suite fails for the faulty monitor where it should."""
+    """The case that proves a rule fails for the monitor that breaks it."""
     with pytest.raises(FAILURES):
         run(suite_of(fault, capabilities), case)
 
@@ -541,17 +541,17 @@ CASES = [name for name in dir(MonitorConformance) if name.startswith("test_") an
 
 @pytest.mark.parametrize("case", [*CASES, "test_declared_capabilities"])
 def test_sound_one_passes(case):
-    """No case fails for a monitor without the faults."""
+    """All cases pass for the correct monitor."""
     run(suite_of(Sound, ALL), case)
 
 
 def test_every_case_finds_something():
-    """There is a fault for each case that is about monitors alone."""
+    """Each case for monitors fails for at least one of the faulty monitors."""
     assert {case for _, case, _ in FAULTS} >= set(CASES)
 
 
 def test_what_is_not_declared_is_reported():
-    """A case that asks for an undeclared capability does not apply, and says so."""
+    """A case that needs an undeclared capability is skipped, and the reason names the capability."""
     suite = suite_of(Sound, {"records_calls"})
     reason = suite.unsupported(suite.test_events_are_kept_in_order)
     assert reason == "declared unsupported: 'faulty' does not declare 'keeps_events'"

@@ -1,4 +1,8 @@
-"""A call that kills whatever runs it is blamed for that: two replicas die of it, and the others go on."""
+"""
+A call that kills its replica takes down a bounded number of replicas: one, or two if it is idempotent.
+
+Other calls are answered.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +28,7 @@ class Plugin:
 
 
 class Fragile:
-    """Kills its own process when it is asked to."""
+    """Its methods `die` and `die_once` kill their own process."""
 
     @idempotent
     def read(self, number):
@@ -39,7 +43,7 @@ class Fragile:
 
 
 class TestPoison(ServiceConformance):
-    """On replicas that are processes, and really die."""
+    """The replicas are real processes, and really die."""
 
     kind = "target"
     plugin_id = target = "process"
@@ -50,7 +54,7 @@ class TestPoison(ServiceConformance):
 
     @pytest.mark.parametrize(("method", "most"), [("die", MOST_DEATHS), ("die_once", 1)])
     def test_poison_takes_few_replicas_along_and_no_other_call(self, method, most):
-        """Four replicas, 40 good calls for each that kills: all of the good ones are answered."""
+        """Calls that kill their replicas harm no other call: all of 40 good calls for each of them are answered."""
         service = self.deploy(Fragile, **self.several(4), retry={"max_attempts": 9})
         poisons = 2
         for _ in range(poisons):

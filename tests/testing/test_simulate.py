@@ -1,4 +1,4 @@
-"""A service in virtual time: the same every time, nothing lost, and right where theory knows the answer."""
+"""A simulation in virtual time gives the same result every time, loses no call, and agrees with queueing theory."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ GET = {"get": {"idempotent": True}}
 
 
 class KV:
-    """What the file of these tests names; no method ever runs."""
+    """The service named in the tests' file. Its methods never run."""
 
     @idempotent
     def get(self, key: str) -> None:
@@ -55,7 +55,7 @@ class KV:
 
 
 class Strangers:
-    """A balancer and an autoscaler that nobody here has written; both use randomness of their own."""
+    """A third-party balancer and autoscaler. Both draw random numbers."""
 
     binding = False
 
@@ -72,6 +72,7 @@ class Strangers:
         return [Registration("far", lambda _options: self, "Far away", capabilities=frozenset({"replaces_unhealthy"}))]
 
     def picker(self, candidates: Any) -> Any:
+        """as third-party code does"""
         return lambda _key, _method: random.choice(candidates[-2:])  # noqa: S311 - as strangers do
 
     def decide(self, _load: Any) -> float:
@@ -79,7 +80,7 @@ class Strangers:
 
 
 def registry() -> Registry:
-    """The strangers' plugins, and ours."""
+    """Return the first-party plugins and the third-party ones."""
     ours = (sage_deploy_local, sage_deploy_threading, sage_deploy_monitors, sage_deploy_balancers)
     return Registry.of(*ours, Strangers())
 
@@ -98,7 +99,7 @@ class Page(HTMLParser):
 
 
 def play(config: dict[str, Any], rate: float = 100, until: float = 20, mean: float = 0.02, **more: Any) -> Report:
-    """A service with one method under a constant load; *faults* are as the command line spells them."""
+    """Simulate a service with one method under a constant load. *faults* is written as on the command line."""
     faults = more.pop("faults", "")
     keys = more.pop("keys", None)
     with simulate({"threading_strategy": "single", "methods": GET, **config}, **more) as sim:
@@ -110,7 +111,7 @@ def play(config: dict[str, Any], rate: float = 100, until: float = 20, mean: flo
 
 
 def ended(report: Report) -> int:
-    """All calls whose end is known."""
+    """Count the calls whose outcome is known."""
     return report.ok + report.errors + report.timeouts + report.died + report.rejected + report.stopped
 
 
@@ -139,7 +140,11 @@ print(report)
 class TestSameSeed:
     @pytest.mark.parametrize("balancer", ["power_of_two", "consistent_hash"])
     def test_two_processes_write_the_same_bytes(self, balancer: str) -> None:
-        """Also if strings have other hashes, and with every fault, guard and the autoscaler at work."""
+        """
+        Two processes with the same seed write the same bytes, even if their string hashes differ.
+
+        All faults, all guards and the autoscaler are at work.
+        """
         code = EVERYTHING.replace("BALANCER", repr(balancer))
         traces = [
             subprocess.run(
@@ -162,12 +167,15 @@ class TestSameSeed:
             assert what in traces[0]
 
     def test_another_seed_has_another_course(self) -> None:
+        """The same seed gives the same run, and another seed gives another one."""
         assert play({}, seed=1).digest == play({}, seed=1).digest != play({}, seed=2).digest
 
     def test_the_trace_changes_nothing(self) -> None:
+        """Tracing a run does not change it."""
         assert play({}, trace=True).digest == play({}).digest
 
     def test_what_plugins_draw_from_the_module_random_is_seeded_and_left_as_it_was(self) -> None:
+        """The simulation restores the state of the module `random` after a run."""
         random.seed(3)
         expected = random.random()  # noqa: S311 - no secret
         random.seed(3)
@@ -175,6 +183,7 @@ class TestSameSeed:
         assert random.random() == expected  # noqa: S311 - no secret
 
     def test_it_starts_no_thread(self) -> None:
+        """The simulation starts no thread."""
         before = threading.active_count()
         play({"replicas": 3, "autoscale": None})
         assert threading.active_count() == before
@@ -184,7 +193,7 @@ class TestNothingIsLost:
     @pytest.mark.parametrize("overload", ["block", "reject", "shed_oldest", "priority"])
     @pytest.mark.parametrize("balancer", BALANCERS)
     def test_every_call_ends_once(self, balancer: str, overload: str) -> None:
-        """Under overload and with every kind of fault the outcomes add up to the calls."""
+        """The outcomes add up to the calls, under overload and with every kind of fault."""
         report = play(
             {
                 "replicas": 4,
@@ -208,27 +217,31 @@ class TestNothingIsLost:
         assert sum(report.refusals.values()) == report.rejected
 
     def test_a_crash_ends_only_what_ran_and_may_not_run_twice(self) -> None:
+        """A crash ends only the calls that ran and are not idempotent. All other calls are answered."""
         report = play({"replicas": 2, "methods": {}}, rate=90, faults="crash at 5s; crash at 10s")
         assert 0 < report.died <= 2
         assert report.ok == report.calls - report.died
 
     def test_what_may_run_twice_survives_a_crash(self) -> None:
+        """Idempotent calls survive a crash: they are retried."""
         report = play({"replicas": 2, "failover_enabled": True}, rate=90, faults="crash at 5s; crash at 10s")
         assert report.ok == report.calls
         assert report.retries["idempotent"] == report.attempts - report.calls > 0
 
     def test_a_call_without_a_deadline_that_hangs_is_unfinished(self) -> None:
+        """A call without a deadline on a replica that hangs is reported as unfinished."""
         report = play({"timeout": None}, rate=10, faults="hang replica 0 at 1s", settle=1)
         assert report.unfinished > 0
         assert report.calls == report.ok + report.unfinished
 
     def test_an_answer_that_gets_lost_ends_at_the_deadline_and_frees_the_slot(self) -> None:
+        """If a reply is lost, the call times out at its deadline, and its slot becomes free."""
         report = play({"timeout": 0.2}, rate=5, until=10, mean=0.01, faults="drop 100% at 2s for 1s")
         assert report.timeouts > 0
         assert report.ok == report.calls - report.timeouts
 
     def test_a_caller_is_released_at_its_deadline_wherever_its_call_is(self) -> None:
-        """Whether it waits, or runs on a replica that hangs."""
+        """A caller is released at its deadline, both while its call waits and while it runs on a replica that hangs."""
         report = play({"timeout": 0.5}, rate=20, until=5, faults="hang replica 0 at 1s for 3s", trace=True)
         came, spent = {}, []
         for line in report.trace.splitlines():
@@ -241,6 +254,7 @@ class TestNothingIsLost:
         assert spent == [pytest.approx(0.5, abs=1e-8)] * len(spent)
 
     def test_a_lost_node_takes_no_replica_until_it_is_back(self) -> None:
+        """A lost node gets no replica until it is back. Then its replicas are replaced."""
         report = play({"replicas": 2, "retry": {}}, rate=20, until=30, faults="node 0 at 5s for 10s")
         refused = [event.at for event in report.events if event.kind == "replacement_refused"]
         ready = [event.at for event in report.events if event.kind == "replica_ready"]
@@ -251,10 +265,10 @@ class TestNothingIsLost:
 
 
 class TestTheory:
-    """Where queueing theory knows the answer, the simulation gives it."""
+    """The simulation agrees with queueing theory where theory has a formula."""
 
     def test_one_server(self) -> None:
-        """M/M/1: calls are in the service for 1 / (mu - lambda), exponentially distributed."""
+        """M/M/1: the time in the service is exponentially distributed, with mean 1 / (mu - lambda)."""
         report = play({"timeout": None}, rate=70, until=3000, mean=0.01)
         assert report.latency.mean == pytest.approx(1 / (100 - 70), rel=0.05)
         assert report.latency.p50 == pytest.approx(math.log(2) / 30, rel=0.05)
@@ -263,7 +277,7 @@ class TestTheory:
 
     @pytest.mark.parametrize(("replicas", "slots"), [(8, 1), (1, 8), (2, 4)])
     def test_several_servers(self, replicas: int, slots: int) -> None:
-        """M/M/c, by Erlang's formula C: as many slots are as good, on whichever replicas."""
+        """M/M/c (Erlang's formula C): only the total number of slots matters, not how replicas share them."""
         report = play({"replicas": replicas, "timeout": None}, rate=640, until=300, mean=0.01, slots=slots)
         offered = 6.4
         queue = offered**8 / math.factorial(8) * 8 / (8 - offered)
@@ -271,12 +285,12 @@ class TestTheory:
         assert report.wait.mean == pytest.approx(waits / (800 - 640), rel=0.08)
 
     def test_a_full_queue(self) -> None:
-        """M/M/1/K: with one call that runs and four that wait at most, this share is refused."""
+        """M/M/1/K: with one running call and at most four waiting calls, theory gives the share of refused calls."""
         report = play({"timeout": None, "queue_size": 4, "overload": "reject"}, rate=100, until=300, mean=0.01)
         assert report.rejected / report.calls == pytest.approx(1 / 6, rel=0.05)
 
     def test_constant_times(self) -> None:
-        """M/D/1: half the wait of M/M/1."""
+        """M/D/1: the mean wait is half of M/M/1."""
         with simulate({"threading_strategy": "single", "timeout": None}) as sim:
             sim.time("get", constant(0.01))
             sim.load(rate=70, until=1000)
@@ -284,6 +298,7 @@ class TestTheory:
         assert report.wait.mean == pytest.approx(0.7 / (2 * (100 - 70)), rel=0.05)
 
     def test_a_ramp_has_the_calls_of_its_mean_rate(self) -> None:
+        """A load ramp makes as many calls as its mean rate says, in each part of it too."""
         with simulate({"threading_strategy": "single"}) as sim:
             sim.time("get", 0.0001)
             sim.load(phases=[Phase(0, 200, 50), Phase(100, 100, 50)], method="get")
@@ -294,6 +309,7 @@ class TestTheory:
         assert sum(calls[30:60]) == pytest.approx(3750, rel=0.1)
 
     def test_shares_of_a_histogram_are_within_1_1_percent(self) -> None:
+        """Percentiles from a histogram differ by at most 1.15 % from the exact ones."""
         draw = random.Random(1)  # noqa: S311 - no secret
         values = sorted(draw.lognormvariate(-3, 1) for _ in range(10_000))
         durations = Durations()
@@ -305,6 +321,7 @@ class TestTheory:
 
 class TestTheRealParts:
     def test_an_autoscaler_grows_and_shrinks_the_service(self) -> None:
+        """The autoscaler adds replicas under load and removes them afterwards, and no call is lost."""
         config = {"autoscale": {"min": 1, "max": 10, "look_back": 2, "upscale_delay": 1, "downscale_delay": 3}}
         with simulate({"threading_strategy": "single", **config}, startup=0.5) as sim:
             sim.time("get", exponential(0.05))
@@ -320,7 +337,7 @@ class TestTheRealParts:
 
     @pytest.mark.parametrize("strategy", ["single", "pool", "async"])
     def test_a_steady_load_leaves_the_number_of_replicas_alone(self, strategy: str) -> None:
-        """An hour of random calls at one rate, with every default: once it has settled, nothing starts any more."""
+        """An hour of random calls at a constant rate, with default settings: once it has settled, no replica starts."""
         slots = {"single": 1, "pool": 4, "async": 20}[strategy]
         threads = {"pool": {"thread_count": 4, "thread_pool_size": 4}, "async": {"max_concurrency": 20}}.get(
             strategy, {}
@@ -336,6 +353,7 @@ class TestTheRealParts:
         assert 6 <= numbers[-1] <= 14, "5 replicas' worth of calls, with room for chance"
 
     def test_a_service_at_zero_wakes_for_a_call(self) -> None:
+        """A service that was scaled to zero starts a replica for the next call, which waits for it."""
         config = {"autoscale": {"min": 0, "max": 2, "scale_to_zero_delay": 5}}
         with simulate({"threading_strategy": "single", **config}, startup=2) as sim:
             sim.time("get", 0.01)
@@ -347,12 +365,13 @@ class TestTheRealParts:
         assert report.event_counts["scaled"] >= 2
 
     def test_a_slow_replica_is_ejected(self) -> None:
+        """Outlier detection ejects a slow replica."""
         config = {"replicas": 4, "outlier": {"interval": 2}, "load_balancer": "round_robin"}
         report = play(config, rate=100, until=30, mean=0.005, faults="slow x20 replica 2 at 5s for 15s")
         assert next(event.replica for event in report.events if event.kind == "replica_ejected") == "service#2"
 
     def test_a_replica_that_hangs_is_replaced_where_the_target_does_that(self) -> None:
-        """After as many health checks as the configuration says."""
+        """The replica is replaced after as many failed health checks as configured."""
         checks = {"monitors": ["health"], "health_check_interval": 1, "failure_threshold": 2}
         config = {"target": "far", "replicas": 2, "timeout": 0.5, "retry": {}, **checks}
         report = play(config, rate=20, until=30, registry=registry(), faults="hang replica 0 at 5s")
@@ -362,6 +381,7 @@ class TestTheRealParts:
         assert report.unfinished == 0
 
     def test_a_breaker_opens_and_closes(self) -> None:
+        """The circuit breaker opens when a replica hangs, refuses calls meanwhile, and closes again."""
         config = {"timeout": 0.2, "circuit_breaker": {"failures": 3, "open": 2}}
         report = play(config, rate=20, until=30, slots=8, faults="hang replica 0 at 5s for 5s")
         assert report.event_counts["circuit_opened"] >= 1
@@ -369,12 +389,14 @@ class TestTheRealParts:
         assert report.refusals["circuit_open"] == report.rejected > 0
 
     def test_a_crash_loop_of_deaths_is_slowed_down(self) -> None:
+        """Replacements of a replica that dies again and again are delayed."""
         report = play(
             {"replicas": 2}, rate=10, until=60, faults="; ".join(f"crash replica 0 at {at}s" for at in range(2, 30, 2))
         )
         assert report.event_counts["replacement_delayed"] >= 3
 
     def test_keys_are_bound_by_consistent_hash(self) -> None:
+        """With `consistent_hash`, all calls with equal keys run on the same replica."""
         config = {
             "replicas": 4,
             "load_balancer": "consistent_hash",
@@ -393,6 +415,7 @@ class TestTheRealParts:
         assert all(len(replicas) == 1 for replicas in placed.values())
 
     def test_strangers_plugins_run_and_are_seeded(self) -> None:
+        """Third-party plugins run in the simulation, and their random numbers are seeded too."""
         config = {
             "load_balancer": "last",
             "autoscale": {
@@ -412,6 +435,7 @@ class TestTheRealParts:
         assert first.ok == first.calls
 
     def test_calls_of_a_batched_method_share_a_run(self) -> None:
+        """Calls of a batched method run together, so the service keeps up with the load."""
         from sage_plugins import batch_of
 
         class Embedder:
@@ -425,10 +449,11 @@ class TestTheRealParts:
             sim.time("embed", 0.1)
             sim.load(rate=60, until=20)
             report = sim.run()
-        assert report.ok == report.calls  # ten runs a second would not do
+        assert report.ok == report.calls  # ten single runs a second would not be enough
         assert report.latency.p99 < 1
 
     def test_calls_with_a_higher_priority_wait_less(self) -> None:
+        """With `overload: priority`, a full queue refuses only calls with a lower priority."""
         with simulate({"threading_strategy": "single", "overload": "priority", "queue_size": 20}, trace=True) as sim:
             sim.time("get", exponential(0.01))
             sim.time("put", exponential(0.01))
@@ -441,6 +466,7 @@ class TestTheRealParts:
         assert not put & refused
 
     def test_a_recorded_sample_gives_its_own_durations(self) -> None:
+        """Recorded durations are used as they are."""
         with simulate({"threading_strategy": "single"}) as sim:
             sim.time("get", recorded([0.1, 0.3]))
             sim.load(rate=0.2, until=300)
@@ -460,6 +486,7 @@ class TestMistakes:
         ],
     )
     def test_of_loads(self, text: str, says: str) -> None:
+        """A load that is spelled wrong is refused with the right form."""
         with pytest.raises(ValueError, match=says):
             load_of(text)
 
@@ -473,6 +500,7 @@ class TestMistakes:
         ],
     )
     def test_of_times(self, text: str, says: str) -> None:
+        """A duration of a method that is spelled wrong is refused with the reason."""
         with pytest.raises(ValueError, match=says):
             time_of_method(text)
 
@@ -488,6 +516,7 @@ class TestMistakes:
         ],
     )
     def test_of_faults(self, text: str, says: str) -> None:
+        """A fault that is spelled wrong is refused with the reason."""
         with pytest.raises(ValueError, match=says):
             faults_of(text)
 
@@ -502,9 +531,11 @@ class TestMistakes:
         ],
     )
     def test_faults_are_spelt_as_they_are_read(self, text: str) -> None:
+        """A parsed fault prints as it was written."""
         assert [str(fault) for fault in faults_of(text)] == [text]
 
     def test_of_the_scenario(self) -> None:
+        """An incomplete or impossible scenario is refused with what is missing."""
         with simulate({}) as sim:
             with pytest.raises(ValueError, match="no call comes"):
                 sim.run()
@@ -521,6 +552,7 @@ class TestMistakes:
                 sim.run()
 
     def test_a_method_that_is_not_served_is_named(self) -> None:
+        """An unknown method is refused with the nearest name."""
         with simulate({}, service_class=KV) as sim:
             sim.time("gte", 0.1)
             sim.load(rate=1, until=1)
@@ -528,6 +560,7 @@ class TestMistakes:
                 sim.run()
 
     def test_a_wrong_configuration_is_refused_as_ever(self) -> None:
+        """A wrong configuration raises `ConfigError`, as for a deployed service."""
         with simulate({"queue_size": -1}) as sim:
             sim.time("get", 0.1)
             sim.load(rate=1, until=1)
@@ -535,6 +568,7 @@ class TestMistakes:
                 sim.run()
 
     def test_it_runs_once(self) -> None:
+        """A simulation runs only once."""
         with simulate({}) as sim:
             sim.time("get", 0.1)
             sim.load(rate=1, until=1)
@@ -543,6 +577,7 @@ class TestMistakes:
                 sim.run()
 
     def test_a_trace_has_to_be_asked_for(self) -> None:
+        """Reading the trace of a run without `trace=True` raises."""
         with pytest.raises(ValueError, match="trace=True"):
             _ = play({}).trace
 
@@ -564,6 +599,11 @@ class TestCommand:
         return result
 
     def test_from_the_file_to_a_page(self, file: Any, tmp_path: Any) -> None:
+        """
+        The command simulates a service of a file, and writes JSON, text, an HTML page and a trace.
+
+        The page has charts, but no scripts and no links to other hosts.
+        """
         page, trace = tmp_path / "out.html", tmp_path / "trace.txt"
         options = ["--service", "kv", "--load", "get 50/s..150/s for 10s", "--time", "lognormal(10ms, 0.8)"]
         more = [
@@ -592,11 +632,13 @@ class TestCommand:
         assert parser.links == ["data:,"]
 
     def test_a_file_with_several_services_needs_the_name_of_one(self, file: Any) -> None:
+        """For a file with several services, `--service` is required, and the error lists them."""
         result = self.run(file, "--load", "get 1/s for 1s", "--time", "constant(1ms)", code=2)
         assert "--service" in result.output
         assert "kv, other" in result.output
 
     def test_mistakes_are_said_with_what_is_allowed(self, file: Any) -> None:
+        """Bad options exit with 2 and show the right form."""
         options = [file, "--service", "kv", "--time", "constant(1ms)", "--load"]
         assert "Loads look so: '200/s for 60s'" in self.run(*options, "lots", code=2).output
         wrong = self.run(*options, "get 1/s for 1s", "--faults", "flood at 1s", code=2)
@@ -609,6 +651,7 @@ class TestPage:
         assert play({}).to_html() == play({}).to_html()
 
     def test_it_opens_without_a_complaint_in_light_and_dark(self, tmp_path: Any) -> None:
+        """The page opens in a browser without errors, in light and dark mode."""
         file = tmp_path / "out.html"
         file.write_text(play({"replicas": 2}, faults="crash at 3s").to_html())
         with chromium() as browser:

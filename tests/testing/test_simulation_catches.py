@@ -1,5 +1,5 @@
 """
-The simulation fails where it must: each router and replica below breaks one rule, and a few seeds find it out.
+Each router and replica below breaks one rule, and the simulation detects it within a few seeds.
 
 A check that has never failed proves nothing.
 """
@@ -20,7 +20,7 @@ from sage_plugins.routing.lane import remove
 from sage_plugins.routing.method_limits import MethodRouter
 from sage_plugins.routing.router import Router
 
-#: Most faults show in the first ten seeds.
+#: Most faults show within the first ten seeds.
 SEEDS = 200
 
 
@@ -59,7 +59,7 @@ class LastComesFirst(Router):
 
 
 class ReturnsRoomTwice(Router):
-    """A call that leaves the queue makes room for two."""
+    """A call that leaves the queue frees two places."""
 
     def gave_up(self, call, outcome, *, started):
         if not started:
@@ -68,7 +68,7 @@ class ReturnsRoomTwice(Router):
 
 
 class KeepsRoom(Router):
-    """A call that leaves the queue makes room for none."""
+    """A call that leaves the queue frees no place."""
 
     def gave_up(self, call, outcome, *, started):
         before = len(self._queue.room)
@@ -77,7 +77,7 @@ class KeepsRoom(Router):
 
 
 class CountsTwice(Router):
-    """Counts calls that are given up once too often."""
+    """Counts calls that are given up twice."""
 
     def gave_up(self, call, outcome, *, started):
         super().gave_up(call, outcome, started=started)
@@ -96,7 +96,7 @@ class CountsNothing(Router):
 
 
 class RunsTwice(Router):
-    """Starts every call again whose replica died."""
+    """Starts running calls again when their replica died, even if they must not run twice."""
 
     def lost(self, lane, not_started, maybe, cause):
         for call in maybe:
@@ -105,7 +105,7 @@ class RunsTwice(Router):
 
 
 class GivesUpTooEarly(Router):
-    """Ends calls that had not started when their replica dies, instead of moving them."""
+    """When a replica dies, ends the calls that had not started instead of moving them to another replica."""
 
     def lost(self, lane, not_started, maybe, cause):
         super().lost(lane, (), (*not_started, *maybe), cause)
@@ -119,7 +119,7 @@ class ForgetsWhatWasLost(Router):
 
 
 class IdleTooSoon(Router):
-    """Says that the service is idle as soon as it drains."""
+    """Reports that the service is idle as soon as it begins to drain."""
 
     def drain(self, why, on_idle):
         on_idle()
@@ -127,28 +127,28 @@ class IdleTooSoon(Router):
 
 
 class NeverIdle(Router):
-    """Does not say that the service is idle."""
+    """Never reports that the service is idle."""
 
     def drain(self, why, on_idle):
         super().drain(why, lambda: None)
 
 
 class RefusesWhileThereIsRoom(Router):
-    """Has one place less in the queue than it was given."""
+    """Its queue has one place less than configured."""
 
     def __init__(self, *args, queue_size, **settings):
         super().__init__(*args, queue_size=max(0, queue_size - 1), **settings)
 
 
 class AcceptsTooMany(Router):
-    """Has one place more in the queue than it was given."""
+    """Its queue has one place more than configured."""
 
     def __init__(self, *args, queue_size, **settings):
         super().__init__(*args, queue_size=queue_size + 1, **settings)
 
 
 class ServesWhenItDrains(Router):
-    """Goes on accepting calls."""
+    """Accepts calls while it drains."""
 
     def _rebind(self):
         stopped, self._closing.stopped = self._closing.stopped, None
@@ -157,7 +157,7 @@ class ServesWhenItDrains(Router):
 
 
 class StopsWhatItAccepted(Router):
-    """Ends waiting calls when it drains."""
+    """Ends waiting calls when it begins to drain."""
 
     def drain(self, why, on_idle):
         super().drain(why, on_idle)
@@ -165,14 +165,14 @@ class StopsWhatItAccepted(Router):
 
 
 class LosesCount(Router):
-    """Forgets that an abandoned call has ended."""
+    """Never counts down when an abandoned call has ended."""
 
     def abandoned_ended(self, call):
         pass
 
 
 class NeverHeals(Router):
-    """Looks for nothing that is lost."""
+    """Never looks for lost slots, places or calls."""
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
@@ -180,7 +180,7 @@ class NeverHeals(Router):
 
 
 class GivesWhatIsHeld(Router):
-    """Takes the slots for lost that calls hold."""
+    """Treats slots that calls hold as lost."""
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
@@ -196,7 +196,7 @@ class GivesWhatIsHeld(Router):
 
 
 class GivesTwice(Router):
-    """Gives each lost slot back twice."""
+    """Gives back each lost slot twice."""
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
@@ -210,7 +210,7 @@ class GivesTwice(Router):
 
 
 class GivesWhatIsGranted(Router):
-    """Takes the slot of a call for lost whose caller is about to run it."""
+    """Treats a slot as lost while the caller that got it is about to run its call."""
 
     def lane(self, id, index, seniority=0):
         lane = super().lane(id, index, seniority)
@@ -224,7 +224,7 @@ class Forgetful(set):
 
 
 class GivesRoomOfWaitingCalls(Router):
-    """Takes the places for lost that calls have."""
+    """Treats the queue places of waiting calls as lost."""
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
@@ -238,7 +238,7 @@ class GivesRoomOfWaitingCalls(Router):
 
 
 class QueuesAgainWhatIsThere(Router):
-    """Takes any call for lost whose caller wonders where it is."""
+    """Treats a call as lost as soon as its caller asks where it is."""
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
@@ -250,7 +250,7 @@ class QueuesAgainWhatIsThere(Router):
 
 
 class RunsWhatExpired(FakeReplica):
-    """Starts calls whose time to start is over."""
+    """Starts calls although their time to start is over."""
 
     def too_late(self, call):
         return False
@@ -265,7 +265,7 @@ class RunsWithoutClaiming(FakeReplica):
 
 
 class PublishesWithoutClaiming(FakeReplica):
-    """Publishes the outcome of calls that have one."""
+    """Publishes a second outcome for calls that already have one."""
 
     def claim_outcome(self, call):
         super().claim_outcome(call)
@@ -273,7 +273,7 @@ class PublishesWithoutClaiming(FakeReplica):
 
 
 class FreesTwice(FakeReplica):
-    """Reports each slot free twice."""
+    """Reports each free slot twice."""
 
     def free(self, work):
         super().free(work)
@@ -281,21 +281,21 @@ class FreesTwice(FakeReplica):
 
 
 class FreesNever(FakeReplica):
-    """Keeps its slots for ever."""
+    """Never reports a free slot."""
 
     def free(self, work):
         pass
 
 
 class AnswersTooLate(FakeReplica):
-    """Gives its caller what came after the deadline."""
+    """Publishes results that came after the deadline."""
 
     def too_late_to_end(self, call):
         return False
 
 
 class BindsEverything(Router):
-    """A call without a key waits for its first choice."""
+    """Lets calls without a key wait for the replica chosen first, as if they were bound to it."""
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
@@ -303,7 +303,7 @@ class BindsEverything(Router):
 
 
 class SendsAnyAhead(Router):
-    """Sends calls ahead that must not run twice."""
+    """Sends calls ahead to a replica although they must not run twice."""
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
@@ -311,7 +311,7 @@ class SendsAnyAhead(Router):
 
 
 class TakesTheWholeQueue(Router):
-    """Leaves no share of the waiting calls to other slots, nor minds how many were asked for."""
+    """Sends one replica any number of waiting calls, more than it asked for, and leaves none for other slots."""
 
     def lane(self, id, index, seniority=0):
         lane = super().lane(id, index, seniority)
@@ -356,7 +356,7 @@ REPLICAS = {
 }
 
 
-# -- methods with limits of their own ----------------------------------------------------------------------------------
+# -- methods with their own limits -------------------------------------------------------------------------------------
 
 
 class IgnoresTurns(MethodRouter):
@@ -367,14 +367,14 @@ class IgnoresTurns(MethodRouter):
 
 
 class KeepsTurns(MethodRouter):
-    """Forgets that a call has given its turn back."""
+    """Never counts down when a call gives back its turn."""
 
     def _turn(self, method, lane, change):
         super()._turn(method, lane, max(0, change))
 
 
 class LooksAtTheOldestOnly(MethodRouter):
-    """Lets a call that waits for its method's turn hold up the others."""
+    """Looks only at the oldest call: while this one waits for its method's turn, it blocks all others."""
 
     def _take_oldest(self, lane):
         backlog = lane.backlog
@@ -384,7 +384,7 @@ class LooksAtTheOldestOnly(MethodRouter):
 
 
 class NewestOfItsMethodFirst(MethodRouter):
-    """Serves the newest call whose method has a turn."""
+    """Among the calls whose method has a turn, serves the newest first."""
 
     def _take_oldest(self, lane):
         for call in reversed(lane.backlog):
@@ -394,7 +394,7 @@ class NewestOfItsMethodFirst(MethodRouter):
 
 
 class ForgetsTurnsAtTheEnd(MethodRouter):
-    """Does not look who waits for the turn of a call that has ended."""
+    """When a call ends, does not start the next call that waits for its turn."""
 
     def _compose_follow(self, lane):
         super()._compose_follow(lane)
@@ -409,7 +409,7 @@ class ForgetsTurnsAtTheEnd(MethodRouter):
 
 
 class MixesMethods(MethodRouter):
-    """Answers whatever waits together."""
+    """Puts calls of different methods into one batch."""
 
     def _companions(self, call, lane):
         found = [other for other in lane.backlog if not other.settled()] if call.method.batch else []
@@ -417,7 +417,7 @@ class MixesMethods(MethodRouter):
 
 
 class TooManyTogether(MethodRouter):
-    """Has no limit for a batch."""
+    """Puts any number of calls into a batch."""
 
     def _companions(self, call, lane):
         found = [each for each in lane.backlog if each.method is call.method] if call.method.batch else []
@@ -425,7 +425,7 @@ class TooManyTogether(MethodRouter):
 
 
 class NeverFull(MethodRouter):
-    """Lets calls join a batch that is full."""
+    """Lets calls join a full batch."""
 
     def _send(self, call, lane):
         batch = lane.methods.open.get(call.method.index)
@@ -437,7 +437,7 @@ class NeverFull(MethodRouter):
 
 
 class LosesWhoJoins(MethodRouter):
-    """Tells a call that it has joined a batch, and forgets it."""
+    """Accepts a call for an open batch, and then loses it."""
 
     def _send(self, call, lane):
         batch = lane.methods.open.get(call.method.index)
@@ -448,7 +448,7 @@ class LosesWhoJoins(MethodRouter):
 
 
 class JoinsTwo(MethodRouter):
-    """Leaves a call that joins a batch in the queue as well."""
+    """Leaves a call that joins a batch in the queue too."""
 
     def _send(self, call, lane):
         joins = call.method.index in lane.methods.open
@@ -456,7 +456,7 @@ class JoinsTwo(MethodRouter):
 
 
 class WaitsForOthersTooLong(MethodRouter):
-    """Has a batch wait for others until it is full."""
+    """Keeps a batch open until it is full."""
 
     def _send_open(self, batch, lane):
         if lane not in self._lanes.open:
@@ -464,7 +464,7 @@ class WaitsForOthersTooLong(MethodRouter):
 
 
 class WaitsForNobody(MethodRouter):
-    """Sends a batch at once."""
+    """Never waits for more calls of a batch."""
 
     def _waits_for_others(self, _call, _lane):
         return False
@@ -482,7 +482,7 @@ class ShutsAtTheNext(MethodRouter):
 
 
 class WaitsPastItsTime(MethodRouter):
-    """Forgets that the calls of a batch have a timeout."""
+    """Ignores the timeouts of calls in an open batch."""
 
     def _send(self, call, lane):
         expires, call.expires = call.expires, inf
@@ -502,7 +502,7 @@ class TakesASlotForEach(MethodRouter):
 
 
 class TakesATurnForEach(MethodRouter):
-    """Takes one turn for each call of a batch."""
+    """Takes a turn for each call of a batch instead of one for the batch."""
 
     def _start(self, calls, lane):
         for call in calls[1:]:
@@ -511,7 +511,7 @@ class TakesATurnForEach(MethodRouter):
 
 
 class CountsEachAbandonedCall(MethodRouter):
-    """Takes each abandoned call of a batch for an abandoned slot."""
+    """Counts an abandoned slot for each abandoned call of a batch."""
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
@@ -519,14 +519,14 @@ class CountsEachAbandonedCall(MethodRouter):
 
 
 class MiscountsBatches(MethodRouter):
-    """Believes that one more call of a batch runs."""
+    """Counts one call more than the batch runs."""
 
     def batch_started(self, batch, number):
         super().batch_started(batch, number + 1)
 
 
 class MixesAnswersUp(FakeReplica):
-    """Gives the callers of a batch each other's answers."""
+    """Swaps the results among the callers of a batch."""
 
     def _settle(self, work, outcomes):
         results = deque(outcome[2] for outcome in outcomes)
@@ -578,6 +578,7 @@ def first_failure(**parts):
 
 @pytest.mark.parametrize(("router", "rule"), ROUTERS.items(), ids=[router.__name__ for router in ROUTERS])
 def test_a_router_that_breaks_a_rule_is_found_out(router, rule):
+    """The simulation detects each faulty router, and its failure names the broken rule."""
     seed, story = first_failure(router=router)
     assert story.startswith(f"seed {seed}: ")
     assert re.search(rule, story.splitlines()[0]), story
@@ -585,6 +586,7 @@ def test_a_router_that_breaks_a_rule_is_found_out(router, rule):
 
 @pytest.mark.parametrize(("replica", "rule"), REPLICAS.items(), ids=[replica.__name__ for replica in REPLICAS])
 def test_a_replica_that_breaks_its_promises_is_found_out(replica, rule):
+    """The simulation detects each faulty replica, and its failure names the broken rule."""
     seed, story = first_failure(replica=replica)
     assert story.startswith(f"seed {seed}: ")
     assert re.search(rule, story.splitlines()[0]), story
@@ -594,6 +596,7 @@ def test_a_replica_that_breaks_its_promises_is_found_out(replica, rule):
     ("router", "rule"), LIMITED_ROUTERS.items(), ids=[router.__name__ for router in LIMITED_ROUTERS]
 )
 def test_a_method_router_that_breaks_a_rule_is_found_out(router, rule):
+    """The simulation detects each faulty router with method limits, and names the broken rule."""
     _, story = first_failure(router=router, limits=True)
     assert re.search(rule, story.splitlines()[0]), story
 
@@ -602,6 +605,7 @@ def test_a_method_router_that_breaks_a_rule_is_found_out(router, rule):
     ("replica", "rule"), LIMITED_REPLICAS.items(), ids=[replica.__name__ for replica in LIMITED_REPLICAS]
 )
 def test_a_replica_that_breaks_its_promises_about_batches_is_found_out(replica, rule):
+    """The simulation detects each replica with faulty batches, and names the broken rule."""
     _, story = first_failure(router=MethodRouter, replica=replica, limits=True)
     assert re.search(rule, story.splitlines()[0]), story
 
@@ -611,11 +615,13 @@ def test_a_replica_that_breaks_its_promises_about_batches_is_found_out(replica, 
     [(SendsAnyAhead, "was sent ahead and must not be"), (TakesTheWholeQueue, "were sent ahead, of at most")],
 )
 def test_a_router_that_breaks_a_rule_of_bundles_is_found_out(router, rule):
+    """The simulation detects each router that sends the wrong calls ahead, and names the broken rule."""
     _, story = first_failure(router=router, replica=BundlingReplica)
     assert re.search(rule, story.splitlines()[0]), story
 
 
 def test_the_story_is_an_assertion_with_the_setting_and_the_last_steps():
+    """A failure is an `AssertionError` that shows the setting and the last steps."""
     assert issubclass(SimulationFailure, AssertionError)
     _, story = first_failure(router=Drops)
     assert "Setting(queue_size=" in story

@@ -1,5 +1,5 @@
 """
-The strategies' suite fails where it must: each strategy below breaks one rule, and the case that proves it fails.
+Each strategy below breaks one rule, and the conformance case that proves this rule fails for it.
 
 A check that has never failed proves nothing.
 """
@@ -33,7 +33,7 @@ MANY = frozenset({"concurrent", "releases_at_deadline"})
 
 
 class Workers:
-    """A sound runner: as many threads as configured, each a slot."""
+    """A correct runner: as many threads as configured, one slot for each."""
 
     run_here = None
 
@@ -90,14 +90,14 @@ class RunsTwice(Workers):
 
 
 class RunsTwoAtOnce(Workers):
-    """Says that it runs one call at a time, and runs two."""
+    """Declares that it runs one call at a time, but runs two."""
 
     def size(self):
         return 2
 
 
 class TakesTurns(Workers):
-    """Runs one call at a time, each on another thread than the one before."""
+    """Runs one call at a time, but each on a new thread."""
 
     def do(self, execute, work):
         self.seat.spawn(lambda: execute(work), "turn").join()
@@ -105,7 +105,7 @@ class TakesTurns(Workers):
 
 
 class IgnoresDeadlines(Workers):
-    """Keeps the caller as long as the method runs."""
+    """Runs the method in the caller's thread, so the caller waits past its deadline."""
 
     def __init__(self, seat):
         self.run_here = seat.worker()
@@ -115,7 +115,7 @@ class IgnoresDeadlines(Workers):
 
 
 class NewestFirst(Workers):
-    """Takes more calls than it runs, and runs the newest first."""
+    """Takes more calls than it can run, and runs the newest first."""
 
     def __init__(self, seat):
         super().__init__(seat)
@@ -143,7 +143,7 @@ class HooksElsewhere(Workers):
 
 
 class DiesOfErrors(Workers):
-    """Loses its thread, and with it the slot, when a method raises what is no Exception."""
+    """Loses its thread and the slot when a method raises something that is not an `Exception`."""
 
     def do(self, execute, work):
         died = []
@@ -182,14 +182,14 @@ class StopsOnce(Workers):
 
 
 class WaitsForEver(Workers):
-    """Waits for what is stuck as long as it is stuck."""
+    """Waits for stuck threads without a useful limit."""
 
     def stop(self, grace):
         return super().stop(1000)
 
 
 class RunsCancelledCalls(Workers):
-    """Takes more calls than it runs, and runs also those that were cancelled meanwhile."""
+    """Takes more calls than it can run, and also runs the calls that were cancelled meanwhile."""
 
     def __init__(self, seat):
         super().__init__(seat)
@@ -202,7 +202,7 @@ class RunsCancelledCalls(Workers):
 
 
 class RunsCancelledItems(Workers):
-    """Runs calls of a batch that were cancelled before it was full."""
+    """Runs calls of a batch that were cancelled before the batch was full."""
 
     def do(self, execute, work):
         if isinstance(work, Batch):
@@ -213,7 +213,7 @@ class RunsCancelledItems(Workers):
 
 
 class MergesBatches(Workers):
-    """Takes two batches at a time, and makes one of them."""
+    """Takes two batches at a time and merges them into one."""
 
     def __init__(self, seat):
         super().__init__(seat)
@@ -232,7 +232,7 @@ class MergesBatches(Workers):
 
 
 class SwallowsErrors(Workers):
-    """Makes results of errors."""
+    """Returns a result where the method raised an error."""
 
     def do(self, execute, work):
         def swallow(run):
@@ -256,7 +256,7 @@ class ForgetsTheContext(Workers):
 
 
 class SharesItsContext(Workers):
-    """Runs all methods in one context."""
+    """Runs all methods in the same context."""
 
     def __init__(self, seat):
         self.context = contextvars.Context()
@@ -292,14 +292,14 @@ class IdleThreads(Workers):
 
 
 class CountsWrong(Workers):
-    """Says that it has no thread."""
+    """Reports that it has no threads."""
 
     def stats(self):
         return RunnerStats(threads=0)
 
 
 class Around:
-    """A context that does something around what is run in it."""
+    """A context that wraps the call that runs in it."""
 
     def __init__(self, context, around):
         self.context = context
@@ -358,7 +358,7 @@ class Starts:
 
 
 class Suite(StrategyConformance):
-    """The suite on a strategy that is not installed."""
+    """Runs the suite on a strategy that is not installed."""
 
     plugin_id = "under_test"
 
@@ -368,7 +368,7 @@ class Suite(StrategyConformance):
         class Plugin:
             @hookimpl
             def sage_register_threading_strategies(self):
-                create = lambda _: Starts(runner)  # noqa: E731 - it stays in this process
+                create = lambda _: Starts(runner)  # noqa: E731 - it never leaves this process
                 return [Registration("under_test", create, "Under test", capabilities=capabilities)]
 
         self.plugins = Registry.of(sage_deploy_local, sage_deploy_monitors, sage_deploy_balancers, Plugin())
@@ -392,7 +392,7 @@ def _end_what_faults_leave():
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.runner.__name__}-{fault.case[5:]}")
 def test_fault_is_caught(fault):
-    """The case fails for the faulty strategy."""
+    """The case that proves a rule fails for the strategy that breaks it."""
     suite = Suite(fault.runner, fault.capabilities, patience=1.0)
     with pytest.raises((Exception, pytest.fail.Exception)):
         suite.run(fault.case, fault.arguments)
@@ -402,6 +402,6 @@ def test_fault_is_caught(fault):
     "fault", [fault for fault in FAULTS if fault.runner is not Workers], ids=lambda fault: fault.case
 )
 def test_sound_strategy_passes(fault):
-    """The same case passes for the sound strategy that the faulty ones are made from."""
+    """The same case passes for the correct strategy from which the faulty ones are derived."""
     suite = Suite(Workers, fault.capabilities - {"in_callers_thread"}, patience=20.0)
     suite.run(fault.case, fault.arguments)

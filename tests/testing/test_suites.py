@@ -1,4 +1,4 @@
-"""What the conformance suites run with, and which cases they leave out."""
+"""Which plugins the conformance suites run with, and which cases they skip."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def suite_of(*capabilities):
 
 
 def test_suite_runs_with_the_first_party_plugins_and_not_with_what_else_is_installed():
+    """A suite for a first-party plugin runs with the first-party plugins only, whatever else is installed."""
     assert "remote_any" in Registry.discover().ids("target")
 
     class Suite(StrategyConformance):
@@ -41,6 +42,8 @@ def test_suite_runs_with_the_first_party_plugins_and_not_with_what_else_is_insta
 
 
 def test_suite_runs_with_the_distribution_of_its_plugin():
+    """A suite for an installed third-party plugin also loads the distribution of this plugin."""
+
     class Suite(TargetConformance):
         plugin_id = "remote_any"
 
@@ -49,6 +52,7 @@ def test_suite_runs_with_the_distribution_of_its_plugin():
 
 
 def test_strategy_that_the_target_cannot_run_is_left_out():
+    """A suite leaves out strategies that the target cannot run: `inline` needs `in_process`."""
     assert "inline" not in suite_of().strategies()
     assert "inline" in suite_of("in_process").strategies()
 
@@ -57,6 +61,7 @@ def test_strategy_that_the_target_cannot_run_is_left_out():
     "case", ["test_error_of_an_inner_call_arrives_outside", "test_inner_calls_are_served_while_draining"]
 )
 def test_inner_calls_need_a_target_whose_replicas_reach_others(case):
+    """Cases with inner calls are skipped for a target that declares neither `in_process` nor `reachable`."""
     unsupported = suite_of().unsupported(getattr(TargetConformance, case))
     assert unsupported == "declared unsupported: 'elsewhere' declares neither 'in_process' nor 'reachable'"
     for capability in ("in_process", "reachable"):

@@ -1,4 +1,4 @@
-"""The cases about replicas that die, on a target whose replicas are processes; and that they fail where they must."""
+"""The conformance cases for dying replicas: they pass for a target with processes and fail for faulty ones."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class TestProcess(SupervisionCases):
 
 
 class SilentWhenIdle(process_target.ProcessReplica):
-    """Tells of its death only if it ran something."""
+    """Reports its death only if it ran a call."""
 
     def report(self, not_started, maybe, cause):
         if maybe:
@@ -44,21 +44,21 @@ class SilentWhenIdle(process_target.ProcessReplica):
 
 
 class SaysThatNothingHadStarted(process_target.ProcessReplica):
-    """Takes calls that run for calls that wait."""
+    """Reports running calls as not started."""
 
     def report(self, not_started, maybe, cause):
         super().report((*not_started, *maybe), (), cause)
 
 
 class ForgetsItsCalls(process_target.ProcessReplica):
-    """Tells of its death, and not of what it ran."""
+    """Reports its death without the calls that it ran."""
 
     def report(self, not_started, maybe, cause):
         super().report((), (), cause)
 
 
 class SaysTheyFailed(process_target.ProcessReplica):
-    """Answers in the place of a replica that died."""
+    """Ends the calls of a dead replica with another error."""
 
     def report(self, not_started, maybe, cause):
         for call in maybe:
@@ -80,7 +80,7 @@ FAULTS = [
 
 
 class Suite(TestProcess):
-    """The suite on a target that breaks a rule."""
+    """Runs the suite on a target that breaks a rule."""
 
     __test__ = False
 
@@ -107,12 +107,14 @@ class Suite(TestProcess):
 
 @pytest.mark.parametrize(("replica", "case", "arguments"), FAULTS, ids=lambda value: getattr(value, "__name__", None))
 def test_fault_is_caught(replica, case, arguments):
-    """The case fails for the faulty target; the sound one passes it above."""
+    """The case fails for the faulty target. `TestProcess` above shows that it passes for the correct one."""
     with pytest.raises((Exception, pytest.fail.Exception)):
         Suite(replica, patience=3.0).run(case, arguments)
 
 
 def test_target_that_declares_can_kill_says_how():
+    """A suite for a target with `can_kill` must override `kill`; the error says so."""
+
     class Forgetful(Suite):
         kill = SupervisionCases.kill
 

@@ -1,5 +1,5 @@
 """
-The targets' suite fails where it must: each target below breaks one rule, and the case that proves it fails.
+Each target below breaks one rule, and the conformance case that proves this rule fails for it.
 
 A check that has never failed proves nothing.
 """
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 
 class Events:
-    """What the core hears of a replica, as the target tells it."""
+    """Replica events, changed by the target before the core gets them."""
 
     def __init__(self, events):
         self.freed, self.follow, self.lost, self.service = events.freed, events.follow, events.lost, events.service
@@ -44,7 +44,7 @@ class Events:
 
 
 class Misreports(LocalTarget):
-    """A target that reports states as a subclass says."""
+    """A target whose subclasses change the states that it reports."""
 
     def start(self, spec, at, events, clock):
         heard = Events(events)
@@ -60,7 +60,7 @@ class ReadyTooEarly(Misreports):
 
 
 class HidesFailures(Misreports):
-    """Does not tell that a replica failed."""
+    """Does not report that a replica failed."""
 
     def report(self, changed, state, cause):
         if state is not ReplicaState.FAILED:
@@ -68,14 +68,14 @@ class HidesFailures(Misreports):
 
 
 class ForgetsTheCause(Misreports):
-    """Tells that a replica failed, and not why."""
+    """Reports that a replica failed, without the cause."""
 
     def report(self, changed, state, cause):
         changed(state, None)
 
 
 class StartsWhenAsked(LocalTarget):
-    """Builds an instance in order to place it."""
+    """Builds an instance to place a replica."""
 
     def place(self, specs):
         for spec in specs:
@@ -84,21 +84,21 @@ class StartsWhenAsked(LocalTarget):
 
 
 class PlacesTooFew(LocalTarget):
-    """Has no answer for one of the replicas."""
+    """Gives no answer for one of the replicas."""
 
     def place(self, specs):
         return super().place(specs)[1:]
 
 
 class PlacesWithoutAReason(LocalTarget):
-    """Does not say why."""
+    """Refuses to place a replica without a reason."""
 
     def place(self, specs):
         return [place._replace(reason="") for place in super().place(specs)]
 
 
 class ClosesOnce(LocalTarget):
-    """Cannot be closed twice."""
+    """The second `close` raises."""
 
     closed = False
 
@@ -109,7 +109,7 @@ class ClosesOnce(LocalTarget):
 
 
 class NeverStops(LocalTarget):
-    """Leaves its replicas alone when they are to stop."""
+    """Does not stop its replicas."""
 
     left: list[Any] = []  # noqa: RUF012 - of all targets of the class
 
@@ -122,7 +122,7 @@ class NeverStops(LocalTarget):
 
 
 class AsksInASlot(LocalTarget):
-    """Lets control wait until the replica runs nothing."""
+    """Answers control requests only when the replica runs no call."""
 
     def start(self, spec, at, events, clock):
         replica = super().start(spec, at, events, clock)
@@ -142,7 +142,7 @@ class AsksInASlot(LocalTarget):
 
 
 class AnswersItself(LocalTarget):
-    """Says of every replica that it is well, and does not ask it."""
+    """Reports every replica as healthy without asking it."""
 
     def start(self, spec, at, events, clock):
         replica = super().start(spec, at, events, clock)
@@ -154,7 +154,7 @@ class AnswersItself(LocalTarget):
 
 
 class SaysThatItWaits(LocalTarget):
-    """Says of a replica whose constructor runs that it waits for a place."""
+    """Reports that a replica waits for a place while its constructor runs."""
 
     capabilities = ("reports_progress",)
 
@@ -165,13 +165,13 @@ class SaysThatItWaits(LocalTarget):
 
 
 class Elsewhere(LocalTarget):
-    """Says nothing of where its replicas are: they get a canary."""
+    """Does not declare where its replicas are, so they get a canary."""
 
     in_process = False
 
 
 class SwallowsWork(Elsewhere):
-    """Starts replicas as it should, and brings no work to them."""
+    """Starts replicas correctly, but sends no work to them."""
 
     def start(self, spec, at, events, clock):
         replica = super().start(spec, at, events, clock)
@@ -180,16 +180,16 @@ class SwallowsWork(Elsewhere):
 
 
 class NeverAnswers(Elsewhere):
-    """Starts replicas whose workers end once they have built the instance."""
+    """Starts replicas whose workers end after they have built the instance."""
 
     def start(self, spec, at, events, clock):
         replica = super().start(spec, at, events, clock)
-        replica.send = lambda work, send=replica.send: send(None)  # which ends a worker
+        replica.send = lambda work, send=replica.send: send(None)  # None ends a worker
         return replica
 
 
 class CannotSend(Elsewhere):
-    """Has no way to its replicas."""
+    """Has no connection to its replicas."""
 
     def start(self, spec, at, events, clock):
         replica = super().start(spec, at, events, clock)
@@ -202,7 +202,7 @@ class CannotSend(Elsewhere):
 
 
 class OneForAll(LocalTarget):
-    """Starts one replica and lets it answer for all."""
+    """Starts one replica that answers for all."""
 
     first = None
 
@@ -218,7 +218,7 @@ class OneForAll(LocalTarget):
 
 
 class FreesTooEarly(LocalTarget):
-    """Tells that a call has ended as soon as it is sent."""
+    """Reports a call as ended as soon as it is sent."""
 
     def start(self, spec, at, events, clock):
         heard = Events(events)
@@ -235,7 +235,7 @@ class FreesTooEarly(LocalTarget):
 
 
 class ForgetsWhatEnded(LocalTarget):
-    """Tells that a slot is free, and not of which call."""
+    """Reports a free slot without the call that has ended."""
 
     def start(self, spec, at, events, clock):
         heard = Events(events)
@@ -247,7 +247,7 @@ class ForgetsWhatEnded(LocalTarget):
 
 
 class Relay(LocalTarget):
-    """A target through which what a method gives travels as a subclass says."""
+    """A target whose subclasses change the results of methods on their way."""
 
     relayed: tuple[str, ...]
 
@@ -275,7 +275,7 @@ class StreamRelay(Relay):
 
 
 class RunsAhead(StreamRelay):
-    """Has the producer give a hundred items before anybody asks for the second."""
+    """Makes the producer yield a hundred items before anybody asks for the second."""
 
     def through(self, method, *args):
         items = method(*args)
@@ -291,7 +291,7 @@ class DropsItems(StreamRelay):
 
 
 class SwapsItems(StreamRelay):
-    """Gives each second item first."""
+    """Swaps each pair of items."""
 
     def through(self, method, *args):
         items = method(*args)
@@ -300,7 +300,7 @@ class SwapsItems(StreamRelay):
 
 
 class NeverEndsProducers(StreamRelay):
-    """Does not tell the producer that nobody wants more."""
+    """Never tells the producer to stop when the caller wants no more items."""
 
     left: list[Any] = []  # noqa: RUF012 - of all targets of the class
 
@@ -311,7 +311,7 @@ class NeverEndsProducers(StreamRelay):
 
 
 class LosesTheLastError(StreamRelay):
-    """Ends a stream whose producer failed as if it had no more items."""
+    """Ends a stream normally although its producer failed."""
 
     def through(self, method, *args):
         with contextlib.suppress(ProbeError):
@@ -323,7 +323,7 @@ class BatchRelay(Relay):
 
 
 class MixesUpResults(BatchRelay):
-    """Gives each caller of a batch the result of another."""
+    """Gives each caller of a batch the result of another caller."""
 
     def through(self, method, keys):
         return list(reversed(method(keys)))
@@ -347,7 +347,7 @@ class Fault(NamedTuple):
     strategy: str = "single"
 
     def arguments_in(self, folder):
-        """The case's arguments; where it takes a folder, that is *folder*."""
+        """Return the arguments of the case. A case that takes a folder gets *folder*."""
         return {name: folder if value is Path else value for name, value in self.arguments.items()}
 
 
@@ -394,7 +394,7 @@ FAULTS = [
 
 
 class Suite(TargetConformance):
-    """The suite on a target that is not installed."""
+    """Runs the suite on a target that is not installed."""
 
     plugin_id = "under_test"
 
@@ -427,13 +427,17 @@ def _end_what_faults_leave():
     while NeverStops.left:
         NeverStops.left.pop()(20.0)
     while NeverEndsProducers.left:
-        with contextlib.suppress(OSError):  # nobody listens any more to what it reports at its end
+        with contextlib.suppress(OSError):  # nobody reads the reports of its end any more
             NeverEndsProducers.left.pop().close()
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: f"{fault.target.__name__}-{fault.case[5:]}")
 def test_fault_is_caught(fault, tmp_path, monkeypatch):
-    """The case fails for the faulty target, as long as the router does not heal what that has lost."""
+    """
+    The case that proves a rule fails for the target that breaks it.
+
+    The router's slot recovery is off: it would repair what the target loses.
+    """
     monkeypatch.setattr(SlotRecovery, "look", lambda _: None)
     suite = Suite(fault.target, fault.strategy, patience=1.0)
     suite.config = {"startup_timeout": 1.0, "timeout": 60.0}
@@ -443,7 +447,7 @@ def test_fault_is_caught(fault, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.case)
 def test_sound_target_passes(fault, tmp_path):
-    """The same case passes for the sound target that the faulty ones are made from."""
+    """The same case passes for the correct target from which the faulty ones are derived."""
     sound = LocalTarget if getattr(fault.target, "in_process", True) else Elsewhere
     Suite(sound, fault.strategy, patience=20.0).run(fault.case, fault.arguments_in(tmp_path))
 
@@ -458,7 +462,7 @@ def test_sound_target_passes(fault, tmp_path):
     ],
 )
 def test_replica_that_never_takes_work_fails_the_deployment(target, said, strategy):
-    """The error names it and says that its canary was not answered."""
+    """`deploy` fails if a replica never takes work. The error names the replica and its unanswered canary."""
     suite = Suite(target, strategy, patience=20.0)
     suite.config = {"startup_timeout": 0.5}
     with suite.stage():
@@ -469,7 +473,7 @@ def test_replica_that_never_takes_work_fails_the_deployment(target, said, strate
 
 
 def test_replacement_whose_canary_is_not_answered_is_a_failed_start():
-    """As one whose constructor raises: the old replica goes on, and a change that started it is undone."""
+    """A replacement with an unanswered canary counts as a failed start: `restart` raises, the old replica goes on."""
 
     class SwallowsLater(Elsewhere):
         def start(self, spec, at, events, clock):

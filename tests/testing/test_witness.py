@@ -1,4 +1,4 @@
-"""The history of single calls sorts them, and has the checker judge them."""
+"""A history of single calls sorts their outcomes and lets the checker judge them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from witness import History
 
 
 class Handle:
-    """Ends each call as the test says."""
+    """Ends each call with the next of the given outcomes."""
 
     def __init__(self, *outcomes):
         self._outcomes = iter(outcomes)
@@ -43,6 +43,7 @@ def check(tmp_path, ran, *outcomes, idempotent=False, deaths=1):
 
 
 def test_calls_that_ended_as_they_may_are_sorted(tmp_path):
+    """A correct history sorts its calls into answered, died and failed."""
     refused = OverloadedError("full")
 
     found = check(tmp_path, [0, 1], "ok", MAYBE, refused)
@@ -51,6 +52,7 @@ def test_calls_that_ended_as_they_may_are_sorted(tmp_path):
 
 
 def test_idempotent_call_may_run_twice(tmp_path):
+    """An idempotent call that ran twice is no violation, and is listed in `twice`."""
     assert check(tmp_path, [0, 0], "ok", idempotent=True).twice == {0}
 
 
@@ -68,5 +70,6 @@ def test_idempotent_call_may_run_twice(tmp_path):
     ],
 )
 def test_what_must_not_happen_is_found(tmp_path, ran, outcomes, said):
+    """Each violation raises an error that names the rule and the call."""
     with pytest.raises(AssertionError, match=said):
         check(tmp_path, ran, *outcomes)

@@ -1,4 +1,4 @@
-"""Fixtures of the tests with a Ray runtime: they share one cluster."""
+"""One Ray cluster, shared by all tests that need a Ray runtime."""
 
 from __future__ import annotations
 
@@ -21,15 +21,13 @@ _HERE = Path(__file__).parent
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run these tests after all others, because each test process starts its own cluster for them."""
+    """Run these tests after all others: each test process starts its own cluster for them."""
     items.sort(key=lambda item: _HERE in item.path.parents)
 
 
 @pytest.fixture(scope="session")
 def ray_folder() -> Iterator[Path]:
-    """
-    The folder for Ray's sessions: private, so that nothing finds another cluster, and short, because of its sockets.
-    """
+    """Return Ray's folder for sessions: private, so nothing finds another cluster, and short for socket paths."""
     with pytest.MonkeyPatch.context() as patch:
         folder = tempfile.mkdtemp(prefix="sr-", dir="/tmp")
         patch.setenv("RAY_TMPDIR", folder)
@@ -49,6 +47,6 @@ def _cluster_of_the_run(ray_folder: Path) -> Iterator[RayCluster]:
 
 @pytest.fixture
 def cluster(_cluster_of_the_run: RayCluster) -> Iterator[RayCluster]:
-    """The cluster, reset after each test."""
+    """The cluster."""
     yield _cluster_of_the_run
     _cluster_of_the_run.tidy()

@@ -214,8 +214,8 @@ class LocalMachine(RuleBasedStateMachine):
     def tick(self):
         life = self.life
         watched = [ticket for ticket in life.alive if ticket.outcome is None and life.is_watched(ticket)]
-        # Decide this before time passes. A call that is let into the queue meanwhile may set a timer for a moment that
-        # is already past, and unlike a real clock, this one checks it only with the next step.
+        # Decide this before time passes. A call that enters the queue meanwhile may set a timer for a moment that is
+        # already past. A real clock would run that timer at once, this one only with the next step.
         without_timer = [ticket for ticket in watched if ticket.verb != "watched" or ticket.future is None]
         life.now += UNIT_S
         for ticket in watched:

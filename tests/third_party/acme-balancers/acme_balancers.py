@@ -1,7 +1,7 @@
 """
-The load balancer `rendezvous`: each key has an order of preference among the replicas, and goes to the first.
+The load balancer `rendezvous`: each key ranks the replicas, and goes to the highest-ranked one.
 
-And the command `sage-deploy rendezvous`, which shows where keys go.
+Also the command `sage-deploy rendezvous`, which shows where keys go.
 """
 
 from __future__ import annotations
@@ -35,15 +35,17 @@ class RendezvousOptions:
 
 
 def score(key: str | int, replica_id: str) -> bytes:
-    """How much a key prefers a replica."""
+    """Return a key's score for a replica. The replica with the highest score gets the key."""
     name = f"{key!r}".encode("utf-8", "backslashreplace")
     return blake2b(name, key=replica_id.encode()[:64], digest_size=8).digest()
 
 
 class Rendezvous:
     """
-    The replica with the highest score for the key: D. Thaler, C. Ravishankar, "Using name-based mappings to increase
-    hit rates", IEEE/ACM Transactions on Networking 6(1), 1998. Calls without a key go to the least loaded.
+    Chooses the replica with the highest score for the key. Calls without a key go to the least loaded replica.
+
+    Source: D. Thaler, C. Ravishankar, "Using name-based mappings to increase hit rates", IEEE/ACM Transactions on
+    Networking 6(1), 1998.
     """
 
     binding = True
@@ -52,7 +54,7 @@ class Rendezvous:
         self.key_argument = options.argument
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Callable[[Hashable | None, str], Candidate]:
-        """Scores every replica for each call, which is quick for the few that a service has."""
+        """Return a function that scores every replica for each call, which is fast for a few replicas."""
         orders = cycle([candidates[start:] + candidates[:start] for start in range(len(candidates))]).__next__
 
         def pick(key: Hashable | None, _method: str) -> Candidate:

@@ -1,4 +1,4 @@
-"""The stranger's own tests: what a user of any load balancer may rely on, and what is theirs alone."""
+"""The conformance suite for balancers, and tests of this balancer and its command alone."""
 
 from acme_balancers import load_command
 from click.testing import CliRunner
@@ -11,10 +11,12 @@ class TestRendezvous(BalancerConformance):
     plugin_id = "rendezvous"
 
     def test_key_is_the_argument_of_the_users_choice(self):
+        """Calls with an equal value of the chosen argument run on one replica."""
         service = self.balanced("rendezvous", options={"rendezvous": {"argument": "value"}})
         assert {len({service.handle.do(key) for _ in range(3)}) for key in range(20)} == {1}
 
     def test_load_changes_nothing(self):
+        """A key keeps its replica, however loaded it is."""
         group = candidates(3)
         pick = self.picker(group)
         home = pick("k", "get")

@@ -1,4 +1,4 @@
-"""Offers the threading strategy `single`, which sage-deploy-threading has already."""
+"""Offers the threading strategy `single`, whose ID sage-deploy-threading already uses."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from sage_plugins.values import Registration
 
 
 class OtherSingle:
-    """Never started: services that name `single` are refused."""
+    """Is never started: services that name `single` are refused."""
 
     def __init__(self, options: None) -> None: ...
 
     def start(self, seat: Any) -> Any:
-        """Start nothing."""
+        """Fail: nothing starts this strategy."""
         raise AssertionError(seat)
 
 
 @hookimpl
 def sage_register_threading_strategies() -> list[Registration]:
-    """Offer an ID that is taken."""
+    """Offer an ID that is already used."""
     return [Registration("single", OtherSingle, "not the one you know")]

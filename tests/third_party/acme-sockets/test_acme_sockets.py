@@ -1,4 +1,4 @@
-"""The rules of every target, and those of this target and extension."""
+"""The conformance suite for targets, and tests of this target and this extension alone."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from sage_deploy_testing.suites.probes import Probe
 class TestSockets(TargetConformance):
     plugin_id = "sockets"
     starting = 3.0  # a process takes longer to start than a thread
-    while_running = 1.0  # a replica's first call of another service imports what that takes
+    while_running = 1.0  # a replica's first call of another service imports modules
     patience = 40.0  # some cases start dozens of processes
     in_turn = True
 
@@ -28,13 +28,14 @@ class TestSockets(TargetConformance):
 
 
 class Operations:
-    """As much of an environment as the extension asks for."""
+    """The part of an environment that the extension uses."""
 
     def status(self):
         return {"services": {}}
 
 
 def test_status_file_is_written_at_once(tmp_path):
+    """The file is complete as soon as `start` returns."""
     path = tmp_path / "status.json"
     extension = StatusFile(StatusFileOptions(path=str(path)))
     extension.start(Operations())

@@ -1,7 +1,7 @@
 """
-The threading strategy `dedicated`: each replica has one thread with a name of the user's choice.
+The threading strategy `dedicated`: each replica has one thread, whose name the user chooses.
 
-And the autoscaler `steady`, which keeps a share of the slots free.
+Also the autoscaler `steady`, which keeps a share of the slots free.
 """
 
 from __future__ import annotations
@@ -106,14 +106,16 @@ class SteadyOptions:
 
 
 class Steady:
-    """Computes as many replicas as the present calls need, with a share of the slots free."""
+    """Wants as many replicas as the current calls need, plus a share of free slots."""
 
     def __init__(self, options: SteadyOptions) -> None:
         self._busy = options.busy
 
     def decide(self, load: Load) -> int:
         """
-        Return the replicas that *load* needs. While no replica is ready, the slots of one are unknown: keep the number.
+        Return the number of replicas that *load* needs.
+
+        While no replica is ready, the slots of one replica are unknown, so the number stays.
         """
         if not load.ready or not load.slots:
             return load.replicas

@@ -1,4 +1,4 @@
-"""The rules of every strategy and autoscaler, and those of these two."""
+"""The conformance suites for strategies and autoscalers, and tests of these two alone."""
 
 from typing import ClassVar
 
@@ -13,6 +13,7 @@ class TestDedicated(StrategyConformance):
     options: ClassVar = {"thread_name": "mine"}
 
     def test_thread_has_the_name_of_the_users_choice(self):
+        """The replica's thread has the name from the options."""
         self.deploy()
         assert self.replica_threads() == ["svc#0-mine"]
 
@@ -23,6 +24,7 @@ class TestSteady(AutoscalerConformance):
 
 
 def test_autoscaler_keeps_slots_free():
+    """The autoscaler wants so many replicas that a share of the slots stays free."""
     scaler = Steady(SteadyOptions(busy=0.5))
     load = Load(time_s=0.0, replicas=2, ready=2, slots=8, ongoing=8, queued=4)
     assert scaler.decide(load) == 6  # 12 calls in 24 slots

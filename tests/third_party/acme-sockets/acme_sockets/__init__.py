@@ -10,7 +10,7 @@ from sage_plugins.values import Registration
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Each function imports what it needs, so that finding the plugin stays cheap.
+# Each function imports what it needs, so that loading the plugin stays fast.
 
 
 def create_target(options: None) -> Any:
@@ -21,21 +21,21 @@ def create_target(options: None) -> Any:
 
 
 def explain_target(config: Any, options: None) -> Iterable[str]:
-    """Say what the plan should show."""
+    """Yield the lines that the plan shows."""
     yield "each replica is a child process of this one"
     if config.cpu_cores or config.memory_mb or config.gpu_count:
         yield "resources are not reserved: all replicas share this machine"
 
 
 def create_status_file(options: Any) -> Any:
-    """Make the extension of one environment."""
+    """Make the extension for one environment."""
     from acme_sockets.status_file import StatusFile
 
     return StatusFile(options)
 
 
 def status_file_options() -> type:
-    """Give the class of the extension's options."""
+    """Return the class of the extension's options."""
     from acme_sockets.status_file import StatusFileOptions
 
     return StatusFileOptions

@@ -1,4 +1,4 @@
-"""The directory of an environment's services; its server runs in a thread of the process that deploys."""
+"""The directory of an environment's services. Its server runs in a thread of the deploying process."""
 
 from __future__ import annotations
 

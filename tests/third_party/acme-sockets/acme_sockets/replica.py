@@ -16,28 +16,26 @@ if TYPE_CHECKING:
 
 
 class Replica(ReplicaEndpoint):
-    """A replica that other processes reach at an address of its own."""
+    """A replica that other processes reach at its own address."""
 
     address: Address | None = None
 
     def listen(self, packed: bytes, address: Address) -> tuple[int, PackedError | None]:
-        """Like `start`; from now on other processes may connect."""
+        """Start the replica. From now on, other processes may connect."""
         self.address = address
         RpcServer(address, in_threads(self))
         return self.start(packed, None)
 
 
 def main(descriptor: int) -> None:
-    """
-    Answer the process that started this one, until its end of the pipe is closed. If it is killed, that happens too.
-    """
-    os.set_inheritable(descriptor, False)  # noqa: FBT003 - as os has it; children of the service do not get it
+    """Answer the process that started this one, until its end of the pipe closes. That also happens if it is killed."""
+    os.set_inheritable(descriptor, False)  # noqa: FBT003 - the API of os; the service's children do not inherit it
     replica = Replica()
     serve(Connection(descriptor), in_threads(replica))
     if replica.address is not None:
         replica.address.remove()
     sys.stdout.flush()
-    os._exit(0)  # whatever still runs ends with the process
+    os._exit(0)  # everything that still runs ends with the process
 
 
 if __name__ == "__main__":

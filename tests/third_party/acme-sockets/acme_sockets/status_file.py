@@ -28,7 +28,7 @@ class StatusFileOptions:
 
 
 class StatusFile:
-    """Writes the status repeatedly, in a thread of its own."""
+    """Writes the status periodically, in its own thread."""
 
     def __init__(self, options: StatusFileOptions) -> None:
         self._path = Path(options.path)
@@ -49,7 +49,7 @@ class StatusFile:
     def _write(self, operations: Operations) -> None:
         new = self._path.with_name(self._path.name + ".new")
         new.write_text(json.dumps(operations.status(), indent=2), encoding="utf-8")
-        new.replace(self._path)  # a reader never sees half a file
+        new.replace(self._path)  # readers never see half a file
 
     def close(self) -> None:
         """End the thread; the file stays."""

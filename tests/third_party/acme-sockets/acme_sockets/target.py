@@ -1,4 +1,4 @@
-"""The target `sockets`: it places replicas on this machine and starts them."""
+"""The target `sockets`, which starts replicas as child processes on this machine."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class SocketTarget(DirectoryTarget):
 
     def place(self, specs: Sequence[ReplicaSpec]) -> Sequence[Placed | Refused]:
         """Refuse a service that cannot be sent to another process, before anything starts."""
-        wrong = problems(specs[0]) if specs else []  # all specs are of one service, so all are alike
+        wrong = problems(specs[0]) if specs else []  # all specs are of the same service
         if wrong:
             reason = "; ".join(f"{problem.message} ({problem.fix})" for problem in wrong)
             return [Refused(reason, rule="E703")] * len(specs)

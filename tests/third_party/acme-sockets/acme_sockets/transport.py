@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class ReplicaTransport(RpcTransport):
-    """Calls methods of `replica.Replica` through a client. When the client's connection ends, the process is dead."""
+    """Calls methods of `replica.Replica` through a client. If the client's connection ends, the process is dead."""
 
     _client: RpcClient
     _replica: str
@@ -38,14 +38,14 @@ class ReplicaTransport(RpcTransport):
 
 
 class SocketTransport(ReplicaTransport):
-    """Starts a process, and ends it."""
+    """Starts a replica's process, and ends it."""
 
     def begin(self, spec: ReplicaSpec) -> Future[Any]:
         """Start the process, which builds the replica."""
         packed = pack_spec(spec)
-        ours, theirs = Pipe()  # it has no name, so no other process can connect to it
+        ours, theirs = Pipe()  # the pipe has no name, so no other process can connect to it
         with theirs:
-            # A process group of its own: Ctrl-C in a terminal is for the parent, which stops its replicas.
+            # Its own process group: Ctrl-C in a terminal goes only to the parent, which stops its replicas.
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "acme_sockets.replica", str(theirs.fileno())],
                 stdin=subprocess.DEVNULL,
@@ -57,7 +57,7 @@ class SocketTransport(ReplicaTransport):
         return self.request("listen", packed, self.address)
 
     def death(self, error: BaseException) -> BaseException:
-        """Make the error for callers. Kill the process: without its connection it is useless."""
+        """Return the error for callers. Kill the process, which is useless without its connection."""
         self._process.kill()
         ended = f"its process ended with {self._process.wait()}"
         return ReplicaDiedError(f"replica {self._replica} is gone: {ended}", replica=self._replica)
@@ -71,7 +71,7 @@ class SocketTransport(ReplicaTransport):
 
 
 class AttachedTransport(ReplicaTransport):
-    """Calls a process that another process starts and ends."""
+    """Calls a replica whose process another process starts and ends."""
 
     def start(self, spec: Any, receiver: Receiver) -> None:
         """Connect to a `ListedReplica`."""
@@ -79,5 +79,5 @@ class AttachedTransport(ReplicaTransport):
         self.use(spec.id, RpcClient(spec.address.connect, spec.id))
 
     def death(self, error: BaseException) -> BaseException:
-        """Make the error for callers."""
+        """Return the error for callers."""
         return ReplicaDiedError(f"replica {self._replica} is gone: {error}", replica=self._replica)
