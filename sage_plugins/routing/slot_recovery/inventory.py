@@ -28,7 +28,7 @@ class Inventory:
         room: Number of room tokens.
         held: Slots in use, for each lane whose replica reports them.
         free: Number of free tokens, for each lane.
-        left: Calls with a granted slot whose callers, which should run them, are gone.
+        callers_left: Calls with a granted slot whose callers, which should run them, are gone.
     """
 
     def __init__(
@@ -52,9 +52,9 @@ class Inventory:
         sums = [sum(next(taken) for _ in each) for each in counts]
         self.parked: list[Call] = next(taken)
         self.waiting: list[Call] = [call for backlog in taken for call in backlog]
-        self.left: list[Call] = []
+        self.callers_left: list[Call] = []
         self.held: dict[Lane, int] = {}
         for lane, calls, number in zip(lanes, granted, sums, strict=True):
-            self.left += [call for call in calls if call.left]
+            self.callers_left += [call for call in calls if call.caller_left]
             if lane.holds is not None:
-                self.held[lane] = number + sum("granted" in call.__dict__ and not call.left for call in calls)
+                self.held[lane] = number + sum("granted" in call.__dict__ and not call.caller_left for call in calls)
