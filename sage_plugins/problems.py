@@ -12,7 +12,7 @@ __all__ = ["Problem"]
 @attrs.frozen
 class Problem:
     """
-    One problem of a configuration. Problems are collected and reported together, never raised one by one.
+    One problem of a configuration. Problems are reported together, never raised one by one.
 
     Attributes:
         id: Stable ID of the rule, such as `"E301"` or `"W05"`; docs/errors.md explains each.
@@ -20,7 +20,7 @@ class Problem:
             `"options.round_robin.weight"`.
         message: What is wrong, with the wrong value; continues the key: `"must be 1 or more, got 0"`.
         fix: What to do, as a short imperative; may be empty.
-        other: Path of another value that conflicts with this one; may be empty. A message about a file has both places.
+        other: Path of a value that conflicts with this one; may be empty. A message about a file has both places.
     """
 
     id: str

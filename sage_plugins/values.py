@@ -55,7 +55,7 @@ if not TYPE_CHECKING:
 
 
 class Outcome:
-    """How a call ended, as small integers. Members of an enum would cost a look-up for each call."""
+    """How a call ended. Not an enum, because its members would cost a look-up for each call."""
 
     OK: Final = 0
     """The method returned a result."""
@@ -71,7 +71,7 @@ class Outcome:
     """The service stopped before it was answered."""
 
     DROPPED: Final = -1
-    """Another attempt was answered and counted; this attempt is not counted."""
+    """Another attempt was answered and counted; this one is not counted."""
 
     NAMES: Final = ("ok", "error", "timeout", "cancelled", "died", "stopped")
     """Names of the outcomes in `ServiceMetrics.outcomes`, by number."""
@@ -86,10 +86,10 @@ class MethodKind(StrEnum):
     ASYNC_GENERATOR = "async_generator"
 
 
-#: Methods that need an event loop, and that can be stopped while they run.
+#: Kinds of methods that need an event loop, and can be stopped while they run.
 COROUTINES: Final = (MethodKind.ASYNC, MethodKind.ASYNC_GENERATOR)
 
-#: Methods that return many items, one after the other.
+#: Kinds of methods that return many items.
 GENERATORS: Final = (MethodKind.GENERATOR, MethodKind.ASYNC_GENERATOR)
 
 
@@ -99,9 +99,9 @@ class BatchPlan(NamedTuple):
 
     Attributes:
         name: Name of the batch method, which answers several calls at once.
-        kind: What a call of the batch method returns.
+        kind: What it returns.
         size: Maximum number of calls in a batch.
-        wait: Seconds that an idle worker waits for more calls to join.
+        wait: Seconds that an idle worker waits for more calls.
     """
 
     name: str
@@ -112,16 +112,16 @@ class BatchPlan(NamedTuple):
 
 class MethodPlan(NamedTuple):
     """
-    The settings of one served method, decided when the service is composed.
+    The settings of one served method.
 
     Attributes:
         index: Position in the service's method table, from 0.
         name: Name in the class.
-        kind: What a call of the method returns.
+        kind: What a call returns.
         idempotent: Whether it may run twice; from `@idempotent` or `methods.<name>.idempotent`.
-        timeout: Seconds from call to answer, inf for no limit; for a generator, seconds for each item.
-        max_concurrency: Maximum number of its calls at once in a replica; None for as many as the replica has slots.
-        batch: How its calls are answered in batches; None if each call is answered separately.
+        timeout: Seconds from call to answer, for a generator for each item; inf for no limit.
+        max_concurrency: Maximum number of its calls at once in a replica; None for all slots.
+        batch: How its calls are answered in batches; None for no batches.
     """
 
     index: int  # type: ignore[assignment] # hides tuple.index, which nobody needs of it
@@ -138,7 +138,7 @@ class CallOptions(NamedTuple):
     What `with_options` sets for all calls of a handle.
 
     Attributes:
-        key: Key for balancers that send equal keys to the same replica; None for no key.
+        key: Key for balancers that send equal keys to the same replica, or None.
         idempotent: Whether calls may run twice; None: as the method declares.
         priority: With `overload: priority`, calls with a higher priority start first.
     """
@@ -148,7 +148,7 @@ class CallOptions(NamedTuple):
     priority: int = 0
 
     def may_run_twice(self, method: MethodPlan) -> bool:
-        """Whether calls of *method* may run twice: as the caller says, or else as the method declares."""
+        """Whether calls of *method* may run twice."""
         return method.idempotent if self.idempotent is None else self.idempotent
 
 
@@ -157,8 +157,8 @@ class Timing(NamedTuple):
     How long a call waited and ran, without the way to the replica and back.
 
     Attributes:
-        queue_s: Seconds from the call's acceptance to the start of its method.
-        run_s: Seconds that its method ran; None while it runs, or if its end is unknown.
+        queue_s: Seconds from acceptance to the start of the method.
+        run_s: Seconds that the method ran; None while it runs, or if its end is unknown.
     """
 
     queue_s: float
@@ -175,7 +175,7 @@ class Command(NamedTuple):
 
     Attributes:
         name: What the user types, such as `"status"`.
-        load: Imports and returns the `click.Command`. Called only when the command is used.
+        load: Imports and returns the `click.Command`, when the command is used.
         summary: One line for `sage-deploy --help`.
     """
 
@@ -186,14 +186,14 @@ class Command(NamedTuple):
 
 class EnvironmentOptions(NamedTuple):
     """
-    Options for a whole environment: at the top of a file or in `Environment(options=...)`, not in a service.
+    Options for a whole environment, at the top of a file or in `Environment(options=...)`.
 
     Registrations of a plugin with the same ID here must have equal objects.
 
     Attributes:
         id: Key of the options under the top-level `options`, such as `"ray"`.
-        options: attrs class of the options, or a function that returns it; as for a registration.
-        summary: One line that describes the options.
+        options: attrs class of the options, or a function that returns it.
+        summary: Describes the options in one line.
     """
 
     id: str
@@ -207,12 +207,12 @@ class EnvironmentOptions(NamedTuple):
 
 class Explanation(NamedTuple):
     """
-    A line of the plan in which a plugin explains its decision about a configuration.
+    A line of the plan in which a plugin explains its decision.
 
     Attributes:
         text: The explanation, in one line.
-        kind: `"decides"`: a decision. `"enforced"`: a limit that is always kept. `"advisory"`: a setting that is
-            recorded but not enforced. `"timeout"`: what a timeout can stop.
+        kind: `"decides"`: a decision. `"enforced"`: a limit that is always kept. `"advisory"`: a setting that is noted
+            but not enforced. `"timeout"`: what a timeout can stop.
     """
 
     text: str
@@ -221,24 +221,23 @@ class Explanation(NamedTuple):
 
 class Registration:
     """
-    One ID that a plugin offers. Hooks `sage_register_*` return a registration for each ID.
+    One ID that a plugin offers.
 
     Attributes:
         id: The ID that a configuration names.
-        create: Makes the object: `create(options)`. *options* is an instance of the class below, or None without one.
-            For a load balancer: `create(options, where)`, with a `Where`. The function must be importable by name, so
-            that it can be pickled. Import expensive modules in its body.
+        create: `create(options)` makes the object, from an instance of the class below, or None without one. For a load
+            balancer: `create(options, where)`, with a `Where`. Must be importable by name, to be pickled. Import
+            expensive modules in its body.
         summary: One line for `plugins list` and the plan.
-        options: attrs class of the service's `options: {<id>: {...}}`, or a function that returns it, so that it is
-            made only when needed; None for no options. A numeric attribute with `metadata={"unit": "seconds"}` also
-            takes texts such as `"250ms"`, one with `"MiB"` texts such as `"4Gi"`.
-        check: `check(config, options)` yields the problems of a configuration that names this ID; None for none.
-        explain: `explain(config, options)` yields lines for the plan: what this plugin decides, what it enforces, what
-            is advisory, and what a timeout can stop. Each line is a text or an `Explanation`. None for no lines.
+        options: attrs class of the service's `options: {<id>: {...}}`, or a function that returns it when needed; None
+            for no options. A numeric attribute with `metadata={"unit": "seconds"}` also takes texts such as `"250ms"`,
+            one with `"MiB"` texts such as `"4Gi"`.
+        check: `check(config, options)` yields the problems of a configuration that names this ID; or None.
+        explain: `explain(config, options)` yields lines for the plan, each a text or an `Explanation`; or None.
         capabilities: What the object can do, such as `"in_process"`. The core depends on some of them.
         environment_options: Options for the whole environment that the plugin reads, or None. With them, `create`,
-            `check` and `explain` get an instance of their class as one more argument, the last.
-        api: Version of the plugin contract for which the plugin is written. Versions other than `API` are refused.
+            `check` and `explain` get an instance of their class as last argument.
+        api: Version of the plugin contract that the plugin is written for. Versions other than `API` are refused.
     """
 
     def __init__(  # noqa: PLR0913 - what is not given has a default
@@ -266,7 +265,7 @@ class Registration:
         self.api = api
 
     def options_class(self) -> type | None:
-        """Return the attrs class of the options, or None for no options."""
+        """Return the attrs class of the options, or None."""
         options = self.options
         return options if options is None or isinstance(options, type) else options()
 
@@ -276,16 +275,16 @@ class Source(Protocol):
 
     @property
     def source(self) -> str:
-        """Distribution and version of the plugin, such as `"sage-deploy-threading 0.1.0"`."""
+        """Its distribution and version, such as `"sage-deploy-threading 0.1.0"`."""
 
 
 class Where(NamedTuple):
     """
-    Names the service for which a plugin's object is made.
+    The service for which a plugin's object is made.
 
     Attributes:
         service: Name of the service.
-        environment: Name of its environment; None for a task outside any environment.
+        environment: Name of its environment; None for a task outside any.
     """
 
     service: str
@@ -300,7 +299,7 @@ class Choice(NamedTuple):
         registration: The registration.
         options: Instance of the registration's options class, or None.
         plugin: The plugin that it comes from.
-        environment: Instance of the class of its `environment_options`, or None.
+        environment: Instance of the class of `environment_options`, or None.
     """
 
     registration: Registration
@@ -319,17 +318,17 @@ class Choice(NamedTuple):
 
     @property
     def source(self) -> str:
-        """Distribution and version of its plugin, such as `"sage-deploy-threading 0.1.0"`."""
+        """Distribution and version of its plugin."""
         return self.plugin.source
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        """The last arguments of `create`, `check` and `explain`: the options, then the environment's, if any."""
+        """The last arguments of `create`, `check` and `explain`: the options, then any of the environment."""
         reads_more = self.registration.environment_options is not None
         return (self.options, self.environment) if reads_more else (self.options,)
 
     def create(self, *where: Where) -> Any:
-        """Return a new object of the plugin. Pass a `Where` only for a load balancer."""
+        """Return a new object of the plugin. Only a load balancer needs a `Where`."""
         return self.registration.create(self.options, *where, *self.settings[1:])
 
 
@@ -350,11 +349,11 @@ class Limits(NamedTuple):
 
 class ReplicaInfo(NamedTuple):
     """
-    Names the replica, or the calling side, whose calls a recorder counts.
+    The replica, or the calling side, whose calls a recorder counts.
 
     Attributes:
         service: Name of the service.
-        replica: ID of the replica, such as `"kv#0"`; None for the calling side, which counts the calls given up there.
+        replica: ID of the replica, such as `"kv#0"`; None for the calling side.
         node: Name of the node; None for this machine.
     """
 
@@ -365,20 +364,20 @@ class ReplicaInfo(NamedTuple):
 
 class ReplicaSpec(NamedTuple):
     """
-    Everything that a process needs to run one replica; picklable if the service class and its arguments are.
+    What a process needs to run one replica; picklable if the service class and its arguments are.
 
     Attributes:
         service: Name of the service.
         index: Position among the service's replicas, from 0.
-        factory: Builds the instance: `factory.create_service(ctx)`.
+        factory: `factory.create_service(ctx)` builds the instance.
         strategy: The threading strategy.
         limits: How many threads and coroutines the strategy may use.
         methods: The served methods, ordered by index.
-        monitors: The monitors whose recorders count the calls.
+        monitors: The monitors that count the calls.
         config: The service's configuration.
         generation: Number of replicas that were at this position before it.
-        find_service: Returns handles to other services, if the replica is not in the deploying process, where
-            `Surroundings.service` does this. None if no handle can be made.
+        find_service: Returns handles to other services, outside the deploying process; inside, use
+            `Surroundings.service`. None if no handle can be made.
     """
 
     service: str
@@ -394,7 +393,7 @@ class ReplicaSpec(NamedTuple):
 
     @property
     def id(self) -> str:
-        """ID of the replica: `"kv#0"` for the first replica of `kv`, `"kv#0.1"` for its replacement."""
+        """ID, such as `"kv#0"` for the first replica of `kv` and `"kv#0.1"` for its replacement."""
         return f"{self.service}#{self.index}" + (f".{self.generation}" if self.generation else "")
 
 
@@ -405,7 +404,7 @@ class Placed(NamedTuple):
     Attributes:
         node: Name of the node; None for this process.
         reason: Why there.
-        refused: Why not on the other nodes that were considered: reason by node.
+        refused: Why not on other nodes: reason by node.
     """
 
     node: str | None
@@ -419,8 +418,8 @@ class Refused(NamedTuple):
 
     Attributes:
         reason: The reason, in one sentence.
-        nodes: The reason for each node that was considered.
-        rule: ID of the rule that refuses it, such as `"E802"`; "" for none.
+        nodes: Reason by node.
+        rule: ID of the rule that refuses it, such as `"E802"`, or "".
     """
 
     reason: str
@@ -429,7 +428,7 @@ class Refused(NamedTuple):
 
     @property
     def line(self) -> str:
-        """Rule and reason on one line, as the plan shows them: `error E803: it needs 1 GPU, and ...`."""
+        """Rule and reason, as the plan shows them: `error E803: it needs 1 GPU, and ...`."""
         return f"error {self.rule}: {self.reason}" if self.rule else self.reason
 
     def __str__(self) -> str:
@@ -441,8 +440,8 @@ class ReplicaState(StrEnum):
     """
     State of a replica: pending -> starting -> ready <-> unhealthy -> draining -> stopped, or failed.
 
-    `unready` is like `unhealthy`, but nothing is wrong: the replica itself asks for no calls at the moment. A replica
-    in `crash_loop` is not replaced any more, because too many replacements failed to start.
+    `unready` is like `unhealthy`, but nothing is wrong: the replica asks for no calls now. A replica in `crash_loop` is
+    not replaced any more: too many replacements failed to start.
     """
 
     PENDING = "pending"
@@ -472,10 +471,10 @@ class Event(NamedTuple):
     A decision of the core or a plugin, with the reason.
 
     Attributes:
-        service: Name of the service; empty if it is about all.
-        kind: What happened: one of `event_kinds.EventKind`, as a plain string.
+        service: Name of the service; empty for all.
+        kind: One of `event_kinds.EventKind`, as a plain string.
         reason: Why, for people.
-        replica: ID of the replica, if it is about one; otherwise None.
+        replica: ID of the replica if it is about one, or None.
     """
 
     service: str

@@ -11,17 +11,16 @@ if TYPE_CHECKING:
 __all__ = ["Balancer", "Candidate", "KeyedBalancer", "ObservingBalancer", "Picker"]
 
 
-#: Chooses a replica: `pick(key, method)` gets the call's key and the name of its method, and returns the replica that
-#: gets the call.
+#: Chooses a replica: `pick(key, method)` gets a call's key and the name of its method, and returns the replica.
 Picker: TypeAlias = "Callable[[Hashable | None, str], Candidate]"
 
 
 class Candidate(Protocol):
-    """A replica as balancers see it; read-only."""
+    """A replica as balancers see it; read-only. Its numbers of calls may be off by one."""
 
     @property
     def id(self) -> str:
-        """ID of the replica, such as `"kv#0"`."""
+        """ID, such as `"kv#0"`."""
 
     @property
     def index(self) -> int:
@@ -37,42 +36,32 @@ class Candidate(Protocol):
 
     @property
     def inflight(self) -> int:
-        """Calls that hold a slot now. Read without a lock, so it may be off by one."""
+        """Calls that hold a slot now."""
 
     @property
     def waiting(self) -> int:
-        """
-        Calls that wait. With a binding balancer: only those for this replica. Otherwise: all of the service.
-
-        Read without a lock, so it may be off by one.
-        """
+        """Calls that wait: for this replica with a binding balancer, for the service with any other."""
 
 
 class Balancer(Protocol):
-    """
-    Chooses the replica for the next call. Each calling process has one object for each service.
-
-    The registration's `create(options, where)` makes it. *where* is a `Where` with the names of the service and its
-    environment.
-    """
+    """Chooses the replica for the next call. Each calling process has one object for each service."""
 
     binding: bool
     """
     Whether a call with a key must wait for the chosen replica.
 
     If False and the chosen replica is busy, the first free replica takes the call. A call without a key never waits for
-    a certain replica, whatever this value is.
+    a certain replica.
     """
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Picker:
         """
         Return the function that chooses among *candidates*, which is never empty.
 
-        The core calls this for the first call, and once after each change of the candidates. The returned function runs
-        for every call in the caller's thread, so it must not take a lock or wait. It gets the call's key (hashable, or
-        None) and the name of the method. For a key of an unsupported type, it raises `errors.InvalidKeyError`, which
-        the caller gets. Any other exception is a fault: the replicas then take turns, and the core does not ask the
-        balancer again until the candidates change.
+        The core calls this for the first call, and once after each change of the candidates. The function runs for
+        every call in the caller's thread, so it must not take a lock or wait. For a key (hashable, or None) of an
+        unsupported type, it raises `errors.InvalidKeyError`, which the caller gets. Any other exception is a fault: the
+        replicas take turns until the candidates change.
         """
 
 
@@ -80,7 +69,7 @@ class KeyedBalancer(Balancer, Protocol):
     """
     A balancer that takes the key of a call from an argument. Its registration declares `names_key`.
 
-    A key from `with_options(key=...)` takes precedence.
+    `with_options(key=...)` takes precedence.
     """
 
     key_argument: str | None
@@ -92,22 +81,18 @@ class KeyedBalancer(Balancer, Protocol):
 
 
 class ObservingBalancer(Balancer, Protocol):
-    """
-    A balancer that learns from the calls that it placed. Its registration declares `observes`.
-
-    For other balancers, calls pay nothing for observation.
-    """
+    """A balancer that learns from the calls that it placed. Its registration declares `observes`."""
 
     def observe(self, candidate: Candidate, method: str, outcome: int, wait_s: float, run_s: float, /) -> None:
         """
-        Learn from a call that has ended. It had a slot of *candidate*, which may have left since.
+        Learn from a call that the balancer placed and that has ended. Not called with a single replica.
 
-        The thread that ends the call calls this before it wakes the caller, once for each call that the balancer
-        placed. So it must not wait, or hold a lock for long. An exception is a fault, as in `picker`. With a single
-        replica it is not called, because there is nothing to choose.
+        Runs in the thread that ends the call, before the caller wakes: it must not wait, or hold a lock for long. An
+        exception is a fault, as in `picker`.
 
         Args:
-            candidate: The replica that had the call when it ended. It may differ from the chosen one.
+            candidate: The replica that had the call when it ended. It may differ from the chosen one, and may have
+                left.
             method: Name of the method.
             outcome: One of `Outcome`.
             wait_s: Seconds from the call until it got the slot.

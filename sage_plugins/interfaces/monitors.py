@@ -45,79 +45,69 @@ class Recorder(Protocol):
         """
         Return a function `record(method, outcome, wait_s, run_s)` for one worker.
 
-        The worker never uses it from two threads at once. It runs before the caller wakes, so it must be quick.
+        It runs in one thread at a time, before the caller wakes, so it must be quick.
 
         On the calling side, it gets the calls that were given up. If the call had not started, *wait_s* is the time
-        that it waited. If it had started, *run_s* is the whole time since the call, because only the replica's process
-        knows how much of that was waiting.
+        that it waited. If it had, *run_s* is the whole time since it was made, its waiting included.
         """
 
     def snapshot(self) -> Mapping[str, Any]:
-        """Return the counts, picklable. Workers are not stopped for this, so it may be off by one call."""
+        """Return the counts, picklable; may be off by one call."""
 
     def close(self) -> None:
         """
         Release sockets, files and threads: the replica has stopped, or on the calling side the service.
 
-        Idempotent. The counts stay readable. Not called in a process that is killed.
+        Idempotent. The counts stay readable. Not called in a killed process.
         """
 
 
 @runtime_checkable
 class CallCounter(Protocol):
     """
-    The optional member of a recorder that reports how many calls it has counted.
-
-    The core uses it only for the recorder of the monitor `metrics`, in the replica's process.
+    The optional member of the recorder of the monitor `metrics`, in the replica's process.
     """
 
     def counts(self) -> Mapping[str, int]:
         """
-        Return the numbers of calls so far, for `ctx.statistics()` of the service.
+        Return the numbers of calls so far, for `ctx.statistics()`.
 
-        Returns:
-            `request_count`: calls that ended. `error_count`: the calls among them that ended without a result.
+        `request_count`: calls that ended. `error_count`: those of them without a result.
         """
 
 
 @runtime_checkable
 class CallSurrounder(Protocol):
     """
-    The optional member of a recorder that wraps each run of a method, for example to trace calls.
-
-    Used in the replica's process only. Without such a recorder, methods are called directly.
+    The optional member of a recorder in the replica's process that wraps each run of a method, as for traces.
     """
 
     def around(self, call: Call, /) -> AbstractContextManager[object]:
         """
         Return a context manager that is entered around the method, in the thread or task that runs it.
 
-        It sees what the method raises. An exception of its own ends the call. For a stream, it is around the whole
-        generator. For a batch, this is called once, with the call that has the most time left.
+        It sees what the method raises; an exception of its own ends the call. It surrounds a whole generator. For a
+        batch, this is called once, with the call that has the most time left.
         """
 
 
 class RecorderFactory(Protocol):
-    """
-    The role of a monitor in each replica's process: it makes the recorder there.
-
-    The process calls `recorder` once and no other member. It keeps only the recorder.
-    """
+    """The role of a monitor in each replica's process, which calls `recorder` once and keeps only the recorder."""
 
     def recorder(self, who: ReplicaInfo, methods: tuple[str, ...], /) -> Recorder | None:
-        """Return a recorder for one replica, or for the calling side; None if this monitor counts no calls."""
+        """Return a recorder for a replica or for the calling side; None to count no calls."""
 
 
 class WatchedReplica(Protocol):
-    """A replica as monitors see it."""
+    """A replica as monitors see it. Its numbers of calls may be off by one."""
 
     @property
     def id(self) -> str:
-        """ID of the replica, such as `"kv#0"`."""
+        """ID, such as `"kv#0"`."""
 
     @property
     def state(self) -> ReplicaState:
-        """Its state. Only replicas that are `ready`, `unready` or `unhealthy` can be checked."""
+        """Its state. Only a `ready`, `unready` or `unhealthy` replica can be checked."""
 
     @property
     def node(self) -> str | None:
@@ -129,27 +119,26 @@ class WatchedReplica(Protocol):
 
     @property
     def inflight(self) -> int:
-        """Calls that hold a slot now; may be off by one."""
+        """Calls that hold a slot now."""
 
     @property
     def abandoned(self) -> int:
-        """Slots held by calls that their callers have given up; may be off by one."""
+        """Slots held by calls that their callers have given up."""
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
-        """As `Replica.control`. If the replica hangs, this may block forever, so call it on a thread of your own."""
+        """As `Replica.control`. Use a thread of your own: if the replica hangs, this may block forever."""
 
     def mark(self, state: ReplicaState, reason: str) -> None:
         """
         Set the replica's state to `unhealthy`, `unready`, or `ready` again; *reason* says why.
 
-        A replica that is not ready gets no new calls while another one is ready. Its running calls go on. Does nothing
-        for a replica that is starting or leaving. Safe from any thread, but do not hold a lock that `Monitor.event`
-        takes.
+        A replica that is not ready gets no new calls while another one is ready; its running calls go on. Does nothing
+        for a replica that starts or leaves. Safe from any thread; do not hold a lock that `Monitor.event` takes.
         """
 
 
 class WatchedService(Protocol):
-    """A service as monitors see it. All members may be used from any thread."""
+    """A service as monitors see it. Safe from any thread."""
 
     @property
     def name(self) -> str:
@@ -161,15 +150,15 @@ class WatchedService(Protocol):
 
     @property
     def clock(self) -> Clock:
-        """The clock for timers and timeouts."""
+        """Its clock, for timers and timeouts."""
 
     @property
     def hooks(self) -> frozenset[str]:
-        """Names of the lifecycle hooks that the service's class has, such as `"check_health"`."""
+        """Names of the lifecycle hooks of its class, such as `"check_health"`."""
 
     @property
     def environment(self) -> str | None:
-        """Name of the service's environment; None for a task outside any environment."""
+        """Name of its environment; None for a task outside any environment."""
 
     @property
     def queued(self) -> int:
@@ -179,16 +168,16 @@ class WatchedService(Protocol):
         """
         Return the snapshots of this monitor's recorders, for all replicas and for the calling side.
 
-        For a `SnapshotMerger`, they include replicas that have left. Asks replicas in other processes, for at most 1 s
+        A `SnapshotMerger` also gets those of replicas that have left. Asks replicas in other processes, for at most 1 s
         in all. Do not call this from `Monitor.event`.
         """
 
     def replicas(self) -> Sequence[WatchedReplica]:
-        """Return the present replicas. A replica has the same object as long as it lives."""
+        """Return the present replicas; the same object for a replica as long as it lives."""
 
     def on_given_up(self, look: Callable[[], None]) -> None:
         """
-        Register a function that is called each time a caller gives up a call; the call may still run.
+        Register a function to call each time a caller gives up a call, which may still run.
 
         Called from any thread; must not block.
         """
@@ -198,12 +187,9 @@ class Monitor(RecorderFactory, Protocol):
     """
     The role of a monitor on the calling side: it learns what happens to a service, and adds up the counts.
 
-    A registration's `create(options)` makes one object on the calling side, and one in each replica's process. Both may
-    have the same class, because each side uses only the members of its role:
-
-    * On the calling side: all members of `Monitor`, and the members of `MetricsExporter`, `ServiceWatcher` and
-      `SnapshotMerger` if it has them. `recorder` is called once, for the calls that callers give up.
-    * In each replica's process: only `recorder`, see `RecorderFactory`.
+    Here `recorder` is called once, for the calls that callers give up. `MetricsExporter`, `ServiceWatcher` and
+    `SnapshotMerger` add optional members. Each replica's process has a `RecorderFactory`: another object, which may be
+    of the same class.
     """
 
     def refused(self, method: int, reason: str, /) -> None:
@@ -214,7 +200,7 @@ class Monitor(RecorderFactory, Protocol):
         """
 
     def event(self, event: Event) -> None:
-        """Learn of a decision of the core. Called from any thread; must not block."""
+        """Learn of a decision. Called from any thread; must not block."""
 
     def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         """Return what `get_service_status` shows, merged from the recorders' snapshots."""
@@ -228,7 +214,7 @@ class ServiceWatcher(Protocol):
     """
     The optional member of a monitor that watches the service itself.
 
-    Calling side only. The registration declares `watches_service`.
+    The registration declares `watches_service`.
     """
 
     def attach(self, service: WatchedService) -> None:
@@ -238,14 +224,13 @@ class ServiceWatcher(Protocol):
 @runtime_checkable
 class SnapshotMerger(Protocol):
     """
-    The optional member of a monitor that keeps the counts of replicas that leave.
+    The optional member of a monitor that keeps the counts of replicas that leave; without it, they are lost.
 
-    Calling side only. The registration declares `merges_counts`. Without `merge`, the counts of a
-    replica are lost when it leaves.
+    The registration declares `merges_counts`.
     """
 
     def merge(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        """Combine *snapshots* into one. They may be combined ones themselves. Called from any thread."""
+        """Combine *snapshots*, also combined ones, into one. Called from any thread."""
 
 
 @runtime_checkable
@@ -253,23 +238,23 @@ class MetricsExporter(Protocol):
     """
     The optional member of a monitor that adds metrics to `Operations.metrics`, and so to `/metrics`.
 
-    Calling side only. The registration declares `exports_metrics`.
+    The registration declares `exports_metrics`.
     """
 
     def families(self, snapshots: Sequence[Mapping[str, Any]]) -> Iterable[Family]:
         """
         Return the present numbers, from the same *snapshots* as `summary`. Called from any thread.
 
-        A counter must never fall, even when replicas leave. A label must have few values, and none that come from the
-        arguments of calls.
+        A counter must never fall, even when replicas leave. A label must have few values, and none from arguments of
+        calls.
         """
 
 
 class QuietMonitor(Monitor):
-    """A base class for monitors that implement only some members of `Monitor`. The others do nothing."""
+    """A base class for monitors. Its members do nothing, so write only those that you need."""
 
     def recorder(self, who: ReplicaInfo, methods: tuple[str, ...], /) -> Recorder | None:
-        """Return None: this monitor counts no calls."""
+        """Return None."""
 
     def refused(self, method: int, reason: str, /) -> None:
         """Do nothing."""
@@ -278,8 +263,8 @@ class QuietMonitor(Monitor):
         """Do nothing."""
 
     def summary(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:  # noqa: ARG002 - as in Monitor
-        """Return nothing to show."""
+        """Return an empty mapping."""
         return {}
 
     def close(self) -> None:
-        """Do nothing: there is nothing to release."""
+        """Do nothing."""

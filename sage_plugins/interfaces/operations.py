@@ -21,7 +21,7 @@ class RecordedEvent(NamedTuple):
     An event with its number and time.
 
     Attributes:
-        seq: Its number; counts up from 1 within an environment.
+        seq: Its number, from 1 within an environment.
         time_s: Seconds since the epoch.
         event: What happened.
     """
@@ -36,13 +36,13 @@ class LogLine(NamedTuple):
     A log record of a service.
 
     Attributes:
-        seq: Its number; counts up from 1 within an environment.
+        seq: Its number, from 1 within an environment.
         time_s: Seconds since the epoch.
         level: Level of the record, such as `"INFO"`.
         service: Name of the service.
-        message: The text, with its traceback if it has one.
-        replica: ID of the replica, if one of its threads logged the record; otherwise None.
-        request_id: ID of the request during which it was logged; None if there is none.
+        message: The text, with any traceback.
+        replica: ID of the replica whose thread logged it, or None.
+        request_id: ID of the request during which it was logged, or None.
     """
 
     seq: int
@@ -61,12 +61,12 @@ class MethodError(NamedTuple):
     Attributes:
         type: Name of the exception's class.
         count: How often it was raised in the present replicas.
-        time_s: Time of a recent such error, in seconds since the epoch. The fields below describe this error. More may
-            have happened within a second after it.
-        message: Text of the error.
+        time_s: Seconds since the epoch of a recent such error, which the next fields describe. More may have happened
+            within a second after it.
+        message: Its text.
         method: Name of the method that raised it.
-        request_id: ID of the request for which the method ran; None if there is none.
-        traceback: Traceback of the error, as Python prints it.
+        request_id: ID of the request for which the method ran, or None.
+        traceback: Its traceback, as Python prints it.
     """
 
     type: str
@@ -79,9 +79,7 @@ class MethodError(NamedTuple):
 
 
 class Operations(Protocol):
-    """
-    An environment, for code that does not own it. `Environment` implements this. All methods are safe from any thread.
-    """
+    """What an `Environment` offers to code that does not own it. Safe from any thread."""
 
     @property
     def name(self) -> str:
@@ -89,38 +87,35 @@ class Operations(Protocol):
 
     @property
     def id(self) -> str:
-        """ID of the environment, unique across names and processes."""
+        """ID, unique across names and processes."""
 
     def status(self, service: str | None = None) -> dict[str, Any]:
         """
-        Return all that is known about the services, as JSON values. Secrets are masked.
-
-        Args:
-            service: Name of one service, to get only that one if it exists; None for all.
+        Return all that is known about all services, or about one if it exists, as JSON values. Secrets are masked.
         """
 
     def overview(self) -> dict[str, dict[str, Any]]:
         """
         Return the state of all services, by name, without asking a replica. Cheap enough to call repeatedly.
 
-        Each service has a part of its `status`: `state`, `health`, `replicas` (`id`, `state`, `inflight`, `slots` and
-        `abandoned` of each) and `replaced`. It also has `queue` (number of calls that wait) and `queue_capacity`. If it
-        scales by load, it has `autoscale`: `wanted`, `min` and `max`. A service that cannot be composed, or that
-        another process has deployed, looks the same as in `status`.
+        Each has, as in `status`, `state`, `health`, `replaced` and `replicas` (`id`, `state`, `inflight`, `slots` and
+        `abandoned`); `queue` (number of calls that wait) and `queue_capacity`; if it scales by load, `autoscale`
+        (`wanted`, `min` and `max`). A service that cannot be composed, or that another process deployed, is as in
+        `status`.
         """
 
     def metrics(self) -> dict[str, Families]:
         """
         Return the metrics of all services: `{service: {family name: family}}`. Cheaper than `status`.
 
-        Counters and histograms never fall as long as the environment lives.
+        Counters and histograms never fall.
         """
 
     def counts(self) -> dict[str, Families]:
         """
-        Return the part of `metrics` that comes from monitors that count calls. Cheap enough to call repeatedly.
+        Return the part of `metrics` from monitors that count calls. Cheap enough to call repeatedly.
 
-        If its monitor has counted nothing since the last call, a family is the same object as before.
+        If nothing was counted since the last call, a family is the same object as before.
         """
 
     def service(self, name: str) -> ServiceHandle:
@@ -128,16 +123,13 @@ class Operations(Protocol):
         Return a handle that calls a service; starts nothing.
 
         Raises:
-            ServiceNotFoundError: There is no service of that name.
+            ServiceNotFoundError: No such service.
             ServiceStoppedError: The environment is closed.
         """
 
     def plan(self, *, reread: bool = False) -> DeploymentPlan:
         """
-        Return what `apply` would do; starts nothing.
-
-        Args:
-            reread: True: plan for the present content of the files. False: for their content when they were loaded.
+        Return what `apply` would do; starts nothing. With *reread*, for the present content of the files.
 
         Raises:
             PlanError, ConfigError, PluginError: A service cannot be composed.
@@ -148,20 +140,19 @@ class Operations(Protocol):
         Read the environment's files again. Running services are unchanged until `apply`.
 
         Raises:
-            ConfigError: A file has problems; the error has all of them. The earlier content of all files stays valid.
+            ConfigError: A file has problems; the error has all. The earlier content of all files stays valid.
         """
 
     def apply(self, timeout: float | None = None) -> None:
         """
         Make the running services match the configuration.
 
-        Args:
-            timeout: Seconds for a service or a replica to become ready. None: `startup_timeout` for a new service,
-                `update.progress_deadline` for a service that changes.
+        *timeout*: seconds for a service or a replica to become ready. None: `startup_timeout` for a new service,
+        `update.progress_deadline` for a changed one.
 
         Raises:
             PlanError, ConfigError, PluginError: A service cannot be composed; nothing was changed.
-            DeployError: A service, or a new replica of it, did not become ready. The update was rolled back; with
+            DeployError: A service or replica did not become ready. The update was rolled back; with
                 `update.auto_rollback: false`, it stopped where it was.
         """
 
@@ -170,34 +161,26 @@ class Operations(Protocol):
         Set the number of replicas of a service.
 
         Raises:
-            ServiceNotFoundError: There is no service of that name.
-            ConfigError: *replicas* is not 1 or more, or not within the bounds of `autoscale`.
+            ServiceNotFoundError: No such service.
+            ConfigError: *replicas* is below 1, or not within the bounds of `autoscale`.
             DeployError: The service does not run, or a new replica did not become ready.
         """
 
     def restart(self, name: str, replica: str | None = None) -> None:
         """
-        Replace one replica of a service, or all replicas in turn.
-
-        Args:
-            name: Name of the service.
-            replica: ID of the replica; None for all.
+        Replace one replica of a service, by its ID, or all in turn.
 
         Raises:
-            ServiceNotFoundError: There is no service of that name.
-            DeployError: The service does not run or has no such replica, or a new one did not become ready.
+            ServiceNotFoundError: No such service.
+            DeployError: The service does not run, has no such replica, or a new one did not become ready.
         """
 
     def drain(self, name: str, timeout: float | None = None) -> None:
         """
-        Let a service finish its accepted calls, then stop it.
-
-        Args:
-            name: Name of the service.
-            timeout: Seconds for the accepted calls; None for the service's `drain_timeout`.
+        Let a service finish its accepted calls, for *timeout* seconds or its `drain_timeout`, then stop it.
 
         Raises:
-            ServiceNotFoundError: There is no service of that name.
+            ServiceNotFoundError: No such service.
         """
 
     def set_load_balancer(self, name: str, id: str, options: Mapping[str, Any] | None = None) -> None:
@@ -205,66 +188,63 @@ class Operations(Protocol):
         Change the load balancer of a running service.
 
         Raises:
-            ServiceNotFoundError: There is no service of that name.
+            ServiceNotFoundError: No such service.
             UnknownPluginError: No plugin has that ID.
             PlanError, ConfigError, PluginError: The balancer refuses its options or cannot be made.
             DeployError: The service does not run.
         """
 
     def plugins(self) -> dict[str, Any]:
-        """Return what plugins offer, which ones failed to load and why, and which are disabled; as JSON values."""
+        """Return, as JSON values, what plugins offer, which failed to load and why, and which are disabled."""
 
     def doctor(self) -> list[Finding]:
-        """Run the checks of all plugins on this machine and this Python; return their findings. May take seconds."""
+        """Run all plugins' checks of this machine and this Python; return the findings. May take seconds."""
 
     def record_request(self, what: str, service: str | None = None) -> None:
         """
-        Record an event that says who asked for a change. Call it before the change.
+        Record an event that says who asks for a change, and for what, in words. Call it before the change.
 
-        Args:
-            what: Who asked, and for what, in words.
-            service: Name of the service; None if the change is about all.
+        *service* None: the change is about all.
         """
 
     def events(self, after: int = 0, service: str | None = None) -> Sequence[RecordedEvent]:
         """
         Return the events with numbers above *after*, of one service or of all, oldest first.
 
-        The environment keeps the last 1,000.
+        The last 1,000 are kept.
         """
 
     def logs(self, after: int = 0, service: str | None = None) -> Sequence[LogLine]:
         """
         Return the log lines of services, in all processes, with numbers above *after*, oldest first.
 
-        The environment keeps the last 10,000 since the first call of this method or the first start of an extension.
+        The last 10,000 are kept, since the first call of this method or the first start of an extension.
         """
 
     def errors(self, service: str) -> Sequence[MethodError]:
         """
         Return the errors that the methods of a service raised: the latest of each type, the most frequent type first.
 
-        Returns at most 20 types. Asks replicas in other processes and waits at most 1 s. Messages and tracebacks are
-        not masked: like logs, they show what the service put into them.
+        At most 20 types. Asks replicas in other processes, for at most 1 s. Messages and tracebacks are not masked.
 
         Raises:
-            ServiceNotFoundError: There is no service of that name.
+            ServiceNotFoundError: No such service.
         """
 
     def stacks(self, service: str, replica: str) -> str:
         """
-        Return the stacks of all threads of a replica's process, as text. Works also while its methods hang.
+        Return the stacks of all threads of a replica's process, as text, also while its methods hang.
 
         Raises:
-            ServiceNotFoundError: There is no service of that name.
-            DeployError: The service has no such replica, or the replica does not answer.
+            ServiceNotFoundError: No such service.
+            DeployError: There is no such replica, or it does not answer.
         """
 
     def nodes(self) -> list[dict[str, Any]]:
         """
         Return the nodes on which replicas run or may run, as JSON values. Asks clusters.
 
-        Each node has `name` (`"this process"` for replicas in this process), `state` (`"alive"`, or `"unknown"` if its
+        Each has `name` (`"this process"` for replicas in this process), `state` (`"alive"`, or `"unknown"` if its
         target does not know it), `cpu`, `gpu` and `memory` (free and total; None if unknown), `labels`, `replicas`
         (service, ID and state of each) and `refused` (why replicas were not placed there).
         """

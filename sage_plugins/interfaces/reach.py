@@ -33,7 +33,7 @@ class KnownService(NamedTuple):
 
     Attributes:
         target: ID of its target.
-        reachable: Whether other processes can call it, either at its own target or through `Reach.beside`.
+        reachable: Whether other processes can call it, at its own target or through `Reach.beside`.
         startup_timeout: Seconds for its replicas to become ready.
     """
 
@@ -47,12 +47,11 @@ class EnvironmentView(NamedTuple):
     The environment of a service, as its `Reach` sees it.
 
     Attributes:
-        id: Unique ID of the environment.
-        name: Name of the environment, for messages.
-        known: Returns the services that the environment knows now, by name.
-        announced: Called with the `Reach` each time `Reach.announce` has published. The environment then publishes the
-            services in this process at the same place, through `Reach.beside`. Not called for services that outlive
-            this process.
+        id: Its unique ID.
+        name: Its name, for messages.
+        known: Returns the services that it knows now, by name.
+        announced: Called with the `Reach` after each `Reach.announce`. The environment then publishes its services in
+            this process at the same place, through `Reach.beside`. Not called for services that outlive this process.
     """
 
     id: str
@@ -62,15 +61,15 @@ class EnvironmentView(NamedTuple):
 
 
 class ReachableService(Protocol):
-    """A deployed service, as its `Reach` sees it. All members are safe from any thread."""
+    """A deployed service, as its `Reach` sees it. Safe from any thread."""
 
     @property
     def composition(self) -> Any:
-        """Its composition: name, configuration and methods."""
+        """Its name, configuration and methods."""
 
     @property
     def router(self) -> Any:
-        """Its router, which knows the replicas that take calls: `lanes`, `avoided`, `unavailability`."""
+        """Its router, with the replicas that take calls: `lanes`, `avoided`, `unavailability`."""
 
     @property
     def clock(self) -> Clock:
@@ -82,15 +81,15 @@ class ReachableService(Protocol):
 
     @property
     def key_of(self) -> KeyOf | None:
-        """Computes the key of a call from its arguments; None if its balancer names no argument as the key."""
+        """Computes a call's key from its arguments; None if its balancer names no argument."""
 
     @property
     def places(self) -> int:
-        """How many replicas it should have now."""
+        """How many replicas it should have."""
 
     @property
     def sleeps(self) -> bool:
-        """Whether it is scaled to zero replicas, because it had no calls."""
+        """Whether it is scaled to zero replicas, for lack of calls."""
 
     def wake(self) -> None:
         """Start a replica, because another process calls the service; never blocks."""
@@ -105,7 +104,7 @@ class EarlierReplica(Protocol):
 
     @property
     def generation(self) -> int:
-        """How many replicas were at this position before it."""
+        """Number of replicas that were at this position before it."""
 
 
 class EarlierService(Protocol):
@@ -113,7 +112,7 @@ class EarlierService(Protocol):
 
     @property
     def spec(self) -> ReplicaSpec:
-        """The spec of one of its replicas; any of them."""
+        """The spec of any of its replicas."""
 
     @property
     def replicas(self) -> Sequence[EarlierReplica]:
@@ -125,34 +124,32 @@ class EarlierService(Protocol):
 
     @property
     def balancer(self) -> Choice | None:
-        """Its balancer; None if it had none, or if the balancer is no longer known."""
+        """Its balancer; None for none, or if unknown."""
 
     @property
     def key_of(self) -> KeyOf | None:
-        """Computes the key of a call from its arguments; None if it had no such function, or it is no longer known."""
+        """Computes a call's key from its arguments; None for none, or if unknown."""
 
     @property
     def version(self) -> int:
-        """Version of its last published state; 0 if the version is no longer known."""
+        """Version of its last published state; 0 if unknown."""
 
 
 class Reach(Protocol):
     """
     Publishes one service to other processes, and takes over or leaves replicas that outlive a process.
 
-    The core calls the methods in this order: `take_over`, `announce`, `ready`, then `changed` repeatedly. At the end it
-    calls `stopping`, `vacate`, `stopped` and `ended`; or `leave`, if the replicas go on. If the replicas are in this
-    process, the core's own `Reach` passes all this on to the reaches that `beside` returned.
+    The core calls `take_over`, `announce`, `ready`, then `changed` repeatedly. At the end it calls `stopping`,
+    `vacate`, `stopped` and `ended`; or `leave`, if the replicas go on. If the replicas are in this process, the core's
+    own `Reach` passes all this on to the reaches that `beside` returned.
 
-    All methods are safe from any thread. Only `take_over`, `announce`, `vacate`, `awaited_by_hooks` and methods whose
-    name begins with `wait_` may block.
+    Safe from any thread. Only `take_over`, `announce`, `vacate`, `awaited_by_hooks`, `wait_seen` and `wait_found` may
+    block.
     """
 
     @property
     def find_service(self) -> Callable[[str], Any] | None:
-        """
-        Returns handles to other services, for use in the replicas' processes; None if the replicas are in this process.
-        """
+        """Returns handles to other services, for the replicas' processes; None if the replicas are in this process."""
 
     @property
     def outlives(self) -> bool:
@@ -160,9 +157,7 @@ class Reach(Protocol):
 
     def take_over(self) -> EarlierService | None:
         """
-        Make this process the only one that deploys the service; return what an earlier process left of it.
-
-        Returns None if nothing is left.
+        Make this process the only one that deploys the service; return what an earlier one left of it, or None.
 
         Raises:
             DeployError: Another process holds the service, or the service runs with other settings.
@@ -170,87 +165,77 @@ class Reach(Protocol):
         """
 
     def adopt(self, earlier: EarlierReplica, spec: ReplicaSpec, events: ReplicaEvents, clock: Clock) -> Replica:
-        """
-        Connect to a replica from `take_over`. From now on, report to *events* about it, as `Target.start` does.
-        """
+        """Connect to a replica from `take_over`, and report to *events* about it, as `Target.start` does."""
 
     def announce(self, after: int = 0) -> None:
         """
-        Publish which services there are. Called before a replica starts, because the replica may look for them.
+        Publish which services there are. Called before a replica starts, which may look for them.
 
-        Args:
-            after: `EarlierService.version` of the service, if it was taken over.
+        *after* is `EarlierService.version` of a service that was taken over.
 
         Raises:
             ClusterUnavailableError: They cannot be published.
         """
 
     def ready(self) -> None:
-        """Publish that the service is ready: other processes may call it from now on."""
+        """Publish that the service is ready: other processes may call it."""
 
     def changed(self) -> None:
         """Publish that the set of replicas, or the balancer, has changed."""
 
     def stopping(self) -> None:
-        """Publish that the service accepts no more calls. Calls that are already accepted go on."""
+        """Publish that the service accepts no more calls. Accepted calls go on."""
 
     def vacate(self, replicas: Sequence[Replica], limit: float) -> None:
-        """
-        Make *replicas* refuse calls from other processes. Wait at most *limit* seconds for the calls that they have.
-        """
+        """Make *replicas* refuse calls from other processes; wait at most *limit* seconds for those that they have."""
 
     def stopped(self) -> None:
-        """Publish that the replicas are about to stop: calls that have not started will never start. Idempotent."""
+        """Publish that the replicas are about to stop: no more calls will start. Idempotent."""
 
     def ended(self) -> None:
         """Publish nothing more: the replicas have stopped. Idempotent."""
 
     def leave(self) -> None:
-        """Stop publishing: another process is responsible for the service from now on. Idempotent."""
+        """Stop publishing: another process is now responsible for the service. Idempotent."""
 
     def join(self, other: Reach) -> None:
         """
-        Publish the service also where *other* has announced its own service, for the first time or again.
+        Publish the service also where *other* has announced its own, for the first time or again.
 
-        Only for a service whose replicas are in this process. Every other `Reach` does nothing here.
+        Does nothing for replicas outside this process.
         """
 
     @property
     def place(self) -> Hashable:
-        """The place where other processes find the service. Equal values are the same place. Connects to nothing."""
+        """Where other processes find the service; equal values are the same place. Connects to nothing."""
 
     def beside(self, service: ReachableService, beside: Callable[[], Sequence[Reach]]) -> Reach | None:
         """
-        Return a `Reach` that publishes *service* at `place`. This process has the replicas, so calls come to it.
+        Return a `Reach` that publishes *service*, with replicas in this process, at `place`; starts nothing.
 
-        None if this `Reach` publishes no such services, because its own service outlives the process. Starts nothing.
-
-        Args:
-            service: A service of the same environment.
-            beside: Returns all reaches that *service* has got from `beside`, at any place.
+        None if its own service outlives the process: it publishes no other. *beside* returns all reaches that *service*
+        has got from `beside`, at any place.
         """
 
     def wait_seen(self) -> None:
         """Wait until other processes know the present state, but not for long."""
 
     def waiting_elsewhere(self) -> int:
-        """Return the known number of the service's calls that wait in other processes; never blocks."""
+        """Return how many calls are known to wait in other processes; never blocks."""
 
     def awaited_by_hooks(self) -> Sequence[str]:
         """
-        Return the services for which start hooks of replicas in other processes wait.
-
-        Takes at most 1 s. Empty if no answer comes in that time.
+        Return the services for which start hooks in other processes wait; empty without an answer within 1 s.
         """
 
     def wait_found(self) -> None:
-        """Wait until other processes that look for the service find it; not for long, if it cannot be published."""
+        """Wait until other processes that look for the service find it; not for long if it cannot be published."""
 
     def handle_parts(self) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
         """
-        Return `(make, parts)` for pickling a handle to the service; None if no other process could use the handle.
+        Return `(make, parts)` for pickling a handle to the service; None if no other process could use it.
 
-        `make(*parts, given)` makes the handle, where *given* is what `with_options` set.
+        `make(*parts, given)` makes the handle; *given* is what `with_options` set.
         """
 
 
@@ -286,15 +271,15 @@ class KeptService(NamedTuple):
 
 class Keeper(Protocol):
     """
-    The kept (detached) services of one environment. Their replicas outlive the processes that deploy them.
+    The kept (detached) services of one environment: their replicas outlive the processes that deploy them.
 
-    Environments of the same name share these services, across processes and over time. One environment at a time holds
-    them, until it closes the target that returned this object, or its process ends.
+    Environments of the same name share them, across processes and over time. One environment at a time holds them,
+    until it closes the target that returned this object, or its process ends.
     """
 
     @property
     def environment(self) -> str:
-        """ID under which other processes find the services; the same whichever process deployed them."""
+        """ID under which other processes find the services, whichever process deployed them."""
 
     def hold(self) -> None:
         """
@@ -302,12 +287,12 @@ class Keeper(Protocol):
 
         Raises:
             DeployError: Another process holds the services.
-            ClusterUnavailableError: It is not known whether another process holds them.
+            ClusterUnavailableError: It is not known whether one does.
         """
 
     def look(self) -> Mapping[str, KeptService]:
         """
-        Return by name the services that any process deployed and none has stopped. Holds and starts nothing.
+        Return the services that were deployed and not stopped, by name. Holds and starts nothing.
 
         Raises:
             ClusterUnavailableError: The services are not known.
@@ -315,7 +300,7 @@ class Keeper(Protocol):
 
     def deployed(self) -> Mapping[str, ReplicaSpec]:
         """
-        Hold the services, and return those that were deployed and not stopped, each with the spec of one replica.
+        Hold the services, and return those that `look` returns, each with the spec of one replica.
 
         Raises:
             DeployError, ClusterUnavailableError: As `hold`.
@@ -323,7 +308,7 @@ class Keeper(Protocol):
 
     def snapshot(self, service: str) -> EarlierService | None:
         """
-        Hold the services, and return the present state of one, to take it over; None if nothing of it is left.
+        Hold the services, and return the present state of one, to take it over; None if nothing is left.
 
         Ends useless replicas, such as one that was being replaced.
 
@@ -334,9 +319,9 @@ class Keeper(Protocol):
 
 class ReachableTarget(Target, Protocol):
     """
-    The members of a target that declares `reachable`: other processes can call its services.
+    A target that declares `reachable`.
 
-    `sage_deploy_remote.reach.target` implements both methods for a target that has a directory.
+    `sage_deploy_remote.reach.target` implements both methods for a target with a directory.
     """
 
     def reach(
@@ -348,37 +333,27 @@ class ReachableTarget(Target, Protocol):
         """
         Return the `Reach` of *service*; starts nothing.
 
-        Args:
-            service: A service of this target.
-            environment: The service's environment.
-            accepts: Called with what an earlier process left of the service, before this process takes it over. If it
-                raises, `Reach.take_over` raises the same. None: take nothing over.
+        *accepts* is called with what an earlier process left of the service, before the take-over; `Reach.take_over`
+        raises what it raises. None: take nothing over.
         """
 
     def finder(self, environment: str, name: str) -> Callable[[str], Any]:
         """
         Return a function that returns handles to services of another process, by name; starts nothing.
 
-        The function is used even after this target was closed. It raises ServiceNotFoundError, CallError,
-        NoReplicaError or ClusterUnavailableError if the service cannot be called from this process.
-
-        Args:
-            environment: ID under which other processes find the services, see `Keeper.environment`.
-            name: Name of the environment, for messages.
+        It must work after this target was closed. It raises ServiceNotFoundError, CallError, NoReplicaError or
+        ClusterUnavailableError if the service cannot be called from this process. *environment* is as
+        `Keeper.environment`; *name* is for messages.
         """
 
 
 class DetachingTarget(ReachableTarget, Protocol):
-    """The members of a target that also declares `detaches`: its replicas can outlive this process."""
+    """A target that also declares `detaches`."""
 
     def keeper(self, environment: str, name: str) -> Keeper | None:
         """
         Return the kept services of an environment; starts nothing.
 
-        None if this target is configured so that replicas end with this process. Otherwise its replicas are
-        `DetachableReplica`s.
-
-        Args:
-            environment: Unique ID of the environment.
-            name: Name of the environment.
+        *environment* is its ID. None if this target is configured to end its replicas with this process; if not, they
+        are `DetachableReplica`s.
         """

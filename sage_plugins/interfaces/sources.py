@@ -16,31 +16,31 @@ __all__ = ["ConfigEntry", "ConfigReader", "ConfigSource"]
 
 
 class ConfigEntry(Protocol):
-    """One service in a file. Entries with the same content are equal, wherever they are in the file."""
+    """One service in a file. Entries with the same content are equal, wherever they are."""
 
     @property
     def class_path(self) -> str | None:
-        """The service's class as `"package.module:Class"`; None for a service that is registered in code."""
+        """The class as `"package.module:Class"`; None for a service that is registered in code."""
 
     @property
     def args(self) -> tuple[Any, ...]:
-        """Positional arguments of the class's constructor."""
+        """Positional arguments of its constructor."""
 
     @property
     def kwargs(self) -> Mapping[str, Any]:
-        """Keyword arguments of the class's constructor."""
+        """Keyword arguments of its constructor."""
 
     def config(self) -> ServiceDeploymentConfig:
         """Return how the service is deployed."""
 
     def load_class(self) -> tuple[type | None, list[Problem]]:
-        """Import the class; return it (None if that fails) and the problems. The core checks the arguments."""
+        """Import the class; return it, or None if that fails, and the problems. The core checks the arguments."""
 
     def origin(self, path: str) -> Origin:
         """Return what set the value at a path: `"timeout"`, `"methods.get.timeout"`, `"init.kwargs.backend"`."""
 
     def placed(self, problems: Sequence[Problem]) -> Sequence[Problem]:
-        """Return the service's *problems* with their places in the file added, sorted by place."""
+        """Return the *problems* with their places in the file, sorted by place."""
 
 
 class ConfigSource(Protocol):
@@ -48,7 +48,7 @@ class ConfigSource(Protocol):
 
     @property
     def path(self) -> str:
-        """The file, as the caller named it. Reading the same path again replaces its earlier content."""
+        """The file, as the caller named it. A later reading of the same path replaces this one."""
 
     @property
     def services(self) -> Mapping[str, ConfigEntry]:
@@ -60,13 +60,13 @@ class ConfigSource(Protocol):
 
     @property
     def problems(self) -> Sequence[Problem]:
-        """The problems that reading found. If `read` raised no ConfigError, these are warnings only."""
+        """The problems that reading found; from `read`, only warnings."""
 
     def origin(self, path: str) -> Origin:
         """Return what set the value at a path such as `"options.ray.address"`."""
 
     def placed(self, problems: Sequence[Problem]) -> Sequence[Problem]:
-        """Return the *problems* of the options with their places in the file added, sorted by place."""
+        """As `ConfigEntry.placed`, for problems of the options."""
 
 
 class ConfigReader(Protocol):
@@ -76,17 +76,15 @@ class ConfigReader(Protocol):
         """
         Read and check a file, without importing or running anything that it names.
 
-        Args:
-            path: The file.
-            profile: Name of a profile of the file to apply; None for none.
+        *profile* names a profile of the file to apply.
 
         Raises:
-            ConfigError: The file has problems; the error has all of them, each with its place.
+            ConfigError: The file has problems; the error has all, with their places.
         """
 
     def examine(self, path: str | PathLike[str], *, profile: str | None = None) -> ConfigSource:
         """
         As `read`, but wrong content raises nothing: the result's `problems` include the errors.
 
-        The result leaves out the wrong parts. Its `placed` adds no place to problems about them.
+        The result leaves out the wrong parts; its `placed` adds no place to problems about them.
         """

@@ -20,80 +20,77 @@ __all__ = ["LoopSeat", "Runner", "Seat", "Strategy"]
 
 
 class Seat(Protocol):
-    """The core's interface for a strategy: the strategy's workers get their work here and execute it."""
+    """Where a strategy's workers get their work and execute it."""
 
     name: str
     """The replica's ID, such as `"kv#0"`."""
 
     limits: Limits
-    """How many threads and coroutines the configuration allows."""
+    """The threads and coroutines that it may use."""
 
     get: Callable[[], Work | None]
-    """Returns the next piece of work; blocks until there is one. None means: end this worker."""
+    """Blocks until there is work, and returns it. None: end this worker."""
 
     get_within: Callable[[float], Work | None]
-    """As `get`, but blocks at most the given seconds; raises `queue.Empty` if no work came."""
+    """As `get`, but raises `queue.Empty` after the given seconds without work."""
 
     waiting: Callable[[], int]
-    """Returns how many pieces of work no worker has taken yet; may be slightly out of date."""
+    """Returns how many pieces of work no worker has taken yet; may lag."""
 
     when_unattended: Callable[[Sequence[object], Callable[[], None]], None]
     """
     Registers a function that the core calls, from any thread, when work arrives while the given sequence is empty.
 
-    For strategies whose threads may all end. The sequence has one item for each thread that waits for work, and the
-    function starts a thread. Register before `Strategy.start` returns, or never.
+    For strategies whose threads may all end: the sequence has an item for each waiting thread, the function starts a
+    thread. Register before `Strategy.start` returns.
     """
 
     worker: Callable[[], Callable[[Work | None], bool]]
     """
     Returns a function `execute` for one worker. Two threads must never use the same `execute` at once.
 
-    `execute(work)` does one piece of work, up to waking its caller. Then it does the waiting calls that get the slot
-    next. It never raises. `execute(None)` returns False: the worker must end. So a worker is `get, execute = seat.get,
-    seat.worker()`, `for work in iter(get, None): execute(work)` and `execute(None)`.
+    `execute(work)` does one piece of work, then the waiting calls that get its slot. It never raises. `execute(None)`
+    returns False: the worker must end. A worker is `get, execute = seat.get, seat.worker()`, `for work in iter(get,
+    None): execute(work)` and `execute(None)`.
 
-    Pass work to `execute` as soon as you get it. If you hold it for some tenths of a second, the router may treat its
-    slot as lost, see `docs/design/lost-slots.md`.
+    Execute work as soon as you get it: after some tenths of a second, the router may treat its slot as lost, see
+    `docs/design/lost-slots.md`.
     """
 
     end_worker: Callable[[], None]
-    """Makes one `get` return None. `Runner.stop` calls it once for each worker."""
+    """Makes one `get` return None. For `Runner.stop`: call it once for each worker."""
 
     spawn: Callable[[Callable[[], None], str], Thread]
-    """Starts a daemon thread. Its name is made of the replica's ID and the given string."""
+    """Starts a daemon thread, named with the replica's ID and the given string."""
 
 
 class LoopSeat(Seat, Protocol):
     """
-    The additional members of a seat for strategies with an event loop.
+    A seat's additional members, for strategies with an event loop.
 
-    The core gives every strategy a `LoopSeat`. Strategies that use only threads can ignore these members.
+    The core gives every strategy a `LoopSeat`.
     """
 
     on_ready: Callable[[Callable[[], None]], None]
     """
     Registers a function that the core calls, from any thread, when work arrives after `get_nowait` found none.
 
-    Register once, before `Strategy.start` returns. From then on, coroutines run on the strategy's loop, not in the
-    workers' threads.
+    Register once, before `Strategy.start` returns. Coroutines then run on the strategy's loop.
     """
 
     get_nowait: Callable[[], Work | None]
-    """Returns the next piece of work, or None. After None, the function from `on_ready` is called for the next one."""
+    """Returns the next piece of work, or None: the function given to `on_ready` is called for the next one."""
 
     starter: Callable[[Callable[[Work], None]], Callable[[Work], bool]]
     """
-    Returns a function `start(work)`, which starts a piece of work as a task. Call it on the running loop.
+    Returns a function `start(work)`, which starts work as a task. Call it on the running loop.
 
-    `start` returns False for work that must not run on a loop: a method that is not a coroutine. Give this work to a
-    thread, with `worker()`. The argument is a function that takes such work if it gets the slot of earlier work.
+    `start` returns False for a method that is not a coroutine: execute it in a thread, with `worker()`. The argument is
+    a function that takes such work if it gets the slot of earlier work.
     """
 
     steps_over: Callable[[], Awaitable[None]]
-    """
-    Waits, on the loop, until the running life-cycle steps of the replica have ended. Await it before the loop ends.
-    """
+    """Waits until the replica's running life-cycle steps have ended. Await it before the loop ends."""
 
 
 class Strategy(Protocol):
@@ -103,11 +100,8 @@ class Strategy(Protocol):
         """
         Start the workers; return at once.
 
-        A strategy with an event loop uses the members of `LoopSeat` and declares the capability `event_loop`. A
-        strategy with threads only needs a `Seat`.
-
-        The first piece of work builds the service's instance. So the constructor and the hooks run in the same threads
-        as the calls.
+        A strategy that uses the members of `LoopSeat` declares the capability `event_loop`. The first piece of work
+        builds the instance, so the constructor and the hooks run in the same threads as the calls.
         """
 
 
@@ -120,7 +114,7 @@ class Runner(Protocol):
 
     @property
     def run_here(self) -> Callable[[Call], Any] | None:
-        """Runs a call in the calling thread, for a strategy without workers; None for all others."""
+        """Runs a call in the calling thread; None for a strategy with workers."""
 
     def stats(self) -> RunnerStats:
         """Return what the workers are doing now."""
@@ -129,5 +123,5 @@ class Runner(Protocol):
         """
         End the workers; wait at most *grace* seconds for busy ones.
 
-        Idempotent. Returns how many workers are still busy. Each of them ends when its method ends.
+        Idempotent. Returns how many workers are still busy; each ends with its method.
         """
