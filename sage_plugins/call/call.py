@@ -112,9 +112,7 @@ class Call(LazyFuture):
     taken: float = 0.0  # `monotonic()` when it got its slot from the queue, if that is measured
     turned_away: BaseException | None = None  # the error of a call that was refused, not accepted
     returned: bool = False  # whether it came back to the queue; then it counts as accepted, even while it is parked
-    caller_left: bool = (
-        False  # whether an exception ended the wait of the caller whose thread should run it
-    )
+    caller_left: bool = False  # whether an exception ended the wait of the caller whose thread should run it
     attempts: int = 0  # number of attempts that failed and were retried
     deaths: int = 0  # number of times that its replica died while it may have run there
     pauses: bool = False  # whether it waits for its next attempt
