@@ -31,7 +31,7 @@ class Inventory:
             unless it was idle at the previous look too.
         idle: Idle workers of each of these lanes, each with the end of its last work.
         free: Number of free tokens, for each lane.
-        left: Calls with a granted slot whose callers, which should run them, are gone.
+        callers_left: Calls with a granted slot whose callers, which should run them, are gone.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class Inventory:
         }
         self.parked: list[Call] = next(taken)
         self.waiting: list[Call] = [call for backlog in taken for call in backlog]
-        self.left: list[Call] = []
+        self.callers_left: list[Call] = []
         self.held: dict[Lane, int] = {}
         for lane, calls, number in zip(lanes, granted, sums, strict=True):
-            self.left += [call for call in calls if call.left]
+            self.callers_left += [call for call in calls if call.caller_left]
             if lane.holds is not None:
                 about_to_begin = self.idle[lane] - idle_before.get(lane, self.idle[lane])
-                granted_calls = sum("granted" in call.__dict__ and not call.left for call in calls)
+                granted_calls = sum("granted" in call.__dict__ and not call.caller_left for call in calls)
                 self.held[lane] = number + granted_calls + len(about_to_begin)

@@ -198,7 +198,7 @@ class SlotRecovery:
             if lane.methods is not None:
                 known.update(call for batch in lane.methods.open.values() for call in batch.calls)
         return {
-            *(("left", call) for call in inventory.left),
+            *(("left", call) for call in inventory.callers_left),
             *(("unqueued", call) for call in parked - waiting),  # its caller was interrupted before it queued the call
             *(("untold", call) for call in waiting - parked if call.parked),  # it has room, but its caller still waits
             *(("lost", call) for call in self._asked if call not in known and _nobody_has(call, inventory)),
