@@ -6,5 +6,5 @@ class Greeter:
 
     def greet(self, name: str) -> str:
         """Greet somebody."""
-        self.ctx.logger.info("greeting %s", name)  # type: ignore[attr-defined] # set by sage-deploy
+        self.ctx.logger.info("greeting %s", name)  # type: ignore[attr-defined] # set when the service is deployed
         return f"Hello, {name}!"

@@ -1,7 +1,7 @@
 """
-What each choice of the deployment file costs: the same texts through the same classes, once for each of its profiles.
+Compares the profiles of the deployment file: the same texts and classes, run once with each profile.
 
-Run by `make examples`. It prints a table, and ends with an error if one of the choices gives other answers.
+`make examples` runs it. It prints a table, and fails if two profiles give different answers.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-# One thread for each product of matrices, so that the profiles alone decide how many processors are busy. On Ray the
-# same follows from `cpu_cores`. NumPy's library reads it when it is loaded.
+# Each matrix product uses one thread, so that only the profile decides how many CPU cores are busy. On Ray `cpu_cores`
+# does the same. NumPy's library reads this variable when it is loaded.
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import numpy as np
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FILE = Path(__file__).with_name("service_deployment.yaml")
-#: Each profile of the file, with what it is called in the table; without one, it is what the others are compared with.
+#: Each profile of the file with its name in the table. The others are compared with the run without a profile.
 CHOICES = {
     None: "single",
     "pool": "pool of 2",
@@ -35,20 +35,20 @@ CHOICES = {
     "ray": "2 replicas on Ray",
     "ray-batched": "the same, batches of 32",
 }
-#: The texts are embedded so many times, and the shortest time counts: it is that with the fewest neighbours at work.
+#: How often the texts are embedded. The shortest time counts: other work on the machine disturbed it least.
 PASSES = 3
-#: How far apart a number may be under two choices: in a batch the products are made in another order.
+#: The largest difference allowed between two profiles: a batch computes its products in another order.
 TOLERANCE = 1e-6
 
 
 class Outcome(NamedTuple):
     """
-    What one choice gave and cost.
+    The results and the cost of one profile.
 
     Attributes:
         vectors: One row for each text.
         answers: For each question the names of the nearest texts, with their scores.
-        seconds: What it took to embed all texts, at the best of `PASSES` times.
+        seconds: The shortest of `PASSES` times to embed all texts.
         memory_mb: Resident memory of all processes that have a replica of the embedder.
     """
 
@@ -59,7 +59,7 @@ class Outcome(NamedTuple):
 
 
 def measure(profile: str | None) -> Outcome:
-    """Deploy the file with *profile*, have all texts embedded, ask the questions."""
+    """Deploy the file with *profile*, embed all texts, and ask the questions."""
     with Environment("semantic-search") as env:
         env.load_service_deployment_config(FILE, profile=profile)
         env.deploy(timeout=120)
@@ -72,13 +72,13 @@ def measure(profile: str | None) -> Outcome:
 
 
 def measure_apart(profile: str | None) -> Outcome:
-    """`measure` in a process of its own: what another choice left behind would be counted as memory of this one."""
+    """Run `measure` in its own process, so that memory left by another profile does not count here."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
         return process.submit(measure, profile).result()
 
 
 def difference(one: Outcome, other: Outcome) -> float:
-    """How far the two are apart at most; infinite if they answer with other texts."""
+    """Return the largest difference between the two; infinite if their answers name different texts."""
     if [[name for name, _ in answer] for answer in one.answers] != [
         [name for name, _ in answer] for answer in other.answers
     ]:
@@ -88,7 +88,7 @@ def difference(one: Outcome, other: Outcome) -> float:
 
 
 def main() -> None:
-    """Measure every choice, one after the other, and print a line for each."""
+    """Measure each profile in turn, and print a line for each."""
     print(f"{'choice':<25}{'seconds':>9}{'texts/s':>9}{'memory':>9}  answers", flush=True)
     first = None
     for profile, name in CHOICES.items():

@@ -1,4 +1,4 @@
-"""The work of `sage-deploy up --once`: build the index, ask real questions, report."""
+"""The work of `sage-deploy up --once`: build the index, ask real questions, return a report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WIDTH = 100
 
 
 class Demo:
-    """One run of the example through its services, with a report to read."""
+    """Runs the example once through its services and returns a report."""
 
     def __init__(
         self,
@@ -35,14 +35,14 @@ class Demo:
         crowd: int = 120,
     ) -> None:
         """
-        Look up the search.
+        Look up the search service.
 
         Args:
-            ctx: The way to the other services.
-            search: The name of the search's service.
-            questions: What to ask.
+            ctx: Gives a handle to the search service.
+            search: The name of the search service.
+            questions: The questions to ask.
             answers: How many answers to show for each question.
-            crowd: How many questions to ask at once in the end.
+            crowd: How many questions to ask at once at the end.
         """
         self._search = ctx.service(search)
         self._questions = tuple(questions)
@@ -50,7 +50,7 @@ class Demo:
         self._crowd = crowd
 
     def process(self) -> str:
-        """Build the index with progress on stderr, ask the questions, and return the report."""
+        """Build the index, with progress on stderr, ask the questions, and return the report."""
         started = time.perf_counter()
         documents = self._search.build(Progress("reading modules"))
         seconds = time.perf_counter() - started
@@ -83,17 +83,17 @@ class Demo:
 
 
 class Progress:
-    """Shows how far a work has come: a bar on a terminal, else a line every 10 %."""
+    """Shows progress: a bar on a terminal; in other streams a line every 10 %."""
 
     def __init__(self, label: str, stream: TextIO | None = None) -> None:
-        """Show *label* on *stream*; default: stderr."""
+        """Write *label* and the progress to *stream*; default: stderr."""
         self._label = label
         self._stream = stream or sys.stderr
         self._bar = self._stream.isatty()
         self._shown = -1
 
     def __call__(self, done: int, total: int) -> None:
-        """Say that *done* of *total* are done."""
+        """Report that *done* of *total* steps are done."""
         step = 100 * done // total // (1 if self._bar else 10)
         if step == self._shown:
             return

@@ -1,8 +1,8 @@
 """
-The example `stdlib_search` on a Ray cluster of three nodes, one of which is killed under load.
+Runs the example `stdlib_search` on a Ray cluster of three nodes, and kills one of them under load.
 
-Run by `make demo-ray`. The classes and the deployment file are those of `make demo`; what is different is
-`--profile ray`. It takes about half a minute, and ends with 0 if everything happened that should.
+`make demo-ray` runs it. The classes and the deployment file are those of `make demo`; only `--profile ray` is new. It
+takes about half a minute. The exit status is 0 if all went as expected.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 NODES = ("node-a", "node-b", "node-c")
 FILE = Path(__file__).resolve().parent.parent / "stdlib_search" / "service_deployment.yaml"
-#: Each module is read so many times: the calls go on long enough to see the service at full strength again.
+#: How often each module is read. The calls must last until the service is back at full strength.
 ROUNDS = 2
 PATIENCE_S = 60.0
 
@@ -47,29 +47,29 @@ def main() -> None:
 
 
 def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    """Have SIGTERM end the cluster too, as Ctrl-C does."""
+    """End the cluster on SIGTERM, as on Ctrl-C."""
     raise KeyboardInterrupt
 
 
 def run_the_example() -> None:
-    """As a user does: the plan, which shows the nodes, the answers, and the table of what was measured."""
+    """Run the example with `sage-deploy`. It shows the plan with the nodes, the answers, and the table of metrics."""
     command = [Path(sys.executable).with_name("sage-deploy"), "up", FILE, "--profile", "ray", "--once"]
     say(f"$ sage-deploy up {FILE.relative_to(FILE.parents[2])} --profile ray --once")
     subprocess.run(command, check=True)
 
 
 def kill_a_node(cluster: LocalCluster) -> None:
-    """Kill a node while all modules are being read, and tell what becomes of the calls and of the replica."""
+    """Kill a node while the readers work, and show what happens to the calls and to the replica."""
     say("now a node is killed while the readers are at work")
     story = Story()
-    sys.path.insert(0, str(FILE.parent))  # where the example's classes lie
+    sys.path.insert(0, str(FILE.parent))  # the folder of the example's classes
     with Environment("killed-node", on_event=story.note) as env:
         env.load_service_deployment_config(FILE, profile="ray")
         reader = env.service("reader")
         modules = reader.modules() * ROUNDS
         show_replicas(env)
 
-        # Reading may be done twice; every second call here says for itself that it may not.
+        # The reader is idempotent; half of the calls here say that they are not.
         once = reader.with_options(idempotent=False)
         calls = {
             (once if number % 2 else reader).submit("read", module): bool(number % 2)
@@ -87,18 +87,18 @@ def kill_a_node(cluster: LocalCluster) -> None:
 
 
 class Story:
-    """What becomes of the replicas, told as it happens."""
+    """Prints what happens to the replicas."""
 
     def __init__(self) -> None:
         self._killed_at = 0.0
         self._recovered = threading.Event()
 
     def begin(self) -> None:
-        """From now on times count."""
+        """Start the clock; print events from now on."""
         self._killed_at = time.monotonic()
 
     def note(self, event: Event) -> None:
-        """Tell one event; it comes from any thread."""
+        """Print one event. Any thread may call it."""
         if self._killed_at and not self._recovered.is_set() and event.replica is not None:
             what = event.kind.replace("_", " ")
             reason = f": {event.reason}" if event.reason else ""
@@ -107,13 +107,13 @@ class Story:
                 self._recovered.set()
 
     def wait_recovered(self) -> None:
-        """Wait until the other replica is ready."""
+        """Wait until the new replica is ready."""
         if not self._recovered.wait(PATIENCE_S):
             sys.exit(f"no replica took the place of the one that died within {PATIENCE_S:g} s")
 
 
 def show_calls(calls: dict[Future[Any], bool]) -> None:
-    """Say of both kinds of calls how many were answered; one that fails otherwise than it must ends the demo."""
+    """Print how many calls of each kind were answered. An error that is not allowed for its kind ends the demo."""
     for only_once, what in ((False, "may run twice"), (True, "may run only once")):
         outcomes = [call.exception() for call, kind in calls.items() if kind is only_once]
         failed = [error for error in outcomes if error is not None]
@@ -125,7 +125,7 @@ def show_calls(calls: dict[Future[Any], bool]) -> None:
 
 
 def show_replicas(env: Environment) -> None:
-    """The replicas, and where they are."""
+    """Print the replicas and their nodes."""
     status = env.get_service_status("reader")
     for replica in status["replicas"]:
         print(f"  {replica['id']:<10} {replica['state']:<8} on {replica['node']}")
@@ -134,7 +134,7 @@ def show_replicas(env: Environment) -> None:
 
 
 def say(what: str) -> None:
-    """Begin a new part."""
+    """Print the heading of a new part."""
     print(f"\n== {what}", flush=True)
 
 

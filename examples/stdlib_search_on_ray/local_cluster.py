@@ -1,4 +1,4 @@
-"""A Ray cluster of named nodes on this machine, to try what else takes several machines; it ends with its block."""
+"""Runs a Ray cluster of named nodes on this machine, to try features that need several machines."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ if TYPE_CHECKING:
 
 __all__ = ["LocalCluster", "local_cluster"]
 
-#: Bytes of shared memory for the objects of each node; Ray takes a third of the machine's memory if nothing is said.
+#: Bytes of shared memory for the objects of each node. Ray's default is a third of the machine's memory.
 _OBJECT_STORE: Final = 80 * 2**20
 
-#: The head asks each node every 0.3 s, and holds it for dead after three questions without an answer. With Ray's own
-#: settings that takes 15 s.
+#: The head checks each node every 0.3 s. After three checks without an answer it counts the node as dead. With Ray's
+#: defaults this takes 15 s.
 _FAST_DETECTION: Final = {
     "health_check_initial_delay_ms": 0,
     "health_check_period_ms": 300,
@@ -28,10 +28,10 @@ _FAST_DETECTION: Final = {
 
 class LocalCluster:
     """
-    The running cluster. Used from the main thread only: Ray's nodes set signal handlers.
+    The running cluster. Use it from the main thread only: Ray's nodes set signal handlers.
 
     Attributes:
-        address: Where its head listens, as `RAY_ADDRESS` and `options.ray.address` have it.
+        address: The address of its head, in the form that `RAY_ADDRESS` and `options.ray.address` take.
     """
 
     def __init__(self, names: Iterable[str], cpus: int) -> None:
@@ -40,7 +40,7 @@ class LocalCluster:
         self._cluster = Cluster(
             initialize_head=True,
             head_node_args={
-                "num_cpus": 0,  # so that no replica goes there: who deploys is connected to it
+                "num_cpus": 0,  # no replica runs on the head, because this process is connected to it
                 "node_name": "head",
                 "include_dashboard": False,
                 "object_store_memory": _OBJECT_STORE,
@@ -59,7 +59,7 @@ class LocalCluster:
             raise
 
     def kill(self, name: str) -> None:
-        """End a node as a power cut does: everything that runs there at once, and nobody is told."""
+        """Kill a node as a power cut does: all its processes end at once, without notice."""
         import psutil
 
         node = self._nodes.pop(name)
@@ -76,27 +76,27 @@ class LocalCluster:
 @contextmanager
 def local_cluster(names: Iterable[str], *, cpus: int = 2) -> Iterator[LocalCluster]:
     """
-    Have a cluster for the length of a block; it takes 5 to 15 s to start.
+    Run a cluster for the duration of a `with` block. It takes 5 to 15 s to start.
 
-    Call it before anything imports `ray`. Within the block `RAY_ADDRESS` is the cluster's address, for this process and
-    those that it starts.
+    Call it before anything imports `ray`. Inside the block `RAY_ADDRESS` is the cluster's address, for this process and
+    its child processes.
 
     Args:
-        names: Names of its nodes; there is a head besides.
-        cpus: CPUs that each of them claims to have.
+        names: The names of its nodes. The cluster also has a head.
+        cpus: The number of CPUs that each node reports.
     """
-    # A short path: those of the sockets in it may have 107 characters.
+    # A short path: the paths of the sockets in it may have 107 characters.
     with tempfile.TemporaryDirectory(prefix="sd-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         os.environ.update(
-            RAY_AUTH_MODE="disabled",  # nobody else can reach it, and a token would be left in the home folder
+            RAY_AUTH_MODE="disabled",  # only this machine can reach it, and a token would stay in the home folder
             RAY_USAGE_STATS_ENABLED="0",
-            RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # as Ray does there: all of it listens to this machine alone
+            RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER="0",  # listens on this machine only, as on Windows and macOS
             RAY_TMPDIR=folder,
         )
         os.environ.pop("RAY_ADDRESS", None)
         handler = signal.getsignal(signal.SIGTERM)
         cluster = LocalCluster(names, cpus)
-        signal.signal(signal.SIGTERM, handler)  # Ray has set its own
+        signal.signal(signal.SIGTERM, handler)  # Ray has set its own handler
         try:
             os.environ["RAY_ADDRESS"] = cluster.address
             yield cluster

@@ -1,4 +1,4 @@
-"""The work of `sage-deploy up --once`: put the history of this repository into the database, and ask it for windows."""
+"""The work of `sage-deploy up --once`: store the history of this repository in the database and query it by window."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ WINDOW_MS = 6 * HOURS_MS
 
 
 class Context(Protocol):
-    """What this class needs from its deployment."""
+    """What this class needs from the program that deploys it."""
 
     def service(self, name: str) -> Any:
-        """A handle to the service called *name*."""
+        """Return a handle to the service called *name*."""
 
 
 class Point(NamedTuple):
-    """Lines that one commit changed in one area; the time is in milliseconds, as the database has it."""
+    """The number of lines that one commit changed in one area. The time is in milliseconds, as in the database."""
 
     time: int
     area: str
@@ -31,26 +31,26 @@ class Point(NamedTuple):
 
 
 class History:
-    """One run of the example, with a report to read."""
+    """Runs the example once and returns a report."""
 
     def __init__(self, ctx: Context, series: str = "series", data: str | None = None) -> None:
         """
         Look up the database.
 
         Args:
-            ctx: The way to it.
-            series: The name of its service.
-            data: A file such as `update_commits.py` writes; default: the one beside it.
+            ctx: Gives a handle to the database.
+            series: The name of the database's service.
+            data: A file that `update_commits.py` wrote; default: `commits.csv` in this folder.
         """
         self._series = ctx.service(series)
         self._data = Path(data) if data else Path(__file__).with_name("commits.csv")
 
     def process(self) -> str:
         """
-        Add every point by a call of its own, ask for the sums of each window, and return the report.
+        Add each point with one call, query the sum of each window, and return the report.
 
         Raises:
-            RuntimeError: The database has lost points, or counts other lines than the file has.
+            RuntimeError: The database lost points, or its line count differs from the file's.
         """
         points = read(self._data)
         self.add(points)
@@ -69,7 +69,7 @@ class History:
         ])  # fmt: skip
 
     def add(self, points: Iterable[Point]) -> None:
-        """Add *points*, as many at once as the service runs; they need not arrive in their order."""
+        """Submit all *points* at once; they may arrive in any order."""
         calls = [self._series.submit("add", point.time, point.lines, {"area": point.area}) for point in points]
         for call in calls:
             call.result()
@@ -77,7 +77,7 @@ class History:
             raise RuntimeError(f"the database has {stored} points, {len(calls)} were added")
 
     def windows(self, area: str, first: int, last: int) -> dict[int, int]:
-        """The start of each window that has changes of *area*, with how many lines they had."""
+        """Return the start of each window in which *area* changed, with the number of changed lines."""
         found = self._series.window_aggregate(
             first, last, window_size=WINDOW_MS, aggregation="sum", tags={"area": area}
         )
@@ -85,14 +85,14 @@ class History:
 
 
 def read(path: Path) -> list[Point]:
-    """The points of a file, in their order."""
+    """Return the points of a file, sorted by time."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = csv.DictReader(file)
         return sorted(Point(int(row["time"]) * 1000, row["area"], int(row["lines"])) for row in rows)
 
 
 def table(windows: dict[str, dict[int, int]]) -> list[str]:
-    """One line for each window that has changes, one column for each area."""
+    """Return the table: one line for each window with changes, one column for each area."""
     starts = sorted({start for sums in windows.values() for start in sums})
     head = " " * 16 + "".join(f"{area:>10}" for area in windows)
     return [
@@ -102,5 +102,5 @@ def table(windows: dict[str, dict[int, int]]) -> list[str]:
 
 
 def clock(milliseconds: int) -> str:
-    """Such as 2026-11-23 12:00, in UTC."""
+    """Format a time, such as 2026-11-23 12:00, in UTC."""
     return f"{datetime.fromtimestamp(milliseconds / 1000, UTC):%Y-%m-%d %H:%M}"

@@ -1,7 +1,7 @@
 """
-Write `commits.csv` again. Run this in a clone to get newer data.
+Writes `commits.csv` from the Git history. Run it in a clone to get newer data.
 
-The data are a file of the repository, so that the example also runs without the history of the repository.
+The file is part of the repository, so that the example also runs from sources without their history.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 FILE = Path(__file__).with_name("commits.csv")
-#: What the folders of the repository are for. All others are "other".
+#: The area of each folder of the repository; all other folders are "other".
 AREAS = {"sage_plugins": "core", "plugins": "plugins", "tests": "tests", "docs": "docs"}
 
 
@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def _lines(changes: str) -> Counter[str]:
-    """How many lines of each area changed; *changes* is what git writes with `--numstat`."""
+    """Count the changed lines of each area; *changes* is the output of `git log --numstat`."""
     areas: Counter[str] = Counter()
     for change in filter(None, changes.splitlines()):
         added, removed, path = change.split("\t")

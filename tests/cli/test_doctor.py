@@ -1,4 +1,4 @@
-"""`sage-deploy doctor`: on a machine that is well it says so; each thing that is not is found, with what to do."""
+"""`sage-deploy doctor` reports a healthy machine as such, and each problem with what to do."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from sage_plugins.plugins.registry import Registry
 
 
 def findings(done):
-    """What was found that is not ok, by its name."""
+    """Return the findings that are not ok, by name."""
     return {each["name"]: each for each in json.loads(done.stdout)["findings"] if each["status"] != "ok"}
 
 
 def started(command, cwd, **variables):
-    """Run a shell command that starts the doctor with other limits than ours."""
+    """Run a shell command that starts the doctor with its own limits."""
     return subprocess.run(
         ["/bin/bash", "-c", command.replace("DOCTOR", f"{SCRIPT} doctor --json")],
         cwd=cwd,
@@ -39,7 +39,7 @@ def started(command, cwd, **variables):
 
 @pytest.mark.wheels
 def test_everything_is_looked_at(tmp_path):
-    """One line a finding, and one that sums up; exit code 0 as long as nothing fails."""
+    """The doctor prints one line per finding and a summary; the exit code is 0 if nothing fails."""
     done = sage_deploy("doctor", cwd=tmp_path)
     assert done.returncode == 0, done.stdout
     *lines, empty, last = done.stdout.splitlines()
@@ -50,12 +50,14 @@ def test_everything_is_looked_at(tmp_path):
 
 
 def test_findings_that_are_not_ok_have_a_fix():
+    """A finding has a fix exactly if it is not ok."""
     for finding in checks.check_machine():
         assert finding.found
         assert bool(finding.fix) == (finding.status != "ok"), finding
 
 
 def test_few_open_files_are_a_warning(tmp_path):
+    """A low limit of open files is a warning with the fix."""
     finding = findings(started("ulimit -n 300; exec DOCTOR", tmp_path))["open files"]
     assert (finding["status"], finding["found"]) == ("warning", "at most 300, which is few")
     assert "ulimit -n 300" in finding["fix"]
@@ -68,7 +70,7 @@ def test_few_threads_are_a_warning(tmp_path):
 
 
 def test_limits_do_not_apply_where_there_are_none(monkeypatch):
-    """Windows has no module `resource`."""
+    """Without the module `resource`, as on Windows, the limits do not apply."""
     monkeypatch.setitem(sys.modules, "resource", None)
     (finding,) = checks.CHECKS["open files"]()
     assert (finding.status, finding.found) == ("ok", "does not apply to this system")
@@ -85,6 +87,7 @@ def test_limits_do_not_apply_where_there_are_none(monkeypatch):
     ],
 )
 def test_settings_that_spoil_services_are_warnings(variables, words, tmp_path):
+    """A Python setting that slows services or changes their behaviour is a warning that names the variable."""
     done = sage_deploy("doctor", "--json", cwd=tmp_path, **variables)
     assert done.returncode == 0
     finding = findings(done)["settings"]
@@ -109,6 +112,7 @@ def test_distributions_of_different_minor_versions_are_a_failure(tmp_path):
 
 @pytest.mark.parametrize(("stranger", "words"), [("acme-broken", "does not load"), ("acme-collider", "offers")])
 def test_plugins_that_break_the_contract_are_a_failure(stranger, words, tmp_path):
+    """A plugin that breaks the contract is a failure that names its distribution."""
     done = sage_deploy("doctor", cwd=tmp_path, PYTHONPATH=installed(tmp_path, stranger))
     assert done.returncode == 1
     line = next(line for line in done.stdout.splitlines() if line.startswith("failure"))
@@ -137,6 +141,7 @@ def test_temporary_folder_that_takes_no_file_is_a_failure(monkeypatch):
 
 @pytest.mark.parametrize(("ahead", "words"), [(100.0, "-100 s between"), (-1e9, "s between")])
 def test_clock_that_differs_from_that_of_files_is_a_warning(ahead, words, monkeypatch):
+    """A system clock that differs from that of the file system is a warning."""
     real = checks.time.time
     monkeypatch.setattr(checks.time, "time", lambda: real() + ahead)
     (finding,) = checks.CHECKS["clock"]()
@@ -145,6 +150,8 @@ def test_clock_that_differs_from_that_of_files_is_a_warning(ahead, words, monkey
 
 
 def test_check_that_cannot_be_run_does_not_hide_the_others(monkeypatch):
+    """A check that raises is a warning; the other checks still run."""
+
     def check():
         raise RuntimeError("odd\nmachine")
 
@@ -159,7 +166,7 @@ def test_check_that_cannot_be_run_does_not_hide_the_others(monkeypatch):
 
 
 def machine(root, groups, **files):
-    """A root folder with these lines in /proc/self/cgroup and these files below /sys/fs/cgroup."""
+    """Create a root folder with this /proc/self/cgroup and these files below /sys/fs/cgroup."""
     (root / "proc/self").mkdir(parents=True)
     (root / "proc/self/cgroup").write_text(groups)
     for name, text in files.items():
@@ -179,7 +186,7 @@ def test_no_control_groups_limit_nothing(tmp_path):
 
 
 def test_smallest_limit_of_version_2_counts(tmp_path):
-    """A group cannot use more than those above it."""
+    """The smallest limit counts, because a group cannot use more than its parents (version 2)."""
     found = machine(
         tmp_path,
         "0::/pod/app\n",
@@ -194,7 +201,7 @@ def test_smallest_limit_of_version_2_counts(tmp_path):
 
 
 def test_limits_inside_a_container_are_found(tmp_path):
-    """The path of the group is one of the outside there; the files lie at the root."""
+    """In a container the group's path is that of the host, and its limits are read from the root."""
     found = machine(tmp_path, "0::/kubepods/of/the/host\n", cpu_0_max="50000 100000", memory_0_max="max")
     assert limits(found) == (0.5, None, None)
 
@@ -224,6 +231,7 @@ def test_limits_of_version_1_are_found(tmp_path):
     ],
 )
 def test_narrow_container_is_a_warning(name, files, words, tmp_path, monkeypatch):
+    """A container with low limits is a warning."""
     groups = machine(tmp_path, "0::/\n", **files)
     monkeypatch.setattr(checks, "ControlGroups", lambda: groups)
     (finding,) = checks.CHECKS[name]()
@@ -232,7 +240,7 @@ def test_narrow_container_is_a_warning(name, files, words, tmp_path, monkeypatch
 
 
 def test_checks_of_plugins_are_run():
-    """What one finds stands there, and one that cannot be run hides nothing."""
+    """Checks of plugins run. A check that raises is a warning and does not hide other findings."""
 
     class Plugin:
         @hookimpl
@@ -249,6 +257,8 @@ def test_checks_of_plugins_are_run():
 
 
 def test_check_that_cannot_be_called_is_no_check():
+    """A registered check that is not callable is a plugin error."""
+
     class Plugin:
         @hookimpl
         def sage_register_checks(self):

@@ -1,4 +1,4 @@
-"""What holds for every command of `sage-deploy`: outputs, exit codes, colours, unknown words, what is imported."""
+"""Rules for every command of `sage-deploy`: output, exit codes, colours, unknown words and imports."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def folder(tmp_path):
     ],
 )
 def test_bad_usage_has_exit_code_2(arguments, tmp_path):
-    """And says what is wrong on stderr; stdout stays empty, and nobody sees a traceback."""
+    """Bad usage exits with 2 and a message on stderr, without a traceback; stdout stays empty."""
     done = sage_deploy(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (ExitCode.BAD_INPUT, "")
     assert done.stderr
@@ -61,6 +61,7 @@ def test_bad_usage_has_exit_code_2(arguments, tmp_path):
     ],
 )
 def test_unknown_word_is_answered_with_the_nearest(arguments, near, tmp_path):
+    """An unknown command or option is answered with the nearest known one."""
     assert near in sage_deploy(*arguments, cwd=tmp_path).stderr
 
 
@@ -70,7 +71,7 @@ WITHOUT_EXTRAS = {"SAGE_DEPLOY_DISABLED_PLUGINS": "server,testing"}
 
 @pytest.mark.parametrize("name", sorted(cli.ELSEWHERE))
 def test_command_that_is_not_installed_says_how_to_get_it(name, tmp_path):
-    """Whoever has read of a command learns why it is not there."""
+    """A command of a missing extra says how to install it."""
     done = sage_deploy(name, "some-service", cwd=tmp_path, **WITHOUT_EXTRAS)
     assert done.returncode == 2
     how = f"pip install 'sage-deploy[{cli.ELSEWHERE[name]}]'"
@@ -78,7 +79,7 @@ def test_command_that_is_not_installed_says_how_to_get_it(name, tmp_path):
 
 
 def test_commands_of_extras_are_those_that_they_bring(tmp_path):
-    """Each is listed where its distribution is installed."""
+    """An installed extra's commands are in the list."""
     listed = sage_deploy("--help", cwd=tmp_path).stdout
     for name in cli.ELSEWHERE:
         assert re.search(rf"^  {name} ", listed, re.MULTILINE), name
@@ -86,11 +87,12 @@ def test_commands_of_extras_are_those_that_they_bring(tmp_path):
 
 @pytest.mark.parametrize("word", ["statsu", "stop", "drian"])
 def test_commands_that_are_not_there_are_not_suggested(word, tmp_path):
-    """A suggestion is a command that works."""
+    """Commands that are not installed are not suggested."""
     assert "Did you mean" not in sage_deploy(word, cwd=tmp_path, **WITHOUT_SERVER).stderr
 
 
 def test_http_without_the_server_says_how_to_get_it(tmp_path):
+    """`--http` without the server extra says how to install it."""
     write_things(tmp_path)
     done = sage_deploy("up", "service_deployment.yaml", "--http", "8400", cwd=tmp_path, **WITHOUT_SERVER)
     assert done.returncode == 2
@@ -130,19 +132,20 @@ def with_commands(tmp_path):
 
 
 def test_command_of_a_plugin_is_listed_and_run(with_commands):
-    """It stands in the list with its summary, and gets its own arguments."""
+    """A plugin's command is listed with its summary, and gets its arguments."""
     assert re.search(r"^  greet +Greet somebody\.$", sage_deploy("--help", **with_commands).stdout, re.MULTILINE)
     done = sage_deploy("greet", "Ada", **with_commands)
     assert (done.returncode, done.stdout) == (0, "hello Ada\n"), done.stderr
 
 
 def test_command_of_a_plugin_is_suggested(with_commands):
-    """A misspelt one is answered as one of ours."""
+    """A plugin's command is suggested for a misspelt one."""
     assert "Did you mean 'greet'?" in sage_deploy("gret", **with_commands).stderr
 
 
 @pytest.mark.parametrize("arguments", [[], ["plugins"]])
 def test_no_command_is_answered_with_the_list(arguments, tmp_path):
+    """Without a command, the list of commands goes to stderr, with exit code 2."""
     done = sage_deploy(*arguments, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "Commands:\n" in done.stderr
@@ -151,6 +154,7 @@ def test_no_command_is_answered_with_the_list(arguments, tmp_path):
 @pytest.mark.parametrize("option", ["-h", "--help"])
 @pytest.mark.parametrize("arguments", [[], ["up"], ["plugins"], ["plugins", "show"]])
 def test_help_is_data(arguments, option, tmp_path):
+    """Requested help goes to stdout, with exit code 0."""
     done = sage_deploy(*arguments, option, cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"Usage: {' '.join(['sage-deploy', *arguments])}")
@@ -166,7 +170,7 @@ def test_version_is_that_of_the_distribution(tmp_path):
 
 
 def test_list_of_commands_says_what_each_says_itself():
-    """The list is written without importing the commands, so it could be wrong."""
+    """The list of commands, written without importing them, has the summaries of the commands themselves."""
     context = click.Context(cli.commands)
     for name, summary in cli.COMMANDS.items():
         command = cli.commands.get_command(context, name)
@@ -184,7 +188,7 @@ def test_list_of_commands_says_what_each_says_itself():
     ],
 )
 def test_help_imports_nothing_but_click_and_the_command(arguments, needed):
-    """No plugin, no library of ours, nothing heavy. Only the list of all commands asks the plugins."""
+    """Help of one command imports only click and that command: no plugin, no library, nothing heavy."""
     program = (
         "import sys; from sage_deploy_cli.main import main; main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
     )
@@ -199,7 +203,7 @@ def test_help_imports_nothing_but_click_and_the_command(arguments, needed):
 
 
 def test_list_of_commands_imports_little_beside_plugins():
-    """Who installs no plugin that needs more does not wait for it: the list is what a user types first."""
+    """The list of commands imports little besides the plugins, because users type it first."""
     program = (
         "import sys; from sage_deploy_cli.main import main; main(['--help']); print(*sys.modules, file=sys.stderr)"
     )
@@ -222,7 +226,7 @@ UP = """
 
 
 def test_colours_are_for_terminals(folder):
-    """States are coloured words at a terminal, and plain words in a pipe."""
+    """Colours appear on a terminal and not in a pipe."""
     arguments = ("up", deployment(folder, UP), "--once")
     with Terminal(*arguments, cwd=folder) as terminal:
         code, shown = terminal.read_to_end()
@@ -233,6 +237,7 @@ def test_colours_are_for_terminals(folder):
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"NO_COLOR": "1", "FORCE_COLOR": "1"}])
 def test_terminal_without_colours_gets_none(variables, tmp_path):
+    """`NO_COLOR` and a dumb terminal turn colours off; `NO_COLOR` wins over `FORCE_COLOR`."""
     with Terminal("doctor", cwd=tmp_path, **variables) as terminal:
         _, shown = terminal.read_to_end()
     assert "ok      Python:" in shown
@@ -241,13 +246,14 @@ def test_terminal_without_colours_gets_none(variables, tmp_path):
 
 @pytest.mark.parametrize(("value", "coloured"), [("1", True), ("", False)])
 def test_colours_can_be_forced_into_a_pipe(value, coloured, tmp_path):
+    """A non-empty `FORCE_COLOR` turns colours on in a pipe."""
     done = sage_deploy("doctor", cwd=tmp_path, FORCE_COLOR=value)
     assert (ESCAPE in done.stdout) == coloured
     assert "ok" in done.stdout
 
 
 def test_colours_add_nothing_to_the_words(tmp_path):
-    """With its colours taken away, it is what a pipe gets."""
+    """Without its colours, coloured output equals plain output."""
     plain = sage_deploy("plugins", "show", "pool", cwd=tmp_path).stdout
     forced = sage_deploy("plugins", "show", "pool", cwd=tmp_path, FORCE_COLOR=1).stdout
     assert forced != plain
@@ -255,7 +261,7 @@ def test_colours_add_nothing_to_the_words(tmp_path):
 
 
 def test_progress_is_at_the_terminal_while_data_is_piped(folder):
-    """`sage-deploy up ... | tee file`: the person sees what happens, the file gets the data alone."""
+    """With stdout piped, progress goes to the terminal and only data to the pipe."""
     with Terminal("up", deployment(folder, UP), "--once", cwd=folder, piped=True) as terminal:
         data = terminal.process.stdout.read()
         code, shown = terminal.read_to_end()
@@ -269,7 +275,7 @@ def test_progress_is_at_the_terminal_while_data_is_piped(folder):
 
 @pytest.mark.parametrize("columns", [60, 200])
 def test_prose_fits_the_terminal(columns, tmp_path):
-    """Lines of prose break where the terminal ends, and are no longer than a person reads; a pipe gets one line."""
+    """Prose wraps at the terminal's width, 100 characters at most. In a pipe it is not wrapped."""
     with Terminal("explain", "deployment", cwd=tmp_path, columns=columns) as terminal:
         _, shown = terminal.read_to_end()
     prose = [line for line in shown.splitlines() if line.startswith("      ") and ":" not in line]
@@ -282,7 +288,7 @@ HOSTILE = "\x1b]0;owned\x07"
 
 
 def test_control_characters_of_names_and_files_are_escaped(tmp_path):
-    """A terminal obeys what comes after an escape character; nothing that we were given gets there as it is."""
+    """Control characters in arguments are escaped, because a terminal would obey them."""
     for arguments in (["plan", f"{HOSTILE}.yaml"], [HOSTILE], ["explain", HOSTILE], ["plugins", "show", HOSTILE]):
         done = sage_deploy(*arguments, cwd=tmp_path)
         assert done.returncode == 2
@@ -291,7 +297,7 @@ def test_control_characters_of_names_and_files_are_escaped(tmp_path):
 
 
 def test_text_of_an_exception_cannot_pose_as_ours(folder):
-    """Its control characters are escaped, and its lines are indented."""
+    """An exception's text is escaped and indented, so that it cannot look like the command's own output."""
     (folder / "bad.py").write_text(
         "class Bad:\n    def __init__(self):\n        raise ValueError('\\x1b[2J\\nall ready after 0.01 s')\n"
     )
@@ -303,7 +309,7 @@ def test_text_of_an_exception_cannot_pose_as_ours(folder):
 
 
 def test_traceback_of_a_method_is_shown_with_its_text_escaped(folder):
-    """What the user's own code raises is theirs to find: with the place, and with exit code 1."""
+    """A traceback of the user's code is shown with its place, escaped, with exit code 1."""
     (folder / "raising.py").write_text(
         "class Raising:\n    def process(self):\n        raise ValueError('\\x1b]0;owned\\x07')\n"
     )
@@ -316,6 +322,7 @@ def test_traceback_of_a_method_is_shown_with_its_text_escaped(folder):
 
 
 def test_result_of_a_service_is_escaped_at_a_terminal_and_untouched_in_a_pipe(folder):
+    """A service's result is escaped on a terminal and unchanged in a pipe."""
     (folder / "loud.py").write_text(
         "class Loud:\n    def process(self):\n        return '\\x1b]0;owned\\x07\\ttab\\nline'\n"
     )
@@ -329,6 +336,7 @@ def test_result_of_a_service_is_escaped_at_a_terminal_and_untouched_in_a_pipe(fo
 
 
 def test_text_of_a_strangers_plugin_is_escaped(tmp_path):
+    """Control characters in a plugin's texts are escaped."""
     (tmp_path / "acme_loud.py").write_text(
         "from sage_plugins import hookimpl\nfrom sage_plugins.values import Registration\n"
         "@hookimpl\ndef sage_register_monitors():\n"
@@ -342,6 +350,7 @@ def test_text_of_a_strangers_plugin_is_escaped(tmp_path):
 
 
 def test_encoding_without_a_character_does_not_end_the_command(tmp_path):
+    """A character that the output's encoding lacks is escaped instead of ending the command."""
     done = sage_deploy("explain", "中文", cwd=tmp_path, PYTHONIOENCODING="latin-1")
     assert done.returncode == 2
     assert r"'\u4e2d\u6587'" in done.stderr
@@ -349,7 +358,7 @@ def test_encoding_without_a_character_does_not_end_the_command(tmp_path):
 
 @pytest.mark.parametrize("arguments", [["plugins", "list"], ["explain"], ["doctor"], ["--help"]])
 def test_closed_pipe_ends_quietly(arguments, tmp_path):
-    """`sage-deploy ... | head -1`: the reader has gone, and nobody wants to read about that."""
+    """If the reader of its output has gone, a command ends quietly with exit code 1."""
     reader, writer = os.pipe()
     os.close(reader)
     try:
@@ -369,7 +378,7 @@ def test_closed_pipe_ends_quietly(arguments, tmp_path):
 
 
 def test_up_into_a_pipe_that_is_closed_stops_its_services(folder):
-    """The reader goes while the services run: their hooks run, and the command ends as any other."""
+    """If the reader of `up`'s output goes while services run, their stop hooks run and the exit code is 1."""
     (folder / "tidy.py").write_text(
         "import sys\n"
         "class Tidy:\n"
@@ -403,7 +412,7 @@ def test_up_into_a_pipe_that_is_closed_stops_its_services(folder):
 
 
 def test_ctrl_c_at_the_terminal_drains(folder):
-    """The key becomes a signal, the services stop in order, and the exit code is 0: it was asked for."""
+    """Ctrl-C on the terminal stops the services in order, with exit code 0."""
     file = deployment(folder, "services: {stopping: {class: 'things:Stopping'}}\n")
     with Terminal("up", file, cwd=folder) as terminal:
         terminal.read_until("press Ctrl-C to stop")
@@ -415,7 +424,7 @@ def test_ctrl_c_at_the_terminal_drains(folder):
 
 
 def test_ctrl_c_before_the_services_run_interrupts(folder):
-    """Exit code 130, one word, and what has started is stopped."""
+    """Ctrl-C before the services run stops what has started, prints "interrupted" and exits with 130."""
     (folder / "slow.py").write_text(
         "import sys, threading\n"
         "class Slow:\n"
@@ -434,7 +443,7 @@ def test_ctrl_c_before_the_services_run_interrupts(folder):
 
 
 def test_exit_codes_are_those_that_are_documented():
-    """Scripts rely on the numbers."""
+    """The exit codes are the documented ones, because scripts rely on them."""
     assert {code.name: code.value for code in ExitCode} == {
         "OK": 0,
         "FAILED": 1,
@@ -450,6 +459,7 @@ def test_exit_codes_are_those_that_are_documented():
     [["explain", "timeout"], ["plugins", "list"], ["plugins", "show", "pool"], ["plugins", "check"], ["doctor"]],
 )
 def test_json_is_one_object_with_the_version_of_its_format(arguments, tmp_path):
+    """`--json` prints one object with the version of its format, without colours."""
     done = sage_deploy(*arguments, "--json", cwd=tmp_path, FORCE_COLOR=1)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["version"] == 1
@@ -459,7 +469,7 @@ def test_json_is_one_object_with_the_version_of_its_format(arguments, tmp_path):
 
 
 def in_shell(line, cwd, **variables):
-    """Run a line of shell in which $0 is the command and $1 a deployment file."""
+    """Run a shell line in which $0 is the command and $1 a deployment file."""
     file = deployment(cwd, "services: {keeper: {class: 'things:Keeper'}}\n")
     return subprocess.run(
         ["/bin/sh", "-c", line, SCRIPT, file],
@@ -476,6 +486,7 @@ def in_shell(line, cwd, **variables):
 class TestOddSurroundings:
     @pytest.mark.parametrize("words", ["plan $1", "validate $1", "explain", "plugins list", "up --once $1"])
     def test_without_stdout_a_command_does_what_it_does_and_says_nothing(self, folder, words):
+        """With stdout closed, a command does its work, prints nothing and exits with 0."""
         done = in_shell(f'"$0" {words} >&-', folder)
         assert (done.returncode, done.stdout) == (0, "")
         assert "Traceback" not in done.stderr
@@ -483,6 +494,7 @@ class TestOddSurroundings:
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
     @pytest.mark.parametrize("words", ["plan $1", "plan --json $1", "schema", "up --once $1"])
     def test_output_that_cannot_be_written_is_a_failure_in_one_line(self, folder, words):
+        """If the output cannot be written, the command fails with a one-line error."""
         done = in_shell(f'"$0" {words} >/dev/full', folder)
         assert done.returncode == ExitCode.FAILED
         assert "Error: the output cannot be written: No space left on device" in done.stderr.splitlines()
@@ -491,12 +503,13 @@ class TestOddSurroundings:
 
     @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
     def test_progress_that_cannot_be_written_stops_nothing(self, folder):
+        """If progress cannot be written, the services still run."""
         done = in_shell('"$0" up --once $1 2>/dev/full', folder)
         assert done.returncode == 0
         assert "SERVICE" in done.stdout
 
     def test_a_deleted_working_directory_is_no_obstacle(self, folder):
-        """To what does not need it; a file that is looked for there is not found."""
+        """In a deleted working directory commands still work; a file that is looked up there is not found."""
         done = in_shell('mkdir gone; cd gone; rmdir ../gone; "$0" plan "$1" && "$0" init ../new', folder)
         assert done.returncode == 0, done.stderr
         done = in_shell('mkdir gone; cd gone; rmdir ../gone; "$0" plan services.yaml', folder)
@@ -506,6 +519,7 @@ class TestOddSurroundings:
     @pytest.mark.parametrize("name", ["circle.yaml", "circle.yaml/services.yaml"])
     @pytest.mark.parametrize("command", ["plan", "validate", "up"])
     def test_a_circle_of_links_is_answered_like_any_file_that_cannot_be_read(self, folder, command, name):
+        """A circle of links is reported like any unreadable file, with E109."""
         (folder / "circle.yaml").symlink_to("circle.yaml")
         done = sage_deploy(command, name, cwd=folder)
         assert done.returncode == ExitCode.BAD_INPUT

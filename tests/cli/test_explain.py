@@ -1,4 +1,4 @@
-"""`sage-deploy explain`, run as a user runs it; what it knows is tested in tests/files/test_field_docs.py."""
+"""`sage-deploy explain` as a user runs it. tests/files/test_field_docs.py tests what it knows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def test_field_is_explained_with_its_place_type_default_and_meaning(tmp_path):
 
 
 def test_spellings_of_units_are_such(tmp_path):
-    """What it says that a file may have, the reader takes."""
+    """The reader accepts the spellings of units that `explain` shows."""
     for unit, read in (("seconds", duration), ("MiB", size)):
         spellings = re.findall(r"\w*\d\w*", UNIT_WORDS[unit])
         assert spellings
@@ -44,7 +44,7 @@ def test_group_is_explained_with_its_fields(tmp_path):
 
 
 def test_overview_names_everything(tmp_path):
-    """Without FIELD: the keys of the file and of a service, with the names of the fields of each group."""
+    """Without FIELD, `explain` lists the keys of the file and of a service, with the fields of each group."""
     done = sage_deploy("explain", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     for name in ("version", "services", "defaults", "profiles", "class", "init", "args", "kwargs", *GROUPS, *fields()):
@@ -60,6 +60,7 @@ def test_options_of_a_plugin_are_explained(tmp_path):
 
 @pytest.mark.parametrize(("field", "near"), [("thread_cout", "thread_count"), ("options.poool", "pool")])
 def test_unknown_field_is_bad_input_with_the_nearest_spelling(field, near, tmp_path):
+    """An unknown field exits with 2 and is answered with the nearest name."""
     done = sage_deploy("explain", field, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"did you mean '{near}'?" in done.stderr
@@ -67,13 +68,14 @@ def test_unknown_field_is_bad_input_with_the_nearest_spelling(field, near, tmp_p
 
 
 def test_id_of_a_rule_leads_to_the_page_of_rules(tmp_path):
-    """Messages show such IDs, and who asks for one learns where it is described."""
+    """A rule's ID is answered with its place in docs/errors.md, because messages show such IDs."""
     done = sage_deploy("explain", "E307", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "docs/errors.md#e307" in done.stderr
 
 
 def test_json_has_the_same_for_programs(tmp_path):
+    """`--json` has the keys and their paths for programs, for one field and for the whole file."""
     done = sage_deploy("explain", "methods.batch", "--json", cwd=tmp_path)
     content = json.loads(done.stdout)
     assert content["version"] == 1

@@ -1,4 +1,4 @@
-"""`sage-deploy init`: what it writes runs as it is, and nothing of the user's is lost."""
+"""`sage-deploy init` writes files that run unchanged, and overwrites nothing without `--force`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def content(folder):
 
 @pytest.mark.wheels
 def test_what_it_writes_runs_without_a_change(tmp_path):
-    """From the empty folder to a report: init, plan, up; the plan has no warning."""
+    """The written files work unchanged: plan without a warning, then up with a report."""
     (tmp_path / "one.txt").write_text("the same")
     (tmp_path / "two.txt").write_text("the same")
     (tmp_path / "three.txt").write_text("differs!")
@@ -43,6 +43,7 @@ def test_what_it_writes_runs_without_a_change(tmp_path):
 
 
 def test_its_profile_runs_too(tmp_path):
+    """The profile in the written file runs too."""
     sage_deploy("init", "demo", cwd=tmp_path)
     done = sage_deploy("up", "demo/service_deployment.yaml", "--once", "--profile", "busy", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -50,6 +51,7 @@ def test_its_profile_runs_too(tmp_path):
 
 
 def test_folder_is_made_and_the_next_commands_go_there(tmp_path):
+    """`init` creates the folder, and prints the `cd` command to it."""
     done = sage_deploy("init", "new folder/inside", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert sorted(content(tmp_path / "new folder" / "inside")) == FILES
@@ -57,13 +59,13 @@ def test_folder_is_made_and_the_next_commands_go_there(tmp_path):
 
 
 def test_first_line_names_the_schema():
-    """Editors that know the YAML language server complete and check the file."""
+    """The file's first line names its schema, so that editors complete and check it."""
     first = starter_files()["service_deployment.yaml"].splitlines()[0]
     assert first == "# yaml-language-server: $schema=service_deployment.schema.json"
 
 
 def test_comments_name_commands_and_fields_that_exist(tmp_path):
-    """Every command in the comments can be copied."""
+    """Every command in the file's comments works, and the profile that they name exists."""
     sage_deploy("init", cwd=tmp_path)
     text = starter_files()["service_deployment.yaml"]
     commands = [line.removeprefix("#").split("  ")[2].split()[1:] for line in text.splitlines() if "#     sage" in line]
@@ -78,6 +80,7 @@ def test_comments_name_commands_and_fields_that_exist(tmp_path):
 
 @pytest.mark.parametrize("name", FILES)
 def test_nothing_is_overwritten_and_nothing_else_written(name, tmp_path):
+    """If one of the files exists, nothing is written, and the message names it and `--force`."""
     (tmp_path / name).write_text("mine")
     done = sage_deploy("init", cwd=tmp_path)
     assert done.returncode == 2
@@ -87,7 +90,9 @@ def test_nothing_is_overwritten_and_nothing_else_written(name, tmp_path):
 
 
 def test_every_file_in_the_way_is_named(tmp_path):
-    """A link counts, wherever it leads: to write there would change a file of another folder."""
+    """
+    Every existing file is named. A link counts too, because writing through it would change another folder's file.
+    """
     (tmp_path / "services.py").symlink_to(tmp_path / "nowhere.py")
     (tmp_path / "service_deployment.yaml").write_text("mine")
     done = sage_deploy("init", cwd=tmp_path)
@@ -97,6 +102,7 @@ def test_every_file_in_the_way_is_named(tmp_path):
 
 
 def test_force_overwrites_the_files_of_these_names_alone(tmp_path):
+    """`--force` overwrites only the files that `init` writes."""
     for name in (*FILES, "other.py"):
         (tmp_path / name).write_text("mine")
     done = sage_deploy("init", "--force", cwd=tmp_path)
@@ -105,6 +111,7 @@ def test_force_overwrites_the_files_of_these_names_alone(tmp_path):
 
 
 def test_force_does_not_replace_a_folder(tmp_path):
+    """`--force` does not replace a folder of that name."""
     (tmp_path / "services.py").mkdir()
     done = sage_deploy("init", "--force", cwd=tmp_path)
     assert done.returncode == 2
@@ -112,6 +119,7 @@ def test_force_does_not_replace_a_folder(tmp_path):
 
 
 def test_folder_that_cannot_be_made_is_a_failure_in_words(tmp_path):
+    """If the folder cannot be created, the command exits with 1 and the reason."""
     (tmp_path / "file").write_text("")
     done = sage_deploy("init", "file/inside", cwd=tmp_path)
     assert done.returncode == 1
@@ -120,18 +128,18 @@ def test_folder_that_cannot_be_made_is_a_failure_in_words(tmp_path):
 
 
 def test_wheel_holds_the_files(tmp_path):
-    """What is built from the sources has all that `init` writes."""
+    """The wheel contains all files that `init` writes."""
     from hatchling.builders.wheel import WheelBuilder
 
     (wheel,) = WheelBuilder(str(ROOT / "plugins" / "cli")).build(directory=str(tmp_path), versions=["standard"])
     with zipfile.ZipFile(wheel) as archive:
-        texts = {name: text for name, text in starter_files().items() if name != FILES[2]}  # that is made anew
+        texts = {name: text for name, text in starter_files().items() if name != FILES[2]}  # that is generated
         for name, text in texts.items():
             assert archive.read(f"sage_deploy_cli/starter/{name}").decode() == text
 
 
 def test_schema_that_it_writes_takes_the_file_beside_it(tmp_path):
-    """And refuses a mistake in it: it is the schema of the installed plugins, which the file's first line names."""
+    """The written schema accepts the written file, finds a mistake in it, and is named in its first line."""
     assert sage_deploy("init", cwd=tmp_path).returncode == 0
     schema = json.loads((tmp_path / FILES[2]).read_text(encoding="utf-8"))
     text = (tmp_path / FILES[3]).read_text(encoding="utf-8")

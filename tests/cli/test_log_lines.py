@@ -1,4 +1,4 @@
-"""What services log under `sage-deploy up`: lines on stderr that say when, how bad, and who."""
+"""Log lines of services under `sage-deploy up`: on stderr, with time, level and replica."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ TALKER = """
     ],
 )
 def test_what_services_log_is_lines_with_time_level_and_replica(folder, level, shown):
-    """Those of other loggers are shown in the same form, warnings of them only."""
+    """Log records of services have time, level and replica. Of other loggers, only warnings and errors are shown."""
     (folder / "talkers.py").write_text(textwrap.dedent(TALKER))
     file = deployment(folder, "services: {talker: {class: 'talkers:Talker'}}\n")
     done = sage_deploy("up", file, "--once", "--log-level", level, cwd=folder)
@@ -56,7 +56,7 @@ def test_what_services_log_is_lines_with_time_level_and_replica(folder, level, s
 
 
 def test_a_module_that_sets_up_logging_itself_gets_all_of_it(folder):
-    """Its format and its level hold, and nothing is written twice."""
+    """If a module configures logging itself, its format and level apply, and each record is written once."""
     (folder / "talkers.py").write_text(textwrap.dedent(TALKER))
     file = deployment(folder, "services: {talker: {class: 'talkers:Own'}}\n")
     done = sage_deploy("up", file, "--once", cwd=folder)
@@ -67,7 +67,7 @@ def test_a_module_that_sets_up_logging_itself_gets_all_of_it(folder):
 
 
 def test_lines_for_programs_are_objects(folder):
-    """One a line, whatever the message holds; what is no log stays text."""
+    """With `--log-format json`, each record is one JSON object on one line; other output stays text."""
     (folder / "talkers.py").write_text(textwrap.dedent(TALKER))
     file = deployment(folder, "services: {talker: {class: 'talkers:Talker'}}\n")
     done = sage_deploy("up", file, "--once", "--log-format", "json", cwd=folder)

@@ -1,4 +1,4 @@
-"""`sage-deploy plan`, run as a user runs it; what it says of a file that is not right, `up` says too."""
+"""`sage-deploy plan` as a user runs it. `up` reports the same problems of a file."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def folder(tmp_path):
 
 
 def test_plan_starts_nothing(folder):
-    """`plan` imports the class and shows who decides what, but a constructor that fails is not run."""
+    """`plan` imports the class and shows which plugin decides what, but runs no constructor."""
     file = deployment(folder, "services: {failing: {class: 'things:Failing'}}\n")
     done = sage_deploy("plan", "-v", file, cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -33,7 +33,7 @@ def test_plan_starts_nothing(folder):
 
 
 def test_plan_is_a_line_for_each_service_and_the_rest_with_v(folder):
-    """And below it what is doubtful: nothing that a person must know is hidden."""
+    """The short plan has one line per service with its warnings below; `-v` shows the rest."""
     file = deployment(
         folder,
         """\
@@ -54,7 +54,7 @@ def test_plan_is_a_line_for_each_service_and_the_rest_with_v(folder):
 
 @pytest.mark.parametrize("options", [(), ("-v",), ("--all",)])
 def test_at_a_terminal_every_line_fits(options, monkeypatch, capsys):
-    """A wide one too: prose of 300 columns is not read."""
+    """On a terminal, no line is longer than 100 characters, however wide the terminal is."""
     monkeypatch.setattr("sage_deploy_cli.output._at_terminal", lambda: True)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "300")
@@ -67,6 +67,7 @@ def test_at_a_terminal_every_line_fits(options, monkeypatch, capsys):
 
 
 def test_plan_as_json_is_for_programs(folder):
+    """`plan --json` prints the services and decisions for programs."""
     file = deployment(
         folder, "services: {failing: {class: 'things:Failing', deployment: {threading_strategy: inline}}}\n"
     )
@@ -77,7 +78,7 @@ def test_plan_as_json_is_for_programs(folder):
 
 
 def test_bad_file_is_answered_with_every_place(folder):
-    """Exit code 2, one line for each problem with file, line and column, and no traceback."""
+    """For a bad file, `up` exits with 2 and one line per problem, with file, line and column."""
     file = deployment(
         folder,
         """\
@@ -98,6 +99,7 @@ def test_bad_file_is_answered_with_every_place(folder):
 
 
 def test_what_a_plugin_refuses_has_its_place_too(folder):
+    """A problem that a plugin finds also has its line and column."""
     file = deployment(
         folder,
         """\
@@ -114,6 +116,7 @@ def test_what_a_plugin_refuses_has_its_place_too(folder):
 
 
 def test_unknown_id_and_class_are_bad_input(folder):
+    """An unknown class or plugin ID exits with 2; a disabled plugin is named with the variable to change."""
     file = deployment(folder, "services: {kv: {class: 'things:Nobody'}}\n")
     done = sage_deploy("plan", file, cwd=folder)
     assert done.returncode == 2
@@ -130,6 +133,7 @@ def test_unknown_id_and_class_are_bad_input(folder):
 
 
 def test_exit_code_tells_whether_there_are_changes_only_if_asked(folder):
+    """`--detailed-exitcode` exits with 3 if there are changes; without it the exit code is 0."""
     file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
     assert sage_deploy("plan", file, cwd=folder).returncode == 0
     assert sage_deploy("plan", file, "--detailed-exitcode", cwd=folder).returncode == 3
@@ -138,7 +142,7 @@ def test_exit_code_tells_whether_there_are_changes_only_if_asked(folder):
 
 
 def test_plan_is_the_difference_from_what_another_process_runs(folder, running_up):
-    """As long as that runs: what it was killed with does not count."""
+    """The plan shows the difference to what another process runs with that file, as long as that process lives."""
     file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}, old: {class: 'things:Keeper'}}\n")
     process = running_up(file)
     done = sage_deploy("plan", file, "--detailed-exitcode", cwd=folder)
@@ -160,12 +164,14 @@ def test_plan_is_the_difference_from_what_another_process_runs(folder, running_u
 
 
 def test_all_shows_the_defaults_too(folder):
+    """`--all` also shows the settings that have their defaults."""
     file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
     assert "queue_size" not in sage_deploy("plan", file, cwd=folder).stdout
     assert "queue_size " in sage_deploy("plan", file, "--all", cwd=folder).stdout
 
 
 def test_a_saved_plan_is_executed_or_refused_as_stale(folder):
+    """`up` runs a saved plan from any directory, and refuses it as stale if the file has changed."""
     file = deployment(folder, "services: {counter: {class: 'things:Counter', init: {args: [41]}}}\n")
     saved = folder / "first.plan"
     done = sage_deploy("plan", file, "--out", saved, cwd=folder)
@@ -182,6 +188,7 @@ def test_a_saved_plan_is_executed_or_refused_as_stale(folder):
 
 
 def test_a_saved_plan_has_chosen_its_profile(folder):
+    """A saved plan contains its profile; `--profile` together with it is refused."""
     file = deployment(
         folder,
         """\
@@ -198,6 +205,7 @@ def test_a_saved_plan_has_chosen_its_profile(folder):
 
 
 def test_a_plan_of_what_another_process_runs_is_for_that_process(folder, running_up):
+    """A plan made against a running process can only be used in that process."""
     file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
     process = running_up(file)
     deployment(folder, "services: {keeper: {class: 'things:Keeper', timeout: 5}}\n")
@@ -209,6 +217,7 @@ def test_a_plan_of_what_another_process_runs_is_for_that_process(folder, running
 
 
 def test_a_plan_file_where_none_can_be_written_is_a_failure_with_its_reason(folder):
+    """If the plan file cannot be written, the command exits with 1 and the reason."""
     file = deployment(folder, "services: {}\n")
     done = sage_deploy("plan", file, "--out", folder / "nowhere" / "x.plan", cwd=folder)
     assert done.returncode == 1
@@ -221,6 +230,7 @@ def test_a_plan_file_where_none_can_be_written_is_a_failure_with_its_reason(fold
 
 @pytest.mark.parametrize("command", [("plan",), ("plan", "--json", "--all"), ("validate",), ("up", "--once")])
 def test_no_command_shows_a_secret(folder, command):
+    """No command shows the value of a secret."""
     file = deployment(
         folder,
         """\
@@ -238,6 +248,7 @@ def test_no_command_shows_a_secret(folder, command):
 
 
 def test_what_a_module_prints_is_not_in_the_json(folder):
+    """Output of an imported module goes to stderr, so that stdout is valid JSON."""
     (folder / "noisy.py").write_text("print('loading')\nclass KV: ...\n")
     file = deployment(folder, "services: {kv: {class: 'noisy:KV'}}\n")
     done = sage_deploy("plan", file, "--json", cwd=folder)
@@ -247,6 +258,7 @@ def test_what_a_module_prints_is_not_in_the_json(folder):
 
 @pytest.mark.parametrize("name", ["service_deployment.yaml", "./service_deployment.yaml", "link.yaml"])
 def test_a_plan_is_never_written_over_its_own_deployment_file(folder, name):
+    """`--out` refuses the deployment file itself, under every name."""
     text = "services: {keeper: {class: 'things:Keeper'}}\n"
     file = deployment(folder, text)
     (folder / "link.yaml").symlink_to(file)

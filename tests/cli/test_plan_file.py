@@ -1,4 +1,4 @@
-"""A saved plan is executed only if it would still do the same, and gives nothing away."""
+"""A saved plan runs only if it would still do the same. It contains no secrets, and only its owner can read it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FILE = "services: {kv: {class: 'builtins:dict', timeout: ${T:-5}}}"
 
 @pytest.fixture
 def plan_of(tmp_path):
-    """Write the file and plan it."""
+    """Return a function that writes the file and plans it."""
     path = tmp_path / "services.yaml"
 
     def plan(text=FILE, running=None):
@@ -61,6 +61,7 @@ def test_the_same_plan_is_fresh(saved, plan_of):
     ],
 )
 def test_another_file_makes_it_stale_and_each_difference_is_said(saved, plan_of, text, words):
+    """If the file has changed, the plan is stale, and each difference is named."""
     with pytest.raises(errors.PlanError) as caught:
         check_fresh(saved, plan_of(text))
     assert words in str(caught.value)
@@ -69,26 +70,31 @@ def test_another_file_makes_it_stale_and_each_difference_is_said(saved, plan_of,
 
 
 def test_another_environment_makes_it_stale(saved, plan_of, monkeypatch):
+    """If a variable of the environment has changed, the plan is stale."""
     monkeypatch.setenv("T", "9s")
     with pytest.raises(errors.PlanError, match=r"services\.kv\.timeout"):
         check_fresh(saved, plan_of())
 
 
 def test_what_runs_meanwhile_makes_it_stale(saved, plan_of):
+    """If a service has been deployed since, the plan is stale."""
     with pytest.raises(errors.PlanError, match=r'services\.kv\.action: .*"add" when it was made, "keep" now'):
         check_fresh(saved, plan_of(running={"kv": comparable(plan_of().services[0])}))
 
 
 def test_other_spellings_of_the_same_do_not_make_it_stale(saved, plan_of):
+    """Another spelling of the same settings does not make the plan stale."""
     check_fresh(saved, plan_of("defaults: {timeout: 5}\nservices:\n  kv:\n    class: builtins:dict\n"))
 
 
 def test_only_its_owner_can_read_it_and_nothing_is_left_beside_it(saved, tmp_path):
+    """Only the owner can read the plan file, and no temporary file is left."""
     assert saved.path.stat().st_mode & 0o777 == 0o600
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.plan", "services.yaml"]
 
 
 def test_a_deployment_file_is_no_plan(plan_of):
+    """A deployment file is not taken for a plan file."""
     plan_of()
     assert read_plan(plan_of.path) is None
     assert read_plan(plan_of.path.with_name("missing")) is None
@@ -104,12 +110,14 @@ def test_a_deployment_file_is_no_plan(plan_of):
     ],
 )
 def test_a_damaged_one_is_refused(saved, change, rule):
+    """A damaged plan file, or one of another version, is refused."""
     saved.path.write_text(change(saved.path.read_text()))
     with pytest.raises(errors.ConfigError, match=f"error {rule}: .*plan again"):
         read_plan(saved.path)
 
 
 def test_a_plan_that_cannot_be_written_leaves_the_old_one(saved, plan_of, monkeypatch):
+    """If writing fails, the old plan file stays."""
     before = saved.path.read_text()
     monkeypatch.setattr(Path, "replace", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -133,12 +141,14 @@ def test_a_plan_that_cannot_be_written_leaves_the_old_one(saved, plan_of, monkey
     ids=str,
 )
 def test_one_that_was_edited_into_nonsense_is_damaged(saved, changes):
+    """A plan file with wrong types is refused as damaged."""
     saved.path.write_text(json.dumps(json.loads(saved.path.read_text()) | changes))
     with pytest.raises(errors.ConfigError, match="error E110: the plan file is damaged"):
         read_plan(saved.path)
 
 
 def test_a_plan_of_thousands_of_services_can_be_executed(tmp_path, plan_of):
+    """A plan of a thousand services can be saved, read and checked."""
     path = tmp_path / "many.plan"
     plan = plan_of("services:\n" + "".join(f"  kv{number}: {{class: 'builtins:dict'}}\n" for number in range(1000)))
     save_plan(path, plan, plan_of.path, None)
@@ -146,6 +156,7 @@ def test_a_plan_of_thousands_of_services_can_be_executed(tmp_path, plan_of):
 
 
 def test_a_plan_that_would_be_too_large_to_execute_is_not_written(tmp_path, plan_of, monkeypatch):
+    """A plan larger than `up` accepts is not written."""
     monkeypatch.setattr("sage_deploy_cli.runs.plan_file._MAX_BYTES", 100)
     with pytest.raises(OSError, match="`up` takes 100 at most"):
         save_plan(tmp_path / "large.plan", plan_of(), plan_of.path, None)

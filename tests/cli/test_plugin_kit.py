@@ -1,4 +1,4 @@
-"""`init --plugin` and `plugins check`: a plugin that works as it is written, and one that is checked by its suite."""
+"""`init --plugin` writes a working plugin, and `plugins check` runs a plugin's test suite."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ KINDS = ("target", "strategy", "balancer", "monitor", "autoscaler", "extension")
 
 @pytest.fixture
 def made(tmp_path):
-    """The folder of a plugin of some kind, as `init` writes it."""
+    """The folder of a plugin of some kind, as `init --plugin` writes it."""
 
     def make(kind, name):
         done = sage_deploy("init", "--plugin", kind, name, cwd=tmp_path)
@@ -34,7 +34,7 @@ def made(tmp_path):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_of_the_templates_is_left(kind):
-    """Every file has the plugin's own names, and can be read by who reads it."""
+    """The written files have the plugin's names, no rest of the template, and valid syntax."""
     files = plugin_files(kind, "acme-turbo-2")
     assert set(files) == {
         "pyproject.toml",
@@ -56,7 +56,7 @@ def test_nothing_of_the_templates_is_left(kind):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_readme_shows_a_deployment_that_names_the_plugin(kind, made, tmp_path):
-    """`validate` takes the file that the README shows, once the plugin is there."""
+    """`validate` accepts the deployment file in the README once the plugin is installed."""
     folder = made(kind, "acme-turbo")
     text = (folder / "README.md").read_text().partition("```yaml\n")[2].partition("```")[0]
     if kind == "extension":
@@ -74,6 +74,7 @@ def test_readme_shows_a_deployment_that_names_the_plugin(kind, made, tmp_path):
 
 @pytest.mark.parametrize("name", ["Acme", "acme_turbo", "1acme", "acme--turbo", "acme-", "a/b", "."])
 def test_name_that_no_distribution_and_id_can_have_is_refused(name, tmp_path):
+    """A name that cannot be both a distribution and an ID is refused, and nothing is written."""
     done = sage_deploy("init", "--plugin", "monitor", name, cwd=tmp_path)
     assert done.returncode == 2
     assert f"'{name}' cannot be the name of a plugin: use small letters, digits and hyphens" in done.stderr
@@ -81,7 +82,7 @@ def test_name_that_no_distribution_and_id_can_have_is_refused(name, tmp_path):
 
 
 def test_no_file_of_a_plugin_is_overwritten(made, tmp_path):
-    """Changed files stay, unless --force is given."""
+    """Changed files of a plugin stay, unless `--force` is given."""
     folder = made("autoscaler", "acme-turbo")
     (folder / "README.md").write_text("mine")
     done = sage_deploy("init", "--plugin", "autoscaler", "acme-turbo", cwd=tmp_path)
@@ -92,7 +93,9 @@ def test_no_file_of_a_plugin_is_overwritten(made, tmp_path):
 
 
 def test_check_runs_the_suite_of_a_folder_that_is_not_installed(made, tmp_path):
-    """From the folder above, where the name of the folder is the name of the distribution, too."""
+    """
+    The check works on a folder that is not installed, also from its parent, where folder and distribution share a name.
+    """
     folder = made("balancer", "acme-turbo")
     done = sage_deploy("plugins", "check", "acme-turbo", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -106,6 +109,7 @@ def test_check_runs_the_suite_of_a_folder_that_is_not_installed(made, tmp_path):
 
 
 def test_check_says_what_breaks_the_contract_before_any_suite(made, tmp_path):
+    """A plugin that does not load is reported; its suite does not run."""
     folder = made("balancer", "acme-turbo")
     module = folder / "acme_turbo.py"
     module.write_text(module.read_text().replace("import attrs\n", "import attrs\nimport acme_drivers\n", 1))
@@ -116,6 +120,7 @@ def test_check_says_what_breaks_the_contract_before_any_suite(made, tmp_path):
 
 
 def test_check_of_an_id_runs_its_suite_alone(tmp_path):
+    """Checking an ID runs the suite for that ID only."""
     done = sage_deploy("plugins", "check", "random", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     alone = sage_deploy("plugins", "check", "target_ongoing", cwd=tmp_path)
@@ -123,6 +128,7 @@ def test_check_of_an_id_runs_its_suite_alone(tmp_path):
 
 
 def test_check_without_a_suite_says_so(made, tmp_path):
+    """If there is no suite for a plugin's kind, the check says so."""
     made("extension", "acme-turbo")
     done = sage_deploy("plugins", "check", "acme-turbo", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -138,6 +144,7 @@ def test_check_without_a_suite_says_so(made, tmp_path):
     ],
 )
 def test_check_of_what_is_no_plugin_says_what_to_do(arguments, fault, tmp_path):
+    """Checking something that is no plugin says what to do."""
     done = sage_deploy("plugins", "check", *arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert fault in done.stderr
@@ -145,7 +152,7 @@ def test_check_of_what_is_no_plugin_says_what_to_do(arguments, fault, tmp_path):
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory):
-    """A Python environment with the wheels of this checkout that plugins need, and pytest."""
+    """A Python environment with pytest and the wheels of this checkout that plugins need."""
     folder = tmp_path_factory.mktemp("kit")
     venv.create(folder / "venv", with_pip=False)
     python = Path(sysconfig.get_path("scripts", "venv", {"base": str(folder / "venv")})) / "python"
@@ -171,13 +178,13 @@ def run(cwd, *command):
 @pytest.mark.xdist_group("plugin_kit")
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_builds_installs_and_passes_as_it_is(kind, environment, tmp_path):
-    """As a stranger does it: init, build, install the wheel, run the tests, check it."""
+    """Each kind works unchanged for its author: init, build, install the wheel, run the tests, check."""
     name = f"acme-{kind}"
     scripts = environment.parent
     run(tmp_path, scripts / "sage-deploy", "init", "--plugin", kind, name)
     pip(tmp_path, "wheel", "--no-deps", "--no-build-isolation", "-w", "dist", tmp_path / name)
     pip(tmp_path, "--python", environment, "install", *tmp_path.glob("dist/*.whl"))
-    (tmp_path / "elsewhere").mkdir()  # where the module of the wheel is imported, not that of the folder
+    (tmp_path / "elsewhere").mkdir()  # here the wheel's module is imported, not the folder's
     shutil.copy(tmp_path / name / f"test_acme_{kind}.py", tmp_path / "elsewhere")
     assert " passed" in run(tmp_path / "elsewhere", environment, "-m", "pytest", "-q")
     assert "all in order" in run(tmp_path / "elsewhere", scripts / "sage-deploy", "plugins", "check", name)

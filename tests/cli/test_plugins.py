@@ -1,4 +1,4 @@
-"""`sage-deploy plugins`, with the distributions of strangers beside ours."""
+"""`sage-deploy plugins` with our plugins and third-party ones."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sage_plugins.values import Problem, Registration
 
 
 def test_list_names_distributions(tmp_path):
+    """`plugins list` names the distribution of each ID."""
     done = sage_deploy("plugins", "list", cwd=tmp_path)
     assert done.returncode == 0
     for id, source in (
@@ -28,7 +29,9 @@ def test_list_names_distributions(tmp_path):
 
 
 def test_list_shows_what_did_not_load_and_what_is_disabled(tmp_path):
-    """Whoever misses an ID finds out why, and sees a name in the variable that no plugin has."""
+    """
+    `plugins list` shows plugins that failed to load or are disabled, and names in the variable that no plugin has.
+    """
     path = installed(tmp_path, "acme-strategies", "acme-broken")
     variables = {"PYTHONPATH": path, DISABLED_VARIABLE: "acme_strategies,acme_strategy"}
     done = sage_deploy("plugins", "list", cwd=tmp_path, **variables)
@@ -58,7 +61,7 @@ def test_list_shows_what_did_not_load_and_what_is_disabled(tmp_path):
 
 
 def test_list_shows_colliding_ids_with_their_distributions(tmp_path):
-    """Each is listed as a configuration can name it; the others are listed as always."""
+    """IDs that collide are listed with their distributions, in the form that a configuration uses."""
     done = sage_deploy("plugins", "list", cwd=tmp_path, PYTHONPATH=installed(tmp_path, "acme-collider"))
     assert done.returncode == 0, done.stderr
     assert "acme-collider:single" in done.stdout
@@ -66,6 +69,7 @@ def test_list_shows_colliding_ids_with_their_distributions(tmp_path):
 
 
 def test_show_tells_everything_about_an_id(tmp_path):
+    """`plugins show` prints everything about an ID: origin, hooks, capabilities and options."""
     path = installed(tmp_path, "acme-strategies")
     done = sage_deploy("plugins", "show", "dedicated", cwd=tmp_path, PYTHONPATH=path)
     assert done.returncode == 0, done.stderr
@@ -108,13 +112,14 @@ TWICE = """
 
 
 def add(folder, name, source):
-    """A distribution of one module, installed as far as discovery can tell."""
+    """Add a distribution with one module, so that discovery finds it."""
     module = name.replace("-", "_")
     (folder / f"{module}.py").write_text(textwrap.dedent(source), encoding="utf-8")
     register(folder, name, "1.0", {module: module})
 
 
 def test_show_has_every_kind_that_has_the_id(tmp_path):
+    """If several kinds have the same ID, `show` and `explain` show all of them."""
     add(tmp_path, "acme-twice", TWICE)
     done = sage_deploy("plugins", "show", "pool", cwd=tmp_path, PYTHONPATH=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -135,7 +140,7 @@ def test_show_of_an_unknown_id_is_bad_input(id, hint, tmp_path):
 
 
 def test_check_finds_nothing_wrong_with_good_plugins(tmp_path):
-    """Ours, and the strangers' that the documentation shows."""
+    """Our plugins and those in the documentation pass the check."""
     path = installed(tmp_path, "acme-strategies", "acme-balancers")
     done = sage_deploy("plugins", "check", cwd=tmp_path, PYTHONPATH=path)
     assert done.returncode == 0, done.stdout
@@ -143,7 +148,7 @@ def test_check_finds_nothing_wrong_with_good_plugins(tmp_path):
 
 
 def test_check_names_who_does_not_load_and_who_collides(tmp_path):
-    """Both at once: a conflict does not end the check."""
+    """The check reports both a plugin that does not load and one that collides."""
     path = installed(tmp_path, "acme-broken", "acme-collider")
     done = sage_deploy("plugins", "check", "--json", cwd=tmp_path, PYTHONPATH=path)
     assert done.returncode == 1
@@ -157,14 +162,14 @@ def test_check_names_who_does_not_load_and_who_collides(tmp_path):
 
 
 def test_fix_for_what_check_finds_works(tmp_path):
-    """Disabling what is named mends it."""
+    """Disabling the named plugins fixes what the check found."""
     path = installed(tmp_path, "acme-broken", "acme-collider")
     variables = {"PYTHONPATH": path, DISABLED_VARIABLE: "acme_broken,acme_collider"}
     assert sage_deploy("plugins", "check", cwd=tmp_path, **variables).returncode == 0
 
 
 def test_check_and_doctor_warn_of_a_disabled_name_that_no_plugin_has(tmp_path):
-    """A misspelt name disables nothing, and no plugin is to blame: the exit code stays 0."""
+    """A disabled name that no plugin has is a warning; the exit code stays 0."""
     variables = {DISABLED_VARIABLE: "balancerz,kafka,"}
     done = sage_deploy("plugins", "check", "--json", cwd=tmp_path, **variables)
     assert done.returncode == 0
@@ -177,7 +182,7 @@ def test_check_and_doctor_warn_of_a_disabled_name_that_no_plugin_has(tmp_path):
 
 
 def test_unknown_hooks_are_found_with_a_guess(tmp_path):
-    """A misspelt hook is named with the right one; a hook that resembles none gets no guess."""
+    """A misspelt hook is reported with the right one; a hook that resembles none gets no suggestion."""
     hooks = "".join(f"\n@hookimpl\ndef {name}():\n    return []\n" for name in ("sage_register_monitor", "sage_dream"))
     add(tmp_path, "acme-newer", f"from sage_plugins import hookimpl\n{hooks}")
     done = sage_deploy("plugins", "check", "--json", cwd=tmp_path, PYTHONPATH=tmp_path)
@@ -190,7 +195,9 @@ def test_unknown_hooks_are_found_with_a_guess(tmp_path):
 
 
 def test_objects_without_the_members_of_their_interface_are_found():
-    """A member that is missing and a method that takes other parameters are named, with what the interface has."""
+    """
+    Objects that lack a member of their interface, or have other parameters, are reported with the right signature.
+    """
 
     class Older:
         def __init__(self, options): ...
@@ -229,20 +236,22 @@ class Attaches(Quiet):
     ],
 )
 def test_optional_members_of_a_monitor_are_compared(monitor, capabilities, faults):
-    """They must be there if their capability is declared, and fit if they are there."""
+    """An optional member of a monitor must exist if its capability is declared, and fit if it exists."""
     registration = Registration("mine", monitor, "Mine", capabilities=frozenset(capabilities))
     assert found(registration) == [f"monitor 'mine': what it creates {fault}" for fault in faults]
 
 
 def test_object_that_cannot_be_created_is_found():
-    """Creation with default options must work."""
+    """An object that cannot be created with default options is reported."""
     assert found(Registration("bad", raises_at_once, "Bad")) == [
         "monitor 'bad': create raises with default options: RuntimeError: two lines"
     ]
 
 
 def test_who_imports_heavy_modules_is_named_and_nobody_else(tmp_path):
-    """Also if another one imports the same module later; what they print does not matter."""
+    """
+    Each plugin that imports heavy modules is named, even if another one imported them before. Its output is ignored.
+    """
     add(tmp_path, "acme-heavy", "import asyncio, yaml\nprint('hello')\n")
     add(tmp_path, "acme-weighty", "import yaml\n")
     add(tmp_path, "acme-light", "import json\n")
@@ -287,7 +296,7 @@ def raises_at_once(_options):
 
 
 def pickled(cls):
-    """Have pickle find a class of a test's own by its name in this module."""
+    """Make a local class of a test importable by name from this module, so that pickle finds it."""
     cls.__qualname__ = cls.__name__
     globals()[cls.__name__] = cls
     return cls
@@ -314,9 +323,9 @@ def found(registration, kind="monitor"):
 
 
 def options_that(source):
-    """An options class made from source, as a plugin's module makes it."""
+    """Make an options class from source, as a plugin's module defines it."""
     namespace = {}
-    exec(  # noqa: S102 - our own text
+    exec(  # noqa: S102 - the test's own text
         f"from __future__ import annotations\nimport attrs\n{textwrap.dedent(source)}", namespace
     )
     return namespace["Options"]
@@ -353,6 +362,7 @@ def test_registration_that_keeps_the_contract_has_no_finding(registration):
     ],
 )
 def test_functions_get_a_configuration_that_names_the_id(kind, make):
+    """`check` gets a configuration that names the registered ID."""
     seen = []
     registration = Registration("mine", make, "Mine", check=lambda config, _: seen.append(config) or [])
     assert found(registration, kind) == []
@@ -390,7 +400,7 @@ def test_functions_get_a_configuration_that_names_the_id(kind, make):
     ],
 )
 def test_each_breach_of_the_contract_is_found(registration, words):
-    """Each finding names the ID and its kind, says what is wrong on one line, and what to do."""
+    """Each breach of the contract is reported with ID and kind, on one line, and with what to do."""
     (finding,) = Inspection("acme 1.0", "monitor", registration).findings()
     assert finding.found.startswith(f"monitor {registration.id!r}: {words}")
     assert finding.found.isprintable()

@@ -1,4 +1,4 @@
-"""What a process runs is noted for plans made beside it, for as long as it lives, where nobody else can write."""
+"""A process records what it runs, for plans made while it lives. Only the same user can read or write the record."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def file(tmp_path, monkeypatch):
 
 @pytest.fixture
 def runner(file):
-    """A process that has taken the record and says so."""
+    """A process that has taken the record and written what it runs."""
     program = f"""
         import sys
         from pathlib import Path
@@ -53,6 +53,7 @@ def test_another_process_is_found_with_what_it_runs(file, runner):
 
 
 def test_a_file_is_the_same_by_every_name(file, runner, tmp_path, monkeypatch):
+    """A file is recognized by every name: relative, absolute or through a link."""
     (tmp_path / "link.yaml").symlink_to(file)
     monkeypatch.chdir(tmp_path)
     for name in ("services.yaml", "./services.yaml", "link.yaml"):
@@ -60,7 +61,7 @@ def test_a_file_is_the_same_by_every_name(file, runner, tmp_path, monkeypatch):
 
 
 def test_a_process_that_was_killed_is_not_found(file, runner):
-    """What it noted is still there, but the operating system has let its lock go."""
+    """A killed process is not found: its record is still there, but the operating system has released its lock."""
     os.kill(runner.pid, signal.SIGKILL)
     runner.wait()
     assert list((file.parent / "state").rglob("*.json"))
@@ -68,6 +69,7 @@ def test_a_process_that_was_killed_is_not_found(file, runner):
 
 
 def test_only_one_process_has_the_record_of_a_file(file, runner):
+    """Only one process can hold the record of a file; the next gets it after that one ends."""
     assert RunRecord.take(file, None) is None
     runner.stdin.close()
     runner.wait()
@@ -77,6 +79,7 @@ def test_only_one_process_has_the_record_of_a_file(file, runner):
 
 
 def test_nobody_is_found_where_nobody_runs(file):
+    """Without a running process nothing is found, also after a record was closed."""
     assert find_run(file) is None
     record = RunRecord.take(file, None)
     record.note({})
@@ -87,6 +90,7 @@ def test_nobody_is_found_where_nobody_runs(file):
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2}', '{"version": 1}', "[" * 100_000, "\0"])
 def test_a_note_that_cannot_be_understood_is_none(file, runner, text):
+    """A record that cannot be parsed is ignored."""
     (note,) = (file.parent / "state").rglob("*.json")
     note.write_text(text)
     assert find_run(file) is None
@@ -95,7 +99,7 @@ def test_a_note_that_cannot_be_understood_is_none(file, runner, text):
 @pytest.mark.parametrize("value", [None, 7, "text", [1, 2], {"a": 5}, {"a": None}, {"a": [1]}, 1.5])
 @pytest.mark.parametrize("key", ["version", "pid", "file", "profile", "services"])
 def test_a_note_of_another_shape_is_none(file, runner, key, value):
-    """Who reads it may rely on its types, whatever somebody has written there."""
+    """A record with a wrong type is ignored, so readers can rely on the types."""
     (note,) = (file.parent / "state").rglob("*.json")
     note.write_text(json.dumps(json.loads(note.read_text()) | {key: value}))
     right = {"pid": int, "file": str, "profile": (str, type(None))}
@@ -115,7 +119,7 @@ HOSTILE = {
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
 @pytest.mark.parametrize("kind", ["json", "lock"])
 def test_only_a_file_of_the_users_own_is_read(file, runner, kind, hostile):
-    """What lies in a note's place is not followed, not waited for, and not believed."""
+    """Anything but the user's own regular file is ignored: links, FIFOs, devices, files that others can write."""
     (path,) = (file.parent / "state").rglob(f"*.{kind}")
     other = path.rename(file.parent / "other")
     hostile(path, other)
@@ -123,7 +127,7 @@ def test_only_a_file_of_the_users_own_is_read(file, runner, kind, hostile):
 
 
 def test_a_note_without_end_is_not_read(file, runner, monkeypatch):
-    """A file may be larger than the memory."""
+    """A record that is too large is not read, because it could exceed the memory."""
     monkeypatch.setattr("sage_deploy_cli.runs.run_record._MAX_BYTES", 100)
     (note,) = (file.parent / "state").rglob("*.json")
     note.write_text(note.read_text() + " " * 100)
@@ -132,7 +136,7 @@ def test_a_note_without_end_is_not_read(file, runner, monkeypatch):
 
 @pytest.mark.parametrize("hostile", HOSTILE.values(), ids=HOSTILE)
 def test_what_lies_in_its_place_is_replaced_or_said_to_be_in_the_way(file, tmp_path, hostile):
-    """No other file is ever written."""
+    """Anything in the record's place is replaced or reported; no other file is written."""
     record = RunRecord.take(file, None)
     record.note({})
     (note,) = (file.parent / "state").rglob("*.json")
@@ -142,7 +146,7 @@ def test_what_lies_in_its_place_is_replaced_or_said_to_be_in_the_way(file, tmp_p
     try:
         record.note({"kv": {}})
     except OSError as error:
-        assert "is not a regular file" in str(error)  # noqa: PT017 - one of two good ends
+        assert "is not a regular file" in str(error)  # noqa: PT017 - one of two accepted outcomes
     else:
         assert stat.S_ISREG(note.lstat().st_mode)
         assert json.loads(note.read_text())["services"] == {"kv": {}}
@@ -153,12 +157,14 @@ def test_what_lies_in_its_place_is_replaced_or_said_to_be_in_the_way(file, tmp_p
 
 
 def test_nobody_else_can_read_or_write_it(file, runner):
+    """The record's folder has mode 0700 and its files 0600."""
     folder = file.parent / "state" / "sage-deploy" / "runs"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in folder.iterdir()} == {0o600}
 
 
 def test_a_folder_that_others_can_write_is_refused(file):
+    """A folder that others can write is refused with the command to fix it."""
     folder = file.parent / "state" / "sage-deploy" / "runs"
     folder.mkdir(parents=True)
     folder.chmod(0o777)
@@ -167,7 +173,7 @@ def test_a_folder_that_others_can_write_is_refused(file):
 
 
 def test_a_link_in_its_place_is_not_followed(file, tmp_path):
-    """Else whoever can make a link there has a file of the user's overwritten."""
+    """A link in the lock's place is not followed, so that no one can make the user overwrite another file."""
     record = RunRecord.take(file, None)
     record.close()
     (lock,) = (file.parent / "state").rglob("*.lock")
@@ -179,7 +185,7 @@ def test_a_link_in_its_place_is_not_followed(file, tmp_path):
 
 
 def test_what_a_killed_process_noted_is_gone_once_another_has_the_record(file, runner):
-    """Else plans made while that one starts its services would compare with what runs no more."""
+    """A new holder clears the record of a killed process, so that no plan compares with it."""
     os.kill(runner.pid, signal.SIGKILL)
     runner.wait()
     record = RunRecord.take(file, None)
@@ -189,7 +195,7 @@ def test_what_a_killed_process_noted_is_gone_once_another_has_the_record(file, r
 
 
 def test_a_user_without_a_home_directory_is_told_what_to_set(file, monkeypatch):
-    """As in a container whose user is in no list: there, no plan finds a run."""
+    """A user without a home directory, as in some containers, is told which variable to set; no run is found."""
 
     def unknown(uid):
         raise KeyError(uid)
@@ -204,4 +210,5 @@ def test_a_user_without_a_home_directory_is_told_what_to_set(file, monkeypatch):
 
 @pytest.mark.parametrize("name", ["a\0b", "\ud800"])
 def test_a_name_that_no_file_can_have_is_run_by_nobody(file, name):
+    """A name that no file can have has no run."""
     assert find_run(Path(name)) is None

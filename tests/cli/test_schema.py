@@ -1,4 +1,4 @@
-"""`sage-deploy schema`, run as a user runs it."""
+"""`sage-deploy schema` as a user runs it."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def schema(*arguments, cwd, **environment):
 
 
 def test_schema_goes_to_stdout(tmp_path):
-    """Data on stdout, and nothing else there: a program can read it."""
+    """The schema is the only output on stdout, so that programs can read it."""
     done = schema(cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == deployment_schema(Registry.discover())
@@ -40,13 +40,13 @@ def test_schema_goes_to_stdout(tmp_path):
 
 
 def test_output_is_the_same_text_in_every_run(tmp_path):
-    """Whatever the order is in which Python's sets and the file system give things."""
+    """The output is the same in every run, whatever the hash seed."""
     first, second = (schema(cwd=tmp_path, PYTHONHASHSEED=seed).stdout for seed in ("1", "2"))
     assert first == second
 
 
 def test_output_goes_to_a_file(tmp_path):
-    """The file has what stdout would have; stdout stays empty, stderr says which file it is."""
+    """`--output` writes what stdout would get. stdout stays empty, and stderr names the file."""
     file = tmp_path / "service_deployment.schema.json"
     done = schema("--output", file.name, cwd=tmp_path)
     assert (done.returncode, done.stdout) == (0, "")
@@ -56,7 +56,9 @@ def test_output_goes_to_a_file(tmp_path):
 
 
 def test_file_that_is_there_is_replaced(tmp_path):
-    """Others that have the old one open keep it whole; a link stays a link, and the new file is as readable as any."""
+    """
+    An old file is replaced, not rewritten: readers that have it open keep it. A link stays a link; the mode is default.
+    """
     file, link = tmp_path / "old.json", tmp_path / "link.json"
     file.write_text("old")
     link.symlink_to(file)
@@ -72,7 +74,7 @@ def test_file_that_is_there_is_replaced(tmp_path):
 
 @pytest.mark.parametrize("name", ["none/schema.json", "folder"])
 def test_file_that_cannot_be_written_is_answered(name, tmp_path):
-    """The file is named, the exit code is 1, and nothing is left behind."""
+    """If the file cannot be written, the command exits with 1, names it and leaves nothing behind."""
     (tmp_path / "folder").mkdir()
     done = schema("--output", name, cwd=tmp_path)
     assert done.returncode == 1
@@ -82,7 +84,7 @@ def test_file_that_cannot_be_written_is_answered(name, tmp_path):
 
 
 def test_plugins_that_do_not_load_are_named(tmp_path):
-    """The schema of the others is printed all the same."""
+    """A plugin that does not load is named; the schema of the others is printed."""
     broken = tmp_path / "broken-1.0.dist-info"
     broken.mkdir()
     (broken / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")

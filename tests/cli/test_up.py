@@ -1,4 +1,4 @@
-"""`sage-deploy up`, run as a user runs it: in a process of its own, from another folder, by its installed script."""
+"""`sage-deploy up` as a user runs it: the installed script, in its own process, from another folder."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ def folder(tmp_path):
 
 @pytest.mark.wheels
 def test_up_once_runs_the_job_shows_the_status_and_ends(folder):
-    """Data goes to stdout, progress to stderr; only a `process` that needs no argument is called."""
+    """
+    `up --once` prints data to stdout and progress to stderr, and calls only a `process` without required arguments.
+    """
     file = deployment(
         folder,
         """\
@@ -54,7 +56,7 @@ def test_up_once_runs_the_job_shows_the_status_and_ends(folder):
 
 
 def test_up_runs_the_example_on_the_real_library(tmp_path):
-    """The main job: thousands of docstrings of the installed Python are indexed, and questions find their answers."""
+    """The example indexes the docstrings of the installed Python, and its questions find answers."""
     done = sage_deploy("up", EXAMPLE, "--once", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "gzip.compress" in done.stdout
@@ -64,7 +66,7 @@ def test_up_runs_the_example_on_the_real_library(tmp_path):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_up_runs_until_a_signal_and_drains(folder, number):
-    """Without --once the services run until SIGINT or SIGTERM; then they are stopped, and the exit code is 0."""
+    """Without `--once`, `up` runs until SIGINT or SIGTERM, then stops the services and exits with 0."""
     file = deployment(folder, "services: {stopping: {class: 'things:Stopping'}}\n")
     with subprocess.Popen(
         [SCRIPT, "up", file], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -81,6 +83,7 @@ def test_up_runs_until_a_signal_and_drains(folder, number):
 
 
 def test_failing_constructor_is_a_failure_not_bad_input(folder):
+    """A constructor that raises gives exit code 1, not 2, and no traceback."""
     file = deployment(folder, "services: {failing: {class: 'things:Failing'}}\n")
     done = sage_deploy("up", file, "--once", cwd=folder)
     assert done.returncode == 1
@@ -103,7 +106,7 @@ LOST = """
 
 
 def test_a_job_that_looks_for_a_method_in_vain_has_failed(folder):
-    """Also with the error that a service without `process` would have raised."""
+    """A job that raises MethodNotFoundError has failed, although a missing `process` raises the same error."""
     (folder / "jobs.py").write_text(dedent(LOST))
     file = deployment(folder, "services: {lost: {class: 'jobs:Lost'}, word: {class: 'jobs:Word'}}\n")
     done = sage_deploy("up", file, "--once", cwd=folder)
@@ -132,7 +135,7 @@ HEALTH = """
 
 
 def test_wait_goes_on_once_every_replica_is_well(folder):
-    """It has said so itself, before the job is done."""
+    """`--wait` waits until every replica is healthy, and says so before the job's result."""
     (folder / "health.py").write_text(dedent(HEALTH))
     file = deployment(folder, "services: {slow: {class: 'health:Slow', monitors: [metrics]}}\n")
     done = sage_deploy("up", file, "--once", "--wait", cwd=folder)
@@ -142,6 +145,7 @@ def test_wait_goes_on_once_every_replica_is_well(folder):
 
 
 def test_wait_ends_with_4_and_the_reason_if_a_replica_does_not_get_well(folder):
+    """If a replica does not become healthy in time, `--wait` exits with 4 and the reason."""
     (folder / "health.py").write_text(dedent(HEALTH))
     file = deployment(folder, "services: {sick: {class: 'health:Sick', startup_timeout: 500ms}}\n")
     done = sage_deploy("up", file, "--once", "--wait", cwd=folder)
@@ -155,6 +159,7 @@ def test_wait_ends_with_4_and_the_reason_if_a_replica_does_not_get_well(folder):
 
 
 def test_watch_applies_a_changed_file_and_survives_a_broken_one(folder, running_up):
+    """`--watch` applies a changed file, and keeps the services running while the file is broken."""
     file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
     process = running_up(file, "--watch")
     deployment(folder, "services: {keeper: {class: 'things:Keeper', timeout: 5}, new: {class: 'things:Keeper'}}\n")
@@ -172,7 +177,7 @@ def test_watch_applies_a_changed_file_and_survives_a_broken_one(folder, running_
 
 
 def test_watch_notes_what_it_has_applied(folder, running_up):
-    """So that a plan made beside it compares with what runs now."""
+    """`--watch` records what it has applied, so that a plan compares with what runs now."""
     file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
     process = running_up(file, "--watch")
     deployment(folder, "services: {keeper: {class: 'things:Keeper', timeout: 5}}\n")
@@ -182,7 +187,11 @@ def test_watch_notes_what_it_has_applied(folder, running_up):
 
 
 def test_a_file_that_is_being_written_is_applied_once_it_is_whole(env, monkeypatch):
-    """Half a file can be valid, and name half of the services: nothing is done before two looks find the same."""
+    """
+    A file that is still being written is applied only after two checks found it unchanged.
+
+    Half a file can be valid and name half of the services.
+    """
     looks = iter([(1,), (2,), (3,), (), (4,), (4,), (4,), (1,), (4,)])
     applied = []
 
@@ -201,7 +210,7 @@ def test_a_file_that_is_being_written_is_applied_once_it_is_whole(env, monkeypat
 
 
 def test_a_signal_that_comes_before_the_wait_for_it_ends_that():
-    """As one does that comes in the very instant in which the wait begins, which Python's own waits miss."""
+    """A signal just before the wait begins ends the wait. Python's own waits would miss it."""
     seen = []
     before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
     try:
@@ -216,6 +225,7 @@ def test_a_signal_that_comes_before_the_wait_for_it_ends_that():
 
 
 def test_watch_and_once_do_not_go_together(folder):
+    """`--watch` together with `--once` is refused."""
     done = sage_deploy("up", deployment(folder, "services: {}\n"), "--watch", "--once", cwd=folder)
     assert done.returncode == 2
     assert "--once ends after the job" in done.stderr
@@ -226,13 +236,15 @@ def test_watch_and_once_do_not_go_together(folder):
 
 @pytest.fixture
 def invoke(monkeypatch):
-    """Run `up` in this process, and give what it raised, and what it wrote."""
-    monkeypatch.setattr(sys, "path", [*sys.path])  # to which it adds
+    """Run `up` in this process; return the result with exception and output."""
+    monkeypatch.setattr(sys, "path", [*sys.path])  # `up` adds to it
     return lambda *arguments: CliRunner().invoke(up.command, [str(each) for each in arguments])
 
 
 def test_a_second_copy_is_started_only_if_asked_for(folder, running_up, invoke, monkeypatch):
-    """Else it is refused with the process that runs the first, before anything is read; a plan file no less."""
+    """
+    `up` refuses a file or plan that another process runs, and names the process. `--another` starts a second copy.
+    """
     file = deployment(folder, "services: {queue: {class: 'queue:Queue'}}\n")
     with Environment("first") as env:
         env.load_service_deployment_config(file)
@@ -244,7 +256,7 @@ def test_a_second_copy_is_started_only_if_asked_for(folder, running_up, invoke, 
     assert words in str(refused.exception)
     assert "Plan:" not in refused.output
     assert isinstance(invoke(folder / "first.plan", "--once").exception, PlanError)
-    # Of two that start at once, one has taken the note while the other one read the file.
+    # If two start at once, one takes the record while the other reads the file.
     with monkeypatch.context() as patch:
         patch.setattr(up, "_refuse_second", lambda file: None)
         refused = invoke(file, "--once")
@@ -259,7 +271,7 @@ def test_a_second_copy_is_started_only_if_asked_for(folder, running_up, invoke, 
 
 
 def test_up_says_who_can_call_and_once_that_there_is_no_job(folder, running_up):
-    """Whoever has started services wants to know what to do with them."""
+    """`up` says how to call the services; `--once` says if there is no job."""
     file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
     done = sage_deploy("up", file, "--once", cwd=folder)
     assert "no service has a method process() without arguments" in done.stderr
@@ -267,6 +279,7 @@ def test_up_says_who_can_call_and_once_that_there_is_no_job(folder, running_up):
 
 
 def test_services_run_also_where_nothing_can_be_noted(folder):
+    """If the record cannot be written, the services still run, with a warning."""
     file = deployment(folder, "services: {counter: {class: 'things:Counter', init: {args: [1]}}}\n")
     done = sage_deploy("up", file, "--once", cwd=folder, XDG_STATE_HOME="/proc/none")
     assert done.returncode == 0, done.stderr
@@ -274,6 +287,7 @@ def test_services_run_also_where_nothing_can_be_noted(folder):
 
 
 def test_progress_tells_of_each_replica(folder):
+    """Progress shows each replica's start, readiness and stop."""
     file = deployment(
         folder,
         "services: {keeper: {class: 'things:Keeper', replicas: 2, load_balancing: true}}\n",
@@ -301,7 +315,7 @@ STARTING = """
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_services_start_stops_those_that_have_started(folder, number):
-    """As Ctrl-C does, and with its exit code."""
+    """A signal during the start stops the services that have started, and exits with 130, as Ctrl-C does."""
     (folder / "starting.py").write_text(dedent(STARTING))
     file = deployment(folder, "services: {first: {class: 'starting:First'}, second: {class: 'starting:Second'}}\n")
     with subprocess.Popen(
@@ -319,6 +333,7 @@ def test_a_signal_while_services_start_stops_those_that_have_started(folder, num
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 def test_a_terminal_that_is_closed_ends_it_in_order(folder, running_up):
+    """SIGHUP from a closed terminal stops the services in order."""
     process = running_up(deployment(folder, "services: {stopping: {class: 'things:Stopping'}}\n"))
     process.send_signal(signal.SIGHUP)
     out, err = process.communicate(timeout=PATIENCE)
@@ -328,6 +343,7 @@ def test_a_terminal_that_is_closed_ends_it_in_order(folder, running_up):
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 def test_under_nohup_it_survives_its_terminal(folder):
+    """Under nohup, `up` ignores SIGHUP."""
     file = deployment(folder, "services: {stopping: {class: 'things:Stopping'}}\n")
     with subprocess.Popen(
         ["/bin/sh", "-c", 'trap "" HUP; exec "$0" up "$1"', SCRIPT, file],
@@ -375,7 +391,7 @@ DRAINING = """
     signal.signal(signal.SIGTERM, listen)
 """
 
-#: Its only call never ends, and would be waited for for an hour.
+#: Its only call never ends, and `up` would wait an hour for it.
 SLOW = """
     services:
       slow: {class: 'draining:Slow', performance: {timeout: 3600, drain_timeout: 3600}}
@@ -389,7 +405,7 @@ SLOW = """
     [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT)],
 )
 def test_second_signal_does_not_wait_for_calls(folder, running_up, first, second):
-    """It ends at once, in order, with the exit code of what was interrupted; nothing of it is left."""
+    """A second signal stops `up` without waiting for calls, with exit code 130 and no traceback."""
     (folder / "draining.py").write_text(dedent(DRAINING).replace("signal.signal(", "print("))
     process = running_up(deployment(folder, dedent(SLOW)))
     process.send_signal(first)
@@ -406,7 +422,7 @@ def test_second_signal_does_not_wait_for_calls(folder, running_up, first, second
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
 def test_handler_of_the_services_code_is_called_as_well(folder, running_up):
-    """What it raises decides nothing: the services are stopped in order, and the exit code is 0."""
+    """A signal handler set by the services' code also runs. Its exception changes nothing: the exit code is 0."""
     (folder / "draining.py").write_text(dedent(DRAINING))
     process = running_up(deployment(folder, "services: {listening: {class: 'draining:Listening'}}\n"))
     process.send_signal(signal.SIGTERM)
@@ -418,7 +434,7 @@ def test_handler_of_the_services_code_is_called_as_well(folder, running_up):
 
 
 def test_what_changes_while_services_start_is_applied_once_they_run(folder):
-    """The file is watched from before it is read."""
+    """A change of the file during the start is applied afterwards, because watching begins before the file is read."""
     (folder / "starting.py").write_text(
         "import sys\n\nclass Waiting:\n    def __init__(self):\n        sys.stdin.readline()\n"
     )
@@ -500,7 +516,7 @@ JOBS = """
     ],
 )
 def test_once_calls_whatever_is_served_as_process_and_needs_no_argument(folder, name, answer):
-    """Of a generator it reads all items."""
+    """`--once` calls any `process` that is served and needs no argument; of a generator it prints all items."""
     (folder / "jobs.py").write_text(dedent(JOBS))
     file = deployment(folder, f"services: {{job: {{class: 'jobs:{name}'}}}}\n")
     done = sage_deploy("up", file, "--once", cwd=folder)

@@ -1,4 +1,4 @@
-"""`sage-deploy validate`: every problem of a file at once, without starting anything; without importing if so asked."""
+"""`sage-deploy validate` reports every problem of a file at once and starts nothing. `--no-import` imports no class."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ def folder(tmp_path):
 
 
 def test_a_good_file_is_called_good(folder):
+    """A good file exits with 0 and shows its warnings and a summary."""
     file = deployment(folder, "services: {failing: {class: 'things:Failing', memory_mb: 1Gi}}\n")
     done = sage_deploy("validate", file, cwd=folder)
     assert (done.returncode, done.stderr) == (0, "")
@@ -23,7 +24,9 @@ def test_a_good_file_is_called_good(folder):
 
 
 def test_everything_that_is_wrong_is_said_at_once_with_its_place(folder):
-    """Of classes, arguments, plugins and of their options, for all services; errors in the order of the file."""
+    """
+    All problems of classes, arguments, methods, plugins and options are reported at once, in the order of the file.
+    """
     file = deployment(
         folder,
         """\
@@ -65,7 +68,7 @@ def test_everything_that_is_wrong_is_said_at_once_with_its_place(folder):
 
 @pytest.mark.parametrize("command", ["validate", "plan", "up"])
 def test_a_wrong_value_hides_no_problem_of_plugins_and_classes(folder, command):
-    """Every command that reads the file says all of it."""
+    """A wrong value does not hide other problems, in any command that reads the file."""
     file = deployment(folder, "services: {kv: {class: 'nowhere:KV', replicas: 0, threading_strategy: pol}}\n")
     done = sage_deploy(command, file, cwd=folder)
     assert (done.returncode, done.stdout) == (2, "")
@@ -73,7 +76,7 @@ def test_a_wrong_value_hides_no_problem_of_plugins_and_classes(folder, command):
 
 
 def test_a_wrong_value_imports_no_class_with_no_import(folder):
-    """What is wrong with the file changes nothing about what may be imported."""
+    """With `--no-import`, a file with wrong values does not import its classes either."""
     (folder / "loud.py").write_text("raise SystemExit('imported')\n")
     file = deployment(folder, "services: {kv: {class: 'loud:KV', replicas: 0, threading_strategy: pol}}\n")
     done = sage_deploy("validate", file, "--no-import", cwd=folder)
@@ -82,6 +85,7 @@ def test_a_wrong_value_imports_no_class_with_no_import(folder):
 
 
 def test_without_import_no_module_is_run_and_plugins_are_asked_all_the_same(folder):
+    """With `--no-import` no module is imported, and plugins still check the file."""
     (folder / "loud.py").write_text("raise SystemExit('imported')\n")
     good = deployment(folder, "services: {kv: {class: 'loud:KV'}}\n")
     assert sage_deploy("validate", good, "--no-import", cwd=folder).returncode == 0
@@ -95,7 +99,7 @@ def test_without_import_no_module_is_run_and_plugins_are_asked_all_the_same(fold
 
 
 def test_what_has_no_effect_is_said_without_import_as_well(folder):
-    """No class is needed to see that nobody checks health, or that nothing can die alone."""
+    """Settings without effect are warnings also with `--no-import`."""
     settings = "monitors: [], failure_threshold: 5, replicas: 2, failover_enabled: true"
     text = f"services: {{keeper: {{class: 'things:Keeper', {settings}}}}}\n"
     file = deployment(folder, text)
@@ -108,6 +112,7 @@ def test_what_has_no_effect_is_said_without_import_as_well(folder):
 
 
 def test_the_working_directory_is_searched_before_the_folder_of_the_file(folder, tmp_path_factory):
+    """Classes are looked up in the working directory before the file's folder."""
     other = tmp_path_factory.mktemp("other")
     (other / "things.py").write_text("class Here:\n    pass\n")
     file = deployment(folder, "services: {kv: {class: 'things:Here'}}\n")
@@ -116,6 +121,7 @@ def test_the_working_directory_is_searched_before_the_folder_of_the_file(folder,
 
 
 def test_an_entry_without_class_is_a_warning(folder):
+    """An entry without a class is a warning."""
     file = deployment(folder, "services: {kv: {timeout: 5}}\n")
     done = sage_deploy("validate", file, cwd=folder)
     assert done.returncode == 0
@@ -123,6 +129,7 @@ def test_an_entry_without_class_is_a_warning(folder):
 
 
 def test_resolved_is_a_file_that_says_the_same(folder):
+    """`--resolved` prints a file with defaults and profile applied that reads the same."""
     file = deployment(
         folder,
         """\
@@ -193,6 +200,7 @@ def __getattr__(name):
     ],
 )
 def test_a_class_that_cannot_be_had_or_made_is_a_problem_at_its_place(tmp_path, name, words):
+    """A class that cannot be imported or constructed is a problem with its place."""
     (tmp_path / "odd.py").write_text(ODD)
     file = deployment(tmp_path, f"services: {{kv: {{class: 'odd:{name}'}}}}\n")
     done = sage_deploy("validate", file, cwd=tmp_path)
@@ -203,7 +211,7 @@ def test_a_class_that_cannot_be_had_or_made_is_a_problem_at_its_place(tmp_path, 
 
 @pytest.mark.parametrize("name", ["Unsigned", "Describing"])
 def test_a_class_that_hides_its_signature_or_a_name_can_be_deployed(tmp_path, name):
-    """What cannot be looked at is not checked."""
+    """A class whose signature or attributes cannot be inspected can be deployed; those checks are skipped."""
     (tmp_path / "odd.py").write_text(ODD)
     file = deployment(tmp_path, f"services: {{kv: {{class: 'odd:{name}'}}}}\n")
     done = sage_deploy("plan", "-v", file, cwd=tmp_path)
@@ -215,6 +223,7 @@ def test_a_class_that_hides_its_signature_or_a_name_can_be_deployed(tmp_path, na
     "error", ["BaseException('base')", "GeneratorExit", "BaseExceptionGroup('all', [GeneratorExit()])"]
 )
 def test_whatever_a_module_raises_is_a_problem(tmp_path, error):
+    """Whatever a module raises at import is a problem with its place."""
     (tmp_path / "odd.py").write_text(f"raise {error}\n")
     file = deployment(tmp_path, "services: {kv: {class: 'odd:KV'}}\n")
     done = sage_deploy("validate", file, cwd=tmp_path)
@@ -227,7 +236,7 @@ def test_whatever_a_module_raises_is_a_problem(tmp_path, error):
 
 @pytest.mark.parametrize("module", ["yaml", "attrs", "pluggy"])
 def test_without_import_no_module_beside_the_file_is_run(tmp_path, module):
-    """Not even one that has the name of a module which this project needs."""
+    """With `--no-import` no module next to the file runs, even if it has the name of one that sage-deploy needs."""
     (tmp_path / f"{module}.py").write_text("raise SystemExit('run')\n")
     file = deployment(
         tmp_path, "services: {kv: {class: 'kv:KV', threading_strategy: pool, options: {pool: {idle_timeout: 3s}}}}\n"
@@ -238,7 +247,7 @@ def test_without_import_no_module_beside_the_file_is_run(tmp_path, module):
 
 
 def test_the_working_directory_comes_first_whatever_the_path_says(tmp_path):
-    """Then the folder of the file, then everything else."""
+    """The working directory comes first in the import path, then the file's folder, whatever PYTHONPATH says."""
     here, beside = tmp_path / "here", tmp_path / "beside"
     for folder, text in ((here, "class KV:\n    def here(self): ...\n"), (beside, "class KV: ...\n")):
         folder.mkdir()
@@ -249,6 +258,7 @@ def test_the_working_directory_comes_first_whatever_the_path_says(tmp_path):
 
 
 def test_what_a_module_prints_is_no_data(tmp_path):
+    """Output of an imported module goes to stderr, not into the resolved file."""
     (tmp_path / "noisy.py").write_text("print('loading')\nclass KV: ...\n")
     file = deployment(tmp_path, "services: {kv: {class: 'noisy:KV'}}\n")
     done = sage_deploy("validate", file, "--resolved", cwd=tmp_path)
@@ -257,6 +267,7 @@ def test_what_a_module_prints_is_no_data(tmp_path):
 
 
 def test_a_module_that_changes_the_working_directory_changes_no_answer(tmp_path):
+    """A module that changes the working directory does not change the result."""
     (tmp_path / "moving.py").write_text("import os\nos.chdir('/')\nclass KV: ...\n")
     deployment(tmp_path, "services: {kv: {class: 'moving:KV'}}\n")
     done = sage_deploy("validate", "service_deployment.yaml", cwd=tmp_path)

@@ -1,6 +1,4 @@
-"""
-Every problem of a file is reported at once: a value that is wrong hides nothing, and makes nothing else look wrong.
-"""
+"""Every problem of a file is reported at once. A wrong value hides no other problem and causes none."""
 
 from __future__ import annotations
 
@@ -13,7 +11,7 @@ from sage_deploy_files.reading.reader import examine
 from sage_plugins import Environment
 from sage_plugins.errors import ConfigError
 
-#: Wrong values of all kinds, each as the entry of a service whose strategy, class and method are wrong as well.
+#: Wrong values of all kinds. Each is added to a service whose strategy, class and method are wrong too.
 WRONG = {
     "a unit": "performance: {timeout: 5 s}",
     "a type": "deployment: {replicas: two}",
@@ -33,7 +31,7 @@ WRONG = {
 
 @pytest.fixture
 def check(tmp_path):
-    """The rules that a file breaks, and the keys of its values that break them."""
+    """Return the rules that a file breaks, each with the key of the value."""
 
     def check(text):
         (tmp_path / "services.yaml").write_text(textwrap.dedent(text))
@@ -45,7 +43,7 @@ def check(tmp_path):
 
 @pytest.mark.parametrize("wrong", WRONG.values(), ids=WRONG)
 def test_a_wrong_value_hides_nothing_and_blames_nothing_else(check, wrong):
-    """What plugins and classes say of the other values is the same as without it."""
+    """A wrong value adds exactly one problem; plugins and classes report the same about the other values."""
     first = ["class: 'bookshop:Shelf'", "threading_strategy: pol", "monitors: [metrics, heath]"]
     expected = {("E207", "threading_strategy"), ("E207", "monitors.1"), ("E703", "class"), ("E301", "thread_count")}
     if not wrong.startswith("methods"):
@@ -72,13 +70,13 @@ def test_a_wrong_value_hides_nothing_and_blames_nothing_else(check, wrong):
     ],
 )
 def test_nothing_is_said_of_the_default_in_a_wrong_values_place(check, field, others):
-    """Neither that it is missing, nor what another plugin than the one that is meant says of its values."""
+    """A field with a wrong value is not checked with its default: nothing is missing, and no other plugin complains."""
     found = check(f"services: {{first: {{class: 'bookshop:Counter', {field}, {others}}}}}\n")
     assert [problem for problem in found if problem[0].startswith("E")] == [("E102", field.partition(":")[0])]
 
 
 def test_the_other_methods_and_options_are_checked(check):
-    """One wrong entry of `methods` or `options` is one problem, and the other entries have theirs."""
+    """A wrong entry of `methods` or `options` is one problem, and the other entries are still checked."""
     found = check(
         """
         services:
@@ -99,7 +97,7 @@ def test_the_other_methods_and_options_are_checked(check):
 
 @pytest.mark.parametrize("name", deployment_files.names(deployment_files.BAD))
 def test_reading_on_finds_what_reading_finds(name):
-    """Every bad file can be read on: it makes configurations, and the problems of reading come first, each once."""
+    """Every bad file can be read on into configurations. The problems of reading come first, each once."""
     with deployment_files.surroundings(deployment_files.BAD):
         profile = deployment_files.profile_of(deployment_files.BAD / name)
         file = examine(name, profile=profile)

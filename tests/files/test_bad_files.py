@@ -1,8 +1,8 @@
 """
-Every bad deployment file gets its message, word for word, and nothing worse.
+Every bad deployment file gets exactly the expected message, and nothing worse happens.
 
-The files lie in tests/deployment_files/bad, each named for the rule that refuses it, with what is expected beside them;
-tests/support/deployment_files.py writes the others, and says how to write the expectations anew.
+The files are in tests/deployment_files/bad, each named after the rule that refuses it, with its expected message.
+tests/support/deployment_files.py writes further files, and says how to update the expected messages.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def expected():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder with the files that do not lie in the repository."""
+    """A folder with the files that are not in the repository."""
     folder = tmp_path_factory.mktemp("written")
     deployment_files.write(folder)
     return folder
@@ -38,7 +38,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def refusal(folder):
-    """The error with which a file is refused."""
+    """Return the error that refuses a file."""
 
     def refusal(name):
         with deployment_files.surroundings(deployment_files.BAD if name in KEPT else folder):
@@ -65,7 +65,7 @@ def test_the_message_is_the_expected_one_word_for_word(name, refusal, expected):
 
 
 def test_each_of_the_parsers_complaints_that_are_explained_occurs(expected):
-    """What is said for it is seen, in a message, by whoever reads the expectations."""
+    """Each explained parser error occurs in some expected message."""
     messages = "\n".join(expected.values())
     for meaning in syntax._MEANINGS:
         words = re.sub(r"\\\{\w+\\\}", ".+", re.escape(meaning.message)).replace(r"\{\{", r"\{")
@@ -73,12 +73,15 @@ def test_each_of_the_parsers_complaints_that_are_explained_occurs(expected):
 
 
 def test_no_variable_that_is_called_a_secret_is_shown(expected):
+    """No message shows the value of a variable that is named like a secret."""
     assert not [name for name, text in expected.items() if deployment_files.VARIABLES["DB_PASSWORD"] in text]
 
 
 @pytest.mark.parametrize("name", [name for name in [*KEPT, *WRITTEN] if name.startswith("E108")])
 def test_no_more_nodes_are_made_or_walked_than_the_limit(name, folder, monkeypatch):
-    """What an alias or a merge key stands for is counted before anybody looks at it."""
+    """
+    The reader creates and walks no more nodes than the limit: aliases and merge keys are counted before they expand.
+    """
     made, walked = [], []
 
     class Counted(nodes.Node):
@@ -100,8 +103,8 @@ def test_no_more_nodes_are_made_or_walked_than_the_limit(name, folder, monkeypat
     assert sum(walked) <= MAX_NODES
 
 
-#: Reads every file of its directory with little memory, and says how many are refused. They take some 15 seconds; a
-#: reader that took the square of their length would take hours: the limit needs no more than to be far from both.
+#: Reads every file of its directory with little memory, and prints how many are refused. This takes about 15 seconds.
+#: With a reader of quadratic time it would take hours; the CPU limit is far from both.
 PROGRAM = """\
 import pathlib
 import resource
@@ -123,7 +126,7 @@ print(refused)
 
 @pytest.mark.timeout(300)
 def test_no_file_takes_much_memory_or_time_whatever_it_asks_for(folder):
-    """All, bombs and devices among them, are refused with little memory and without endless work."""
+    """All files, bombs and devices included, are refused with little memory and in bounded time."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM],
         cwd=folder,

@@ -1,4 +1,4 @@
-"""The deployment file: what it may say, and that everything else is refused at its line and column, never worse."""
+"""What a deployment file may contain. Everything else is refused with its line and column."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ services:
 
 @pytest.fixture
 def load(tmp_path):
-    """Write a file and read it."""
+    """Return a function that writes a file and reads it."""
 
     def load(text, **options):
         path = tmp_path / "services.yaml"
@@ -75,7 +75,7 @@ def load(tmp_path):
 
 @pytest.fixture
 def refused(load):
-    """Write a file that cannot be read; the places and rules of its problems, and the error."""
+    """Return a function that writes a bad file; it returns the places and rules of the problems, and the error."""
 
     def refused(text, **options):
         with pytest.raises(ConfigError) as caught:
@@ -86,12 +86,13 @@ def refused(load):
 
 
 def service(body):
-    """A file with one service; the body's first line is line 3, its columns count from 5."""
+    """Return a file with one service; the body's first line is line 3, and its columns count from 5."""
     return "services:\n  kv:\n" + "".join(f"    {line}\n" for line in body.split("\n"))
 
 
 class TestGoodFiles:
     def test_the_requests_own_file_loads_unchanged(self, load):
+        """The deployment file of the original request loads unchanged."""
         file = load(REQUEST)
         assert list(file.services) == ["kv_service", "llm_service", "memory_service"]
         assert file.services["kv_service"].config() == ServiceDeploymentConfig(
@@ -111,6 +112,7 @@ class TestGoodFiles:
         assert {problem.id for problem in file.problems} == {"W03"}
 
     def test_groups_and_flat_fields_mix(self, load):
+        """Fields may be in their group or at the top of a service, mixed freely."""
         flat = load(service("thread_count: 4\nresources: {cpu_cores: 1}\ntimeout: 5")).services["kv"]
         nested = load(service("deployment: {thread_count: 4}\ncpu_cores: 1\nperformance: {timeout: 5}")).services["kv"]
         assert flat.values == nested.values == {"thread_count": 4, "cpu_cores": 1, "timeout": 5}
@@ -140,6 +142,7 @@ class TestGoodFiles:
                 assert load(service(body)).services["kv"].values == {name: value}
 
     def test_durations_and_sizes_may_have_units(self, load):
+        """Durations and sizes may have units, also in `methods`."""
         entry = load(
             service("timeout: 250ms\nmemory_mb: 4Gi\nmethods: {get: {timeout: 2m, batch: {wait: 5ms}}}")
         ).services
@@ -150,6 +153,7 @@ class TestGoodFiles:
         }
 
     def test_class_and_init(self, load):
+        """`class` and `init` give the path of the class and the constructor's arguments."""
         entry = load(service("class: my.pkg:Outer.KV\ninit: {args: [1, x], kwargs: {backend: memory}}")).services["kv"]
         assert entry.class_path == "my.pkg:Outer.KV"
         assert entry.args == (1, "x")
@@ -160,6 +164,7 @@ class TestGoodFiles:
         assert (entry.class_path, entry.args, dict(entry.kwargs)) == (None, (), {})
 
     def test_options_of_the_environment_are_kept_with_their_places(self, load):
+        """Options of the environment keep their places, so that problems with them have line and column."""
         file = load("version: 1\noptions:\n  ray:\n    address: auto\nservices: {}\n")
         assert plain(file.options) == {"ray": {"address": "auto"}}
         assert file.place("options.ray.address").value == Position(4, 14)
@@ -175,6 +180,7 @@ class TestGoodFiles:
         assert entry.place("options.rr.weights.1").value == Position(6, 33)
 
     def test_a_byte_order_mark_and_other_line_ends_are_no_matter(self, load):
+        """A byte order mark and CRLF line ends are accepted."""
         assert load(b"\xef\xbb\xbfservices:\r\n  kv:\r\n    replicas: 1\r\n").services["kv"].values == {"replicas": 1}
 
     @pytest.mark.parametrize(
@@ -206,11 +212,13 @@ class TestGoodFiles:
         ],
     )
     def test_scalars_mean_what_yaml_1_2_says(self, load, text, value):
+        """Scalars have the values that YAML 1.2 defines; 1.1 forms such as `no` stay text."""
         found = load(service(f"user_config: {{x: {text} }}")).services["kv"].values["user_config"]["x"]
         assert found == value
         assert type(found) is type(value)
 
     def test_anchors_merge_keys_and_variables_of_the_environment_stand_for_values(self, load, monkeypatch):
+        """Anchors, merge keys and variables give their values; a merged value keeps its original place."""
         monkeypatch.setenv("SAGE_TEST_THREADS", "4")
         body = "deployment: &pool {threading_strategy: pool}\nthread_pool_size: ${SAGE_TEST_THREADS}"
         file = load(service(body) + "  two:\n    deployment:\n      <<: *pool\n      thread_count: 2\n")
@@ -219,6 +227,7 @@ class TestGoodFiles:
         assert file.services["two"].place("threading_strategy").value == Position(3, 44)
 
     def test_warnings_do_not_stop_the_reading(self, load):
+        """A file with warnings only is read."""
         file = load(service("load_balancing: true"))
         (warning,) = file.problems
         assert str(warning) == (
@@ -250,7 +259,9 @@ services:
         ],
     )
     def test_the_profile_beats_the_entry_and_the_entry_all_defaults(self, load, profile, kv, vdb):
-        """Of the defaults, those of the profile beat those of the file."""
+        """
+        A profile's entry overrides the file's entry, which overrides the profile's defaults, then the file's defaults.
+        """
         services = load(self.FILE, profile=profile).services
         for name, expected in (("kv", kv), ("vdb", vdb)):
             values = services[name].values
@@ -259,6 +270,7 @@ services:
         assert services["vdb"].class_path == "real:VDB"
 
     def test_places_are_those_of_the_layer_that_won(self, load):
+        """The place of a value is in the layer that set it."""
         entry = load(self.FILE, profile="dev").services["kv"]
         assert entry.place("thread_count").value.line == 6
         assert entry.place("replicas").value.line == 9
@@ -267,6 +279,7 @@ services:
         assert entry.place("class").value.line == 6
 
     def test_mappings_are_merged_key_by_key_and_everything_else_is_taken_as_a_whole(self, load):
+        """Mappings are merged key by key; lists and null replace the value as a whole."""
         entry = load(
             """\
 defaults:
@@ -291,6 +304,7 @@ services:
         assert entry.place("retry.min") is None
 
     def test_each_value_knows_who_set_it(self, load):
+        """Each value knows the layer and line that set it."""
         file = load(self.FILE, profile="dev")
         entry = file.services["kv"]
         assert {name: str(entry.origin(name)).removeprefix(file.path) for name in ("timeout", "queue_size")} == {
@@ -301,7 +315,9 @@ services:
         assert entry.origin("replicas")[:4] == ("file", file.path, 9, 35)
 
     def test_defaults_that_all_services_would_copy_are_bounded(self, refused):
-        """Thousands of services that each add a key to thousands of defaults are refused, not merged for minutes."""
+        """
+        Thousands of services that each add a key to thousands of defaults are refused at once, not merged for minutes.
+        """
         defaults = ", ".join(f"k{number}: 1" for number in range(5_000))
         services = "".join(f"  s{number}: {{user_config: {{a: 1}}}}\n" for number in range(3_000))
         found, error = refused(f"defaults: {{user_config: {{{defaults}}}}}\nservices:\n{services}")
@@ -309,6 +325,7 @@ services:
         assert "say less in defaults" in str(error)
 
     def test_defaults_that_services_share_are_not_copied(self, load):
+        """Services that do not change the defaults share them instead of copying."""
         defaults = ", ".join(f"k{number}: 1" for number in range(5_000))
         services = "".join(f"  s{number}:\n" for number in range(3_000))
         file = load(f"defaults: {{user_config: {{{defaults}}}}}\nservices:\n{services}")
@@ -323,9 +340,11 @@ services:
         assert "profiles of the file: none" in str(error)
 
     def test_profiles_that_are_not_asked_for_are_checked_too(self, refused):
+        """Profiles that are not selected are checked too."""
         assert refused("profiles: {dev: {services: {kv: {replicas: 0}}}}\nservices: {kv: {}}")[0] == ["1:44 E103"]
 
     def test_rules_between_fields_see_the_merged_values(self, load, refused):
+        """Rules between fields apply to the merged values."""
         text = "defaults: {replicas: 2, load_balancing: false}\nservices:\n  kv: {}\n"
         assert refused(text)[0] == ["1:22 E402"]
         assert load(text.replace("{}", "{load_balancing: true}")).services["kv"].values["replicas"] == 2
@@ -517,11 +536,13 @@ BAD_FILES = [
 class TestBadFiles:
     @pytest.mark.parametrize(("body", "expected"), BAD_BODIES, ids=[repr(body)[:60] for body, _ in BAD_BODIES])
     def test_each_mistake_in_a_service_is_found_at_its_place(self, refused, body, expected):
+        """Each mistake in a service is reported with its place and rule."""
         found, _ = refused(service(body))
         assert found == expected
 
     @pytest.mark.parametrize(("text", "expected"), BAD_FILES, ids=[repr(text[:40]) for text, _ in BAD_FILES])
     def test_each_mistake_in_the_file_is_found_at_its_place(self, refused, text, expected):
+        """Each mistake in the file is reported with its place and rule."""
         found, _ = refused(text)
         assert found == expected
 
@@ -552,6 +573,7 @@ class TestBadFiles:
         ],
     )
     def test_the_message_says_what_and_what_to_do(self, refused, body, words):
+        """A message says what is wrong and what to do."""
         _, error = refused(service(body))
         assert words in str(error)
 
@@ -567,6 +589,7 @@ class TestBadFiles:
         assert error.problems[0].problem == Problem("E103", "replicas", "must be 1 or more, got 0")
 
     def test_twenty_problems_are_listed_and_the_rest_is_counted(self, refused):
+        """The message lists twenty problems, and counts the rest."""
         found, error = refused(service("\n".join(f"unknown_{index}: 1" for index in range(33))))
         assert len(found) == 33
         lines = str(error).splitlines()
@@ -574,11 +597,13 @@ class TestBadFiles:
         assert lines[-1] == "  and 13 more"
 
     def test_what_the_file_says_cannot_break_the_line(self, refused):
+        """Control characters in a file are escaped in the message, so that they cannot break its lines."""
         _, error = refused(service('"a\\n\\e[31m\\u2028": 1\ntarget: "x\\ny "'))
         assert len(str(error).splitlines()) == 3
         assert "\x1b" not in str(error)
 
     def test_thousands_of_mistakes_are_reported_in_good_time(self, refused):
+        """Thousands of mistakes are all reported in time."""
         found, _ = refused(service("\n".join(f"thread_coun{index}: 1" for index in range(8000))))
         assert len(found) == 8000
 
@@ -589,6 +614,8 @@ class TestBadFiles:
 
 
 class TestFilesThatCannotBeRead:
+    """A file that cannot be read is refused with E109 and the reason."""
+
     def check(self, path, words):
         with pytest.raises(ConfigError) as caught:
             read(path)
@@ -645,6 +672,7 @@ class TestFileProblem:
         ],
     )
     def test_a_problem_gets_the_place_of_the_longest_known_part_of_its_key(self, load, rule, key, line, column):
+        """A problem gets the place of the longest part of its key that the file has."""
         entry = attrs.evolve(load(service(self.BODY)).services["kv"], path="f.yaml")
         placed = file_problem(entry, Problem(rule, key, "is wrong", "do it right"))
         assert str(placed) == f"f.yaml:{line}:{column}: error {rule}: services.kv.{key}: is wrong (do it right)"
@@ -657,12 +685,14 @@ class TestFileProblem:
 
 
 def test_the_module_loads_no_yaml_before_it_reads():
+    """The reader's module does not import yaml before it reads a file."""
     code = "import sys, sage_deploy_files.reading.reader; print('yaml' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
 
 def test_reading_runs_no_constructor_of_yaml(load, monkeypatch):
+    """Reading runs no constructor of PyYAML, so that a file cannot create objects."""
     import yaml
 
     def never(*_args, **_kwargs):
@@ -675,6 +705,7 @@ def test_reading_runs_no_constructor_of_yaml(load, monkeypatch):
 
 
 def test_values_of_a_file_that_is_read_are_valid_one_by_one(load):
+    """Every value of a file that was read is valid on its own."""
     for entry in load(REQUEST).services.values():
         for name, value in entry.values.items():
             assert field_problems(name, value) == []

@@ -25,7 +25,7 @@ def one(path):
 
 
 def everything():
-    """Every key that can be explained, those of the installed plugins' options too."""
+    """Return every key that can be explained, including the options of installed plugins."""
     registry = Registry.discover()
     ids = sorted({id for _, id in registry.entries()} | set(registry.environment_options()))
     found = list(one("").walk())
@@ -36,7 +36,7 @@ def everything():
 
 
 def test_every_field_can_be_explained():
-    """By its own name and below its group, as its declaration says."""
+    """Every field can be explained, by its name and in its group, with what its declaration says."""
     for name, info in fields().items():
         doc = one(name)
         assert doc == one(f"{info.group}.{name}" if info.group else name)
@@ -45,7 +45,7 @@ def test_every_field_can_be_explained():
 
 
 def test_every_key_of_the_file_is_there():
-    """What the reader accepts can be explained, and nothing else."""
+    """Exactly the keys that the reader accepts can be explained."""
     file = one("")
     assert {key.path for key in file.keys} | {"options"} == set(reader._TOP)
     services = next(key for key in file.keys if key.path == "services")
@@ -58,7 +58,7 @@ def test_every_key_of_the_file_is_there():
 
 
 def test_every_snippet_is_a_deployment_file(tmp_path):
-    """It can be copied: the reader takes it, and finds the key in it."""
+    """Every snippet is a valid deployment file that contains the key, so it can be copied."""
     file = tmp_path / "snippet.yaml"
     for doc in everything():
         file.write_text(yaml.safe_dump(doc.snippet, sort_keys=False), encoding="utf-8")
@@ -70,13 +70,14 @@ def test_every_snippet_is_a_deployment_file(tmp_path):
 
 
 def test_every_key_is_explained_by_the_path_that_it_has():
+    """Every explained key can be looked up by its own path."""
     for doc in everything():
         assert doc.path in {found.path for found in explain(doc.path)}
         assert doc.doc or doc.path.startswith("options.")
 
 
 def test_descriptions_are_of_plain_types():
-    """They are printed as JSON."""
+    """The explanations have plain types, because they are printed as JSON."""
     for doc in everything():
         json.dumps(attrs.asdict(doc))
 
@@ -86,12 +87,13 @@ def test_descriptions_are_of_plain_types():
 )
 @pytest.mark.parametrize("path", ["timeout", "performance.timeout", "methods.get.batch", "deployment", "options.pool"])
 def test_way_from_the_top_of_the_file_may_stand_before_it(above, path):
-    """As messages about a file name the key."""
+    """A key can be given with its full path from the top of the file, as messages name it."""
     assert explain(above + path) == explain(path)
 
 
 @pytest.mark.parametrize("key", METHOD_FIELDS)
 def test_key_of_a_method_is_found_with_and_without_the_method(key):
+    """A key of a method is found with and without a method's name; the snippet uses the given name."""
     assert one(f"methods.{key}") == one(f"methods.<name>.{key}")
     named = one(f"methods.get.{key}")
     assert named.doc == METHOD_FIELDS[key].doc
@@ -112,7 +114,7 @@ def test_options_lists_every_plugin_that_has_some():
 
 
 def test_options_that_cannot_be_read_hide_no_others():
-    """Who asks for them learns whose they are; who asks for all sees the rest."""
+    """Options that cannot be read are an error for that plugin only; the list of all options still works."""
 
     class Broken:
         @hookimpl
@@ -146,6 +148,7 @@ def test_plugin_without_options_says_so():
     ],
 )
 def test_misspelt_key_is_answered_with_the_nearest(path, near):
+    """A misspelt key is answered with the nearest path."""
     with pytest.raises(errors.ConfigError) as caught:
         explain(path)
     assert f"did you mean {near!r}?" in str(caught.value)
@@ -155,6 +158,7 @@ def test_misspelt_key_is_answered_with_the_nearest(path, near):
 
 @pytest.mark.parametrize("path", ["zzzzzz", ".", "a..b", "class.x", "options.inline.x", "x" * 10_000, "\x1b]0;hi\n"])
 def test_nonsense_is_refused_on_one_line(path):
+    """A nonsensical key is refused with one short printable line."""
     with pytest.raises(errors.ConfigError) as caught:
         explain(path)
     assert str(caught.value).isprintable()
@@ -162,6 +166,7 @@ def test_nonsense_is_refused_on_one_line(path):
 
 
 def test_options_of_an_unknown_plugin_say_what_keeps_it_from_being_used(monkeypatch):
+    """Options of an unknown plugin are answered with a suggestion, or with why the plugin is not usable."""
     monkeypatch.setenv(DISABLED_VARIABLE, "ray")
     with pytest.raises(errors.UnknownPluginError, match="did you mean 'pool'"):
         explain("options.poool")
@@ -170,7 +175,7 @@ def test_options_of_an_unknown_plugin_say_what_keeps_it_from_being_used(monkeypa
 
 
 def test_plugins_are_looked_for_only_if_options_are_asked_for():
-    """A conflict between plugins does not keep anybody from reading about a timeout."""
+    """Plugins are discovered only for options, so that a plugin conflict does not block other explanations."""
 
     def discover():
         raise errors.PluginConflictError("two of them")

@@ -1,4 +1,4 @@
-"""What an options class says about its options: names, types, defaults and meanings."""
+"""The documentation of a plugin's options, taken from its options class: names, types, defaults and meanings."""
 
 from __future__ import annotations
 
@@ -61,7 +61,9 @@ class Options:
 
 
 def test_options_are_described_by_their_class():
-    """Name, type in words, default of plain types, meaning; what the constructor does not take is left out."""
+    """
+    Options have name, type, default and meaning from their class. Attributes that the constructor lacks are left out.
+    """
     found = {option.name: option for option in option_docs(Options)}
     assert {name: (option.type, option.default, option.doc) for name, option in found.items()} == {
         "needed": ("string", None, "Has no default."),
@@ -86,7 +88,7 @@ def test_options_below_an_option_are_described():
 
 
 def test_names_are_those_that_the_reader_takes():
-    """An attribute that begins with an underscore is named without it, as the constructor takes it."""
+    """An attribute with a leading underscore is documented without it, as the reader and the constructor take it."""
     given = {"needed": "n", "hidden": True}
     options, problems = structure(Options, given, key="options.test")
     assert (problems, options._hidden) == ([], True)
@@ -94,11 +96,13 @@ def test_names_are_those_that_the_reader_takes():
 
 
 def test_class_that_contains_itself_ends():
+    """A class that contains itself does not make the description recurse forever."""
+
     @attrs.frozen
     class Node:
         child: Any = None
 
-    attrs.fields(Node)  # made before its own name can stand in an annotation
+    attrs.fields(Node)  # resolve the fields before the class's own name is in an annotation
     Node.__annotations__["child"] = Node
     nested = attrs.make_class("Nested", {"child": attrs.field(type=Node, default=None)})
     assert [option.name for option in option_docs(nested)] == ["child"]
@@ -107,13 +111,15 @@ def test_class_that_contains_itself_ends():
 def test_annotations_that_cannot_be_resolved_are_shown_as_written():
     @attrs.frozen
     class Broken:
-        value: NoSuchType = None  # noqa: F821 - that is the point
+        value: NoSuchType = None  # noqa: F821 - unresolvable on purpose
 
     (option,) = option_docs(Broken)
     assert option.type == "NoSuchType"
 
 
 def test_base_class_says_what_its_heirs_leave_out():
+    """A subclass without an `Attributes:` section inherits the meanings of its base class."""
+
     class Heir(Inner):
         """Without a section."""
 
@@ -134,7 +140,7 @@ def test_docstring_without_the_section_says_nothing(text):
 
 
 def test_every_option_of_the_installed_plugins_has_a_meaning():
-    """Whoever adds an option explains it."""
+    """Every option of the installed plugins has a meaning."""
     entries = Registry.discover().entries()
     classes = {key: entry.registration.options_class() for key, entry in entries.items()}
     described = [option for cls in classes.values() if cls is not None for option in option_docs(cls)]

@@ -1,4 +1,4 @@
-"""The schema of plugins' options: it and `structure` give the same verdict, and it says what the class says."""
+"""The JSON schema of plugins' options: it gives the same verdict as `structure`, and describes what the class says."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ VALIDATOR = StrictValidator(whole(Options))
 @settings(max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.dictionaries(st.sampled_from(NAMES), ANYTHING, max_size=2))
 def test_schema_and_structure_agree(value):
-    """Whatever the options are: `structure` takes them if and only if the schema does."""
+    """The schema accepts options exactly if `structure` does."""
     _, problems = structure(Options, value, key="options.x")
     mistakes = [error.message for error in VALIDATOR.iter_errors(value)]
     assert bool(mistakes) == bool(problems), (mistakes, problems)
@@ -125,7 +125,7 @@ def test_schema_and_structure_agree(value):
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in {"internal", "mistake"}])
 def test_each_option_has_values_that_both_take_and_others_that_both_refuse(name):
-    """So that the agreement above is about something."""
+    """Each option has values that both accept and values that both refuse, so that the test above means something."""
     samples = [None, True, 1, 3, 0.5, -1, "a1", "fast", "red", [], [1, "a"], ["a"] * 3, {}, {"host": "h"}, {"red": 1}]
     verdicts = set()
     for value in samples:
@@ -164,7 +164,7 @@ v = attrs.validators
     ],
 )
 def test_validators_of_attrs_are_said(kind, validator, good, bad):
-    """Both give the same verdict, and a variable of the environment may stand for any scalar."""
+    """The schema checks attrs validators as `structure` does. A variable of the environment may replace any scalar."""
     cls = made(kind, validator)
     for value in (*good, *bad):
         _, problems = structure(cls, {"x": value}, key="options.x")
@@ -176,14 +176,14 @@ def test_validators_of_attrs_are_said(kind, validator, good, bad):
 @pytest.mark.parametrize(
     ("kind", "validator", "value"),
     [
-        # Not in JSON Schema's regular expressions, or with another meaning there.
+        # Regular expressions that JSON Schema lacks or reads differently.
         (str, v.matches_re(r"(?i)a"), "A"),
         (str, v.matches_re("a", re.IGNORECASE), "A"),
         (str, v.matches_re(r"\w"), "é"),
         (str, v.matches_re(r"(?P<name>a)"), "a"),
         (str, v.matches_re(r"a\Z"), "a"),
         (str, v.matches_re(r"\-"), "-"),
-        # Choices that are not written down.
+        # Choices that the schema cannot list.
         (int, v.in_(range(1_000_000)), 5),
         (str, v.in_("abc"), "bc"),
         (int, v.instance_of(int), 1),
@@ -192,20 +192,22 @@ def test_validators_of_attrs_are_said(kind, validator, good, bad):
     ],
 )
 def test_what_cannot_be_said_is_left_out(kind, validator, value):
-    """The schema takes too much rather than too little."""
+    """What a schema cannot express is left out: it accepts too much rather than too little."""
     cls = made(kind, validator)
     assert structure(cls, {"x": value}, key="options.x")[1] == []
     assert takes(cls, {"x": value})
 
 
 def test_validator_of_what_a_converter_makes_is_left_out():
-    """It sees another value than the one that the file has."""
+    """A validator behind a converter is left out, because it sees another value than the file has."""
     cls = made(int, v.ge(10), converter=lambda value: value * 10)
     assert structure(cls, {"x": 1}, key="options.x")[1] == []
     assert takes(cls, {"x": 1})
 
 
 def test_type_that_is_not_known_takes_anything():
+    """An unknown type accepts anything."""
+
     class Strange:
         pass
 
@@ -226,6 +228,7 @@ def test_class_may_contain_itself():
 
 
 def test_classes_of_the_same_name_stay_two():
+    """Two classes with the same name get separate definitions."""
     schemas = OptionsSchemas()
     first, second = schemas.of_class(made(int)), schemas.of_class(made(str))
     assert first != second
@@ -245,6 +248,7 @@ def test_classes_of_the_same_name_stay_two():
     ],
 )
 def test_default_is_shown_as_a_file_would_have_it(default, shown):
+    """A default is shown in the form that a file uses."""
     found = definition(made(Any, default=default))["properties"]["x"]
     assert found["default"] == shown
     assert found["description"].startswith("Default: ")
@@ -261,13 +265,14 @@ def test_default_is_shown_as_a_file_would_have_it(default, shown):
     ],
 )
 def test_default_that_json_cannot_say_is_not_shown(default):
+    """A default that JSON cannot express is not shown."""
     found = definition(made(Any, default=default))["properties"]["x"]
     assert "default" not in found
     assert found["description"] == ""
 
 
 def test_default_null_is_said_but_not_filled_in():
-    """Editors fail on null where they expect a text."""
+    """A default of null is described but not filled in: editors fail on null where they expect text."""
     found = definition(made(str | None, default=None))["properties"]["x"]
     assert "default" not in found
     assert found["description"] == "Default: null."

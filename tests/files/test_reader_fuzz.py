@@ -1,7 +1,7 @@
 """
-For any bytes whatever: the reader gives a file or a ConfigError, whose problems can be printed and lie in the file.
+For any bytes, the reader returns a file or a ConfigError with printable problems that point into the file.
 
-A file that is read makes configurations, and written out it reads the same.
+A file that is read makes configurations, and reads the same after it was written out.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """
-What a deployment file comes to can be written out, and reading that gives the same.
+A deployment file that is read and written out reads the same again.
 
-The files are those of tests/deployment_files/good, and generated ones: any valid values of any fields, spread over the
-entry, a profile and the defaults, with anchors, merge keys, variables of the environment, units, and every way to write
-a scalar. What they come to is compared with what a few lines of Python make of the same values.
+The files are those in tests/deployment_files/good and generated ones. Generated files have valid values of any fields
+in the entry, a profile and the defaults, with anchors, merge keys, variables, units, and every way to write a scalar.
+The results are compared with those of a few lines of Python.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def read_text(text, folder, **options):
 
 
 def flat(document):
-    """The services of a plain document, their fields out of their groups."""
+    """Return the services of a plain document, with their fields taken out of the groups."""
     services = {}
     for name, entry in document["services"].items():
         services[name] = {key: value for key, value in entry.items() if key not in GROUPS}
@@ -43,7 +43,7 @@ def flat(document):
 
 
 def said(entry):
-    """What a service's entry came to, in the shape of a plain document's."""
+    """Return the values of a service's entry in the shape of a plain document."""
     values = plain(entry.values)
     if entry.class_path is not None:
         values["class"] = entry.class_path
@@ -54,7 +54,7 @@ def said(entry):
 
 
 def literal(value):
-    """The value as it is written where `${` begins a variable of the environment."""
+    """Escape `${`, which begins a variable of the environment."""
     if isinstance(value, dict):
         return {name: literal(child) for name, child in value.items()}
     if isinstance(value, list):
@@ -72,6 +72,7 @@ def check(file, folder):
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_file_comes_to_what_stands_beside_it(name):
+    """A good file gives the outcome that is in the .txt file of the same name."""
     with deployment_files.surroundings(deployment_files.GOOD):
         expected = Path(name).with_suffix(".txt").read_text(encoding="utf-8")
         assert deployment_files.outcome(name) == expected
@@ -81,6 +82,7 @@ def test_a_good_file_comes_to_what_stands_beside_it(name):
 
 @pytest.mark.parametrize("name", GOOD)
 def test_a_good_file_written_out_is_the_same_file(name, tmp_path):
+    """A good file that is written out reads as the same file."""
     with deployment_files.surroundings(deployment_files.GOOD):
         check(read(name, profile=deployment_files.profile_of(Path(name))), tmp_path)
 
@@ -112,10 +114,11 @@ GENERATED = {
 }
 
 
-# Looking for the smallest file that fails may take longer than a test has; the long run does it.
+# Shrinking a failing example may take longer than a test may run; the slow test does it.
 @settings(max_examples=100, phases=[Phase.explicit, Phase.reuse, Phase.generate], **GENERATED)
 @given(case=files(), profile=st.sampled_from([None, "busy"]))
 def test_any_valid_file_comes_to_its_values_and_written_out_to_the_same(folder, case, profile):
+    """Any valid file gives its values, and reads the same after it was written out."""
     round_trip(folder, case, profile)
 
 
@@ -123,4 +126,5 @@ def test_any_valid_file_comes_to_its_values_and_written_out_to_the_same(folder, 
 @settings(max_examples=3000, **GENERATED)
 @given(case=files(), profile=st.sampled_from([None, "busy"]))
 def test_thousands_of_valid_files_come_to_their_values_and_written_out_to_the_same(folder, case, profile):
+    """The same as above, with thousands of files."""
     round_trip(folder, case, profile)

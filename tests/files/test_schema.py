@@ -1,8 +1,8 @@
 """
-The JSON Schema of deployment files: it and the reader give the same verdict, and it says what the plugins say.
+The JSON Schema of deployment files: it gives the same verdict as the reader, and offers what the plugins offer.
 
-JSON has one kind of number and no infinity, YAML has both: `4.0` is an integer to other validators, to the one here it
-is not, as it is not to the reader.
+JSON has one kind of number and no infinity, YAML has both. To other validators `4.0` is an integer; to the reader, and
+so to the validator here, it is not.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 TESTS = Path(__file__).parent.parent
 
-#: What the reader refuses and a schema cannot say.
+#: What the reader refuses and a schema cannot express.
 EXEMPT = {
     "E104": "the same field in its group and outside",
     "E105": "what the environment has",
@@ -51,7 +51,7 @@ EXEMPT = {
 
 
 def module(path: Path) -> Any:
-    """A module of the tests, or a stranger's, by its file."""
+    """Load a module of the tests, or a third-party plugin, from its file."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     found = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(found)
@@ -93,12 +93,12 @@ def validator(schema) -> Any:
 
 @pytest.fixture
 def takes(validator):
-    """Whether the schema takes a service with these values."""
+    """Return whether the schema accepts a service with these values."""
     return lambda values: validator.is_valid({"services": {"kv": values}})
 
 
 def with_units(declared: Mapping[str, FieldInfo]) -> Iterator[str]:
-    """The fields and keys that take a number with a unit."""
+    """Yield the fields and keys that accept a number with a unit."""
     for name, info in declared.items():
         if info.unit:
             yield name
@@ -109,7 +109,7 @@ UNITS = frozenset(with_units(fields()))
 
 
 def texts(value: Any, key: str = "") -> Iterator[str]:
-    """The keys that have a text."""
+    """Yield the keys whose value is text."""
     if isinstance(value, str):
         yield key
     elif isinstance(value, dict):
@@ -118,25 +118,25 @@ def texts(value: Any, key: str = "") -> Iterator[str]:
 
 
 def counts(problem: Any, root: Any) -> bool:
-    """Whether a problem is one that the schema must find as well."""
+    """Return whether the schema must find this problem too."""
     key = problem.key.rpartition(".")[2]
-    # How much a duration or a size is, is for the reader to say; numbers are the schema's matter too.
+    # Only the reader checks the range of a duration or size given as text; numbers are checked by the schema too.
     return problem.id not in EXEMPT and not (problem.id == "E103" and key in UNITS and key in texts(root))
 
 
 def hides(problem: Any) -> bool:
-    """Whether the reader does not look at what is below: there is another value, or nobody would ask for it."""
+    """Return whether the reader skips what is below: another value replaces it, or no service uses it."""
     return problem.id == "E104" or problem.message.startswith("there is no service")
 
 
 @functools.cache
 def without_plugins() -> Any:
-    """What the reader is compared with: it knows no plugins, and their options are the plan's matter."""
+    """The schema without plugins: the reader knows no plugins; the plan checks their options."""
     return StrictValidator(deployment_schema(Registry.of()))
 
 
 def compare(path: Path, data: bytes) -> None:
-    """The reader and the schema give the same verdict on a file that is good YAML."""
+    """Check that the reader and the schema give the same verdict on a file that is valid YAML."""
     root, flaws = read_nodes(data, os.environ)
     assert root is not None
     assert not flaws
@@ -154,7 +154,7 @@ def compare(path: Path, data: bytes) -> None:
 
 
 def readable(data: bytes) -> bool:
-    """Whether there is something to compare: the mistake is not in the YAML itself, or in the size of the file."""
+    """Return whether there is something to compare: the file is valid YAML and small."""
     if len(data) > 10_000:
         return False
     root, flaws = read_nodes(data, os.environ)
@@ -174,6 +174,7 @@ WRITTEN = [data for data in WRITTEN if readable(data)]
 
 @pytest.mark.parametrize("data", WRITTEN, ids=lambda data: repr(data[:60]))
 def test_schema_and_reader_agree_on_files_of_the_readers_tests(data, tmp_path):
+    """Schema and reader agree on all files of the reader's tests."""
     compare(tmp_path / "file.yaml", data)
 
 
@@ -187,10 +188,11 @@ def test_files_of_the_readers_tests_are_found():
     ids=lambda path: f"{path.parent.name}/{path.name}",
 )
 def test_schema_and_reader_agree_on_the_collected_files(path, tmp_path):
+    """Schema and reader agree on all files in tests/deployment_files."""
     compare(tmp_path / "file.yaml", path.read_bytes())
 
 
-# -- files made by chance --------------------------------------------------------------------------------------------
+# -- generated files -------------------------------------------------------------------------------------------------
 
 ANYTHING = st.one_of(
     st.none(),
@@ -203,7 +205,7 @@ ANYTHING = st.one_of(
 
 
 def value_of(info: FieldInfo) -> st.SearchStrategy[Any]:
-    """Mostly good values of a field."""
+    """Generate mostly valid values of a field."""
     number = st.integers(0, 9)
     good: dict[str, st.SearchStrategy[Any]] = {
         "integer": number,
@@ -227,7 +229,7 @@ def members(declared: Mapping[str, FieldInfo]) -> st.SearchStrategy[dict[str, An
 
 
 def some(declared: dict[str, st.SearchStrategy[Any]]) -> st.SearchStrategy[dict[str, Any]]:
-    """Few of the keys: what is right on its own is seldom right in a crowd."""
+    """Generate few of the keys: with many, nearly every file would be invalid."""
     pairs = st.sampled_from(sorted(declared)).flatmap(lambda name: st.tuples(st.just(name), declared[name]))
     return st.lists(pairs, max_size=4).map(dict)
 
@@ -270,7 +272,7 @@ FILES = st.fixed_dictionaries(
 @example({"services": {"kv": {}}, "profiles": {"dev": {"services": {"kv": None}}}})
 @example({"services": {}, "defaults": {"class": "m:C"}})
 def test_schema_and_reader_agree_on_any_file(tmp_path_factory, value):
-    """Whatever keys and values a file has: the reader takes it if and only if the schema does."""
+    """The reader accepts a file exactly if the schema does, whatever its keys and values are."""
     compare(tmp_path_factory.getbasetemp() / "any.yaml", json.dumps(value).encode())
 
 
@@ -278,7 +280,7 @@ def test_schema_and_reader_agree_on_any_file(tmp_path_factory, value):
 
 
 def scalars(declared: Mapping[str, FieldInfo], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every field and key that holds a single value, with its path."""
+    """Yield every field and key with a single value, with its path."""
     for name, info in declared.items():
         below = (*path, name, "get") if info.kind == "methods" else (*path, name)
         if info.kind in {"integer", "number", "boolean", "string", "batch"}:
@@ -297,7 +299,7 @@ def at(path: tuple[str, ...], value: Any) -> Any:
 
 @pytest.mark.parametrize("path", SCALARS, ids=".".join)
 def test_variable_of_the_environment_may_stand_for_any_single_value(path, takes):
-    """What the variable has in it is for the reader to say."""
+    """A variable of the environment may replace any single value; only the reader checks its content."""
     assert takes(at(path, "${NAME}"))
     assert takes(at(path, "${NAME:-1}${OTHER}"))
     if SCALARS[path].kind != "string":
@@ -326,7 +328,9 @@ WITH_UNIT = [path for path, info in SCALARS.items() if info.unit]
 @example(("memory_mb",), "4Gi")
 @settings(deadline=None, suppress_health_check=list(HealthCheck))
 def test_durations_and_sizes_are_taken_where_the_reader_takes_them(path, text):
-    """Only there, and in no other spelling; whether a size is a whole number is for the reader to say."""
+    """
+    The schema accepts durations and sizes exactly where and as the reader does. Only the reader requires whole sizes.
+    """
     name, value = next(iter(at(path, text).items()))
     _, problems = without_units(fields()[name], name, value)
     wrong = any(problem.id == "E102" for problem in problems)
@@ -347,7 +351,7 @@ def test_numbers_without_a_unit_take_no_text_with_one(takes):
     [("target", "target"), ("threading_strategy", "threading strategy"), ("load_balancer", "load balancer")],
 )
 def test_installed_ids_are_offered_with_their_summaries(field, kind, schema, registry, takes):
-    """Any other ID is valid too: whether it is installed is for the plan to say."""
+    """The schema offers the installed IDs with their summaries. Other IDs are valid too; the plan checks them."""
     known = schema["$defs"][f"fields.{field}"]["anyOf"][0]
     assert known["enum"] == list(registry.ids(kind))
     assert known["enumDescriptions"] == [registry.find(kind, id).registration.summary for id in registry.ids(kind)]
@@ -356,6 +360,7 @@ def test_installed_ids_are_offered_with_their_summaries(field, kind, schema, reg
 
 
 def test_installed_monitors_are_offered_in_the_list(schema, registry, takes):
+    """The schema offers the installed monitors in the list, and refuses duplicates."""
     known = schema["$defs"]["fields.monitors"]["items"]["anyOf"][0]
     assert known["enum"] == list(registry.ids("monitor"))
     assert takes({"monitors": ["metrics", "mine"]})
@@ -363,7 +368,7 @@ def test_installed_monitors_are_offered_in_the_list(schema, registry, takes):
 
 
 def test_strangers_plugin_is_described(registry):
-    """Its ID is offered, and its options are checked as its own class does."""
+    """A third-party plugin's ID is offered, and its options are checked as its class does."""
     found = deployment_schema(Registry.of(STRANGER))
     assert found["$defs"]["fields.threading_strategy"]["anyOf"][0]["enum"] == ["dedicated"]
     dedicated = found["$defs"]["fields.options"]["properties"]["dedicated"]
@@ -382,7 +387,7 @@ def test_strangers_plugin_is_described(registry):
 
 
 def test_options_of_plugins_without_any_are_refused_and_those_of_the_absent_are_not(takes):
-    """The reader knows no plugin's options; the plan refuses those of a plugin that has none."""
+    """Options are refused for a plugin that has none, and accepted for one that is not installed."""
     assert takes({"options": {"multi": {}, "absent": {"anything": [1]}}})
     assert not takes({"options": {"multi": {"x": 1}}})
     assert not takes({"options": {"absent": 1}})
@@ -397,7 +402,7 @@ def no_options():
     [(no_options, "ImportError: no module named 'missing'"), (dict, "<class 'dict'> is not an attrs class")],
 )
 def test_plugin_that_cannot_say_its_options_takes_any_and_says_why(options, why):
-    """It must not keep users of other plugins from having a schema."""
+    """A plugin whose options class fails accepts any options, says why, and does not break the schema of others."""
 
     class Failing:
         @hookimpl
@@ -410,7 +415,7 @@ def test_plugin_that_cannot_say_its_options_takes_any_and_says_why(options, why)
 
 
 def test_options_of_an_id_that_two_plugins_have_may_be_either_ones():
-    """One service may use the one, another service the other."""
+    """If two plugins have the same ID, the options of either are valid."""
 
     class Second:
         @hookimpl
@@ -449,7 +454,7 @@ def test_schema_is_valid(schema):
 
 
 def test_schema_names_no_place(schema):
-    """It has no address of its own, and leads nowhere but into itself."""
+    """The schema has no address, and all its references stay inside."""
     assert schema["$schema"] == "https://json-schema.org/draft/2020-12/schema"
     assert "$id" not in json.dumps(schema)
     assert json.dumps(schema).count("://") == 1
@@ -461,7 +466,7 @@ def test_schema_names_no_place(schema):
 
 
 def test_every_key_is_described(schema):
-    """By a title and its meaning; a field with its default too."""
+    """Every key has a title and a description; a field also has its default."""
     for part in walk(schema):
         for name, found in part.get("properties", {}).items():
             described = schema["$defs"][found["$ref"].rpartition("/")[2]] | found if "$ref" in found else found
@@ -472,7 +477,7 @@ def test_every_key_is_described(schema):
 
 
 def test_every_default_is_valid(schema):
-    """What an editor fills in passes."""
+    """Every default is valid, because editors fill it in."""
     found = [part for part in walk(schema) if "default" in part and ("type" in part or "anyOf" in part)]
     assert len(found) > 40
     for part in found:

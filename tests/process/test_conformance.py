@@ -1,4 +1,4 @@
-"""The target `process` keeps the semantics that are the same for all targets."""
+"""Target `process` behaves as all targets must."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ pytestmark = pytest.mark.timeout(180)
 
 class TestProcess(StrategiesInTurn):
     plugin_id = "process"
-    one_in = 32  # each starts processes; all of them run in `make test-long`
+    one_in = 32  # each starts processes; all cases run in `make test-long`
     starting = 3.0  # a process takes longer to start than a thread
-    while_running = 1.0  # a replica's first call of another service imports what that takes
+    while_running = 1.0  # a replica's first call of another service imports the modules that it needs
     patience = 40.0  # some cases start dozens
 
     def kill(self, service, replica_id):

@@ -1,4 +1,4 @@
-"""Many callers and large arguments, with replicas as processes."""
+"""Many callers and large arguments, with replicas in their own processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`sage-deploy up` is told twice to end, while replicas in child processes are in the middle of a call."""
+"""`sage-deploy up` gets a second signal while replicas in child processes run a call."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ HUNG = """
             self.calls = [self.ctx.service(name).submit("hang") for name in ("waiting", "stuck")]
 """
 
-#: The calls never end, and would be waited for for an hour.
+#: The calls never end, and `up` would wait an hour for them.
 SERVICES = """
     services:
       waiting: {class: 'hung:Waiting', target: process, performance: {timeout: 3600, drain_timeout: 3600}}
@@ -47,7 +47,7 @@ SERVICES = """
 
 
 def children(parent: int) -> set[int]:
-    """The processes that one has started and that have not been waited for."""
+    """Return the child processes of *parent* that it has not reaped."""
     found: set[int] = set()
     for task in Path(f"/proc/{parent}/task").iterdir():
         with suppress(FileNotFoundError):  # a thread that has just ended
@@ -57,7 +57,7 @@ def children(parent: int) -> set[int]:
 
 @pytest.fixture
 def replicas():
-    """Processes that are killed when the test ends, should they be left."""
+    """The ids of processes to kill after the test if they still run."""
     pids = set()
     yield pids
     for pid in pids:
@@ -69,9 +69,9 @@ def replicas():
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_no_child_is_left_when_a_second_signal_ends_up(tmp_path, running_up, replicas, number):
     """
-    The first signal waits for calls that hang in children; after the second, every child is gone with the command.
+    The first signal waits for calls that hang in children. After the second, `up` and all its children are gone.
 
-    One of them would not notice by itself that the command is gone.
+    One of the children cannot notice by itself that the command has ended.
     """
     (tmp_path / "hung.py").write_text(dedent(HUNG))
     process = running_up(deployment(tmp_path, dedent(SERVICES)))
@@ -83,7 +83,7 @@ def test_no_child_is_left_when_a_second_signal_ends_up(tmp_path, running_up, rep
     assert len(replicas) == 2
     assert not any(map(is_gone, replicas)), "the first signal ends nothing that runs"
     process.send_signal(number)
-    code = process.wait(PATIENCE)  # not `communicate`, which also waits until the children have closed the pipes
+    code = process.wait(PATIENCE)  # not `communicate`, which also waits until the children close their pipes
     assert [pid for pid in replicas if not is_gone(pid)] == []
     _, err = process.communicate(timeout=PATIENCE)
     assert code == 130, err

@@ -1,4 +1,4 @@
-"""What a replica has said before it is killed is known, also where it was to leave with what comes next."""
+"""Answers that a replica gave before it was killed arrive, even those held back to be sent with later ones."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ pytestmark = pytest.mark.timeout(120)
 
 
 class Allocations:
-    """Takes no time, and must not run twice."""
+    """Its methods are fast and not idempotent."""
 
     def enter(self, path, number):
-        """Write *number* down."""
-        with open(path, "a", encoding="ascii") as file:  # noqa: PTH123 - a path takes as long as the writing
+        """Append *number* to the file."""
+        with open(path, "a", encoding="ascii") as file:  # noqa: PTH123 - making a Path takes as long as the writing
             file.write(f"{number}\n")
         return number
 
@@ -26,19 +26,19 @@ class Allocations:
         raise KeyError(number)
 
     def die(self):
-        """End this process as the system does."""
+        """Kill this process, as the kernel does when memory runs out."""
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_killed_replica_takes_no_answer_and_no_other_call_along(tmp_path):
-    """The call that kills is the only one that fails, it is not tried again, and each other runs once."""
+    """Only the call that kills its replica fails. It is not retried, and each other call runs exactly once."""
     path = str(tmp_path / "ledger")
     with Environment("ledgers") as env:
         config = ServiceDeploymentConfig(target="process", threading_strategy="single", queue_size=1000)
         env.register_service_with_config("ledger", Allocations, deployment_config=config)
         ledger = env.service("ledger")
         for call in [ledger.submit("enter", os.devnull, number) for number in range(200)]:
-            call.result(60)  # their method is known to take no time from now on
+            call.result(60)  # from now on their method is known to be fast
         for begin in range(0, 300, 100):
             before = [ledger.submit("enter", path, number) for number in range(begin, begin + 50)]
             refused = [ledger.submit("refuse", number) for number in range(50)]

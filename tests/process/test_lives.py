@@ -1,4 +1,4 @@
-"""Child processes live as long as what started them, in whatever way that was started and ends."""
+"""Child processes end with the program that started them, however it was started and however it ends."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from killing import is_gone
 
 pytestmark = pytest.mark.timeout(180)
 
-#: Runs at its top level, with no guard: a child that ran it again would start children of its own.
+#: Has no `__main__` guard: a child that ran it again would start its own children.
 PROGRAM = """
     import os
     from sage_plugins import Environment, ServiceDeploymentConfig
@@ -45,7 +45,7 @@ PROGRAM = """
 
 
 def started_as(way, folder):
-    """The command that runs `PROGRAM` in that way, and what it reads."""
+    """Return the command that runs `PROGRAM` in that way, and its input."""
     program = dedent(PROGRAM)
     (folder / "program.py").write_text(program)
     cell = f"exec(compile({program!r}, '<cell 1>', 'exec'), vars(__import__('__main__')))"  # as a notebook does
@@ -55,7 +55,7 @@ def started_as(way, folder):
 
 @pytest.mark.parametrize("way", ["script", "stdin", "-m", "-c", "cell"])
 def test_classes_of_the_main_module_are_served(way, tmp_path):
-    """Both sides agree on them, and nothing runs twice."""
+    """Classes of `__main__` work in replicas, however the program was started; the program's code runs only once."""
     command, read = started_as(way, tmp_path)
     done = subprocess.run(
         [sys.executable, *command], input=read, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
@@ -63,8 +63,8 @@ def test_classes_of_the_main_module_are_served(way, tmp_path):
     assert (done.stdout, done.stderr) == ("True 3 EUR True\n", "")
 
 
-#: Replicas of which one stands still, one never gives up the interpreter's lock, and one has a child of its own; and a
-#: forked copy of the program, which lives on.
+#: The replicas: one is stopped, one never releases the interpreter lock, and one has its own child process. A forked
+#: copy of the program lives on.
 PARENT = """
     import os, re, signal, subprocess, sys, time
     from sage_plugins import Environment, ServiceDeploymentConfig
@@ -98,7 +98,7 @@ PARENT = """
 
 
 def test_nothing_is_left_when_the_program_is_killed(tmp_path):
-    """Not a replica that is stopped or busy, and nothing that one has started."""
+    """When the program is killed, its replicas end, even stopped or busy ones, and so do their children."""
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", dedent(PARENT)],
         stdout=subprocess.PIPE,
@@ -142,7 +142,9 @@ INTERRUPTED = """
 
 
 def test_interrupt_from_the_terminal_reaches_the_parent_alone():
-    """It goes to the whole group of processes; the parent still gets answers, and stops its replicas as always."""
+    """
+    Ctrl-C reaches only the parent, although the terminal signals the whole group. The parent then stops its replicas.
+    """
     command = [sys.executable, "-c", dedent(INTERRUPTED)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, process_group=0) as program:
         assert program.stdout.readline() == "deployed\n"
@@ -152,7 +154,7 @@ def test_interrupt_from_the_terminal_reaches_the_parent_alone():
 
 
 def test_next_program_removes_the_sockets_that_a_killed_one_has_left():
-    """Its own and its replicas'; those of a program that lives stay."""
+    """The next program removes the sockets of a killed program and of its replicas, and keeps those of running ones."""
     command = [sys.executable, "-c", dedent(INTERRUPTED)]
 
     @contextmanager
@@ -202,7 +204,9 @@ CROWDED = """
 
 
 def test_want_of_file_descriptors_is_said():
-    """With what to do; nothing is left of what had been started, so one replica fits afterwards."""
+    """
+    Without free file descriptors, the error says what to do. All that was started is ended, so one replica fits then.
+    """
     done = subprocess.run(
         [sys.executable, "-c", dedent(CROWDED)], capture_output=True, text=True, check=False, timeout=120
     )

@@ -1,4 +1,4 @@
-"""What a replica on target `process` gets of this machine, and what it is kept from."""
+"""The CPU cores, GPUs, memory and variables of a replica on target `process`, and their limits."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Service:
         signal.pause()
 
     def say(self, text):
-        print(text)  # noqa: T201 - what a service prints is what is tested
+        print(text)  # noqa: T201 - the test captures this output
         self.ctx.logger.info("%s in the log", text)
 
 
@@ -52,7 +52,9 @@ def register(env, name="svc", cls=Service, **fields):
 
 
 def test_each_replica_has_its_share_of_the_machine(env, monkeypatch):
-    """Cores and GPUs of its own; numeric libraries are told, unless the user has told them."""
+    """
+    Each replica has its own cores and GPUs. Thread variables of numeric libraries are set unless the user set them.
+    """
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5,7")
     monkeypatch.setenv("MKL_NUM_THREADS", "9")
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
@@ -75,7 +77,9 @@ def test_each_replica_has_its_share_of_the_machine(env, monkeypatch):
 
 
 def test_service_that_takes_too_much_memory_gets_an_error(env):
-    """Its caller does, and the replica goes on; a constructor's is an error of the deployment."""
+    """
+    A call that takes too much memory gets MemoryError, and its replica goes on; a constructor fails its deployment.
+    """
     svc = register(env, memory_mb=64, cpu_cores=0)
     assert svc.take(MIB) == MIB
     with pytest.raises(MemoryError):
@@ -88,7 +92,7 @@ def test_service_that_takes_too_much_memory_gets_an_error(env):
 
 
 def test_what_the_machine_does_not_have_is_refused(env, monkeypatch):
-    """Before anything starts; without `cpu_cores` any number of replicas fits."""
+    """Replicas that need more than the machine has are refused in the plan. Without `cpu_cores` any number fits."""
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     register(env, "many", replicas=100)
     assert all(replica.where for replica in env.plan().services[0].replicas)
@@ -106,7 +110,7 @@ def test_what_the_machine_does_not_have_is_refused(env, monkeypatch):
 
 
 def test_cores_of_a_replica_are_free_again_when_it_has_ended(env):
-    """Whether it was stopped or killed, what takes its place finds room."""
+    """The cores of a replica are free again when it ends, stopped or killed, so its successor has room."""
     svc = register(env, cpu_cores=machine.node().total.cpu, retry={"max_attempts": 3})
     env.deploy()
     (replica,) = env.get_service_status("svc")["replicas"]
@@ -120,7 +124,7 @@ def test_cores_of_a_replica_are_free_again_when_it_has_ended(env):
 
 
 def test_replica_that_stands_still_is_killed_at_a_deadline(env):
-    """SIGSTOP keeps it from doing anything, SIGKILL does not ask it."""
+    """At a deadline with `timeout_strength: kill`, even a replica that SIGSTOP has stopped is killed."""
     svc = register(env, timeout_strength="kill", timeout=60.0)
     svc.take(1)
     pid = env.get_service_status("svc")["replicas"][0]["pid"]
@@ -132,6 +136,7 @@ def test_replica_that_stands_still_is_killed_at_a_deadline(env):
 
 
 def test_replica_that_stands_still_does_not_keep_its_environment(env):
+    """Closing an environment kills a replica that SIGSTOP has stopped."""
     svc = register(env, drain_timeout=0)
     svc.take(1)
     pid = env.get_service_status("svc")["replicas"][0]["pid"]
@@ -141,8 +146,9 @@ def test_replica_that_stands_still_does_not_keep_its_environment(env):
 
 
 def test_what_a_replica_prints_and_logs_is_seen(env, capfd, caplog):
+    """Output of a replica appears on stdout, and its log records are in `env.logs()` with the replica's id."""
     caplog.set_level(logging.INFO, "sage.service")
-    assert env.logs() == []  # from now on they are kept
+    assert env.logs() == []  # the first read starts the recording
     svc = register(env)
     svc.say("here")
     assert capfd.readouterr().out == "here\n"
@@ -160,6 +166,7 @@ def test_what_a_replica_prints_and_logs_is_seen(env, capfd, caplog):
     ],
 )
 def test_configuration_that_cannot_work_is_refused(env, rule, key, fields):
+    """Configuration that cannot work on target `process` is refused in the plan."""
     config = ServiceDeploymentConfig(**{"target": "process"} | fields)
     env.register_service_with_config("svc", Service, deployment_config=config)
     with pytest.raises(errors.PlanError) as caught:
@@ -167,7 +174,7 @@ def test_configuration_that_cannot_work_is_refused(env, rule, key, fields):
     assert [(each.id, each.key) for each in caught.value.problems] == [(rule, key)]
 
 
-#: As far as target `process` sees it, this is Windows: these modules and this constant are not there.
+#: A simulated Windows, as far as target `process` sees it: these modules and this constant are missing.
 ON_WINDOWS = """
     import socket, sys
     from types import SimpleNamespace
@@ -193,7 +200,7 @@ ON_WINDOWS = """
 
 
 def test_windows_is_refused_with_what_to_do():
-    """By `plan` and by `deploy`, before anything is imported that Windows does not have."""
+    """`plan` and `deploy` refuse Windows with what to do, before they import a module that Windows lacks."""
     command = [sys.executable, "-c", dedent(ON_WINDOWS)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert done.stderr == ""
@@ -202,7 +209,9 @@ def test_windows_is_refused_with_what_to_do():
 
 
 def test_what_only_linux_enforces_is_said_elsewhere(env, monkeypatch):
-    """An option that does nothing there is an error, a limit that is not kept a warning."""
+    """
+    On other systems than Linux, an option without effect is an error, and a limit that nothing enforces is a warning.
+    """
     monkeypatch.setattr(checks, "_LINUX", False)
     config = {"target": "process", "memory_mb": 100, "cpu_cores": 1, "options": {"process": {"affinity": True}}}
     env.register_service_with_config("svc", Service, deployment_config=config)

@@ -1,4 +1,4 @@
-"""Handles of services on target `process` travel to other processes, and its services call each other."""
+"""Handles of services on target `process` can be sent to other processes, and its services call each other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.timeout(180)
 
 
 class OverSockets(Travelling):
-    """Between child processes of this one, and programs that find them by the handle alone."""
+    """Between child processes of this process, and programs that know only the handle."""
 
     plugin_id = target = "process"
     patience = 40.0  # some cases start several processes
@@ -28,7 +28,7 @@ class OverSockets(Travelling):
 
     @pytest.fixture(autouse=True)
     def own_folder(self, monkeypatch, tmp_path):
-        """What programs leave that are killed is removed."""
+        """Programs that the test kills leave files only in this folder."""
         monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 

@@ -1,4 +1,4 @@
-"""What an actor keeps of references that travel beside a socket, whichever comes first."""
+"""How long an actor keeps references that Ray brings separately from the socket, in every order of events."""
 
 from __future__ import annotations
 
@@ -32,11 +32,13 @@ def is_empty(carrier):
 
 
 class Thing:
-    """Can be looked for."""
+    """Can be referenced weakly."""
 
 
 def test_what_was_brought_is_kept_until_the_call_is_over_and_a_moment_longer(carrier, clock):
-    """A reference that comes again while it is let go of would never be resolved."""
+    """
+    References are kept until shortly after their call ends: one that comes again during its release never resolves.
+    """
     thing = Thing()
     found = weakref.ref(thing)
     carrier.deliver(MARK, [thing])
@@ -53,7 +55,7 @@ def test_what_was_brought_is_kept_until_the_call_is_over_and_a_moment_longer(car
 
 
 def test_who_reads_a_message_waits_for_what_belongs_to_it(carrier):
-    """A task of Ray may be slower than a socket."""
+    """The reader of a message waits for its references: a Ray task may be slower than a socket."""
     with ThreadPoolExecutor() as pool:
         waiting = pool.submit(carrier.receive, MARK)
         carrier.deliver("caller:2", ["another"])
@@ -62,7 +64,7 @@ def test_who_reads_a_message_waits_for_what_belongs_to_it(carrier):
 
 
 def test_what_is_sent_can_be_fetched_once(carrier):
-    """The mark says whose it is."""
+    """Sent references can be fetched once, by a mark that starts with their caller."""
     mark = carrier.send("caller", ["reference"])
     assert mark.startswith("caller:")
     assert carrier.fetch(mark) == ["reference"]
@@ -71,7 +73,7 @@ def test_what_is_sent_can_be_fetched_once(carrier):
 
 @pytest.mark.parametrize("first", ["release", "deliver"])
 def test_what_nobody_has_read_is_not_kept(carrier, first):
-    """A call may be given up before its arguments are read, and before they have come."""
+    """References that nobody read are dropped when the call ends, whether they came before or after that."""
     steps = [lambda: carrier.release(MARK), lambda: carrier.deliver(MARK, ["reference"])]
     for step in steps if first == "release" else reversed(steps):
         step()
@@ -79,7 +81,7 @@ def test_what_nobody_has_read_is_not_kept(carrier, first):
 
 
 def test_nothing_is_kept_of_a_caller_that_has_gone(carrier):
-    """Nor what comes of it afterwards; who waits for it waits no more."""
+    """When a caller has gone, its references are dropped, also late ones, and a waiting reader gets LookupError."""
     for number in range(2):
         carrier.deliver(f"caller:{number}", ["reference"])
     carrier.receive("caller:0")
@@ -102,7 +104,7 @@ def test_nothing_is_kept_of_a_caller_that_has_gone(carrier):
 
 
 def test_callers_that_have_gone_are_not_remembered_for_ever(carrier, monkeypatch):
-    """As many come and go as want."""
+    """The list of callers that have gone is bounded."""
     monkeypatch.setattr(module, "_MAX_DEPARTED", 3)
     for number in range(10):
         carrier.forget_caller(f"caller {number}")

@@ -1,4 +1,4 @@
-"""Which certificates a process has for calls between machines: those of the options, else those of Ray's variables."""
+"""A process uses the certificates from the options for calls between machines, else those from Ray's variables."""
 
 from __future__ import annotations
 
@@ -39,34 +39,34 @@ def set_all(monkeypatch):
 
 @pytest.mark.parametrize("says", ["1", "true", "True"])
 def test_those_of_rays_variables_count(set_all, says):
-    """If Ray would use TLS: it reads the switch the same way."""
+    """Ray's variables give the certificates if RAY_USE_TLS is set; its values are read as Ray reads them."""
     set_all(RAY_USE_TLS=says)
     assert certificates_here(None) == Certificates("/ray/node.pem", "/ray/node.key", "/ray/ca.pem")
 
 
 @pytest.mark.parametrize("says", ["0", "false", "yes", None])
 def test_there_are_none_if_ray_uses_no_tls(set_all, says):
-    """Whatever the other variables say."""
+    """If Ray does not use TLS, there are no certificates, whatever the other variables say."""
     set_all(RAY_USE_TLS=says)
     assert certificates_here(None) is None
 
 
 def test_option_wins(set_all):
-    """Over variables that say something else, or not enough."""
+    """The option wins over Ray's variables, even if these are incomplete."""
     set_all(RAY_TLS_CA_CERT=None)
     option = Certificates(**OPTION)
     assert certificates_here(option) == option
 
 
 def test_variables_that_say_too_little_are_no_reason_to_do_without_tls(set_all):
-    """The error names those that are missing."""
+    """Incomplete variables are an error that names the missing ones, not a silent connection without TLS."""
     set_all(RAY_TLS_SERVER_KEY=None, RAY_TLS_CA_CERT="")
     with pytest.raises(OSError, match="RAY_USE_TLS is set, and RAY_TLS_SERVER_KEY and RAY_TLS_CA_CERT must be set"):
         certificates_here(None)
 
 
 def test_option_is_read():
-    """From a mapping, as in a file."""
+    """The option is read from a mapping, as in a file."""
     options, problems = structure(RayOptions, {"tls": OPTION}, key="options.ray")
     assert not problems
     assert options.tls == Certificates(**OPTION)
@@ -81,7 +81,7 @@ def test_option_is_read():
     ],
 )
 def test_wrong_option_is_reported_with_its_place(change, key, message):
-    """And with what to write."""
+    """A wrong option is reported with its key and what is wrong."""
     _, problems = structure(RayOptions, {"tls": OPTION | change}, key="options.ray")
     (found,) = problems
     assert found.key == key
@@ -89,14 +89,14 @@ def test_wrong_option_is_reported_with_its_place(change, key, message):
 
 
 def test_option_without_one_of_its_files_is_reported():
-    """All three are needed."""
+    """All three files are required; the missing one is reported."""
     _, problems = structure(RayOptions, {"tls": {"certificate": "/a", "key": "/b"}}, key="options.ray")
     (found,) = problems
     assert "authority" in str(found)
 
 
 def test_option_travels_with_a_handle():
-    """Whoever gets the handle connects with it."""
+    """A pickled handle keeps the option, so its receiver connects with the certificates."""
     directory = RayDirectory("environment", RayOptions(tls=Certificates(**OPTION)), "process")
     copy = pickle.loads(pickle.dumps(directory))  # noqa: S301 - our own
     assert copy._options.tls == Certificates(**OPTION)

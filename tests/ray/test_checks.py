@@ -1,4 +1,4 @@
-"""What the Ray targets say of a configuration before any cluster is asked; no Ray runs."""
+"""What the Ray targets report about a configuration before they ask a cluster. No Ray runs."""
 
 from __future__ import annotations
 
@@ -33,19 +33,20 @@ each_target = pytest.mark.parametrize("target", TARGETS)
 
 
 def problems(target, *, alone=True, **config):
-    """The problems of a configuration, as `id key`; unless *alone*, beside what the target needs anyway."""
+    """Return the problems of a configuration, as `id key`. Unless *alone*, add the fields that the target requires."""
     whole = {"target": target, **({} if alone else TARGETS[target]), **config}
     return [f"{each.id} {each.key}" for each in check_config("kv", ServiceDeploymentConfig(**whole), REGISTRY)]
 
 
 def only(target, environment=NO_OPTIONS, **config):
-    """The one problem of a configuration."""
+    """Return the only problem of a configuration."""
     (found,) = check_config("kv", ServiceDeploymentConfig(target=target, **config), REGISTRY, environment)
     return found
 
 
 @each_target
 def test_everything_that_the_target_reads_passes_without_a_word(target):
+    """A configuration with all fields that the target reads has no problems."""
     config = {
         "replicas": 2,
         "load_balancing": True,
@@ -61,6 +62,7 @@ def test_everything_that_the_target_reads_passes_without_a_word(target):
 
 @pytest.mark.parametrize("target", ["remote_any", "cluster_group"])
 def test_pack_is_read(target):
+    """`spread: pack` is accepted by targets that choose the nodes."""
     assert problems(target, alone=False, spread="pack") == []
 
 
@@ -71,11 +73,12 @@ def test_defaults_pass(target):
 
 @each_target
 def test_callers_threads_are_refused(target):
-    """The target declares no capability, so `inline` cannot run there."""
+    """`inline` is refused, because replicas do not run in the caller's threads."""
     assert problems(target, alone=False, threading_strategy="inline") == ["E306 threading_strategy"]
 
 
 def test_named_nodes_are_required():
+    """`remote_specific` requires `target_nodes`; an empty list is refused too."""
     found = only("remote_specific")
     assert (found.id, found.key, found.other) == ("E202", "target_nodes", "target")
     assert problems("remote_specific", target_nodes=[]) == ["E202 target_nodes"]
@@ -91,22 +94,26 @@ def test_named_nodes_are_required():
     ],
 )
 def test_nodes_that_the_target_does_not_go_by_are_refused_with_the_one_that_does(target, config, better):
+    """A node field that the target does not read is refused, and the fix names the target that reads it."""
     found = only(target, **config)
     assert found.id == "E203"
     assert f"use target '{better}'" in found.fix
 
 
 def test_group_needs_labels_or_a_name():
+    """`cluster_group` requires `node_selector` or a group."""
     assert only("cluster_group").id == "E204"
     assert problems("cluster_group", node_selector={}) == ["E204 node_selector"]
 
 
 def test_labels_and_a_named_group_are_one_too_many():
+    """`node_selector` together with a named group is refused."""
     found = only("cluster_group", GROUPS, node_selector={"zone": "a"}, options={"cluster_group": {"group": "gpu"}})
     assert (found.id, found.key, found.other) == ("E203", "node_selector", "options.cluster_group.group")
 
 
 def test_named_group_must_be_defined():
+    """A named group must be defined in the options; the fix suggests the nearest name."""
     options = {"cluster_group": {"group": "gpu"}}
     config = ServiceDeploymentConfig(target="cluster_group", options=options)
     assert check_config("kv", config, REGISTRY, GROUPS) == []
@@ -126,6 +133,7 @@ def test_named_group_must_be_defined():
     ],
 )
 def test_group_that_is_none_is_refused(groups, key, words):
+    """A group without nodes or labels, or with a wrong one, is refused with its key."""
     _, problems = structure(RayOptions, {"groups": groups}, key="options.ray")
     assert [problem.key for problem in problems] == [key]
     assert words in problems[0].message
@@ -152,6 +160,7 @@ def test_configuration_selects_nodes_by_its_target(rule, fields, selector):
 
 
 def test_selector_that_is_none_is_refused_with_its_place():
+    """An invalid label selector is refused with its key and the position of the error."""
     found = only("cluster_group", node_selector={"zone": "a", "tier": "in(a"})
     assert (found.id, found.key) == ("E209", "node_selector.tier")
     assert "at character 5" in found.message
@@ -162,6 +171,7 @@ def test_label_that_no_node_can_have_is_refused():
 
 
 def test_more_replicas_than_the_named_nodes_may_hold_are_refused():
+    """More replicas than the named nodes may hold are refused."""
     config = {"target_nodes": ["a", "b"], "load_balancing": True, "max_replicas_per_node": 2}
     assert problems("remote_specific", replicas=4, **config) == []
     found = only("remote_specific", replicas=5, **config)
@@ -170,10 +180,12 @@ def test_more_replicas_than_the_named_nodes_may_hold_are_refused():
 
 
 def test_node_that_no_replica_is_left_for_is_a_warning():
+    """A warning names the first node that gets no replica."""
     assert problems("remote_specific", target_nodes=["a", "b", "c"]) == ["W12 target_nodes.1"]
 
 
 def test_spread_of_named_nodes_is_a_warning():
+    """With named nodes, `spread` has no effect and causes a warning."""
     assert problems("remote_specific", target_nodes=["a"], spread="pack") == ["W12 spread"]
 
 
@@ -188,6 +200,7 @@ def test_spread_of_named_nodes_is_a_warning():
     ],
 )
 def test_amount_that_ray_cannot_reserve_is_refused(target, name, amount, fix):
+    """An amount that Ray cannot reserve is refused; the fix is the nearest one that it can."""
     (found,) = check_config("kv", ServiceDeploymentConfig(target=target, **{**TARGETS[target], name: amount}), REGISTRY)
     assert (found.id, found.key, found.fix) == ("E208", name, f"set {name}: {fix}")
 
@@ -208,6 +221,7 @@ def explained(target, **config):
 
 @each_target
 def test_what_is_reserved_is_said_and_what_nothing_enforces_too(target):
+    """The explanation says what is reserved and enforced, and what nothing enforces."""
     lines = explained(target, cpu_cores=2, memory_mb=512, gpu_count=1)
     assert (
         lines["each replica reserves 2 CPUs, 512 MiB memory, 1 GPU: a node never holds more than it has"] == "enforced"
@@ -219,6 +233,7 @@ def test_what_is_reserved_is_said_and_what_nothing_enforces_too(target):
 
 
 def test_default_of_one_core_is_said():
+    """The explanation says that one core is reserved by default."""
     lines = explained("remote_any", max_replicas_per_node=3)
     assert "each replica reserves 1 CPU (cpu_cores is not given): a node never holds more than it has" in lines
     assert "at most 3 of the service's replicas on a node" in lines
@@ -235,7 +250,7 @@ def test_discovery_imports_neither_ray_nor_anything_heavy():
 
 
 def test_good_file_passes_without_a_word():
-    """Everything that the Ray targets read, in one file; no cluster is asked."""
+    """A file with all fields that the Ray targets read has no problems; no cluster is asked."""
     with surroundings(GOOD), Environment("trial") as env:
         env.load_service_deployment_config("cluster.yaml")
         assert env.check() == []

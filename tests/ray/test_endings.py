@@ -1,4 +1,4 @@
-"""What Ray says of an actor that is gone is put in a few words; what it says otherwise is kept."""
+"""Ray's long reasons for the end of an actor become a few words; an unknown reason is kept."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from sage_deploy_ray.cluster.death_reasons import why_gone
 
-#: As Ray 2.60 words it.
+#: In the words of Ray 2.60.
 DIED = "The actor died unexpectedly before finishing this task.\n\tclass_name: ReplicaActor\n\tpid: 4711\n"
 OUTLINE = DIED + "The actor is dead because its worker process has died. Worker exit type: SYSTEM_ERROR "
 

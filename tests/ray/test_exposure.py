@@ -1,4 +1,4 @@
-"""What of a Ray cluster is open to more people than it should be is found, and what is not open is not."""
+"""The doctor reports parts of a Ray cluster that are open to other people, and only those."""
 
 from __future__ import annotations
 
@@ -22,11 +22,13 @@ OPEN, CLOSED = "10.0.0.1:6379", "127.0.0.1:6379"
 
 @pytest.mark.parametrize("address", ["127.0.0.1:6379", "127.8.0.1", "localhost:8265", "[::1]:6379", "::1"])
 def test_only_this_machine_reaches(address):
+    """Addresses that only this machine reaches."""
     assert is_loopback(address)
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:8265", "10.0.0.1", "[::]:6379", "::", "head:6379", "localhost.evil", ""])
 def test_others_may_reach(address):
+    """Addresses that other machines may reach."""
     assert not is_loopback(address)
 
 
@@ -43,6 +45,9 @@ def test_others_may_reach(address):
     ],
 )
 def test_cluster(address, token, dashboard, found):
+    """
+    A cluster without a token or with an open dashboard is reported with a fix, unless only this machine reaches it.
+    """
     findings = list(check_cluster(address, token=token, dashboard=dashboard))
 
     assert len(findings) == len(found)
@@ -57,16 +62,19 @@ def test_cluster(address, token, dashboard, found):
     [("2.53.9", "failure"), ("2.9.0", "failure"), ("1.13", "failure"), ("2.54.0", "ok"), ("2.60.0", "ok"), ("3", "ok")],
 )
 def test_version(version, status):
+    """A Ray version below 2.54 is a failure."""
     assert check_version(version).status == status
 
 
 def test_version_ends_where_it_is_no_number():
+    """Only the numbers of a version count."""
     assert version_of("2.60.0rc1") == (2, 60)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="modes are POSIX's")
 @pytest.mark.parametrize(("mode", "found"), [(0o600, 0), (0o400, 0), (0o644, 1), (0o640, 1), (0o602, 1)])
 def test_token_file(tmp_path, mode, found):
+    """A token file that others can read or write is reported with the fix; the token is not shown."""
     token = tmp_path / "token"
     token.write_text("secret", encoding="ascii")
     token.chmod(mode)
@@ -79,6 +87,7 @@ def test_token_file(tmp_path, mode, found):
 
 @pytest.mark.parametrize("variables", [{"RAY_AUTH_MODE": "disabled"}, {"RAY_AUTH_TOKEN": "t"}])
 def test_token_file_that_is_not_used_is_not_looked_at(tmp_path, variables):
+    """A token file that Ray does not use is not checked."""
     token = tmp_path / "token"
     token.touch(mode=0o644)
 
@@ -101,7 +110,7 @@ def test_token_file_that_is_not_there_is_no_finding(tmp_path, monkeypatch):
     ],
 )
 def test_variables_that_ask_for_an_open_cluster(variables, found, tmp_path, monkeypatch):
-    """What can be seen without a connection."""
+    """`RAY_AUTH_MODE=disabled` with another machine's address is reported without a connection."""
     monkeypatch.setenv("HOME", str(tmp_path))
     version, *others = check_installation(variables)
 
@@ -110,4 +119,5 @@ def test_variables_that_ask_for_an_open_cluster(variables, found, tmp_path, monk
 
 
 def test_doctor_looks_at_ray():
+    """The doctor reports on Ray."""
     assert "Ray" in {finding.name for finding in examine(Registry.discover())}

@@ -1,4 +1,4 @@
-"""Arguments that are references: the method gets the values, and a call waits for them in its slot alone."""
+"""Arguments that are references: the method gets their values, and a call waits for them in its own slot only."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Service:
 
 
 class Store:
-    """Stands for Ray's: it has some values, and others come later."""
+    """Stands in for Ray's object store: it has some values, and others come later."""
 
     def __init__(self):
         self._values = {}
@@ -77,7 +77,7 @@ class Store:
         self._waiting = 0
 
     def put(self, value, reference=None):
-        """Have *value*, or raise it if it is an exception, for *reference*."""
+        """Store *value* for *reference*; an exception is raised instead."""
         reference = reference or self.reference()
         with self._changed:
             self._values[reference] = value
@@ -89,7 +89,7 @@ class Store:
         return ObjectRef(os.urandom(28))
 
     def wait_for_waiting(self, count):
-        """Until so many calls wait for values."""
+        """Wait until *count* calls wait for values."""
         with self._changed:
             assert self._changed.wait_for(lambda: self._waiting == count, PATIENCE_S)
 
@@ -108,7 +108,7 @@ class Store:
     def fetch_present(self, args, kwargs):
         try:
             return self._found(args, kwargs)
-        except Exception:  # noqa: BLE001 - as the module does
+        except Exception:  # noqa: BLE001 - as the replaced module does
             return None
 
     def fetch(self, args, kwargs, remaining, method):
@@ -121,7 +121,7 @@ class Store:
                 while not self._has(wanted):
                     if (left := remaining()) <= 0:
                         return None
-                    self._changed.wait(min(left, 0.01))  # nobody tells that a value is wanted no more
+                    self._changed.wait(min(left, 0.01))  # a value that is no longer needed wakes nobody
             finally:
                 self._waiting -= 1
                 self._changed.notify_all()
@@ -141,7 +141,7 @@ class Deployed:
         return {name: count for name, count in counts.items() if count}
 
     def hold(self, name):
-        """A call that keeps its slot until its gate opens."""
+        """Submit a call that keeps its slot until its gate opens."""
         GATES[name] = threading.Event(), threading.Event()
         call = self.handle.submit("hold", name)
         assert GATES[name][0].wait(PATIENCE_S)
@@ -178,6 +178,7 @@ def deploy(monkeypatch):
 
 
 def test_references_become_values_and_those_inside_others_stay(deploy):
+    """References among the arguments become values; references inside other values stay references."""
     with deploy() as svc:
         one, two, inner = svc.store.put("one"), svc.store.put("two"), svc.store.reference()
         args, kwargs = svc.handle.echo(one, [inner], named=two, plain=3)
@@ -187,7 +188,7 @@ def test_references_become_values_and_those_inside_others_stay(deploy):
 
 @pytest.mark.parametrize("strategy", ["single", "multi", "pool", "async"])
 def test_a_call_waits_for_its_argument_in_its_own_slot(deploy, strategy):
-    """The other slots answer meanwhile, and the one that it has takes no worker."""
+    """A call waits for its argument in its own slot. Other slots answer meanwhile, and the wait takes no worker."""
     with deploy(strategy, **({} if strategy == "single" else {"thread_count": 2})) as svc:
         reference = svc.store.reference()
         late = svc.handle.submit("echo", reference)
@@ -200,7 +201,9 @@ def test_a_call_waits_for_its_argument_in_its_own_slot(deploy, strategy):
 
 
 def test_a_call_without_its_argument_fails_and_its_method_has_not_started(deploy):
-    """Its caller gets what came in place of the value; it is counted, and its slot is free."""
+    """
+    If an argument fails, the call fails with its error, counts as an error and frees its slot. The method never starts.
+    """
     with deploy() as svc:
         at_once, later = svc.store.put(KeyError("at once")), svc.store.reference()
         with pytest.raises(KeyError, match="at once"):
@@ -216,7 +219,9 @@ def test_a_call_without_its_argument_fails_and_its_method_has_not_started(deploy
 
 
 def test_a_deadline_passes_while_the_argument_is_awaited(deploy):
-    """The caller is released, the slot is free, and the method never runs, also if the value comes."""
+    """
+    If the deadline passes during the wait, the slot is free and the method never runs, even if the value comes later.
+    """
     with deploy() as svc:
         reference = svc.store.reference()
         with pytest.raises(errors.CallTimeoutError):
@@ -229,7 +234,7 @@ def test_a_deadline_passes_while_the_argument_is_awaited(deploy):
 
 
 def test_a_replica_ends_a_call_at_its_deadline_by_itself(deploy):
-    """Its caller may have died; the slot is free all the same."""
+    """A replica ends a waiting call at its deadline by itself, because its caller may have died."""
     with deploy() as svc:
         (index,) = (method.index for method in svc.server.spec.methods if method.name == "echo")
         item = CallItem(1, index, write(((svc.store.reference(),), {}), RAY), 0.0, SHORT_S)
@@ -241,6 +246,7 @@ def test_a_replica_ends_a_call_at_its_deadline_by_itself(deploy):
 
 @pytest.mark.parametrize("strategy", ["single", "async"])
 def test_a_call_is_cancelled_while_it_waits_for_its_argument(deploy, strategy):
+    """A call that waits for its argument can be cancelled; its slot is free again."""
     with deploy(strategy, thread_count=1, max_concurrency=1) as svc:
         call = svc.handle.submit("aecho", svc.store.reference())
         svc.store.wait_for_waiting(1)
@@ -251,6 +257,7 @@ def test_a_call_is_cancelled_while_it_waits_for_its_argument(deploy, strategy):
 
 
 def test_a_stream_waits_for_its_argument_until_nobody_reads_it(deploy):
+    """A stream gets its argument's value; a stream that is closed while it waits frees its slot."""
     with deploy() as svc:
         reference = svc.store.reference()
         with svc.handle.stream("each", svc.store.put("abc")) as items:
@@ -264,7 +271,7 @@ def test_a_stream_waits_for_its_argument_until_nobody_reads_it(deploy):
 
 
 def test_calls_of_a_bundle_wait_each_in_its_turn(deploy):
-    """Those that have their arguments and come before run; those behind go back, and go elsewhere or come again."""
+    """In a bundle, calls before the waiting one run; calls after it go back and run later. Each runs once."""
     with deploy() as svc:
         blocker = svc.hold("first")
         reference, failed = svc.store.reference(), svc.store.put(KeyError("gone"))
@@ -283,7 +290,7 @@ def test_calls_of_a_bundle_wait_each_in_its_turn(deploy):
 
 @pytest.mark.parametrize("strategy", ["single", "async"])
 def test_a_batch_does_not_wait_for_the_arguments_of_some(deploy, strategy):
-    """The others run at once; those that were late run together, one that failed or was given up alone excepted."""
+    """A batch runs at once without the calls whose arguments are late. Those that fail or time out end alone."""
     with deploy(strategy, batch_size=8, batch_wait=0.0, thread_count=1, max_concurrency=1) as svc:
         blocker = svc.hold("first")
         late = [svc.store.reference() for _ in range(4)]
@@ -307,7 +314,7 @@ def test_a_batch_does_not_wait_for_the_arguments_of_some(deploy, strategy):
 
 
 def test_late_calls_of_a_batch_run_together_once_the_slot_is_theirs(deploy, monkeypatch):
-    """What arrives while the others of the batch run is one batch after them, in their slot."""
+    """Calls whose arguments arrive while the batch runs form one batch after it, in the same slot."""
     arrivals, arrived = threading.Semaphore(0), BatchUnit.arrived
     monkeypatch.setattr(BatchUnit, "arrived", lambda unit, call: (arrived(unit, call), arrivals.release()))
     with deploy(batch_size=4, batch_wait=0.0) as svc:
@@ -328,7 +335,7 @@ def test_late_calls_of_a_batch_run_together_once_the_slot_is_theirs(deploy, monk
 
 
 def test_a_stop_ends_calls_that_wait_for_their_arguments(deploy):
-    """They never start."""
+    """A stop ends calls that wait for their arguments; they never start."""
     with deploy(drain_timeout=SHORT_S) as svc:
         call = svc.handle.submit("echo", svc.store.reference())
         svc.store.wait_for_waiting(1)

@@ -1,4 +1,4 @@
-"""What `doctor` says of the sockets over which calls to replicas on Ray would go."""
+"""`doctor` checks the sockets for calls to replicas on Ray."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sage_deploy_ray.cluster.links import check_links
 
 @pytest.fixture
 def temporary(monkeypatch):
-    """Have another folder for temporary files."""
+    """Set another folder for temporary files."""
 
     def use(folder):
         monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -21,7 +21,7 @@ def temporary(monkeypatch):
 
 
 def test_both_kinds_of_sockets_are_tried(temporary, tmp_path):
-    """Nothing is left of it."""
+    """`doctor` tries a Unix socket and a TCP port, and removes what it created."""
     temporary(tmp_path)
     near, far = check_links()
     assert (near.status, near.found) == ("ok", "calls can go over a Unix socket")
@@ -31,7 +31,7 @@ def test_both_kinds_of_sockets_are_tried(temporary, tmp_path):
 
 
 def test_machine_without_a_place_for_sockets_is_told_so(temporary):
-    """What calls would be then, why, and what to do; the other kind is tried all the same."""
+    """If no Unix socket can be made, the warning says why, what calls use then, and what to do. TCP is still tried."""
     temporary("/nowhere")
     near, far = check_links()
     assert near.status == "warning"
@@ -41,7 +41,7 @@ def test_machine_without_a_place_for_sockets_is_told_so(temporary):
 
 
 def test_address_that_is_not_this_machine_is_told(monkeypatch):
-    """Ray may know the machine by an address that it does not have."""
+    """If Ray knows this machine by an address that it does not have, TCP is reported as unusable."""
     monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "203.0.113.7")
     near, far = check_links()
     assert near.status == "ok"

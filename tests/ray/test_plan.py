@@ -1,4 +1,4 @@
-"""What a plan says of a service on Ray before there is a runtime: no test here starts one."""
+"""What a plan says about a service on Ray before a runtime exists. No test here starts one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _no_runtime(monkeypatch):
 
 
 def test_plan_for_a_private_runtime_starts_none():
-    """It is about this machine."""
+    """A plan for a private runtime is about this machine and starts no runtime."""
     with Environment("test") as env:
         env.register_service_with_config("kv", Store, deployment_config=ON_RAY)
         assert "kv#0 -> this machine" in str(env.plan())
@@ -46,7 +46,7 @@ def test_plan_for_a_private_runtime_starts_none():
     ],
 )
 def test_plan_says_how_calls_go(calls, said):
-    """And by which option."""
+    """The plan says how calls are sent, and which option decides it."""
     with Environment("test", options={"ray": {"calls": calls}}) as env:
         env.register_service_with_config("kv", Store, deployment_config=ON_RAY)
         text = " ".join(str(env.plan()).split())
@@ -55,7 +55,7 @@ def test_plan_says_how_calls_go(calls, said):
 
 
 def test_plan_refuses_what_cannot_be_sent_to_a_replica():
-    """With the path to it and what to do, before anything is started."""
+    """An argument that cannot be sent is refused in the plan and before deployment, with its path and what to do."""
     with Environment("test") as env:
         env.register_service_with_config("kv", Store, {"mine": threading.Lock()}, deployment_config=ON_RAY)
         text = str(env.plan())

@@ -1,4 +1,4 @@
-"""What is said of an actor that has no process in time; no Ray runs."""
+"""The message about an actor that got no process in time. No Ray runs."""
 
 from __future__ import annotations
 
@@ -26,12 +26,14 @@ def node(cpu, memory=4 * GIB):
     ],
 )
 def test_state_place_and_what_is_missing_there_are_said_with_what_to_do(free, says, advice):
+    """The message has the actor's state, its node, what is missing there, and what to do."""
     found = why_waiting(PENDING, "gpu-1", free, NEED)
 
     assert all(words in found for words in (PENDING, says, advice))
 
 
 def test_gpus_may_be_free_in_sum_and_none_of_them_whole():
+    """If GPUs are free only in sum, the message says so."""
     assert "free in sum only" in why_waiting(PENDING, "gpu-1", node(2.0), NEED._replace(gpu=1.0))
 
 

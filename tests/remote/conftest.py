@@ -1,4 +1,4 @@
-"""What these tests share: certificates, and an environment that tells of its services in a directory."""
+"""Fixtures of these tests: certificates, and an environment that publishes its services in a directory."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture(scope="session")
 def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
-    """Issues certificates."""
+    """A certificate authority."""
     if shutil.which("openssl") is None:
         pytest.skip("certificates take the command `openssl`")
     from certificates import Authority
@@ -35,19 +35,19 @@ def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 
 @pytest.fixture(scope="session")
 def node_certificates(authority: Authority) -> Certificates:
-    """Those of one node."""
+    """The certificates of one node."""
     return authority.issue("node")
 
 
 @pytest.fixture
 def plugin() -> memory_directory.Plugin:
-    """The target and the directory."""
+    """The plugin with the target and the directory in memory."""
     return memory_directory.Plugin()
 
 
 @pytest.fixture
 def env(environments: Callable[..., Environment], plugin: memory_directory.Plugin) -> Environment:
-    """An environment that has it."""
+    """An environment that uses this plugin."""
     registry = Registry.of(
         sage_deploy_autoscalers,
         sage_deploy_balancers,

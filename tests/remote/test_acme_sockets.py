@@ -1,4 +1,4 @@
-"""A stranger's target on the link library passes the suite for targets, here without being installed."""
+"""A third-party target on the link library passes the test suite for targets. It is not installed here."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ REGISTRY = Registry.of(
 
 class TestSockets(StrategiesInTurn):
     plugin_id = "sockets"
-    one_in = 100  # each starts processes, and tests/process runs the same over the same link
+    one_in = 100  # each starts processes, and tests/process runs the same cases over the same link
     starting = 3.0  # a process takes longer to start than a thread
-    while_running = 1.0  # a replica's first call of another service imports what that takes
+    while_running = 1.0  # a replica's first call of another service imports the modules that it needs
     patience = 40.0  # some cases start dozens
 
     @pytest.fixture(autouse=True)
     def importable_in_replicas(self, monkeypatch):
-        """Replicas import the target from where this process has it."""
+        """Let the replicas import the target from the folder that this process uses."""
         monkeypatch.setenv("PYTHONPATH", str(Path(acme_sockets.__file__).parent.parent))
 
     def registry(self):
@@ -53,7 +53,7 @@ class TestSockets(StrategiesInTurn):
 
 
 def test_status_file_has_the_services_of_the_environment(tmp_path):
-    """The stranger's extension sees a deployed environment through `Operations` alone."""
+    """The third-party extension sees a deployed environment through `Operations` alone."""
     path = tmp_path / "status.json"
     with Environment("test", registry=REGISTRY, options={"status_file": {"path": str(path)}}) as env:
         env.register_service_with_config("svc", Probe, deployment_config=ServiceDeploymentConfig(target="local"))
@@ -81,13 +81,13 @@ with Environment("test", registry=registry) as env:
 
 @pytest.fixture
 def short_folder():
-    """For what a program leaves that is killed: the path of a socket must be short."""
+    """A folder for a program that the test kills. Its path is short, because a socket's path must be."""
     with TemporaryDirectory() as folder:
         yield folder
 
 
 def test_replica_ends_when_the_program_is_killed(short_folder):
-    """The end of its connection ends it, and it leaves no socket behind."""
+    """A replica's process ends when its connection closes, and removes its socket."""
     environment = {**os.environ, "PYTHONPATH": str(Path(acme_sockets.__file__).parent.parent), "TMPDIR": short_folder}
     with subprocess.Popen([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, env=environment) as program:
         pid, path = program.stdout.readline().decode().split()
@@ -101,7 +101,7 @@ def test_replica_ends_when_the_program_is_killed(short_folder):
 
 
 def test_sockets_are_removed_with_what_they_lead_to(monkeypatch):
-    """Those of replicas that are stopped or killed, and the directory's with the last service of its environment."""
+    """Stopping or killing a replica removes its socket. Draining the last service removes the directory's socket."""
     monkeypatch.setenv("PYTHONPATH", str(Path(acme_sockets.__file__).parent.parent))
     with Environment("test", registry=REGISTRY) as env:
         for name in ("kept", "svc"):

@@ -1,4 +1,4 @@
-"""References that do not go over a socket: they travel beside the message, and meet it."""
+"""Some references cannot go over a socket: a carrier brings them separately, and the receiver puts them back."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sage_deploy_remote.payloads.substrate import Substrate
 
 
 class Reference:
-    """Must not be pickled: it leads nowhere elsewhere."""
+    """Fails when it is pickled: it is valid in its own process only."""
 
     def __init__(self, name):
         self.name = name
@@ -33,11 +33,11 @@ STORE = Substrate((Reference,))
 
 
 class FailureError(Exception):
-    """Has a reference in it."""
+    """An error whose arguments contain a reference."""
 
 
 class Carrier:
-    """Both ends of one."""
+    """Both ends of a carrier, in one process."""
 
     large = 1000
 
@@ -70,7 +70,7 @@ def attachments():
 
 
 def sent_over(plain):
-    """What arrives of plain data."""
+    """Return plain data as the other end receives it."""
     body, buffers = pickled(plain)
     return pickle.loads(body, buffers=[bytes(each) for each in buffers])  # noqa: S301 - our own
 
@@ -81,7 +81,7 @@ def frame_of(*payloads):
 
 
 def test_frame_arrives_with_its_references(attachments):
-    """They are the same as before, in the arguments to which they belong; all else is as it was sent."""
+    """References arrive as the same objects, in the arguments they belong to; the rest of the frame is unchanged."""
     first, second = Reference("a"), Reference("b")
     sent = frame_of(write([first, second, first], STORE), write("plain", STORE))
     came = attachments.frame_from_plain(sent_over(attachments.frame_to_plain(sent)))
@@ -92,7 +92,7 @@ def test_frame_arrives_with_its_references(attachments):
 
 
 def test_replies_arrive_with_their_references(attachments):
-    """In results, in items and in errors."""
+    """Results, stream items and errors arrive with their references."""
     result, item, inside = Reference("result"), Reference("item"), Reference("inside")
     error = pack_error(FailureError(inside), service="svc", method="fail", replica=None, node=None, substrate=STORE)
     sent = [
@@ -111,7 +111,7 @@ def test_replies_arrive_with_their_references(attachments):
 
 
 def test_message_without_references_takes_nothing_along(attachments):
-    """It is the same as where there is no carrier."""
+    """A message without references is the same as without a carrier."""
     sent = frame_of(write([1, 2], STORE))
     assert attachments.frame_to_plain(sent) == Attachments().frame_to_plain(sent)
     replies = [(protocol.DONE, 1, write("one", STORE)), (protocol.STARTING, 2)]
@@ -122,7 +122,7 @@ def test_message_without_references_takes_nothing_along(attachments):
 
 
 def test_references_that_nobody_wants_are_dropped():
-    """A call that was given up before its payload was read keeps nothing in the store."""
+    """If a call is given up before its payload is read, the carrier drops its references."""
     carrier = Carrier()
     attachments = Attachments(carrier)
     came = attachments.frame_from_plain(sent_over(attachments.frame_to_plain(frame_of(write([Reference("a")], STORE)))))
@@ -134,7 +134,7 @@ def test_references_that_nobody_wants_are_dropped():
 
 @pytest.mark.parametrize("size", [999, 1000])
 def test_large_buffers_go_by_the_ferry(attachments, size):
-    """Small ones go with the message; either way the value is the same."""
+    """The carrier takes large buffers; small ones go with the message. The value is the same either way."""
     value = [PickleBuffer(bytearray(b"a" * size)), Reference("a")]
     came = attachments.frame_from_plain(sent_over(attachments.frame_to_plain(frame_of(write(value, STORE)))))
     assert len(attachments._carrier.carried) == (1 if size < Carrier.large else 2)
@@ -146,7 +146,7 @@ def test_large_buffers_go_by_the_ferry(attachments, size):
 
 
 def test_end_of_a_call_lets_go_of_its_references():
-    """Once, and only of those of that call."""
+    """When a call ends, its references are released, once; those of other calls stay."""
     carrier = Carrier()
     attachments = Attachments(carrier)
     came = attachments.frame_from_plain(

@@ -1,4 +1,4 @@
-"""Calls that are sent ahead to a replica in another process: which ones, in what order, and what becomes of them."""
+"""Calls sent ahead to a replica in another process: which calls, in which order, and with which outcomes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REGISTRY = Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_
 
 PATIENCE_S = 20
 
-#: By name: opened by a test, awaited by a method.
+#: By name: a test opens the gate, a method waits for it.
 GATES = {}
 CAME = {}
 
@@ -63,7 +63,7 @@ class Service:
 
 
 class Deployed:
-    """A service that is reached by frames and responses, and what was sent to it."""
+    """A service called through frames and responses, with a record of the frames sent to it."""
 
     def __init__(self, handle, frames, servers):
         self.handle = handle
@@ -72,7 +72,7 @@ class Deployed:
 
     @property
     def sizes(self):
-        """Calls in each unit, as they were sent."""
+        """The number of calls in each unit, in the order sent."""
         return [len(unit.items) for frame in self._frames for unit in frame.units]
 
 
@@ -95,7 +95,7 @@ def deployed(monkeypatch, **config):
         settings = ServiceDeploymentConfig(target="loop", timeout=PATIENCE_S, **config)
         env.register_service_with_config("svc", Service, deployment_config=settings)
         env.deploy()
-        frames.clear()  # that of the canary
+        frames.clear()  # drop the frame of the canary
         yield Deployed(env.service("svc"), frames, servers)
         for each in GATES.values():
             each.set()
@@ -103,7 +103,7 @@ def deployed(monkeypatch, **config):
 
 
 def queue_behind(handle, method, values):
-    """Calls that wait together, because the only slot is taken until they do."""
+    """Submit calls while the only slot is taken, so that they wait together; then free the slot."""
     first = gate("first")
     blocker = handle.submit("wait", "first")
     assert CAME["first"].wait(PATIENCE_S)
@@ -114,7 +114,9 @@ def queue_behind(handle, method, values):
 
 
 def test_idempotent_calls_that_wait_share_a_frame_and_a_slot(monkeypatch):
-    """Each bundle is at most twice as large as the one before, for their method has to prove that it is quick."""
+    """
+    Waiting idempotent calls share a frame. Bundles at most double in size each time, until the method proves fast.
+    """
     with deployed(monkeypatch) as svc:
         calls = queue_behind(svc.handle, "twice", range(40))
         assert [call.result() for call in calls] == list(range(40))
@@ -125,6 +127,7 @@ def test_idempotent_calls_that_wait_share_a_frame_and_a_slot(monkeypatch):
 
 
 def test_calls_that_must_not_run_twice_travel_alone(monkeypatch):
+    """Calls that are not idempotent go one per unit."""
     with deployed(monkeypatch) as svc:
         calls = queue_behind(svc.handle, "once", range(10))
         assert [call.result() for call in calls] == list(range(10))
@@ -132,6 +135,7 @@ def test_calls_that_must_not_run_twice_travel_alone(monkeypatch):
 
 
 def test_the_handle_says_whether_calls_may_be_sent_ahead(monkeypatch):
+    """`with_options(idempotent=...)` decides whether a handle's calls may share a unit, whatever the method says."""
     with deployed(monkeypatch) as svc:
         calls = queue_behind(svc.handle.with_options(idempotent=False), "twice", range(10))
         assert [call.result() for call in calls] == list(range(10))
@@ -143,6 +147,7 @@ def test_the_handle_says_whether_calls_may_be_sent_ahead(monkeypatch):
 
 
 def test_no_call_overtakes_one_that_must_travel_alone(monkeypatch):
+    """Calls start in the order submitted, even if some of them must travel alone."""
     with deployed(monkeypatch) as svc:
         first = gate("first")
         svc.handle.submit("wait", "first")
@@ -155,6 +160,7 @@ def test_no_call_overtakes_one_that_must_travel_alone(monkeypatch):
 
 
 def test_each_call_of_a_bundle_has_its_own_outcome(monkeypatch):
+    """If one call of a bundle fails, the others still get their results."""
     with deployed(monkeypatch) as svc:
         first = gate("first")
         svc.handle.submit("wait", "first")
@@ -169,7 +175,7 @@ def test_each_call_of_a_bundle_has_its_own_outcome(monkeypatch):
 
 
 def test_what_was_sent_ahead_of_a_slow_call_goes_to_another_slot(monkeypatch):
-    """A call that takes long holds up none of those that were sent with it."""
+    """Calls sent in one unit with a slow call move to another slot, so the slow call does not delay them."""
     with deployed(monkeypatch, threading_strategy="pool", thread_count=2, thread_pool_size=2) as svc:
         gates = {name: gate(name) for name in ("one", "two", "slow")}
         held = [svc.handle.submit("wait", name) for name in ("one", "two")]
@@ -186,7 +192,7 @@ def test_what_was_sent_ahead_of_a_slow_call_goes_to_another_slot(monkeypatch):
 
 
 def test_what_came_back_can_be_cancelled_again(monkeypatch):
-    """It provably has not started, so it waits as it did before."""
+    """A call that the replica returned has not started, so its caller can cancel it again."""
     with deployed(monkeypatch) as svc:
         slow = gate("slow")
         first = gate("first")
@@ -211,7 +217,7 @@ def test_what_came_back_can_be_cancelled_again(monkeypatch):
 
 
 def frame_of(svc, number, calls, *notices, caller="another"):
-    """A frame with one bundle, of calls by method and argument; their ids count from 1."""
+    """Return a frame with one bundle of calls (method, argument). Their ids count from 1."""
     indexes = {method.name: method.index for method in svc.server.spec.methods}
     items = tuple(
         CallItem(id, indexes[method], write(((value,), {})), 0.0, PATIENCE_S)
@@ -222,6 +228,7 @@ def frame_of(svc, number, calls, *notices, caller="another"):
 
 
 def test_a_call_that_is_given_up_before_its_turn_never_runs_and_is_counted(monkeypatch):
+    """A call given up before its turn never runs; the replica counts it as cancelled."""
     with deployed(monkeypatch) as svc:
         slow = gate("slow")
         counted = []
@@ -238,7 +245,7 @@ def test_a_call_that_is_given_up_before_its_turn_never_runs_and_is_counted(monke
 
 
 def test_a_call_that_is_given_up_on_its_way_back_is_counted_where_it_was(monkeypatch):
-    """Its caller has left that to the replica, and cannot know that it came back."""
+    """A call given up on its way back counts in the replica: its caller cannot know that it was returned."""
     with deployed(monkeypatch) as svc:
         slow = gate("slow")
         counted = []
@@ -253,9 +260,9 @@ def test_a_call_that_is_given_up_on_its_way_back_is_counted_where_it_was(monkeyp
 
 
 def test_method_that_takes_no_time_is_remembered(monkeypatch):
-    """Until it takes long; another one's calls may run before anybody looks for more."""
+    """The server remembers a fast method until a call of it takes long."""
     with deployed(monkeypatch, threading_strategy="single") as svc:
-        while not svc.server.quick_methods:  # the machine may have other things to do
+        while not svc.server.quick_methods:  # the machine may be busy
             svc.handle.once(1)
         (once,) = svc.server.quick_methods
         svc.server.note_quick(once, 0.5)
@@ -263,7 +270,7 @@ def test_method_that_takes_no_time_is_remembered(monkeypatch):
 
 
 class Mailbox:
-    """Whoever is told things at once."""
+    """A mailbox that sends each reply at once."""
 
     sends_at_once = True
 
@@ -286,19 +293,21 @@ def unit():
 
 
 def test_answer_waits_for_the_next_one_while_calls_take_no_time(unit):
-    """Sending costs as much as a short method; after half a millisecond what has been held back leaves."""
+    """
+    Answers are held back while calls are fast, for half a millisecond at most: sending costs as much as a short call.
+    """
     begun, known = unit._last_sent_at, {QUICK}
     held = [unit.delays_answer(ran(QUICK, begun + 0.00021 * number, 0.0001), known) for number in range(5)]
     assert held == [True, True, False, True, True]
 
 
 def test_answer_waits_for_no_call_that_may_take_long(unit):
-    """Nor for one of a method that has not run yet."""
+    """An answer is sent at once if the next call may take long or its method has not run yet."""
     unit.waiting.rotate(1)
     assert not unit.delays_answer(ran(QUICK, unit._last_sent_at, 0.0001), {QUICK})
 
 
 def test_last_answer_waits_for_nothing(unit):
-    """There is none with which it could leave."""
+    """The last answer of a unit is sent at once: no other answer follows that it could leave with."""
     unit.waiting.clear()
     assert not unit.delays_answer(ran(QUICK, unit._last_sent_at, 0.0001), {QUICK, SLOW})

@@ -1,4 +1,4 @@
-"""A service that another process has deployed: what its callers there see of its life."""
+"""What a client in another process sees of a deployed service, from deployment to stop."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def register(env):
 
 @pytest.fixture
 def visit(env, plugin):
-    """Come to a service as another process does."""
+    """Connect to a service as another process does."""
     clients = []
 
     def visit(name="svc"):
@@ -70,7 +70,7 @@ def visit(env, plugin):
 
 
 def test_deploy_waits_until_others_would_find_the_service(env, plugin, register):
-    """It says it without waiting, and only who has an answer after that knows that it has been heard."""
+    """`deploy` waits once for each service until other processes can find it."""
     register()
     register(name="other")
     env.deploy()
@@ -79,7 +79,7 @@ def test_deploy_waits_until_others_would_find_the_service(env, plugin, register)
 
 
 def test_handle_finds_its_way_home(env, register):
-    """In the process that deployed it, a pickled handle is one of the very service, with its options."""
+    """A handle that is unpickled in its own process uses the service there directly, and keeps its options."""
     register()
     env.deploy()
     handle = pickle.loads(pickle.dumps(env.service("svc").with_options(timeout=3, key="k")))  # noqa: S301 - our own
@@ -89,7 +89,7 @@ def test_handle_finds_its_way_home(env, register):
 
 
 def test_call_of_another_process_wakes_a_service_without_replicas(env, register, visit, until):
-    """Its first call, and one after it knew replicas: both wait for one that starts, and are answered."""
+    """A client's call starts a replica of a service that has none, whether the client knew replicas before or not."""
     autoscale = {"min": 0, "max": 2, "scale_to_zero_delay": 0.1, "downscale_delay": 0.1, "look_back": 0.1}
     register(autoscale=autoscale)
     env.deploy()
@@ -101,7 +101,7 @@ def test_call_of_another_process_wakes_a_service_without_replicas(env, register,
 
 
 def test_call_that_came_before_the_last_replica_went_wakes_the_service(env, register, visit, until):
-    """A caller learns from the directory that there is no replica, while its call waits for one."""
+    """A call that waits while the last replica leaves asks the service to start one."""
     autoscale = {"min": 0, "max": 2, "scale_to_zero_delay": 1000}
     register(autoscale=autoscale)
     env.deploy()
@@ -116,13 +116,13 @@ def test_call_that_came_before_the_last_replica_went_wakes_the_service(env, regi
     env.task("svc").changes.adjust(0, "as a test wants it")
     until(lambda: woken)
     gate.set()
-    env.scale("svc", 1)  # the caller's word did not come through
+    env.scale("svc", 1)  # the caller's request was not sent
     assert [call.result(20) for call in calls] == [True, 2]
-    until(lambda: len(env.get_service_status("svc")["replicas"]) == 1)  # the one that left has stopped
+    until(lambda: len(env.get_service_status("svc")["replicas"]) == 1)  # the replica that left has stopped
 
 
 def test_calls_that_wait_in_another_process_bring_replicas(env, register, plugin, visit, until):
-    """They wait in its queue, not where the service was deployed; both count."""
+    """Calls that wait in a client's queue count for autoscaling, as those in the service's own queue do."""
     register(autoscale={"max": 3, "target_ongoing_requests": 2, "upscale_delay": 0.2, "look_back": 0.5})
     env.deploy()
     handle, gate = visit(), threading.Event()
@@ -135,13 +135,14 @@ def test_calls_that_wait_in_another_process_bring_replicas(env, register, plugin
 
 
 def test_pickling_a_handle_deploys_nothing(env, register):
+    """Pickling a handle does not deploy its service."""
     register()
     pickle.dumps(env.service("svc"))
     assert env.task("svc").state == "pending"
 
 
 def test_listing_that_is_late_changes_nothing(env, register, plugin, visit):
-    """Those of an earlier deployment, and earlier versions, are left out."""
+    """The directory ignores listings of an earlier deployment and earlier versions."""
     register()
     env.deploy()
     handle = visit()
@@ -154,7 +155,7 @@ def test_listing_that_is_late_changes_nothing(env, register, plugin, visit):
 
 
 def test_service_that_is_deployed_again_is_followed(env, register, plugin, visit):
-    """With the methods that it has now; handles stay valid."""
+    """After a new deployment, new handles have the methods of the new class."""
     register()
     env.deploy()
     handle = visit()
@@ -172,6 +173,7 @@ def test_service_that_is_deployed_again_is_followed(env, register, plugin, visit
 
 
 def test_handle_goes_on_with_the_new_deployment(env, register, visit, until):
+    """A client's handle works again after its service was drained and deployed with another class."""
     register()
     env.deploy()
     handle = visit()
@@ -191,7 +193,9 @@ def test_handle_goes_on_with_the_new_deployment(env, register, visit, until):
 
 @pytest.mark.parametrize("verb", ["call", "submit", "acall", "stream", "astream"])
 def test_handle_knows_the_methods_of_the_new_deployment(env, register, visit, until, verb):
-    """Also one that was bound to the old one, and did not come to a call that was refused."""
+    """
+    A handle bound to the old deployment finds the new methods with every verb, even if no call was refused before.
+    """
     register()
     env.deploy()
     own, clients = env.service("svc"), visit()
@@ -200,14 +204,14 @@ def test_handle_knows_the_methods_of_the_new_deployment(env, register, visit, un
     register(Renamed)
     env.deploy()
     assert used(own, verb) == [3]
-    until(lambda: used(clients, verb) == [3])  # the directory tells of it in a moment
+    until(lambda: used(clients, verb) == [3])  # the directory passes on the change within moments
     for handle in (own, clients):
         with pytest.raises(errors.MethodNotFoundError, match="did you mean 'other'"):
             handle.call("othe", 3)
 
 
 def used(handle, verb):
-    """What a method gives that the service has only now, by any verb; none while nobody knows."""
+    """Call a method that only the new deployment has, with any verb; return nothing while it is unknown."""
 
     async def collect():
         return (
@@ -229,7 +233,7 @@ def used(handle, verb):
 
 
 def test_replica_that_dies_is_replaced_for_clients_too(env, register, visit, until):
-    """What it ran ends with ReplicaDiedError; what waited moves to the one that takes its place."""
+    """When a replica dies, its running call ends with ReplicaDiedError, and waiting calls go to its replacement."""
     register()
     env.deploy()
     handle = visit()
@@ -244,7 +248,7 @@ def test_replica_that_dies_is_replaced_for_clients_too(env, register, visit, unt
 
 
 def test_clients_without_hope_are_told(env, register, plugin, visit, until):
-    """A service that has no replica and gets none refuses calls everywhere, with the same reason."""
+    """A service that has no replica and gets none refuses the calls of clients with the same reason."""
     register()
     env.deploy()
     handle = visit()
@@ -262,7 +266,7 @@ def test_clients_without_hope_are_told(env, register, plugin, visit, until):
 
 
 def test_calls_go_on_while_there_is_no_directory(env, register, plugin, visit, until):
-    """And end when the last replica has gone with it, for nobody is left to replace that."""
+    """Calls go on without a directory. They fail once the last replica is gone too, as nobody replaces it."""
     register()
     env.deploy()
     handle = visit()
@@ -281,6 +285,7 @@ def test_calls_go_on_while_there_is_no_directory(env, register, plugin, visit, u
 
 
 def test_client_that_is_not_used_is_let_go_of(env, register, plugin, until):
+    """A client that is no longer used ends its thread."""
     register()
     env.deploy()
     handle = ServiceClient(memory_directory.MemoryDirectory(plugin.book, env.id), env.name, "svc").handle
@@ -295,14 +300,14 @@ def test_client_that_is_not_used_is_let_go_of(env, register, plugin, until):
 
 
 def test_services_are_told_apart_by_what_is_known_of_them(env, register, plugin):
-    """Those that end with another process, those that are not there, and those that are not deployed in time."""
+    """The error says why a service cannot be called: it is local elsewhere, unknown, or not deployed in time."""
     register(name="caller")
     env.register_service_with_config(
         "late", Service, deployment_config=ServiceDeploymentConfig(target="memory", startup_timeout=0.01)
     )
     env.task("caller").start_running()
     find = ServiceFinder(memory_directory.MemoryDirectory(plugin.book, env.id), env.name, "caller")
-    plugin.book.known["home"] = KnownService("local", reachable=False, startup_timeout=1.0)  # of services that stay
+    plugin.book.known["home"] = KnownService("local", reachable=False, startup_timeout=1.0)  # local to its process
     with pytest.raises(errors.CallError, match=r"'home' runs in the process .* on target 'local'.*'caller'"):
         find("home")
     with pytest.raises(errors.ServiceNotFoundError, match="did you mean 'late'"):
@@ -315,7 +320,11 @@ def test_services_are_told_apart_by_what_is_known_of_them(env, register, plugin)
 
 
 def test_service_that_is_known_is_found_without_the_directory(env, register, plugin, monkeypatch):
-    """Whoever asks may be an event loop, which stands still until it has its answer. It is asked for others only."""
+    """
+    A known service is found without the directory, as the caller may be an event loop, which must not block.
+
+    The first call asks the directory for the replicas, in another thread. Only unknown services are looked up at once.
+    """
     register()
     register(name="caller")
     env.deploy()
@@ -347,6 +356,7 @@ def test_service_that_is_known_is_found_without_the_directory(env, register, plu
 
 
 def test_owner_waits_until_others_know_before_a_replica_is_stopped(env, register, plugin):
+    """Before it stops a replica, the owner waits until clients know the listing without it."""
     register(replicas=2, load_balancing=True)
     env.deploy()
     env.scale("svc", 1)
@@ -356,7 +366,7 @@ def test_owner_waits_until_others_know_before_a_replica_is_stopped(env, register
 
 
 def test_key_of_an_argument_travels(env, register, plugin):
-    """What reads it from a call can be pickled, for every way in which a method may have it."""
+    """The function that reads a key from a call's arguments can be pickled, for every kind of parameter."""
 
     class Keyed:
         def plain(self, user, value=None): ...
@@ -386,7 +396,7 @@ def test_key_of_an_argument_travels(env, register, plugin):
 
 
 def test_directory_that_fails_hurts_nobody_at_home(env, register, plugin, caplog):
-    """It is logged once."""
+    """If publishing fails, the service still works in its own process; the failure is logged once."""
     register(replicas=2, load_balancing=True)
     env.deploy()
 
@@ -402,9 +412,9 @@ def test_directory_that_fails_hurts_nobody_at_home(env, register, plugin, caplog
 
 
 class _Stay:
-    """Stays until an event of this process is set; found again by its number."""
+    """Waits until an event of this process is set. Its copies find the event by its number."""
 
-    events: dict = {}  # noqa: RUF012 - as said
+    events: dict = {}  # noqa: RUF012 - shared on purpose
 
     def __init__(self, event):
         self.number = id(event)
@@ -481,7 +491,7 @@ FORKED = """
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the platform does not fork")
 def test_calls_from_a_forked_child_are_refused_at_once(program):
-    """By handles that were used and others; the parent does not notice."""
+    """In a forked child, handles refuse calls at once, used before or not; the parent's calls still work."""
     source = textwrap.dedent(FORKED).format(support=str(Path(memory_directory.__file__).parent))
     done = subprocess.run(program(source), capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stderr) == (0, "")

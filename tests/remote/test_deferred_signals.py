@@ -1,4 +1,4 @@
-"""What the main thread does for all callers is not cut in two by a signal handler that raises."""
+"""A signal handler that raises does not interrupt the work that the main thread does for all callers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from sage_deploy_remote.link.deferred_signals import DeferredSignals
 
 
-class Alarm(Exception):  # noqa: N818 - what timeout decorators raise
+class Alarm(Exception):  # noqa: N818 - the kind of exception that timeout decorators raise
     pass
 
 
@@ -21,7 +21,7 @@ def ring_and_note(done):
 
 @pytest.fixture
 def rings():
-    """Have SIGUSR1 raise `Alarm`."""
+    """Make SIGUSR1 raise `Alarm`."""
 
     def ring(*_):
         raise Alarm
@@ -33,7 +33,7 @@ def rings():
 
 
 def test_handler_runs_when_the_block_is_over(rings):
-    """And what it raises is the caller's."""
+    """The handler runs after the block; its exception reaches the caller."""
     done = []
     with pytest.raises(Alarm), DeferredSignals():
         ring_and_note(done)
@@ -41,7 +41,7 @@ def test_handler_runs_when_the_block_is_over(rings):
 
 
 def test_wait_ends_at_once_with_what_the_handler_raises(rings):
-    """A wait minds only KeyboardInterrupt, so that is what ends it."""
+    """A signal ends a wait at once, inside by KeyboardInterrupt; the caller gets what the handler raises."""
     done = []
     with pytest.raises(Alarm), DeferredSignals(waits=True):
         ring_and_note(done)
@@ -49,7 +49,7 @@ def test_wait_ends_at_once_with_what_the_handler_raises(rings):
 
 
 def test_wait_ends_without_an_error_if_the_handler_raises_nothing():
-    """Then whoever waits looks again."""
+    """If the handler raises nothing, the wait ends without an error, so the waiting thread checks again."""
     heard = []
     before = signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
     try:
@@ -62,14 +62,14 @@ def test_wait_ends_without_an_error_if_the_handler_raises_nothing():
 
 
 def test_own_keyboard_interrupt_of_the_block_goes_on():
-    """No signal came, so it is somebody else's."""
+    """A KeyboardInterrupt that no signal caused goes on to the caller."""
     with pytest.raises(KeyboardInterrupt), DeferredSignals(waits=True):
         raise KeyboardInterrupt
 
 
 @pytest.mark.usefixtures("rings")
 def test_other_threads_change_no_handlers():
-    """Python would refuse it, and no handler runs there."""
+    """Other threads set no signal handlers: Python refuses that, and no handler runs there."""
     failed = []
 
     def enter():

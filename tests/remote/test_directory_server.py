@@ -1,4 +1,4 @@
-"""What the server of a directory remembers, and whom it tells."""
+"""What the directory's server remembers, and when it answers."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import pytest
 from sage_deploy_remote.reach.directory_server import DirectoryThread
 
 PATIENCE = 20.0
-#: Longer than anybody waits here.
+#: Longer than any test waits.
 LONG = 1000.0
 
 
 class Directory:
-    """One environment's."""
+    """The directory of one environment."""
 
     def __init__(self, thread):
         self._request = thread.request
@@ -25,7 +25,7 @@ class Directory:
         return self._request("ask", "env", service, seen, wait_s, follower, starting)
 
     def circle(self, starting, service):
-        """What start hooks are told that ask for a service, and do not wait."""
+        """Return the circle that a start hook is told when it asks for a service and does not wait."""
         return self.ask(wait_s=0, starting=starting, service=service).result(PATIENCE).circle
 
     def wait_seen(self, version, wait_s=LONG):
@@ -43,14 +43,14 @@ def directory():
 
 
 def test_listing_that_is_older_is_left_out(directory):
-    """They may overtake each other on their way."""
+    """The server drops a listing older than the one it has: listings may overtake each other."""
     directory.publish(2)
     directory.publish(1)
     assert directory.listing() == "svc 2"
 
 
 def test_who_waits_for_another_version_is_told_at_once(directory):
-    """Who knows an older one does not wait."""
+    """A request that waits is answered as soon as the version changes. One with another version is answered at once."""
     waiting = directory.ask(seen=0)
     assert not waiting.done()
     directory.publish(1)
@@ -59,13 +59,14 @@ def test_who_waits_for_another_version_is_told_at_once(directory):
 
 
 def test_who_has_waited_long_enough_gets_what_is_known(directory):
+    """A request that has waited its full time gets the listing that is known."""
     assert directory.listing(wait_s=0.01) is None
     directory.publish(1)
     assert directory.listing(seen=1, wait_s=0.01) == "svc 1"
 
 
 def test_owner_waits_until_followers_have_taken_in_a_version(directory):
-    """A follower says so when it asks for the next one; nobody waits for those who ask once."""
+    """The owner waits until each follower asks for the next version. It waits for no one who asked only once."""
     directory.publish(1)
     directory.ask(seen=1)
     directory.ask(seen=1, follower="a")
@@ -78,7 +79,7 @@ def test_owner_waits_until_followers_have_taken_in_a_version(directory):
 
 
 def test_nobody_waits_for_a_follower_whose_connection_has_ended(directory):
-    """Its request is cancelled then; also while the owner waits already."""
+    """The owner does not wait for a follower whose request was cancelled because its connection ended."""
     first, second = directory.ask(follower="a"), directory.ask(follower="b")
     first.cancel()
     waiting = directory.wait_seen(1)
@@ -89,7 +90,7 @@ def test_nobody_waits_for_a_follower_whose_connection_has_ended(directory):
 
 
 def test_follower_that_does_not_come_is_waited_for_once(directory):
-    """It has ended, most likely, with a version that it was told."""
+    """The owner waits for a silent follower only once: its process has most likely ended."""
     directory.publish(1)
     assert directory.listing(follower="a") == "svc 1"
     directory.wait_seen(2, 0.01).result(PATIENCE)
@@ -97,7 +98,7 @@ def test_follower_that_does_not_come_is_waited_for_once(directory):
 
 
 def test_services_that_stopped_long_ago_are_forgotten(directory):
-    """Those that run are remembered, however many there are."""
+    """The server forgets services that stopped long ago, and keeps all that run."""
     directory.publish(1, service="runs")
     for number in range(1001):
         directory.publish(1, over=True, service=f"stopped{number}")
@@ -107,6 +108,7 @@ def test_services_that_stopped_long_ago_are_forgotten(directory):
 
 
 def test_those_who_wait_are_cancelled_at_the_end():
+    """Closing the directory cancels the requests that wait."""
     thread = DirectoryThread()
     waiting = Directory(thread).ask()
     thread.close()
@@ -114,7 +116,7 @@ def test_those_who_wait_are_cancelled_at_the_end():
 
 
 def test_start_hooks_that_wait_for_each_other_are_told_at_once(directory):
-    """The last one to ask is told of the whole circle, also if it asks for itself; the others wait on."""
+    """The start hook that closes a circle is told the whole circle, even if it asks for itself; the others wait on."""
     waiting = [directory.ask(service="b", starting="a"), directory.ask(service="c", starting="b")]
     assert directory.circle("c", "a") == ("c", "a", "b", "c")
     assert directory.circle("c", "c") == ("c", "c")
@@ -123,7 +125,7 @@ def test_start_hooks_that_wait_for_each_other_are_told_at_once(directory):
 
 
 def test_service_that_is_deployed_is_part_of_no_circle(directory):
-    """Its methods answer, whatever its other replicas wait for."""
+    """A deployed service is in no circle: its methods answer, even while its other replicas wait."""
     directory.ask(service="b", starting="a")
     assert directory.circle("b", "a") == ("b", "a", "b")
     directory.publish(1, service="a")
@@ -131,11 +133,12 @@ def test_service_that_is_deployed_is_part_of_no_circle(directory):
 
 
 def test_start_hooks_that_wait_no_more_are_part_of_no_circle(directory):
+    """A start hook that no longer waits is in no circle."""
     directory.ask(service="b", starting="a", wait_s=0.01).result(PATIENCE)
     assert directory.circle("b", "a") == ()
 
 
 def test_who_is_no_start_hook_is_told_of_no_circle(directory):
-    """A method of a replica may wait until the other has started."""
+    """Only start hooks are told of circles: a method may wait until the other service has started."""
     directory.ask(service="b", starting="a")
     assert directory.ask(service="a", wait_s=0).result(PATIENCE).circle == ()

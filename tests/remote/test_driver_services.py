@@ -1,8 +1,7 @@
 """
-Services whose replicas are in the process that deploys, as other processes call them.
+Calls from other processes to services whose replicas run in the deploying process.
 
-The other process is one in name only: its client knows nothing of the environment but the directory, and comes in by
-the socket as from anywhere.
+The "other process" is simulated: its client knows the environment only by the directory, and connects by the socket.
 """
 
 from __future__ import annotations
@@ -66,7 +65,7 @@ class Home:
         return self.tried
 
     def hold(self, gate):
-        """Stay until the test lets go."""
+        """Wait until the test opens the gate."""
         GATES[gate].enter()
         return self.ctx.cancelled
 
@@ -86,7 +85,7 @@ class Home:
             self.ended.set()
 
     def so_far(self):
-        """How many numbers were given, and whether that has ended."""
+        """Return how many numbers were yielded, and whether the generator has ended."""
         return self.given, self.ended.wait(0)
 
     def one(self, value):
@@ -97,7 +96,7 @@ class Home:
         return [(value, len(values)) for value in values]
 
     def ask(self, name, method, *args):
-        """As a method of another process asks, where that is in another one."""
+        """Call a method of another service, as a method in another process does."""
         find = VISITS.get(name, self.ctx.service)
         return find(name).call(method, *args)
 
@@ -108,7 +107,7 @@ class Home:
         return await VISITS[name](name).acall(method, *args)
 
     def report(self, name, method, *args):
-        """Make a call, and go on."""
+        """Submit a call without waiting for it."""
         VISITS[name](name).submit(method, *args)
 
 
@@ -144,7 +143,7 @@ def gate():
 
 @pytest.fixture(autouse=True)
 def short_naps(monkeypatch):
-    """What reads a connection ends soon when it has nothing to do, and no test waits for that."""
+    """An idle connection reader ends soon, so that no test waits for it."""
     monkeypatch.setattr(connection_reader, "_IDLE_S", 0.01)
 
 
@@ -159,7 +158,7 @@ def register(env):
 
 @pytest.fixture
 def visit(env, plugin, until):
-    """Come to a service as another process does, or as one more does."""
+    """Connect to a service as another process does; *who* tells several such processes apart."""
     clients = {}
 
     def visit(name="home", who="another"):
@@ -180,7 +179,7 @@ def visit(env, plugin, until):
 
 @pytest.fixture
 def deploy(env, register, visit):
-    """Deploy a service in this process beside one that is elsewhere; gives a handle to it as others have it."""
+    """Deploy a local service and one on another target. Return a handle to the first, as another process has it."""
 
     def deploy(**fields):
         register("home", **fields)
@@ -204,7 +203,7 @@ def waiting(env):
 
 @pytest.mark.parametrize("strategy", ["single", "pool", "async", "inline"])
 def test_call_of_another_process_runs_at_home_and_counts_once(env, deploy, strategy, until):
-    """Under every strategy, and its errors keep their types."""
+    """A call from another process counts once, under every strategy, and its error keeps its type."""
     home = deploy(threading_strategy=strategy)
     assert home.echo(1) == 1
     with pytest.raises(KeyError, match="why"):
@@ -216,10 +215,11 @@ def test_call_of_another_process_runs_at_home_and_counts_once(env, deploy, strat
         found = outcomes(env)
         return found["ok"] + found.get("cancelled", 0), found["error"]
 
-    until(lambda: counted() == (3, 1))  # the stream ends when its process hears that nobody reads on
+    until(lambda: counted() == (3, 1))  # the stream ends when the driver hears that its consumer has stopped
 
 
 def test_time_and_request_of_a_call_travel(env, deploy):
+    """The time left and the request id of a call reach the method in the deploying process."""
     home = deploy()
     context = copy_context()
     context.run(carry, request_id="r-1")
@@ -230,6 +230,7 @@ def test_time_and_request_of_a_call_travel(env, deploy):
 
 
 def test_arguments_that_cannot_be_read_fail_the_call_which_counts_once(env, deploy):
+    """Arguments that cannot be unpickled fail the call; it counts once, as an error."""
     home = deploy()
     with pytest.raises(ZeroDivisionError):
         home.echo(Unreadable())
@@ -242,7 +243,9 @@ class Unreadable:
 
 
 def test_options_of_a_handle_are_minded_by_the_router(env, deploy):
-    """A key goes to one replica, whoever calls, and who may be called twice is tried again."""
+    """
+    Options of a client's handle apply: a key selects the same replica everywhere, and idempotent calls are retried.
+    """
     home = deploy(
         replicas=3, load_balancer="consistent_hash", retry={"on": ["KeyError"], "max_attempts": 3, "backoff": 0.001}
     )
@@ -256,6 +259,7 @@ def test_options_of_a_handle_are_minded_by_the_router(env, deploy):
 
 
 def test_key_that_cannot_travel_is_refused(deploy):
+    """A key that cannot be sent is refused with InvalidKeyError; the handle stays usable."""
     home = deploy()
     with pytest.raises(errors.InvalidKeyError, match=r"home\.echo was not sent: its key is a frozenset"):
         home.with_options(key=frozenset("k")).echo(1)
@@ -263,7 +267,7 @@ def test_key_that_cannot_travel_is_refused(deploy):
 
 
 def test_calls_of_others_start_by_their_priority(env, deploy, gate, until):
-    """They wait in one queue with those of this process."""
+    """Calls of other processes and of this one wait in one queue, sorted by priority."""
     home = deploy(overload="priority", threading_strategy="single")
     own = env.service("home")
     own.submit("hold", "gate")
@@ -277,7 +281,7 @@ def test_calls_of_others_start_by_their_priority(env, deploy, gate, until):
 
 
 def test_calls_of_others_are_answered_together(env, deploy):
-    """With as many of them as the batch takes."""
+    """Calls of other processes are answered in batches of the configured size."""
     home = deploy(methods={"one": {"batch": {"size": 4, "wait": PATIENCE_S / 2}}})
     calls = [home.submit("one", number) for number in range(8)]
     assert [call.result() for call in calls] == [(number, 4) for number in range(8)]
@@ -288,6 +292,7 @@ def test_calls_of_others_are_answered_together(env, deploy):
 
 
 def test_coroutine_is_cancelled_when_its_caller_elsewhere_gives_it_up(env, deploy, gate):
+    """When its caller in another process cancels a call, the coroutine is cancelled."""
     home = deploy(threading_strategy="async")
     call = home.submit("hang", "gate")
     gate.wait()
@@ -298,7 +303,7 @@ def test_coroutine_is_cancelled_when_its_caller_elsewhere_gives_it_up(env, deplo
 
 
 def test_call_that_waits_at_home_never_starts_once_its_caller_has_given_up(env, deploy, gate, until):
-    """It waits behind the calls of this process, is counted there as what its caller says, and frees its place."""
+    """A call that times out while it waits never starts. It counts as a timeout and frees its place in the queue."""
     home = deploy(threading_strategy="single")
     holding = env.service("home").submit("hold", "gate")
     gate.wait()
@@ -312,6 +317,7 @@ def test_call_that_waits_at_home_never_starts_once_its_caller_has_given_up(env, 
 
 
 def test_call_waits_at_home_no_longer_than_in_any_queue(env, deploy, gate):
+    """`queue_timeout` also applies to a call of another process."""
     home = deploy(threading_strategy="single", queue_timeout=0.02)
     env.service("home").submit("hold", "gate")
     gate.wait()
@@ -321,7 +327,7 @@ def test_call_waits_at_home_no_longer_than_in_any_queue(env, deploy, gate):
 
 
 def test_calls_of_a_process_that_is_gone_are_given_up(env, deploy, gate, until):
-    """The end of its connection says so: the method finds that, and nobody waits for it."""
+    """When a caller's connection ends, its calls are cancelled and its caller gets ReplicaDiedError."""
     home = deploy()
     call = home.submit("hold", "gate")
     gate.wait()
@@ -332,7 +338,7 @@ def test_calls_of_a_process_that_is_gone_are_given_up(env, deploy, gate, until):
 
 
 def cut(env):
-    """End the connections of all callers, as the end of their processes does."""
+    """Close the connections of all callers, as happens when their processes end."""
     (way,) = env.task("home").reach._all_reaches()
     for ends in way._listener._callers.values():
         for end in tuple(ends):
@@ -341,7 +347,7 @@ def cut(env):
 
 
 def test_connection_that_was_lost_is_made_again(env, deploy):
-    """The service is still there, so that calls wait for the next connection."""
+    """After a lost connection the client connects again, and calls succeed."""
     home = deploy()
     assert home.echo(1) == 1
     cut(env)
@@ -352,7 +358,7 @@ def test_connection_that_was_lost_is_made_again(env, deploy):
 
 
 def test_stream_is_never_far_ahead_of_its_consumer_elsewhere(env, deploy, until):
-    """Whoever reads no more ends it."""
+    """A stream runs at most `AHEAD` items ahead of its consumer; it ends when the consumer stops."""
     home = deploy(threading_strategy="pool", thread_count=2)
     with home.stream("numbers") as items:
         assert next(items) == 0
@@ -367,6 +373,7 @@ def test_stream_is_never_far_ahead_of_its_consumer_elsewhere(env, deploy, until)
 
 
 def test_full_queue_at_home_refuses_calls_of_others(env, deploy, gate):
+    """A full queue refuses calls of other processes and counts them as refused."""
     home = deploy(threading_strategy="single", queue_size=1, overload="reject")
     own = env.service("home")
     own.submit("hold", "gate")
@@ -380,6 +387,7 @@ def test_full_queue_at_home_refuses_calls_of_others(env, deploy, gate):
 
 
 def test_service_that_is_scaled_takes_as_many_calls_of_others_at_once(env, deploy, gate):
+    """Scaling a service changes how many calls of other processes run at once."""
     home = deploy(threading_strategy="single")
     assert home.echo(1) == 1
     first = home.submit("hold", "gate")
@@ -394,6 +402,7 @@ def test_service_that_is_scaled_takes_as_many_calls_of_others_at_once(env, deplo
 
 
 def test_calls_of_others_wake_a_service_that_sleeps(env, deploy, until):
+    """A call of another process starts a replica of a service that was scaled to zero."""
     delays = {"scale_to_zero_delay": 0.1, "downscale_delay": 0.1, "look_back": 0.1}
     home = deploy(autoscale={"min": 0, "max": 2} | delays)
     until(lambda: not env.get_service_status("home")["replicas"])
@@ -404,7 +413,7 @@ def test_calls_of_others_wake_a_service_that_sleeps(env, deploy, until):
 
 
 def test_circle_through_home_is_found(env, deploy, visit):
-    """Whichever service it begins with, and whatever other service of this process it leads through."""
+    """A circle of calls through both processes is found, from either end; with a second replica there is no circle."""
     deploy(threading_strategy="single")
     VISITS["home"] = visit
     with pytest.raises(errors.ReentrantCallError, match=r"home\.ask -> relay\.ask -> home\.echo"):
@@ -416,7 +425,7 @@ def test_circle_through_home_is_found(env, deploy, visit):
 
 
 def test_circle_that_another_process_began_is_found(env, register, visit):
-    """Its first call is not known here, but the slots that it holds are."""
+    """A circle that another process began is found by the slots it holds, although its first call is unknown here."""
     for name in ("home", "den"):
         register(name, threading_strategy="single")
     register("relay", "memory", threading_strategy="single")
@@ -430,7 +439,7 @@ def test_circle_that_another_process_began_is_found(env, register, visit):
 
 @pytest.mark.parametrize("verb", ["ask", "ask_by_future", "ask_async"])
 def test_method_elsewhere_may_wait_in_any_way(env, deploy, visit, verb):
-    """Its process says so, with the call or later."""
+    """A circle is found whichever way the method in the other process waits: call, future or coroutine."""
     deploy(threading_strategy="single")
     VISITS["home"] = visit
     with pytest.raises(errors.ReentrantCallError, match=r"home\.ask -> relay\.\w+ -> home\.echo"):
@@ -438,7 +447,7 @@ def test_method_elsewhere_may_wait_in_any_way(env, deploy, visit, verb):
 
 
 def test_call_for_which_no_method_waits_starts_when_there_is_a_slot(env, deploy, visit, until):
-    """As if all were in one process: it is no circle."""
+    """A submitted call that no method waits for is no circle: it starts when a slot is free."""
     home = deploy(threading_strategy="single")
     VISITS["home"] = visit
     env.service("home").ask("relay", "report", "home", "note", 1)
@@ -449,6 +458,7 @@ def test_call_for_which_no_method_waits_starts_when_there_is_a_slot(env, deploy,
 
 
 def test_service_that_is_deployed_later_or_again_is_found(env, register, visit, until):
+    """A client finds a service that is deployed later, restarted, or drained and deployed again."""
     register("relay", "memory")
     env.deploy()
     register("home")
@@ -472,6 +482,7 @@ def test_service_that_is_deployed_later_or_again_is_found(env, register, visit, 
 
 
 def test_running_call_of_another_process_is_finished_before_the_service_stops(env, deploy, gate, in_thread):
+    """A drain waits for the running call of another process."""
     home = deploy()
     call = home.submit("hold", "gate")
     gate.wait()
@@ -482,7 +493,7 @@ def test_running_call_of_another_process_is_finished_before_the_service_stops(en
 
 
 def test_service_that_cannot_be_connected_to_says_so(env, deploy, monkeypatch):
-    """At once, and not when the time of the call is over."""
+    """If a client cannot connect, its call fails at once with the reason, not at its deadline."""
     monkeypatch.setattr(address, "this_machine", lambda: "another")
     monkeypatch.setattr(Address, "connect_socket", lambda *_: Path("/nowhere").read_text())
     home = deploy()
@@ -491,7 +502,7 @@ def test_service_that_cannot_be_connected_to_says_so(env, deploy, monkeypatch):
 
 
 def test_connection_that_ends_before_the_service_is_named_is_closed(monkeypatch):
-    """The process that listens may stop at any moment; nothing of the connection stays."""
+    """A connection is closed if its other end goes before the service is named."""
     ours, theirs = socket.socketpair()
     theirs.close()
     monkeypatch.setattr(Address, "connect_socket", lambda *_: ours)
@@ -503,13 +514,14 @@ def test_connection_that_ends_before_the_service_is_named_is_closed(monkeypatch)
 
 @pytest.fixture
 def far(monkeypatch):
-    """Callers are on another machine, and there is a port for them."""
+    """Callers appear to be on another machine, and the driver has a port for them."""
     monkeypatch.setattr(address, "this_machine", lambda: "another")
     monkeypatch.setattr(memory_directory.MemoryDirectory, "host", lambda _: "127.0.0.1")
 
 
 @pytest.mark.usefixtures("far")
 def test_caller_on_another_machine_comes_in_by_a_port(env, deploy):
+    """A caller on another machine connects by TCP."""
     home = deploy()
     assert home.echo(1) == 1
     assert port(env).address.place[0] == "127.0.0.1"
@@ -518,7 +530,7 @@ def test_caller_on_another_machine_comes_in_by_a_port(env, deploy):
 
 @pytest.mark.usefixtures("far")
 def test_caller_on_another_machine_uses_tls_where_that_is_asked_for(env, plugin, deploy, node_certificates, until):
-    """Who has no certificates is not let in, and told so; what was said last arrives before the end."""
+    """A caller without certificates is refused and told why. The last message arrives before the connection closes."""
     plugin.book.certificates = node_certificates
     home = deploy()
     assert home.echo(1) == 1
@@ -534,7 +546,7 @@ def test_caller_on_another_machine_uses_tls_where_that_is_asked_for(env, plugin,
 
 
 def port(env):
-    """Where callers on other machines come in."""
+    """Return the listener for callers on other machines."""
     (way,) = env.task("home").reach._all_reaches()
     return way._listener._listeners._open[False]
 
@@ -548,7 +560,7 @@ def failure(home):
 
 
 def test_door_is_opened_for_the_first_service_and_closed_after_the_last(env, register, visit):
-    """Without a service elsewhere none is needed."""
+    """The listener opens with the first service on another target and closes when the service is drained."""
     register("home")
     register("relay", "memory")
     assert env.service("home").echo(1) == 1
@@ -562,7 +574,7 @@ def test_door_is_opened_for_the_first_service_and_closed_after_the_last(env, reg
 
 
 def test_service_of_a_program_without_others_costs_nothing(program):
-    """Nothing of this is imported, and no thread waits."""
+    """A program whose services have no callers in other processes imports none of this and starts no thread."""
     source = """
         import sys, threading
         from sage_plugins import Environment, ServiceDeploymentConfig
@@ -587,7 +599,7 @@ def test_service_of_a_program_without_others_costs_nothing(program):
 
 
 def test_handle_that_is_pickled_finds_its_way_home(env, register):
-    """Also before anything is deployed, as in the arguments of a constructor."""
+    """A handle pickled before anything is deployed, as in a constructor's arguments, works in its own process."""
     register("home")
     register("relay", "memory")
     handle = env.service("home").with_options(timeout=3, key="k")
@@ -597,12 +609,15 @@ def test_handle_that_is_pickled_finds_its_way_home(env, register):
 
 
 def test_handle_of_a_service_without_others_is_not_pickled(env, register):
+    """A handle of a service that no other process can find is refused by pickle."""
     register("home")
     with pytest.raises(errors.CallError, match="and no other process finds it"):
         pickle.dumps(env.service("home"))
 
 
 def test_handle_of_a_service_found_in_several_places_takes_what_is_within_reach(plugin):
+    """If a service is in several directories, a handle uses one within reach; if none is, the first."""
+
     class Far(memory_directory.MemoryDirectory):
         def within_reach(self):
             return False

@@ -1,4 +1,4 @@
-"""Folders of sockets go with their processes, whatever ends these."""
+"""Socket folders are removed with their processes, however these end."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sage_deploy_remote.rpc.address import Address
 
 NAME = "sage-deploy-link-" + 32 * "0"
 
-#: Listens until its input ends, and says where; with an argument its forked copy lives on until then.
+#: Listens until its input ends, and prints the path; with an argument its forked copy lives on until then.
 PROGRAM = """
 import os, sys
 from sage_deploy_remote.rpc.address import Address
@@ -31,7 +31,7 @@ sys.stdin.read()
 
 @pytest.fixture
 def temporary(monkeypatch):
-    """The temporary folder of this process and of those that it starts; the path of a socket must be short."""
+    """The temporary folder of this process and its children. Its path is short, because a socket's path must be."""
     with TemporaryDirectory() as folder:
         monkeypatch.setenv("TMPDIR", folder)
         monkeypatch.setattr(folders, "gettempdir", lambda: folder)
@@ -40,19 +40,19 @@ def temporary(monkeypatch):
 
 @contextmanager
 def listening(*arguments):
-    """A process that listens, and its folder."""
+    """A process that listens, with its folder."""
     command = [sys.executable, "-W", "ignore", "-c", PROGRAM, *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
         yield program, Path(program.stdout.readline().strip()).parent
 
 
 def sweep(parent):
-    """As the first folder of a process does."""
+    """Sweep as a process does when it makes its first folder."""
     folders._sweep.__wrapped__(parent)
 
 
 def test_next_process_removes_what_a_killed_one_left(temporary):
-    """And leaves the folder of one that lives, which can still be reached."""
+    """A new process removes the folder of a killed one, and leaves that of a running one, which stays reachable."""
     with listening() as (_, kept):
         with listening() as (killed, left):
             killed.kill()
@@ -63,17 +63,17 @@ def test_next_process_removes_what_a_killed_one_left(temporary):
 
 
 def test_forked_copy_of_a_killed_process_holds_nothing(temporary):
-    """It lives on for other reasons."""
+    """A forked copy does not keep the folder of its killed parent, although the copy lives on."""
     with listening("fork") as (killed, left):
         killed.kill()
         killed.wait()
         sweep(temporary)
         assert not left.exists()
-        killed.stdin.close()  # which ends the copy
+        killed.stdin.close()  # this ends the copy
 
 
 def test_only_folders_of_sockets_are_removed(temporary):
-    """Not one of another name, none that has something else in it, and none that a link leads to."""
+    """Folders with another name or other content are kept, and so are the targets of links."""
     for name in (NAME[:-1], NAME, NAME[:-1] + "1"):
         (temporary / name).mkdir()
         (temporary / name / "socket").touch()
@@ -86,7 +86,7 @@ def test_only_folders_of_sockets_are_removed(temporary):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a folder of another user")
 def test_folders_of_other_users_are_left_alone(temporary):
-    """Also by root, who could remove them."""
+    """Folders of other users are kept, even by root, who could remove them."""
     (temporary / NAME).mkdir()
     os.chown(temporary / NAME, 12345, 12345)
     sweep(temporary)
@@ -94,7 +94,7 @@ def test_folders_of_other_users_are_left_alone(temporary):
 
 
 def test_folder_that_is_swept_before_it_is_locked_is_made_again(temporary, monkeypatch):
-    """It was just made when another process looked, so nobody held it."""
+    """If another process sweeps a new folder before it is locked, the owner makes it again."""
     address, locked = Address.new(), []
 
     def flock(descriptor, how):
@@ -116,7 +116,7 @@ def test_folder_that_is_swept_before_it_is_locked_is_made_again(temporary, monke
 
 
 def test_folder_that_is_made_again_while_it_is_swept_is_kept(temporary, monkeypatch):
-    """Two processes have found it left, one has removed it, and its owner has made it again."""
+    """A folder that its owner made again during the sweep is kept."""
     folder = temporary / NAME
     folder.mkdir()
 

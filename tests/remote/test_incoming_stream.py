@@ -1,4 +1,4 @@
-"""The caller's end of a stream, step by step."""
+"""Turn-taking of threads at the caller's end of a stream."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from sage_deploy_remote.link.incoming_stream import IncomingStream
 
 @pytest.mark.timeout(20)
 def test_a_thread_that_comes_too_late_for_a_step_runs_the_one_after_it():
-    """Another thread takes the last step, and adds one, while this thread takes its turn: neither is lost."""
+    """No step is lost when another thread takes the last step and adds one while this thread gets its turn."""
     stream = IncomingStream(print, print, SimpleNamespace(channel=SimpleNamespace(on_room=print)), 1)
     queue, ran = stream._arrivals, []
     try_acquire, release = queue.try_acquire, queue.release
 
     def acquire_late():
         queue.try_acquire = try_acquire
-        queue.items.popleft()()  # the thread that had the turn before
+        queue.items.popleft()()  # the thread that had the turn before takes the last step
         return try_acquire()
 
     def release_and_add():

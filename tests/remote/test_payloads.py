@@ -1,4 +1,4 @@
-"""What leaves a process arrives as it was, and what cannot is said with its place: values, then exceptions."""
+"""Values and exceptions arrive unchanged. What cannot be sent is refused with the path to the part."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AT = {"service": "kv", "method": "put", "replica": "kv#0", "node": "node-a1"}
 
 
 def travelled(value: Any) -> Any:
-    """*value* on the other side: nothing but bytes goes between, as between processes."""
+    """Return *value* as another process receives it: only bytes go between."""
     return unpack(pickle.loads(pickle.dumps(pack(value), 5)))  # noqa: S301 - made in the line itself
 
 
@@ -45,16 +45,16 @@ plain = st.recursive(
 )
 
 
-@settings(deadline=None)  # a loaded machine is no fault
+@settings(deadline=None)  # a slow machine is not a failure
 @given(plain)
 def test_plain_values_arrive_as_they_were(value):
     assert travelled(value) == value
 
 
-@settings(deadline=None)  # a loaded machine is no fault
+@settings(deadline=None)  # a slow machine is not a failure
 @given(plain, st.sampled_from(["__main__", b"__main__"]))
 def test_a_value_that_mentions_the_main_module_is_a_value(value, mention):
-    """The name is what gives a class away that the other side lacks; alone it means nothing."""
+    """A value that contains the text `__main__` arrives unchanged, although that name marks classes sent by value."""
     assert travelled([value, mention]) == [value, mention]
 
 
@@ -95,7 +95,7 @@ def local_class() -> type:
 
 
 class Memory:
-    """As an array: its numbers are not part of its pickle."""
+    """Like an array: its numbers are a buffer outside its pickle."""
 
     def __init__(self, numbers: Any) -> None:
         self.numbers = numbers
@@ -105,6 +105,7 @@ class Memory:
 
 
 def test_buffers_are_not_copied():
+    """A buffer is not copied: both ends see its later changes."""
     memory = bytearray(1 << 20)
     data, buffers, references = pack([Memory(memory)])
 
@@ -116,6 +117,7 @@ def test_buffers_are_not_copied():
 
 
 def test_classes_and_functions_made_inside_functions_travel():
+    """Lambdas and instances of local classes can be sent."""
     Local = local_class()  # noqa: N806 - a class
     assert travelled(lambda x: x + 1)(1) == 2
     assert travelled(functools.partial(lambda a, b: a - b, 3))(1) == 2
@@ -123,6 +125,7 @@ def test_classes_and_functions_made_inside_functions_travel():
 
 
 def test_a_class_that_comes_home_is_the_one_that_left_and_is_left_as_it_was():
+    """A local class that returns to its process is the same object and stays unchanged."""
     Local = local_class()  # noqa: N806 - a class
     twice = Local.twice
 
@@ -132,16 +135,19 @@ def test_a_class_that_comes_home_is_the_one_that_left_and_is_left_as_it_was():
 
 
 def test_a_function_that_comes_home_is_the_one_that_left():
+    """A local function that returns to its process is the same object."""
     function = in_closure(3)
     assert travelled({"f": function})["f"] is function
 
 
 def test_enumerations_made_inside_functions_keep_their_members():
+    """A member of a local enumeration is the same object when it returns to its process."""
     Colour = enum.Enum("Colour", "RED GREEN")  # noqa: N806 - a class
     assert travelled(Colour.RED) is Colour.RED
 
 
 def test_values_pickled_in_many_threads_share_one_class():
+    """If many threads pickle instances of one local class, all of them arrive with that class."""
     Local = local_class()  # noqa: N806 - a class
     packed: list[Any] = []
     threads = [threading.Thread(target=lambda: packed.append(pack(Local()))) for _ in range(8)]
@@ -153,7 +159,7 @@ def test_values_pickled_in_many_threads_share_one_class():
     assert {type(unpack(payload)) for payload in packed} == {Local}
 
 
-# The path is what a human needs: it is looked for only when a value was refused.
+# The path is for the person who reads the error: it is computed only after a value was refused.
 PATHS = [
     (LOCK, ""),
     ({"rows": [1, 2, 3, holding(LOCK)]}, "['rows'][3].lock"),
@@ -178,8 +184,9 @@ def test_a_value_that_cannot_travel_is_refused_with_the_path_to_the_part(value, 
 
 
 def test_a_function_that_uses_what_cannot_travel_is_refused_with_its_name():
+    """If a function uses a value that cannot be sent, the error names the function and the global."""
     namespace = {"LOCK": LOCK, "__name__": "__main__"}
-    exec("class Service:\n    def run(self):\n        return LOCK", namespace)  # noqa: S102 - as a script has it
+    exec("class Service:\n    def run(self):\n        return LOCK", namespace)  # noqa: S102 - as a script defines it
     with pytest.raises(TypeError, match=r"value \(its class Service\)\.run \(its global 'LOCK'\): cannot pickle"):
         pack(namespace["Service"]())
 
@@ -210,12 +217,13 @@ class Deep:
     ],
 )
 def test_looking_for_the_part_ends_whatever_the_value_does(value, message):
+    """The search for the part ends with an error message, even if the value's methods raise or it is very deep."""
     with pytest.raises(TypeError, match=re.escape(message)):
         pack(value)
 
 
 def test_what_is_made_while_pickling_is_named_by_what_made_it():
-    """The lock is no part of the value, so that the object whose state it is must do."""
+    """An object made while pickling is not part of the value, so the error names the object that made it."""
 
     class Stateful:
         def __getstate__(self):
@@ -226,6 +234,7 @@ def test_what_is_made_while_pickling_is_named_by_what_made_it():
 
 
 def test_a_result_that_cannot_travel_is_refused_with_its_call():
+    """A result that cannot be sent is refused; the error names the call, the replica and the part."""
     with pytest.raises(ResultNotSerializableError) as caught:
         pack_result({"rows": [holding(LOCK)]}, **AT)
 
@@ -244,6 +253,7 @@ def test_a_result_that_cannot_travel_is_refused_with_its_call():
     ],
 )
 def test_an_argument_that_cannot_travel_is_refused_with_its_place(args, kwargs, message):
+    """An argument that cannot be sent is refused; the error names the argument and the part."""
     with pytest.raises(TypeError, match=re.escape(message)):
         pack_arguments(args, kwargs, service="kv", method="put")
 
@@ -254,9 +264,10 @@ def test_arguments_and_results_arrive():
 
 
 def test_a_class_that_is_missing_here_is_named_with_what_to_do(monkeypatch):
+    """If a class or module is missing in the receiving process, a note says which and what to do."""
     module = ModuleType("only_there")
     monkeypatch.setitem(sys.modules, "only_there", module)
-    exec("class Thing: pass\nclass Other: pass", vars(module))  # noqa: S102 - what another process has
+    exec("class Thing: pass\nclass Other: pass", vars(module))  # noqa: S102 - what the other process has
     thing, other = pack(module.Thing()), pack(module.Other())
     del module.Other
 
@@ -270,7 +281,7 @@ def test_a_class_that_is_missing_here_is_named_with_what_to_do(monkeypatch):
 
 
 class Count(int):
-    """A number that is more than one."""
+    """A subclass of a plain number."""
 
 
 class Text(str):
@@ -279,7 +290,7 @@ class Text(str):
 
 @pytest.mark.parametrize("value", [True, 1, 1.5, None, "__main__", b"\x8c\x08__main__", Count(3), Text("x")])
 def test_plain_values_keep_their_types_and_what_only_looks_plain_does_too(value):
-    """As a result, and as an argument beside others."""
+    """Values keep their exact types, as results and as arguments; so do those that only resemble plain data."""
     packed = pack_arguments((value, [value]), {"named": value}, service="kv", method="put")
     found = [travelled(value), *unpack(packed)[0], unpack(packed)[1]["named"]]
     alone = unpack(pack_arguments((value, 2), {}, service="kv", method="put"))
@@ -297,7 +308,7 @@ class TwoArgumentsError(Exception):
 
 
 class PrefixedError(Exception):
-    """Its pickle would prefix the text twice."""
+    """An error that adds its prefix twice if it is unpickled through its constructor."""
 
     def __init__(self, text):
         super().__init__(f"prefix {text}")
@@ -370,15 +381,15 @@ def local_error(*args: Any) -> Exception:
 
 
 def raised(error: BaseException, cause: BaseException | None = None) -> BaseException:
-    """*error* as a method raises it: with a traceback, in the middle of handling another one."""
+    """Return *error* raised as a method does: with a traceback, while another error is handled."""
     try:
         try:
-            raise KeyError("before")  # noqa: TRY301 - to be handled while the other one is raised
+            raise KeyError("before")  # noqa: TRY301 - handled while the other error is raised
         except KeyError:
             if cause is not None:
                 raise error from cause
-            raise error  # noqa: B904 - its context is looked at
-    except BaseException as caught:  # noqa: BLE001 - it is what was raised
+            raise error  # noqa: B904 - the test checks its context
+    except BaseException as caught:  # noqa: BLE001 - this is the raised error
         return caught
 
 
@@ -418,7 +429,7 @@ def opening() -> Exception:
     ids=lambda error: type(error).__name__,
 )
 def test_an_exception_arrives_as_itself(error):
-    """Type, arguments and attributes, whatever its methods do and its constructor wants."""
+    """An exception keeps its type, arguments and attributes, whatever its methods or its constructor do."""
     arrived = travelled_error(raised(error))
 
     assert type(arrived) is type(error)
@@ -432,6 +443,7 @@ def test_an_exception_arrives_as_itself(error):
 
 
 def test_an_exception_of_a_class_made_inside_a_function_is_caught_by_it():
+    """`except` with a local exception class also catches the exception that has arrived."""
     error = local_error("text")
     arrived = travelled_error(error)
     assert type(arrived) is type(error)
@@ -448,6 +460,7 @@ def test_an_exception_of_a_class_made_inside_a_function_is_caught_by_it():
     ],
 )
 def test_an_exception_that_cannot_travel_is_told_of(error, why):
+    """An exception that cannot be sent arrives as RemoteError, with type, text, traceback, call and reason."""
     arrived = travelled_error(raised(error))
 
     assert type(arrived) is RemoteError
@@ -464,6 +477,7 @@ def test_an_exception_that_cannot_travel_is_told_of(error, why):
     "error", [ExitsError("text"), NoCauseError("text"), ReturnsError.__new__(ReturnsError, "again")]
 )
 def test_nothing_that_an_exception_does_escapes(error):
+    """Errors that an exception's own methods raise do not escape while it is sent."""
     assert isinstance(travelled_error(error), (RemoteError, NoCauseError, ExitsError))
 
 
@@ -479,7 +493,7 @@ def _exit_there():
 
 
 def test_exception_that_exits_where_it_arrives_is_told_of():
-    """It was looked at where it left, and behaved well there."""
+    """An exception that raises SystemExit only where it is unpickled arrives as RemoteError."""
     packed, arrived = pack_error(raised(ExitsThereError()), **AT), []
     thread = threading.Thread(target=lambda: arrived.append(unpack_error(packed)))
     thread.start()
@@ -490,9 +504,10 @@ def test_exception_that_exits_where_it_arrives_is_told_of():
 
 
 def test_an_exception_whose_class_is_missing_here_is_told_of(monkeypatch):
+    """An exception whose class is missing in the receiving process arrives as RemoteError with the reason."""
     module = ModuleType("only_there")
     monkeypatch.setitem(sys.modules, "only_there", module)
-    exec("class Fault(Exception): pass", vars(module))  # noqa: S102 - what another process has
+    exec("class Fault(Exception): pass", vars(module))  # noqa: S102 - what the other process has
     packed = pack_error(raised(module.Fault("text")), **AT)
     monkeypatch.delitem(sys.modules, "only_there")
 
@@ -504,6 +519,7 @@ def test_an_exception_whose_class_is_missing_here_is_told_of(monkeypatch):
 
 @pytest.mark.parametrize("error", [ValueError("x" * 10_000_000), TwoArgumentsError("x" * 10_000_000, 7)])
 def test_a_long_text_is_cut(error):
+    """The text of an exception is cut to `LONGEST_TEXT` characters, and says how long it was."""
     packed = pack_error(error, **AT)
     assert len(pickle.dumps(packed)) < 3 * LONGEST_TEXT
     arrived = unpack_error(packed)
@@ -520,6 +536,7 @@ def test_a_long_text_of_what_cannot_travel_is_cut():
 
 
 def test_causes_contexts_and_notes_travel():
+    """An exception arrives with its causes, its context and its notes."""
     error = ValueError("outer")
     error.add_note("a note")
     arrived = travelled_error(raised(error, cause=raised(TwoArgumentsError("inner", 7), cause=HoldsError("innermost"))))
@@ -533,6 +550,7 @@ def test_causes_contexts_and_notes_travel():
 
 
 def test_a_circle_of_causes_travels():
+    """A circle of causes arrives as the same circle."""
     one, other = ValueError("one"), ValueError("other")
     one.__cause__, other.__cause__ = other, one
     arrived = travelled_error(one)
@@ -545,6 +563,7 @@ class Batch(ExceptionGroup):
 
 
 def test_groups_travel_with_their_members():
+    """An exception group arrives with its members; a member that is also the cause stays the same object."""
     shared = ValueError("shared")
     group = Batch(
         "group", [shared, TwoArgumentsError("inner", 7), ExceptionGroup("nested", [HoldsError("text"), shared])]
@@ -561,12 +580,14 @@ def test_groups_travel_with_their_members():
 
 
 def test_a_group_with_too_many_members_is_told_of():
+    """A group with too many members arrives as RemoteError that says so."""
     arrived = travelled_error(ExceptionGroup("group", [ValueError(index) for index in range(2000)]))
     assert type(arrived) is RemoteError
     assert "too many members" in str(arrived)
 
 
 def test_who_prints_an_exception_sees_where_it_was_raised():
+    """A printed exception shows the remote traceback of itself, its cause and its context."""
     arrived = travelled_error(raised(ValueError("text"), cause=raised(KeyError("inner"))))
     printed = "".join(traceback.format_exception(arrived))
 
@@ -576,7 +597,7 @@ def test_who_prints_an_exception_sees_where_it_was_raised():
 
 
 def test_each_process_on_the_way_is_seen():
-    """A service that calls another one hands on its exception."""
+    """If a service passes on the exception of another one, its notes show the traceback of each process."""
     first = travelled_error(raised(ValueError("text")))
     second = unpack_error(pack_error(raised(first), service="web", method="get", replica="web#1", node=None))
     notes = [note.partition(":")[0] for note in second.__notes__]
@@ -593,5 +614,5 @@ def test_errors_of_the_core_travel_with_their_attributes(name):
 
 
 def test_code_that_travels_says_where_its_source_lies():
-    """Tracebacks show the source lines of what was defined in `__main__`, in a notebook or in a function."""
+    """Code sent by value keeps its file name, so tracebacks show its source lines, as in a notebook."""
     assert unpack(pack((lambda: None).__code__)).co_filename == __file__

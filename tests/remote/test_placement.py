@@ -1,4 +1,4 @@
-"""Where replicas go on a cluster, and why not elsewhere; no Ray runs."""
+"""Which node each replica goes to, and why not to the others. No Ray runs."""
 
 from __future__ import annotations
 
@@ -44,13 +44,14 @@ def test_replica_reserves_one_core_unless_the_configuration_says_otherwise():
 
 
 def test_replica_without_a_reservation_goes_to_a_full_node():
+    """A replica with `cpu_cores=0` fits on a node without free cores; one with the default does not."""
     full = node("full", free={"cpu": 0.0})
     assert where(place(specs(cpu_cores=0), [full], AnyNode())) == ["full"]
     assert where(place(specs(), [full], AnyNode())) == ["E806"]
 
 
 def test_fractions_add_up():
-    """Ten times 0.1 is one core, and 0.0003 is three steps of 0.0001, whatever floating-point numbers say."""
+    """Fractions are exact: ten times 0.1 is one core, and 0.0003 fits three times into 0.0009."""
     assert where(place(specs(11, cpu_cores=0.1), [node("a", cpu=1.0)], AnyNode())) == ["a"] * 10 + ["E806"]
     assert where(place(specs(4, cpu_cores=0.0003), [node("a", cpu=0.0009)], AnyNode())) == ["a"] * 3 + ["E806"]
 
@@ -69,6 +70,7 @@ def test_pack_takes_the_node_with_the_most_replicas_then_the_fewest_free_cores()
 
 
 def test_reason_says_what_decided_for_the_node_and_against_each_other():
+    """The reason names the rule that chose the node; each other node has the rule that decided against it."""
     nodes = [node("a"), node("b", cpu=8), node("c", cpu=8), node("d", cpu=8)]
     running = [Running("id-of-d", 5)]
     placed = place(specs(), nodes, AnyNode(), running)[0].placed
@@ -81,13 +83,14 @@ def test_reason_says_what_decided_for_the_node_and_against_each_other():
 
 
 def test_replicas_that_run_count_for_the_spread():
+    """Running replicas count in `spread`, so new ones go to the other node."""
     nodes = [node("a", cpu=8), node("b")]
     running = [Running("id-of-a", 0), Running("id-of-a", 1)]
     assert where(place(specs(2, first=2), nodes, AnyNode(), running)) == ["b", "b"]
 
 
 def test_replica_that_is_replaced_does_not_count():
-    """The new one may take its place on a node that may hold one replica."""
+    """A replica that is replaced does not count towards `max_replicas_per_node`."""
     only = node("a")
     one = specs(first=0, max_replicas_per_node=1)
     assert where(place(one, [only], AnyNode(), [Running("id-of-a", 0)])) == ["a"]
@@ -102,6 +105,7 @@ def test_named_node_is_taken_although_another_has_more_room():
 
 
 def test_replica_does_not_move_when_its_named_node_is_full():
+    """If the named node is full, its replica is refused, although other nodes have room."""
     found = place(specs(3), [node("a", cpu=1), node("b")], NamedNodes(("a", "b")))
     assert where(found) == ["a", "b", "E806"]
     assert found[2].nodes["a"] == "has 0 of 1 CPU free"
@@ -141,6 +145,7 @@ def test_nodes_of_one_name_have_different_names_in_the_plan():
     ],
 )
 def test_replica_without_a_place_is_refused_with_the_reason_for_each_node(config, rule, reason, why):
+    """A replica without room on any node is refused with its rule, its needs and a reason for each node."""
     a = node("a", free={"cpu": 1.5, "memory": 1024 * MIB})
     (found,) = place(specs(**config), [a], AnyNode())
     assert isinstance(found, Refused)
@@ -151,12 +156,14 @@ def test_replica_without_a_place_is_refused_with_the_reason_for_each_node(config
 
 
 def test_node_that_lacks_a_byte_does_not_seem_to_have_what_is_asked_for():
+    """A node that lacks one byte is not reported with a rounded number that looks sufficient."""
     a = node("a", free={"memory": 1024 * MIB - 1})
     (found,) = place(specs(memory_mb=1024), [a], AnyNode())
     assert found.nodes == {"a": "has 1023.9999 of 4096 MiB memory free"}
 
 
 def test_too_few_now_is_not_too_few_for_ever():
+    """If some node could hold the replica later, the refusal is E806 (no room now), not E802 (never)."""
     nodes = [node("big", free={"cpu": 0.0}), node("small", cpu=1)]
     (found,) = place(specs(cpu_cores=2), nodes, AnyNode())
     assert found.rule == "E806"
@@ -164,19 +171,21 @@ def test_too_few_now_is_not_too_few_for_ever():
 
 
 def test_most_replicas_of_a_node_are_kept():
+    """At most `max_replicas_per_node` replicas go to a node; the next one is refused."""
     found = place(specs(5, max_replicas_per_node=2), [node("a"), node("b")], AnyNode())
     assert where(found) == ["a", "b", "a", "b", "E806"]
     assert found[4].nodes == dict.fromkeys("ab", "already has 2 of at most 2 replicas")
 
 
 def test_share_of_a_gpu_lies_on_one_gpu():
-    """Two GPUs hold two replicas of 0.6, although three would need less than two GPUs."""
+    """A share of a GPU stays on one GPU: two GPUs hold two replicas of 0.6, not three."""
     found = place(specs(3, gpu_count=0.6), [node("a", gpu=2)], AnyNode())
     assert where(found) == ["a", "a", "E806"]
     assert found[2].nodes == {"a": "has 2 GPUs with room for 1 such replica each"}
 
 
 def test_configuration_that_allows_no_node_is_refused():
+    """If no node matches `node_selector`, the replica is refused with the label that each node lacks."""
     (found,) = place(specs(), [node("a", zone="b")], labelled_nodes({"zone": "a"}))
     assert found == Refused(
         "no live node belongs to node_selector", {"a": "lacks label zone=a (it has zone=b)"}, "E801"
@@ -220,7 +229,7 @@ COUNTS = st.integers(1, 12)
 
 
 class Case(NamedTuple):
-    """Everything that a placement depends on."""
+    """All inputs of a placement."""
 
     nodes: list[Node]
     specs: list[Any]
@@ -235,7 +244,7 @@ class Case(NamedTuple):
         return self.specs[0].config
 
     def stay(self, node, index):
-        """Replicas on a node that run there and are not replaced by the one at *index*."""
+        """Count the replicas that stay on a node: those that the one at *index* does not replace."""
         return sum(each.node_id == node.id and each.index != index for each in self.running)
 
 
@@ -255,6 +264,7 @@ def placed(found):
 
 @given(cases())
 def test_never_more_than_is_free_or_allowed(case):
+    """On each node the replicas need no more than is free and allowed, and only selected nodes get any."""
     found = case.place()
 
     assert len(found) == len(case.specs)
@@ -270,6 +280,7 @@ def test_never_more_than_is_free_or_allowed(case):
 
 @given(cases(), st.randoms(use_true_random=False))
 def test_order_of_the_nodes_does_not_matter(case, random):
+    """The placement depends neither on the order of the nodes nor on that of the running replicas."""
     shuffled = case._replace(
         nodes=random.sample(case.nodes, len(case.nodes)), running=random.sample(case.running, len(case.running))
     )
@@ -278,7 +289,7 @@ def test_order_of_the_nodes_does_not_matter(case, random):
 
 @given(clusters(), CONFIGS, COUNTS)
 def test_spread_is_even_where_there_is_room(nodes, config, count):
-    """A node has two replicas more than another one only if that could hold no more."""
+    """A node has two replicas more than another only if the other has no room for one more."""
     config |= {"spread": "spread"}
     after = Counter(spot.node_id for spot in placed(place(specs(count, **config), nodes, AnyNode())))
     for fewer in nodes:
@@ -289,7 +300,7 @@ def test_spread_is_even_where_there_is_room(nodes, config, count):
 
 @given(cases())
 def test_every_node_is_the_place_or_has_its_reason(case):
-    """And the reasons of a refusal are true."""
+    """Each replica has its node and a reason for every other node. The reasons of refusals are true."""
     names = unique_names(case.nodes)
     taken: Counter[str] = Counter()
     for spec, each in zip(case.specs, case.place(), strict=True):
@@ -332,7 +343,7 @@ def assert_true(reasons, node, config, taken, replicas):
 
 @given(clusters(4), CONFIGS, SELECTORS, COUNTS, clusters(1))
 def test_one_more_node_refuses_nobody(nodes, config, selector, count, more):
-    """What has a place in a cluster has one in a larger one, maybe another."""
+    """A replica that gets a node in a cluster also gets one, maybe another, if a node is added."""
     before = place(specs(count, **config), nodes, selector)
     more = [each._replace(id=f"more-{each.id}") for each in more]
     after = place(specs(count, **config), [*nodes, *more], selector)

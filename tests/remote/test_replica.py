@@ -1,4 +1,4 @@
-"""A replica that is reached by frames and responses keeps the semantics that are the same for all targets."""
+"""A replica called through frames and responses behaves as replicas of every target do."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ class TestByMessage(StrategiesInTurn):
         return REGISTRY
 
     def declared(self):
-        # Its methods can call other services; other processes cannot call it, so the target declares no such thing.
+        # Its methods can call other services, but no other process can call it. So the target does not declare that.
         return {**super().declared(), "reachable": "loop"}
 
-    # Its replicas call by the handles of this process, so that nobody sees that they wait for themselves.
+    # Its replicas use handles of this process, so the router does not see that they wait for themselves.
     test_start_hook_that_waits_for_its_own_end_fails_the_deployment = None
     test_start_hooks_that_wait_for_each_other_fail_the_deployment = None
 
 
 def test_call_that_the_replica_has_answered_is_not_counted_by_who_gives_it_up_at_that_moment():
-    """The replica has counted it: a caller whose deadline passes while the answer is read must not count it too."""
+    """A call is counted once, by its replica, even if its deadline passes while the caller reads the answer."""
     with Environment("test", registry=REGISTRY) as env:
         env.register_service_with_config("svc", Probe, deployment_config=ServiceDeploymentConfig(target="loop"))
         call = env.service("svc").submit("echo", 1)
@@ -61,7 +61,7 @@ def test_call_that_the_replica_has_answered_is_not_counted_by_who_gives_it_up_at
 
 
 class Held:
-    """Its methods run until the test lets them go."""
+    """Its methods run until the test releases them."""
 
     entered = threading.Event()
     released = threading.Event()
@@ -73,7 +73,9 @@ class Held:
 
 @pytest.mark.parametrize("strategy", ["single", "async"])
 def test_call_that_a_stop_ends_says_the_same_on_every_target(strategy):
-    """That it was running, and how to give such calls more time; whoever notices first."""
+    """
+    A call that a stop ends has the same error on every target: it was still running, and how to give it more time.
+    """
     registry = Registry.of(
         sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_threading, loop_target.Plugin()
     )
@@ -99,7 +101,7 @@ def test_call_that_a_stop_ends_says_the_same_on_every_target(strategy):
 
 
 def elsewhere(do):
-    """Do something in another thread, to its end."""
+    """Run a function in another thread, and wait for its end."""
     thread = threading.Thread(target=do)
     thread.start()
     thread.join()
@@ -114,11 +116,11 @@ class Owner(CallOwner):
 
 
 class Events:
-    """A core that sends what was refused once more, as soon as it hears of it."""
+    """A core that sends a refused call again at once."""
 
     def __init__(self):
         self.replica = None
-        self.following = None  # gets the slot that is free next
+        self.following = None  # gets the next free slot
 
     def ahead(self, _call, _most, **_):
         return ()
@@ -145,7 +147,7 @@ class Exchange:
 
 
 class Transport:
-    """Does in the middle of each exchange what a script says for it."""
+    """Runs one step of a script in the middle of each exchange."""
 
     substrate = PLAIN
     pushes = exact = routes = False
@@ -175,10 +177,10 @@ def a_call():
 
 def test_caller_whose_call_is_sent_twice_waits_for_the_first_response_and_leaves_the_second():
     """
-    A response that nobody reads holds up all that come after it.
+    If a call is sent twice, its caller reads the first response, and another thread reads the others.
 
-    The caller's thread sends its call, and then what others have for the replica. A response to that says that there
-    was no slot for the call; so it is sent again, by the same thread, which has not even begun to wait.
+    An unread response blocks all later ones. The caller's thread sends its call, then calls of others for the replica.
+    The response says that no slot was free, so the same thread sends the call again before it starts to wait.
     """
     call, of_another, events = a_call(), a_call(), Events()
     transport = Transport(
@@ -205,13 +207,13 @@ def a_replica(transport):
 
 
 def answers(unit):
-    """The replies of a batch that has ended."""
+    """Return the replies to a batch that has ended."""
     done = [(protocol.DONE, item.id, write(1)) for item in unit.items]
     return [*done, (protocol.ENDED, unit.id, 0.0)]
 
 
 def test_next_batch_leaves_before_the_callers_of_the_last_one_are_woken():
-    """All of them want to go on, and the interpreter is one; the replica would have nothing to do meanwhile."""
+    """The next batch is sent before the callers of the last one wake up, so the replica does not wait for them."""
     first, second = ([a_call(), a_call()] for _ in range(2))
     for call in first:
         call._latch = closed_lock()  # a caller waits
@@ -229,7 +231,7 @@ def test_next_batch_leaves_before_the_callers_of_the_last_one_are_woken():
 
 
 def test_nothing_leaves_when_there_is_nothing_to_be_said_and_nothing_to_be_heard():
-    """Each frame is a task of Ray's, at a thousand times what the call costs here."""
+    """No frame is sent if there is nothing to send and no reply is due. On Ray a frame is an expensive task."""
     call, transport = a_call(), Transport()
     events = a_replica(transport)
     events.replica.send(call)
@@ -239,7 +241,7 @@ def test_nothing_leaves_when_there_is_nothing_to_be_said_and_nothing_to_be_heard
 
 
 class CountsStops(Transport):
-    """Writes down what it is asked."""
+    """Records the requests it gets."""
 
     def start(self, _spec, _receiver):
         self.asked = []
@@ -253,7 +255,7 @@ class CountsStops(Transport):
 
 
 def test_process_is_asked_to_stop_once():
-    """`begin_stop` asks and waits for nothing, however often; after `stop` there is nobody to ask."""
+    """A process is asked to stop only once, however often `begin_stop` runs, and not after `stop`."""
     transport = CountsStops()
     replica = RemoteReplica(SimpleNamespace(id="svc#0", index=0, service="svc"), None, Events(), SYSTEM, transport)
     replica.begin_stop()
@@ -266,7 +268,7 @@ def test_process_is_asked_to_stop_once():
 
 
 class SpeaksAsItIsKilled(Transport):
-    """A process that says that a call starts just before it is killed."""
+    """A process that reports the start of a call just before it is killed."""
 
     pushes = exact = True
 
@@ -279,7 +281,7 @@ class SpeaksAsItIsKilled(Transport):
 
 
 class Ahead(Events):
-    """Gives calls that may be sent ahead, and writes down what was lost."""
+    """Returns calls that may be sent ahead, and records lost calls."""
 
     def __init__(self, *calls):
         super().__init__()
@@ -295,7 +297,7 @@ class Ahead(Events):
 
 
 def test_call_that_started_just_before_its_process_was_killed_is_no_call_that_has_not_started():
-    """What a process has said before it was killed counts: else its call would run a second time elsewhere."""
+    """A start reported just before the kill counts, so the call does not run again on another replica."""
     first, second, transport = a_call(), a_call(), SpeaksAsItIsKilled()
     events = Ahead(second)
     spec = SimpleNamespace(id="svc#0", index=0, service="svc")
@@ -310,7 +312,7 @@ def test_call_that_started_just_before_its_process_was_killed_is_no_call_that_ha
 
 
 class Deciding(Transport):
-    """Does not know yet which way calls go."""
+    """A transport that does not know yet how calls are sent."""
 
     def start(self, _spec, receiver):
         self.receiver = receiver
@@ -318,7 +320,7 @@ class Deciding(Transport):
 
 
 def test_calls_wait_until_it_is_known_which_way_they_go():
-    """Nothing leaves before that, and what waits has not started: it leaves in one frame, or runs elsewhere."""
+    """Calls wait until the transport knows its way. They have not started, and then leave in one frame."""
     calls, transport = [a_call(), a_call()], Deciding()
     events = a_replica(transport)
     for call in calls:
@@ -332,7 +334,9 @@ def test_calls_wait_until_it_is_known_which_way_they_go():
 
 
 def test_calls_that_wait_for_their_way_have_not_started_when_there_is_none():
-    """They may run elsewhere, whatever they are."""
+    """
+    If the transport finds no way, the waiting calls have not started, so they may run elsewhere, idempotent or not.
+    """
     call, transport, events = a_call(), Deciding(), Ahead()
     spec = SimpleNamespace(id="svc#0", index=0, service="svc")
     events.replica = RemoteReplica(spec, None, events, SYSTEM, transport)

@@ -1,4 +1,4 @@
-"""Methods of another process are called over a socket; here both processes are one."""
+"""Calling methods of another process over a socket. Here both ends are in one process."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PATIENCE = 20.0
 
 
 class Unreadable:
-    """Can be sent, and not be read."""
+    """Can be pickled, but not unpickled."""
 
     def __reduce__(self):
         return _fail, ()
@@ -38,7 +38,7 @@ def _fail():
 
 
 class Methods:
-    """What is called; `hold` is answered when the test says so."""
+    """The methods that are called. A `hold` is answered when the test sets its result."""
 
     def __init__(self):
         self.held = []
@@ -117,7 +117,7 @@ def failure(answer):
 
 
 def test_each_answer_finds_its_request(client, methods):
-    """Also if a later request is answered first."""
+    """Each answer goes to its request, even if a later request is answered first."""
     first = client.request("hold")
     assert client.request("echo", {"a": 1}).result(PATIENCE) == {"a": 1}
     methods.wait_held()
@@ -138,13 +138,13 @@ def test_each_answer_finds_its_request(client, methods):
     ids=["raises", "cannot be sent", "cannot be read there", "cannot be read here", "cannot be sent back", "unknown"],
 )
 def test_request_that_fails_fails_alone(client, request_, error):
-    """Its future has the error; the connection goes on."""
+    """A request that fails sets its own future only; the connection stays usable."""
     assert isinstance(failure(client.request(*request_)), error)
     assert client.request("echo", 1).result(PATIENCE) == 1
 
 
 def test_requests_fail_when_the_other_end_is_closed(methods):
-    """Those on their way, later ones, and `ended`, which tells of it though nobody asks."""
+    """When the other end closes, pending and later requests fail, and so does `ended`."""
     ours, theirs = Pipe()
     serving = threading.Thread(target=serve, args=(theirs, methods))
     serving.start()
@@ -160,7 +160,7 @@ def test_requests_fail_when_the_other_end_is_closed(methods):
 
 
 def test_request_to_nobody_fails(server, connect):
-    """It does not matter whether it is made before that is found out."""
+    """If nobody listens, every request fails, the first and later ones."""
     server.close()
     client = RpcClient(connect, "client")
     assert isinstance(failure(client.request("echo", 1)), (FileNotFoundError, ConnectionRefusedError))
@@ -169,7 +169,7 @@ def test_request_to_nobody_fails(server, connect):
 
 
 def test_who_does_not_know_the_secret_is_refused(client, address, certificates):
-    """The others do not notice."""
+    """A client with the wrong secret is refused; other clients are not affected."""
     stranger = RpcClient(partial(attrs.evolve(address, key=b"guessed").connect, certificates), "stranger")
     assert isinstance(failure(stranger.request("echo", 1)), AuthenticationError)
     stranger.close()
@@ -177,7 +177,7 @@ def test_who_does_not_know_the_secret_is_refused(client, address, certificates):
 
 
 def test_who_sends_back_what_it_gets_proves_nothing(client, address, certificates):
-    """The server's own answers are no answers to it."""
+    """A client that echoes the server's messages does not authenticate."""
     with address.open(certificates) as end:
         end.settimeout(PATIENCE)
         with suppress(ConnectionError):
@@ -187,7 +187,7 @@ def test_who_sends_back_what_it_gets_proves_nothing(client, address, certificate
 
 
 def test_who_says_nothing_is_sent_away_and_holds_nobody_up(server, address, connect, monkeypatch):
-    """A port scanner, or a caller that stands still, takes no one's turn, and does not stay."""
+    """A silent connection is closed after a time and blocks no other client."""
     monkeypatch.setattr(sage_deploy_remote.rpc.server, "PROOF_WITHIN_S", 1)
     with address.dial() as silent:
         client = RpcClient(connect, "client")
@@ -200,7 +200,9 @@ def test_who_says_nothing_is_sent_away_and_holds_nobody_up(server, address, conn
 
 
 def test_address_is_private_and_leaves_nothing(methods):
-    """Only this user may enter the folder; the secret is in the pickle and in no text; the end removes all."""
+    """
+    Only this user may enter the address's folder, and closing removes it. The pickle has the secret, `repr` does not.
+    """
     address = Address.new()
     server = RpcServer(address, methods)
     folder = Path(address.place).parent
@@ -212,7 +214,7 @@ def test_address_is_private_and_leaves_nothing(methods):
 
 
 def test_end_of_the_server_ends_its_connections(server, client, methods):
-    """Those who wait for an answer find it."""
+    """Closing the server ends its connections, so pending requests fail."""
     answer = client.request("hold")
     methods.wait_held()
     server.close()
@@ -220,7 +222,7 @@ def test_end_of_the_server_ends_its_connections(server, client, methods):
 
 
 def test_request_whose_caller_is_gone_is_cancelled(client, methods, until):
-    """Whoever answers need not go on."""
+    """When a caller's connection ends, its request is cancelled."""
     client.request("hold")
     methods.wait_held()
     client.close()
@@ -228,7 +230,7 @@ def test_request_whose_caller_is_gone_is_cancelled(client, methods, until):
 
 
 def test_client_that_nobody_uses_is_let_go_of(server, connect, methods, until):
-    """Its connection and its threads end, even while a request is not answered."""
+    """An unused client is garbage collected, even with a request open. Its connection and threads end."""
     client = RpcClient(connect, "forgotten")
     client.request("hold")
     methods.wait_held()
@@ -241,7 +243,7 @@ def test_client_that_nobody_uses_is_let_go_of(server, connect, methods, until):
 
 
 def test_client_whose_end_was_noticed_is_let_go_of(server, connect):
-    """An error leads to the frames that it was raised through, and these to the client."""
+    """A client whose connection has ended is garbage collected, although the raised error refers to its frames."""
 
     class User:
         def __init__(self):
@@ -262,7 +264,7 @@ def test_client_whose_end_was_noticed_is_let_go_of(server, connect):
 
 
 def test_client_in_a_forked_child_leaves_the_connection_alone(client):
-    """It is the parent's."""
+    """A forked child that hangs up does not close the parent's connection."""
     assert client.request("echo", 0).result(PATIENCE) == 0
     child = os.fork()
     if not child:

@@ -1,4 +1,4 @@
-"""Which nodes of a cluster a configuration allows: by names, by labels, by groups; no Ray runs."""
+"""Which nodes of a cluster a configuration allows, by names, labels and groups. No Ray runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_node_is_found_by_name_id_host_name_and_address(name):
 
 
 def test_name_of_one_node_beats_the_id_host_name_and_address_of_another():
-    """The order of look-up: name, ID, host name, IP address."""
+    """A name is looked up as name, then ID, host name and IP address of a node."""
     tricky = [
         node("1", "node-1", hostname="x", address="x"),
         node("x", "node-2", hostname="y", address="y"),
@@ -56,6 +56,7 @@ def test_name_of_one_node_beats_the_id_host_name_and_address_of_another():
 
 
 def test_replicas_take_the_named_nodes_in_turn():
+    """Replicas use the named nodes in turn; the other nodes are excluded."""
     names = NamedNodes(("node-c", "node-a"))
     assert [ids(names.select(index, NODES)) for index in range(4)] == [["c"], ["a"], ["c"], ["a"]]
     assert names.select(3, NODES).reason == "target_nodes.1 names it"
@@ -76,7 +77,7 @@ def test_long_list_of_live_nodes_is_cut():
 
 @pytest.mark.parametrize(("name", "words"), [("twin", "name"), ("machine", "host name"), ("10.0.0.1", "IP address")])
 def test_name_of_several_nodes_is_ambiguous(name, words):
-    """All nodes on one machine share its host name and address, and Ray lets two have one name."""
+    """A name that fits several nodes is refused with their IDs: nodes on one machine share host name and address."""
     twins = [node("2222", "twin"), node("1111", "twin")]
     selection = NamedNodes((name,)).select(0, twins)
     assert selection.nodes == ()
@@ -86,12 +87,14 @@ def test_name_of_several_nodes_is_ambiguous(name, words):
 
 
 def test_unique_names_tell_nodes_of_one_name_apart():
+    """Nodes with the same name get enough of their ID appended to tell them apart."""
     nodes = [node("12345678aa", "x"), node("12345678bb", "x"), node("99999999cc", "x"), node("dd", "y")]
     assert list(unique_names(nodes).values()) == ["x (12345678aa)", "x (12345678bb)", "x (99999999)", "y"]
 
 
 @pytest.mark.parametrize("selector", [AnyNode(), NamedNodes(("a",)), labelled_nodes({"zone": "a"})])
 def test_cluster_without_nodes_is_said(selector):
+    """An empty cluster is reported as the reason, for every selector."""
     assert "the cluster has no live node" in selector.select(0, []).failure
 
 
@@ -117,13 +120,13 @@ def test_any_node_allows_all():
     ],
 )
 def test_selector_of_a_label(text, matching):
-    """As in Ray, a node without the label matches what is negated."""
+    """A requirement on a label selects these nodes. As in Ray, a negated one also selects nodes without the label."""
     assert "".join(ids(labelled_nodes({"zone": text}).select(0, NODES))) == matching
 
 
 @pytest.mark.parametrize("text", ["a", "!a", "in(a, b)", "!in(a, b)", "in(c)", "!in(b)"])
 def test_selector_means_what_it_means_to_ray(text):
-    """The part of the language that Ray has is taken by its own check, and means the same."""
+    """Ray accepts these selectors too; both parsers take them."""
     label_utils = pytest.importorskip("ray._private.label_utils")
     assert label_utils.LABEL_SELECTOR_REGEX.match(text)
     parse_requirement("zone", text)
@@ -148,6 +151,7 @@ def test_excluded_node_has_its_reason(text, reasons):
 
 
 def test_nobody_with_the_labels_is_said():
+    """If no node matches the labels, the failure says so, and every node is excluded."""
     selection = labelled_nodes({"zone": "d"}).select(0, NODES)
     assert selection.failure == "no live node belongs to node_selector"
     assert selection.excluded.keys() == {"node-a", "node-b", "node-c"}
@@ -171,6 +175,7 @@ def test_nobody_with_the_labels_is_said():
     ],
 )
 def test_wrong_selector_is_refused_with_its_position(text, position, words):
+    """A wrong selector is refused with the position of the error."""
     with pytest.raises(SelectorError, match=re.escape(words)) as caught:
         parse_requirement("zone", text)
     assert caught.value.position == position
@@ -184,6 +189,7 @@ def test_label_that_no_node_can_have_is_refused(label):
 
 
 def test_labels_of_ray_itself_are_labels():
+    """Labels with Ray's prefix are valid."""
     assert parse_requirement("ray.io/node-id", "a").label == "ray.io/node-id"
 
 
@@ -198,12 +204,14 @@ def test_group_by_names_and_labels_has_the_nodes_that_fit_both():
 
 
 def test_node_of_a_group_that_is_not_there_is_left_out():
+    """A group's named node that is not alive is excluded with the reason; the others are selected."""
     selection = labelled_nodes({}, ["node-b", "node-x"], group="gpu").select(0, NODES)
     assert ids(selection) == ["b"]
     assert selection.excluded["node-x"] == "is named by group 'gpu', but is no live node"
 
 
 def test_group_of_which_nobody_is_there_is_refused():
+    """A group without a live node is refused."""
     selection = labelled_nodes({}, ["node-x"], group="gpu").select(0, NODES)
     assert selection.failure == "no live node belongs to group 'gpu'"
 

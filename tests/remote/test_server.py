@@ -1,4 +1,4 @@
-"""What a replica in its own process says to its callers, and with which response."""
+"""What a replica's process tells its callers, and in which response."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class Service:
 
 
 class Deployed:
-    """One replica, for callers of this test and for its own environment's handle."""
+    """One replica, called by the test and by the handle of its environment."""
 
     def __init__(self, env, server):
         self.server = server
@@ -82,7 +82,7 @@ class Deployed:
         return CallItem(number, self._indexes[method], write((args, {})), 0.0, inf, streams)
 
     def frame(self, number, method=None, *args, caller="another", fresh=None, **how):
-        """A frame with one call, or none."""
+        """Return a frame with one call, or with none."""
         units = (Unit(number, (self.item(number, method, *args, **how),)),) if method else ()
         return Frame(caller, number, units, (), fresh=not number if fresh is None else fresh)
 
@@ -90,17 +90,17 @@ class Deployed:
         return self.server.exchange(self.frame(*args, **kwargs))
 
     def callers(self):
-        """Those that the replica knows."""
+        """Return the ids of the callers that the replica knows."""
         return list(self.server.callers._mailboxes)
 
     @property
     def held(self):
-        """Slots that are taken."""
+        """The number of slots in use."""
         return len(self.server._holders)
 
     @property
     def outcomes(self):
-        """How calls have ended, by what they are called."""
+        """The number of calls by outcome."""
         return self.handle_status()["metrics"].outcomes
 
 
@@ -128,14 +128,14 @@ def deployed(monkeypatch, request):
 
 
 def test_an_answer_never_comes_with_a_response_to_an_earlier_frame(deployed):
-    """A caller who waits for the response to its own frame would not learn of it, and wait until its deadline."""
+    """An answer never comes with the response to an earlier frame: its caller does not read that one."""
 
     def exchange_aside(*what):
         thread = threading.Thread(target=deployed.exchange, args=what)
         thread.start()
         return thread
 
-    # Frames are taken in the order of their numbers, so each of these exchanges waits when the next frame is taken.
+    # Frames are handled in order, so each of these exchanges waits when the next frame is handled.
     waiting = [exchange_aside(0, "hold")]
     for number in range(1, 100, 2):
         waiting.append(exchange_aside(number))
@@ -147,12 +147,12 @@ def test_an_answer_never_comes_with_a_response_to_an_earlier_frame(deployed):
 
 
 def test_answers_of_a_batch_come_with_its_end(deployed, monkeypatch):
-    """In one response: else the slot would be free only with the second, a message there and one back later."""
+    """The answers of a batch come in one response with its end, so the slot is free at once."""
     monkeypatch.setattr(outbox, "_LINGER_S", 0.0)
     result = deployed.server.packer.pack_result
 
     def packed_and_yielding(*what):
-        for _ in range(100):  # whoever was woken gets its turn
+        for _ in range(100):  # let other threads run
             time.sleep(0)
         return result(*what)
 
@@ -172,7 +172,7 @@ def test_answers_of_a_batch_come_with_its_end(deployed, monkeypatch):
 
 @pytest.fixture
 def slow_callback():
-    """A callback that does not return before the test ends; has an event that says that it runs."""
+    """A callback that blocks until the test ends. Its event `running` says that it has started."""
     running, release = threading.Event(), threading.Event()
 
     def callback(_call):
@@ -185,7 +185,7 @@ def slow_callback():
 
 
 def test_callback_of_a_call_that_the_replica_gave_up_holds_up_no_answer(deployed, slow_callback, until):
-    """It runs aside: the thread that reads responses reads those of all callers."""
+    """A callback of a call that the replica gave up does not block the thread that reads responses."""
     holding = deployed.handle.submit("hold")
     holding.add_done_callback(slow_callback)
     until(lambda: [call for mailbox in deployed.server.callers._mailboxes.values() for call in mailbox.calls.values()])
@@ -200,7 +200,7 @@ def test_callback_of_a_call_that_the_replica_gave_up_holds_up_no_answer(deployed
 
 
 def test_callback_of_a_call_that_cannot_be_sent_holds_up_no_answer(deployed, slow_callback):
-    """Calls that have waited are sent by the thread that reads responses."""
+    """A callback of a call that cannot be sent does not block the thread that reads responses."""
     holding = [deployed.handle.submit("hold") for _ in range(2)]
     waiting = deployed.handle.submit("echo", threading.Lock())
     waiting.add_done_callback(slow_callback)
@@ -216,13 +216,13 @@ def test_callback_of_a_call_that_cannot_be_sent_holds_up_no_answer(deployed, slo
 
 @pytest.fixture
 def short_memory(monkeypatch):
-    """Have callers forgotten, as soon as there is another, that say nothing at the moment."""
+    """Make the replica forget each silent caller as soon as another one comes."""
     monkeypatch.setattr(callers, "FORGOTTEN_AFTER_S", -1.0)
 
 
 @pytest.mark.usefixtures("short_memory")
 def test_callers_that_are_gone_are_forgotten(deployed):
-    """Also one that did not stay for its answer; else the memory of a replica would grow with every process."""
+    """The replica forgets callers that are gone, so its memory does not grow with each process."""
     for number in range(100):
         deployed.exchange(0, "echo", 1, caller=f"caller {number}")
     assert deployed.callers() == ["caller 99"]
@@ -230,6 +230,7 @@ def test_callers_that_are_gone_are_forgotten(deployed):
 
 @pytest.mark.usefixtures("short_memory")
 def test_caller_for_which_something_runs_is_not_forgotten(deployed, until):
+    """A caller with a running call is not forgotten."""
     with ThreadPoolExecutor(1) as pool:
         holding = pool.submit(deployed.exchange, 0, "hold", caller="patient")
         until(lambda: "patient" in deployed.callers() and deployed.server.callers._mailboxes["patient"].calls)
@@ -241,7 +242,7 @@ def test_caller_for_which_something_runs_is_not_forgotten(deployed, until):
 
 @pytest.mark.usefixtures("short_memory")
 def test_caller_that_was_only_quiet_goes_on_where_it_was(deployed, until):
-    """Its frames may even overtake each other, and its responses are numbered on."""
+    """A forgotten caller goes on: its responses keep their numbers, even if its frames overtake each other."""
     assert [deployed.exchange(number, "echo", number, fresh=True).number for number in range(3)] == [0, 1, 2]
     deployed.exchange(0, "echo", 1, caller="a third")
     assert deployed.callers() == ["a third"]
@@ -256,7 +257,7 @@ def test_caller_that_was_only_quiet_goes_on_where_it_was(deployed, until):
 
 @pytest.mark.usefixtures("short_memory")
 def test_handle_that_was_only_quiet_goes_on(deployed):
-    """It says by itself that it has nothing to lose, after each call that was answered."""
+    """A handle that was forgotten goes on: after each answered call it marks its next frame as fresh."""
     for number in range(20):
         assert deployed.handle.echo(number) == number
         deployed.exchange(0, caller=f"caller {number}")
@@ -264,14 +265,14 @@ def test_handle_that_was_only_quiet_goes_on(deployed):
 
 
 def test_caller_that_expects_something_and_was_forgotten_is_told(deployed, monkeypatch):
-    """What it was to be told is lost, and it would wait for that."""
+    """A forgotten caller that expects a reply gets an error, because that reply is lost."""
     monkeypatch.setattr(outbox, "_OVERTAKEN_WITHIN_S", 0.01)
     with pytest.raises(RuntimeError, match="stood still"):
         deployed.exchange(7, "echo", 7, fresh=False)
 
 
 def test_handle_says_of_no_frame_that_it_is_fresh_while_a_call_runs(deployed, monkeypatch):
-    """A replica would begin anew with it, and the caller would wait for what the call gives."""
+    """While a call runs, a handle does not mark frames as fresh: the replica would drop the call's reply."""
     sent = []
     exchange = deployed.server.exchange
     monkeypatch.setattr(deployed.server, "exchange", lambda frame: (sent.append(frame), exchange(frame))[1])
@@ -289,19 +290,19 @@ def test_handle_says_of_no_frame_that_it_is_fresh_while_a_call_runs(deployed, mo
 
 @pytest.fixture
 def clock():
-    """That of the replica: time passes there when the test says so."""
+    """The replica's clock. The test advances it."""
     return VirtualClock()
 
 
 @pytest.fixture
 def leave(deployed, clock):
-    """Have the first exchange of a caller answered, which then sends no other; gives the replies."""
+    """Send one frame for a caller that then goes silent; return the replies."""
 
     def leave(*items, unit=0):
         frame = Frame("gone", 0, (Unit(unit, items),), (), fresh=True)
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(deployed.server.exchange, frame)
-            if not items[0].streams:  # else there is something to say at once
+            if not items[0].streams:  # a stream has a reply at once
                 assert ENTERED.wait(20)
                 clock.advance(2 * callers.CHECK_INTERVAL_S)
             return answer.result(20).replies
@@ -310,7 +311,11 @@ def leave(deployed, clock):
 
 
 def test_exchange_that_waits_long_is_answered_with_an_empty_response(deployed, clock, until):
-    """Whoever lives sends another, and is told there what there is to tell; whoever does not keeps no thread here."""
+    """
+    An exchange without news is answered empty after a while, so that a caller that died blocks no thread.
+
+    A live caller sends another frame and gets its reply there.
+    """
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(deployed.exchange, 0, "hold")
         assert ENTERED.wait(20)
@@ -322,6 +327,7 @@ def test_exchange_that_waits_long_is_answered_with_an_empty_response(deployed, c
 
 
 def test_exchange_that_came_a_moment_ago_is_not_answered_for_its_age(deployed, clock):
+    """A young exchange is not answered early: it gets the answer of its call."""
     with ThreadPoolExecutor(1) as pool:
         waiting = pool.submit(deployed.exchange, 0, "hold")
         assert ENTERED.wait(20)
@@ -333,7 +339,9 @@ def test_exchange_that_came_a_moment_ago_is_not_answered_for_its_age(deployed, c
 
 
 def test_slot_of_a_stream_is_free_when_its_consumer_was_gone_for_a_minute(deployed, clock, leave, until):
-    """Its generator is closed, and the call is counted as cancelled."""
+    """
+    If a stream's consumer is silent for too long, the generator is closed, the slot freed, and the call cancelled.
+    """
     assert {reply[0] for reply in leave(deployed.item(0, "count", streams=True))} == {protocol.ITEM}
     clock.advance(callers.GONE_AFTER_S - callers.CHECK_INTERVAL_S)
     assert deployed.held == 1
@@ -344,6 +352,7 @@ def test_slot_of_a_stream_is_free_when_its_consumer_was_gone_for_a_minute(deploy
 
 
 def test_coroutine_of_a_caller_that_is_gone_is_cancelled(deployed, clock, leave, until):
+    """A coroutine is cancelled when its caller has been silent for too long."""
     leave(deployed.item(0, "rest"))
     clock.advance(callers.GONE_AFTER_S + callers.CHECK_INTERVAL_S)
     until(lambda: not deployed.held)
@@ -351,6 +360,7 @@ def test_coroutine_of_a_caller_that_is_gone_is_cancelled(deployed, clock, leave,
 
 
 def test_caller_that_stood_still_for_less_than_a_minute_loses_nothing(deployed, clock, leave):
+    """A caller that was silent for less than the limit gets its answer."""
     leave(deployed.item(0, "hold"))
     clock.advance(callers.GONE_AFTER_S - 1)
     OPEN.set()
@@ -358,7 +368,9 @@ def test_caller_that_stood_still_for_less_than_a_minute_loses_nothing(deployed, 
 
 
 def test_caller_that_comes_back_too_late_is_told_what_was_given_up(deployed, clock, leave, until):
-    """What had started may have had its effect; what was sent ahead and had not never runs, and nothing runs twice."""
+    """
+    A caller that returns too late learns which calls were given up. Calls sent ahead never run, and none runs twice.
+    """
     items = (deployed.item(0, "hold"), deployed.item(1, "note", 1), deployed.item(2, "note", 2))
     replies = leave(*items, unit=3)
     clock.advance(callers.GONE_AFTER_S + callers.CHECK_INTERVAL_S)
@@ -378,7 +390,7 @@ def test_caller_that_comes_back_too_late_is_told_what_was_given_up(deployed, clo
 
 
 def test_what_a_caller_that_is_gone_was_to_be_told_is_forgotten(deployed, clock, leave, until):
-    """Its results would be kept for as long as the replica lives, if no other caller comes."""
+    """Replies for a caller that is gone are dropped after a time, even if no other caller comes."""
     leave(deployed.item(0, "hold"))
     OPEN.set()
     until(lambda: not deployed.held)
@@ -388,7 +400,9 @@ def test_what_a_caller_that_is_gone_was_to_be_told_is_forgotten(deployed, clock,
 
 
 def test_handle_whose_process_stood_still_for_long_gets_a_typed_answer(deployed, clock, until, monkeypatch):
-    """Its call is counted once, and its next one is answered."""
+    """
+    After its process stood still too long, a handle's call ends with ReplicaDiedError, counted once; the next works.
+    """
     thawed = threading.Event()
     exchange = deployed.server.exchange
     monkeypatch.setattr(deployed.server, "exchange", lambda frame: (exchange(frame), thawed.wait(20))[0])
@@ -407,6 +421,7 @@ def test_handle_whose_process_stood_still_for_long_gets_a_typed_answer(deployed,
 
 
 def test_nothing_looks_after_callers_when_nothing_is_done_for_any(deployed, clock):
+    """Without running calls no timer checks on callers."""
     deployed.handle.echo(1)
     clock.run_all()
     assert clock.pending == 0

@@ -1,7 +1,7 @@
 """
-A class runs in a process that does not have its module, and neither side sees a difference.
+A class runs in a process that does not have its module, with the same behaviour.
 
-Two interpreters: this one, or a script's, is the caller; the other one has no folder of the caller's on its path.
+Two interpreters take part. The caller is this one, or a script's. The other cannot import from the caller's folders.
 """
 
 from __future__ import annotations
@@ -134,7 +134,7 @@ def write(folder: Path, files: dict[str, str]) -> Path:
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of modules that can be imported here, and are forgotten at the end."""
+    """A folder of modules that this process can import. At the end they are removed from `sys.modules`."""
     folder = write(tmp_path / "project", PROJECT)
     before = set(sys.modules)
     monkeypatch.syspath_prepend(folder)
@@ -156,7 +156,7 @@ def load(name: str) -> ModuleType:
 
 
 def make_nothing(options: Any) -> Any:
-    """What a plugin that is defined in a test creates."""
+    """The `create` function of a plugin defined in a test."""
     return options
 
 
@@ -174,7 +174,7 @@ def spec_of(cls: type, *args: Any, strategy: Choice | None = None, **kwargs: Any
 
 
 def test_a_projects_classes_are_the_same_on_both_sides(project, elsewhere):
-    """Arguments, results, exceptions, functions and members of enumerations, where the project is not installed."""
+    """Arguments, results, errors, functions and enum members keep their types where the project is not installed."""
     points, service = load("shop.points"), load("shop.service")
     point = points.Point(4)
     with OtherProcess(elsewhere) as other:
@@ -191,7 +191,9 @@ def test_a_projects_classes_are_the_same_on_both_sides(project, elsewhere):
 
 
 def test_a_module_is_run_there_as_here(project, elsewhere):
-    """Its locks and caches are its own, it finds its neighbours while it runs, and a traceback shows its lines."""
+    """
+    The sent module runs as a module: it has its own locks and caches, can import others, and tracebacks show its code.
+    """
     service = load("shop.service")
     with OtherProcess(elsewhere) as other:
         other.serve(spec_of(service.Shop, None))
@@ -204,6 +206,7 @@ def test_a_module_is_run_there_as_here(project, elsewhere):
 
 
 def test_a_module_of_a_folder_without_init_is_found(project, elsewhere):
+    """A module in a namespace package is found and sent."""
     names = load("spaces.inner.names")
     with OtherProcess(elsewhere) as other:
         other.serve(spec_of(load("shop.service").Shop, None))
@@ -211,6 +214,7 @@ def test_a_module_of_a_folder_without_init_is_found(project, elsewhere):
 
 
 def test_functions_without_a_name_see_the_projects_classes(project, elsewhere):
+    """A lambda in the other process uses the project's own classes."""
     points = load("shop.points")
     with OtherProcess(elsewhere) as other:
         other.serve(spec_of(load("shop.service").Shop, None))
@@ -218,7 +222,7 @@ def test_functions_without_a_name_see_the_projects_classes(project, elsewhere):
 
 
 def test_where_the_same_files_lie_they_are_imported_from_there(project, elsewhere):
-    """Such as in a working directory that was copied: there may be data beside them."""
+    """If the same files exist on the other side, they are imported from there, as data may lie next to them."""
     copy = write(elsewhere / "copy", PROJECT)
     with OtherProcess(elsewhere, copy) as other:
         other.serve(spec_of(load("shop.service").Shop, None))
@@ -226,7 +230,7 @@ def test_where_the_same_files_lie_they_are_imported_from_there(project, elsewher
 
 
 def test_where_other_files_lie_the_callers_are_taken(project, elsewhere):
-    """A module of the same name, or an old version, is not what the caller runs."""
+    """If a module of that name exists there with other content, the caller's module is used."""
     old = write(elsewhere / "old", {"shop/__init__.py": "", "shop/service.py": "class Shop: pass", "loose.py": ""})
     with OtherProcess(elsewhere, old) as other:
         other.serve(spec_of(load("shop.service").Shop, None))
@@ -234,6 +238,7 @@ def test_where_other_files_lie_the_callers_are_taken(project, elsewhere):
 
 
 def test_a_project_in_an_archive_is_sent(project, elsewhere, monkeypatch):
+    """A project imported from a zip archive is sent like one from a folder."""
     archive = shutil.make_archive(str(elsewhere / "project"), "zip", project)
     monkeypatch.setattr(sys, "path", [archive, *(folder for folder in sys.path if folder != str(project))])
     service = load("shop.service")
@@ -244,7 +249,7 @@ def test_a_project_in_an_archive_is_sent(project, elsewhere, monkeypatch):
 
 
 def test_what_came_goes_on(project, elsewhere):
-    """A service may deploy others, and has no file of what it is made of."""
+    """A process can send on the modules that it received, although it has no files of them."""
     with OtherProcess(elsewhere) as other:
         other.serve(spec_of(load("shop.service").Shop, None))
         assert other.call("run", gathered_names) >= {"shop", "shop.late", "shop.points", "loose"}
@@ -255,6 +260,7 @@ def gathered_names() -> set[str]:
 
 
 def test_a_changed_file_is_sent_as_it_is_now(project):
+    """A module whose file has changed is sent in its new form."""
     load("loose")
     before = gather()
     assert gather() is before
@@ -263,7 +269,7 @@ def test_a_changed_file_is_sent_as_it_is_now(project):
 
 
 def test_packages_with_modules_in_c_are_not_sent(project):
-    """They are of no use without what was compiled; the plain ones beside them are sent."""
+    """Packages with compiled modules are not sent; pure Python modules next to them are."""
     sources = len(gather())
     write(project, {"fast/__init__.py": "X = 1", f"fast/speed{importlib.machinery.EXTENSION_SUFFIXES[0]}": ""})
     load("fast")
@@ -273,7 +279,7 @@ def test_packages_with_modules_in_c_are_not_sent(project):
 
 
 def test_a_plugin_that_a_test_defines_travels(elsewhere):
-    """Its `create` is a function of this module, which the other process does not have."""
+    """A plugin defined in a test is sent by value, because the other process cannot import this module."""
 
     class Local:
         def name(self):
@@ -285,7 +291,7 @@ def test_a_plugin_that_a_test_defines_travels(elsewhere):
 
 
 def test_installed_plugins_go_by_name():
-    """Also from folders that an installer only refers to: they are the same wherever replicas run."""
+    """Installed plugins are sent by name, also editable installs: they are the same wherever replicas run."""
     found = Registry.discover().find("threading strategy", "single")
     strategy = Choice(found.registration, None, found.plugin)
     data = pack_spec(spec_of(dict, strategy=strategy))
@@ -294,7 +300,7 @@ def test_installed_plugins_go_by_name():
 
 
 def test_what_an_older_process_has_deployed_is_not_read(monkeypatch):
-    """A replica that outlives it may be asked by a program of another version what it is made of."""
+    """A spec packed by another protocol version is refused with DeployError that names the version."""
     with monkeypatch.context() as patch:
         patch.setattr(versions, "NUMBER", versions.NUMBER + 1)
         packed = pack_spec(spec_of(OtherProcess))
@@ -303,6 +309,7 @@ def test_what_an_older_process_has_deployed_is_not_read(monkeypatch):
 
 
 def test_a_spec_arrives_as_it_was():
+    """A spec arrives unchanged; its factory builds the service, and its strategy works."""
     spec = spec_of(dict, [("a", 1)], b=2)
     got = unpack_spec(pack_spec(spec))
 
@@ -312,6 +319,8 @@ def test_a_spec_arrives_as_it_was():
 
 
 def test_a_class_that_comes_home_is_left_as_it_was():
+    """A local class that is unpacked in its own process is the same object and unchanged."""
+
     class Local:
         kept: list[int] = []  # noqa: RUF012 - all instances share it
 
@@ -399,7 +408,7 @@ SCRIPT = """
 
 
 def run_script(folder: Path, text: str, *arguments: Any) -> str:
-    """What a script prints, which imports what the tests import."""
+    """Run a script that can import what the tests import; return its output."""
     (script,) = (write(folder, {"script.py": text}) / "script.py",)
     done = subprocess.run(
         [sys.executable, script, *map(str, arguments)],
@@ -413,7 +422,7 @@ def run_script(folder: Path, text: str, *arguments: Any) -> str:
 
 
 def test_a_scripts_classes_are_the_same_on_both_sides(tmp_path, elsewhere):
-    """They come from `__main__`, which is another module there, with a class of the same name."""
+    """A script's classes from `__main__` are the same on both sides, although `__main__` there is another module."""
     assert run_script(tmp_path, SCRIPT, elsewhere) == "well\n"
 
 
@@ -431,6 +440,7 @@ class KVService:
 
 
 def test_an_argument_of_the_constructor_that_cannot_be_sent_is_named_with_its_path():
+    """A constructor argument that cannot be sent is reported as E703 with its path, and what to do."""
     with closing(connect(":memory:")) as connection:
         spec = spec_of(KVService, "a", db=Database(connection))
         (problem,) = problems(spec)
@@ -450,6 +460,7 @@ def test_an_argument_of_the_constructor_that_cannot_be_sent_is_named_with_its_pa
 
 
 def test_every_part_that_cannot_be_sent_is_found():
+    """All parts of a spec that cannot be sent are reported at once: class, arguments and strategy options."""
     lock = threading.Lock()
 
     class Local:
@@ -470,6 +481,8 @@ def test_what_can_be_sent_has_no_problems():
 
 
 def test_a_foreign_factory_is_looked_at_as_a_whole():
+    """If the factory is not the standard one, the problem names the part of the factory."""
+
     class Factory:
         service_name = "svc"
         service_class = dict
@@ -489,13 +502,16 @@ def test_a_foreign_factory_is_looked_at_as_a_whole():
     ],
 )
 def test_what_is_missing_on_the_other_side_is_named(project, elsewhere, module, message):
+    """If a module cannot be imported on the other side, the deployment error says what is missing."""
     with OtherProcess(elsewhere) as other, pytest.raises(DeployError) as caught:
         other.serve(spec_of(load(module).Service))
     assert str(caught.value).startswith(f"replica svc#0 cannot be built here: {message}")
 
 
 def test_a_result_of_a_class_that_only_the_other_side_has_is_told_of(project, elsewhere):
-    """It is not taken for something else, and the call ends."""
+    """
+    A result whose class exists only there fails the call with ModuleNotFoundError; such an error becomes RemoteError.
+    """
     only_there = write(elsewhere / "path", {"only_there.py": "class Thing(Exception): pass"})
     with OtherProcess(elsewhere, only_there) as other:
         other.serve(spec_of(load("shop.service").Shop, None))
@@ -507,5 +523,5 @@ def test_a_result_of_a_class_that_only_the_other_side_has_is_told_of(project, el
 
 def exec_there(code: str) -> Any:
     names: dict[str, Any] = {}
-    exec(code, names)  # noqa: S102 - the tests' own
+    exec(code, names)  # noqa: S102 - written in these tests
     return names["result"]

@@ -1,4 +1,4 @@
-"""Idle workers read the connections of their replica; while all of them are busy, another thread does."""
+"""Idle workers read the connections of their replica. While all are busy, a standby thread reads."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def line(inbox):
 
 
 class Workers:
-    """Threads that say what they fetch, and stay with it until they are let go."""
+    """Threads that report what they fetch, and wait until the test lets them go on."""
 
     def __init__(self, inbox):
         self._inbox = inbox
@@ -91,14 +91,14 @@ class Workers:
             self._goes_on[name].get(timeout=PATIENCE)
 
     def fetched(self):
-        """Who has fetched what."""
+        """Return the name of a worker and what it has fetched."""
         return self._workers_fetch.get(timeout=PATIENCE)
 
     def go_on(self, name):
         self._goes_on[name].put(None)
 
     def run(self):
-        """What one fetches that then goes on."""
+        """Let the next worker that fetches something go on; return what it fetched."""
         name, what = self.fetched()
         self.go_on(name)
         return what
@@ -116,7 +116,7 @@ def workers(inbox):
 
 
 def test_an_idle_worker_reads_what_it_runs(line, workers):
-    """But for the first calls, perhaps, which the thread that stands by has read."""
+    """An idle worker reads the calls that it runs. The standby thread may read the first ones."""
     workers.start("one")
     for _ in range(50):
         line.send(QUICK)
@@ -125,7 +125,7 @@ def test_an_idle_worker_reads_what_it_runs(line, workers):
 
 
 def test_work_from_elsewhere_wakes_the_worker_that_reads(inbox, line, workers):
-    """It waits for the connections, and not for the inbox."""
+    """Work put into the inbox wakes the worker that waits for the connections."""
     workers.start("one")
     for number in range(20):
         line.send(QUICK)
@@ -136,7 +136,7 @@ def test_work_from_elsewhere_wakes_the_worker_that_reads(inbox, line, workers):
 
 @pytest.mark.parametrize("kind", [QUICK, SLOW])
 def test_calls_are_read_and_run_while_another_takes_long(line, workers, kind):
-    """Also one that was to take no time: whoever stands by notices."""
+    """While one worker runs a long call, the other reads and runs calls. Calls expected to be fast are no exception."""
     workers.start("one", "two")
     line.send(kind)
     stays, _ = workers.fetched()
@@ -151,7 +151,7 @@ def test_calls_are_read_and_run_while_another_takes_long(line, workers, kind):
 
 @pytest.mark.parametrize("calls", [(QUICK, QUICK), (SLOW, QUICK), (QUICK, SLOW)])
 def test_what_came_with_a_call_that_takes_long_goes_to_another_worker(line, workers, calls):
-    """Also where it was to run after it, because neither was to take long."""
+    """A call received with a long call goes to another worker, even if both were expected to be fast."""
     workers.start("one", "two")
     for _ in range(20):
         line.send(*calls)
@@ -162,7 +162,7 @@ def test_what_came_with_a_call_that_takes_long_goes_to_another_worker(line, work
 
 
 def test_a_worker_that_ends_leaves_reading_to_others(inbox, line, until):
-    """It had waited long enough for work, and nobody else waits for the connection."""
+    """A worker that leaves after its timeout hands reading to another thread."""
     with pytest.raises(Empty):
         inbox.get_within(0.001)
     line.send(SLOW)
@@ -171,7 +171,7 @@ def test_a_worker_that_ends_leaves_reading_to_others(inbox, line, until):
 
 
 def test_one_connection_ends_and_the_others_go_on(inbox, line, workers):
-    """Whoever has it is told why."""
+    """When one connection ends, its owner gets the error; other connections stay usable."""
     workers.start("one")
     for _ in range(3):
         other = Line(inbox)
@@ -184,12 +184,12 @@ def test_one_connection_ends_and_the_others_go_on(inbox, line, workers):
 
 
 def test_a_connection_comes_after_all_have_ended(inbox, line, workers):
-    """Somebody stands by again."""
+    """A connection made after all others have ended is read, also while a worker is busy."""
     workers.start("one", "two")
     assert isinstance(line.close(), EOFError)
     again = Line(inbox)
     assert inbox.read_connection(again)
-    for _ in range(2):  # the second is read while the first takes long
+    for _ in range(2):  # the second is read while the first still runs
         again.send(SLOW)
         assert workers.fetched()[1] == SLOW
     for name in ("one", "two"):
@@ -198,7 +198,7 @@ def test_a_connection_comes_after_all_have_ended(inbox, line, workers):
 
 
 def test_nobody_stands_by_without_a_connection(inbox, line, workers, until):
-    """Not even a thread that has slept because no call came for long."""
+    """Without connections no standby thread remains, not even one that was asleep."""
     workers.start("one")
     line.send(QUICK)
     workers.run()
@@ -208,14 +208,14 @@ def test_nobody_stands_by_without_a_connection(inbox, line, workers, until):
 
 
 def test_what_was_read_and_not_fetched_is_taken_away_at_the_end(inbox, line):
-    """A replica that stops ends it."""
+    """Calls that were read but not fetched are returned when the replica stops."""
     line.send(QUICK, QUICK, QUICK)
     inbox.get()
     assert len(inbox.take_work()) == 2
 
 
 def test_workers_of_an_event_loop_read_nothing(inbox):
-    """The connection keeps its own thread."""
+    """If workers run in an event loop, the inbox takes no connection; each connection keeps its own thread."""
     inbox.notify(lambda: None)
     line = Line(inbox)
     assert not inbox.read_connection(line)

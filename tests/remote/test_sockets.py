@@ -1,4 +1,4 @@
-"""Messages over a socket: what is put together, who reads, and that nobody who sends waits."""
+"""Messages over a socket: how they are assembled, who reads them, and that sending never blocks."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MESSAGES = st.lists(st.tuples(BODIES, st.lists(BODIES, max_size=3)), max_size=6)
 
 
 def fed(messages, data):
-    """What *messages* makes of the next bytes."""
+    """Yield the messages that *messages* assembles from the next bytes."""
     at = 0
     while at < len(data):
         room = messages.room
@@ -42,7 +42,7 @@ def fed(messages, data):
 
 
 def read_in_pieces(data, cuts):
-    """What `MessageAssembler` makes of *data*, which comes cut at *cuts*."""
+    """Return the messages in *data* if it arrives cut at *cuts*."""
     messages, found, at = MessageAssembler(), [], 0
     for end in [*sorted(cut % (len(data) + 1) for cut in cuts), len(data)]:
         found += fed(messages, data[at:end])
@@ -52,7 +52,7 @@ def read_in_pieces(data, cuts):
 
 @given(MESSAGES, st.lists(st.integers(0, 2**22), max_size=8))
 def test_messages_are_the_same_wherever_the_stream_is_cut(sent, cuts):
-    """A stream has no borders: each message comes out whole and in order, in whatever pieces it arrives."""
+    """Messages come out whole and in order, wherever the stream is cut."""
     data = b"".join(bytes(part) for body, buffers in sent for part in join(body, buffers))
     found = read_in_pieces(data, cuts)
     assert [(bytes(body), [bytes(each) for each in buffers]) for body, buffers in found] == sent
@@ -60,7 +60,7 @@ def test_messages_are_the_same_wherever_the_stream_is_cut(sent, cuts):
 
 @given(st.binary(max_size=200), st.lists(st.integers(0, 200), max_size=4))
 def test_garbage_is_refused_or_waited_for(data, cuts):
-    """Whatever comes, only MessageError leaves the reader, and what it keeps is no more than what has come."""
+    """Random bytes raise only MessageError, and the assembler stores no more than has arrived."""
     try:
         found = read_in_pieces(data, cuts)
     except MessageError:
@@ -71,8 +71,8 @@ def test_garbage_is_refused_or_waited_for(data, cuts):
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_million_damaged_streams_break_nothing():
-    """What came before the damage is read; after it there are messages, a wait for more, or a MessageError."""
-    chance = random.Random(18)  # noqa: S311 - the same every time
+    """Messages before the damage are read. After it come messages, a wait for more bytes, or a MessageError."""
+    chance = random.Random(18)  # noqa: S311 - the same in every run
     for _ in range(1_000_000):
         sent = [
             (
@@ -112,7 +112,7 @@ def test_a_size_that_no_message_has_ends_the_connection(head):
 
 
 def test_large_buffers_are_left_out_of_the_pickle():
-    """A large buffer travels beside the pickle, a small one in it."""
+    """Large buffers are sent outside the pickle, small ones inside it."""
     body, buffers = pickled(("small", pickle.PickleBuffer(bytearray(10)), pickle.PickleBuffer(bytearray(2**20))))
     assert len(body) < 200
     assert [each.raw().nbytes for each in buffers] == [2**20]
@@ -135,7 +135,7 @@ def read_all(end, size):
 
 
 def test_sending_to_a_process_that_stands_still_waits_for_nothing(ends):
-    """`send` returns at once, though the other end reads nothing; what it was given may be changed then."""
+    """`send` returns at once even if the other end reads nothing; the buffers may be changed after it."""
     stream, theirs = ends
     large = bytearray(b"a" * 2**23)
     stream.send(b"first", [large])
@@ -147,7 +147,7 @@ def test_sending_to_a_process_that_stands_still_waits_for_nothing(ends):
 
 
 def test_a_connection_that_ends_frees_the_thread_that_sends(ends):
-    """A thread that waits for the other end to read ends with the connection."""
+    """When the connection ends, the thread that sends also ends."""
     stream, _ = ends
     stream.send(bytes(2**23))
     (writer,) = [thread for thread in threading.enumerate() if thread.name == "link-writer"]
@@ -159,7 +159,7 @@ def test_a_connection_that_ends_frees_the_thread_that_sends(ends):
 
 
 def test_what_came_before_the_end_can_be_read_after_it(ends):
-    """What a process has said before it died is read, then its end."""
+    """What a process sent before it died is still read, then EOFError follows."""
     stream, theirs = ends
     theirs.sendall(join(b"last words")[0])
     theirs.close()
@@ -170,7 +170,7 @@ def test_what_came_before_the_end_can_be_read_after_it(ends):
 
 
 def test_what_came_before_a_channel_is_closed_is_read_first(ends):
-    """A killed process may have said that a call starts: that is known before the channel is closed."""
+    """Closing a channel first reads the messages that have arrived, such as the start of a call."""
     stream, theirs = ends
     heard = []
     channel = ConnectionReader(
@@ -182,7 +182,7 @@ def test_what_came_before_a_channel_is_closed_is_read_first(ends):
 
 
 class Server:
-    """As much of a `ReplicaServer` as a caller's connection needs."""
+    """The part of `ReplicaServer` that a caller's connection needs."""
 
     def __init__(self):
         self.callers = set()
@@ -192,7 +192,7 @@ class Server:
 
 
 def test_no_call_starts_whose_caller_cannot_be_told(ends):
-    """A caller takes a call of which it was told nothing for one that has not started, and has it run elsewhere."""
+    """If the caller cannot be told, no call starts: the caller would run it again elsewhere."""
     stream, theirs = ends
     told = PushedReplies(Server(), stream, Attachments(), "caller")
     assert told.record_start(1)
@@ -205,7 +205,7 @@ DONE, LARGE = (protocol.DONE, 1, (b"answer", (), ())), (protocol.DONE, 2, (bytes
 
 @pytest.fixture
 def journals(ends):
-    """The caller's and the replica's, and who tells that caller what."""
+    """The caller's journal, the replica's replies for that caller, and the caller's end of the connection."""
     stream, theirs = ends
     (left, right) = socket.socketpair()
     with left, right:
@@ -217,7 +217,7 @@ def journals(ends):
 
 
 def sent(theirs):
-    """The responses that have come."""
+    """Return the responses that have arrived."""
     theirs.settimeout(0)
     with contextlib.suppress(BlockingIOError):
         return [pickle.loads(body) for body, _ in MessageAssembler().take(theirs.recv(2**16))]  # noqa: S301 - our own
@@ -225,7 +225,7 @@ def sent(theirs):
 
 
 def test_caller_of_a_killed_replica_finds_what_was_not_sent(journals):
-    """A start, and an answer that waits for the next one, cost no message, and are known all the same."""
+    """Starts and delayed answers of a killed replica are found in the journal, without any message."""
     ours, told, theirs = journals
     assert told.record_start(2)
     told.journal_or_send(DONE)
@@ -234,7 +234,7 @@ def test_caller_of_a_killed_replica_finds_what_was_not_sent(journals):
 
 
 def test_what_was_sent_is_not_found_again_as_another_response(journals):
-    """The number says which response it is, and the caller has read that one."""
+    """Replies that were sent are in the journal with the number of their response, so they do not count twice."""
     ours, told, theirs = journals
     told.journal_or_send(DONE)
     told.post((protocol.ENDED, 1, 0.0))
@@ -243,7 +243,7 @@ def test_what_was_sent_is_not_found_again_as_another_response(journals):
 
 
 def test_journal_begins_again_after_a_message(journals):
-    """What is found is what followed the last one."""
+    """After a message the journal starts empty: it has only what followed the last message."""
     ours, told, _ = journals
     told.journal_or_send(DONE)
     told.post((protocol.ENDED, 1, 0.0))
@@ -252,7 +252,7 @@ def test_journal_begins_again_after_a_message(journals):
 
 
 def test_a_message_tells_of_starts_that_no_answer_tells_of(journals):
-    """After it the journal begins anew, so whatever still runs must be known from the message."""
+    """A message lists the calls that have started without an answer, because the journal starts empty after it."""
     _, told, theirs = journals
     for id in (1, 2, 3):
         told.record_start(id)
@@ -262,7 +262,7 @@ def test_a_message_tells_of_starts_that_no_answer_tells_of(journals):
 
 
 def test_no_call_starts_after_its_caller_has_looked(journals):
-    """A replica that stood still while its caller took it for dead goes on, and finds that."""
+    """Once the caller has closed the journal, no call starts, even if the replica only stood still."""
     ours, told, theirs = journals
     theirs.close()
     assert ours.close() == (0, [])
@@ -271,7 +271,7 @@ def test_no_call_starts_after_its_caller_has_looked(journals):
 
 
 def test_answer_that_is_large_is_sent_at_once(journals):
-    """As what no journal has room for."""
+    """A large answer is sent at once, and so is anything when the journal is full."""
     _, told, theirs = journals
     told.journal_or_send(LARGE)
     assert sent(theirs) == [(0, [LARGE])]
@@ -283,7 +283,7 @@ def test_answer_that_is_large_is_sent_at_once(journals):
 
 
 def test_answer_that_is_held_back_leaves_when_its_bundle_is_due(ends):
-    """The next call was to take no time, and takes long: whoever waits for the answer does not wait for that."""
+    """A delayed answer is sent when its time is up, so it does not wait for a slow next call."""
     stream, theirs = ends
     told = PushedReplies(Server(), stream, Attachments(), "caller")
     told.post((protocol.ENDED, 1, 0.0), wakes=False)

@@ -1,4 +1,4 @@
-"""A connection over TLS carries what a plain one does, and there is none to anybody without the right certificate."""
+"""A TLS connection carries what a plain one does, and refuses peers without the right certificate."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PATIENCE = 20.0
 
 
 class Nothing:
-    """Methods of a server that is never asked."""
+    """The methods of a server that gets no request."""
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def other_authority(tmp_path):
 
 @pytest.fixture
 def tcp(stack):
-    """Make a TCP connection; the side that listens comes second."""
+    """Make a TCP connection; return the connecting end, then the listening end."""
 
     def make():
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -59,7 +59,7 @@ def tcp(stack):
 
 @pytest.fixture
 def tunnels(stack, tcp):
-    """Make a connection over TLS with the certificates of each side; the side that listens comes second."""
+    """Make a TLS connection with each side's certificates; return the connecting side, then the listening side."""
 
     def make(connects, listens):
         outer = tcp()
@@ -76,7 +76,7 @@ def tunnels(stack, tcp):
 
 @pytest.fixture
 def ends(tunnels, node_certificates):
-    """The two ends of a connection over TLS, the one that connects first."""
+    """The two ends of a TLS connection, the connecting one first."""
     sides = tunnels(node_certificates, node_certificates)
     for side in sides:
         side.ready.result(PATIENCE)
@@ -93,7 +93,7 @@ def read(end, size):
 
 
 def is_over(end):
-    """Whether nothing more comes; waits for that."""
+    """Wait for the end of the connection; fail if data comes."""
     with suppress(ConnectionError):
         assert end.recv(1) == b""
     return True
@@ -107,7 +107,7 @@ def pumps():
 
 
 def test_small_messages_come_to_and_fro(ends):
-    """Each as soon as it is sent."""
+    """Small messages go both ways, each as soon as it is sent."""
     ours, theirs = ends
     for number in range(20):
         said = bytes([number]) * number + b"."
@@ -118,7 +118,7 @@ def test_small_messages_come_to_and_fro(ends):
 
 
 def test_large_messages_come_both_ways_at_once(ends, in_thread):
-    """16 MiB each way, byte for byte."""
+    """16 MiB go each way at once and arrive unchanged."""
     said = [os.urandom(2**24) for _ in ends]
     sending = [in_thread(end.sendall, data) for end, data in zip(ends, said, strict=True)]
     reading = [in_thread(read, end, 2**24) for end in ends]
@@ -129,7 +129,7 @@ def test_large_messages_come_both_ways_at_once(ends, in_thread):
 
 @pytest.mark.parametrize("stands_still", [0, 1], ids=["connects", "listens"])
 def test_who_does_not_read_is_waited_for(ends, stands_still):
-    """What is in between does not grow, nothing of it is lost, and the other direction goes on meanwhile."""
+    """If one side does not read, the sender waits: no data is lost, memory is bounded, the other direction works."""
     silent, sender = ends[stands_still], ends[1 - stands_still]
     data = memoryview(os.urandom(2**26))
     sent = 0
@@ -146,7 +146,7 @@ def test_who_does_not_read_is_waited_for(ends, stands_still):
 
 
 def test_nobody_on_the_wire_can_read_it(tcp, stack, node_certificates, in_thread):
-    """Neither what is said nor who says it."""
+    """Neither the data nor the certificate can be read on the wire."""
     (ours, tapped), (tapping, theirs) = tcp(), tcp()
     heard = []
 
@@ -200,7 +200,7 @@ LAST_WORDS = """
 
 
 def test_what_was_delivered_arrives_though_its_process_is_killed(node_certificates, program):
-    """As over TCP, where it is the system's to send."""
+    """Data reported as delivered arrives even if its process is killed, as with TCP, where the system sends it."""
     command = [*program(LAST_WORDS), *attrs.astuple(node_certificates)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         address = pickle.loads(bytes.fromhex(process.stdout.readline()))  # noqa: S301 - our own
@@ -211,7 +211,7 @@ def test_what_was_delivered_arrives_though_its_process_is_killed(node_certificat
 
 
 def test_what_was_delivered_is_known(tunnels, node_certificates, until):
-    """Not before TCP has taken all, and also when the connection has ended."""
+    """`delivered` is false until TCP has taken all data, and true after the connection has ended."""
     ours, theirs = tunnels(node_certificates, node_certificates)
     for side in (ours, theirs):
         side.ready.result(PATIENCE)
@@ -235,7 +235,7 @@ ENDINGS = {
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("first", [0, 1], ids=["connects", "listens"])
 def test_end_of_one_side_is_the_end_of_both(ends, first, ending, in_thread, until):
-    """What was sent before arrives, and the threads end."""
+    """When one side ends the connection, both end. All sent data arrives, and the threads stop."""
     ours, theirs = ends[first], ends[1 - first]
     data = os.urandom(2**22)
     reading = in_thread(read, theirs, len(data))
@@ -250,7 +250,7 @@ def test_end_of_one_side_is_the_end_of_both(ends, first, ending, in_thread, unti
 
 @pytest.fixture
 def looks(monkeypatch):
-    """How often a tunnel has looked what has happened; it does not wait long at the end."""
+    """A list that grows each time a tunnel checks its sockets. The tunnel waits only briefly at the end."""
     monkeypatch.setattr(sage_deploy_remote.rpc.tls, "_LAST_S", 0.1)
     looks = []
     wait = _Pump._wait
@@ -259,7 +259,7 @@ def looks(monkeypatch):
 
 
 def test_reset_connection_ends(tcp, stack, node_certificates, until):
-    """As that of a process that was killed, or of a machine that has started again."""
+    """A connection that is reset, as by a killed process or a rebooted machine, ends the tunnel."""
     connects, listens = tcp()
     side = tunnel(listens, node_certificates, PATIENCE, listens=True)
     stack.enter_context(side.end).settimeout(PATIENCE)
@@ -272,7 +272,7 @@ def test_reset_connection_ends(tcp, stack, node_certificates, until):
 
 
 def test_what_is_not_from_the_other_side_ends_the_connection(tcp, stack, node_certificates, until):
-    """Bytes that somebody has put into the stream never reach the user."""
+    """Bytes that a third party puts into the stream end the connection and never reach the user."""
     connects, listens = tcp()
     side = tunnel(listens, node_certificates, PATIENCE, listens=True)
     stack.enter_context(side.end).settimeout(PATIENCE)
@@ -286,7 +286,7 @@ def test_what_is_not_from_the_other_side_ends_the_connection(tcp, stack, node_ce
 
 @pytest.mark.parametrize("reads", [True, False], ids=["idle", "with much unsent"])
 def test_user_that_is_gone_holds_no_thread(tcp, node_certificates, until, looks, reads):
-    """Also if the other side takes nothing of what is left, and does not notice the end."""
+    """When the user closes its end, the thread stops, even if the other side reads nothing."""
     connects, listens = tcp()
     side = tunnel(listens, node_certificates, PATIENCE, listens=True)
     with side.end, node_certificates.context(listens=False).wrap_socket(connects):
@@ -303,7 +303,7 @@ def test_user_that_is_gone_holds_no_thread(tcp, node_certificates, until, looks,
 
 @pytest.fixture
 def left(monkeypatch):
-    """That one side of a tunnel takes nothing more."""
+    """An event set when one side of a tunnel accepts no more data."""
     left = threading.Event()
     stop_sending = _Side.stop_sending
     monkeypatch.setattr(_Side, "stop_sending", lambda self: (stop_sending(self), left.set()))
@@ -311,7 +311,7 @@ def left(monkeypatch):
 
 
 def test_what_nobody_reads_is_kept(tcp, node_certificates, until, looks, left):
-    """The other side has gone, and the user has not read what it said; meanwhile nothing turns in circles."""
+    """Data that the other side sent before it left stays readable; the tunnel meanwhile does not busy-wait."""
     connects, listens = tcp()
     side = tunnel(listens, node_certificates, PATIENCE, listens=True)
     with node_certificates.context(listens=False).wrap_socket(connects) as peer:
@@ -339,7 +339,7 @@ def failures(sides):
 
 
 def test_process_of_another_authority_is_not_talked_to(tunnels, node_certificates, other_authority):
-    """The connecting side finds that the other one's certificate is not of its authority."""
+    """A side does not talk to a process whose certificate is not of the authority that it trusts."""
     foreign = other_authority.issue("foreign")
     sides = tunnels(attrs.evolve(node_certificates, authority=foreign.authority), node_certificates)
     ours, theirs = failures(sides)
@@ -350,7 +350,7 @@ def test_process_of_another_authority_is_not_talked_to(tunnels, node_certificate
 
 
 def test_process_with_a_certificate_of_another_authority_is_let_in_nowhere(tunnels, node_certificates, other_authority):
-    """And it learns why, although its own part of the handshake was over."""
+    """A process with a certificate of another authority is refused and learns why, although its handshake was done."""
     foreign = attrs.evolve(other_authority.issue("foreign"), authority=node_certificates.authority)
     sides = tunnels(foreign, node_certificates)
     ours, theirs = failures(sides)
@@ -360,7 +360,7 @@ def test_process_with_a_certificate_of_another_authority_is_let_in_nowhere(tunne
 
 
 def test_process_without_a_certificate_is_not_let_in(tcp, stack, node_certificates):
-    """TLS alone is not enough."""
+    """A client without a certificate is refused, even if it speaks TLS."""
     connects, listens = tcp()
     side = tunnel(listens, node_certificates, PATIENCE, listens=True)
     stack.enter_context(side.end).settimeout(PATIENCE)
@@ -374,7 +374,7 @@ def test_process_without_a_certificate_is_not_let_in(tcp, stack, node_certificat
 
 
 def test_side_that_says_nothing_is_not_waited_for(tcp, stack, node_certificates):
-    """The error says for how long it was."""
+    """If the other side is silent, the handshake times out; the error says after how long."""
     connects, _ = tcp()
     side = tunnel(connects, node_certificates, 0.2, listens=False)
     stack.enter_context(side.end)
@@ -384,7 +384,7 @@ def test_side_that_says_nothing_is_not_waited_for(tcp, stack, node_certificates)
 
 @pytest.fixture
 def server(request):
-    """A server that speaks TLS, or one that does not."""
+    """Make a server, with TLS or without."""
 
     def make(certificates):
         server = RpcServer(Address.on("127.0.0.1"), in_threads(Nothing()), certificates=certificates)
@@ -403,28 +403,28 @@ def server(request):
     ids=["only there", "only here"],
 )
 def test_both_sides_have_tls_or_neither(server, node_certificates, theirs, ours, reason):
-    """The error says which one has it; nothing is sent then."""
+    """If only one side has certificates, the connection is refused before data is sent. The error says which side."""
     address = server(node_certificates if theirs else None).address
     with pytest.raises(ConnectionError, match=reason):
         address.connect(node_certificates if ours else None)
 
 
 def test_who_speaks_no_tls_is_sent_away(server, node_certificates):
-    """Even with the secret."""
+    """A client without TLS is refused, even with the secret."""
     address = attrs.evolve(server(node_certificates).address, takes_tls=False)
     with pytest.raises((EOFError, OSError)):
         address.connect()
 
 
 def test_server_that_speaks_no_tls_is_not_talked_to(server, node_certificates):
-    """Even with the secret, and although it was said to speak TLS."""
+    """A client does not talk to a server without TLS, even if it knows the secret and expects TLS."""
     address = attrs.evolve(server(None).address, takes_tls=True)
     with pytest.raises(ConnectionError, match="no agreement on TLS"):
         address.connect(node_certificates)
 
 
 def test_nobody_can_sit_in_between(server, node_certificates, authority, stack, in_thread):
-    """A node with a certificate of the same authority sees what is said, if it is connected to; so nothing is said."""
+    """A proxy with a certificate of the same authority cannot relay: authentication fails before anything is sent."""
     address = server(node_certificates).address
     spy = authority.issue("spy")
     listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -457,7 +457,7 @@ def test_nobody_can_sit_in_between(server, node_certificates, authority, stack, 
 @pytest.mark.parametrize("name", ["certificate", "key", "authority"])
 @pytest.mark.parametrize("content", [None, "no certificate"], ids=["missing", "something else"])
 def test_file_that_is_not_what_it_should_be_is_named(node_certificates, tmp_path, name, content):
-    """Before anybody connects."""
+    """A missing or wrong certificate file is named when the server is created, before any connection."""
     path = tmp_path / "file.pem"
     if content is not None:
         path.write_text(content)
@@ -467,20 +467,20 @@ def test_file_that_is_not_what_it_should_be_is_named(node_certificates, tmp_path
 
 
 def test_key_with_a_password_is_refused(authority):
-    """Instead of asking for it on the terminal."""
+    """A key with a password is refused; nothing asks for the password on the terminal."""
     locked = authority.issue("locked", password="secret")  # noqa: S106 - of a test
     with pytest.raises(OSError, match="must have no password"):
         locked.context(listens=False)
 
 
 def test_key_of_another_certificate_is_refused(node_certificates, authority):
-    """The error names both files."""
+    """A key that does not belong to the certificate is refused; the error names both files."""
     other = authority.issue("another")
     with pytest.raises(OSError, match=r"node\.pem and .*another\.key are not a certificate in PEM and its key"):
         attrs.evolve(node_certificates, key=other.key).context(listens=True)
 
 
 def test_relative_path_is_refused():
-    """Each process has a working directory of its own."""
+    """A relative path is refused, because each process has its own working directory."""
     with pytest.raises(ValueError, match="key must be an absolute path"):
         Certificates("/a.pem", "b.key", str(Path("/c.pem")))

@@ -1,4 +1,4 @@
-"""An environment with a real server, and what asks it."""
+"""An environment with a real server, and functions that send requests."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def server(env):
 
 @pytest.fixture
 def ask(server):
-    """Send a request; gives the status, the body (as what it is of JSON), and the headers."""
+    """Send a request; return the status, the body (parsed if it is JSON) and the headers."""
 
     def ask(method, path, body=None, *, token=TOKEN, raw=None, **headers):
         connection = http.client.HTTPConnection(*server.address, timeout=20)
@@ -44,7 +44,7 @@ def ask(server):
             connection.request(method, path, data, said)
             answer = connection.getresponse()
             kind = answer.headers["Content-Type"] or ""
-            text = b"" if "event-stream" in kind and method == "GET" else answer.read()  # such a stream has no end
+            text = b"" if "event-stream" in kind and method == "GET" else answer.read()  # an event stream does not end
             is_json = text and "json" in kind and "nd" not in kind
             return answer.status, json.loads(text) if is_json else text, answer.headers
         finally:
@@ -55,7 +55,7 @@ def ask(server):
 
 @pytest.fixture
 def log_in(server, ask):
-    """Open a login link; gives the cookie."""
+    """Open a login link; return the cookie."""
 
     def log_in(*, read_only=False):
         path = server.login_link(read_only=read_only).removeprefix(server.url)

@@ -1,4 +1,4 @@
-"""Who gets in: for every route that there is, so that a new one cannot be forgotten."""
+"""Who may use which route. The tests find all routes themselves, so that no new one is forgotten."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ TOKEN, READ_TOKEN = "t" * 64, "r" * 64
 #: Paths that need no token.
 OPEN = {"/healthz", "/readyz"}
 
-#: Paths that a browser needs before it has logged in, and what it gets there without a ticket.
+#: Paths that a browser needs before it has logged in, with the status that it gets there without a ticket.
 BEFORE_LOGIN = {"/login": 401, "/static/style.css": 200}
 
-#: What the read token may have done, though that is no looking.
+#: The only POST route that the read token may use.
 LOGIN_LINK = "/api/v1/login-link"
 
-#: Headers with which browsers say that another site asks.
+#: Headers that a browser sends when another site makes a request.
 ELSEWHERE = (
     {"Sec_Fetch_Site": "cross-site"},
     {"Sec_Fetch_Site": "same-site"},
@@ -28,16 +28,16 @@ ELSEWHERE = (
     {"Origin": "null"},
 )
 
-#: A body that is refused by whoever reads it: a request that is let in has no effect.
+#: A body that every handler refuses, so that a request that passes the checks has no effect.
 BROKEN = b'{"a": '
 
 
 class Nothing:
-    """The routes do not depend on the environment."""
+    """The environment: the routes do not depend on it."""
 
 
 def _routes():
-    """Each route of the application, with names that are there or not."""
+    """Yield each method and path of the application, with names filled in."""
     for route in Application(Nothing()).asgi.routes:
         named = route.path.replace("{service}", "desk").replace("{method}", "add").replace("{id}", "1")
         for path in dict.fromkeys(named.replace("{file:path}", file) for file in ("style.css", "try.js")):
@@ -49,12 +49,14 @@ each_route = pytest.mark.parametrize(("method", "path"), list(_routes()))
 
 
 def test_routes_are_found():
+    """The list of routes that the tests use has the expected ones."""
     paths = {param.values[1] for param in _routes()}
     assert {"/services/desk/add", "/api/v1/services/desk/scale", "/api/v1/apply", "/healthz"} <= paths
 
 
 @each_route
 def test_nobody_gets_in_without_the_token(ask, method, path):
+    """Without the right token every route answers 401, except the open ones and those needed before login."""
     for token in (None, "x" * 64, TOKEN[:-1], TOKEN + "t", ""):
         status, _, headers = ask(method, path, token=token)
         if path in OPEN:
@@ -67,6 +69,7 @@ def test_nobody_gets_in_without_the_token(ask, method, path):
 
 @each_route
 def test_the_read_token_looks_and_changes_nothing(ask, method, path):
+    """The read token may read every route and change nothing."""
     status, body, _ = ask(method, path, token=READ_TOKEN)
     if method == "GET":
         assert status == BEFORE_LOGIN.get(path) or status in {200, 303, 404}
@@ -79,20 +82,21 @@ def test_the_read_token_looks_and_changes_nothing(ask, method, path):
 
 @each_route
 def test_another_hosts_name_is_refused(ask, method, path):
-    """Else a page of another site that has its name lead here could read what runs."""
+    """A request with another host's name is refused, so that DNS rebinding cannot read the answers."""
     for host in ("evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "localhost.", "", "[::2]"):
         assert ask(method, path, Host=host)[0] == 421, host
 
 
 @each_route
 def test_other_sites_are_refused_though_they_have_the_token(ask, method, path):
+    """Requests from other sites are refused even with the token."""
     for headers in ELSEWHERE:
         assert ask(method, path, **headers)[0] == (200 if path in OPEN else 403), headers
 
 
 @each_route
 def test_with_a_login_other_sites_are_refused_whatever_the_method(ask, log_in, server, method, path):
-    """A browser sends the cookie for whoever makes it ask; also with methods that no route has."""
+    """Other sites cannot use a login's cookie, whatever the method: a browser sends it along with their requests."""
     cookie = log_in()
     for tried in (method, *sorted({"GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"} - {method})):
         for headers in ELSEWHERE:
@@ -102,7 +106,9 @@ def test_with_a_login_other_sites_are_refused_whatever_the_method(ask, log_in, s
 
 @each_route
 def test_with_a_login_pages_of_this_server_are_let_in(ask, log_in, server, method, path):
-    """What is not safe needs the browser's word that such a page asks; that it says nothing is not enough."""
+    """
+    With a login, a change needs a header which says that a page of this server asks; a missing header is not enough.
+    """
     cookie = log_in()
     own = {"Origin": server.url, "Host": server.url.removeprefix("http://")}
     for headers in ({"Sec_Fetch_Site": "same-origin"}, own):
@@ -115,6 +121,7 @@ def test_with_a_login_pages_of_this_server_are_let_in(ask, log_in, server, metho
 
 @each_route
 def test_a_login_that_may_only_look_changes_nothing(ask, log_in, method, path):
+    """A read-only login cannot change anything."""
     cookie = log_in(read_only=True)
     status, body, _ = ask(method, path, token=None, Cookie=cookie, Sec_Fetch_Site="same-origin")
     if method == "POST":
@@ -126,6 +133,7 @@ def test_a_login_that_may_only_look_changes_nothing(ask, log_in, method, path):
 
 @each_route
 def test_another_cookie_lets_nobody_in(ask, log_in, method, path):
+    """Any other cookie is no login."""
     name, _, session = log_in().partition("=")
     for cookie in (f"{name}=", f"{name}={session[:-1]}", f"{name}={TOKEN}", f"other={session}", session, f"{name}"):
         status = ask(method, path, token=None, Cookie=cookie, Sec_Fetch_Site="same-origin")[0]
@@ -134,12 +142,14 @@ def test_another_cookie_lets_nobody_in(ask, log_in, method, path):
 
 @each_route
 def test_a_wrong_token_is_not_made_good_by_a_cookie(ask, log_in, method, path):
+    """A wrong token is refused even if a valid cookie comes with it."""
     status = ask(method, path, token="x" * 64, Cookie=log_in(), Sec_Fetch_Site="same-origin")[0]
     assert status == (200 if path in OPEN else BEFORE_LOGIN.get(path, 401))
 
 
 @each_route
 def test_another_method_is_refused(ask, method, path):
+    """A method that a path does not offer gets 405."""
     offered = {param.values[0] for param in _routes() if param.values[1] == path}
     assert method in offered
     for other in {"GET", "POST", "PUT", "DELETE", "PATCH"} - offered:
@@ -149,6 +159,7 @@ def test_another_method_is_refused(ask, method, path):
 
 @each_route
 def test_a_body_that_is_too_large_or_no_json_is_refused(ask, method, path):
+    """A body that is too large or no JSON is refused."""
     if method == "POST":
         status, body, _ = ask(method, path, raw=b"x" * 2**21)
         assert (status, body["code"]) == (413, "body")
@@ -158,7 +169,7 @@ def test_a_body_that_is_too_large_or_no_json_is_refused(ask, method, path):
 
 @each_route
 def test_no_answer_is_kept_and_none_names_the_server(ask, method, path):
-    """What runs may change, and whoever attacks is told no version."""
+    """No answer may be cached, because the state may change, and none names the server software."""
     _, _, headers = ask(method, path, token=None)
     assert headers["Cache-Control"] == "no-store"
     assert headers["Server"] is None
@@ -166,15 +177,18 @@ def test_no_answer_is_kept_and_none_names_the_server(ask, method, path):
 
 @pytest.mark.parametrize("host", ["LOCALHOST:8400", "127.0.0.1", "[::1]:80", "localhost"])
 def test_names_of_the_loopback_interface_are_this_host(ask, host):
+    """All names of the loopback interface are accepted as this host."""
     assert ask("GET", "/healthz", Host=host)[0] == 200
 
 
 def test_a_page_of_this_server_is_no_other_site(ask, server):
+    """A page of this server may call services, whichever header its browser sends."""
     assert ask("POST", "/services/desk/add", [1, 2], Sec_Fetch_Site="same-origin")[:2] == (200, 3)
     assert ask("POST", "/services/desk/add", [1, 2], Origin=server.url, Host=server.url[7:])[:2] == (200, 3)
 
 
 def test_who_only_looks_whether_it_lives_needs_no_token(ask):
+    """The health checks need no token."""
     assert ask("GET", "/healthz", token=None)[:2] == (200, {"status": "alive"})
     assert ask("GET", "/readyz", token=None)[:2] == (200, {"ready": True, "not_ready": {}})
 
@@ -183,11 +197,12 @@ def test_who_only_looks_whether_it_lives_needs_no_token(ask):
     "tokens", [{"token": ""}, {"token": " "}, {"token": TOKEN, "read_token": ""}], ids=["token", "blank", "read_token"]
 )
 def test_empty_token_is_refused_before_anybody_can_connect(tokens):
-    """It would let in whoever sends a header without a token in it."""
+    """An empty token is refused before the server listens: a header without a token would match it."""
     with Environment("open") as env, pytest.raises(ValueError, match="is empty"), serve(env, "127.0.0.1:0", **tokens):
         pass
 
 
 @pytest.mark.parametrize("header", ["", "Bearer", "Bearer ", "Basic", f"Basic {TOKEN}", TOKEN])
 def test_header_without_a_bearer_token_lets_nobody_in(ask, header):
+    """An Authorization header without a bearer token is refused."""
     assert ask("GET", "/api/v1/status", token=None, Authorization=header)[0] == 401

@@ -1,4 +1,4 @@
-"""Calls over HTTP: arguments, results, errors and streams of a real server."""
+"""Calls over HTTP to a real server: arguments, results, errors and streams."""
 
 from __future__ import annotations
 
@@ -24,10 +24,12 @@ from served_desk import Inner
     ],
 )
 def test_arguments_are_made_of_json_as_the_method_declares_them(post, method, body, result):
+    """JSON arguments become the types that the method declares."""
     assert post(f"/services/desk/{method}", body)[:2] == (200, result)
 
 
 def test_bytes_are_sent_as_they_are(post):
+    """A result of bytes is sent unchanged, as application/octet-stream."""
     status, data, headers = post("/services/desk/raw")
     assert (status, data, headers["Content-Type"]) == (200, b"\x00\x01", "application/octet-stream")
 
@@ -47,6 +49,7 @@ def test_bytes_are_sent_as_they_are(post):
     ],
 )
 def test_an_error_says_what_is_wrong(post, path, body, status, words):
+    """An error has a status, a problem document with the reason, and no traceback."""
     found, problem, headers = post(path, body)
     assert (found, headers["Content-Type"]) == (status, "application/problem+json")
     assert words in problem["detail"]
@@ -54,6 +57,7 @@ def test_an_error_says_what_is_wrong(post, path, body, status, words):
 
 
 def test_a_time_limit_of_the_client_holds(post):
+    """The client's `X-Timeout` limits the call; a wrong value is refused."""
     status, problem, _ = post("/services/desk/hold", X_Timeout="0.2")
     assert (status, problem["code"], problem["stage"]) == (504, "CallTimeoutError", "run")
     for wrong in ("soon", "0", "-1", "nan", "inf", "1e10"):
@@ -61,12 +65,13 @@ def test_a_time_limit_of_the_client_holds(post):
 
 
 def test_a_body_that_is_null_is_not_an_empty_one(post):
-    """It is neither an object nor an array."""
+    """The body `null` is refused, as it is neither object nor array; an empty body means no arguments."""
     assert post("/services/desk/raw", raw=b"")[0] == 200
     assert post("/services/desk/raw", raw=b" null ")[0] == 400
 
 
 def test_streams_come_as_lines_or_events(post):
+    """A stream comes as lines or as server-sent events; an error during the stream is its last line."""
     assert post("/services/desk/count", {"to": 3})[1] == b"0\n1\n2\n"
     assert post("/services/desk/count", {"to": 2}, Accept="text/event-stream")[1] == b"data: 0\n\ndata: 1\n\n"
     first, last, _ = post("/services/desk/break_off")[1].split(b"\n")
@@ -74,7 +79,9 @@ def test_streams_come_as_lines_or_events(post):
 
 
 def test_the_requests_id_goes_along_into_inner_calls_and_logs(ask, post, env, caplog):
-    """So that one can be followed through all services; one is made for a request that brings none."""
+    """
+    The request's id goes into inner calls and logs, so that it can be followed; a request without one gets a new id.
+    """
     caplog.set_level("INFO", "sage.service")
     env.register_service("inner", Inner)
     _, found, headers = post("/services/desk/request", X_Request_Id="mine")
@@ -86,6 +93,7 @@ def test_the_requests_id_goes_along_into_inner_calls_and_logs(ask, post, env, ca
 
 
 def test_a_body_that_is_too_large_is_refused(post):
+    """A body that is too large gets 413, one that is no JSON gets 400."""
     assert post("/services/desk/greet", {"name": "x" * 2**21})[0] == 413
     assert post("/services/desk/greet", raw=b"{")[0] == 400
 
@@ -108,6 +116,7 @@ class After:
 
 
 def test_a_service_that_is_deployed_again_has_the_methods_of_its_new_class(env, post):
+    """A service deployed again with another class has the methods of that class."""
     env.register_service("changing", Before)
     env.deploy()
     assert post("/services/changing/answer", [1])[:2] == (200, 1)
@@ -122,6 +131,7 @@ def test_a_service_that_is_deployed_again_has_the_methods_of_its_new_class(env, 
 
 
 def test_a_service_that_has_stopped_is_said_to_have(env, post):
+    """A call to a stopped service gets 503."""
     assert post("/services/desk/add", [1, 2])[0] == 200
     env.drain("desk")
     assert post("/services/desk/add", [1, 2])[0] == 503

@@ -1,4 +1,4 @@
-"""The commands in a second terminal, on a real `sage-deploy up` in another process."""
+"""The commands in a second terminal, while a real `sage-deploy up` runs in another process."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def terminal(tmp_path):
 
 
 def milliseconds(said):
-    """The durations in what `call -v` says."""
+    """Return the durations that `call -v` prints."""
     assert re.search(
         r"answered after .* ms \(queue .* ms, (run .* ms, wire|run and wire) .* ms\), request [0-9a-f]+", said
     )
@@ -64,7 +64,7 @@ def milliseconds(said):
 
 
 def test_a_second_terminal_needs_no_set_up(terminal):
-    """Calls, streams, bytes, errors, states, logs and events, from another process of the same user."""
+    """Commands in another process of the same user work without set-up: calls, status, logs and events."""
     terminal.up()
     assert terminal.run("call", "greeter.greet", "name=Ada", "times=2")[0] == '"hello Ada hello Ada "\n'
     assert terminal.run("call", "greeter.greet", '["Bob"]')[0] == '"hello Bob "\n'
@@ -74,7 +74,7 @@ def test_a_second_terminal_needs_no_set_up(terminal):
     assert (out, "LookupError: broke off" in said) == ("1\n", True)
     spent, queue, run, wire = milliseconds(terminal.run("call", "-v", "greeter.greet", "name=Ada")[1])
     assert abs(spent - queue - run - wire) < 0.3  # each is rounded
-    assert len(milliseconds(terminal.run("call", "-v", "greeter.count", "to=100")[1])) == 3  # `run and wire` is one
+    assert len(milliseconds(terminal.run("call", "-v", "greeter.count", "to=100")[1])) == 3  # run and wire: one number
     assert "LookupError: no such thing" in terminal.run("call", "greeter.fail", code=1)[1]
     assert "did you mean 'greet'" in terminal.run("call", "greeter.gret", code=2)[1]
     assert "missing a required argument: 'name'" in terminal.run("call", "greeter.greet", code=2)[1]
@@ -91,7 +91,7 @@ def test_a_second_terminal_needs_no_set_up(terminal):
 
 
 def test_plan_knows_what_another_terminal_has_changed(terminal, until):
-    """The record that `up` keeps for plans follows scale, balancer and apply, each within a moment."""
+    """The record that `up` keeps for plans follows each scale, balancer change and apply within moments."""
     terminal.up()
     assert terminal.run("scale", "greeter", "2")[0] == "scaled greeter from 1 to 2\n"
     until(lambda: "~ replicas: 2 -> 1" in terminal.run("plan", terminal.file.name)[0])
@@ -101,7 +101,7 @@ def test_plan_knows_what_another_terminal_has_changed(terminal, until):
 
 
 def test_what_runs_is_changed_from_a_second_terminal(terminal):
-    """Replicas, the file, and the end; nothing is changed by a dry run."""
+    """A second terminal can change replicas, balancer and file, and stop the environment; a dry run changes nothing."""
     up = terminal.up()
     assert terminal.run("scale", "greeter", "2", "--dry-run")[0] == "would scale greeter from 1 to 2\n"
     assert terminal.run("scale", "greeter", "2")[0] == "scaled greeter from 1 to 2\n"
@@ -135,6 +135,7 @@ def test_what_runs_is_changed_from_a_second_terminal(terminal):
 
 
 def test_calls_that_were_accepted_are_answered_when_the_environment_is_stopped(terminal):
+    """`down` waits for calls that were accepted, and their callers get the answers."""
     up = terminal.up()
     held = subprocess.Popen(
         [SAGE_DEPLOY, "call", "greeter.hold"], cwd=terminal.folder, env=terminal.variables, stdout=subprocess.PIPE
@@ -147,7 +148,7 @@ def test_calls_that_were_accepted_are_answered_when_the_environment_is_stopped(t
 
 
 def test_over_http_the_line_that_up_prints_works(terminal):
-    """And the commands reach the environment there with its token."""
+    """The `curl` line that `up --http` prints works, and the commands work over HTTP with the token."""
     up = terminal.up("--http", "0")
     (line,) = [line.strip() for line in up.said if line.strip().startswith("curl ")]
     url = line.rpartition(" ")[2]
@@ -162,7 +163,11 @@ def test_over_http_the_line_that_up_prints_works(terminal):
 
 
 def test_a_browser_is_opened_with_a_link_that_logs_it_in(terminal, tmp_path):
-    """The link is also on stderr; `--no-open` prints it, and opens nothing; without HTTP it says what is missing."""
+    """
+    `dashboard` opens a browser with a login link and prints it to stderr. `--no-open` only prints it.
+
+    Without HTTP the command says what is missing.
+    """
     seen = tmp_path / "seen"
     browser = tmp_path / "browser"
     browser.write_text(f'#!/bin/sh\necho "$1" > {seen}.part && mv {seen}.part {seen}\n', encoding="utf-8")
@@ -184,7 +189,7 @@ def test_a_browser_is_opened_with_a_link_that_logs_it_in(terminal, tmp_path):
 
 
 def test_what_changes_is_shown_as_it_does(terminal):
-    """Calls a second, and a service by its own name, whatever that is."""
+    """`top` shows calls per second for each service."""
     terminal.file.write_text(FILE.replace("greeter:", "greeter-2:"), encoding="utf-8")
     terminal.up()
     shown = terminal.run("top", "--count", "2", "--interval", "0.2")[0]
@@ -193,6 +198,7 @@ def test_what_changes_is_shown_as_it_does(terminal):
 
 
 def test_of_several_environments_one_is_named(terminal):
+    """If several environments run, the commands ask for `--environment`."""
     terminal.up()
     (terminal.folder / "other.yaml").write_text(FILE, encoding="utf-8")
     terminal.up(file="other.yaml")
@@ -204,7 +210,7 @@ def test_of_several_environments_one_is_named(terminal):
 
 
 def test_what_a_killed_environment_leaves_is_no_environment(terminal):
-    """Its socket is there, and nobody listens."""
+    """Commands ignore and remove the socket of a killed environment."""
     up = terminal.up("--http", "0")
     up.kill()
     up.wait(PATIENCE)
@@ -213,6 +219,7 @@ def test_what_a_killed_environment_leaves_is_no_environment(terminal):
 
 
 def test_logs_are_followed_until_the_environment_ends(terminal):
+    """`logs -f` follows the logs until the environment ends."""
     terminal.up()
     follower = subprocess.Popen(
         [SAGE_DEPLOY, "logs", "-f", "--json"],
@@ -230,7 +237,9 @@ def test_logs_are_followed_until_the_environment_ends(terminal):
 
 
 def test_a_report_is_one_file(terminal, tmp_path):
-    """It is replaced if it is there, and a folder that is missing is told; tests/server/test_report.py opens it."""
+    """
+    `report` writes one file and replaces an old one; a missing folder is an error. See test_report.py for its content.
+    """
     terminal.up()
     terminal.run("call", "greeter.greet", "name=Ada")
     terminal.run("restart", "greeter", "--yes")
@@ -260,7 +269,7 @@ def test_a_report_is_one_file(terminal, tmp_path):
     ],
 )
 def test_shells_complete_the_names_of_what_runs(terminal, line, completed):
-    """Of environments, services, replicas and methods; where nothing runs of that name, nothing."""
+    """Shells complete the names of environments, services, replicas, methods and balancers that run, and no others."""
     terminal.up()
     words = ["sage-deploy", *line.split()]
     terminal.variables |= {

@@ -1,4 +1,4 @@
-"""The files of examples/container fit each other, and what the server has."""
+"""The files of examples/container fit each other and the server."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def pod():
 
 
 def test_probes_ask_what_needs_no_token(pod):
-    """By a name that the server knows."""
+    """The probes use paths that need no token, and a host name that the server accepts."""
     (container,) = pod["containers"]
     server = yaml.safe_load((EXAMPLE / "service_deployment.yaml").read_text(encoding="utf-8"))["options"]["server"]
     for probe, path in [("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")]:
@@ -37,13 +37,14 @@ def test_probes_ask_what_needs_no_token(pod):
 
 
 def test_a_pod_gets_more_time_to_end_than_its_services(pod):
+    """The pod's grace period is longer than the longest drain."""
     services = yaml.safe_load((EXAMPLE / "service_deployment.yaml").read_text(encoding="utf-8"))["services"]
     longest = max(each["performance"]["drain_timeout"] for each in services.values())
     assert pod["terminationGracePeriodSeconds"] > longest
 
 
 def test_the_image_runs_what_it_copies(pod, tmp_path):
-    """Its command, with the files that it has, answers the probes, and ends with 0 on SIGTERM."""
+    """The image's command works with the files that it copies: it answers the probes and ends with 0 on SIGTERM."""
     text = (EXAMPLE / "Dockerfile").read_text(encoding="utf-8")
     (copied,) = [line.split()[2:-1] for line in text.splitlines() if line.startswith("COPY")]
     for name in copied:

@@ -1,4 +1,4 @@
-"""The dashboard, in a real browser: what it says of services, what it does, and what never happens in it."""
+"""The dashboard in a real browser: what it shows, what it does, and what must never happen in it."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from chromium import Watched, chromium
 from sage_deploy_server import serve
 from sage_plugins import Environment, ServiceDeploymentConfig
 
-pytestmark = pytest.mark.xdist_group("dashboard")  # one browser for all of them
+pytestmark = pytest.mark.xdist_group("dashboard")  # one browser for all tests
 
 HOSTILE = "<img src=x onerror=alert(1)>'\"</script><script>alert(2)</script>"
 AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 
-#: Hides the tab when `window.hide` says so, and keeps the streams that the page opens.
+#: `window.hide` hides the tab. The streams that the page opens are kept in `window.sources`.
 _TAB = """
 window.sources = [];
 window.EventSource = class extends EventSource { constructor(url) { super(url); window.sources.push(this); } };
@@ -31,7 +31,7 @@ window.hide = (hidden) => {
 
 
 class Desk:
-    """Works, and hangs on demand."""
+    """A service with a method that hangs until the test opens the door."""
 
     door, entered = threading.Event(), threading.Event()
 
@@ -47,7 +47,7 @@ class Desk:
 
 
 class Sick:
-    """Is as healthy as the test says."""
+    """A service that is as healthy as the test says."""
 
     is_ill = False
 
@@ -85,7 +85,7 @@ def server(env):
 
 @pytest.fixture
 def opened(browser, server):
-    """Opens a screen in a new browser that has logged in; at the end nothing that must not happen has happened."""
+    """Open a screen in a new browser that has logged in. At the end, check that no forbidden thing has happened."""
     watched = []
 
     def opened(screen="overview", *, read_only=False, **settings):
@@ -123,7 +123,9 @@ SCREENS = {
 @pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_screen_breaks_no_rule_of_accessibility_and_fits_into_360_pixels(opened, screen, scheme):
-    """`opened` sees to it that there are no errors, no violations of the policy and no requests to other hosts."""
+    """
+    Each screen has no serious accessibility fault and fits 360 pixels. `opened` checks errors, policy and requests.
+    """
     page = opened(screen, color_scheme=scheme)
     page.get_by_role("heading", name=SCREENS[screen]).first.wait_for()
     page.get_by_text("Loading ...").wait_for(state="detached")
@@ -135,7 +137,7 @@ def test_a_screen_breaks_no_rule_of_accessibility_and_fits_into_360_pixels(opene
     assert page.evaluate("document.documentElement.scrollWidth") == 360
 
 
-#: What reaches over the edges of the screen, and what is written in a chart and cut off by its edges.
+#: Finds elements that reach over the edges of the screen, and chart labels cut off by the chart's edges.
 _CUT = """
 const isCut = (each, edge) => {
   const [inner, outer] = [each, edge].map((one) => one.getBoundingClientRect());
@@ -149,7 +151,7 @@ const labels = [...document.querySelectorAll(".chart text")].filter((each) => is
 
 @pytest.mark.parametrize("screen", SCREENS)
 def test_a_screen_uses_a_window_of_4k_and_is_read_from_afar(opened, screen):
-    """Nothing is cut off, and text and lines grow with the window."""
+    """On a 4K window each screen uses the width, nothing is cut off, and text grows with the window."""
     page = opened(screen, viewport={"width": 3840, "height": 2160})
     page.get_by_role("heading", name=SCREENS[screen]).first.wait_for()
     page.get_by_text("Loading ...").wait_for(state="detached")
@@ -163,7 +165,7 @@ def test_a_screen_uses_a_window_of_4k_and_is_read_from_afar(opened, screen):
 
 
 def test_the_first_screen_says_which_service_is_ill_and_why_and_lists_it_first(opened):
-    """The reason has an exception's message in it, which stays text."""
+    """The first screen lists an unhealthy service first, with the reason. HTML in the reason's text stays text."""
     page = opened()
     page.get_by_text("All 2 services are ready").wait_for()
     Sick.is_ill = True
@@ -182,6 +184,7 @@ def test_the_first_screen_says_which_service_is_ill_and_why_and_lists_it_first(o
 
 
 def test_a_call_that_hangs_is_seen_in_its_slot(opened, env):
+    """A call that hangs is shown in its slot until it ends."""
     page = opened("services/desk")
     page.get_by_role("cell", name="0/1").first.wait_for()
     thread = threading.Thread(target=env.service("desk").hang)
@@ -195,7 +198,9 @@ def test_a_call_that_hangs_is_seen_in_its_slot(opened, env):
 
 
 def test_a_lost_connection_is_said_with_the_age_of_what_is_shown(browser, env):
-    """Numbers that are not of now are never shown as if they were; the page comes back by itself."""
+    """
+    When the connection is lost, the page shows the age of its data and never calls it live; it reconnects by itself.
+    """
     with serve(env, "127.0.0.1:0", token="t" * 64) as server:
         watched = Watched(browser, server.url)
         page = watched.page
@@ -213,6 +218,7 @@ def test_a_lost_connection_is_said_with_the_age_of_what_is_shown(browser, env):
 
 
 def test_updates_stop_in_hidden_tabs_and_on_demand(opened):
+    """A hidden tab and the pause button close the page's event stream; both can resume."""
     page = opened()
     page.get_by_text("live", exact=True).wait_for()
     states = "window.sources.map((each) => each.readyState)"
@@ -229,6 +235,7 @@ def test_updates_stop_in_hidden_tabs_and_on_demand(opened):
 
 
 def test_logs_are_text_and_are_filtered_by_the_address(opened):
+    """Log messages are shown as text, and the filter is kept in the page's address."""
     logging.getLogger("sage.service.desk").warning("a warning of %s", HOSTILE)
     page = opened("logs?level=WARNING")
     page.get_by_text(f"a warning of {HOSTILE}").wait_for()
@@ -242,7 +249,7 @@ def test_logs_are_text_and_are_filtered_by_the_address(opened):
 
 
 def test_a_long_list_of_services_has_few_rows_in_the_page(opened, browser, server):
-    """Of 1000 services only those are drawn that can be seen, while the page is as long as all of them."""
+    """Of 1000 services only the visible rows are in the page, which is as long as all of them."""
     row = {"state": "ready", "ready": 1, "replicas": 1, "calls": 0, "errors": 0, "queue": 0, "why": "", "generation": 0}
     snapshot = {"services": [{"name": f"s{number:04}", **row} for number in range(1000)], "events": []}
     watched = Watched(browser, server.url)
@@ -261,7 +268,7 @@ def test_a_long_list_of_services_has_few_rows_in_the_page(opened, browser, serve
 
 
 def test_of_a_service_with_a_thousand_replicas_only_those_are_drawn_that_can_be_seen(opened):
-    """The page scrolls to all of them, and each update touches few."""
+    """Of 1000 replicas only the visible ones are drawn; scrolling reaches all of them."""
     page = opened()
     replica = {"state": "ready", "slots": 4, "inflight": 1, "pid": 1, "error": "", "cpu": 0.5, "memory": 1}
     full = {"replicas": [{"id": f"desk#{number}", **replica} for number in range(1000)]}
@@ -278,6 +285,7 @@ def test_of_a_service_with_a_thousand_replicas_only_those_are_drawn_that_can_be_
 
 
 def test_scaling_shows_what_would_happen_and_then_does_it(opened):
+    """Scaling first shows what would happen and the matching command, then does it."""
     page = opened("services/desk")
     page.get_by_role("button", name="Scale").click()
     dialog = page.get_by_role("dialog")
@@ -292,6 +300,7 @@ def test_scaling_shows_what_would_happen_and_then_does_it(opened):
 
 
 def test_restarting_one_replica_replaces_that_one_alone(opened, env):
+    """Restarting one replica replaces only that one."""
     page = opened("services/desk")
     page.get_by_role("button", name="Restart").click()
     dialog = page.get_by_role("dialog")
@@ -303,6 +312,7 @@ def test_restarting_one_replica_replaces_that_one_alone(opened, env):
 
 
 def test_another_balancer_is_chosen_among_those_that_are_installed(opened, env):
+    """Another balancer can be chosen from the installed ones; the setting is then marked as changed by hand."""
     page = opened("services/desk")
     page.get_by_role("button", name="Balancer").click()
     dialog = page.get_by_role("dialog")
@@ -318,6 +328,7 @@ def test_another_balancer_is_chosen_among_those_that_are_installed(opened, env):
 
 
 def test_a_drained_service_finishes_what_it_has_accepted_and_stops(opened, env):
+    """A drained service finishes its accepted calls, then stops."""
     page = opened("services/desk")
     accepted = env.service("desk").submit("hang")
     assert Desk.entered.wait(20)
@@ -333,6 +344,7 @@ def test_a_drained_service_finishes_what_it_has_accepted_and_stops(opened, env):
 
 
 def test_a_change_of_what_has_changed_meanwhile_is_refused(opened, server):
+    """A change is refused if the service has changed since the dialog was opened."""
     page = opened("services/desk")
     page.get_by_role("button", name="Restart").click()
     dialog = page.get_by_role("dialog")
@@ -348,6 +360,7 @@ def test_a_change_of_what_has_changed_meanwhile_is_refused(opened, server):
 
 @pytest.mark.parametrize("screen", ["services/desk", "services/desk/desk%230", "plan"])
 def test_a_login_that_may_only_look_sees_no_actions(opened, screen):
+    """A read-only login sees no actions."""
     page = opened(screen, read_only=True)
     page.get_by_text("may only look", exact=True).wait_for()
     page.get_by_role("heading", name=SCREENS[screen]).first.wait_for()
@@ -356,6 +369,7 @@ def test_a_login_that_may_only_look_sees_no_actions(opened, screen):
 
 
 def test_the_keyboard_leads_everywhere(opened):
+    """Keys reach the filter, the screens and the help."""
     page = opened()
     page.keyboard.press("/")
     page.keyboard.type("sick")
@@ -371,6 +385,7 @@ def test_the_keyboard_leads_everywhere(opened):
 
 
 def test_the_language_is_switched_and_remembered(opened):
+    """The language can be switched, and the page remembers it."""
     page = opened()
     page.get_by_role("button", name="中文").click()
     page.get_by_text("全部 2 个服务均已就绪").wait_for()
@@ -382,7 +397,9 @@ def test_the_language_is_switched_and_remembered(opened):
 
 
 def test_the_plan_shows_what_a_changed_file_would_change_and_applies_it(opened, env, tmp_path):
-    """A file that is broken is told with its line, and nothing changes."""
+    """
+    The plan shows and applies what a changed file changes. A broken file is shown with its line and changes nothing.
+    """
     file = tmp_path / "services.yaml"
     entry = "services: {second: {class: 'served_desk:Desk', deployment: {replicas: %s}}}\n"
     file.write_text(entry % 1)

@@ -1,4 +1,4 @@
-"""What the server's description allows is answered as it says, and what it forbids is refused: generated requests."""
+"""Generated requests: what the server's description allows is answered as described, and the rest is refused."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ pytestmark = pytest.mark.slow
 SCHEMATHESIS = Path(sys.executable).with_name("schemathesis")
 TOKEN = "t" * 64
 
-#: A call whose X-Timeout is shorter than any call takes is answered by 504; no other server error has a reason here.
-#: JSON Schema takes 3.0 for an integer, the server does not.
-#: A change for a generation that the service does not have is answered by 412.
+#: A call whose X-Timeout is too short is answered with 504; no other server error is allowed. JSON Schema accepts 3.0
+#: as an integer, the server does not. A change for another generation of the service is answered with 412.
 RULES = """
 [checks.not_a_server_error]
 expected-statuses = ["2xx", "3xx", "4xx", "504"]
@@ -37,8 +36,8 @@ include-path = "/api/v1/services/{service}/scale"
 expected-statuses = ["2xx", "400", "404", "409", "412"]
 """
 
-#: Else names are made up, and most requests are about a service that there is not. Changes are only tried: a service
-#: with thousands of replicas would take all memory.
+#: Without this, names are made up and most requests are about a service that does not exist. Changes are dry runs: a
+#: service with thousands of replicas would take all memory.
 NAMED = """
 [parameters]
 "path.service" = "shelf"
@@ -60,7 +59,7 @@ class Item:
 
 
 class Desk:
-    """Arguments of every kind, and methods that do not fail."""
+    """Methods with arguments of every kind; none of them fails."""
 
     def add(self, a: int, b: int = 2) -> int:
         return a + b
@@ -119,7 +118,7 @@ def url():
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("settings", [RULES, RULES + NAMED], ids=["made up", "named"])
 def test_requests_are_answered_as_described(settings, url, tmp_path):
-    """Status, headers, media type and schema of each answer; 5xx only where it is described."""
+    """Each answer has the described status, headers, media type and schema; 5xx only where it is described."""
     config = tmp_path / "schemathesis.toml"
     config.write_text(settings, encoding="utf-8")
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""What the engine measures of itself: batches, threads, the event loop, checks, restarts, calls that are sent again."""
+"""Metrics of the engine itself: batches, threads, the event loop and health checks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Checked:
 
 @pytest.fixture
 def measured(environments):
-    """Deploy one service; gives its environment, and what gives a metric's values by the labels'."""
+    """Deploy a service; return its environment, and a function that returns a metric's values by label values."""
 
     def deploy(cls, **fields):
         env: Environment = environments()
@@ -43,7 +43,9 @@ def measured(environments):
 
 
 def test_batches_are_told_by_their_size_and_how_long_they_waited(measured):
-    """Two full batches of four are two observations in the bucket up to four."""
+    """
+    The batch metrics have the size of each batch and its wait: two batches of four are two entries in that bucket.
+    """
     env, values = measured(Embedder, threading_strategy="pool", batch_size=4, batch_wait=10.0)
     for _ in range(2):
         calls = [env.service("svc").submit("embed", "a") for _ in range(4)]
@@ -57,7 +59,7 @@ def test_batches_are_told_by_their_size_and_how_long_they_waited(measured):
 
 
 def test_threads_are_busy_or_idle(measured, gate, in_thread):
-    """A thread is busy while it runs a call."""
+    """The thread metric counts busy and idle threads. A thread is busy while it runs a call."""
 
     class Holding:
         def hold(self):
@@ -73,7 +75,7 @@ def test_threads_are_busy_or_idle(measured, gate, in_thread):
 
 
 def test_event_loop_that_is_blocked_lags(measured, until, in_thread):
-    """The lag grows while a coroutine blocks the loop, and is told by replica."""
+    """The event loop's lag grows while a coroutine blocks the loop. It is measured per replica."""
     env, values = measured(Checked, threading_strategy="async", monitors=())
     env.metrics()
     until(lambda: "sage_event_loop_lag_seconds" in env.metrics()["svc"])
@@ -88,7 +90,7 @@ def test_event_loop_that_is_blocked_lags(measured, until, in_thread):
 
 
 def test_checks_are_told_by_what_is_asked(measured, until):
-    """Checks that fail take time, too."""
+    """The duration of each kind of check is measured, also of checks that fail."""
     _, values = measured(Checked, threading_strategy="single")
     until(lambda: len(values("sage_health_check_duration_seconds")) == 2)
     told = values("sage_health_check_duration_seconds")

@@ -1,4 +1,4 @@
-"""The extension `server`: started by an environment's options, with a token of its own."""
+"""The extension `server`: the options of an environment start it, with its own token."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Desk:
 
 @pytest.fixture
 def serve(tmp_path, monkeypatch):
-    """An environment with the server at a free port."""
+    """Return an environment with the server on a free port."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     registry = Registry.of(
         sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_server, sage_deploy_threading
@@ -49,6 +49,7 @@ def status_of(env, token):
 
 
 def test_the_token_lies_in_a_file_of_the_user_and_goes_with_the_environment(serve, tmp_path):
+    """The token is in a file that only the user can read; the file goes when the environment closes."""
     with serve() as env:
         folder = tmp_path / "sage-deploy" / "environments"
         listening, file = sorted(folder.iterdir())
@@ -60,6 +61,7 @@ def test_the_token_lies_in_a_file_of_the_user_and_goes_with_the_environment(serv
 
 
 def test_a_token_may_be_given(serve, tmp_path, monkeypatch):
+    """A token from the variable is used, and no file is written for it."""
     monkeypatch.setenv("SAGE_DEPLOY_TOKEN", "mine")
     with serve() as env:
         assert status_of(env, "mine") == 200
@@ -67,7 +69,7 @@ def test_a_token_may_be_given(serve, tmp_path, monkeypatch):
 
 
 def test_services_run_where_no_socket_can_be_made(serve, monkeypatch, caplog):
-    """Nobody in another terminal reaches them, which is said; over HTTP they are reached if there is a token."""
+    """If no socket can be made, services still run and a warning is logged; HTTP works only with a given token."""
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/none")
     with serve(http=None) as env:
         assert env.service("desk").greet("Ada") == "hello Ada"
@@ -80,6 +82,7 @@ def test_services_run_where_no_socket_can_be_made(serve, monkeypatch, caplog):
 
 
 def test_a_port_that_is_taken_is_said_and_nothing_is_left(serve, tmp_path):
+    """A port in use fails the deployment with that reason, and no files are left."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         with pytest.raises(errors.DeployError, match="in use"):
             serve(http="{}:{}".format(*taken.getsockname()))
@@ -88,5 +91,6 @@ def test_a_port_that_is_taken_is_said_and_nothing_is_left(serve, tmp_path):
 
 @pytest.mark.parametrize("http_at", ["0.0.0.0:0", "here", "1.2.3.4:99999"])
 def test_an_address_that_will_not_do_is_refused(serve, http_at):
+    """An address that is invalid, or open without `allow_hosts`, is refused."""
     with pytest.raises(Exception, match=r"allow_hosts|is no address"):
         serve(http=http_at)

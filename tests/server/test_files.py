@@ -1,4 +1,4 @@
-"""The files of the pages: all are served and nothing else is, and those of others are the ones that were recorded."""
+"""The server serves all files of its pages and no others. Files of third parties are the recorded versions."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sage_deploy_server.pages.files import LOADED, PAGE
 STATIC = Path(str(files(sage_deploy_server.pages) / "static"))
 TESTS = Path(__file__).parent / "vendor"
 VENDORED = json.loads((STATIC / "vendor" / "vendored.json").read_text("utf-8"))
-#: What browsers never load.
+#: Files that browsers never load.
 KEPT = {"vendor/vendored.json", *(f"vendor/{each['file']}" for each in VENDORED if each["file"].endswith(".txt"))}
 TEXTS = [path for path in STATIC.rglob("*") if path.suffix in {".html", ".js", ".css"} and path.parent.name != "vendor"]
 REPORT = list((Path(str(files(sage_deploy_server.reports))) / "static").iterdir())
@@ -25,7 +25,7 @@ REPORT = list((Path(str(files(sage_deploy_server.reports))) / "static").iterdir(
 
 @pytest.mark.parametrize("folder", [STATIC / "vendor", TESTS], ids=["pages", "tests"])
 def test_the_files_of_others_are_the_recorded_ones(folder):
-    """A change in one is seen; tools/vendor_static.py fetches them again."""
+    """Third-party files match their recorded hashes, so a change shows; tools/vendor_static.py fetches them."""
     record = json.loads((folder / "vendored.json").read_text("utf-8"))
     assert {path.name for path in folder.iterdir()} == {"vendored.json", *(each["file"] for each in record)}
     for entry in record:
@@ -41,6 +41,7 @@ def _check(folder, entry):
 
 
 def test_every_file_is_served():
+    """Every file of the pages is served, except those that browsers never load."""
     there = {path.relative_to(STATIC).as_posix() for path in STATIC.rglob("*") if path.is_file()}
     assert there == {*LOADED, PAGE, *KEPT}
 
@@ -62,7 +63,7 @@ def test_nothing_else_is_served(ask, path):
 
 
 def test_files_have_their_media_types(ask):
-    """A browser takes no other for a script: the answer forbids it to guess."""
+    """Files have the right media types, because the answer forbids browsers to guess."""
     kinds = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}
     for path in ("/", *(f"/static/{file}" for file in LOADED)):
         status, _, headers = ask("GET", path)
@@ -72,18 +73,20 @@ def test_files_have_their_media_types(ask):
 
 
 def test_the_page_names_all_its_scripts_before_a_browser_has_read_any(ask):
-    """So that they come at once, and not each after the one that imports it."""
+    """The page's header names all its scripts, so that a browser loads them at once."""
     named = re.findall(r"<([^>]+)>; rel=modulepreload", ask("GET", "/")[2]["Link"])
     assert named == [f"/static/{file}" for file in LOADED if file.endswith(".js")]
 
 
 def test_a_page_that_has_moved_leads_to_its_place(ask):
+    """`/try` redirects to the page's new place."""
     status, _, headers = ask("GET", "/try")
     assert (status, headers["Location"]) == (303, "/#/try")
 
 
 @pytest.mark.parametrize("file", [*TEXTS, *REPORT], ids=lambda path: path.name)
 def test_our_files_name_no_other_host_and_make_no_html_of_texts(file):
+    """Our pages name no other host, and never turn text into HTML."""
     text = file.read_text("utf-8")
     assert re.findall(r"https?://", text) == []
     assert re.findall(r"innerHTML|insertAdjacentHTML|document\.write|dangerouslySet|\beval\b|new Function", text) == []
@@ -91,13 +94,13 @@ def test_our_files_name_no_other_host_and_make_no_html_of_texts(file):
 
 
 def test_all_files_together_are_small(ask):
-    """What a browser gets is at most 120 KiB, so that the page shows at once."""
+    """A browser loads at most 120 KiB in all, so that the page shows quickly."""
     assert sum(len(ask("GET", path)[1]) for path in ("/", *(f"/static/{file}" for file in LOADED))) <= 120 * 1024
 
 
 @pytest.mark.parametrize("file", [file for file in LOADED if file.endswith(".js") and not file.startswith("vendor/")])
 def test_what_is_left_out_of_a_file_are_comments_and_space_alone(ask, file):
-    """Every line that a browser gets is a line of the file, and every line that it does not get is a comment."""
+    """Only comments and white space are removed from the scripts that are served."""
     lines = [line.partition(" // ")[0].strip() for line in (STATIC / file).read_text("utf-8").splitlines()]
     served = ask("GET", f"/static/{file}")[1].decode().splitlines()
     rest = iter(lines)
@@ -107,7 +110,7 @@ def test_what_is_left_out_of_a_file_are_comments_and_space_alone(ask, file):
 
 
 def test_every_text_of_the_page_has_its_chinese():
-    """A text in the code that the catalogue lacks would be shown in English."""
+    """Each text of the pages has a Chinese translation; without one it would be shown in English."""
     pages = [path for path in [*TEXTS, *REPORT] if path.suffix == ".js" and path.name != "chinese.js"]
     used = {text for path in pages for text in re.findall(r"\bt\(\"([^\"]+)\"", path.read_text("utf-8"))}
     catalogues = [STATIC / "board" / "chinese.js", *(path for path in REPORT if path.name == "live.js")]

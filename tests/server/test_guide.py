@@ -1,4 +1,4 @@
-"""What docs/guides/server.md and operating.md show, on what really runs."""
+"""The guides server.md and operating.md, checked against a running environment."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from second_terminal import PATIENCE, SAGE_DEPLOY, Terminal
 
 
 def test_commands_of_the_guides_print_what_they_say(tmp_path):
-    """Every command succeeds in a second terminal, in the order of the pages, and prints the block that follows it."""
+    """Every command of the guides succeeds in a second terminal, in the pages' order, and prints the block after it."""
     pages = ("server.md", "operating.md")
     page = [block for name in pages for block in blocks((DOCS / "guides" / name).read_text(encoding="utf-8"))]
     named = {block.name: block.text for block in page if block.name is not None}

@@ -1,4 +1,4 @@
-"""What was measured in the last 24 hours, at three distances."""
+"""The metrics of the last 24 hours, in steps of 1, 10 and 60 seconds."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EPOCH = 1_000_000
 
 
 class Measured:
-    """A service whose metrics a test makes up, and the clock."""
+    """A service with metrics that the test sets, and its clock."""
 
     def __init__(self):
         self.now = 0.0
@@ -32,7 +32,7 @@ class Measured:
         self.history = History(lambda: self.now, lambda: self.epoch + self.now)
 
     def call(self, seconds, number=1, outcome="ok"):
-        """Calls end that took so long."""
+        """Count *number* calls that ended after that time."""
         self.calls[outcome] += number
         self.buckets[next((at for at, edge in enumerate(HISTOGRAM_EDGES_S) if seconds <= edge), -1)] += number
         self.seconds += seconds * number
@@ -64,7 +64,7 @@ def measured():
 
 
 def test_a_row_is_about_the_time_since_the_row_before(measured):
-    """Its rates and percentiles are those of the calls that ended meanwhile, whatever was before."""
+    """Rates and percentiles of a row cover only the calls that ended since the row before."""
     measured.call(0.1, 50)
     measured.record()
     assert measured.last("rate") is None
@@ -78,7 +78,7 @@ def test_a_row_is_about_the_time_since_the_row_before(measured):
 
 @pytest.mark.parametrize("seconds", [3e-6, 0.0004, 0.003, 0.03, 3.0])
 def test_percentiles_are_near_what_calls_took_that_took_the_same(measured, seconds):
-    """Also far below the first edge, where only the sum tells; and they rise."""
+    """If all calls take the same time, the percentiles are near it and rise, even far below the first bucket's edge."""
     measured.record()
     measured.call(seconds, 1000)
     measured.record()
@@ -88,6 +88,7 @@ def test_percentiles_are_near_what_calls_took_that_took_the_same(measured, secon
 
 
 def test_a_few_slow_calls_are_in_the_last_percentile_only(measured):
+    """A few slow calls change only the last percentile."""
     measured.record()
     measured.call(0.004, 980)
     measured.call(1.5, 20)
@@ -97,7 +98,7 @@ def test_a_few_slow_calls_are_in_the_last_percentile_only(measured):
 
 
 def test_where_nothing_was_recorded_nothing_is_known(measured):
-    """A minute in which nobody looked is a gap, in its right place."""
+    """A minute without samples is a gap at its right place."""
     for _ in range(3):
         measured.record()
     measured.record(60)
@@ -113,6 +114,7 @@ def test_where_nothing_was_recorded_nothing_is_known(measured):
 
 
 def test_a_wall_clock_that_is_set_moves_all_times_and_no_distance(measured):
+    """If the wall clock is set, all times move by the same amount."""
     measured.record()
     measured.epoch += 3600
     measured.record()
@@ -121,7 +123,7 @@ def test_a_wall_clock_that_is_set_moves_all_times_and_no_distance(measured):
 
 
 def test_what_is_older_than_is_kept_is_not_taken_for_new(measured):
-    """The memory is used again."""
+    """Values older than the history are not shown as new ones, although their memory is reused."""
     for _ in range(3):
         measured.record()
     measured.record(900)
@@ -129,14 +131,14 @@ def test_what_is_older_than_is_kept_is_not_taken_for_new(measured):
 
 
 def test_who_is_late_leaves_no_gap(measured):
-    """Who looks each second, and each time a little late, skips a second now and then."""
+    """Samples that come slightly late leave no gap, although they skip a second now and then."""
     measured.record(1.9)
     measured.record(1.1)
     assert measured.history.read(3)["slots"] == [4.0, 4.0, 4.0]
 
 
 def test_looks_that_follow_each_other_at_once_make_one_row(measured):
-    """Else a rate would be that of some milliseconds."""
+    """Samples that follow each other at once make one row: a rate over milliseconds would be useless."""
     measured.record(0.99)
     measured.record(1.0)
     measured.call(0.1, 100)
@@ -148,6 +150,7 @@ def test_looks_that_follow_each_other_at_once_make_one_row(measured):
 
 @pytest.mark.parametrize(("seconds", "every"), [(900, 1), (901, 10), (3600, 10), (10_800, 10), (86_400, 60)])
 def test_a_longer_past_is_shown_in_longer_steps(measured, seconds, every):
+    """A longer history is shown in longer steps, with the right rates."""
     for _ in range(200):
         measured.call(0.01, 5)
         measured.record()
@@ -161,7 +164,7 @@ def test_a_longer_past_is_shown_in_longer_steps(measured, seconds, every):
 
 
 def test_all_together_are_the_sum(measured):
-    """The percentiles are those of all calls, and no mean of percentiles."""
+    """The values for all services are the sum, and the percentiles are those of all calls, not a mean."""
     other = Measured()
     measured.record(other=other.families())
     measured.call(0.004, 90)
@@ -174,7 +177,7 @@ def test_all_together_are_the_sum(measured):
 
 
 def test_a_service_without_calls_hides_no_percentiles_of_others(measured):
-    """Nor those of its own first calls, before which there was no bucket at all."""
+    """A service without calls does not hide the percentiles of others, nor those of its own first calls."""
     idle = Measured().families()
     name = "sage_request_duration_seconds"
     idle[name] = idle[name]._replace(values={})
@@ -189,6 +192,7 @@ def test_a_service_without_calls_hides_no_percentiles_of_others(measured):
 
 
 def test_a_service_that_is_gone_is_forgotten_and_one_that_comes_begins_unknown(measured):
+    """A service that is gone is forgotten; one that returns starts without a rate."""
     measured.record(other=measured.families())
     measured.record(other=measured.families())
     assert measured.last("rate", service="other") == 0.0
@@ -199,7 +203,7 @@ def test_a_service_that_is_gone_is_forgotten_and_one_that_comes_begins_unknown(m
 
 
 def test_calls_are_read_again_only_if_one_has_ended():
-    """A look at idle services costs next to nothing; also if what they count is added up for each look."""
+    """The counts of calls are computed again only if a call has ended, so sampling idle services costs little."""
     sampler, measured = Sampler(), Measured()
     families = measured.families()
     first, again, added_up = (
@@ -212,6 +216,7 @@ def test_calls_are_read_again_only_if_one_has_ended():
 
 
 def test_counts_that_begin_again_are_no_negative_rate(measured):
+    """If counts start again at zero, the rate is 0, not negative."""
     measured.call(0.1, 50)
     measured.record()
     measured.calls, measured.buckets = {"ok": 1, "error": 0}, [0] * len(measured.buckets)
@@ -220,7 +225,7 @@ def test_counts_that_begin_again_are_no_negative_rate(measured):
 
 
 def test_the_past_of_fifty_services_fits_into_16_mib():
-    """24 hours of it, and it grows no more."""
+    """The history of 50 services over 24 hours takes at most 16 MiB, and does not grow."""
     measured = Measured()
     measured.record(**{f"service-{number}": measured.families() for number in range(49)})
     size = sum(
@@ -234,7 +239,7 @@ def test_the_past_of_fifty_services_fits_into_16_mib():
 
 
 def test_somebody_who_looks_later_sees_what_was_before(monkeypatch):
-    """It is looked once a minute though nobody asks, also after a look that failed; not after the end."""
+    """The history is sampled regularly without requests, also after a sample failed, until it is closed."""
     monkeypatch.setattr(recording, "_INTERVAL_S", 0.001)
     looks = threading.Semaphore(0)
 
@@ -253,6 +258,7 @@ def test_somebody_who_looks_later_sees_what_was_before(monkeypatch):
 
 
 def test_the_history_of_a_real_service_is_shown(ask, env):
+    """The history of a real service is served."""
     env.service("desk").add(1, 2)
     ask("GET", "/api/v1/services")
     status, shown, _ = ask("GET", "/api/v1/history?seconds=900&service=desk")
@@ -266,4 +272,5 @@ def test_the_history_of_a_real_service_is_shown(ask, env):
     ("query", "status"), [("seconds=0", 400), ("seconds=86401", 400), ("seconds=x", 400), ("service=desc", 404)]
 )
 def test_a_history_that_there_is_not_is_refused(ask, query, status):
+    """A history of a wrong length or an unknown service is refused."""
     assert ask("GET", f"/api/v1/history?{query}")[0] == status

@@ -16,15 +16,15 @@ from sage_plugins import Environment, ServiceDeploymentConfig
 
 TOKEN = "t" * 64
 MANY, HALVES, SLOTS = 1_000, 200, 2
-#: Bytes of an item of a stream, and as many as the sockets of both ends and the server hold, generously.
+#: The bytes of one item of a stream; and more bytes than both sockets and the server can buffer together.
 ITEM, HELD = 2**16, 2**25
 
 
 class Room:
-    """A service whose methods say what becomes of them, and wait for the test."""
+    """A service whose methods record how they end, and wait for the test."""
 
     entered, door, produced = threading.Semaphore(0), threading.Event(), 0
-    ended: list[str] = []  # noqa: RUF012 - as the others, the fixture makes it new
+    ended: list[str] = []  # noqa: RUF012 - the fixture replaces it, like the others
 
     def add(self, a: int, b: int) -> int:
         return a + b
@@ -110,7 +110,7 @@ def _request(method, body, *, promised=0):
 
 
 def _connect(server, data, *, room_to_read=None):
-    """A connection that has sent *data*."""
+    """Open a connection, and send *data*."""
     connection = socket.socket()
     if room_to_read is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, room_to_read)
@@ -121,7 +121,7 @@ def _connect(server, data, *, room_to_read=None):
 
 
 def _answer(connection):
-    """Status and body of the answer that comes."""
+    """Read an answer; return its status and body."""
     file = connection.makefile("rb")
     status = int(file.readline().split()[1])
     length = 0
@@ -145,6 +145,7 @@ def _occupied(env):
 
 @pytest.mark.parametrize("strategy", ["pool", "async", "inline"])
 def test_the_call_of_a_client_that_leaves_is_cancelled_and_frees_its_slot(strategy, until, caplog):
+    """When a client leaves, its call is cancelled and its slot is free."""
     method = "await_it" if strategy == "async" else "wait"
     with _environment(threading_strategy=strategy) as env, serve(env, "127.0.0.1:0", token=TOKEN) as server:
         connection = _connect(server, _request(method, {"value": 1}))
@@ -157,6 +158,7 @@ def test_the_call_of_a_client_that_leaves_is_cancelled_and_frees_its_slot(strate
 
 
 def test_a_call_that_waits_in_the_queue_never_runs_if_its_client_leaves(env, server, until, caplog):
+    """A queued call never runs if its client leaves."""
     holding = [_connect(server, _request("wait", [1])) for _ in range(SLOTS)]
     for _ in holding:
         Room.entered.acquire()
@@ -175,6 +177,7 @@ def test_a_call_that_waits_in_the_queue_never_runs_if_its_client_leaves(env, ser
 
 
 def test_the_stream_of_a_client_that_leaves_is_closed_and_frees_its_slot(env, server, until, caplog):
+    """When a client leaves, its stream is closed and its slot is free."""
     connection = _connect(server, _request("slow_flow", []))
     Room.entered.acquire()
     connection.recv(1)
@@ -186,6 +189,7 @@ def test_the_stream_of_a_client_that_leaves_is_closed_and_frees_its_slot(env, se
 
 
 def test_a_client_that_leaves_within_its_request_is_no_error(server, until, caplog):
+    """A client that leaves during its request causes no error in the log."""
     for _ in range(5):
         _connect(server, _request("add", [1, 2], promised=9)).close()
     assert _call(server, "add", [1, 2]) == (200, b"3")
@@ -197,13 +201,14 @@ def test_a_client_that_leaves_within_its_request_is_no_error(server, until, capl
 
 
 def test_a_stream_stands_still_while_its_client_does_not_read_and_ends_when_it_leaves(env, server, until):
+    """A stream pauses while its client does not read, and ends when the client leaves."""
     most = 8 * HELD // ITEM
     connection = _connect(server, _request("flow", [most]), room_to_read=2**12)
     Room.entered.acquire()
     seen = []
 
     def stands_still():
-        _call(server, "add", [1, 2])  # meanwhile others are answered
+        _call(server, "add", [1, 2])  # other calls are answered meanwhile
         seen.append(Room.produced)
         return len(seen) >= 50 and len(set(seen[-50:])) == 1
 
@@ -216,6 +221,7 @@ def test_a_stream_stands_still_while_its_client_does_not_read_and_ends_when_it_l
 
 
 def test_clients_that_send_half_a_request_or_do_not_read_harm_nobody_and_do_not_delay_the_end(env, caplog, until):
+    """Clients that send half a request or do not read harm no other client, and do not delay the server's end."""
     caplog.set_level("ERROR")
     whole = _request("add", [1, 2])
     unread = 5
@@ -228,7 +234,7 @@ def test_clients_that_send_half_a_request_or_do_not_read_harm_nobody_and_do_not_
             (200, b"%d" % (number + 1)) for number in range(20)
         ]
         until(lambda: len(server._servers[0][0].server_state.connections) >= HALVES + unread + 1)
-    # uvicorn would say so if it had waited for as long as it may: 30 s.
+    # uvicorn would log an error if it had waited for its limit, 30 s.
     assert not caplog.records
     until(lambda: Room.ended == ["flow"])
     for each in (*halves, *unread_ones, streaming):
@@ -236,6 +242,7 @@ def test_clients_that_send_half_a_request_or_do_not_read_harm_nobody_and_do_not_
 
 
 def test_what_was_accepted_is_answered_at_the_end(env):
+    """Closing the server waits for calls that were accepted, and answers them."""
     with serve(env, "127.0.0.1:0", token=TOKEN) as server:
         connection = _connect(server, _request("wait", [7]))
         Room.entered.acquire()
@@ -251,6 +258,7 @@ def test_what_was_accepted_is_answered_at_the_end(env):
 
 
 def test_a_thousand_connections_are_answered_without_a_thread_for_each(env, server, until):
+    """A thousand connections are answered without one thread each."""
     before = threading.active_count()
     connections = [_connect(server, _request("wait", [number])) for number in range(MANY)]
     until(lambda: env.status()["services"]["room"]["metrics"]["queue_size"] == MANY - SLOTS)
@@ -264,7 +272,7 @@ def test_a_thousand_connections_are_answered_without_a_thread_for_each(env, serv
 @pytest.mark.parametrize("headers", [{}, {"X-Timeout": "50", "X-Key": "k"}], ids=["plain", "with options"])
 @pytest.mark.parametrize("strategy", ["inline", "single"])
 def test_no_request_starts_a_thread(strategy, headers, monkeypatch):
-    """The first may: it binds a handle, and finds no thread that waits for work."""
+    """No request starts a thread, except the first: it binds a handle, and no idle thread exists yet."""
     with _environment(threading_strategy=strategy) as env, serve(env, "127.0.0.1:0", token=TOKEN) as server:
         more = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode()
         request = _request("add", [1, 2]).replace(b"\r\n\r\n", b"\r\n" + more + b"\r\n")
@@ -280,7 +288,7 @@ def test_no_request_starts_a_thread(strategy, headers, monkeypatch):
 
 
 def test_an_answer_does_not_wait_for_the_clients_acknowledgement(server):
-    """Head and body are two packets: with Nagle's algorithm the second comes 40 ms later on a kept connection."""
+    """An answer does not wait for the client's ACK: with Nagle's algorithm its second packet would come 40 ms later."""
     with closing(_connect(server, _request("add", [1, 2]))) as connection:
         assert _answer(connection) == (200, b"3")
         (held,) = server._servers[0][0].server_state.connections

@@ -1,4 +1,4 @@
-"""A browser logs in by a link that works once, and gets a page where programs get an object."""
+"""A browser logs in with a link that works once. Without a login, browsers get a page and programs get JSON."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ def ticket(server):
 
 
 def test_a_link_begins_a_session_and_leads_away_from_the_ticket(ask, server):
+    """A login link sets a session cookie and redirects to `/`, so that the ticket leaves the address bar."""
     link = server.login_link()
     assert link.startswith(f"{server.url}/login?ticket=")
     ticket = link.partition("=")[2]
@@ -46,18 +47,22 @@ def test_a_link_begins_a_session_and_leads_away_from_the_ticket(ask, server):
 
 
 def test_a_link_works_once(ask, ticket):
+    """A login link works only once."""
     assert ask("GET", ticket, token=None)[0] == 303
     status, problem, headers = ask("GET", ticket, token=None)
     assert (status, problem["code"], headers["Set-Cookie"]) == (401, "login", None)
 
 
 def test_who_only_checks_a_link_does_not_use_it_up(ask, ticket):
+    """A HEAD request does not use up a login link."""
     assert ask("HEAD", ticket, token=None)[2]["Set-Cookie"] is None
     assert ask("GET", ticket, token=None)[0] == 303
 
 
 def test_a_link_that_another_site_has_is_refused_and_not_used_up(ask, ticket):
-    """Else the browser would be logged in, and not send its cookie on the way from the other site."""
+    """
+    A login link opened from another site is refused and stays valid: the browser would not send its cookie from there.
+    """
     status, page, _ = ask("GET", ticket, token=None, Sec_Fetch_Site="cross-site", Accept=PAGE)
     assert status == 403
     assert b"address bar" in page
@@ -66,11 +71,13 @@ def test_a_link_that_another_site_has_is_refused_and_not_used_up(ask, ticket):
 
 @pytest.mark.parametrize("more", ["&next=//evil.example", "&next=http://evil.example", "&redirect=/services"])
 def test_nothing_in_a_link_says_where_it_leads(ask, ticket, more):
+    """Parameters of a login link cannot change where it leads."""
     assert ask("GET", ticket + more, token=None)[2]["Location"] == "/"
 
 
 @pytest.mark.parametrize("path", ["/login", "/login?ticket=", f"/login?ticket={TOKEN}", f"/login?token={TOKEN}"])
 def test_a_link_without_a_ticket_logs_nobody_in_and_says_how_to_get_one(ask, path):
+    """Without a valid ticket nobody is logged in, and the page says how to get a link."""
     status, page, headers = ask("GET", path, token=None, Accept=PAGE)
     assert (status, headers["Set-Cookie"]) == (401, None)
     assert headers["Content-Type"] == "text/html; charset=utf-8"
@@ -78,6 +85,7 @@ def test_a_link_without_a_ticket_logs_nobody_in_and_says_how_to_get_one(ask, pat
 
 
 def test_a_browser_that_has_not_logged_in_gets_a_page_that_says_how(ask):
+    """A browser without a login gets a page that says how to log in."""
     for path in ("/", "/services", "/no/such/page"):
         status, page, headers = ask("GET", path, token=None, Accept=PAGE)
         assert (status, headers["WWW-Authenticate"]) == (401, "Bearer")
@@ -87,12 +95,14 @@ def test_a_browser_that_has_not_logged_in_gets_a_page_that_says_how(ask):
 
 @pytest.mark.parametrize("accept", ["*/*", "application/json", ""])
 def test_programs_get_an_object_as_before(ask, accept):
+    """Programs without a token get a problem document, not a page."""
     status, problem, headers = ask("GET", "/services", token=None, Accept=accept)
     assert (status, problem["code"], headers["Content-Type"]) == (401, "token", "application/problem+json")
     assert ask("POST", "/services/desk/add", [1, 2], token=None, Accept=PAGE)[1]["code"] == "token"
 
 
 def test_a_login_calls(ask, log_in):
+    """A logged-in browser can call services and change them; changes are recorded as made by a login."""
     same = {"Cookie": log_in(), "Sec_Fetch_Site": "same-origin"}
     assert ask("POST", "/services/desk/add", [1, 2], token=None, **same)[:2] == (200, 3)
     _, done, _ = ask("POST", "/api/v1/services/desk/restart", {}, token=None, **same)
@@ -104,6 +114,7 @@ def test_a_login_calls(ask, log_in):
 
 @pytest.mark.parametrize("body", [None, {}, {"read": False}])
 def test_the_token_gets_a_new_link_which_leads_where_its_holder_asked(ask, server, body):
+    """The token gets a new login link, with the host name that its holder used."""
     host = f"localhost:{server.address[1]}"
     status, made, _ = ask("POST", "/api/v1/login-link", body, Host=host)
     assert (status, made["access"], made["expires_in"]) == (200, "full", 3600)
@@ -112,6 +123,7 @@ def test_the_token_gets_a_new_link_which_leads_where_its_holder_asked(ask, serve
 
 
 def test_links_of_the_read_token_may_only_look(ask, server):
+    """A link that the read token made gives read-only access; the full token can also make such links."""
     assert ask("POST", "/api/v1/login-link", {"read": False}, token=READ_TOKEN)[0] == 403
     for body, token in (({"read": True}, TOKEN), ({"read": True}, READ_TOKEN), ({}, READ_TOKEN)):
         _, made, _ = ask("POST", "/api/v1/login-link", body, token=token)
@@ -124,7 +136,7 @@ def test_links_of_the_read_token_may_only_look(ask, server):
 
 
 def test_no_secret_is_logged(ask, server, env, caplog):
-    """Neither tickets nor sessions; that somebody has logged in is."""
+    """Neither tickets nor sessions nor the token are logged. The login itself is logged."""
     caplog.set_level("DEBUG")
     made = ask("POST", "/api/v1/login-link", {})[1]["link"]
     _, _, headers = ask("GET", made.removeprefix(server.url), token=None)
@@ -138,7 +150,9 @@ def test_no_secret_is_logged(ask, server, env, caplog):
 
 
 def test_up_prints_a_link_and_login_another(tmp_path):
-    """On stderr and on stdout; not with the log, which may be kept or sent elsewhere."""
+    """
+    `up` prints a link to stderr and `login` one to stdout. The log has none, because it may be kept or sent elsewhere.
+    """
     terminal = Terminal(tmp_path, "services: {greeter: {class: 'greeters:Greeter'}}", "class Greeter: pass")
     try:
         up = terminal.up("--http", "0", "--log-format", "json")
@@ -156,6 +170,7 @@ def test_up_prints_a_link_and_login_another(tmp_path):
 
 
 def test_without_http_there_is_no_link(tmp_path):
+    """Without HTTP there is no link, and `login` says which option is missing."""
     terminal = Terminal(tmp_path, "services: {greeter: {class: 'greeters:Greeter'}}", "class Greeter: pass")
     try:
         assert not any("login" in line for line in terminal.up().said)
@@ -165,7 +180,7 @@ def test_without_http_there_is_no_link(tmp_path):
 
 
 def _access_by(link):
-    """What a browser may do that opens a link, as its first page says."""
+    """Open a link as a browser does; return the access that the session has."""
     url = urlsplit(link)
     connection = http.client.HTTPConnection(url.netloc, timeout=20)
     try:
@@ -188,6 +203,7 @@ def _access_by(link):
     ],
 )
 def test_a_link_has_a_name_that_the_server_lets_in(host, hosts, url):
+    """A link uses a host name that the server accepts."""
     assert _browser_url((host, 8400), hosts) == url
 
 
@@ -195,7 +211,7 @@ def test_a_link_has_a_name_that_the_server_lets_in(host, hosts, url):
 
 
 class Time:
-    """Goes on when it is told."""
+    """A clock that the test advances."""
 
     now = 0.0
 
@@ -218,6 +234,7 @@ def test_a_link_expires():
 
 
 def test_links_and_sessions_are_bounded_and_who_may_look_displaces_nobody_else():
+    """Links and sessions are bounded in number; read-only ones do not displace others."""
     logins = Logins()
     first_link = _ticket(logins.link(Access.FULL, "http://here"))
     session, _ = logins.begin(_ticket(logins.link(Access.FULL, "http://here")))
@@ -231,6 +248,7 @@ def test_links_and_sessions_are_bounded_and_who_may_look_displaces_nobody_else()
 
 
 def test_a_session_that_is_used_outlives_others():
+    """When there are too many sessions, the one unused for longest ends."""
     logins = Logins()
     sessions = [logins.begin(_ticket(logins.link(Access.FULL, "http://here")))[0] for _ in range(64)]
     assert logins.access_of(sessions[0]) is Access.FULL

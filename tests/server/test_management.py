@@ -1,4 +1,4 @@
-"""The management API of a real server: what it shows, and what it changes."""
+"""The management API of a real server: what it shows and what it changes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ SERVICE = "/api/v1/services/desk"
 
 @pytest.fixture
 def change(ask):
-    """Ask for a change, and wait for its end."""
+    """Request a change, and wait for its end."""
 
     def change(path, body=None, **headers):
         status, said, answer = ask("POST", path, body, **headers)
@@ -29,6 +29,7 @@ def change(ask):
 
 
 def test_a_service_is_shown_at_a_glance_and_in_full(ask, env):
+    """A service is shown as one row, in full, with its replicas and with its plan."""
     env.service("desk").add(1, 2)
     (row,) = ask("GET", "/api/v1/services")[1]
     assert (row["name"], row["state"], row["ready"], row["replicas"], row["calls"]) == ("desk", "ready", 1, 1, 1)
@@ -39,7 +40,7 @@ def test_a_service_is_shown_at_a_glance_and_in_full(ask, env):
 
 
 def test_a_row_says_how_busy_a_service_is_and_what_is_left(ask, env):
-    """With each replica, its slots and the calls that hold them."""
+    """A row shows how busy a service is: its slots and running calls, in total and by replica."""
     call = env.service("desk").submit("hold")
     (row,) = ask("GET", "/api/v1/services")[1]
     while row["inflight"] == 0:
@@ -52,7 +53,7 @@ def test_a_row_says_how_busy_a_service_is_and_what_is_left(ask, env):
 
 
 def test_a_row_says_since_when_a_service_is_as_it_is(ask, change):
-    """The time of the latest event that is the reason."""
+    """A row's `since` is the time of the last event that led to the current state."""
 
     def shown():
         (row,) = ask("GET", "/api/v1/services")[1]
@@ -71,7 +72,7 @@ def test_a_row_says_since_when_a_service_is_as_it_is(ask, change):
 
 
 def test_a_service_that_has_too_few_replicas_is_so_since_the_last_one_failed(ask, change, env):
-    """It is degraded: the others answer."""
+    """A service with too few healthy replicas is degraded since the last one failed; the others answer."""
     change(f"{SERVICE}/scale", {"replicas": 2})
     (member, _) = env.task("desk").replicas.members
     member.mark(ReplicaState.UNHEALTHY, "it looks pale")
@@ -81,7 +82,7 @@ def test_a_service_that_has_too_few_replicas_is_so_since_the_last_one_failed(ask
 
 
 def test_of_many_reasons_a_row_has_one_and_says_how_many_more(ask, change, env):
-    """A thousand replicas mostly have the same."""
+    """If several replicas have reasons, the row shows one and the number of the others."""
     change(f"{SERVICE}/scale", {"replicas": 3})
     for member in env.task("desk").replicas.members:
         member.mark(ReplicaState.UNHEALTHY, f"{member.id} looks pale")
@@ -90,6 +91,7 @@ def test_of_many_reasons_a_row_has_one_and_says_how_many_more(ask, change, env):
 
 
 def test_of_many_replicas_a_row_has_some_and_says_how_many_more(ask, change, monkeypatch):
+    """A row shows a limited number of replicas and the number of the others."""
     monkeypatch.setattr(rows, "_MAX_STRIPES", 2)
     change(f"{SERVICE}/scale", {"replicas": 3})
     (row,) = ask("GET", "/api/v1/services")[1]
@@ -97,6 +99,7 @@ def test_of_many_replicas_a_row_has_some_and_says_how_many_more(ask, change, mon
 
 
 def test_rates_are_known_once_two_looks_are_a_second_apart(ask, env):
+    """Rates are known once two samples are a second apart."""
     (row,) = ask("GET", "/api/v1/services")[1]
     assert (row["rate"], row["error_rate"]) == (None, None)
     while row["rate"] is None:
@@ -105,7 +108,7 @@ def test_rates_are_known_once_two_looks_are_a_second_apart(ask, env):
 
 
 def test_a_replica_says_what_became_of_it_and_what_it_uses(ask, change):
-    """Since when, the states that it had, with their times, and its process."""
+    """A replica shows its past states with their times, and the CPU and memory of its process."""
     change(f"{SERVICE}/restart")
     (replica,) = ask("GET", f"{SERVICE}/replicas")[1]
     assert (replica["id"], replica["restarts"], replica["abandoned"]) == ("desk#0.1", 1, 0)
@@ -116,7 +119,7 @@ def test_a_replica_says_what_became_of_it_and_what_it_uses(ask, change):
 
 
 def test_errors_of_methods_are_shown_with_where_they_were_raised(ask, env):
-    """Under the ID of the request, under which the log has them too."""
+    """An error of a method is shown with its traceback and with the request id that the log also has."""
     assert ask("POST", "/services/desk/fail", {}, X_Request_Id="mine")[0] == 500
     (error,) = ask("GET", f"{SERVICE}/errors")[1]
     assert (error["type"], error["count"], error["message"]) == ("LookupError", 1, "no such thing")
@@ -125,6 +128,7 @@ def test_errors_of_methods_are_shown_with_where_they_were_raised(ask, env):
 
 
 def test_stacks_show_where_a_method_hangs(ask, env):
+    """The stacks of a replica show where a method hangs; an unknown replica gets 404."""
     call = env.service("desk").submit("hold")
     path, text = f"{SERVICE}/replicas/desk%230/stacks", ""
     while "in hold" not in text:
@@ -147,6 +151,7 @@ def test_a_service_that_is_not_there_is_not_found(ask, path):
 
 
 def test_scaling_is_an_operation_that_ends_when_the_replicas_are_ready(change, ask):
+    """Scaling is an operation that ends when the replicas are ready."""
     status, done = change(f"{SERVICE}/scale", {"replicas": 3})
     assert (status, done["state"], done["what"], done["by"]) == (202, "done", "scale", "token")
     assert ask("GET", SERVICE)[1]["health"]["ready"] == 3
@@ -158,7 +163,7 @@ def test_restart_replaces_every_replica(change, ask):
 
 
 def test_restart_replaces_one_replica_and_leaves_the_others(change, ask):
-    """One that is not there is not found, and nothing happens."""
+    """A restart of one replica leaves the others. An unknown replica gets 404, and nothing changes."""
     change(f"{SERVICE}/scale", {"replicas": 2})
     status, problem, _ = ask("POST", f"{SERVICE}/restart", {"replica": "desk#7"})
     assert (status, problem["code"]) == (404, "replica")
@@ -168,6 +173,7 @@ def test_restart_replaces_one_replica_and_leaves_the_others(change, ask):
 
 
 def test_another_balancer_takes_over_and_one_that_is_not_there_does_not(change, ask):
+    """The balancer can be changed; an unknown one fails with a suggestion."""
     assert change(f"{SERVICE}/balancer", {"id": "round_robin"})[1]["state"] == "done"
     failed = change(f"{SERVICE}/balancer", {"id": "roundrobin"})[1]
     assert (failed["state"], failed["error"]["code"]) == ("failed", "UnknownPluginError")
@@ -175,6 +181,7 @@ def test_another_balancer_takes_over_and_one_that_is_not_there_does_not(change, 
 
 
 def test_a_drained_service_is_not_ready_any_more(change, ask):
+    """After a drain, the environment is not ready."""
     assert change(f"{SERVICE}/drain")[1]["state"] == "done"
     status, said, _ = ask("GET", "/readyz", token=None)
     assert (status, said["not_ready"]) == (503, {"desk": "stopped"})
@@ -193,7 +200,7 @@ def test_a_dry_run_changes_nothing(ask, what, body):
 
 
 def test_who_has_not_seen_the_last_change_changes_nothing(change, ask):
-    """Two who change a service at once do not undo each other's work unawares."""
+    """A change with an outdated generation gets 412, so that two people do not undo each other's changes."""
     seen = ask("GET", SERVICE)[1]["generation"]
     assert change(f"{SERVICE}/scale", {"replicas": 2}, If_Match=str(seen))[0] == 202
     status, problem, _ = ask("POST", f"{SERVICE}/scale", {"replicas": 3}, If_Match=f'"{seen}"')
@@ -204,13 +211,14 @@ def test_who_has_not_seen_the_last_change_changes_nothing(change, ask):
 
 
 def test_who_wants_any_generation_changes_what_there_is(ask):
-    """As RFC 9110 has it; of a service that there is not, no generation is the wrong one."""
+    """`If-Match: *` accepts any generation, as RFC 9110 says. An unknown service gets 404, whatever the generation."""
     assert ask("POST", f"{SERVICE}/scale?dry_run=1", {"replicas": 3}, If_Match="*")[0] == 200
     for generation in ("*", "0", "7"):
         assert ask("POST", "/api/v1/services/desc/restart", {}, If_Match=generation)[0] == 404
 
 
 def test_changes_that_others_make_count_too(ask, env):
+    """A change made in the environment's own process also changes the generation."""
     seen = ask("GET", SERVICE)[1]["generation"]
     env.scale("desk", 2)
     assert ask("POST", f"{SERVICE}/scale", {"replicas": 3}, If_Match=str(seen))[0] == 412
@@ -232,13 +240,14 @@ def test_changes_that_others_make_count_too(ask, env):
     ],
 )
 def test_a_body_that_says_something_else_is_refused(ask, path, body, words):
+    """A body with wrong or unknown fields is refused, and the answer names them."""
     status, problem, _ = ask("POST", f"{SERVICE}/{path}", body)
     assert status == 400
     assert words in problem["detail"]
 
 
 def test_a_changed_file_is_applied(change, ask, env, tmp_path):
-    """The file that the environment has loaded, and no other; a broken one changes nothing and is named."""
+    """`apply` reads the environment's own files again. A broken file changes nothing, and the answer names its line."""
     file = tmp_path / "more.yaml"
     entry = "services: {second: {class: 'served_desk:Desk', deployment: {replicas: %s}}}\n"
     file.write_text(entry % 1)
@@ -259,6 +268,7 @@ def test_a_changed_file_is_applied(change, ask, env, tmp_path):
 
 
 def test_events_and_logs_have_numbers_from_which_to_go_on(change, ask, env, caplog):
+    """Events have increasing numbers, from which a client can continue."""
     caplog.set_level("INFO", "sage.service")
     change(f"{SERVICE}/scale", {"replicas": 2})
     events = ask("GET", "/api/v1/events?service=desk")[1]
@@ -277,6 +287,7 @@ def test_an_operation_that_is_not_known_is_not_found(ask):
 
 
 def test_secrets_are_shown_nowhere(ask, env, tmp_path):
+    """Secrets are shown in no service, plan or status."""
     file = tmp_path / "secret.yaml"
     file.write_text("services: {s: {class: 'served_desk:Desk', user_config: {api_key: canary-in-a-coal-mine}}}\n")
     env.load_service_deployment_config(file)
@@ -291,7 +302,7 @@ def test_secrets_are_shown_nowhere(ask, env, tmp_path):
 
 @pytest.mark.parametrize("what", ["scale", "restart", "drain", "balancer"])
 def test_each_change_of_a_service_is_an_event_that_names_who_asked(change, ask, what):
-    """Before it is made, and not for a dry run."""
+    """Each change is an event that names who asked for it; a dry run is none."""
     bodies = {"scale": {"replicas": 2}, "balancer": {"id": "random"}}
     ask("POST", f"{SERVICE}/{what}?dry_run=1", bodies.get(what))
     change(f"{SERVICE}/{what}", bodies.get(what))
@@ -300,12 +311,14 @@ def test_each_change_of_a_service_is_an_event_that_names_who_asked(change, ask, 
 
 
 def test_an_apply_is_an_event_of_all_services(change, ask):
+    """An apply is one event for all services."""
     change("/api/v1/apply")
     (event,) = (each for each in ask("GET", "/api/v1/events")[1] if each["kind"] == "change_requested")
     assert (event["service"], event["reason"]) == ("", "apply by token: changes {}")
 
 
 def test_plugins_and_doctor_say_what_the_commands_say(ask):
+    """The API returns the same plugins and doctor findings as the commands."""
     plugins = ask("GET", "/api/v1/plugins")[1]
     assert ("extension", "server") in [(each["kind"], each["id"]) for each in plugins["plugins"]]
     names = {each["name"] for each in ask("GET", "/api/v1/doctor")[1]["findings"]}

@@ -1,4 +1,4 @@
-"""What /metrics prints agrees with the status, reads as Prometheus reads it, and stays small."""
+"""The text of /metrics has the numbers of the status, is valid for Prometheus, and stays bounded."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Desk:
 
 
 class Operations:
-    """An environment of which only the numbers are known."""
+    """An environment of which only the metrics are known."""
 
     name = "e"
 
@@ -42,7 +42,7 @@ def text_of(operations):
 
 
 def samples_of(text, parse=text_string_to_metric_families):
-    """Values by name and labels; a sample that is there twice would be refused by Prometheus."""
+    """Return the values by name and labels. Prometheus refuses duplicate samples, so they fail here."""
     found = {}
     for family in parse(text):
         for sample in family.samples:
@@ -69,7 +69,7 @@ def env():
 
 @pytest.fixture
 def said(env):
-    """What is measured of a service that was called."""
+    """The metrics of a service that was called."""
     desk = env.service("desk")
     for number in range(5):
         desk.add(number, 1)
@@ -80,7 +80,7 @@ def said(env):
 
 
 def with_methods(said, names):
-    """*said* of a service that has the methods *names*, all called as `add` was."""
+    """Return *said* for a service with the methods *names*, each called as often as `add`."""
 
     def named(family):
         values = {(name, *key[1:]): value for key, value in family.values.items() if key[0] == "add" for name in names}
@@ -90,6 +90,7 @@ def with_methods(said, names):
 
 
 def test_every_number_is_that_of_the_status(env, said):
+    """Every metric has the number that the status has."""
     samples = samples_of(text_of(env))
     measured = env.status()["services"]["desk"]["metrics"]
     for name, method in measured["methods"].items():
@@ -120,6 +121,7 @@ def test_every_number_is_that_of_the_status(env, said):
 
 
 def test_buckets_count_up_to_the_number_of_calls(env, said):
+    """The buckets of a histogram are cumulative; the last one has all calls."""
     samples = samples_of(text_of(env))
     buckets = [
         number
@@ -131,6 +133,7 @@ def test_buckets_count_up_to_the_number_of_calls(env, said):
 
 
 def test_refused_calls_are_told_by_reason(env, said):
+    """Refused calls are counted by reason."""
     desk = env.service("desk")
     env.close()
     with pytest.raises(errors.ServiceStoppedError):
@@ -141,6 +144,7 @@ def test_refused_calls_are_told_by_reason(env, said):
 
 
 def test_counts_of_replicas_that_left_stay(env, said):
+    """No counter falls when a replica is replaced or removed."""
     before = samples_of(text_of(env))
     env.restart("desk")
     env.scale("desk", 1)
@@ -167,7 +171,9 @@ def growing(samples):
 
 
 def test_no_counter_falls_when_a_service_is_replaced(env):
-    """By `apply`, by another class, or because it was drained and deployed again; also while somebody scrapes."""
+    """
+    Counters never fall when `apply`, another class, or drain and deploy replace a service, not even during a scrape.
+    """
     env.register_service("counting", Counting)
     env.deploy()
     told = metrics.Metrics(env)
@@ -212,7 +218,7 @@ def test_no_counter_falls_when_a_service_is_replaced(env):
 
 
 def test_counts_of_replaced_services_need_bounded_memory(env):
-    """A few forerunners of a service are remembered, however often it is replaced unseen; no count is lost."""
+    """However often a service is replaced between scrapes, its old counts take bounded memory, and no count is lost."""
     for _ in range(12):
         env.register_service("counting", Counting)
         env.deploy()
@@ -223,6 +229,7 @@ def test_counts_of_replaced_services_need_bounded_memory(env):
 
 
 def test_service_that_cannot_be_composed_is_shown_as_not_ready(env):
+    """A service with an invalid configuration is exported as not ready, with no other metric."""
     env.register_service_with_config("bad", Desk, deployment_config=ServiceDeploymentConfig(target="nowhere"))
     samples = samples_of(text_of(env))
     assert value(samples, "sage_service_ready", service="bad") == 0
@@ -231,6 +238,7 @@ def test_service_that_cannot_be_composed_is_shown_as_not_ready(env):
 
 
 def test_replicas_that_are_ready_are_told_even_if_there_are_none(env, said):
+    """The number of ready replicas is exported even if it is 0."""
     assert value(samples_of(text_of(env)), "sage_replicas", service="desk", state="ready") == 2
     env.close()
     samples = samples_of(text_of(env))
@@ -239,6 +247,7 @@ def test_replicas_that_are_ready_are_told_even_if_there_are_none(env, said):
 
 
 def test_service_without_metrics_has_the_rest(env):
+    """A service with `enable_metrics: false` has its states exported, but no calls."""
     config = ServiceDeploymentConfig(enable_metrics=False, monitors=())
     env.register_service_with_config("plain", Desk, deployment_config=config)
     env.deploy()
@@ -252,6 +261,7 @@ HOSTILE = '%s %d a"b\\c\nsage_service_ready{service="forged"} 1\n# x'
 
 
 def test_no_name_can_forge_a_line(said):
+    """Service and method names are escaped, so no name can add a line."""
     samples = samples_of(text_of(Operations({HOSTILE: with_methods(said, [HOSTILE])})))
     assert value(samples, "sage_service_ready", service=HOSTILE) == 1
     assert value(samples, "sage_requests_total", service=HOSTILE, method=HOSTILE, outcome="ok") == 5
@@ -260,7 +270,9 @@ def test_no_name_can_forge_a_line(said):
 
 @pytest.mark.parametrize("most", [250, 400, 1000])
 def test_services_beyond_the_limit_are_added_up(said, monkeypatch, most):
-    """No call is left out, and the first services of the configuration keep their series."""
+    """
+    Services beyond the series limit are added up as `other`: no call is lost, the first services keep their series.
+    """
     monkeypatch.setattr(metrics, "MAX_SERIES", most)
     services = {f"s{number}": said for number in range(40)}
     samples = samples_of(text_of(Operations(services)))
@@ -274,6 +286,7 @@ def test_services_beyond_the_limit_are_added_up(said, monkeypatch, most):
 
 
 def test_service_that_is_too_large_leaves_the_others_their_series(said, monkeypatch):
+    """A service with too many series is added to `other`, and smaller ones keep their own."""
     monkeypatch.setattr(metrics, "MAX_SERIES", 400)
     large = with_methods(said, [f"m{number}" for number in range(30)])
     samples = samples_of(text_of(Operations({"large": large, "small": said})))
@@ -282,6 +295,7 @@ def test_service_that_is_too_large_leaves_the_others_their_series(said, monkeypa
 
 
 def test_service_that_is_called_other_shares_the_series_of_the_rest(said, monkeypatch):
+    """The calls of a service that is named `other` are in the same series as the rest."""
     monkeypatch.setattr(metrics, "MAX_SERIES", 250)
     samples = samples_of(text_of(Operations({"other": said, **{f"s{number}": said for number in range(9)}})))
     ok = [number for key, number in samples.items() if key[0] == "sage_requests_total" and ("outcome", "ok") in key]
@@ -293,6 +307,7 @@ def test_service_that_is_called_other_shares_the_series_of_the_rest(said, monkey
     [("*/*", "text/plain; version="), ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text")],
 )
 def test_who_may_look_gets_the_format_that_it_asks_for(env, accept, kind):
+    """With the read token, /metrics answers in the format that the client asks for."""
     with serve(env, "127.0.0.1:0", token=TOKEN, read_token="r" * 64) as server:
         status, text, headers = get(server, "/metrics", token="r" * 64, Accept=accept)
         assert (status, headers["Content-Type"].startswith(kind)) == (200, True)
@@ -301,7 +316,7 @@ def test_who_may_look_gets_the_format_that_it_asks_for(env, accept, kind):
 
 
 def test_two_hundred_services_are_told_quickly(said):
-    """Goal: 50 ms for a whole scrape on a quiet machine; the limit here allows for a slow one."""
+    """A scrape of 200 services is fast. The goal is 50 ms on a quiet machine; the limit here allows for a slow one."""
     import time
 
     told = metrics.Metrics(Operations({f"s{number}": said for number in range(200)}))
@@ -313,7 +328,7 @@ def test_two_hundred_services_are_told_quickly(said):
 
 
 def test_both_formats_tell_the_same(env, said):
-    """OpenMetrics, too, is read by its own parser, which is strict."""
+    """Both formats have the same values. OpenMetrics is checked with its own strict parser."""
     told = metrics.Metrics(env)
     plain = samples_of(told.text())
     opened = samples_of(told.text(is_open=True), open_parser.text_string_to_metric_families)
@@ -325,7 +340,7 @@ def test_both_formats_tell_the_same(env, said):
 
 
 def test_next_text_has_the_new_numbers(env, said):
-    """Lines are kept from one scrape to the next, their numbers are not; methods that are called later get lines."""
+    """The exporter reuses the lines of the last scrape with new numbers; newly called methods get new lines."""
     told = metrics.Metrics(env)
     told.text()
     env.service("desk").add(1, 1)
@@ -335,7 +350,7 @@ def test_next_text_has_the_new_numbers(env, said):
 
 
 def test_a_metric_that_cannot_be_told_is_counted(said):
-    """If two services use a name for two kinds of metric, the text stays one that Prometheus reads."""
+    """If two services use a name for different kinds of metric, one is left out and counted; the text stays valid."""
     counter = Family("hits_total", "counter", "Hits.", (), {(): 3})
     gauge = Family("hits_total", "gauge", "Hits.", (), {(): 4})
     services = {"one": said | {"hits_total": counter}, "two": said | {"hits_total": gauge}}

@@ -1,4 +1,4 @@
-"""The files of examples/monitoring name only metrics and labels that the server prints."""
+"""The files of examples/monitoring use only metrics and labels that the server exports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ROOT = Path(__file__).parent.parent.parent
 EXAMPLE = ROOT / "examples" / "monitoring"
 GUIDE = ROOT / "docs" / "guides" / "metrics.md"
 
-#: Values that a label can have.
+#: The values that each label can have.
 VALUES = {
     "outcome": set(Outcome.NAMES),
     "reason": {
@@ -31,7 +31,7 @@ VALUES = {
     "state": {"busy", "idle", *(str(state) for state in ReplicaState)},
     "kind": {str(kind) for kind in EventKind},
 }
-#: What Prometheus itself adds.
+#: Labels that Prometheus itself adds.
 TARGET = {"instance", "job"}
 
 
@@ -49,7 +49,7 @@ class Desk:
 
 @pytest.fixture(scope="module")
 def printed():
-    """Labels by the name of each metric, of a service that was called and can do whatever is measured."""
+    """The labels of each metric, exported by a service that was called and has every measured feature."""
 
     config = ServiceDeploymentConfig(threading_strategy="async", batch_size=2, batch_wait=0.001)
     text, until = "", time.monotonic() + 20
@@ -65,7 +65,7 @@ def printed():
 
 
 def expressions():
-    """All expressions in PromQL, by where they are."""
+    """Return all PromQL expressions by their place."""
     groups = yaml.safe_load((EXAMPLE / "alerts.yml").read_text(encoding="utf-8"))["groups"]
     found = {rule["alert"]: rule["expr"] for group in groups for rule in group["rules"]}
     dashboard = json.loads((EXAMPLE / "dashboard.json").read_text(encoding="utf-8"))
@@ -80,7 +80,7 @@ def expressions():
 
 @pytest.mark.parametrize("expression", expressions().values(), ids=expressions())
 def test_expression_names_what_is_printed(printed, expression):
-    """Metrics, the labels in their braces with fixed values that they can have, and the labels of `by`."""
+    """An expression uses only exported metrics, their labels, and values that these labels can have."""
     named = re.findall(r"\b(sage_\w+|up)\b(?:\{([^}]*)\})?", expression)
     assert named
     known = set(TARGET)
@@ -97,6 +97,7 @@ def test_expression_names_what_is_printed(printed, expression):
 
 
 def test_alerts_say_whom_to_look_at():
+    """Each alert names the service or instance, and has a severity."""
     groups = yaml.safe_load((EXAMPLE / "alerts.yml").read_text(encoding="utf-8"))["groups"]
     for rule in (rule for group in groups for rule in group["rules"]):
         assert re.search(r"\$labels\.(service|instance)", rule["annotations"]["summary"])
@@ -104,6 +105,7 @@ def test_alerts_say_whom_to_look_at():
 
 
 def test_prometheus_reads_the_alerts_and_the_token_from_files():
+    """Prometheus reads the alerts and the token from files."""
     config = yaml.safe_load((EXAMPLE / "prometheus.yml").read_text(encoding="utf-8"))
     assert [(EXAMPLE / name).is_file() for name in config["rule_files"]] == [True]
     (job,) = config["scrape_configs"]
@@ -118,7 +120,7 @@ def test_panels_do_not_overlap():
 
 
 def test_guide_has_every_metric_with_its_labels(printed):
-    """And none that is not printed."""
+    """The guide lists exactly the exported metrics, each with its labels."""
     rows = re.findall(r"^\| `(sage_\w+)` \| (\w+) \|([^|]*)\|", GUIDE.read_text(encoding="utf-8"), re.MULTILINE)
     told = {}
     for name, kind, labels in rows:

@@ -1,4 +1,4 @@
-"""Calls under a path of somebody else's application."""
+"""Calls under a path of another application."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sage_deploy_server import asgi
 
 
 async def _post(app, path, body):
-    """One request, as a server sends it to an application."""
+    """Send one request as a server does."""
     sent = []
     scope = {
         "type": "http",
@@ -41,7 +41,7 @@ async def _post(app, path, body):
 
 
 def test_calls_are_answered_below_the_path_of_an_application(env):
-    """Nothing else is: what looks at the environment or changes it is not for whoever may call."""
+    """A mounted application answers calls only; the management API is not available there."""
     app = Starlette(routes=[Mount("/services", asgi(env))])
     assert asyncio.run(_post(app, "/services/desk/add", b"[1, 2]")) == (200, b"3")
     assert asyncio.run(_post(app, "/services/desk/ad", b"[1, 2]"))[0] == 404

@@ -1,4 +1,4 @@
-"""What the server says can be called, can be called: its schemas take what it takes and refuse what it refuses."""
+"""The server's OpenAPI document: its schemas accept exactly what the server accepts."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ class Place:
 
 @dataclass
 class Halfway:
-    """As one whose field names a class that only type checkers import."""
+    """Like a class whose field names a class that only type checkers import."""
 
     value: Missing  # noqa: F821
 
 
 class Unknown:
-    """Nothing that msgspec knows."""
+    """A class that msgspec does not know."""
 
 
 class Desk:
@@ -93,7 +93,7 @@ class Desk:
     def anything(self, value, unknown: Unknown | None = None):
         return value
 
-    def broken(self, value: Missing) -> None:  # noqa: F821 - as a name that only type checkers import
+    def broken(self, value: Missing) -> None:  # noqa: F821 - like a name that only type checkers import
         pass
 
     def halfway(self, value: Halfway) -> None:
@@ -169,7 +169,7 @@ def answer_of(document, method):
 
 
 def takes(document, schema, value):
-    """Whether *schema* takes *value*; its references are looked up in the document."""
+    """Return whether *schema* accepts *value*; references are resolved in the document."""
     validator = jsonschema.Draft202012Validator(
         {**schema, "components": document["components"]}, format_checker=jsonschema.FormatChecker(["date"])
     )
@@ -230,6 +230,7 @@ def takes(document, schema, value):
     ],
 )
 def test_schema_takes_what_the_server_takes(server, document, method, body):
+    """For each body, the method's schema and the server agree whether it is valid."""
     status, answer, _ = get(server, f"/services/desk/{method}", method="POST", body=body)
     assert status in {200, 400}, answer
     assert takes(document, body_of(document, method), body) == (status == 200), answer
@@ -247,12 +248,14 @@ def test_schema_takes_what_the_server_takes(server, document, method, body):
     ],
 )
 def test_answer_is_of_the_kind_that_the_method_gives(document, method, media, schema):
+    """The media type and schema of an answer fit the method's return type."""
     found = answer_of(document, method)
     assert list(found) == media
     assert all(each.get("schema") == schema for each in found.values())
 
 
 def test_classes_of_one_name_do_not_overwrite_each_other(document):
+    """Classes with the same name in different services have separate schemas."""
     mine = body_of(document, "item")
     others = body_of(document, "put", "shelf")
     assert takes(document, mine, {"item": {"name": "pen"}})
@@ -262,7 +265,7 @@ def test_classes_of_one_name_do_not_overwrite_each_other(document):
 
 
 def test_document_is_complete(document):
-    """Every reference is there, every schema is one, and no two operations have the same ID."""
+    """Every reference resolves, every schema is valid, and operation ids are unique."""
     text = json.dumps(document)
     for reference in set(re.findall(r'"\$ref": "#/([^"]+)"', text)):
         found = document
@@ -279,7 +282,7 @@ def test_document_is_complete(document):
 
 
 def test_changes_say_what_they_take(server):
-    """Each parameter that a route reads, and whether there must be a body."""
+    """The document lists each parameter that a management route reads, and whether it needs a body."""
     paths = get(server, "/openapi.json", token="r" * 64)[1]["paths"]
     taken = {
         path: ([each["name"] for each in found["post"]["parameters"]], found["post"]["requestBody"]["required"])
@@ -301,6 +304,7 @@ def test_changes_say_what_they_take(server):
 
 
 def test_operation_says_what_the_docstring_says(document):
+    """An operation has the summary and description of the method's docstring, and its defaults and headers."""
     add = document["paths"]["/services/desk/add"]["post"]
     assert (add["summary"], add["description"]) == ("Add two numbers.", "Add two numbers.\n\nOf any size.")
     assert add["requestBody"]["required"] is True
@@ -312,6 +316,7 @@ def test_operation_says_what_the_docstring_says(document):
 
 
 def test_only_served_methods_are_there_and_no_secrets(document):
+    """The document has only the public methods, and no default value of a secret parameter."""
     paths = document["paths"]
     own = {path for path in paths if path.startswith("/services/desk/")}
     served = {name for name in vars(Desk) if not name.startswith("_")}
@@ -320,6 +325,7 @@ def test_only_served_methods_are_there_and_no_secrets(document):
 
 
 def test_services_have_schemas_that_stand_alone(server):
+    """The schemas under /services need no other document."""
     status, found, _ = get(server, "/services", token="r" * 64)
     assert status == 200
     services = {service["name"]: service for service in found["services"]}
@@ -334,6 +340,7 @@ def test_services_have_schemas_that_stand_alone(server):
 
 
 def test_service_that_cannot_be_composed_says_why(server):
+    """A service with an invalid configuration is listed with the reason and without methods."""
     _, found, _ = get(server, "/services/bad")
     assert (found["state"], found["methods"]) == ("refused", [])
     assert "nowhere" in found["error"]
@@ -347,6 +354,7 @@ def test_unknown_service_is_not_found_with_a_guess(server):
 
 @pytest.mark.parametrize("path", ["/services", "/services/desk", "/openapi.json"])
 def test_who_has_no_token_learns_nothing(server, path):
+    """Without a valid token, neither services nor the document are readable."""
     assert get(server, path, token="x" * 64)[0] == 401
 
 
@@ -358,7 +366,7 @@ def test_further_paths_are_added(env):
 
 
 def test_service_of_which_no_class_is_known_takes_anything():
-    """Such as one that another process has deployed: its methods are known once it was called, not what they take."""
+    """If only a service's methods are known, as for one deployed by another process, its schemas accept anything."""
 
     class Aio:
         def get(self, *args, **kwargs):

@@ -1,4 +1,4 @@
-"""A real Prometheus scrapes the server with the example's configuration, and answers questions about what ran."""
+"""A real Prometheus scrapes the server with the example's configuration and answers queries."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def free_port():
 
 @pytest.fixture
 def query(server, tmp_path):
-    """Ask Prometheus, which scrapes the server ten times a second; gives the value of the only series."""
+    """Query Prometheus, which scrapes the server ten times a second; return the value of the only series."""
     config = yaml.safe_load((EXAMPLE / "prometheus.yml").read_text(encoding="utf-8"))
     config["global"] = {"scrape_interval": "100ms", "scrape_timeout": "100ms", "evaluation_interval": "100ms"}
     (job,) = config["scrape_configs"]
@@ -60,7 +60,7 @@ def query(server, tmp_path):
         try:
             with urlopen(f"http://127.0.0.1:{port}/api/v1/query?{urlencode({'query': expression})}") as answer:
                 found = json.load(answer)["data"]["result"]
-        except OSError:  # it has only just begun
+        except OSError:  # it has only just started
             return None
         return float(found[0]["value"][1]) if found else None
 
@@ -70,7 +70,7 @@ def query(server, tmp_path):
 
 
 def until(found):
-    """Wait until a question has an answer that is right."""
+    """Wait until *found* returns true."""
     end = time.monotonic() + PATIENCE
     while not found():
         assert time.monotonic() < end
@@ -78,7 +78,7 @@ def until(found):
 
 
 def test_prometheus_counts_the_calls_that_the_status_counts(query, env):
-    """To the last one, also when replicas are added."""
+    """Prometheus has exactly the calls that the status has, also after the service was scaled."""
     desk = env.service("desk")
     for number in range(50):
         assert desk.add(number, 1) == number + 1

@@ -1,4 +1,4 @@
-"""The file of `sage-deploy report`, opened in a real browser: it shows what the dashboard showed, and needs nothing."""
+"""The file of `sage-deploy report` in a real browser: it shows what the dashboard shows, without a server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sage_deploy_server.commands.reporting import report
 from sage_deploy_server.reports import answers, page
 from sage_plugins import Environment, ServiceDeploymentConfig
 
-pytestmark = pytest.mark.xdist_group("report")  # one browser for all of them
+pytestmark = pytest.mark.xdist_group("report")  # one browser for all tests
 
 HOSTILE = "<img src=x onerror=alert(1)>'\"</script><script>alert(2)</script><!-- \u2028\u202e"
 CANARY = "canary-in-a-coal-mine"
@@ -69,9 +69,9 @@ def browser():
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    """A service that has been called, of which a call hangs, one that is ill, and one with a secret."""
+    """A service that was called and has a call that hangs, an unhealthy one, and one with a secret."""
     Desk.door, Desk.entered = threading.Event(), threading.Event()
-    # Asked once, as soon as it is ready: a thread that asks later would be taken for one that a test has left.
+    # Checked only once, when ready: the test run would report the thread of a later check as left behind.
     asked = {"health_check_interval": 3600, "failure_threshold": 1}
     file = tmp_path_factory.mktemp("files") / "secret.yaml"
     file.write_text(f"services: {{secret: {{class: 'served_desk:Desk', user_config: {{api_key: {CANARY}}}}}}}\n")
@@ -95,7 +95,9 @@ def server(tmp_path_factory):
 
 
 def call(desk):
-    """Nine calls that end, and one that hangs; in a thread, since Playwright has an event loop in the test's."""
+    """
+    Make nine calls that end and one that hangs. Runs in a thread, because Playwright uses the main thread's event loop.
+    """
     for number in range(7):
         desk.add(number)
     for _ in range(2):
@@ -105,7 +107,7 @@ def call(desk):
 
 
 def write(server, file, token=TOKEN):
-    """Write a report; gives its recording."""
+    """Write a report; return its recording."""
     done = CliRunner().invoke(report, ["-o", str(file), "--url", server.url, "--token", token])
     assert (done.exit_code, done.stdout) == (0, ""), done.output
     return recording_in(file)
@@ -125,7 +127,7 @@ def file(server, tmp_path_factory):
 
 @pytest.fixture
 def opened(browser, file):
-    """Opens a screen of a report; at the end there were no errors, no violations of its policy and no requests."""
+    """Open a screen of a report. At the end, check that there were no errors, policy violations or requests."""
     watched = []
 
     def opened(screen="overview", *, of=file, **settings):
@@ -149,7 +151,9 @@ def opened(browser, file):
 @pytest.mark.parametrize("screen", SCREENS)
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_screen_breaks_no_rule_of_accessibility_and_fits_into_360_pixels(opened, screen, scheme):
-    """`opened` sees to it that there are no errors, no violations of the policy and no requests."""
+    """
+    Each screen has no serious accessibility fault and fits 360 pixels. `opened` checks errors, policy and requests.
+    """
     shown = opened(screen, color_scheme=scheme)
     shown.get_by_role("heading", name=SCREENS[screen]).first.wait_for()
     shown.get_by_text("Loading ...").wait_for(state="detached")
@@ -162,7 +166,7 @@ def test_a_screen_breaks_no_rule_of_accessibility_and_fits_into_360_pixels(opene
 
 
 def test_a_screen_has_nothing_that_needs_a_server(opened, file):
-    """No actions, and nothing to wait for; it says when it was recorded, and never that it is live."""
+    """A report has no actions, no screen for calls and no live state. It shows when it was recorded."""
     shown = opened()
     for screen, heading in SCREENS.items():
         shown.goto(f"{file.as_uri()}#/{screen}")
@@ -176,6 +180,7 @@ def test_a_screen_has_nothing_that_needs_a_server(opened, file):
 
 
 def test_without_javascript_the_file_says_what_it_needs(opened):
+    """Without JavaScript, the file says that it needs it."""
     shown = opened(java_script_enabled=False)
     assert "This file needs JavaScript" in shown.locator("noscript").inner_text()
 
@@ -184,7 +189,7 @@ def test_without_javascript_the_file_says_what_it_needs(opened):
 
 
 def test_the_numbers_are_those_of_the_api(opened, server, file):
-    """In the rows, on the page of a service, and of its replicas."""
+    """The report has the numbers of the API, in the rows and on the service's page."""
     rows = {row["name"]: row for row in EnvironmentClient.at_url(server.url, TOKEN).get("/api/v1/services")}
     recorded = {row["name"]: row for row in recording_in(file)["answers"]["/api/v1/services"]["data"]}
     fixed = ("state", "ready", "replicas", "calls", "errors", "p50", "p95", "p99", "queue", "stripes", "generation")
@@ -206,7 +211,7 @@ def test_the_numbers_are_those_of_the_api(opened, server, file):
 
 
 def test_ages_are_those_of_the_moment_of_recording(opened, file):
-    """However late somebody looks."""
+    """Ages are those at the time of recording, however late the file is opened."""
     shown = opened("services/desk/desk%230")
     before = shown.locator("dl").inner_text()
     assert re.search(r"Runs for\n\d+ s\n", before)
@@ -218,7 +223,9 @@ def test_ages_are_those_of_the_moment_of_recording(opened, file):
 
 
 def test_hostile_texts_stay_texts(opened, file):
-    """Of names, errors and log lines; in the file, too, where they could end the script that they are in."""
+    """
+    Hostile text in names, errors and logs stays text. In the file, too, it cannot end the script that contains it.
+    """
     text = file.read_text("utf-8")
     assert len(re.findall(r"<script|<!--|</script", text)) == 4
     assert re.findall("[\u2028\u202e]", text.partition("<style>")[2]) == []
@@ -235,6 +242,7 @@ def test_hostile_texts_stay_texts(opened, file):
 
 
 def test_secrets_are_not_in_the_file(file):
+    """The file contains no secrets, tokens or login tickets."""
     text = file.read_text("utf-8")
     assert "api_key" in text
     assert [each for each in (CANARY, TOKEN, READ_TOKEN, "ticket=") if each in text] == []
@@ -244,7 +252,7 @@ def test_secrets_are_not_in_the_file(file):
 
 
 def test_links_filters_and_keys_lead_everywhere(opened):
-    """As in the dashboard; filters are in the address."""
+    """Links, filters and keys work as in the dashboard; filters are in the address."""
     shown = opened()
     shown.get_by_placeholder("Find").fill("sick")
     shown.get_by_role("link", name="desk", exact=True).wait_for(state="detached")
@@ -264,6 +272,7 @@ def test_links_filters_and_keys_lead_everywhere(opened):
 
 
 def test_charts_are_there_of_each_span(opened):
+    """The report has charts for each time span."""
     shown = opened("services/desk")
     for span in ("1 h", "24 h", "15 min"):
         shown.get_by_role("button", name=span).click()
@@ -274,7 +283,7 @@ def test_charts_are_there_of_each_span(opened):
 
 
 class Measured:
-    """Tells of ten seconds from noon on, of which three are known."""
+    """Ten seconds of history from noon on, three of them known."""
 
     def get(self, path, **query):
         first = 1_800_014_400  # 2027-01-15 12:00:00
@@ -284,7 +293,7 @@ class Measured:
 
 
 def test_a_chart_has_each_value_at_its_time(opened, file, tmp_path):
-    """It ends with the last second that is known; what is not known before is a gap."""
+    """A chart draws each value at its time and ends with the last known second; unknown values are gaps."""
     recording = recording_in(file)
     recording["answers"]["/api/v1/history?seconds=900&service=desk"] = answers._history(Measured(), 900, "desk")
     drawn = tmp_path / "drawn.html"
@@ -300,6 +309,7 @@ def test_a_chart_has_each_value_at_its_time(opened, file, tmp_path):
 
 
 def test_the_language_can_be_chosen(opened):
+    """The language of a report can be switched."""
     shown = opened()
     shown.get_by_role("button", name="中文").click()
     shown.get_by_text("3 个服务中有 1 个未完全就绪").wait_for()
@@ -312,7 +322,7 @@ def test_the_language_can_be_chosen(opened):
 
 
 def test_only_the_script_and_the_style_of_the_file_count(browser, file):
-    """Whatever gets into the page runs as little as it loads anything."""
+    """The file's policy allows only its own script and style: injected scripts and requests are blocked."""
     policy = re.search(r'Content-Security-Policy" content="([^"]+)"', file.read_text("utf-8"))[1]
     allowed = dict(each.split(" ", 1) for each in policy.split("; "))
     assert allowed.pop("img-src") == "data:"
@@ -331,7 +341,7 @@ def test_only_the_script_and_the_style_of_the_file_count(browser, file):
 
 
 class Many:
-    """Two hundred services, of which one is ill; it notes what it is asked."""
+    """A client that shows 200 services, one of them failed, and records its requests."""
 
     def __init__(self, server):
         self.client = EnvironmentClient.at_url(server.url, TOKEN)
@@ -358,7 +368,9 @@ class Many:
 
 
 def test_of_many_services_the_ill_ones_have_charts_and_the_file_says_what_it_leaves_out(opened, server, tmp_path):
-    """And the API is asked once a path."""
+    """
+    With many services, unhealthy ones get charts first. The file says what it leaves out; each path is asked once.
+    """
     many = Many(server)
     file = tmp_path / "many.html"
     file.write_text(page.page_of(answers.record(many)), encoding="utf-8")
@@ -382,6 +394,7 @@ def test_of_many_services_the_ill_ones_have_charts_and_the_file_says_what_it_lea
 
 
 def test_of_a_service_that_is_left_out_the_page_says_so(opened, server, tmp_path, monkeypatch):
+    """The page of a service that the file leaves out says so."""
     monkeypatch.setattr(answers, "_MAX_SERVICES", 1)
     monkeypatch.setattr(answers, "_MAX_CHARTS", 1)
     file = tmp_path / "few.html"
@@ -393,6 +406,7 @@ def test_of_a_service_that_is_left_out_the_page_says_so(opened, server, tmp_path
 
 
 def test_who_may_only_look_gets_all_but_the_plan(opened, server, tmp_path):
+    """A report written with the read token has everything except the plan."""
     file = tmp_path / "read.html"
     write(server, file, READ_TOKEN)
     shown = opened("plan", of=file)
@@ -411,7 +425,7 @@ def test_who_may_only_look_gets_all_but_the_plan(opened, server, tmp_path):
     ],
 )
 def test_a_module_that_a_report_cannot_have_is_told(monkeypatch, text, words):
-    """Else the file would be an empty page."""
+    """A module that a report cannot include is an error, because the report would be an empty page."""
     read_file = page.read_file
     monkeypatch.setattr(page, "read_file", lambda file: text.encode() if file == "board/words.js" else read_file(file))
     with pytest.raises(ValueError, match=re.escape(words)):

@@ -1,4 +1,4 @@
-"""The page, the commands, the API and `/metrics` say the same, and the page says it within two snapshots."""
+"""The page, the commands, the API and `/metrics` show the same numbers, the page within two snapshots."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from second_terminal import SAGE_DEPLOY
 #: Playwright runs an event loop in this thread.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::sage_plugins.errors.BlockingCallWarning"),
-    pytest.mark.xdist_group("same_everywhere"),  # one browser for all of them
+    pytest.mark.xdist_group("same_everywhere"),  # one browser for all tests
 ]
 
 TOKEN = "t" * 64
@@ -41,7 +41,7 @@ window.EventSource = class extends EventSource {
 
 
 class Till:
-    """Counts, fails, hangs, falls ill and cannot be made, as the test says."""
+    """Counts, fails, hangs, becomes unhealthy and cannot be constructed, as the test says."""
 
     door, entered = threading.Event(), threading.Semaphore(0)
     is_ill = is_broken = False
@@ -65,7 +65,7 @@ class Till:
 
 
 class SlowToReturn(process_target.ProcessReplica):
-    """A replica in a child process; the one that takes the place of another waits for the test."""
+    """A replica in a child process. A replacement waits for the test before it starts."""
 
     door = threading.Event()
 
@@ -100,7 +100,7 @@ def env():
 
 
 class Surfaces:
-    """All places where a service is looked at."""
+    """All surfaces that show a service."""
 
     def __init__(self, env, server, page):
         self.env, self.server, self.page = env, server, page
@@ -109,7 +109,7 @@ class Surfaces:
         return json.loads(self.text(path))
 
     def text(self, path):
-        """What the API answers, though it be an error."""
+        """Return the API's answer, even if it is an error."""
         connection = HTTPConnection(*self.server.address, timeout=20)
         connection.request("GET", path, headers={"Authorization": f"Bearer {TOKEN}"})
         try:
@@ -118,19 +118,19 @@ class Surfaces:
             connection.close()
 
     def command(self, *arguments):
-        """What a command prints in a process of its own, and its exit code."""
+        """Run a command in its own process; return its output as JSON, and the exit code."""
         line = [SAGE_DEPLOY, *arguments, "--url", self.server.url, "--token", TOKEN]
         done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
         return json.loads(done.stdout), done.returncode
 
     def metric(self, name, **labels):
-        """The sum of all samples of that name and labels."""
+        """Return the sum of all samples of that name with these labels."""
         wanted = [f'{label}="{value}"' for label, value in labels.items()]
         lines = [line for line in self.text("/metrics").splitlines() if re.match(rf"{name}[{{ ]", line)]
         return sum(float(line.rpartition(" ")[2]) for line in lines if all(each in line for each in wanted))
 
     def fact(self, name):
-        """A number of the service's page."""
+        """Return a number from the service's page."""
         text = self.page.locator(".facts-row div").filter(has=self.page.get_by_text(name, exact=True)).inner_text()
         return text.removeprefix(name).strip()
 
@@ -138,7 +138,7 @@ class Surfaces:
         return self.page.evaluate("window.snapshots")
 
     def shows(self, text, since):
-        """The page shows *text*, in the second snapshot after the *since*th at the latest."""
+        """Check that the page shows *text* no later than two snapshots after *since*."""
         self.page.get_by_text(text).first.wait_for()
         assert self.snapshots() <= since + 2
 
@@ -167,7 +167,7 @@ def shop(watched, env):
 
 @pytest.fixture
 def processes(watched):
-    """The same service, each replica in a process of its own."""
+    """The same service with each replica in its own process."""
     SlowToReturn.door.clear()
     with Environment(
         "shop", registry=Registry.of(sage_deploy_balancers, sage_deploy_monitors, sage_deploy_threading, Plugin())
@@ -181,16 +181,16 @@ def processes(watched):
 
 
 def until(condition):
-    """Wait for what the health checks find."""
+    """Wait until *condition* holds, such as the result of a health check."""
     while not condition():
-        time.sleep(0.01)  # the checks' own interval is ten times as long
+        time.sleep(0.01)  # a tenth of the checks' own interval
 
 
 # -- states ------------------------------------------------------------------------------------------------------------
 
 
 def test_a_service_without_a_replica_that_is_ready_is_unready_everywhere(shop, env):
-    """For an orchestrator, too; and it is ready again everywhere."""
+    """A service without a ready replica is unready on every surface, also in /readyz, and then ready again."""
     Till.is_ill = True
     until(lambda: env.overview()["till"]["state"] == "unready")
     shop.shows("unready, 0 of 1 replicas ready", shop.snapshots())
@@ -210,9 +210,11 @@ def test_a_service_without_a_replica_that_is_ready_is_unready_everywhere(shop, e
 
 
 def test_a_killed_replica_is_missing_everywhere_until_another_has_its_place(processes):
-    """Meanwhile the service is degraded, which is ready enough for an orchestrator."""
+    """
+    A killed replica is missing on every surface until it is replaced. Meanwhile the service is degraded and /readyz ok.
+    """
     shop = processes
-    ready = lambda: shop.env.overview()["till"]["health"]["ready"]  # noqa: E731 - said twice
+    ready = lambda: shop.env.overview()["till"]["health"]["ready"]  # noqa: E731 - used twice
     process_target.kill("till#0")
     until(lambda: ready() == 1)
     shop.shows("degraded, 1 of 2 replicas ready", shop.snapshots())
@@ -231,6 +233,7 @@ def test_a_killed_replica_is_missing_everywhere_until_another_has_its_place(proc
 
 
 def test_a_full_queue_is_full_everywhere(shop, env):
+    """A full queue and its refused calls show the same numbers on every surface."""
     till = env.service("till")
     futures = [till.submit("hang") for _ in range(4)]
     for _ in range(2):
@@ -251,7 +254,7 @@ def test_a_full_queue_is_full_everywhere(shop, env):
 
 
 def test_a_constructor_that_breaks_is_named_where_the_change_was_asked_for(shop, env):
-    """What ran before runs on."""
+    """A constructor error is shown in the dialog that asked for the change; the running replicas are unchanged."""
     page = shop.page
     page.goto(f"{shop.server.url}/#/services/till")
     Till.is_broken = True
@@ -268,7 +271,7 @@ def test_a_constructor_that_breaks_is_named_where_the_change_was_asked_for(shop,
 
 
 def load(env, seconds):
-    """Calls for that long, every tenth of which fails; gives how many were made."""
+    """Make calls for that long, of which every tenth fails; return their number."""
     till, made, end = env.service("till"), 0, time.monotonic() + seconds
     while time.monotonic() < end:
         made += 1
@@ -277,13 +280,13 @@ def load(env, seconds):
         else:
             with pytest.raises(LookupError):
                 till.fail()
-        time.sleep(0.002)  # so that the load is bounded
+        time.sleep(0.002)  # to limit the load
     return made
 
 
 @pytest.mark.parametrize("seconds", [3, pytest.param(60, marks=[pytest.mark.slow, pytest.mark.timeout(180)])])
 def test_numbers_are_the_same_everywhere_under_load_and_after_it(shop, env, seconds):
-    """Under load each look lies between the one before and the one after it; after it all are equal."""
+    """Under load, each reading is at least as high as the one before it. Afterwards all surfaces are equal."""
     shop.page.goto(f"{shop.server.url}/#/services/till")
     made = []
     loader = threading.Thread(target=lambda: made.append(load(env, seconds)))

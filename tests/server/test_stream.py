@@ -1,4 +1,4 @@
-"""Who watches is shown what changes, once a second; nobody else pays for it."""
+"""The event stream: viewers get a snapshot each second, and without viewers none is made."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Viewer:
         self.answer = self.connection.getresponse()
 
     def snapshot(self):
-        """The next one; None at the end."""
+        """Return the next snapshot; None at the end."""
         lines = []
         while (line := self.answer.readline()) not in {b"\n", b""}:
             lines.append(line)
@@ -49,6 +49,7 @@ def watch(server, monkeypatch):
 
 
 def test_each_snapshot_has_all_services_and_the_events_since_the_last(watch, env):
+    """Each snapshot has all services, and the events since the last snapshot."""
     viewer = watch()
     first = viewer.snapshot()
     assert [row["name"] for row in first["services"]] == ["desk"]
@@ -61,7 +62,7 @@ def test_each_snapshot_has_all_services_and_the_events_since_the_last(watch, env
 
 
 def test_a_snapshot_is_made_once_for_all_who_watch_and_never_for_nobody(watch, env, monkeypatch):
-    """The environment is asked as often for ten as for one."""
+    """One snapshot serves all viewers: the environment is asked once, and never when nobody watches."""
     asked, numbers, overview = [], threading.Semaphore(0), env.overview
 
     def counting():
@@ -77,7 +78,7 @@ def test_a_snapshot_is_made_once_for_all_who_watch_and_never_for_nobody(watch, e
     assert len(asked) < 3 * len(viewers)
     for viewer in viewers:
         viewer.close()
-    while numbers.acquire(timeout=0.5):  # those that were on their way; then there are no more
+    while numbers.acquire(timeout=0.5):  # the last ones may still be under way; then no more come
         pass
     before = len(asked)
     assert not numbers.acquire(timeout=0.2)
@@ -85,25 +86,27 @@ def test_a_snapshot_is_made_once_for_all_who_watch_and_never_for_nobody(watch, e
 
 
 def test_who_comes_later_sees_at_once_what_the_others_saw_last(watch, monkeypatch):
-    """It waits for no beat of theirs."""
+    """A new viewer gets the last snapshot at once, without waiting for the next."""
     monkeypatch.setattr(streaming, "_INTERVAL_S", 10 * PATIENCE)
     first = watch().snapshot()
     assert watch().snapshot() == first
 
 
 def test_no_more_than_so_many_watch(watch, monkeypatch):
+    """The number of viewers is limited; one more gets 503."""
     monkeypatch.setattr(streaming, "_MAX_VIEWERS", 2)
     assert [watch().answer.status for _ in range(3)] == [200, 200, 503]
 
 
 def test_every_answer_has_the_time_though_nobody_wakes_up_to_write_it(ask):
-    """Also one that comes long after the one before."""
+    """Every answer has the current time in `Date`, also after a long pause, although no timer updates it."""
     for _ in range(2):
         date = parsedate_to_datetime(ask("GET", "/healthz")[2]["Date"]).timestamp()
         assert abs(date - time.time()) < 2
 
 
 def test_the_end_of_the_server_waits_for_no_viewer(watch, server):
+    """The server's end does not wait for viewers."""
     viewer = watch()
     assert viewer.snapshot() is not None
     server.close()

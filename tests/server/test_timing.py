@@ -1,4 +1,4 @@
-"""`Server-Timing`: what the time of a call went to, wherever its replica is."""
+"""The header `Server-Timing` says how long a call waited and ran, wherever its replica is."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.plugins.registry import Registry
 
 TOKEN = "t" * 64
-#: Where replicas in other processes import from.
+#: The import path for replicas in other processes.
 PATHS = os.pathsep.join(map(str, (Path(acme_sockets.__file__).parents[1], Path(timed_desk.__file__).parent)))
 REGISTRY = Registry.of(
     acme_sockets,
@@ -37,7 +37,9 @@ REGISTRY = Registry.of(
 
 @pytest.fixture(params=["local", "sockets"])
 def timed(request):
-    """Ask a served environment, whose replica is here or in another process: gives the status, queue and run in ms."""
+    """
+    Call a served environment with a local or remote replica; return the status, and the queue and run times in ms.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", PATHS)
         with Environment("timed", registry=REGISTRY) as env:
@@ -62,7 +64,7 @@ def ask(server, method, args, headers):
 
 
 def test_a_calls_answer_says_how_long_it_waited_and_ran(timed):
-    """Both are in the method's own clock: no longer than the request, and the run no shorter than the method says."""
+    """The answer has the queue and run times of the call. Together they are shorter than the request."""
     began = time.monotonic()
     status, found = timed("spin", 20_000)
     spent = (time.monotonic() - began) * 1e3
@@ -72,21 +74,24 @@ def test_a_calls_answer_says_how_long_it_waited_and_ran(timed):
 
 
 def test_a_method_that_raises_was_timed_too(timed):
+    """A call whose method raises has both times too."""
     status, found = timed("fail")
     assert (status, found.keys()) == (500, {"queue", "run"})
 
 
 def test_a_call_that_was_never_accepted_has_no_times(timed):
+    """A call that was not accepted has no times."""
     assert timed("missing") == (404, {})
     assert timed("spin", X_Timeout="soon") == (400, {})
 
 
 def test_a_streams_answer_begins_with_how_long_it_waited(timed):
-    """How long it runs is not known by then, as long as there are more items than fit on the way."""
+    """The header of a stream has only the time in the queue: it is sent before the stream's run time is known."""
     status, found = timed("count", 1000)
     assert (status, found.keys()) == (200, {"queue"})
 
 
 def test_a_stream_without_items_says_both(timed):
+    """A stream without items has both times."""
     status, found = timed("count", 0)
     assert (status, found.keys()) == (200, {"queue", "run"})

@@ -1,4 +1,4 @@
-"""The page that tries calls, in a real browser: what it shows, what it sends, and what never happens in it."""
+"""The page for trying calls in a real browser: what it shows and sends, and what must never happen in it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from chromium import Watched, chromium
 from sage_deploy_server import serve
 from sage_plugins import Environment, ServiceDeploymentConfig
 
-pytestmark = pytest.mark.xdist_group("try_page")  # one browser for all of them
+pytestmark = pytest.mark.xdist_group("try_page")  # one browser for all tests
 
 TOKEN = "t" * 64
 HOSTILE = "<img src=x onerror=alert(1)>'\"</script><script>alert(2)</script>"
@@ -113,7 +113,7 @@ def server():
 
 @pytest.fixture
 def opened(browser, server):
-    """Opens the page with a new browser that has logged in; at the end nothing that must not happen has happened."""
+    """Open the page in a new browser that has logged in. At the end, check that no forbidden thing has happened."""
     watched = []
 
     def opened(method=None, *, read_only=False, **settings):
@@ -124,7 +124,7 @@ def opened(browser, server):
         if method is not None:
             methods = page.get_by_label("Services")
             methods.get_by_role("link", name=method).click()
-            methods.locator("[aria-current=page]").wait_for()  # what is to the right is of this method from then on
+            methods.locator("[aria-current=page]").wait_for()  # from then on, the right side belongs to this method
         return page
 
     yield opened
@@ -151,6 +151,7 @@ def _result(page):
 
 
 def test_a_link_leads_to_the_page_and_its_ticket_is_gone(opened, server):
+    """A login link leads to the page; the ticket leaves the address, and scripts cannot read the cookie."""
     page = opened()
     assert page.url == f"{server.url}/#/try"
     page.get_by_text("Choose a method.").wait_for()
@@ -162,6 +163,7 @@ def test_a_link_leads_to_the_page_and_its_ticket_is_gone(opened, server):
 
 
 def test_who_has_not_logged_in_or_not_any_more_is_told_what_to_do(browser, server, opened):
+    """A browser without a login, or with an expired one, is told how to log in."""
     watched = Watched(browser, server.url)
     watched.page.goto(f"{server.url}/")
     assert "sage-deploy login" in watched.page.inner_text("main")
@@ -177,7 +179,9 @@ def test_who_has_not_logged_in_or_not_any_more_is_told_what_to_do(browser, serve
 
 @pytest.mark.parametrize("elsewhere", ["http://evil.example", "http://127.0.0.1:59999"])
 def test_a_page_of_another_site_calls_nothing_with_the_login(browser, server, elsewhere):
-    """Not even one at another port of the same host, to which the browser does send the cookie."""
+    """
+    Another site cannot call a service with the login, even on another port of this host, where the cookie is sent.
+    """
     watched = Watched(browser, elsewhere)
     watched.page.goto(server.login_link())
     watched.page.route(f"{elsewhere}/**", lambda route: route.fulfill(body="<p>", content_type="text/html"))
@@ -197,6 +201,7 @@ def test_a_page_of_another_site_calls_nothing_with_the_login(browser, server, el
 
 
 def test_a_call_shows_its_result_its_status_its_time_and_its_id(opened):
+    """A call shows its result, status, time and request id."""
     page = opened("add")
     assert page.get_by_text("Add two numbers.").is_visible()
     _fill(page, a="40")
@@ -209,6 +214,7 @@ def test_a_call_shows_its_result_its_status_its_time_and_its_id(opened):
 
 
 def test_a_form_has_a_field_of_the_right_kind_for_each_argument(opened):
+    """The form has a field of the right kind for each argument, and sends the right values."""
     page = opened("take")
     kinds = {
         name: page.get_by_label(name, exact=True).evaluate("field => field.tagName")
@@ -233,7 +239,7 @@ def test_a_form_has_a_field_of_the_right_kind_for_each_argument(opened):
 
 
 def test_hints_and_problems_of_a_form_are_in_the_language_of_the_page(opened):
-    """At once when it is switched, with what was typed."""
+    """Hints and problems of a form switch with the page's language, and the input is kept."""
     page = opened("take")
     _fill(page, part="one", item="{")
     page.get_by_role("button", name="中文").click()
@@ -255,6 +261,7 @@ def test_hints_and_problems_of_a_form_are_in_the_language_of_the_page(opened):
 
 
 def test_a_form_says_what_is_wrong_and_calls_nothing(opened):
+    """With a missing or wrong argument, the form says what is wrong and sends nothing."""
     page = opened("add")
     _call(page)
     page.get_by_text("This argument is required.").wait_for()
@@ -269,7 +276,7 @@ def test_a_form_says_what_is_wrong_and_calls_nothing(opened):
 
 
 def test_a_field_takes_json_too(opened):
-    """Such as null, which is no text."""
+    """A field can take JSON instead of text, such as null."""
     page = opened("take")
     _fill(page, text="null")
     page.get_by_role("button", name="JSON", exact=True).first.click()
@@ -281,6 +288,7 @@ def test_a_field_takes_json_too(opened):
 
 
 def test_arguments_without_names_are_a_body_of_json(opened):
+    """A method that takes only positional arguments is called with a JSON body instead of fields."""
     page = opened("total")
     page.get_by_label("Body").fill("[1, 2, 3]")
     _call(page)
@@ -289,7 +297,7 @@ def test_arguments_without_names_are_a_body_of_json(opened):
 
 
 def test_further_arguments_are_given_as_json(opened):
-    """The body of the form goes along."""
+    """Extra keyword arguments are given as JSON; the editor starts with the form's values."""
     page = opened("tag")
     _fill(page, name="pen")
     page.get_by_role("button", name="Edit the body as JSON, for further arguments").click()
@@ -301,7 +309,7 @@ def test_further_arguments_are_given_as_json(opened):
 
 
 def test_no_number_is_rounded(opened):
-    """JavaScript's own numbers have 53 bits."""
+    """Large integers are sent and shown exactly, although JavaScript's numbers have only 53 bits."""
     page = opened("add")
     _fill(page, a=str(2**62 + 1), b="0")
     _call(page)
@@ -317,6 +325,7 @@ def test_bytes_are_shown_in_hexadecimal(opened):
 
 
 def test_items_of_a_stream_are_shown_as_they_come_until_somebody_stops_it(opened):
+    """A stream's items are shown as they come; the Stop button ends the stream."""
     page = opened("count")
     _fill(page, to="100000")
     _call(page)
@@ -330,6 +339,7 @@ def test_items_of_a_stream_are_shown_as_they_come_until_somebody_stops_it(opened
 
 
 def test_the_latest_items_of_a_long_stream_are_kept(opened):
+    """Of a long stream, the page keeps the latest 500 items and says how many are hidden."""
     Desk.door.set()
     page = opened("count")
     _fill(page, to="20000")
@@ -343,16 +353,19 @@ def test_the_latest_items_of_a_long_stream_are_kept(opened):
 
 @pytest.mark.parametrize("method", ["hostile", "fail", "break_off"])
 def test_what_services_say_is_text(opened, method):
-    """Docstrings, defaults, choices, results, items and errors; `opened` sees to it that nothing of it runs."""
+    """
+    Text from services stays text: docstrings, defaults, choices, results, errors. `opened` checks that no script ran.
+    """
     page = opened(method)
     _call(page)
     page.get_by_text("status 500" if method == "fail" else "status 200").wait_for()
     assert HOSTILE in page.inner_text("main")
-    assert page.locator("img").count() == 1  # the page's own
+    assert page.locator("img").count() == 1  # the page's own image
     assert page.locator("main script").count() == 0
 
 
 def test_a_login_that_may_only_look_is_told_so_and_calls_nothing(opened):
+    """A read-only login cannot call, neither with the button nor with keys, and is told so."""
     page = opened("add", read_only=True)
     _fill(page, a="1")
     button = page.get_by_role("button", name="This login may only look, not call")
@@ -368,6 +381,7 @@ def test_a_login_that_may_only_look_is_told_so_and_calls_nothing(opened):
 
 
 def test_the_commands_make_the_same_call_and_have_no_secret(opened, server):
+    """The page's curl and `sage-deploy call` commands make the same call and contain no secret."""
     page = opened("take", permissions=["clipboard-read", "clipboard-write"])
     text = 'it\'s $HOME `id` \\ "here" !!'
     _fill(page, text=text)
@@ -395,6 +409,7 @@ def test_the_commands_make_the_same_call_and_have_no_secret(opened, server):
 
 
 def test_the_keyboard_does_everything(opened):
+    """A call can be made with the keyboard alone."""
     page = opened()
     page.get_by_text("Choose a method.").wait_for()
     page.keyboard.press("/")
@@ -408,6 +423,7 @@ def test_the_keyboard_does_everything(opened):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_narrow_window_shows_everything(opened, scheme):
+    """A window of 360 pixels shows everything, in both colour schemes."""
     page = opened("hostile", viewport={"width": 360, "height": 740}, color_scheme=scheme)
     _call(page)
     page.get_by_text("status 200").wait_for()
@@ -417,6 +433,7 @@ def test_a_narrow_window_shows_everything(opened, scheme):
 
 
 def test_the_address_leads_to_the_method_again(opened, server):
+    """The page's address selects the method again after a reload; an unknown method gets a message."""
     page = opened("add")
     page.reload()
     page.get_by_role("heading", name="desk.add").wait_for()
@@ -427,7 +444,7 @@ def test_the_address_leads_to_the_method_again(opened, server):
 
 
 def test_what_the_policy_forbids_is_noticed(browser, server):
-    """Else the fixture `opened` would prove nothing."""
+    """A script that the policy blocks is noticed. The fixture `opened` relies on that."""
     watched = Watched(browser, server.url)
     watched.page.goto(server.login_link())
     watched.page.evaluate("document.body.insertAdjacentHTML('beforeend', `<img src=x onerror=\"alert(1)\">`)")

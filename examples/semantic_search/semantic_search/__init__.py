@@ -1,1 +1,1 @@
-"""Search texts by what they mean: three plain classes over real libraries, deployed by a YAML file."""
+"""Searches texts by meaning: plain classes over real libraries, deployed by a YAML file."""

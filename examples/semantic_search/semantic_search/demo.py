@@ -1,4 +1,8 @@
-"""The work of `sage-deploy up --once`: index the texts, ask questions that share no word with their answers, report."""
+"""
+The work of `sage-deploy up --once`: index the texts, ask questions, return a report.
+
+The questions share no word with their answers.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +20,22 @@ WIDTH = 100
 
 
 class Context(Protocol):
-    """What this class needs from its deployment."""
+    """What this class needs from the program that deploys it."""
 
     def service(self, name: str) -> Any:
-        """A handle to the service called *name*."""
+        """Return a handle to the service called *name*."""
 
 
 class Demo:
-    """One run of the example, with a report to read."""
+    """Runs the example once and returns a report."""
 
     def __init__(self, ctx: Context, search: str = "search") -> None:
         """
-        Look up the search.
+        Look up the search service.
 
         Args:
-            ctx: The way to it.
-            search: The name of its service.
+            ctx: Gives a handle to the search service.
+            search: The name of the search service.
         """
         self._search = ctx.service(search)
 

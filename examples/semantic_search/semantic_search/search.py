@@ -1,4 +1,4 @@
-"""What users talk to: has the texts embedded and indexed, and answers questions."""
+"""The service that clients call: it embeds and indexes the texts, and answers questions."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ if TYPE_CHECKING:
 
 
 class Context(Protocol):
-    """What this class needs from its deployment."""
+    """What this class needs from the program that deploys it."""
 
     def service(self, name: str) -> Any:
-        """A handle to the service called *name*."""
+        """Return a handle to the service called *name*."""
 
 
 class Embedded(NamedTuple):
     """
-    All texts with what they mean.
+    All texts with their vectors.
 
     Attributes:
         texts: Each text by its name.
-        vectors: The vector of each, in the same order.
-        seconds: What it took to embed them all, waiting included.
+        vectors: One vector for each text, in the same order.
+        seconds: How long it took to embed them all, waiting included.
     """
 
     texts: dict[str, str]
@@ -38,8 +38,8 @@ class Answer(NamedTuple):
 
     Attributes:
         name: The name of a text.
-        text: All of it.
-        score: How near it is in meaning, 1 at most.
+        text: The whole text.
+        score: How close the text's meaning is to the question's; at most 1.
     """
 
     name: str
@@ -48,25 +48,25 @@ class Answer(NamedTuple):
 
 
 class Search:
-    """The front of the example. Where the others are, and how many, it neither knows nor asks."""
+    """The service that clients call. It needs no knowledge of where the other services run, or in how many replicas."""
 
     def __init__(self, ctx: Context, texts: str = "texts", embedder: str = "embedder", index: str = "index") -> None:
         """
         Look up the other services.
 
         Args:
-            ctx: The way to them.
-            texts: The name of the service that has the texts.
-            embedder: The name of the one that makes vectors.
-            index: The name of the one that finds them.
+            ctx: Gives handles to the other services.
+            texts: The name of the service that reads the texts.
+            embedder: The name of the service that makes vectors.
+            index: The name of the service that searches vectors.
         """
         self._source = ctx.service(texts)
         self._embedder = ctx.service(embedder)
         self._index = ctx.service(index)
-        self._texts: dict[str, str] = {}  # replaced by build
+        self._texts: dict[str, str] = {}  # set by build
 
     def build(self) -> Embedded:
-        """Embed all texts and index them; once is enough."""
+        """Embed and index all texts. Call it once."""
         embedded = self.embed()
         for name, vector in zip(embedded.texts, embedded.vectors, strict=True):
             self._index.add(name, vector)
@@ -74,7 +74,7 @@ class Search:
         return embedded
 
     def embed(self) -> Embedded:
-        """Embed all texts: every call is made before the first is answered, so all who can work have work."""
+        """Embed all texts. It submits every call before it waits for an answer, so all replicas have work."""
         texts = dict(self._source.read())
         started = time.perf_counter()
         calls = [self._embedder.submit("embed", text) for text in texts.values()]
@@ -82,6 +82,6 @@ class Search:
         return Embedded(texts, vectors, time.perf_counter() - started)
 
     def query(self, question: str, limit: int = 3) -> list[Answer]:
-        """The *limit* texts that are nearest in meaning to *question*, nearest first."""
+        """Return the *limit* texts closest in meaning to *question*, closest first."""
         found = self._index.search(self._embedder.embed(question), limit)
         return [Answer(name, self._texts[name], score) for name, score in found]

@@ -1,4 +1,4 @@
-"""The texts to search: what the modules of the standard library say about themselves."""
+"""Reads the texts to search: the docstrings of the standard library's modules."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 
 class ModuleDocs:
-    """Reads the docstrings of modules from their sources. Nothing is imported, so nothing is executed."""
+    """Reads module docstrings from source files. It imports nothing, so no module runs."""
 
     def read(self) -> list[tuple[str, str]]:
-        """The name of each public module that has a docstring, with its first paragraph; in alphabetical order."""
+        """Return the name and the docstring's first paragraph of each documented public module, sorted by name."""
         folder = Path(sysconfig.get_path("stdlib"))
         return sorted((name, text) for name, path in _sources(folder) if (text := _paragraph(path)))
 
 
 def _sources(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Each public module of the standard library that is written in Python, with its file; no parts of packages."""
+    """Yield the name and the file of each public standard library module written in Python, without submodules."""
     for name in sys.stdlib_module_names:
         for path in (folder / f"{name}.py", folder / name / "__init__.py"):
             if path.is_file() and not name.startswith("_"):

@@ -1,4 +1,4 @@
-"""Ranking by BM25: pure functions and one immutable value, no services."""
+"""Ranks documents with BM25: pure functions and one immutable class, no services."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from .documents import Document
 
-#: How fast repeating a word stops helping, and how much long texts are held back. The usual values, from
+#: How soon a repeated word stops adding to the score, and how much long texts are penalized. The usual values, from
 #: Robertson and Zaragoza, "The Probabilistic Relevance Framework: BM25 and Beyond" (2009), section 3.
 K1, B = 1.2, 0.75
 
@@ -27,37 +27,39 @@ _STOP_WORDS = frozenset({
 
 
 def tokens(text: str) -> list[str]:
-    """The words of *text* as they are indexed: names split, lower case, singular, without the commonest words."""
+    """Return the indexed words of *text*: names split, in lower case, singular, without the most common words."""
     return [token for word in _WORD.findall(text) if (token := _token(word)) not in _STOP_WORDS]
 
 
 @lru_cache(maxsize=1 << 16)
 def _token(word: str) -> str:
-    """*word* in lower case and, as far as an ending tells, in the singular: entries -> entry, files -> file."""
+    """
+    Return *word* in lower case and, if its ending shows a plural, in the singular: entries -> entry, files -> file.
+    """
     singular = re.sub(r"(?<=..)ies$", "y", word.lower())
     return re.sub(r"(?<=..[^isu])s$", "", singular)  # not: class, basis, status, os
 
 
 class Bm25:
     """
-    Documents made searchable. Immutable: `with_documents` makes a new one, so any thread may search at any time.
+    A searchable set of documents. It is immutable: `with_documents` returns a new one. Safe from several threads.
 
-    An inverted index: for each word, the documents that have it and how often.
+    An inverted index: it maps each word to the documents that contain it, with the number of occurrences.
     """
 
     def __init__(
         self, postings: Mapping[str, Mapping[str, int]] | None = None, lengths: Mapping[str, int] | None = None
     ) -> None:
-        self._postings = postings or {}  # word -> document name -> how often
+        self._postings = postings or {}  # word -> document name -> number of occurrences
         self._lengths = lengths or {}  # document name -> number of words
         self._mean_length = sum(self._lengths.values()) / max(1, len(self._lengths))
 
     def __len__(self) -> int:
-        """How many documents it has."""
+        """Return the number of documents."""
         return len(self._lengths)
 
     def with_documents(self, documents: Iterable[Document]) -> Bm25:
-        """A ranking that has *documents* too, each in place of one of the same name."""
+        """Return a ranking that also has *documents*, replacing those of the same name."""
         fresh = {document.name: _count(document) for document in documents}
         added: defaultdict[str, dict[str, int]] = defaultdict(dict)
         for name, counts in fresh.items():
@@ -69,7 +71,7 @@ class Bm25:
         return Bm25(postings, {**self._lengths, **{name: counts.total() for name, counts in fresh.items()}})
 
     def search(self, query: str, limit: int = 10) -> list[tuple[str, float]]:
-        """The names of the *limit* best documents for *query* with their scores, best first; ties by name."""
+        """Return the names of the *limit* best documents for *query* with their scores, best first; ties by name."""
         scores: defaultdict[str, float] = defaultdict(float)
         for word in dict.fromkeys(tokens(query)):
             entries = self._postings.get(word, {})
@@ -88,5 +90,5 @@ class Bm25:
 
 
 def _count(document: Document) -> Counter[str]:
-    """How often each word occurs; those of the summary, which the text begins with, count twice."""
+    """Count each word. Words of the summary count twice, because the text begins with the summary."""
     return Counter(tokens(f"{document.name} {document.summary} {document.text}"))

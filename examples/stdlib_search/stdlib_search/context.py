@@ -1,4 +1,4 @@
-"""What these classes need from their deployment."""
+"""The interface that these classes need from the program that deploys them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, Protocol
 
 class Context(Protocol):
     """
-    The `ctx` of a service: finds the other services.
+    The type of the argument `ctx`, which gives a service handles to the other services.
 
-    Any object with this method is enough. The tests pass one that returns the other objects themselves.
+    Any object with this method will do. The tests pass one that returns the other objects themselves.
     """
 
     def service(self, name: str) -> Any:
-        """The handle of service *name*: `handle.method(...)` waits, `handle.submit("method", ...)` returns a future."""
+        """Return the handle of *name*: `handle.method(...)` waits, `handle.submit("method", ...)` returns a future."""
         ...

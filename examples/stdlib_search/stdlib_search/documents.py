@@ -1,4 +1,4 @@
-"""What the services pass to each other."""
+"""The documents that the services pass to each other."""
 
 from __future__ import annotations
 

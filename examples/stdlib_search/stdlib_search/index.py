@@ -1,4 +1,4 @@
-"""The searchable copy of the store."""
+"""The search index: a copy of the store that is searched by words."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class DocIndex:
     """
     Finds documents by words, ranked by BM25.
 
-    A read replica: it holds a copy of the whole store and catches up by itself before it answers. So there may be as
-    many as you like, each answers any question, and each knows all that was put before the question was asked.
+    Each replica holds a copy of the whole store, and updates it before it answers. So any number of replicas may run,
+    and each finds every document stored before the question was asked.
 
-    Safe from several threads. A search works on an immutable copy and takes no lock; only catching up does.
+    Safe from several threads. A search reads an immutable copy without a lock; only updates take one.
     """
 
     def __init__(self, ctx: Context, store: str = "store") -> None:
@@ -32,28 +32,28 @@ class DocIndex:
         Start with an empty copy.
 
         Args:
-            ctx: The way to the store.
+            ctx: Gives a handle to the store.
             store: The name of the store's service.
         """
         self._store = ctx.service(store)
         self._catching_up = threading.Lock()
-        self._copy = _Copy(Version(), Bm25())  # replaced as a whole, under _catching_up; read without
+        self._copy = _Copy(Version(), Bm25())  # replaced as a whole, under _catching_up; read without the lock
 
     def search(self, query: str, limit: int = 10) -> list[tuple[str, float]]:
-        """The names of the *limit* best documents for *query* with their scores, best first."""
+        """Return the names of the *limit* best documents for *query* with their scores, best first."""
         return self._fresh().ranking.search(query, limit)
 
     def count(self) -> int:
-        """How many documents can be found."""
+        """Return the number of documents that can be found."""
         return len(self._fresh().ranking)
 
     def refresh(self) -> int:
         """
-        Catch up with the store now rather than at the next search; return the number of documents that were new.
+        Update the copy now instead of at the next search; return the number of new or changed documents.
 
-        Never needed for a right answer: it moves the work to a moment when nobody waits.
+        Answers are right without it: it moves the work to a time when no caller waits.
         """
-        with self._catching_up:  # the others wait: what is missing is being added right now
+        with self._catching_up:  # other callers wait for the update, which they need too
             old = self._copy
             version, documents = self._store.changes_since(old.version)
             if version != old.version:

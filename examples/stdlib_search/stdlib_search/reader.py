@@ -1,4 +1,4 @@
-"""Reads docstrings out of source files. Nothing is imported, so nothing is executed."""
+"""Reads docstrings from source files. It imports nothing, so no module runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .documents import Document
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-#: Part of the standard library by name, but nobody's API: demos, games, installers, and what Python is about to drop.
+#: In the standard library, but not an API: demos, games, installers, and modules that Python will remove.
 _SKIPPED = frozenset({"antigravity", "distutils", "ensurepip", "idlelib", "lib2to3", "this", "turtledemo"})
 _TESTS = frozenset({"test", "tests"})
 
@@ -23,9 +23,9 @@ _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 class DocReader:
     """
-    Knows the public modules of the standard library and reads their documentation, one module a call.
+    Lists the public modules of the standard library and reads their documentation, one module per call.
 
-    It keeps no state between calls: any number of threads and replicas may share the work.
+    It keeps no state between calls, so any number of threads and replicas can share the work.
     """
 
     def __init__(self, root: str | None = None) -> None:
@@ -36,7 +36,7 @@ class DocReader:
             root: The folder of the standard library; default: that of the running Python.
 
         Raises:
-            FileNotFoundError: There is no source file of the standard library in *root*.
+            FileNotFoundError: *root* has no source file of the standard library.
         """
         folder = Path(root or sysconfig.get_path("stdlib"))
         self._sources = dict(_sources(folder))
@@ -45,17 +45,17 @@ class DocReader:
             raise FileNotFoundError(msg)
 
     def modules(self) -> list[str]:
-        """The dotted names of all modules that `read` accepts, in alphabetical order."""
+        """Return the dotted names of all modules that `read` accepts, in alphabetical order."""
         return sorted(self._sources)
 
     def read(self, module: str) -> list[Document]:
         """
-        The documentation of *module* and of every public class, function and method in it, in the order of the file.
+        Return the documentation of *module* and of its public classes, functions and methods, in the order of the file.
 
-        What has no docstring is left out. Of two definitions of one name, the first that is documented counts.
+        Definitions without a docstring are left out. If a name is defined twice, its first docstring counts.
 
         Raises:
-            LookupError: *module* is none of `modules()`.
+            LookupError: *module* is not in `modules()`.
         """
         if module not in self._sources:
             msg = f"no source for module {module!r}: it is no public module of the standard library, or written in C"
@@ -68,12 +68,12 @@ class DocReader:
 
 
 def _sources(folder: Path) -> Iterator[tuple[str, list[Path]]]:
-    """Each public module in *folder* with its source files."""
+    """Yield each public module in *folder* with its source files."""
     for name in sys.stdlib_module_names - _SKIPPED - _TESTS:
         if name.startswith("_"):
             continue
         if (folder / f"{name}.py").is_file():
-            # decimal.py only re-exports what is written in C; _pydecimal.py says the same in Python, with docstrings.
+            # decimal.py only re-exports a C module; _pydecimal.py is the same module in Python, with docstrings.
             twins = (folder / f"{name}.py", folder / f"_py{name}.py")
             yield name, [path for path in twins if path.is_file()]
         for path in (folder / name).rglob("*.py"):
@@ -85,14 +85,14 @@ def _sources(folder: Path) -> Iterator[tuple[str, list[Path]]]:
 
 
 def _documents(module: str, tree: ast.Module) -> Iterator[Document]:
-    """The documents of one parsed file."""
+    """Yield the documents of one parsed file."""
     if text := ast.get_docstring(tree):
         yield _document(module, "module", "", text)
     yield from _members(module, tree, "function")
 
 
 def _members(owner: str, body: ast.AST, function_kind: str) -> Iterator[Document]:
-    """The documents of what is defined inside *body*, also under `if` and `try`, but not inside functions."""
+    """Yield the documents of the definitions inside *body*, also under `if` and `try`, but not inside functions."""
     for node in ast.iter_child_nodes(body):
         if isinstance(node, _Function | ast.ClassDef):
             if node.name.startswith("_"):
@@ -114,7 +114,7 @@ def _document(name: str, kind: str, signature: str, text: str) -> Document:
 
 
 def _signature(node: _Function | ast.ClassDef) -> str:
-    """The call as one would write it: for a class, the arguments of its own `__init__`."""
+    """Return how a caller writes the call; for a class, with the arguments of its own `__init__`."""
     if isinstance(node, _Function):
         return f"{node.name}({ast.unparse(node.args)})"
     for member in node.body:

@@ -1,4 +1,4 @@
-"""The documents by name, and what changed since when."""
+"""Stores the documents by name, and a log of their changes."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 class Version(NamedTuple):
     """
-    A moment in the life of one store.
+    A version of one store.
 
     Attributes:
-        store: Which store: a new one, also one that replaces it after a crash, has another value.
-        changes: How many documents had been put when this was the present.
+        store: Identifies the store. A new store has a new value, even if it replaces a crashed one.
+        changes: How many documents had been stored at this version.
     """
 
     store: str = ""
@@ -29,18 +29,18 @@ class DocStore:
     """
     Documents by name, in memory.
 
-    The one place that is written to. Copies, such as the replicas of the index, ask `changes_since` the version that
-    they have and so catch up without ever being told. Safe from several threads.
+    All writes go here. A copy, such as a replica of the index, passes its version to `changes_since` and gets what is
+    new, so the store needs no list of its copies. Safe from several threads.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._documents: dict[str, Document] = {}  # under _lock
-        self._log: list[str] = []  # under _lock; the names in the order in which they were put
+        self._log: list[str] = []  # under _lock; the names in the order in which they were stored
         self._id = uuid.uuid4().hex
 
     def put_many(self, documents: Iterable[Document]) -> Version:
-        """Store *documents*, each in place of one of the same name, and return the version that has them all."""
+        """Store *documents*, replacing those of the same name; return the version that includes them."""
         batch = list(documents)
         with self._lock:
             for document in batch:
@@ -49,30 +49,30 @@ class DocStore:
             return self._version_locked()
 
     def get(self, name: str) -> Document | None:
-        """The document called *name*, or None."""
+        """Return the document called *name*, or None."""
         with self._lock:
             return self._documents.get(name)
 
     def get_many(self, names: Iterable[str]) -> list[Document]:
-        """The documents called *names*, in that order; unknown names are left out."""
+        """Return the documents called *names*, in that order, without unknown names."""
         with self._lock:
             return [self._documents[name] for name in names if name in self._documents]
 
     def count(self) -> int:
-        """How many documents there are."""
+        """Return the number of documents."""
         with self._lock:
             return len(self._documents)
 
     def version(self) -> Version:
-        """The present version: cheap to ask before each use of a copy."""
+        """Return the current version. It costs little, so a copy can check it before each use."""
         with self._lock:
             return self._version_locked()
 
     def changes_since(self, version: Version) -> tuple[Version, list[Document]]:
         """
-        The present version, and all documents put since *version*, each once and as it is now.
+        Return the current version, and the documents stored since *version*, each once, in its current form.
 
-        A version of another store (`Version()` for none) gets everything.
+        If *version* comes from another store (or is `Version()`), return all documents.
         """
         with self._lock:
             seen = version.changes if version.store == self._id else 0

@@ -1,4 +1,4 @@
-"""What the tests with a Ray runtime share: one cluster for all of them."""
+"""Fixtures of the tests with a Ray runtime: they share one cluster."""
 
 from __future__ import annotations
 
@@ -21,13 +21,15 @@ _HERE = Path(__file__).parent
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run these tests after all others: each process that shares the tests starts a cluster of its own for them."""
+    """Run these tests after all others, because each test process starts its own cluster for them."""
     items.sort(key=lambda item: _HERE in item.path.parents)
 
 
 @pytest.fixture(scope="session")
 def ray_folder() -> Iterator[Path]:
-    """Where Ray keeps its sessions: private, so that nothing finds another cluster, and short, for its sockets."""
+    """
+    The folder for Ray's sessions: private, so that nothing finds another cluster, and short, because of its sockets.
+    """
     with pytest.MonkeyPatch.context() as patch:
         folder = tempfile.mkdtemp(prefix="sr-", dir="/tmp")
         patch.setenv("RAY_TMPDIR", folder)
@@ -47,6 +49,6 @@ def _cluster_of_the_run(ray_folder: Path) -> Iterator[RayCluster]:
 
 @pytest.fixture
 def cluster(_cluster_of_the_run: RayCluster) -> Iterator[RayCluster]:
-    """The cluster."""
+    """The cluster, reset after each test."""
     yield _cluster_of_the_run
     _cluster_of_the_run.tidy()

@@ -1,4 +1,4 @@
-"""On a real cluster a service grows and shrinks by itself, and says so where the cluster has no room."""
+"""On a real cluster a service is scaled up and down, and reports it if the cluster has no room."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ QUICK = {"target_ongoing_requests": 1, "upscale_delay": 0.2, "downscale_delay": 
 
 
 class Held:
-    """Calls stay inside while somebody else has the file locked."""
+    """A call returns once the file is no longer locked."""
 
     def hold(self, path):
-        with open(path) as file:  # noqa: PTH123 - what it is about is the lock
+        with open(path) as file:  # noqa: PTH123 - only the lock matters
             fcntl.flock(file, fcntl.LOCK_SH)
         return self.ctx.replica_index
 
@@ -36,7 +36,7 @@ class Asks:
 
 
 class Noted:
-    """Notes every event; a test waits for one."""
+    """Records every event; a test can wait for one."""
 
     def __init__(self):
         self.events = []
@@ -63,11 +63,11 @@ def noted():
 
 @pytest.fixture
 def deploy(cluster, environments, noted):
-    """Deploy the service, and perhaps others; gives the environment."""
+    """Deploy the service, and others if given; return the environment."""
 
     def make(autoscale, **others):
         env = environments("elastic", on_event=noted.event)
-        # Of 32 CPUs of each of the two nodes: there is room for two replicas.
+        # Each of the two nodes has 32 CPUs, so there is room for two replicas.
         config = {"target": "cluster_group", "node_selector": {"zone": "a"}, "cpu_cores": 20}
         config |= {"timeout": PATIENCE, "drain_timeout": PATIENCE}
         scaled = ServiceDeploymentConfig(autoscale=QUICK | autoscale, **config)
@@ -88,7 +88,9 @@ def living(env):
 
 
 def test_service_grows_to_what_the_cluster_has_and_shrinks(deploy, noted, until, tmp_path):
-    """More are wanted than fit: those that fit start, the rest is refused with the reason, and no call is lost."""
+    """
+    If more replicas are wanted than fit, as many start as fit. The rest is refused with the reason; no call is lost.
+    """
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         env = deploy({"max": 4})
@@ -104,7 +106,7 @@ def test_service_grows_to_what_the_cluster_has_and_shrinks(deploy, noted, until,
 
 
 def test_call_of_another_process_wakes_a_service_without_replicas(deploy, noted, until):
-    """A replica of another service calls it: the call waits for one that starts, and is answered."""
+    """A call from a replica of another service wakes a service without replicas; it waits and is answered."""
     env = deploy({"min": 0, "max": 1, "scale_to_zero_delay": 0.5}, asks=Asks)
     for value in range(2):
         until(lambda: living(env) == [])
@@ -112,7 +114,7 @@ def test_call_of_another_process_wakes_a_service_without_replicas(deploy, noted,
 
 
 def test_calls_that_wait_in_another_process_bring_replicas(deploy, noted, tmp_path):
-    """One runs and three wait in the process that makes them: that is more than the aim of two for one replica."""
+    """Calls that wait in another process count for scaling: four ongoing calls exceed the aim of two per replica."""
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         env = deploy({"max": 2, "target_ongoing_requests": 2}, asks=Asks)

@@ -1,4 +1,4 @@
-"""Services on a cluster under load and accidents: nothing is lost, nothing runs twice, and the services come back."""
+"""Services on a cluster survive failures under load: no call is lost or runs twice, and the services recover."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ COROUTINES = ServiceDeploymentConfig(
 
 
 def chaos(cluster, services, seconds, *, kill_node=None, **setting):
-    """The history, and the verdict on it; everything must be as it should."""
+    """Run the load, check that the verdict on it is clean, and return the history and the verdict."""
     setting = {"slack": 20.0, "seed": 1, "options": {"ray": {"address": cluster.address}}, **setting}
     events = run(Setting(services=services, seconds=seconds, **setting), kill_node=kill_node)
     verdict = Verdict.of(events)
@@ -39,7 +39,7 @@ def chaos(cluster, services, seconds, *, kill_node=None, **setting):
 
 def survive(cluster, seconds, *, nodes, **setting):
     for number in range(nodes):
-        cluster.add(f"node-x{number}", cpus=64)  # it has most, so that something is placed there
+        cluster.add(f"node-x{number}", cpus=64)  # it has the most CPUs, so that some replica is placed there
 
     def kill_node(random):
         left = [name for name in cluster.nodes if name.startswith("node-x")]
@@ -58,20 +58,21 @@ def survive(cluster, seconds, *, nodes, **setting):
 
 @pytest.mark.timeout(300)
 def test_calls_to_a_cluster_survive_accidents(cluster):
-    """One of the accidents is the death of a node."""
+    """Calls survive failures of replicas and of a node."""
     survive(cluster, 20, nodes=1, seed=3)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_calls_to_a_cluster_survive_minutes_of_accidents(cluster):
+    """Calls survive minutes of failures, with several dead nodes."""
     survive(cluster, 180, nodes=3, seed=4)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_calls_survive_a_minute_of_kills(cluster):
-    """Idempotent ones notice nothing but the time that it takes, unless two replicas die of one."""
+    """Idempotent calls survive a minute of kills with a delay only, unless two replicas died while they ran."""
     events, verdict = chaos(cluster, {"svc": MANY}, 60, actions=("kill",), every=1.0, kill_every=3.0, recovery=120.0)
     idempotent = {each["call"] for each in events if each["event"] == "invoke" and each["idempotent"]}
     died = [each for each in events if each.get("error") == "ReplicaDiedError" and each["call"] in idempotent]

@@ -1,4 +1,4 @@
-"""The targets on a Ray cluster keep the semantics that are the same for all targets."""
+"""The targets on a Ray cluster behave as all targets must."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.ray
 class TestRemoteAny(StrategiesInTurn):
     plugin_id = "remote_any"
     config: ClassVar = {"cpu_cores": 0.1}
-    one_in = 24  # the others run by message in `make test`, and here too in `make test-long`
+    one_in = 24  # the other cases run by message in `make test`, and here in `make test-long`
     keeping: ClassVar = {"ray": {"address": "auto", "lifetime": "detached"}}
     starting = 3.0  # a process takes longer than a thread
 

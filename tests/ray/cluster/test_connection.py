@@ -1,4 +1,4 @@
-"""One connection to a Ray cluster a process: who owns it, what it costs the process, and what its errors say."""
+"""Each process has one connection to a Ray cluster: who owns it, what it costs, and what its errors say."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sage_plugins.errors import ClusterUnavailableError
 
 pytestmark = pytest.mark.ray
 
-#: What every program begins with. On a busy machine it takes seconds to join a cluster.
+#: The beginning of every program. On a busy machine it takes seconds to join a cluster.
 PREFACE = """
     import os, signal, sys, threading, time
     from functools import partial
@@ -34,7 +34,7 @@ PREFACE = """
 
 @pytest.fixture
 def in_process(tmp_path, ray_folder):
-    """Run a program in a process of its own, with *address* as its argument; gives what it prints."""
+    """Run a program in its own process, with *address* as its argument; return its output."""
 
     def run(source, address="", rc=0, **variables):
         path = tmp_path / "program.py"
@@ -57,7 +57,7 @@ def in_process(tmp_path, ray_folder):
 
 @pytest.fixture
 def connected(cluster):
-    """Connections of this process, which is a driver already; all are released when the test ends."""
+    """Connections of this process, which is a driver already; all are released at the end of the test."""
     made = []
 
     def make(**options):
@@ -73,6 +73,7 @@ def connected(cluster):
 
 
 def test_ray_that_the_program_began_is_used_and_left_alone(cluster):
+    """If the program has started Ray itself, the connection uses it and does not shut it down."""
     first, second = connect(), connect(namespace="other")
 
     assert (first.address, first.owned) == (cluster.address, False)
@@ -84,6 +85,8 @@ def test_ray_that_the_program_began_is_used_and_left_alone(cluster):
 
 
 def test_worker_of_the_cluster_uses_the_connection_that_it_has(cluster):
+    """A worker of the cluster uses the connection that it has."""
+
     @ray.remote(num_cpus=0.01)
     class Actor:
         def look(self):
@@ -102,6 +105,7 @@ def test_worker_of_the_cluster_uses_the_connection_that_it_has(cluster):
 
 @pytest.mark.parametrize("address", ["192.0.2.77:6379", "local"])
 def test_another_address_than_that_of_this_process_is_refused(connected, cluster, address):
+    """A second address in one process is refused with both addresses."""
     connected()
 
     with pytest.raises(ClusterUnavailableError) as found:
@@ -114,6 +118,7 @@ def test_another_address_than_that_of_this_process_is_refused(connected, cluster
 
 @pytest.mark.parametrize("name", ["the same", "auto", "by its host's name"])
 def test_the_same_address_is_not_refused(connected, cluster, name, monkeypatch):
+    """The same cluster under another name is not refused."""
     monkeypatch.setattr(connection.socket, "gethostbyname", {"head": cluster.address.rpartition(":")[0]}.get)
     by_name = f"head:{cluster.address.rpartition(':')[2]}"
     connected()
@@ -125,6 +130,7 @@ def test_the_same_address_is_not_refused(connected, cluster, name, monkeypatch):
 
 
 def test_nodes_say_what_they_are_and_have(connected, cluster):
+    """The nodes are listed with names, ids, labels and resources."""
     nodes = {node.name: node for node in connected().nodes()}
 
     assert list(nodes) == ["head", "node-a1", "node-a2", "node-b1"]
@@ -138,6 +144,7 @@ def test_nodes_say_what_they_are_and_have(connected, cluster):
 
 
 def test_what_an_actor_reserves_is_not_free(connected, cluster, until):
+    """What an actor reserves is subtracted from the node's free resources."""
     there = NodeAffinitySchedulingStrategy(cluster.nodes["node-b1"].id, soft=False)
 
     @ray.remote(num_cpus=32, num_gpus=0.5, memory=2**30, scheduling_strategy=there)
@@ -167,6 +174,7 @@ def test_dead_node_is_not_listed(connected, cluster):
 
 
 def test_question_that_ray_does_not_answer_ends_in_time_and_says_what_to_do(connected, cluster):
+    """A question that Ray does not answer fails at its timeout, and says what to do."""
     answer = threading.Event()
     mine = connected(control_timeout=0.05)
 
@@ -179,7 +187,7 @@ def test_question_that_ray_does_not_answer_ends_in_time_and_says_what_to_do(conn
 
 
 def test_questions_without_an_answer_do_not_pile_up(connected):
-    """The ninth is not asked at all, and fails at once; once the others are answered there is room again."""
+    """At most eight questions may be unanswered; the ninth fails at once. Answers make room again."""
     answer = threading.Event()
     mine = connected(control_timeout=60)
 
@@ -197,6 +205,7 @@ def test_questions_without_an_answer_do_not_pile_up(connected):
 
 
 def test_error_of_the_question_itself_is_raised_as_it_is(connected):
+    """An error raised by the question itself is passed on unchanged."""
     with pytest.raises(ZeroDivisionError):
         connected().ask("nothing", lambda: 1 / 0)
 
@@ -214,7 +223,7 @@ def test_released_connection_is_refused_and_says_so(connected):
 
 @pytest.mark.slow
 def test_runtime_of_its_own_ends_with_the_last_user(in_process):
-    """Without any address; a second environment shares it, and with it end the processes."""
+    """A runtime started without an address is shared, and its processes end with the last user."""
     said = in_process(
         """
         first = connect(control_timeout=0.1)
@@ -233,6 +242,7 @@ def test_runtime_of_its_own_ends_with_the_last_user(in_process):
 
 @pytest.mark.slow
 def test_forgotten_connection_keeps_no_process_and_does_not_hang_the_interpreter(in_process, ray_folder):
+    """A connection that is never released leaves no process and does not block the interpreter's exit."""
     said = in_process("mine = connect(); import ray; print(ray.nodes()[0]['RayletSocketName'])")
 
     session = said.rpartition("/sockets/")[0]
@@ -242,6 +252,7 @@ def test_forgotten_connection_keeps_no_process_and_does_not_hang_the_interpreter
 
 
 def test_joined_cluster_is_left_by_the_last_user(in_process, cluster):
+    """A joined cluster is left when the last connection is released, and can be joined again."""
     said = in_process(
         """
         first, second = connect(address=address), connect(address=address)
@@ -262,7 +273,9 @@ def test_joined_cluster_is_left_by_the_last_user(in_process, cluster):
 
 
 def test_ray_that_the_program_shuts_down_is_not_started_by_a_question(in_process, cluster):
-    """Ray starts a runtime whenever it is asked something without one; a new connection is what begins it again."""
+    """
+    After `ray.shutdown()`, a question fails and starts no new runtime, as Ray would. A new connection starts it again.
+    """
     said = in_process(
         """
         mine = connect(address=address)
@@ -287,6 +300,7 @@ def test_ray_that_the_program_shuts_down_is_not_started_by_a_question(in_process
 
 
 def test_variable_names_the_cluster_where_the_options_do_not(in_process, cluster):
+    """Without an address in the options, RAY_ADDRESS names the cluster."""
     said = in_process("mine = connect(); print(mine.address); mine.release()", RAY_ADDRESS=cluster.address)
 
     assert said.split() == [cluster.address]
@@ -294,7 +308,7 @@ def test_variable_names_the_cluster_where_the_options_do_not(in_process, cluster
 
 @pytest.mark.parametrize("thread", ["main", "other"])
 def test_sigterm_does_what_it_did_before(in_process, cluster, thread):
-    """Python's handler is called, and Ray's C++, which would end the process 3 s later, is not."""
+    """SIGTERM still calls Python's handler, and not Ray's C++ handler, which would end the process after 3 s."""
     said = in_process(
         f"""
         import ctypes
@@ -325,6 +339,7 @@ def test_sigterm_does_what_it_did_before(in_process, cluster, thread):
 
 
 def test_forked_child_is_refused(in_process, cluster):
+    """A forked child cannot use the connection or make one."""
     said = in_process(
         """
         mine = connect(address=address)
@@ -368,10 +383,12 @@ REFUSED = """
     ],
 )
 def test_address_without_a_cluster_is_refused(in_process, address, says):
+    """An address without a cluster is refused with the reason."""
     assert says in in_process(REFUSED, address)
 
 
 def test_other_version_is_refused_with_both_versions(in_process, cluster):
+    """A cluster with another Ray version is refused with both versions."""
     said = in_process("import ray; ray.__version__ = '2.55.1'\n" + textwrap.dedent(REFUSED), cluster.address)
 
     assert "runs another version than this process" in said
@@ -380,6 +397,7 @@ def test_other_version_is_refused_with_both_versions(in_process, cluster):
 
 
 def test_version_with_known_holes_is_refused(in_process, cluster):
+    """A Ray version with known security holes is refused."""
     said = in_process("import ray; ray.__version__ = '2.53.0'\n" + textwrap.dedent(REFUSED), cluster.address)
 
     assert "Ray 2.53.0 is older than 2.54" in said
@@ -387,6 +405,7 @@ def test_version_with_known_holes_is_refused(in_process, cluster):
 
 @pytest.mark.slow  # half a minute, most of it Ray's own
 def test_token_is_asked_for_and_its_file_is_looked_at(in_process, ray_folder, tmp_path):
+    """A cluster that needs a token is refused without one; a token file that others can read causes a warning."""
     token = tmp_path / "token"
     token.write_text("c0ffee" * 8, encoding="ascii")
     token.chmod(0o644)
@@ -414,6 +433,7 @@ def test_token_is_asked_for_and_its_file_is_looked_at(in_process, ray_folder, tm
 
 
 def test_open_cluster_is_warned_of_once(cluster, caplog):
+    """A cluster without a token causes one warning per process, not one per connection."""
     with caplog.at_level(logging.WARNING, "sage_plugins.ray"):
         first = connect()
         connect().release()
@@ -425,7 +445,7 @@ def test_open_cluster_is_warned_of_once(cluster, caplog):
 
 # -- the head is gone ------------------------------------------------------------------------------------------------
 
-#: Ray read when it was imported that 1 s without the head is the end, and has to be told that this was changed.
+#: Ray read at its import that 1 s without the head is the end, so it must be told about the change.
 IMPORTED_BEFORE = """
     os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"] = "1"
     import ray
@@ -465,7 +485,7 @@ HEAD_IS_LOST = """
     ids=["imported before", "longer than Ray's default"],
 )
 def test_head_is_lost(ray_folder, tmp_path, seconds, before):
-    """Replicas go on answering, questions fail in time, and the process lives, which Ray by itself ends after 60 s."""
+    """Without the head, replicas answer and questions fail in time. The process lives; Ray would end it after 60 s."""
     path = tmp_path / "program.py"
     path.write_text("".join(map(textwrap.dedent, (PREFACE, before, HEAD_IS_LOST))), encoding="utf-8")
     with (
@@ -490,6 +510,7 @@ def test_head_is_lost(ray_folder, tmp_path, seconds, before):
 
 
 def test_time_without_the_head_is_long_unless_the_user_said_otherwise(in_process, cluster):
+    """The time without the head is set to a day, unless the user has set it."""
     source = """
         mine = connect(address=address)
         print(os.environ["RAY_gcs_rpc_server_reconnect_timeout_s"])

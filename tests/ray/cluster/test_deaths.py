@@ -1,7 +1,7 @@
 """
-Replicas, nodes and drivers that really die: every call has one outcome, and what is gone comes back.
+Replicas, nodes and drivers really die: every call has one outcome, and what died comes back.
 
-The rules are in `SupervisionCases`; here processes are killed in more ways, calls have a witness, and nodes die too.
+The rules are in `SupervisionCases`. Here processes are killed in more ways, a witness records the calls, and nodes die.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ BALANCED = {"load_balancing": True, "failover_enabled": True}
 
 
 class Service:
-    """One deployed service, by what the tests ask of it."""
+    """A deployed service, with what the tests ask of it."""
 
     def __init__(self, env, name):
         self.env = env
@@ -49,19 +49,19 @@ class Service:
 
     @property
     def ready(self):
-        """How many replicas are ready."""
+        """The number of ready replicas."""
         return sum(state == "ready" for state in self.states.values())
 
     @property
     def generations(self):
-        """How many replicas have been started again at each position."""
+        """How often each position has been started again."""
         return [int(id.partition(".")[2] or 0) for id in self.states]
 
     def kill(self, replica_id):
         return kill_replica(self.status, replica_id)
 
     def replica(self, index):
-        """The status of the replica at a position."""
+        """Return the status of the replica at a position."""
         (found,) = (each for each in self.status["replicas"] if each["id"].partition(".")[0] == f"{self.name}#{index}")
         return found
 
@@ -73,8 +73,8 @@ def board():
 
 
 @pytest.fixture
-def register(environments, board):  # what a gate holds is let go before its service is closed
-    """Register a service of two slots a replica, in an environment of the test."""
+def register(environments, board):  # opens the gates before the service is closed
+    """Register a service with two slots per replica in the test's environment."""
     made = []
 
     def make(cls, *args, name="svc", clock=None, **fields):
@@ -102,7 +102,7 @@ def deploy(register):
 
 @pytest.fixture
 def frozen():
-    """Have processes stand still for a while."""
+    """Stop processes for a while."""
 
     @contextlib.contextmanager
     def freeze(*pids):
@@ -124,14 +124,14 @@ def history(tmp_path):
 
 
 class Slow:
-    """A service whose constructor takes until the test lets go."""
+    """A service whose constructor waits for the test."""
 
     def __init__(self, checkpoint):
         checkpoint.reach()
 
 
 class Doomed:
-    """A service that the system kills while it is being built, as long as there is a file."""
+    """A service whose process is killed during its construction, as long as the file exists."""
 
     def __init__(self, path):
         if Path(path).exists():
@@ -139,7 +139,7 @@ class Doomed:
 
 
 class Load:
-    """Threads that call, one call after the other, until the test has seen enough."""
+    """Threads that call, one call after another, until the block ends."""
 
     def __init__(self, history, handle, threads=4, **options):
         self._over = threading.Event()
@@ -165,7 +165,7 @@ class Load:
 
 @pytest.fixture
 def ended(monkeypatch):
-    """The actors that Ray was told to end, as often as it was told."""
+    """The actors that Ray was told to kill, each as often as it was told."""
     ended, kill = [], ray.kill
 
     def count(actor, **how):
@@ -177,7 +177,7 @@ def ended(monkeypatch):
 
 
 def test_dead_replica_is_noticed_and_replaced_without_a_call(deploy, history, until, ended):
-    """Ray is told once that its actor is not wanted any more."""
+    """A dead replica is noticed and replaced without any call. Ray is told once that its actor is not needed."""
     service = deploy(Witness, history.file, replicas=2, **BALANCED)
 
     killed = time.monotonic()
@@ -186,14 +186,18 @@ def test_dead_replica_is_noticed_and_replaced_without_a_call(deploy, history, un
     noticed = time.monotonic()
     until(lambda: service.states == {"svc#0": "ready", "svc#1.1": "ready"})
 
-    assert noticed - killed < 1  # Ray says so within 20 ms; the rest is a status of a busy machine
+    assert noticed - killed < 1  # Ray says so within 20 ms; the rest is for the status on a busy machine
     assert service.replica(1)["pid"] != pid
     service.env.close()
     assert len(set(ended)) == len(ended) == 3
 
 
 def test_each_call_has_one_outcome_when_its_replica_dies_under_it(deploy, history, board, until):
-    """Those that ran end, and may have had their effect; idempotent ones and those that waited run elsewhere."""
+    """
+    When a replica dies, its running calls fail, but idempotent ones run again elsewhere, and so do waiting calls.
+
+    A call that ran may have had an effect, so only an idempotent one may run a second time.
+    """
     service = deploy(Witness, history.file, replicas=2, **BALANCED)
     gate = board.watch()
     for number in range(4):
@@ -213,7 +217,7 @@ def test_each_call_has_one_outcome_when_its_replica_dies_under_it(deploy, histor
 
 
 def test_callback_of_a_call_that_died_may_call_the_service_again(deploy, history, until):
-    """It waits for the replica that takes the place of the dead one, whose coming it must not hold up."""
+    """A done callback of a failed call may call the service; it waits for the replacement and does not block it."""
     service = deploy(Witness, history.file)
     answers = []
 
@@ -225,7 +229,9 @@ def test_callback_of_a_call_that_died_may_call_the_service_again(deploy, history
 
 
 def test_call_that_had_run_before_its_replica_died_is_told_as_unknown(deploy, history, tmp_path, until):
-    """Only an idempotent one runs again, on the other replica."""
+    """
+    A call whose replica died after running it has an unknown outcome. Only an idempotent one runs again elsewhere.
+    """
     service = deploy(Witness, history.file, replicas=2, **BALANCED)
 
     history.call(service.handle, "run_and_die").exception(PATIENCE)
@@ -237,7 +243,7 @@ def test_call_that_had_run_before_its_replica_died_is_told_as_unknown(deploy, hi
 
 
 def test_calls_survive_the_death_of_all_replicas(deploy, history, board, until):
-    """They wait in this process, until there is a replica again."""
+    """If all replicas die, waiting calls stay in this process until there is a replica again."""
     service = deploy(Witness, history.file, replicas=2, **BALANCED)
     gate = board.watch()
     for _ in range(2 * SLOTS):
@@ -256,7 +262,7 @@ def test_calls_survive_the_death_of_all_replicas(deploy, history, board, until):
 
 @pytest.mark.slow
 def test_poison_takes_no_more_replicas_than_it_may_start_on(deploy, history, until):
-    """One, and two if it is idempotent; the calls beside it are answered."""
+    """A call that kills its replica starts on one replica, or on two if it is idempotent. Other calls are answered."""
     service = deploy(Witness, history.file, replicas=3, **BALANCED)
 
     with Load(history, service.handle, threads=2, idempotent=True):
@@ -274,7 +280,9 @@ def test_poison_takes_no_more_replicas_than_it_may_start_on(deploy, history, unt
 
 @pytest.mark.slow  # half a minute, most of it Ray's own
 def test_constructor_whose_process_the_system_kills_fails_its_start(register, tmp_path, until):
-    """A deployment fails at once; a replacement is tried again and again, until that is a crash loop."""
+    """
+    If the constructor's process is killed, a deployment fails at once; a replacement is retried until a crash loop.
+    """
     deadly, clock = tmp_path / "deadly", VirtualClock()
     deadly.touch()
     service = register(Doomed, str(deadly), clock=clock, startup_timeout=100 * LONGEST_WAIT_S)
@@ -306,8 +314,8 @@ def test_constructor_whose_process_the_system_kills_fails_its_start(register, tm
 def test_replicas_of_a_node_that_dies_are_placed_elsewhere_unless_they_belong_there(
     cluster, register, history, tmp_path, until
 ):
-    """A service that is pinned to the node waits for one of that name, and says so."""
-    node = cluster.add("node-x1", cpus=64)  # it has most, so that something is placed there
+    """Replicas of a dead node are placed elsewhere. A service pinned to that node waits for its return and says so."""
+    node = cluster.add("node-x1", cpus=64)  # it has the most CPUs, so that some replica is placed there
     anywhere = register(Witness, history.file, replicas=2, **BALANCED)
     there = History(tmp_path / "pinned")
     pinned = {"target": "remote_specific", "target_nodes": ["node-x1", "node-a1"]}
@@ -338,7 +346,7 @@ def test_replicas_of_a_node_that_dies_are_placed_elsewhere_unless_they_belong_th
 
 
 def test_nodes_on_which_a_replica_could_not_be_reached_are_the_last_choice(cluster, monkeypatch):
-    """They may be gone, which the cluster takes its time to notice."""
+    """A node on which a replica was unreachable is chosen last: it may be dead before the cluster notices."""
     suspects = ray_target._Suspects()
     monkeypatch.setattr(ray_target, "_SUSPECTS", suspects)
     config = ServiceDeploymentConfig(target="remote_any", cpu_cores=0.1)
@@ -352,13 +360,13 @@ def test_nodes_on_which_a_replica_could_not_be_reached_are_the_last_choice(clust
     assert "could not be reached" in found.refused["node-a1"]
     suspects.add(cluster.nodes["node-a2"].id)
     (found,) = target.place([spec])
-    assert found.node in {"node-a1", "node-a2", "node-b1"}  # better than none
+    assert found.node in {"node-a1", "node-a2", "node-b1"}  # better than no node
     target.close()
 
 
 @pytest.mark.slow
 def test_callers_of_a_frozen_node_are_released_at_their_deadlines(cluster, deploy, history, until, frozen):
-    """Its replica is replaced on another one."""
+    """Callers of a frozen node get timeouts at their deadlines, and its replica is replaced on another node."""
     node = cluster.add("node-x1", cpus=64)
     service = deploy(Witness, history.file, replicas=2, **BALANCED)
     (there,) = (each for each in service.status["replicas"] if each["node"] == "node-x1")
@@ -380,7 +388,7 @@ def test_callers_of_a_frozen_node_are_released_at_their_deadlines(cluster, deplo
 
 
 def test_deployment_onto_a_node_that_dies_meanwhile_fails(cluster, register, board, until):
-    """At once, and nothing of it is left."""
+    """A deployment onto a node that dies meanwhile fails at once and leaves nothing."""
     node = cluster.add("node-x1")
     gate = board.watch()
     service = register(Slow, gate.checkpoint, target="remote_specific", target_nodes=["node-x1"])
@@ -403,12 +411,12 @@ def test_deployment_onto_a_node_that_dies_meanwhile_fails(cluster, register, boa
 
 # -- processes that hang -----------------------------------------------------------------------------------------------
 
-#: Fields of a service whose health is looked at often.
+#: Settings for frequent health checks.
 WATCHED = {"health_check_interval": 0.2, "health_check_timeout": 0.2, "failure_threshold": 2, "drain_timeout": 1}
 
 
 def test_replica_whose_slots_are_all_abandoned_is_killed_and_replaced(deploy, history, board, until):
-    """The methods that hang cannot be stopped, but end with their process."""
+    """A replica whose slots all have abandoned calls is killed and replaced: its methods end only with its process."""
     service = deploy(Witness, history.file, **WATCHED)
     gate = board.watch()
     quick = service.handle.with_options(timeout=0.5)
@@ -419,7 +427,7 @@ def test_replica_whose_slots_are_all_abandoned_is_killed_and_replaced(deploy, hi
             call.result(PATIENCE)
     assert service.status["metrics"].abandoned_count == SLOTS
 
-    assert service.handle.call("run", SLOTS) == SLOTS  # by the one that takes its place
+    assert service.handle.call("run", SLOTS) == SLOTS  # the replacement answers
     until(lambda: is_gone(pid))
     assert service.states == {"svc#0.1": "ready"}
     assert service.status["metrics"].abandoned_count == 0
@@ -427,7 +435,9 @@ def test_replica_whose_slots_are_all_abandoned_is_killed_and_replaced(deploy, hi
 
 @pytest.mark.slow
 def test_status_of_a_frozen_replica_is_what_it_said_last(deploy, history, until, frozen):
-    """It takes a second at most for all of them, and says how old that is; the health check has it replaced."""
+    """
+    The status of a frozen replica shows its last values with their age, within a second. Health checks replace it.
+    """
     service = deploy(Witness, history.file, replicas=2, **BALANCED, **WATCHED)
     for number in range(4):
         service.handle.call("run", number)

@@ -1,4 +1,4 @@
-"""The demo with a killed node does what it says, and leaves nothing behind."""
+"""The demo with a killed node works as described and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ PATIENCE = 150
 
 
 def test_demo_answers_survives_its_killed_node_and_ends_by_itself(tmp_path):
-    """As `make demo-ray` runs it, with an empty home folder."""
+    """The demo, run as `make demo-ray` runs it, answers, survives its killed node, and leaves no process or file."""
     mark = uuid.uuid4().hex
     done = subprocess.run(
         [sys.executable, DEMO],
@@ -48,5 +48,5 @@ def test_demo_answers_survives_its_killed_node_and_ends_by_itself(tmp_path):
 def _variables(process):
     try:
         return process.environ().values()
-    except psutil.Error:  # it has ended, or is another user's
+    except psutil.Error:  # it has ended, or belongs to another user
         return ()

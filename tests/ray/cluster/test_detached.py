@@ -1,4 +1,4 @@
-"""Services outlive the process that deployed them: others find and call them, and one at a time takes them over."""
+"""Detached services outlive the process that deployed them. Any process can call them; one at a time controls them."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def witness(tmp_path):
 
 @pytest.fixture
 def name():
-    """Name of the environments; no other test's, of which this process may still know."""
+    """The name of the test's environments. No other test uses it, because this process may still know others."""
     return f"shop/{uuid4().hex}"
 
 
 @pytest.fixture
 def driver(cluster, witness, name):
-    """Have another process deploy `svc`, detached."""
+    """Let another process deploy `svc`, detached."""
     process = Driver(cluster.address, witness, lifetime="detached", name=name)
     yield process
     process.kill()
@@ -63,7 +63,7 @@ def driver(cluster, witness, name):
 
 @pytest.fixture
 def environment(cluster, witness, name):
-    """Make environments of the name that the driver's has; all are closed."""
+    """Make environments with the same name as the driver's; all are closed at the end."""
     with contextlib.ExitStack() as stack:
 
         def make(*, registered=False, lifetime="detached", **changes):
@@ -87,7 +87,9 @@ def kill(pid, until):
 
 
 def test_service_is_found_called_taken_over_scaled_and_stopped_by_other_processes(driver, environment, until):
-    """One at a time decides about it; whoever wants to call it, may."""
+    """
+    Any process can find and call the service. Another one can adopt, scale and stop it once its holder has closed.
+    """
     env = environment()
     assert env.service("svc").run(1) == 1
     with pytest.raises(DeployError, match=f"are held by process {driver.pid} on "):
@@ -106,7 +108,9 @@ def test_service_is_found_called_taken_over_scaled_and_stopped_by_other_processe
 
 
 def test_after_its_process_was_killed_a_service_goes_on_and_is_taken_over(driver, environment, until):
-    """Replicas answer meanwhile; one that died is not replaced before somebody is there who does so."""
+    """
+    If the holder is killed, the replicas go on answering. A dead one is replaced after another process adopts them.
+    """
     guest = environment().service("svc")
     assert guest.run(1) == 1
     driver.kill()
@@ -117,7 +121,7 @@ def test_after_its_process_was_killed_a_service_goes_on_and_is_taken_over(driver
     began = time.monotonic()
     env = environment()
     env.adopt()
-    assert time.monotonic() - began < 30  # the one that was killed has 10 s to show that it was not
+    assert time.monotonic() - began < 30  # the registry gives the killed process 10 s to show that it is alive
 
     assert len(pids(env)) == 2
     assert driver.pids[1] in pids(env)
@@ -127,7 +131,11 @@ def test_after_its_process_was_killed_a_service_goes_on_and_is_taken_over(driver
 
 
 def test_service_that_another_process_holds_is_shown_and_called_and_changed_by_that_alone(driver, environment, until):
-    """Over HTTP too; once nobody holds it, how it can be taken over is said."""
+    """
+    Other processes can see and call a held service, over HTTP too, but only its holder can change it.
+
+    Once nobody holds it, the message says how to take it over.
+    """
     env = environment()
 
     def ask(method, path, body=None):
@@ -138,7 +146,7 @@ def test_service_that_another_process_holds_is_shown_and_called_and_changed_by_t
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read())
 
-    with serve(env, "127.0.0.1:0", token="secret") as server:  # noqa: S106 - for this test alone
+    with serve(env, "127.0.0.1:0", token="secret") as server:  # noqa: S106 - for this test only
         until(lambda: ask("GET", "/readyz") == (200, {"ready": True, "not_ready": {}}))
         (row,) = ask("GET", "/api/v1/services")[1]
         assert (row["name"], row["state"], row["ready"], row["replicas"]) == ("svc", "ready", 2, 2)
@@ -163,7 +171,9 @@ def test_service_that_another_process_holds_is_shown_and_called_and_changed_by_t
 
 
 def test_services_of_others_that_cannot_be_looked_at_are_no_end_of_a_status(environment, monkeypatch):
-    """It says why they are not known, and the registry is not asked again at once."""
+    """
+    If the registry does not answer, the status says why other services are unknown, and does not ask again at once.
+    """
     env = environment()
     looked = []
 
@@ -179,7 +189,7 @@ def test_services_of_others_that_cannot_be_looked_at_are_no_end_of_a_status(envi
 
 @pytest.mark.slow
 def test_replicas_are_taken_over_after_the_registry_died_with_their_process(driver, environment, until):
-    """They know themselves what they are."""
+    """After the registry died with the holder, replicas can still be adopted, because they know what they are."""
     driver.do("scale", 3)
     before = [each["pid"] for each in driver.do("status")["answer"]]
     driver.kill()
@@ -197,10 +207,10 @@ def test_replicas_are_taken_over_after_the_registry_died_with_their_process(driv
 
 @pytest.mark.slow
 def test_replicas_of_another_protocol_are_not_taken_over_and_that_is_said(driver, environment, until):
-    """They go on, and a process of their version can still take them over."""
+    """Replicas of another protocol version are not adopted and go on; a process of their version can adopt them."""
     driver.kill()
     driver.communicate()
-    ray.kill(ray.get_actor(REGISTRY, NAMESPACE), no_restart=True)  # that of another protocol has another name
+    ray.kill(ray.get_actor(REGISTRY, NAMESPACE), no_restart=True)  # the registry of another protocol has another name
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(versions, "NUMBER", versions.NUMBER + 1)
@@ -217,7 +227,7 @@ def test_replicas_of_another_protocol_are_not_taken_over_and_that_is_said(driver
 
 
 def test_registry_that_dies_is_told_everything_again(environment, until):
-    """By whoever holds the services, who goes on holding them."""
+    """The holder tells a restarted registry everything again, and stays the holder."""
     env = environment(registered=True)
     env.deploy()
     registry = ray.get_actor(REGISTRY, NAMESPACE)
@@ -228,7 +238,7 @@ def test_registry_that_dies_is_told_everything_again(environment, until):
     with pytest.raises(DeployError, match="are held by process"):  # at once: it knows who held them
         other.adopt()
     deadline = time.monotonic() + 30
-    while True:  # it knows of no service before the holder has noticed
+    while True:  # it knows no service until the holder has noticed
         try:
             assert other.service("svc").run(1) == 1
             break
@@ -241,6 +251,7 @@ def test_registry_that_dies_is_told_everything_again(environment, until):
 
 @pytest.mark.slow
 def test_service_without_replicas_is_started_again_from_what_the_registry_remembers(environment, until):
+    """A service whose replicas have all died is started again from what the registry remembers."""
     env = environment(registered=True, replicas=1, load_balancing=False)
     env.deploy()
     (pid,) = pids(env)
@@ -255,7 +266,7 @@ def test_service_without_replicas_is_started_again_from_what_the_registry_rememb
 
 
 def test_what_was_changed_while_it_ran_holds_for_the_next_process(environment):
-    """The number of replicas, and the balancer."""
+    """The number of replicas and the balancer that were changed at run time also apply in the next process."""
     env = environment(registered=True)
     env.deploy()
     env.scale("svc", 1)
@@ -271,7 +282,9 @@ def test_what_was_changed_while_it_ran_holds_for_the_next_process(environment):
 
 
 def test_service_that_runs_otherwise_is_changed_only_by_who_says_so(environment, until):
-    """`deploy` refuses and harms nothing; `adopt` takes it as it is, and then `apply` replaces it."""
+    """
+    If a detached service runs with other settings, `deploy` is refused without effect; `adopt` and `apply` replace it.
+    """
     env = environment(registered=True)
     env.deploy()
     before = pids(env)
@@ -297,6 +310,7 @@ def test_service_that_runs_otherwise_is_changed_only_by_who_says_so(environment,
 
 @pytest.mark.slow
 def test_process_that_stood_still_while_another_took_over_stops_nothing(driver, environment, until):
+    """A process that stood still while another took over cannot change or stop the services afterwards."""
     env = environment()
     os.kill(driver.pid, signal.SIGSTOP)
     try:
@@ -314,7 +328,7 @@ def test_process_that_stood_still_while_another_took_over_stops_nothing(driver, 
 
 
 def test_calls_of_others_are_not_disturbed_when_a_service_changes_hands(environment, witness):
-    """All are answered, and each has run once."""
+    """While a service changes hands, every call of other processes is answered and runs once."""
     env = environment(registered=True)
     env.deploy()
     guest = environment().service("svc").with_options(timeout=60)  # a takeover may take long on a busy machine
@@ -332,7 +346,7 @@ def test_calls_of_others_are_not_disturbed_when_a_service_changes_hands(environm
 
 @pytest.mark.slow
 def test_services_that_outlive_the_program_call_each_other(environment):
-    """Also after they have changed hands, in which nothing of them changes."""
+    """Detached services call each other, also after another process has adopted them."""
     env = environment(registered=True)
     config = ServiceDeploymentConfig(target="remote_any", cpu_cores=0.1)
     env.register_service_with_config("caller", Calling, deployment_config=config)
@@ -352,17 +366,20 @@ def test_services_that_outlive_the_program_call_each_other(environment):
 
 
 def test_cluster_that_ends_with_the_program_keeps_nothing(environment, monkeypatch):
+    """Detached services are refused on a private cluster, which ends with the program."""
     monkeypatch.setattr(sage_deploy_ray.cluster.connection, "would_start_private_runtime", lambda _: True)
     with pytest.raises(DeployError, match=r"set options\.ray\.address"):
         environment(registered=True).deploy()
 
 
 def test_environment_whose_services_end_with_it_takes_over_nothing(environment):
+    """An environment with `lifetime: driver` cannot adopt services."""
     with pytest.raises(ConfigError, match="'lifetime': 'detached'"):
         environment(lifetime="driver").adopt()
 
 
 def test_unknown_service_is_looked_for_elsewhere_and_not_found(environment):
+    """A service that no process has deployed is reported with the nearest name."""
     env = environment(registered=True)
     env.deploy()
     with pytest.raises(ServiceNotFoundError, match="did you mean 'svc'"):

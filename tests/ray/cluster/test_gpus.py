@@ -1,4 +1,4 @@
-"""`gpu_count` reserves GPUs, and a replica sees only those that it has reserved; the nodes only claim to have some."""
+"""`gpu_count` reserves GPUs, and a replica sees only its own. The test nodes only claim to have GPUs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.ray
 
 
 class Devices:
-    """Knows its GPUs."""
+    """Returns the GPUs that it sees."""
 
     def seen(self):
         return os.environ.get("CUDA_VISIBLE_DEVICES"), [str(id) for id in ray.get_gpu_ids()]
@@ -22,7 +22,7 @@ class Devices:
 
 @pytest.fixture
 def service(cluster, environments):
-    """Register a service with replicas that have GPUs; gives its environment."""
+    """Register a service whose replicas have GPUs; return its environment."""
 
     def register(replicas, gpu_count, target="remote_any", **config):
         env = environments(f"gpus-{replicas}", options={})
@@ -46,6 +46,7 @@ def service(cluster, environments):
 
 
 def test_each_replica_sees_the_gpu_that_it_has_and_a_third_has_none_left(service):
+    """Each replica sees its own GPU. A third replica is refused until the others have stopped."""
     env = service(2, 1)
     env.deploy()
 
@@ -65,7 +66,7 @@ def test_each_replica_sees_the_gpu_that_it_has_and_a_third_has_none_left(service
 
 
 def test_shares_lie_on_one_gpu(service):
-    """Two replicas with 0.4 each fit on one GPU; which one is for Ray to say."""
+    """Two replicas with 0.4 GPUs each see one GPU each; Ray chooses which."""
     env = service(2, 0.4)
     env.deploy()
 
@@ -76,13 +77,16 @@ def test_shares_lie_on_one_gpu(service):
 
 
 def test_more_gpus_than_a_node_has_are_refused_for_good(service):
+    """More GPUs than any node has are refused with E802."""
     with pytest.raises(DeployError, match=r"E802: it needs 0\.1 CPUs and 3 GPUs") as refused:
         service(1, 3).deploy()
     assert "node-b1: has only 2 GPUs" in str(refused.value)
 
 
 def test_replica_without_gpus_leaves_their_variable_as_the_node_has_it(service):
-    """So Ray does, unless RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO is set where the node is started."""
+    """
+    Without `gpu_count`, CUDA_VISIBLE_DEVICES stays as on the node, unless RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO is set.
+    """
     env = service(1, None, "remote_specific", target_nodes=["node-b1"])
 
     assert env.service("devices").seen() == (os.environ.get("CUDA_VISIBLE_DEVICES"), [])

@@ -1,4 +1,4 @@
-"""The process that deployed is killed, or the head of its cluster: what is left goes, or goes on."""
+"""The deploying process or the cluster's head is killed: which services end, and which go on."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.ray
 
 @pytest.fixture
 def driver(tmp_path):
-    """Have a process deploy a service on a cluster; it is killed when the test ends."""
+    """Start a process that deploys a service on a cluster; it is killed at the end of the test."""
     started = []
 
     def start(address, **options):
@@ -31,7 +31,7 @@ def driver(tmp_path):
 
 
 def test_replicas_of_a_driver_that_is_killed_are_gone_soon(cluster, driver, until):
-    """Nobody is left who would call them, or count them."""
+    """The replicas of a killed driver end soon, because nobody can call or count them."""
     process = driver(cluster.address)
     assert process.do("call", "run", 0)["answer"] == 0
 
@@ -43,7 +43,7 @@ def test_replicas_of_a_driver_that_is_killed_are_gone_soon(cluster, driver, unti
 
 @pytest.mark.slow  # half a minute, most of it Ray's own
 def test_service_goes_on_without_the_head_and_cannot_be_scaled(ray_folder, driver, until):
-    """What needs the head says so in time; what runs is known, also which of it has died since."""
+    """Without the head, calls and the status go on, with dead replicas shown. Scaling fails in time."""
     with OwnHead(ray_folder) as head:
         process = driver(head.address, control_timeout=2)
         assert process.do("call", "run", 0)["answer"] == 0
@@ -69,7 +69,7 @@ def test_service_goes_on_without_the_head_and_cannot_be_scaled(ray_folder, drive
 
 @pytest.mark.slow  # half a minute, most of it Ray's own
 def test_head_that_remembers_starts_again_and_the_program_goes_on(ray_folder, tmp_path, driver, until):
-    """It can change the service again, whose replicas are the same as before."""
+    """If the head restarts with its memory, the program can change the service again; its replicas are the same."""
     memory = {"RAY_gcs_storage": "rocksdb", "RAY_gcs_storage_path": str(tmp_path / "head")}
     with OwnHead(ray_folder, **memory) as head:
         process = driver(head.address, control_timeout=2)

@@ -1,4 +1,4 @@
-"""`OMP_NUM_THREADS`, by which numeric libraries choose their number of threads, follows `cpu_cores`."""
+"""`OMP_NUM_THREADS`, from which numeric libraries take their number of threads, follows `cpu_cores`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sage_plugins import ServiceDeploymentConfig
 
 pytestmark = pytest.mark.ray
 
-#: Stands for a library that reads the variable once, when it is imported.
+#: Stands in for a library that reads the variable once, at its import.
 LIBRARY = """
 import os
 
@@ -28,7 +28,7 @@ class Numbers:
 
 @pytest.fixture
 def threads(cluster, environments, tmp_path, monkeypatch):
-    """What a library finds that the service's module imports at its top."""
+    """Return the value that a library finds when the service's module imports it."""
     (tmp_path / "numeric_library_double.py").write_text(LIBRARY, encoding="utf-8")
     (tmp_path / "numeric_service_double.py").write_text(SERVICE, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
@@ -52,17 +52,19 @@ def threads(cluster, environments, tmp_path, monkeypatch):
     [(2.0, "2"), pytest.param(0.5, "1", marks=pytest.mark.slow), pytest.param(None, "1", marks=pytest.mark.slow)],
 )
 def test_library_finds_as_many_threads_as_whole_cores_are_reserved(threads, cores, number):
+    """The library finds as many threads as whole cores are reserved, at least one."""
     assert threads(cores) == number
 
 
 def test_variable_of_who_deploys_does_not_go_along(threads, monkeypatch):
-    """It is about another machine."""
+    """The deployer's own value is not passed on, because it is about another machine."""
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
 
     assert threads(2.0) == "2"
 
 
 def test_variable_that_a_node_was_started_with_wins(threads, cluster, monkeypatch):
+    """A value that the node was started with wins over `cpu_cores`."""
     with monkeypatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "5")
         cluster.add("node-x1")

@@ -1,4 +1,4 @@
-"""The pages of the documentation that need a cluster say what is so: their blocks run on the cluster of the tests."""
+"""The documentation pages that need a cluster: their code blocks run on the test cluster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
 @pytest.mark.parametrize("path", ON_A_CLUSTER, ids=lambda path: path.name)
 def test_blocks_of(path, cluster, tmp_path, monkeypatch):
-    """Whoever copies a block gets what the page says."""
+    """The blocks of a page give what the page shows."""
     with working_folder(tmp_path, monkeypatch):
         Page(path, monkeypatch, RAY_ADDRESS=cluster.address).take_all()
 

@@ -1,4 +1,4 @@
-"""Ray ships payloads as they are: buffers beside the pickle, and not once more inside it."""
+"""Ray sends payloads without copying their buffers into the pickle."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
-#: A process of its own, because Ray keeps sockets and log files open after its shutdown.
+#: It runs in its own process, because Ray keeps sockets and log files open after its shutdown.
 DRIVER = """
     import pickle
 
@@ -59,7 +59,9 @@ DRIVER = """
 
 @pytest.mark.slow
 def test_parcels_travel_through_ray():
-    """To the object store, to a task and back; with a class of the script's, and without a copy of its buffers."""
+    """
+    Payloads go to the object store, to a task and back, with a script's class and without a copy of their buffers.
+    """
     with tempfile.TemporaryDirectory(prefix="r", dir="/tmp", ignore_cleanup_errors=True) as folder:
         done = subprocess.run(
             [sys.executable, "-"],

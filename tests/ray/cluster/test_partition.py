@@ -1,4 +1,4 @@
-"""A cluster whose network is cut in two: callers are released, the service comes back on their side."""
+"""A cluster whose network is cut in two: calls end in time, and lost replicas are replaced on the caller's side."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(180), NEEDS
 
 
 def test_calls_across_a_partition_are_bounded_and_its_replicas_replaced(ray_folder, tmp_path):
-    """When the network is whole again, what was on the other side is gone."""
+    """Calls across a partition end by their deadlines, and none runs twice. Later the far side's old replicas end."""
     witness = tmp_path / "witness"
     with Network() as network:
         head = f"{network.addresses[network.near]}:6399"
@@ -38,7 +38,7 @@ def test_calls_across_a_partition_are_bounded_and_its_replicas_replaced(ray_fold
                 told.append(driver.do("call", "run", number))
                 number += 1
             took = time.monotonic() - began
-            assert max(each["seconds"] for each in told) < 5.5  # their timeout is 5 s
+            assert max(each["seconds"] for each in told) < 5.5  # the calls' timeout is 5 s
             assert {each.get("error") for each in told} <= {None, "ReplicaDiedError", "CallTimeoutError"}
             assert [driver.do("call", "run", each)["answer"] for each in range(number, number + 10)]
 

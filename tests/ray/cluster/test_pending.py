@@ -1,4 +1,4 @@
-"""A replica whose actor Ray keeps waiting: who waits for it is told for what, and what to do."""
+"""If Ray does not start a replica's actor, the deployment error says what it waits for and what to do."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ class Service:
 
 @ray.remote(num_cpus=1)
 class Other:
-    """Somebody else's actor, which takes what was free when the replica was placed."""
+    """An actor of someone else, which takes the resources that were free when the replica was placed."""
 
     def wait_made(self):
-        """Answered once it runs."""
+        """Return once the actor runs."""
 
 
 def test_replica_for_which_nothing_is_free_any_more_says_what_it_waits_for(cluster, environments, monkeypatch):
+    """If a replica's resources are taken after it was placed, the error says what it waits for."""
     cluster.add("node-small", cpus=1)
     env = environments("pending")
     config = ServiceDeploymentConfig(target="remote_specific", target_nodes=["node-small"], startup_timeout=1.0)

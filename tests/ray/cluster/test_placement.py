@@ -1,4 +1,4 @@
-"""On a real cluster replicas run where the plan says, and what has no place is refused before anything starts."""
+"""On a real cluster replicas run where the plan says. A replica without a place is refused before anything starts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GROUPS = {"ray": {"groups": {"spare": {"nodes": ["node-a2", "node-gone"], "label
 
 
 class Where:
-    """Knows on which node it runs."""
+    """Returns the node on which it runs."""
 
     def node(self):
         return ray.get_runtime_context().get_node_id()
@@ -27,7 +27,7 @@ class Where:
 
 @pytest.fixture
 def service(cluster, environments):
-    """Register the service; gives its environment."""
+    """Register the service; return its environment."""
 
     def register(target, replicas=1, **config):
         env = environments("placed", options=GROUPS)
@@ -46,7 +46,7 @@ def service(cluster, environments):
 
 @pytest.fixture
 def names(cluster):
-    """Deploy; gives the names of the nodes on which the replicas say that they run, by replica."""
+    """Deploy; return each replica's node, after checking that the replicas report the same nodes."""
 
     def deploy(env):
         env.deploy()
@@ -62,6 +62,7 @@ def names(cluster):
 
 @pytest.mark.wheels
 def test_named_nodes_are_taken_in_turn(service, names):
+    """Replicas use the named nodes in turn."""
     env = service("remote_specific", 3, target_nodes=["node-b1", "node-a2"])
 
     planned = [replica.where for replica in env.plan().services[0].replicas]
@@ -79,18 +80,20 @@ def test_replicas_spread_over_the_nodes_with_the_labels(service, names):
 
 
 def test_label_may_be_one_that_a_node_must_not_have(service, names):
+    """`!exists` selects nodes without that label."""
     env = service("cluster_group", node_selector={"zone": "exists", "tier": "!exists"}, max_replicas_per_node=1)
 
     assert names(env)[0] in {"node-a1", "node-a2"}
 
 
 def test_named_group_has_the_nodes_that_fit_its_names_and_its_labels(service, names):
-    """One of its names is no live node, which does no harm."""
+    """A named group has the nodes that match its names and labels; a name without a live node is ignored."""
     assert names(service("cluster_group", 2, options={"cluster_group": {"group": "spare"}})) == ["node-a2", "node-a2"]
 
 
 @pytest.mark.wheels
 def test_packed_replicas_share_a_node_until_it_has_as_many_as_it_may(service, names):
+    """`pack` fills a node up to `max_replicas_per_node` before it uses the next."""
     planned = names(service("remote_any", 3, spread="pack", cpu_cores=1, max_replicas_per_node=2))
 
     assert planned[0] == planned[1] != planned[2]
@@ -124,6 +127,7 @@ ZONE_A = {"target": "cluster_group", "node_selector": {"zone": "a"}}
     ],
 )
 def test_what_has_no_place_is_refused_before_anything_starts(service, cluster, config, rule, reasons):
+    """Replicas without a place are refused with the reasons in plan and error, before any actor starts."""
     env = service(**config)
     before = cluster.held()
 
@@ -139,6 +143,7 @@ def test_what_has_no_place_is_refused_before_anything_starts(service, cluster, c
 
 
 def test_name_of_two_nodes_is_refused_with_their_ids_by_which_each_can_be_had(service, cluster):
+    """A name of two nodes is refused with their ids; each can be named by its id."""
     twin = cluster.add("twin", called="node-a1")
     by_name = service("remote_specific", target_nodes=["node-a1"])
     by_id = service("remote_specific", target_nodes=[twin.id])
@@ -153,7 +158,9 @@ def test_name_of_two_nodes_is_refused_with_their_ids_by_which_each_can_be_had(se
 
 
 def test_nodes_are_those_of_the_cluster_with_what_is_free_and_what_runs_there(service, names, cluster):
-    """And errors and stacks come from the processes there."""
+    """
+    `env.nodes()` lists the nodes with free resources and replicas. Errors and stacks come from the remote processes.
+    """
     env = service("remote_any", replicas=2)
     planned = names(env)
     nodes = {node["name"]: node for node in env.nodes()}

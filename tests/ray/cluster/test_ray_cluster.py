@@ -1,4 +1,4 @@
-"""The cluster of the tests is what the other tests take it for, and what a test leaves on it is found."""
+"""The test cluster is as the other tests expect it, and the leak guard finds what a test leaves on it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Actor:
 
 @pytest.fixture
 def actor_on():
-    """Start an actor on a node; all are killed when the test ends."""
+    """Start an actor on a node; all are killed at the end of the test."""
     started = []
 
     def start(node, **options):
@@ -39,7 +39,7 @@ def actor_on():
 
 @pytest.fixture
 def caught(request, monkeypatch):
-    """What the leak guard says of what was started since."""
+    """Return what the leak guard reports about things started since."""
     monkeypatch.setattr(leak_guard, "GRACE_S", 0.1)
     watching = leak_guard.LeakGuard()
     watching.take_stock()
@@ -53,6 +53,7 @@ def caught(request, monkeypatch):
 
 
 def test_nodes_have_names_labels_and_resources(cluster):
+    """The nodes have their names, labels and resources."""
     found = {node["NodeName"]: node for node in ray.nodes() if node["Alive"]}
 
     assert set(found) == {"head", "node-a1", "node-a2", "node-b1"}
@@ -62,12 +63,14 @@ def test_nodes_have_names_labels_and_resources(cluster):
 
 
 def test_driver_is_on_the_head_so_that_every_other_node_can_be_killed(cluster):
+    """The driver runs on the head, so that every other node can be killed."""
     (head,) = (node for node in ray.nodes() if node["NodeName"] == "head" and node["Alive"])
 
     assert ray.get_runtime_context().get_node_id() == head["NodeID"]
 
 
 def test_killed_node_is_gone_with_its_workers_and_soon_dead_to_the_head(cluster, actor_on):
+    """A killed node is gone with its workers, and soon dead to the head."""
     node = cluster.add("node-x1")
     actor, pid = actor_on(node)
     assert pid in node.children
@@ -90,7 +93,7 @@ def test_frozen_node_is_soon_dead_to_the_head(cluster):
 
 
 def test_nodes_of_a_test_end_with_it(cluster):
-    """Runs after those that added a node of this name."""
+    """Nodes that a test has added end with it. Runs after the tests that added a node of this name."""
     assert set(cluster.nodes) == {"node-a1", "node-a2", "node-b1"}
 
 
@@ -105,7 +108,7 @@ def test_forgotten_actor_is_caught_and_named(cluster, actor_on, caught):
 
 def test_actor_that_finds_no_node_is_caught(cluster, caught, until):
     actor = Actor.options(num_cpus=1000).remote()
-    until(cluster.held)  # Ray registers it behind our back
+    until(cluster.held)  # Ray registers it in the background
 
     assert "actor Actor " in caught()
 
@@ -113,7 +116,7 @@ def test_actor_that_finds_no_node_is_caught(cluster, caught, until):
 
 
 def test_thread_and_connection_of_ours_are_caught_beside_those_of_ray(cluster, actor_on, caught):
-    """Ray's driver connects to each of its actors; that is not what is reported."""
+    """A thread and a socket of ours are reported; the connections of Ray's driver to its actors are not."""
     actor_on(cluster.nodes["node-a1"])
     stop = threading.Event()
     thread = threading.Thread(target=stop.wait, name="forgotten-thread")
@@ -131,6 +134,6 @@ def test_thread_and_connection_of_ours_are_caught_beside_those_of_ray(cluster, a
 
 
 def test_ended_actors_are_no_leak(cluster, actor_on):
-    """What the guard has to say about this very test is nothing."""
+    """Actors that have ended are no leak: the guard reports nothing about this very test."""
     for node in cluster.nodes.values():
         actor_on(node)

@@ -1,4 +1,4 @@
-"""Real libraries as services on Ray: they are made there, and answer as they do in this process."""
+"""Real libraries as services on Ray: they are constructed there, and answer as in this process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ON_RAY = ServiceDeploymentConfig(target="remote_any", cpu_cores=0.5)
 
 @pytest.fixture(autouse=True)
 def packages(cluster, monkeypatch):
-    """What these need, and the folders from which `sage-deploy up` would import."""
+    """The packages that these tests need, and the folders from which `sage-deploy up` would import."""
     require()
     monkeypatch.syspath_prepend(TIME_SERIES)
     monkeypatch.syspath_prepend(SEMANTIC_SEARCH)
@@ -23,7 +23,7 @@ def packages(cluster, monkeypatch):
 
 
 class RawIndex:
-    """Gives away what the vector database answers, as somebody would who has tried it in one process alone."""
+    """Returns the vector database's own results, as an author might who tested it only in one process."""
 
     def __init__(self):
         import sagevdb
@@ -42,7 +42,7 @@ class RawIndex:
 
 
 def test_report_of_the_time_series_is_the_same(environments):
-    """The package's own class; each of the points is added by a call of its own, in another process."""
+    """The time series example gives the same report on Ray, where each point is added by a call to another process."""
     reports = []
     for profile in (None, "ray"):
         env = environments(f"time-series-{profile}")
@@ -52,7 +52,7 @@ def test_report_of_the_time_series_is_the_same(environments):
 
 
 def test_vectors_are_the_same(environments):
-    """Two replicas with batches, as the profile has them, against the class by itself."""
+    """Two replicas with batches give the same vectors as the class in this process."""
     import numpy as np
     from semantic_search.embedder import SentenceEmbedder
 
@@ -67,7 +67,7 @@ def test_vectors_are_the_same(environments):
 
 
 def test_result_that_cannot_be_sent_is_an_error_that_names_it(env):
-    """Not a timeout: it is said as soon as the method has returned, and the replica goes on."""
+    """A result that cannot be sent is reported at once with its type, not as a timeout; the replica goes on."""
     env.register_service_with_config("raw", RawIndex, deployment_config=ON_RAY)
     service = env.service("raw")
     with pytest.raises(ResultNotSerializableError, match=r"raw\.raw\b.*QueryResult"):

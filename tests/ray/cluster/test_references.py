@@ -1,4 +1,6 @@
-"""Objects in Ray's store as arguments: the method gets their values, and what is inside other values stays as it is."""
+"""
+Objects of Ray's store as arguments: the method gets their values, and references inside other values stay references.
+"""
 
 from __future__ import annotations
 
@@ -22,12 +24,12 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
-#: Bytes of what Ray keeps in the store itself, rather than with the reference to it.
+#: Bytes of an object that Ray keeps in the store, not with its reference.
 LARGE: Final = 2**20
 
 
 class Memory:
-    """As an array: its numbers are used where they lie."""
+    """Like an array: its numbers are used in place, without a copy."""
 
     def __init__(self, numbers: Any) -> None:
         self.numbers = numbers
@@ -39,7 +41,7 @@ class Memory:
 
 
 class Reader:
-    """A service that looks at what it is given."""
+    """A service that inspects its arguments."""
 
     ctx: ServiceContext
 
@@ -75,7 +77,7 @@ class Reader:
         yield from memoryview(memory.numbers)[:3]
 
     def get(self, references: list[Any]) -> Any:
-        """The value of a reference inside a list."""
+        """Return the value of a reference inside a list."""
         return ray.get(references[0])
 
     def keep(self, references: list[Any]) -> None:
@@ -88,7 +90,7 @@ class Reader:
         return bytes(memoryview(self._kept[0].numbers)[:count])
 
     def make(self, value: Any) -> list[Any]:
-        """A reference to an object of this process."""
+        """Return a reference to an object of this process."""
         return [ray.put(value)]
 
     def make_items(self, count: int) -> Iterator[list[Any]]:
@@ -99,7 +101,7 @@ class Reader:
         raise LookupError([ray.put(value)])
 
     def pass_on(self, handle: ServiceHandle, method: str, references: list[Any]) -> Any:
-        """Call another service with a reference of the caller's, and with one of its own."""
+        """Call another service with a reference of the caller, and with a new one of this process."""
         return handle.call(method, references[0]), handle.call(method, ray.put(Memory(bytes(LARGE))))
 
     def ask(self, service: str, method: str, references: list[Any]) -> Any:
@@ -113,7 +115,7 @@ def _never() -> None:
 
 @ray.remote(num_cpus=0, concurrency_groups={"open": 2}, max_concurrency=8)
 class Valve:
-    """Has tasks wait until it is opened."""
+    """Makes tasks wait until it is opened."""
 
     def __init__(self) -> None:
         self._open = threading.Event()
@@ -130,7 +132,7 @@ class Valve:
 
     @ray.method(concurrency_group="open")
     def owe(self) -> list[Any]:
-        """A reference to an object that will never be, and is lost with this process."""
+        """Return a reference to an object that will never exist and is lost with this process."""
         return [_never.remote()]
 
     @ray.method(concurrency_group="open")
@@ -158,7 +160,9 @@ class TestReferences(ServiceConformance):
         return found
 
     def test_values_come_from_the_store(self) -> None:
-        """Without a copy, small ones too; a reference inside a list is one there, and leads to its value."""
+        """
+        Arguments get their values from the store without a copy, small ones too. References inside a list stay usable.
+        """
         svc = self.reader()
         large, small = ray.put(Memory(bytearray(LARGE))), ray.put(5)
         args, kwargs = svc.handle.look(large, small, [large], named=large, plain=7)
@@ -168,7 +172,9 @@ class TestReferences(ServiceConformance):
         assert svc.handle.get([small, lambda: None]) == 5
 
     def test_results_items_and_errors_can_hold_references(self) -> None:
-        """To objects of the replica's process, which keeps them as long as the caller has the reference."""
+        """
+        Results, items and errors can hold references to objects of the replica, kept as long as the caller has them.
+        """
         svc = self.reader()
         assert ray.get(svc.handle.make("value")[0]) == "value"
         items = list(svc.handle.stream("make_items", 3))
@@ -178,14 +184,14 @@ class TestReferences(ServiceConformance):
         assert ray.get(caught.value.args[0][0]) == "wrong"
 
     def test_a_reference_that_a_service_keeps_keeps_its_object(self) -> None:
-        """Also when the caller has let go of it."""
+        """An object stays while a service keeps a reference to it, even if the caller has dropped its own."""
         svc = self.reader()
         svc.handle.keep([ray.put("kept")])
         gc.collect()
         assert svc.handle.kept() == "kept"
 
     def test_constructor_gets_references_as_they_are(self) -> None:
-        """Their objects are there for whatever replica is built, and whenever."""
+        """A constructor gets references unchanged. Their objects stay, also for replicas that are built later."""
         svc = self.register(Reader, ray.put("given"))
         svc.env.deploy()
         gc.collect()
@@ -194,7 +200,7 @@ class TestReferences(ServiceConformance):
         assert svc.handle.kept() == "given"
 
     def test_value_that_a_service_keeps_stays(self) -> None:
-        """Also when its reference is gone and the store of the node is used up."""
+        """A value that a service keeps stays, even without its reference and with a full object store."""
         svc = self.reader()
         svc.handle.keep(ray.put([Memory(b"kept" + bytes(LARGE))]))
         gc.collect()
@@ -203,7 +209,7 @@ class TestReferences(ServiceConformance):
         assert svc.handle.kept_bytes(4) == b"kept"
 
     def test_object_is_kept_until_the_call_has_ended(self, valve: Any) -> None:
-        """The caller may let go of its reference when it has made the call."""
+        """An object stays until the call has ended, even if the caller drops its reference after the call was made."""
         svc = self.reader()
         call = svc.handle.submit("look", ray.put(Memory(bytearray(LARGE))), valve.wait.remote("late"))
         gc.collect()
@@ -211,6 +217,7 @@ class TestReferences(ServiceConformance):
         assert call.result(self.patience) == ([(LARGE, True), "late"], {})
 
     def test_streams_batches_and_bundles_get_values(self) -> None:
+        """Streams, batches and bundles get values for their references."""
         svc = self.reader(batch_size=4, batch_wait=0.0)
         memory = ray.put(Memory(b"abc" + bytes(LARGE)))
         assert list(svc.handle.stream("each", memory)) == [*b"abc"]
@@ -221,7 +228,7 @@ class TestReferences(ServiceConformance):
         assert [call.result(self.patience) for call in bundled] == [*range(50)]
 
     def test_object_that_is_not_ready_takes_one_slot(self, valve: Any) -> None:
-        """The other one answers meanwhile."""
+        """A call that waits for an object takes one slot; the other slot answers meanwhile."""
         svc = self.reader(threading_strategy="multi", thread_count=2)
         late = svc.handle.submit("look", valve.wait.remote(1))
         assert [svc.handle.echo(number) for number in range(5)] == [*range(5)]
@@ -230,7 +237,7 @@ class TestReferences(ServiceConformance):
         assert late.result(self.patience) == ([1], {})
 
     def test_deadline_passes_while_an_object_is_not_ready(self, valve: Any) -> None:
-        """The only slot is free then, and the method never starts."""
+        """If the deadline passes while an object is not ready, the only slot is free and the method never starts."""
         svc = self.reader()
         with pytest.raises(errors.CallTimeoutError):
             svc.handle.with_options(timeout=self.while_running).look(valve.wait.remote(1))
@@ -240,12 +247,16 @@ class TestReferences(ServiceConformance):
         assert svc.outcomes == {"ok": 2, "timeout": 1}
 
     def test_nobody_waits_on_for_what_is_wanted_no_more(self, valve: Any) -> None:
-        """Else the threads that wait would add up: the object may never be ready."""
+        """Waiting for an object stops when nobody wants it any more, so that waiting threads do not add up."""
         looks = iter([self.patience * 10])
         assert arguments.fetch((valve.wait.remote(1),), {}, lambda: next(looks, 0.0), "svc.look") is None
 
     def test_failed_task_gives_the_caller_its_error(self, valve: Any) -> None:
-        """As itself, with a note that the method has not started; whether it has failed already or fails later."""
+        """
+        If an argument's task failed, the caller gets its error with a note, and the method does not start.
+
+        It does not matter whether the task has failed before the call or fails during the wait.
+        """
         svc = self.reader()
         failing = valve.wait.remote(KeyError("key"))
         call = svc.handle.submit("look", named=failing)
@@ -259,14 +270,17 @@ class TestReferences(ServiceConformance):
         assert svc.outcomes == {"ok": 1, "error": 2}
 
     def test_task_that_failed_with_rays_time_out_is_not_waited_for(self, valve: Any) -> None:
-        """Ray gives the waiting for an object up with the same class."""
+        """A task that failed with GetTimeoutError is not waited for, although Ray uses that class for its own waits."""
         svc = self.reader()
         ray.get(valve.open.remote())
         call = svc.handle.submit("look", valve.wait.remote(ray.exceptions.GetTimeoutError("theirs")))
         assert type(call.exception(self.patience)) is ray.exceptions.GetTimeoutError
 
     def test_lost_object_is_an_error_of_rays(self, valve: Any) -> None:
-        """It says which argument that is; whether its owner has ended already or ends while the call waits."""
+        """
+        A lost object fails the call with Ray's error, which names the argument. It may be lost before or during the
+        call.
+        """
         svc = self.reader()
         (reference,) = ray.get(valve.owe.remote())
         call = svc.handle.submit("look", 1, reference)
@@ -280,7 +294,7 @@ class TestReferences(ServiceConformance):
         assert svc.handle.count() == 0
 
     def test_calls_from_other_replicas_and_by_handles(self) -> None:
-        """A reference goes on from service to service, and the last one gets the value."""
+        """A reference can be passed on from service to service; the last one gets the value."""
         svc = self.reader()
         other = self.register(Reader, name="other", env=svc.env)
         memory = ray.put(Memory(bytearray(LARGE)))
@@ -289,7 +303,7 @@ class TestReferences(ServiceConformance):
         assert other.handle.ask("svc", "look", [memory]) == seen
 
     def test_call_that_moves_to_another_replica_takes_its_reference_along(self, valve: Any) -> None:
-        """The replica that waited for the object dies; an idempotent call is made again, and the object is there."""
+        """If the replica that waits for an object dies, an idempotent call runs elsewhere and gets the object there."""
         svc = self.reader(failover_enabled=True, **self.several(2))
         calls = [svc.handle.submit("echo", valve.wait.remote(Memory(bytearray(LARGE)))) for _ in range(2)]
         self.until(lambda: svc.inflight == 2)

@@ -1,4 +1,4 @@
-"""A pipeline of SAGE in this process calls services on the nodes of a cluster, as a deployment file says."""
+"""A SAGE pipeline in this process calls services on the nodes of a cluster, as a deployment file says."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ services:
 
 
 class Far(BaseService):
-    """A service of SAGE's base class; says where it is."""
+    """A service with SAGE's base class that returns where it runs."""
 
     def process(self, value):
         return self.name, self.call_service("beside", value), os.getpid()
@@ -34,7 +34,7 @@ class Far(BaseService):
 
 
 class Beside:
-    """Where a file says nothing else, a service is in the process of the pipeline."""
+    """A plain service, without SAGE's base class."""
 
     def process(self, value):
         return value + 1
@@ -47,7 +47,7 @@ class Near:
 
 @pytest.fixture
 def env(cluster, sage_env, tmp_path):
-    """Services on two targets, as a file says."""
+    """Services on two targets, as the file says."""
     file = tmp_path / "service_deployment.yaml"
     file.write_text(FILE, encoding="utf-8")
     sage_env.load_service_deployment_config(file)
@@ -56,9 +56,9 @@ def env(cluster, sage_env, tmp_path):
 
 
 def test_file_decides_where_services_of_a_pipeline_run(env):
-    """One on a named node, one in this process; both answer, and errors come back as themselves."""
+    """The file decides where a pipeline's services run. Both answer, and their errors keep their types."""
     env.register_service("far", Far)
-    # A replica elsewhere calls only what it can reach.
+    # A remote replica can call only services that it can reach.
     env.register_service_on_nodes("beside", Beside, nodes=["node-a1"], cpu_cores=0.1)
 
     def both(function, item):
@@ -85,7 +85,7 @@ def test_file_decides_where_services_of_a_pipeline_run(env):
 
 
 def test_batch_on_a_cluster_stops_its_replicas(env):
-    """The leak guard sees to it that no actor is left."""
+    """A batch on a cluster stops its replicas at its end. The leak guard checks that no actor is left."""
     env.register_service("far", Beside)
     assert run_batch(env, [1, 2, 3], lambda function, item: function.call_service("far", item)) == [2, 3, 4]
     assert env.get_service_status("far")["state"] == "stopped"

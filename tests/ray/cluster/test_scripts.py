@@ -1,4 +1,6 @@
-"""A script run as `python script.py` deploys its own class and one of a file beside it; both sides agree on them."""
+"""
+A script run as `python script.py` deploys its own class and one from the file next to it; both sides use the same.
+"""
 
 from __future__ import annotations
 
@@ -162,7 +164,7 @@ print(ray.is_initialized())
 
 
 def test_program_that_shuts_ray_down_first_is_told_so_and_no_other_ray_is_started(cluster, tmp_path):
-    """A call ends in time: there is no way to its replica, or it waits for another one. Then all closes silently."""
+    """After `ray.shutdown()`, a call fails in time, no other Ray is started, and the environment closes silently."""
     script = tmp_path / "ends_ray.py"
     script.write_text(ENDS_RAY, encoding="utf-8")
     done = subprocess.run(
@@ -192,7 +194,7 @@ def test_program_that_shuts_ray_down_first_is_told_so_and_no_other_ray_is_starte
     ids=["falls off its end", "exits", "raises"],
 )
 def test_script_that_forgets_to_close_its_environment_ends_cleanly(cluster, tmp_path, ending, until):
-    """The stop hooks run, nothing is left, and the script's own exit code and traceback are all that is seen."""
+    """If a script does not close its environment, stop hooks still run, nothing is left, and its exit code is kept."""
     end, code, error = ending
     script = tmp_path / "forgetful.py"
     script.write_text(FORGETFUL.format(end=end), encoding="utf-8")
@@ -208,8 +210,8 @@ def test_script_that_forgets_to_close_its_environment_ends_cleanly(cluster, tmp_
 
     assert done.returncode == code
     assert done.stderr.count("Traceback") == bool(error)
-    # What is said of the cluster's safety apart, and the lines of that traceback; and what Ray's own code logs when a
-    # replica ends in the moment in which the connection does.
+    # The expected lines are this traceback's. Warnings about the cluster's safety are ignored, and so is what Ray's own
+    # code logs when a replica ends at the same moment as the connection.
     said = [line for line in done.stderr.splitlines() if not line.startswith(("Ray: ", "Traceback", "  "))]
     said = [line for line in said if not re.match(r"\[.*\] \w+\.cc:\d+: ", line)]
     assert said == [error] * bool(error)
@@ -218,7 +220,7 @@ def test_script_that_forgets_to_close_its_environment_ends_cleanly(cluster, tmp_
 
 
 def test_classes_of_a_script_and_of_the_file_beside_it_are_the_same_on_both_sides(cluster, tmp_path):
-    """Of arguments, results and exceptions, from a folder on nobody's path, in another working directory."""
+    """Classes of arguments, results and errors are the same on both sides, with the files on nobody's import path."""
     project = tmp_path / "project"
     project.mkdir()
     (project / "sibling.py").write_text(dedent(SIBLING), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""One trace through services on a Ray cluster."""
+"""One trace covers a request through services on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
 
 def test_a_request_is_one_trace_through_services_on_ray(cluster, tmp_path):
-    """From HTTP into a replica on Ray, and from there into another one."""
+    """A request is one trace from HTTP to a replica on Ray, and from there to another replica."""
     before = list(INJECTORS)
     try:
         with Environment("traced", options={"ray": {"address": cluster.address}}) as env:

@@ -1,4 +1,4 @@
-"""Handles travel to other processes of a Ray cluster, and services there call each other, as if all were in one."""
+"""Handles can be sent to other processes of a Ray cluster, and services there call each other, as in one process."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
 
 
 class OnRay(Travelling):
-    """On a cluster, which another program joins by itself."""
+    """The cases on a cluster, which the other program joins by itself."""
 
     plugin_id = target = "remote_any"
     config: ClassVar[dict[str, Any]] = {"cpu_cores": 0.01}
@@ -52,14 +52,14 @@ class OnRay(Travelling):
 
 class TestHandles(HandleCases, OnRay):
     def test_reference_of_another_program_is_an_argument_there(self, tmp_path: Path) -> None:
-        """The method gets its value."""
+        """A reference of another program may be an argument there; the method gets its value."""
         svc, _ = self.pair()
         (tmp_path / "handle").write_bytes(pickle.dumps(svc.handle))
         with self.program(tmp_path) as program:
             assert program.ask("len(handle.echo(ray.put(bytes(2**20))))") == str(2**20)
 
     def test_handle_of_another_version_says_what_to_do(self, tmp_path: Path) -> None:
-        """Both versions are named, and no call is sent."""
+        """A handle in a process of another version raises an error that names both versions; no call is sent."""
         svc, _ = self.pair()
         (tmp_path / "handle").write_bytes(pickle.dumps(svc.handle))
         other = """
@@ -77,7 +77,7 @@ class TestHandles(HandleCases, OnRay):
         assert svc.outcomes == {}
 
     def test_replica_of_another_version_is_refused_at_the_start(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Both versions are named."""
+        """A replica of another version is refused at its start; the error names both versions."""
         monkeypatch.setattr(versions, "NUMBER", versions.NUMBER + 1)
         svc = self.register()
         said = rf"speaks protocol {versions.NUMBER - 1}, .* protocol {versions.NUMBER}\. Install the same version"
@@ -86,6 +86,7 @@ class TestHandles(HandleCases, OnRay):
         assert "the replica's process on node-" in str(caught.value)
 
     def test_handle_without_a_cluster_says_what_to_do(self, tmp_path: Path) -> None:
+        """In a process without a cluster connection, a handle says what to do."""
         svc, _ = self.pair()
         (tmp_path / "handle").write_bytes(pickle.dumps(svc.handle))
         with Program(tmp_path, Program.TAKE) as program:
@@ -98,14 +99,14 @@ class TestHandles(HandleCases, OnRay):
 class TestChanges(ChangeCases, OnRay):
     @pytest.mark.parametrize("by", ["ray", "signal"])
     def test_services_are_found_again_when_the_directory_has_died(self, by: str) -> None:
-        """Those who know the service go on meanwhile, and learn what changes afterwards."""
+        """If the directory dies, callers go on, and learn later changes from its successor."""
         svc, relay = self.pair()
         relay.handle.keep(svc.handle)
         assert relay.handle.use_kept("do", 0) == 0
         directory = svc.env.task("svc").reach.directory.actor()
         if by == "ray":
             ray.kill(directory)
-        else:  # Ray does not free the name of an actor that died so
+        else:  # Ray does not free the name of an actor that died this way
             os.kill(ray.get(directory.__ray_call__.remote(lambda _: os.getpid())), signal.SIGKILL)
         assert relay.handle.use_kept("do", 0) == 0
         svc.env.scale("svc", 2)

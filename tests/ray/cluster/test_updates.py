@@ -1,7 +1,7 @@
 """
-Updates of a service on Ray while callers call and replicas are killed: each call has one outcome, and the update ends.
+Updates of a service on Ray under load, while replicas are killed: each call has one outcome, and the update ends.
 
-What every target keeps is in `UpdateCases`; here processes of old and new replicas are ended during an update.
+The rules for every target are in `UpdateCases`. Here processes of old and new replicas are killed during an update.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SLOTS = 2
 
 
 class Versioned(Witness):
-    """Says which version it is; its constructor tells a test in which process it is, and waits."""
+    """Returns its version. Its constructor reports its process to the test, and waits."""
 
     def __init__(self, path, version, checkpoint=None):
         super().__init__(path)
@@ -43,7 +43,7 @@ def board():
 
 
 @pytest.fixture
-def env(environments, board):  # what a gate holds is let go before its service is closed
+def env(environments, board):  # opens the gates before the service is closed
     return environments("updates")
 
 
@@ -71,7 +71,7 @@ def states(env):
 
 
 def test_replicas_that_are_killed_during_an_update_cost_no_call(env, board, history, in_thread, until):
-    """An old one, whose turn has not come, and the new one that is being started: that is started once more."""
+    """No idempotent call is lost if an old replica and a starting new one are killed; the update starts it again."""
     update(env, history.file, 1)
     env.deploy()
     handle, over = env.service("svc"), threading.Event()
@@ -103,7 +103,9 @@ def test_replicas_that_are_killed_during_an_update_cost_no_call(env, board, hist
 
 
 def test_a_version_whose_process_always_dies_is_rolled_back(env, board, history, in_thread):
-    """It is started a few times, for a death may come from elsewhere."""
+    """
+    A version whose process always dies is started a few times, as a death may have other causes, then rolled back.
+    """
     update(env, history.file, 1)
     env.deploy()
     gate = board.watch()

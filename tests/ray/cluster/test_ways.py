@@ -1,4 +1,4 @@
-"""How calls reach replicas on Ray: over a socket, or as Ray's tasks where there is none or none is wanted."""
+"""How calls reach replicas on Ray: over a socket, or as Ray tasks if there is no socket or none is wanted."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 WAYS = ["socket", "tasks"]
 
-#: Of a Ray node, so that a firewall can tell them from those of others.
+#: Ports of a Ray node, so that a firewall can tell them from others.
 RAY_PORTS = [
     "--node-manager-port=30001",
     "--object-manager-port=30002",
@@ -36,7 +36,7 @@ RAY_PORTS = [
 
 
 class Blob:
-    """Bytes that are not copied into a pickle."""
+    """Bytes that are not copied into the pickle."""
 
     def __init__(self, data):
         self.data = data
@@ -46,7 +46,7 @@ class Blob:
 
 
 class Service:
-    """What the tests call."""
+    """The service of these tests."""
 
     def copy(self, blob):
         return Blob(bytearray(memoryview(blob.data)))
@@ -77,7 +77,7 @@ class Service:
 
 @ray.remote(num_cpus=0, max_concurrency=2)
 class Signal:
-    """Tells that something has happened."""
+    """Reports that something has happened."""
 
     def __init__(self):
         self._told = threading.Event()
@@ -111,7 +111,7 @@ def remarks(env):
 
 @pytest.mark.parametrize(("calls", "pushes"), [("auto", True), ("socket", True), ("tasks", False)])
 def test_calls_go_the_way_that_is_configured(deploy, calls, pushes):
-    """Where there is a connection `auto` takes it; nothing is remarked then."""
+    """Calls use the configured way. `auto` uses the connection if there is one, without an event."""
     env = deploy(calls)
     handle = env.service("svc")
     assert handle.echo(1) == 1
@@ -124,7 +124,7 @@ def no_way(_address, _certificates):
 
 
 def test_calls_are_tasks_where_there_is_no_connection(deploy, monkeypatch):
-    """An event says why, and where there was to be one."""
+    """With `auto`, calls are Ray tasks if there is no connection; an event says why and to where."""
     monkeypatch.setattr(Address, "connect_socket", no_way)
     env = deploy("auto")
     assert env.service("svc").echo(1) == 1
@@ -134,7 +134,7 @@ def test_calls_are_tasks_where_there_is_no_connection(deploy, monkeypatch):
 
 
 def test_replica_without_a_connection_fails_where_one_is_wanted(deploy, monkeypatch):
-    """The error names the option, and why there is none."""
+    """With `socket`, a replica without a connection fails the deployment; the error names the option and the reason."""
     monkeypatch.setattr(Address, "connect_socket", no_way)
     with pytest.raises(errors.DeployError, match=r"a firewall is in between, and options\.ray\.calls wants one"):
         deploy("socket")
@@ -142,20 +142,24 @@ def test_replica_without_a_connection_fails_where_one_is_wanted(deploy, monkeypa
 
 @pytest.fixture
 def far(monkeypatch):
-    """This process passes for one on another machine."""
+    """Make this process appear to be on another machine."""
     monkeypatch.setattr(transport, "this_machine", lambda: "another")
 
 
 @pytest.fixture
 def tls(tmp_path):
-    """As the option says it."""
+    """The certificates, in the form of the option."""
     return attrs.asdict(Authority(tmp_path / "authority").issue("node"))
 
 
 @NEEDS_OPENSSL
 @pytest.mark.usefixtures("far")
 def test_calls_between_machines_use_tls_with_certificates(deploy, tls):
-    """The replica gets the option, too. As over TCP, what it has said may be lost with it."""
+    """
+    With certificates in the option, calls between machines use TLS; the replica gets the option too.
+
+    As over TCP, the last messages of a replica may be lost with it.
+    """
     env = deploy("socket", {"tls": tls})
     handle = env.service("svc")
     assert handle.echo(b"x" * 2**20) == b"x" * 2**20
@@ -167,7 +171,7 @@ def test_calls_between_machines_use_tls_with_certificates(deploy, tls):
 @NEEDS_OPENSSL
 @pytest.mark.usefixtures("far")
 def test_calls_are_tasks_where_one_side_has_no_tls(deploy, tls, monkeypatch):
-    """No connection is made without TLS; the event says why."""
+    """If one side has no certificates, no connection is made. Calls are tasks, and an event says why."""
     monkeypatch.setattr(transport, "certificates_here", lambda _: None)
     env = deploy("auto", {"tls": tls})
     handle = env.service("svc")
@@ -180,7 +184,7 @@ def test_calls_are_tasks_where_one_side_has_no_tls(deploy, tls, monkeypatch):
 @NEEDS_OPENSSL
 @pytest.mark.usefixtures("far")
 def test_replica_says_which_file_its_node_lacks(deploy, tls, monkeypatch):
-    """Without the stack of where it was found there."""
+    """If a node lacks a certificate file, the event names the file, without a stack."""
     monkeypatch.setattr(target, "check_certificates", lambda _: None)
     gone = tls["key"] + ".gone"
     (remark,) = remarks(deploy("auto", {"tls": tls | {"key": gone}}))
@@ -188,7 +192,9 @@ def test_replica_says_which_file_its_node_lacks(deploy, tls, monkeypatch):
 
 
 def test_deployment_fails_if_the_files_of_the_option_are_not_there(deploy, tmp_path):
-    """Else calls would be slow, and only an event would say why."""
+    """
+    If the option's files do not exist here, the deployment fails. Otherwise only an event would tell of slow calls.
+    """
     paths = {name: str(tmp_path / name) for name in ("certificate", "key", "authority")}
     with pytest.raises(errors.DeployError, match=r"options\.ray\.tls cannot be used on this node: .*/certificate'"):
         deploy("auto", {"tls": paths})
@@ -196,7 +202,7 @@ def test_deployment_fails_if_the_files_of_the_option_are_not_there(deploy, tmp_p
 
 @pytest.mark.parametrize("calls", WAYS)
 def test_references_travel_whichever_way_calls_go(deploy, calls):
-    """As arguments, as results, inside errors and as items of a stream."""
+    """References can be sent in arguments, results, errors and stream items, whichever way calls go."""
     handle = deploy(calls).service("svc")
     assert handle.echo(ray.put("value")) == "value"
     assert ray.get(handle.echo([ray.put("inside")])) == ["inside"]
@@ -210,7 +216,7 @@ def test_references_travel_whichever_way_calls_go(deploy, calls):
 @pytest.mark.parametrize("calls", WAYS)
 @pytest.mark.parametrize("size", [2**20, 2**25, 2**26])
 def test_buffers_of_any_size_travel_both_ways(deploy, calls, size):
-    """Large ones lie in Ray's store on their way; what arrives is the same, and nothing is kept of it."""
+    """Buffers of any size arrive unchanged both ways. Large ones go through Ray's store, and none stays there."""
     handle = deploy(calls).service("svc")
     sent = bytearray(size)
     sent[0], sent[-1] = 1, 2
@@ -219,14 +225,14 @@ def test_buffers_of_any_size_travel_both_ways(deploy, calls, size):
 
 
 def test_same_reference_can_be_passed_again_and_again(deploy):
-    """Ray loses sight of one that comes again while it is let go of; one in a thousand calls would never end."""
+    """The same reference can be passed again and again. Ray may lose one that returns during its release."""
     handle, reference = deploy("socket").service("svc"), ray.put("value")
     assert {handle.echo(reference) for _ in range(3000)} == {"value"}
 
 
 @pytest.mark.parametrize("calls", WAYS)
 def test_call_ends_with_a_killed_replica(deploy, calls):
-    """Its error says that it may have had its effect, and what has become of the process."""
+    """A call ends with its killed replica. The error says that it may have had an effect, and why the process ended."""
     env = deploy(calls)
     handle = env.service("svc")
     pid, told = handle.pid(), Signal.remote()
@@ -241,7 +247,7 @@ def test_call_ends_with_a_killed_replica(deploy, calls):
 
 @pytest.mark.parametrize("calls", WAYS)
 def test_handle_that_travels_connects_directly(deploy, calls):
-    """The replica to which it came calls the other one the same way."""
+    """A handle that was sent to a replica connects to the service the same way as here."""
     env = deploy(calls, replicas=1)
     fields = {"target": "remote_any", "cpu_cores": 0.01}
     env.register_service_with_config("other", Service, deployment_config=ServiceDeploymentConfig(**fields))
@@ -255,11 +261,11 @@ def test_handle_that_travels_connects_directly(deploy, calls):
 @pytest.mark.slow
 @pytest.mark.timeout(180)
 class TestBetweenMachines:
-    """Two nodes with a network each; what they have in common is their wire."""
+    """Two nodes with their own networks, connected by one link."""
 
     @pytest.fixture
     def variables(self, request, tmp_path):
-        """Of the nodes and the driver."""
+        """Variables of the nodes and the driver."""
         if not hasattr(request, "param"):
             return {}
         files = Authority(tmp_path / "authority").issue("node", "10.199.77.1", "10.199.77.2", "127.0.0.1")
@@ -285,7 +291,7 @@ class TestBetweenMachines:
         return Driver(head, tmp_path / "witness", within=network.within(network.near), **options)
 
     def test_calls_go_over_tcp(self, network, tmp_path):
-        """To the node of the caller over a Unix socket, to the other one over TCP; each runs once."""
+        """Calls to the caller's node use a Unix socket, calls to another node TCP; each runs once."""
         with self.driver(network, tmp_path) as driver:
             ways, remarks = driver.do("ways")["answer"]
             assert ways == {"near": [True, True], "far": [True, False]}
@@ -297,7 +303,7 @@ class TestBetweenMachines:
     @NEEDS_OPENSSL
     @pytest.mark.parametrize("variables", ["tls"], indirect=True)
     def test_calls_use_tls_where_ray_does(self, network, tmp_path, variables):
-        """With the certificates of its variables, to the other node alone."""
+        """If Ray uses TLS, so do calls to the other node, with the certificates of Ray's variables."""
         with self.driver(network, tmp_path, variables=variables) as driver:
             ways, remarks = driver.do("ways")["answer"]
             assert ways == {"near": [True, True], "far": [True, False]}
@@ -309,7 +315,7 @@ class TestBetweenMachines:
 
     @pytest.mark.skipif(shutil.which("nft") is None, reason="a firewall takes nftables")
     def test_calls_are_tasks_through_a_firewall(self, network, tmp_path):
-        """The event says which connection was not made; calls arrive all the same."""
+        """If a firewall blocks the connection, an event says which one, and calls arrive as tasks."""
         network.wall_off(network.far)
         with self.driver(network, tmp_path) as driver:
             ways, (remark,) = driver.do("ways")["answer"]
