@@ -112,7 +112,7 @@ class Call(LazyFuture):
     taken: float = 0.0  # `monotonic()` when it got its slot from the queue, if that is measured
     turned_away: BaseException | None = None  # the error of a call that was refused, not accepted
     returned: bool = False  # whether it came back to the queue; then it counts as accepted, even while it is parked
-    left: bool = False  # whether an exception has ended the wait of the caller that should run it in its own thread
+    caller_left: bool = False  # whether an exception ended the wait of the caller whose thread should run it
     attempts: int = 0  # number of attempts that failed and were retried
     deaths: int = 0  # number of times that its replica died while it may have run there
     pauses: bool = False  # whether it waits for its next attempt
@@ -388,7 +388,7 @@ class Call(LazyFuture):
                 else:
                     self._wait_some_time(latch, inf)
         except BaseException:  # KeyboardInterrupt while waiting: the caller is gone
-            self.left = True  # first, and as a plain assignment: a function call may be interrupted as well
+            self.caller_left = True  # first, and as a plain assignment: a function call may be interrupted as well
             self.interrupted()
             raise
         finally:

@@ -40,6 +40,7 @@ __all__ = ["WORK", "Execution", "Record"]
 
 #: Returns the work that a worker does. A built-in function, so no other thread runs in the middle of it.
 WORK: Final = attrgetter("at")
+_STATE: Final = attrgetter("at", "ended")
 
 #: `record(method, outcome, wait_s, run_s)`, for one worker.
 Record: TypeAlias = "Callable[[int, int, float, float], None]"
@@ -248,6 +249,11 @@ class Execution:
     def latest(self) -> float:
         """Return `monotonic()` at the end of the last call; may lag by a call."""
         return max([self._latest, *(worker.ended for worker in list(self.workers))])
+
+    def states(self) -> Iterable[tuple[Worker, tuple[Work | None, float]]]:
+        """Return an iterator over all workers, each with its work and when that last ended; it runs no Python code."""
+        workers = list(self.workers)
+        return zip(workers, map(_STATE, workers), strict=True)
 
     def at_work(self) -> int:
         """Return the number of work items that run; work that waits for a worker does not count."""

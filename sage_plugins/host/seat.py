@@ -13,7 +13,7 @@ from sage_plugins.host.thread_worker import compose_worker
 from sage_plugins.threads import HOOKS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Sequence
 
     from sage_plugins.host.execution import Execution
     from sage_plugins.host.inbox import Inbox
@@ -41,6 +41,10 @@ class HostHolds:
         at_work = partial(sum, map(truth, map(WORK, list(execution.workers))))
         on_loop = (execution.tasks, execution.batch_tasks, execution.handed)
         return (self._inbox.size, at_work, *(each.__len__ for each in on_loop))
+
+    def workers(self) -> Callable[[], Iterable[tuple[Hashable, tuple[object, float]]]]:
+        """As `ReplicaHolds.workers`."""
+        return partial(list, self._execution.states())
 
 
 class HostSeat:

@@ -46,7 +46,7 @@ class Worker:
 
     Attributes:
         at: The work that it does; None if it does none.
-        ended: `monotonic()` when its last call ended.
+        ended: `monotonic()` when its last call or batch ended.
     """
 
     __slots__ = ("at", "ended", "execution", "follow", "monotonic", "record", "table", "takes_back")
@@ -83,6 +83,7 @@ class Worker:
                 try:
                     del call._unstarted
                 except AttributeError:  # it was given up before it started
+                    self.ended = start
                     call = follow(call)
                     continue
                 context = call.context
@@ -153,12 +154,13 @@ class Worker:
         """
         Handle work that is not a call to run: a life-cycle step, a batch, or a call whose time is over.
         """
-        if isinstance(work, Call):
-            work.expire()
-            return self.follow(work)
         if isinstance(work, Step):
             work.run()
             return None
+        self.ended = self.monotonic()
+        if isinstance(work, Call):
+            work.expire()
+            return self.follow(work)
         return self._execute_batch(work)
 
     def _execute_batch(self, batch: Batch) -> Work | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock
@@ -123,6 +123,14 @@ class ReplicaHolds(Protocol):
         Return built-in functions without arguments, whose results add up to the number of pieces of work.
 
         The router calls all in one step of the interpreter.
+        """
+
+    def workers(self) -> Callable[[], Iterable[tuple[Hashable, tuple[object, float]]]]:
+        """
+        Return a built-in function that returns each worker, with its work (None: it is idle) and when that last ended.
+
+        The router calls it in the same step. Work may be on its way to an idle worker, in no count. So the router
+        believes that a worker is idle only if it was idle at the previous look too, and has done nothing since.
         """
 
     def nudge(self) -> None:

@@ -157,7 +157,7 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             except ServiceStoppedError as error:
                 handle = moved(made, error)
             except BaseException:
-                made.left = True
+                made.caller_left = True
                 if not made.over():
                     router.suspect()
                 raise
@@ -258,7 +258,7 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
                     if not made.over():  # it waits for a slot, and then runs in this thread
                         made.hold()
                 except BaseException:
-                    made.left = True
+                    made.caller_left = True
                     raise
             else:
                 route_inside(made)
@@ -289,7 +289,7 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
             if not made.over():
                 made.hold_inside()
         except BaseException:
-            made.left = True
+            made.caller_left = True
             raise
         finally:
             went_on(waiter)

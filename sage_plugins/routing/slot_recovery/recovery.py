@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from sage_plugins.routing.lane import remove
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Hashable, Mapping
+    from collections.abc import Set as AbstractSet
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock, Timer
@@ -89,6 +90,7 @@ class SlotRecovery:
         self._looks_needed = _LOOKS
         self._looks = 0
         self._asked: list[Call] = []  # the calls that were reported before the first look began
+        self._idle: Mapping[Lane, AbstractSet[tuple[Hashable, float]]] = {}  # workers that were idle at the last look
         self._amounts: _Amounts = Counter()
         self._calls: _Calls = set()
 
@@ -127,7 +129,10 @@ class SlotRecovery:
             if not self._looks:
                 self._began = now
                 self._asked, self._missing = self._missing, []
-            inventory = Inventory(lanes, self._queue.room, self._queue.parked, self._queue.backlogs())
+                self._idle = {}
+            queue = self._queue
+            inventory = Inventory(lanes, queue.room, queue.parked, queue.backlogs(), self._idle)
+            self._idle = inventory.idle
             amounts, calls = self._missing_slots(inventory), self._lost_calls(inventory)
             self._amounts = self._amounts & amounts if self._looks else amounts
             self._calls = self._calls & calls if self._looks else calls
@@ -193,7 +198,7 @@ class SlotRecovery:
             if lane.methods is not None:
                 known.update(call for batch in lane.methods.open.values() for call in batch.calls)
         return {
-            *(("left", call) for call in inventory.left),
+            *(("left", call) for call in inventory.callers_left),
             *(("unqueued", call) for call in parked - waiting),  # its caller was interrupted before it queued the call
             *(("untold", call) for call in waiting - parked if call.parked),  # it has room, but its caller still waits
             *(("lost", call) for call in self._asked if call not in known and _nobody_has(call, inventory)),

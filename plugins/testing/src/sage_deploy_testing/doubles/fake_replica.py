@@ -23,7 +23,7 @@ from sage_plugins.routing.lane import LaneEvents
 from sage_plugins.values import Outcome, RunnerStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Collection, Hashable, Iterable, Sequence
 
     from sage_plugins.call.call import Call
     from sage_plugins.clock import Clock, Timer
@@ -79,6 +79,9 @@ class _Holds:
 
     def counts(self) -> Sequence[Callable[[], int]]:
         return self._counts
+
+    def workers(self) -> Callable[[], Iterable[tuple[Hashable, tuple[object, float]]]]:
+        return tuple
 
     def nudge(self) -> None:
         pass

@@ -39,11 +39,11 @@ __all__ = ["BALANCER_CAPABILITIES", "BalancerConformance"]
 
 #: The capabilities that balancers can declare, and what each promises.
 BALANCER_CAPABILITIES: Final[Mapping[str, str]] = {
-    "spreads": "calls without a key are shared evenly by replicas that are loaded alike",
+    "spreads": "calls without a key are spread evenly over replicas with equal load",
     "avoids_load": "a call without a key never goes to a replica that has more calls than each of the others",
-    "binds_keys": "calls with equal keys go to the same replica while none has too many calls, in every process alike",
+    "binds_keys": "calls with equal keys go to the same replica, from every process, while none is overloaded",
     "names_key": "it has `key_argument`: the name of the methods' argument that is a call's key, or None",
-    "observes": "it has `observe`: it is told how each call ended that it placed",
+    "observes": "it has `observe`, which gets the end of each call that it placed",
 }
 
 _WHERE: Final = Where("svc", "env")
