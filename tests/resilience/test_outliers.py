@@ -269,7 +269,7 @@ def test_a_replica_begins_again_after_its_probe():
     machine.look(46.9)
     machine.succeeded("a", 0.1, 47.0)
     machine.failed("a", 67.0)
-    assert machine.failed("a", 67.0).until == 72.0, "well for as long as it was out: it begins anew"
+    assert machine.failed("a", 67.0).until == 72.0, "well for as long as it was out: it starts again"
 
 
 def test_an_interval_forgets_calls_and_seconds():

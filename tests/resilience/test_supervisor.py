@@ -86,7 +86,7 @@ def test_replica_that_was_ready_for_long_is_replaced_at_once_again(restarts, rea
     decision = lives(restarts, 100.0, ready_for=ready_for)
     assert (decision.at == 100.0 + ready_for) is steady
     after = lives(restarts, 1000.0, ready_for=1)
-    assert (after.at - 1001.0 <= FIRST_WAIT_S) is steady, "and then the waits begin anew"
+    assert (after.at - 1001.0 <= FIRST_WAIT_S) is steady, "and then the waits start again"
 
 
 def test_deaths_of_replicas_that_were_ready_are_no_crash_loop(restarts):
