@@ -5,7 +5,10 @@ import threading
 
 import pytest
 
+from sage_deploy_testing.doubles.fake_replica import open_replica
+from sage_deploy_testing.doubles.virtual_clock import VirtualClock
 from sage_plugins import Environment, ServiceDeploymentConfig
+from sage_plugins.routing.router import Router
 
 CALLERS = 6
 LOOKS = 25
@@ -64,3 +67,36 @@ def test_what_threads_have_in_their_hands_is_not_taken_for_lost(strategy):
         assert not given
         assert max(seen) <= lane.slots
         assert (len(lane.free), len(router._queue.room)) == (lane.slots, room)
+
+
+class IdleWorkers:
+    """Reports idle workers and no work, as a replica does whose work is on its way to a worker."""
+
+    def __init__(self, ended):
+        self.ended = ended
+
+    def counts(self):
+        return ()
+
+    def workers(self):
+        return lambda: [(index, (None, ended())) for index, ended in enumerate(self.ended)]
+
+    def nudge(self):
+        pass
+
+
+@pytest.mark.parametrize(("at_work", "taken", "lost"), [(0, 1, 1), (1, 1, 0), (1, 2, 1), (2, 2, 0)])
+def test_worker_that_works_between_two_looks_may_have_a_slot(at_work, taken, lost):
+    """A slot counts as lost only if no worker can have it that worked since the last look."""
+
+    def nothing(*_):
+        pass
+
+    clock = VirtualClock()
+    router = Router("svc", clock, queue_size=4, reject=True, count=nothing, refused=nothing, aside=lambda body: body())
+    lane = open_replica(router, clock, slots=3)[1]
+    lane.holds = IdleWorkers([clock.monotonic] * at_work + [lambda: 0.0] * (3 - at_work))
+    del lane.free[:taken]
+    router.suspect()
+    clock.advance(1.0)
+    assert 3 - len(lane.free) == taken - lost
