@@ -622,9 +622,11 @@ def pytest_collection_modifyitems(items):
 #: Shipped tests that need files of SAGE's repository, or FastAPI.
 NOT_WHOLE = {"test_benchmark_carrier_stub.py", "test_edge_app.py", "test_openai_replay_carrier.py",
              "test_vamos_launcher_contract_runner.py"}  # fmt: skip
+#: Fails now and then on Python 3.13, also without sage-deploy: which replica gets an item depends on the threads.
+RACES = "test_local_environment_round_robins_unkeyed_parallel_map_locally"
 
 
-@pytest.mark.parametrize(("attached", "most"), [(False, "90 passed"), (True, "16 passed")])
+@pytest.mark.parametrize(("attached", "most"), [(False, "89 passed"), (True, "15 passed")])
 def test_sages_own_tests_pass(attached, most, tmp_path, monkeypatch):
     """SAGE's own tests pass with our distribution installed, and its runtime tests also on attached environments."""
     (tmp_path / "attach_all.py").write_text(ATTACH_ALL, encoding="utf-8")
@@ -636,7 +638,7 @@ def test_sages_own_tests_pass(attached, most, tmp_path, monkeypatch):
     command = [sys.executable, "-m", "pytest", "--noconftest", "-c", "/dev/null", "--rootdir", str(tmp_path), *plugin]
 
     done = subprocess.run(
-        [*command, "-p", "no:cacheprovider", "-p", "no:hypothesispytest", *shipped],
+        [*command, "-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-k", f"not {RACES}", *shipped],
         capture_output=True, text=True, cwd=tmp_path, timeout=50, check=False,
     )  # fmt: skip
 

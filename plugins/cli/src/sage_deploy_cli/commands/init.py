@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import tempfile
+import shutil
 from pathlib import Path
+from secrets import token_hex
 from textwrap import indent
 from typing import TYPE_CHECKING, Final
 
@@ -160,12 +161,17 @@ def write_all(folder: Path, files: Mapping[str, str], *, force: bool) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         # Write to a staging folder first: errors happen before the first file is in place.
-        with tempfile.TemporaryDirectory(prefix=".sage-deploy-", dir=folder) as staging:
+        # Not with `tempfile`, which fails if the working directory was deleted.
+        staging = folder / f".sage-deploy-{token_hex(4)}"
+        staging.mkdir()
+        try:
             for name, text in files.items():
-                Path(staging, name).parent.mkdir(parents=True, exist_ok=True)
-                Path(staging, name).write_text(text, encoding="utf-8")
+                (staging / name).parent.mkdir(parents=True, exist_ok=True)
+                (staging / name).write_text(text, encoding="utf-8")
             for name in files:
                 (folder / name).parent.mkdir(parents=True, exist_ok=True)
-                Path(staging, name).replace(folder / name)
+                (staging / name).replace(folder / name)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
     except OSError as error:
         raise click.ClickException(f"{folder} cannot be written to: {error.strerror}") from error
