@@ -107,7 +107,8 @@ def test_bad_usage_has_exit_code_2_and_starts_nothing(folder, arguments, said):
 def test_interrupt_ends_it_in_order_with_the_verdict_so_far(folder):
     """Ctrl-C ends the run in order, with exit code 0 and the verdict so far."""
     process = subprocess.Popen(
-        [SCRIPT, "chaos", "file.yaml", "--service", "kv", "--minutes", "30"],
+        # Actions that are over at once: the run ends in order, so it waits for what has begun.
+        [SCRIPT, "chaos", "file.yaml", "--service", "kv", "--minutes", "30", "--actions", "raise,slow"],
         cwd=folder,
         env=surroundings(),
         stdout=subprocess.PIPE,
