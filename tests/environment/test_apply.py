@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import signal
 import sys
 import threading
@@ -202,11 +203,16 @@ def test_a_file_that_is_loaded_while_a_class_is_imported_counts(env, load, tmp_p
 
 
 def test_number_and_balancer_that_were_changed_by_hand_are_set_back(env, load):
-    """`apply` sets back a number of replicas that was changed with `scale`."""
+    """`apply` sets back a number of replicas and a load balancer that were changed while the service ran."""
     load("services:\n" + entry("one"))
     env.apply()
     env.scale("one", 3)
+    env.set_load_balancer("one", "random")
+    (change,) = json.loads(env.plan().to_json())["services"]
+    assert {each["key"] for each in change["changes"]} == {"replicas", "load_balancer"}
     env.apply()
+    (change,) = json.loads(env.plan().to_json())["services"]
+    assert change["changes"] == []
     assert len(env.get_service_status("one")["replicas"]) == 1
 
 

@@ -386,8 +386,8 @@ def test_strangers_plugin_is_described(registry):
     assert not takes({"thread_nam": "mine"})
 
 
-def test_options_of_plugins_without_any_are_refused_and_those_of_the_absent_are_not(takes):
-    """Options are refused for a plugin that has none, and accepted for one that is not installed."""
+def test_unknown_options_are_refused_and_those_of_absent_plugins_are_not(takes):
+    """Unknown options are refused for an installed plugin, and accepted for one that is not installed."""
     assert takes({"options": {"multi": {}, "absent": {"anything": [1]}}})
     assert not takes({"options": {"multi": {"x": 1}}})
     assert not takes({"options": {"absent": 1}})

@@ -301,7 +301,7 @@ class TestLimits:
     def test_an_alias_counts_everything_that_it_stands_for(self):
         """An alias counts as all keys and values that it stands for."""
         ten = "- &x [" + "1," * 9 + "]\n"
-        # The root, the mapping of the anchor, and 4,998 aliases: 1 + 4,999 * 10.
+        # The root, the anchored list, and 4,998 aliases: 1 + 4,999 * 10.
         fits = ten + "- *x\n" * 4998
         assert root(fits).size == 49_991
         flaw = only(fits + "- *x\n")

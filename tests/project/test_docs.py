@@ -86,20 +86,6 @@ def test_files_that_a_page_shows_are_there(path):
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_architecture_shows_every_wing_in_its_layer():
-    """The picture in docs/design/architecture.md shows exactly the core's modules and packages."""
-    text = text_of("design/architecture.md")
-    picture = text.partition("```text\n")[2].partition("```")[0]
-    shown = {
-        name: int(line.split()[-1])
-        for line in picture.splitlines()[1:]
-        for name in re.findall(r"(\w+)(?:/|\.py) ", line)
-    }
-    there = {path.parent.name for path in ROOT.glob("sage_plugins/*/__init__.py")}
-    there |= {path.stem for path in ROOT.glob("sage_plugins/*.py")} - {"__init__"}
-    assert set(shown) == there
-
-
 @pytest.mark.parametrize("name", ["test-routing", "test"])
 def test_page_may_name_targets_of_make(name):
     """The reader knows make's targets, including `test-AREA`."""

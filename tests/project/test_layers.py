@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from graphlib import CycleError, TopologicalSorter
@@ -498,3 +499,18 @@ import json; print(json.dumps(sorted(sys.modules)))
     others = {name for name in modules if name.startswith(("sage_deploy_files.", "sage_deploy_cli."))}
     assert others == {"sage_deploy_cli.plugin"}
     assert "importlib.metadata" not in modules, "the metadata of a distribution was read, which messages need"
+
+
+def test_architecture_shows_every_wing_in_its_layer():
+    """The picture in docs/design/architecture.md shows exactly the core's modules and packages, in their layers."""
+    text = (ROOT / "docs" / "design" / "architecture.md").read_text(encoding="utf-8")
+    picture = text.partition("```text\n")[2].partition("```")[0]
+    shown = {
+        name: int(line.split()[-1])
+        for line in picture.splitlines()[1:]
+        for name in re.findall(r"(\w+)(?:/|\.py) ", line)
+    }
+    there = {path.parent.name for path in CORE.glob("*/__init__.py")}
+    there |= {path.stem for path in CORE.glob("*.py")} - {"__init__"}
+    assert shown == LAYER
+    assert set(shown) == there

@@ -57,7 +57,7 @@ def test_attach_gives_the_same_environment(cls):
     assert type(cls("another")) is cls
 
 
-def test_users_own_submit_runs(sage_environments, monkeypatch):
+def test_users_own_submit_runs(sage_environments):
     """The `submit` of a user's class still runs."""
     env = attach(Own("test"))
     env.register_service("svc", Doubler)

@@ -8,6 +8,7 @@ import pytest
 
 from sage_deploy_server.management import rows
 from sage_plugins.values import ReplicaState
+from served_desk import Inner
 
 SERVICE = "/api/v1/services/desk"
 
@@ -268,7 +269,7 @@ def test_a_changed_file_is_applied(change, ask, env, tmp_path):
 
 
 def test_events_and_logs_have_numbers_from_which_to_go_on(change, ask, env, caplog):
-    """Events have increasing numbers, from which a client can continue."""
+    """Events and log lines have increasing numbers, from which a client can continue."""
     caplog.set_level("INFO", "sage.service")
     change(f"{SERVICE}/scale", {"replicas": 2})
     events = ask("GET", "/api/v1/events?service=desk")[1]
@@ -277,8 +278,16 @@ def test_events_and_logs_have_numbers_from_which_to_go_on(change, ask, env, capl
     assert ask("GET", f"/api/v1/events?after={events[-1]['seq']}")[1] == []
     (asked,) = (each for each in events if each["kind"] == "change_requested")
     assert asked["reason"] == "scale by token: replicas 2, before 1"
-    for wrong in ("after=soon", "after=-1", "after=nan"):
-        assert ask("GET", f"/api/v1/events?{wrong}")[0] == 400
+    env.register_service("inner", Inner)
+    env.service("desk").request()
+    env.service("desk").request()
+    lines = ask("GET", "/api/v1/logs?service=desk")[1]
+    assert len(lines) >= 2
+    assert [each["seq"] for each in lines] == sorted({each["seq"] for each in lines})
+    assert ask("GET", f"/api/v1/logs?service=desk&after={lines[-1]['seq']}")[1] == []
+    for path in ("events", "logs"):
+        for wrong in ("after=soon", "after=-1", "after=nan"):
+            assert ask("GET", f"/api/v1/{path}?{wrong}")[0] == 400
 
 
 def test_an_operation_that_is_not_known_is_not_found(ask):

@@ -452,7 +452,7 @@ class TestTheRealParts:
         assert report.ok == report.calls  # ten single runs a second would not be enough
         assert report.latency.p99 < 1
 
-    def test_calls_with_a_higher_priority_wait_less(self) -> None:
+    def test_only_calls_with_a_low_priority_are_refused(self) -> None:
         """With `overload: priority`, a full queue refuses only calls with a lower priority."""
         with simulate({"threading_strategy": "single", "overload": "priority", "queue_size": 20}, trace=True) as sim:
             sim.time("get", exponential(0.01))
