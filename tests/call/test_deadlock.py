@@ -165,7 +165,7 @@ def check(seed):
 
 
 @pytest.mark.parametrize("first", range(0, 1000, 100))
-def test_dead_locks_are_found_and_nothing_else_is_taken_for_one(first):
+def test_deadlocks_are_found_and_nothing_else_is_taken_for_one(first):
     """In a thousand random worlds each deadlock is found, and no call is refused without one."""
     found = sum(check(seed) for seed in range(first, first + 100))
     assert 10 <= found <= 95, "seeds must bring about both"
@@ -276,7 +276,7 @@ def test_a_method_on_a_replica_that_leaves_holds_no_slot_that_anybody_could_get(
     assert world.finish() == []
 
 
-def test_a_method_on_a_replica_that_leaves_may_be_part_of_a_dead_lock_on_the_new_one(world):
+def test_a_method_on_a_replica_that_leaves_may_be_part_of_a_deadlock_on_the_new_one(world):
     """A method on a replica that leaves can be part of a deadlock on the new one."""
     world = world(1)
     outer = world.call(0, 0)
@@ -367,7 +367,7 @@ def test_what_start_hooks_have_left_behind_holds_no_slot(world):
 
 
 @pytest.mark.parametrize("ask", [Call.result, Call.exception])
-def test_a_wait_with_a_limit_is_part_of_no_dead_lock(world, ask):
+def test_a_wait_with_a_limit_is_part_of_no_deadlock(world, ask):
     """A wait with a timeout makes no deadlock: it raises TimeoutError. Without a timeout the method gets the error."""
     world = world(1)
     outer = world.call(0, 0)

@@ -72,7 +72,7 @@ class Stage:
             self.end(self.call(), died=True)
 
 
-def test_whoever_learns_of_the_last_failure_is_refused():
+def test_circuit_is_open_before_the_caller_learns_of_the_last_failure():
     """The circuit opens before the caller of the last failed call learns its outcome."""
     stage = Stage()
     stage.fail(1)

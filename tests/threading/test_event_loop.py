@@ -233,7 +233,7 @@ def test_blocking_the_loop_for_a_call_that_needs_it_is_refused(deploy, way, slot
         service.handle.call("outer", way)
 
 
-def test_waiting_on_the_loop_for_what_a_thread_does_already_is_no_dead_lock(deploy, gate):
+def test_waiting_on_the_loop_for_what_a_thread_does_already_is_no_deadlock(deploy, gate):
     """Blocking the loop for a call that a thread already runs is no deadlock."""
 
     class Calling:
