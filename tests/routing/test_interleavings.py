@@ -729,6 +729,7 @@ class Switch:
 
     def __enter__(self):
         self._traced_before = sys.gettrace()
+        sys._getframe().f_trace_opcodes = True  # Python 3.12 reports steps only if a frame has asked before `settrace`
         sys.settrace(self._trace)
         return self
 
