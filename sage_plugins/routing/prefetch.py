@@ -10,7 +10,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection
 
     from sage_plugins.call.call import Call
     from sage_plugins.routing.lane import Lane, Lanes
@@ -36,14 +36,24 @@ class Bundle:
 
     __slots__ = ("_all_abandoned", "abandoned", "calls", "lane")
 
-    def __init__(self, lane: Lane, calls: Iterable[Call]) -> None:
-        """Make a bundle of *calls*, of which none has been answered, for *lane*."""
+    def __init__(self, lane: Lane, first: Call) -> None:
+        """Make a bundle for *lane* that has only *first*, which has not been answered; `fill` must follow."""
         self.lane = lane
-        self.calls = set(calls)
+        self.calls = {first}
         self.abandoned = 0
         self._all_abandoned = False
-        for call in self.calls:
+        first.bundle = self
+
+    def fill(self, calls: Collection[Call]) -> int:
+        """Add *calls*, or dissolve the bundle if there are none; return the change as `count_abandoned` does."""
+        if not calls:
+            for call in self.calls:
+                call.bundle = None
+            return 0
+        self.calls.update(calls)
+        for call in calls:
             call.bundle = self
+        return self._recount()
 
     def leave(self, call: Call) -> int:
         """Take *call* out of the bundle; return the change as `count_abandoned` does."""
@@ -86,10 +96,15 @@ class Prefetch:
         # Leave a share to the other slots, which may get free meanwhile.
         lanes = (lane,) if self._lanes.binding else self._lanes.serving
         most = min(most, lane.waiting // max(1, sum(each.slots for each in lanes)))
-        found = self._take_oldest(lane, most, told=told) if most > 0 else []
-        if found:
-            with self._lanes.lock:
-                Bundle(lane, [call, *found])
+        if most <= 0:
+            return []
+        with self._lanes.lock:
+            if call.settled():  # it was given up, and counts as abandoned by itself
+                return []
+            bundle = Bundle(lane, call)
+        found = self._take_oldest(lane, most, told=told)
+        with self._lanes.lock:
+            lane.count_abandoned(bundle.fill(found))
         return found
 
     def may_go(self, call: Call, *, told: bool) -> bool:

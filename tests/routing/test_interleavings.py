@@ -201,7 +201,7 @@ class Replica(BundlingReplica):
         self._router.lost(self.lane, *what)
 
     def answer_one(self):
-        works = [work for work in self.running if work is not self.starting]
+        works = [work for work in self.running if work is not self.starting and self.started[work]]
         if self.alive and works:
             self._end(works[0], Behaviour.ANSWER)
 
@@ -851,7 +851,13 @@ AT_RISK = {
         ("give back", "drain"),
         ("give back", "close"),
     ],
-    "ahead, sent": [("start", "route"), ("start", "cancel"), ("start", "die"), ("start", "drain")],
+    "ahead, sent": [
+        ("start", "route"),
+        ("start", "cancel"),
+        ("start", "die"),
+        ("start", "drain"),
+        ("start", "give up running"),
+    ],
     "ahead, mixed": [("answer", "route"), ("answer", "give up waiting")],
     "ahead, narrow queue": [("answer", "cancel"), ("give back", "route")],
     "ahead, two replicas": [("give back", "answer"), ("answer", "close"), ("die", "give back")],

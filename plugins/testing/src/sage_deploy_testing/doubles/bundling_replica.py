@@ -59,8 +59,10 @@ class BundlingReplica(FakeReplica):
     def _start(self, work: Work, calls: Sequence[Call], act: Act) -> None:
         if not isinstance(work, Batch) and self.run_here is None and self._largest > 1:
             self.running[work], self.started[work] = None, calls  # `ahead` may expire calls, whose callers look at it
+            self.starting = work
             ahead = self._events.ahead(work, self._largest - 1)
             waiting = deque(call for call in ahead if not self._is_late(call) and self.claim(call))
+            self.starting = None
             if self._reported:  # it died meanwhile, with the work
                 self._events.lost((), tuple(waiting), self._cause)
                 return

@@ -105,7 +105,7 @@ class FakeReplica:
         inbox: Work that no worker has picked up.
         running: Work whose methods run, also if its callers gave up, with the timer of its end.
         started: For each running call or batch, the calls that were started.
-        starting: The batch whose calls are being started. Its method does not run yet.
+        starting: The work that is being started. Its method does not run yet.
     """
 
     def __init__(  # noqa: PLR0913 - the settings of one replica, all but the first three optional
@@ -149,7 +149,7 @@ class FakeReplica:
         self.inbox: deque[Work] = deque()
         self.running: dict[Work, Timer | None] = {}
         self.started: dict[Work, Sequence[Call]] = {}
-        self.starting: Batch | None = None
+        self.starting: Work | None = None
         self.holds = _Holds(self.inbox, self.running)
         self.send: Callable[[Work], None] = self._send
         self.run_here: Callable[[Work], None] | None = self._run_here if in_callers_thread else None
