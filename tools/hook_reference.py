@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / "docs" / "hooks.md"
@@ -49,6 +49,8 @@ START, END = "<!-- reference:start -->", "<!-- reference:end -->"
 _NOTE = "<!-- Written by tools/hook_reference.py; edit the docstrings in sage_plugins instead. -->"
 _SECTION = re.compile(r"^(Args|Attributes|Raises|Returns|Example):$", re.MULTILINE)
 _ENTRY = re.compile(r"^(?P<name>\w+(?:, \w+)*): ", re.MULTILINE)
+#: The docstring of a method whose default does nothing.
+_NOTHING = "Do nothing."
 
 
 class Member(NamedTuple):
@@ -218,9 +220,20 @@ def _markdown(doc: str) -> str:
     return "\n\n".join(parts)
 
 
-def _listed(members: Iterable[Member]) -> Iterator[str]:
+def _listed(members: Sequence[Member]) -> Iterator[str]:
+    """Yield a list of the members; a table if all are documented constants."""
+    if members and all(each.constant and each.doc for each in members):
+        rows = (f"| `{each.signature}` | {' '.join(each.doc.split())} |" for each in members)
+        yield "\n".join(["| constant | meaning |", "| --- | --- |", *rows])
+        return
     for member in members:
-        yield textwrap.indent(f"`{member.signature}`\n\n{_markdown(member.doc)}".rstrip(), "  ").replace("  ", "- ", 1)
+        if member.doc != _NOTHING:
+            yield textwrap.indent(f"`{member.signature}`\n\n{_markdown(member.doc)}".rstrip(), "  ").replace(
+                "  ", "- ", 1
+            )
+    idle = ", ".join(f"`{each.name}`" for each in members if each.doc == _NOTHING)
+    if idle:
+        yield f"These do nothing: {idle}."
 
 
 def reference() -> str:
