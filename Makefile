@@ -168,8 +168,12 @@ bench-process: $(ENV)/.stamp-test $(ENV)/.stamp-bench ## what a call costs to a 
 	$(BIN)/python benchmarks/process_calls.py
 	$(BIN)/python benchmarks/server_calls.py --only workers
 
+.PHONY: bench-celery
+bench-celery: $(ENV)/.stamp-test $(ENV)/.stamp-bench ## the same against Celery; needs the program redis-server
+	$(BIN)/python benchmarks/celery_calls.py
+
 .PHONY: bench-server
-bench-server: $(ENV)/.stamp-test ## what a call over HTTP costs, against a bare application on the same server
+bench-server: $(ENV)/.stamp-test $(ENV)-bentoml/.stamp ## what a call over HTTP costs, against a bare application on the same server
 	$(BIN)/python benchmarks/server_calls.py
 
 .PHONY: bench-dashboard
@@ -215,6 +219,12 @@ $(ENV)/.stamp-docs: $(ENV)/.stamp-run
 
 $(ENV)/.stamp-bench: $(ENV)/.stamp-run
 	$(PIP) install --group bench
+	@touch $@
+
+# BentoML wants other versions of OpenTelemetry than the plugin.
+$(ENV)-bentoml/.stamp: $(ENV)/.stamp-run
+	$(BIN)/python -m venv $(ENV)-bentoml
+	$(ENV)-bentoml/bin/python -m pip --quiet --disable-pip-version-check install bentoml
 	@touch $@
 
 $(ENV)/.stamp-dev: $(ENV)/.stamp-test

@@ -29,9 +29,11 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
-__all__ = ["TOKEN", "Echo", "Serving"]
+__all__ = ["BENTOML", "TOKEN", "Echo", "Serving"]
 
 TOKEN = "b" * 64
+#: The Python of an environment of its own for BentoML, which wants other versions of OpenTelemetry than ours.
+BENTOML = Path(__file__).parent.parent / ".venv-bentoml" / "bin" / "python"
 
 
 class Echo:
@@ -165,14 +167,23 @@ def ray_serve(stack: ExitStack) -> int:
 def lit_serve(stack: ExitStack) -> int:
     """Start one worker of LitServe, with its fast queue."""
     port = _free_port()
-    _program(stack, "lit_server.py", str(port))
+    _program(stack, sys.executable, "lit_server.py", str(port))
     return port
 
 
 def mosec(stack: ExitStack) -> int:
     """Start one worker of mosec."""
     port = _free_port()
-    _program(stack, "mosec_server.py", "--address", "127.0.0.1", "--port", str(port), "--log-level", "warning")
+    arguments = ("--address", "127.0.0.1", "--port", str(port), "--log-level", "warning")
+    _program(stack, sys.executable, "mosec_server.py", *arguments)
+    return port
+
+
+def bento_ml(stack: ExitStack) -> int:
+    """Start one worker of BentoML."""
+    port = _free_port()
+    arguments = ("--host", "127.0.0.1", "--port", str(port), "--quiet")
+    _program(stack, str(BENTOML), "-m", "bentoml", "serve", "bento_server:Bench", *arguments)
     return port
 
 
@@ -182,11 +193,13 @@ def _free_port() -> int:
     return port
 
 
-def _program(stack: ExitStack, name: str, *arguments: str) -> None:
-    command = [sys.executable, str(Path(__file__).with_name(name)), *arguments]
+def _program(stack: ExitStack, *command: str) -> None:
+    """Run *command* in the folder of this file."""
     folder = stack.enter_context(tempfile.TemporaryDirectory())  # for files that a killed program leaves behind
-    environment = os.environ | {"TMPDIR": folder}
-    program = subprocess.Popen(command, stdout=sys.stderr, start_new_session=True, env=environment)
+    environment = os.environ | {"TMPDIR": folder, "BENTOML_HOME": folder, "BENTOML_DO_NOT_TRACK": "True"}
+    program = subprocess.Popen(
+        command, cwd=Path(__file__).parent, stdout=sys.stderr, start_new_session=True, env=environment
+    )
     stack.callback(program.wait)
     stack.callback(os.killpg, program.pid, signal.SIGKILL)  # workers of LitServe outlive its main process
 
@@ -205,6 +218,7 @@ _KINDS: Mapping[str, Any] = {
     "Ray Serve": ray_serve,
     "LitServe": lit_serve,
     "mosec": mosec,
+    "BentoML": bento_ml,
 }
 
 

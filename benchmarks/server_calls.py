@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from http_load import Load
-from http_servers import TOKEN, Echo, Serving
+from http_servers import BENTOML, TOKEN, Echo, Serving
 from rounds import interleave
 from table import goal, show
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _PATH = "/services/bench/echo"
 _HEADERS = {"Authorization": f"Bearer {TOKEN}"}
 _OURS = ("inline", "pool")
-#: The packages of other servers.
+#: The packages of other servers. BentoML has an environment of its own.
 _PACKAGES = {"Ray Serve": "ray.serve", "LitServe": "litserve", "mosec": "mosec"}
 _MANY, _REPLICAS = 200, 4
 _IDLE_S = 10.0
@@ -56,7 +56,7 @@ def calls(rounds: int) -> None:
 
 def peers(rounds: int) -> None:
     """Requests a second against other model servers. Separate from `calls`, because those are busy even when idle."""
-    _against({"Ray Serve": 500, "LitServe": 500}, _OURS, rounds, ">= 3")
+    _against({"Ray Serve": 500, "LitServe": 500, "BentoML": 500}, _OURS, rounds, ">= 3")
 
 
 def workers(rounds: int) -> None:
@@ -68,7 +68,7 @@ def _against(others: Mapping[str, int], ours: Sequence[str], rounds: int, wanted
     """Compare *ours* with the installed ones of *others*, whose values are the requests in a measurement."""
     requests = dict.fromkeys(ours, 2_000)
     for name, number in others.items():
-        if _is_installed(_PACKAGES[name]):
+        if BENTOML.exists() if name == "BentoML" else _is_installed(_PACKAGES[name]):
             requests[name] = number
         else:
             print(f"{name} is not installed")

@@ -47,9 +47,9 @@ CODE = ["sage_plugins", "plugins", "benchmarks", "examples", "tools", "typing_te
 
 
 def rare_words(text: str) -> list[str]:
-    """A line for each word of `INSTEAD` in *text*, code blocks aside."""
+    """A line for each word of `INSTEAD` in *text*, outside code."""
     prose = re.sub(r"^```.*?^```", lambda block: "\n" * block[0].count("\n"), text, flags=re.MULTILINE | re.DOTALL)
-    return rare_words_in(prose)
+    return rare_words_in(re.sub(r"`[^`\n]*`", "", prose))
 
 
 def rare_words_of_code(path: Path) -> list[str]:
