@@ -17,7 +17,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -200,8 +200,16 @@ def _program(stack: ExitStack, *command: str) -> None:
     program = subprocess.Popen(
         command, cwd=Path(__file__).parent, stdout=sys.stderr, start_new_session=True, env=environment
     )
-    stack.callback(program.wait)
-    stack.callback(os.killpg, program.pid, signal.SIGKILL)  # workers of LitServe outlive its main process
+
+    def end() -> None:
+        program.terminate()  # BentoML then ends its workers, which have sessions of their own
+        with suppress(subprocess.TimeoutExpired):
+            program.wait(10)
+        with suppress(ProcessLookupError):  # workers of LitServe outlive its main process
+            os.killpg(program.pid, signal.SIGKILL)
+        program.wait()
+
+    stack.callback(end)
 
 
 _KINDS: Mapping[str, Any] = {
