@@ -368,6 +368,24 @@ def test_a_login_that_may_only_look_sees_no_actions(opened, screen):
     assert page.locator("main button").filter(has_text=actions).count() == 0
 
 
+#: Goes to another screen as soon as the bar is drawn, before the page listens for that.
+_HASTY_USER = """
+new MutationObserver((_, observer) => {
+  if (!document.querySelector("nav")) return;
+  observer.disconnect();
+  location.hash = "#/events";
+}).observe(document, { childList: true, subtree: true });
+"""
+
+
+def test_a_screen_that_is_chosen_while_the_page_is_being_drawn_is_shown(opened, server):
+    """A user who clicks a link of the bar before the page is ready sees the chosen screen."""
+    page = opened().context.new_page()
+    page.add_init_script(_HASTY_USER)
+    page.goto(server.url)
+    page.locator("nav [aria-current=page]", has_text="Events").wait_for()
+
+
 def test_the_keyboard_leads_everywhere(opened):
     """Keys reach the filter, the screens and the help."""
     page = opened()

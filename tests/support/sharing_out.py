@@ -33,21 +33,24 @@ class TogetherOrOneByOne(LoadScopeScheduling):
     The other tests go one by one, in order, to any free process. xdist's `loadgroup` promises the same. But with
     pytest 9.2, xdist 3.8 ignores the marks, and recounts all earlier tests for each test.
 
-    With four or more processes, at most three run the tests on a cluster, from the start, and no others. Clusters are
+    With four or more processes, at most three run the tests on a cluster, and they begin with these. Clusters are
     expensive and their processes mostly wait, so other tests can use the processors meanwhile.
     """
 
     @cached_property
     def _for_clusters(self) -> frozenset[str]:
-        """Names of the processes that run the tests on a cluster. Empty: all processes run all tests."""
+        """Names of the processes that run the tests on a cluster first. Empty: all processes run all tests in order."""
         few = min(_CLUSTERS, len(self.nodes) // 2)
         is_mixed = len({scope.startswith(_ON_A_CLUSTER) for scope in self.workqueue}) > 1
         return frozenset(node.gateway.id for node in self.nodes[:few] if is_mixed and few > 1)
 
     def _next_for(self, node: WorkerController) -> str | None:
-        wants = node.gateway.id in self._for_clusters
-        suits = (each for each in self.workqueue if not self._for_clusters or each.startswith(_ON_A_CLUSTER) == wants)
-        return next(suits, None)
+        first = next(iter(self.workqueue), None)
+        if not self._for_clusters:
+            return first
+        is_for_clusters = node.gateway.id in self._for_clusters
+        suits = (each for each in self.workqueue if each.startswith(_ON_A_CLUSTER) == is_for_clusters)
+        return next(suits, first if is_for_clusters else None)
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         if (scope := self._next_for(node)) is not None:

@@ -38,9 +38,8 @@ function placeNow() {
 function usePlace() {
   const [place, setPlace] = useState(placeNow);
   useEffect(() => {
-    const follow = () => setPlace(placeNow());
-    addEventListener("hashchange", follow);
-    return () => removeEventListener("hashchange", follow);
+    window.onhashchange = () => setPlace(placeNow());
+    window.onhashchange(); // the address may have changed since the page was drawn
   }, []);
   const setQuery = (more) => {
     const query = new URLSearchParams(place.query);
