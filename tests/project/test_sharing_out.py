@@ -82,23 +82,21 @@ def test_at_most_three_processes_take_the_tests_on_a_cluster(pytester, count, cl
     """
     At most three processes run the cluster tests. They begin with these, and help with the others when none is left.
 
-    With three processes or fewer, all processes run everything.
+    They run no test that needs a process without Ray's runtime. With three processes or fewer, all run everything.
     """
-    here, there = (
-        [f"tests/test_a.py::test_{n}" for n in range(40)],
-        [f"tests/ray/cluster/b.py::test_{n}" for n in range(20)],
-    )
-    scheduler, processes = share(pytester, count, here + there)
+    files = {"tests/test_a.py": 40, "tests/ray/test_b.py": 10, "tests/ray/cluster/test_c.py": 20}
+    tests = [f"{file}::test_{number}" for file, many in files.items() for number in range(many)]
+    scheduler, processes = share(pytester, count, tests)
     finish(scheduler, processes)
-    assert sorted(number for process in processes for number in process.sent) == list(range(60))
+    assert sorted(number for process in processes for number in process.sent) == list(range(70))
     assert not scheduler.has_pending
     assert all(process.shutting_down for process in processes)
-    assert [n for n, process in enumerate(processes) if max(process.sent) >= 40] == list(clusters)
+    ran = [[tests[number].partition("::")[0] for number in process.sent] for process in processes]
+    assert [n for n, files in enumerate(ran) if "tests/ray/cluster/test_c.py" in files] == list(clusters)
     if count > 3:
         for number in clusters:
-            kinds = [test >= 40 for test in processes[number].sent]
-            assert kinds == sorted(kinds, reverse=True)
-            assert False in kinds
+            assert sorted(set(ran[number]), key=ran[number].index) == ["tests/ray/cluster/test_c.py", "tests/test_a.py"]
+            assert ran[number] == sorted(ran[number])  # the cluster first
 
 
 @pytest.mark.parametrize("file", ["tests/test_a.py", "tests/ray/cluster/test_b.py"])

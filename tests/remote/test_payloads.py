@@ -169,7 +169,7 @@ PATHS = [
     (OrderedDict(a={"b": (LOCK,)}), "['a']['b'][0]"),
     ({Point(1): LOCK}, "[Point(x=1)]"),
     ({"k" * 50: LOCK}, "['" + "k" * 39 + "...]"),
-    (functools.partial(print, LOCK), ".args[0]"),
+    (functools.partial(sorted, LOCK), ".args[0]"),
     (ValueError("x", LOCK), ".args[1]"),
     ([in_closure(LOCK)], "[0] (its variable 'lock')"),
     (holding(in_closure(holding(LOCK))), ".lock (its variable 'lock').lock"),

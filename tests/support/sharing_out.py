@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 from xdist.scheduler import LoadScopeScheduling
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from xdist.workermanage import WorkerController
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 #: The tests that share a Ray cluster, and the maximum number of processes that run them. Each starts its own cluster.
 _ON_A_CLUSTER: Final = "tests/ray/cluster/"
 _CLUSTERS: Final = 3
+#: Tests that need a process without Ray's runtime.
+_WITHOUT_RUNTIME: Final = "tests/ray/"
 
 _MARK = re.compile(r'\bxdist_group\("(\w+)"\)')
 
@@ -24,6 +27,10 @@ _MARK = re.compile(r'\bxdist_group\("(\w+)"\)')
 def _group(file: Path) -> str | None:
     found = _MARK.search(file.read_text(encoding="utf-8"))
     return found and found[1]
+
+
+def _is_on_a_cluster(scope: str) -> bool:
+    return scope.startswith(_ON_A_CLUSTER)
 
 
 class TogetherOrOneByOne(LoadScopeScheduling):
@@ -41,16 +48,18 @@ class TogetherOrOneByOne(LoadScopeScheduling):
     def _for_clusters(self) -> frozenset[str]:
         """Names of the processes that run the tests on a cluster first. Empty: all processes run all tests in order."""
         few = min(_CLUSTERS, len(self.nodes) // 2)
-        is_mixed = len({scope.startswith(_ON_A_CLUSTER) for scope in self.workqueue}) > 1
+        is_mixed = len(set(map(_is_on_a_cluster, self.workqueue))) > 1
         return frozenset(node.gateway.id for node in self.nodes[:few] if is_mixed and few > 1)
 
     def _next_for(self, node: WorkerController) -> str | None:
-        first = next(iter(self.workqueue), None)
         if not self._for_clusters:
-            return first
-        is_for_clusters = node.gateway.id in self._for_clusters
-        suits = (each for each in self.workqueue if each.startswith(_ON_A_CLUSTER) == is_for_clusters)
-        return next(suits, first if is_for_clusters else None)
+            return next(iter(self.workqueue), None)
+        if node.gateway.id in self._for_clusters:
+            return self._first(_is_on_a_cluster) or self._first(lambda scope: not scope.startswith(_WITHOUT_RUNTIME))
+        return self._first(lambda scope: not _is_on_a_cluster(scope))
+
+    def _first(self, suits: Callable[[str], bool]) -> str | None:
+        return next(filter(suits, self.workqueue), None)
 
     def _assign_work_unit(self, node: WorkerController) -> None:
         if (scope := self._next_for(node)) is not None:
