@@ -9,7 +9,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from sage_plugins.interfaces.operations import LogLine
-from sage_plugins.service.logs import LOGGER, replica_of, request_of
+from sage_plugins.service.logs import LOGGER, MESSAGE, replica_of, request_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,6 +32,7 @@ class LogRecord(logging.Handler):
                 thread that holds any lock may log a line.
         """
         super().__init__()
+        self.setFormatter(MESSAGE)
         self._is_ours = is_ours
         self._lines: deque[LogLine] = deque(maxlen=_LINES)
         self._numbers = count(1)

@@ -7,14 +7,31 @@ import re
 from typing import Final, NamedTuple
 
 from sage_plugins.call.current import request_id
+from sage_plugins.errors import text_of
 
-__all__ = ["LOGGER", "RemoteLine", "is_told", "level_of", "replica_of", "request_of", "tell"]
+__all__ = ["LOGGER", "MESSAGE", "RemoteLine", "is_told", "level_of", "replica_of", "request_of", "tell"]
 
 #: Parent of all services' loggers: `ServiceContext.logger` is `sage.service.<name>`.
 LOGGER: Final = "sage.service"
 
 #: The names of a replica's threads begin with its ID: `kv#0-main`, `kv#0.2-pool-1`.
 _REPLICA: Final = re.compile(r".+#\d+(?:\.\d+)?(?=-)")
+
+
+class _MessageFormatter(logging.Formatter):
+    """Formats the message, with its traceback if it has one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the text. If the message cannot be formatted, say why: a wrong log call must not fail its method."""
+        try:
+            return super().format(record)
+        except Exception as error:  # noqa: BLE001 - arguments may not fit, and a user's __str__ may do anything
+            what = repr(record.msg) if isinstance(record.msg, str) else f"a {type(record.msg).__name__}"
+            return f"{record.filename}:{record.lineno} logs {what}, which cannot be formatted: {text_of(error)}"
+
+
+#: The formatter for records of services.
+MESSAGE: Final = _MessageFormatter("%(message)s")
 
 
 class RemoteLine(NamedTuple):

@@ -79,3 +79,21 @@ def test_lines_for_programs_are_objects(folder):
     ]
     assert all(each["time"] > 0 and each["request_id"] is None for each in found)
     assert "\x1b" not in done.stderr
+
+
+@pytest.mark.parametrize("form", ["text", "json"])
+def test_a_log_call_with_wrong_arguments_fails_no_method(folder, form):
+    """A log call whose arguments do not fit fails no method: its line says where it is and what is wrong."""
+    (folder / "wrong.py").write_text(
+        textwrap.dedent("""
+            class Wrong:
+                def process(self):
+                    self.ctx.logger.info("%d items", "many")
+                    return "done"
+        """)
+    )
+    file = deployment(folder, "services: {wrong: {class: 'wrong:Wrong'}}\n")
+    done = sage_deploy("up", file, "--once", "--log-format", form, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "\ndone\n" in done.stdout
+    assert "wrong.py:4 logs '%d items', which cannot be formatted: TypeError" in done.stderr

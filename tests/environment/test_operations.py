@@ -28,6 +28,18 @@ class Echo:
         return value
 
 
+class Unreadable:
+    def __str__(self):
+        raise ValueError("no text")
+
+
+class WrongLogs:
+    def speak(self):
+        self.ctx.logger.warning("%d items", "many")
+        self.ctx.logger.warning(Unreadable())
+        return "spoken"
+
+
 # -- status ------------------------------------------------------------------------------------------------------------
 
 
@@ -160,6 +172,22 @@ def test_logs_are_kept_once_somebody_asked(env, environments):
     (line,) = env.logs()
     assert (line.seq, line.level, line.service, line.message) == (1, "WARNING", "mine", "echo 1")
     assert env.logs(after=1) == []
+
+
+@pytest.mark.parametrize("target", ["local", "process"])
+def test_a_log_call_that_cannot_be_formatted_fails_no_method(env, target, monkeypatch):
+    """A log call that cannot be formatted fails no method of any target: its line says where and why."""
+    monkeypatch.setattr(logging.getLogger("sage.service"), "propagate", False)  # pytest's own handlers raise
+    config = ServiceDeploymentConfig(target=target)
+    env.register_service_with_config("one", WrongLogs, deployment_config=config)
+    assert env.logs() == []
+    assert env.service("one").speak() == "spoken"
+    said = [line.message for line in env.logs()]
+    assert [each.partition(" logs ")[2] for each in said] == [
+        "'%d items', which cannot be formatted: TypeError: %d format: a real number is required, not str",
+        "a Unreadable, which cannot be formatted: ValueError: no text",
+    ]
+    assert all(each.startswith("test_operations.py:") for each in said)
 
 
 def test_a_line_is_kept_while_another_thread_holds_the_locks(env, in_thread):

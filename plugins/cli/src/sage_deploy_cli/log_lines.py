@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from sage_deploy_cli.output import complain, progress
-from sage_plugins.service.logs import LOGGER, replica_of, request_of
+from sage_plugins.service.logs import LOGGER, MESSAGE, replica_of, request_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,7 +17,6 @@ __all__ = ["log_lines"]
 
 #: Logger of all extensions. Each extension logs to a child logger named after its ID.
 _EXTENSIONS: Final = "sage.extension"
-_MESSAGE: Final = logging.Formatter("%(message)s")
 
 
 class _Lines(logging.Handler):
@@ -37,10 +36,10 @@ class _Lines(logging.Handler):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a line such as `14:03:22.123 warning kv#0: careful`, followed by any traceback."""
-        moment = f"{_MESSAGE.formatTime(record, '%H:%M:%S')}.{int(record.msecs):03}"
+        moment = f"{MESSAGE.formatTime(record, '%H:%M:%S')}.{int(record.msecs):03}"
         request = request_of(record)
         asked = "" if request is None else f" [{request}]"
-        return f"{moment} {record.levelname.lower()} {_who(record)}{asked}: {_MESSAGE.format(record)}"
+        return f"{moment} {record.levelname.lower()} {_who(record)}{asked}: {MESSAGE.format(record)}"
 
     @staticmethod
     def _object(record: logging.LogRecord) -> str:
@@ -50,7 +49,7 @@ class _Lines(logging.Handler):
             "service": _named(record),
             "replica": replica_of(record),
             "request_id": request_of(record),
-            "message": _MESSAGE.format(record),
+            "message": MESSAGE.format(record),
         }
         return json.dumps(content, default=str)
 

@@ -8,7 +8,7 @@ from collections import deque
 from itertools import count
 from typing import Final
 
-from sage_plugins.service.logs import LOGGER, RemoteLine, is_told, replica_of, request_of
+from sage_plugins.service.logs import LOGGER, MESSAGE, RemoteLine, is_told, replica_of, request_of
 
 __all__ = ["LogLines"]
 
@@ -25,6 +25,7 @@ class LogLines(logging.Handler):
     def __init__(self, service: str, replica: str) -> None:
         """Keep no lines yet."""
         super().__init__()
+        self.setFormatter(MESSAGE)
         self._replica = replica
         self._logger = logging.getLogger(f"{LOGGER}.{service}")
         self._lines: deque[RemoteLine] = deque(maxlen=_LINES)
