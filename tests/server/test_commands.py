@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -216,6 +217,18 @@ def test_what_a_killed_environment_leaves_is_no_environment(terminal):
     up.wait(PATIENCE)
     assert "no environment of yours runs" in terminal.run("status", code=1)[1]
     assert list((terminal.folder / "state" / "sage-deploy" / "environments").iterdir()) == []
+
+
+def test_a_suspended_environment_is_named(terminal):
+    """Commands do not wait long for a suspended environment: they name its process, and say how it goes on."""
+    up = terminal.up()
+    up.send_signal(signal.SIGSTOP)
+    try:
+        said = terminal.run("status", code=1)[1]
+    finally:
+        up.send_signal(signal.SIGCONT)
+    assert f"process {up.pid} does not answer; if it is suspended, `kill -CONT {up.pid}`" in said
+    assert terminal.run("status")[0]
 
 
 def test_logs_are_followed_until_the_environment_ends(terminal):

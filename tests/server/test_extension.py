@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import socket
 import stat
 
@@ -13,6 +14,7 @@ import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_server
 import sage_deploy_threading
+from sage_deploy_server.running.environment_files import EnvironmentFiles, listening_sockets
 from sage_plugins import Environment, errors
 from sage_plugins.plugins.registry import Registry
 
@@ -94,3 +96,29 @@ def test_an_address_that_will_not_do_is_refused(serve, http_at):
     """An address that is invalid, or open without `allow_hosts`, is refused."""
     with pytest.raises(Exception, match=r"allow_hosts|is no address"):
         serve(http=http_at)
+
+
+def test_an_environment_whose_process_id_is_unknown_here_is_found(monkeypatch, tmp_path):
+    """An environment in another container is found, and keeps its files: its process ID means nothing here."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(os, "getpid", lambda: 2**30)  # no system has so many
+        elsewhere.setattr(socket, "gethostname", lambda: "container")
+        files = EnvironmentFiles("0" * 32)
+        with files.listen():
+            elsewhere.undo()
+            assert listening_sockets() == [files.socket]
+    assert listening_sockets() == []
+    assert files.socket.exists(), "only its own machine knows that the process is dead"
+    monkeypatch.setattr(socket, "gethostname", lambda: "container")
+    assert listening_sockets() == []
+    assert not files.socket.exists()
+
+
+def test_an_environment_that_ends_hides_no_other(monkeypatch, tmp_path):
+    """While one environment ends, commands still find the others."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    files = EnvironmentFiles("0" * 32)
+    with files.listen():
+        files.socket.with_name("1-ended.sock").symlink_to("nothing")  # as if it went after the folder was read
+        assert listening_sockets() == [files.socket]

@@ -10,6 +10,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import click
 
 from sage_deploy_cli.exit_codes import ExitCode
+from sage_deploy_cli.output import progress
 from sage_deploy_server.running.environment_files import connect, listening_sockets
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ _BAD_INPUT: Final = frozenset({400, 404, 413, 422})
 
 #: Timeout without a byte from the environment, in seconds. A call may set a longer one.
 _READ_TIMEOUT_S: Final = 60.0
+
+#: Seconds for the description of an environment, which takes milliseconds.
+_ABOUT_TIMEOUT_S: Final = 5.0
 
 
 class RefusedError(click.ClickException):
@@ -184,6 +188,13 @@ def running_environments() -> Iterator[tuple[dict[str, Any], EnvironmentClient]]
     for path in listening_sockets():
         client = EnvironmentClient.at_socket(path)
         try:
-            yield client.get("/api/v1/environment"), client
-        except click.ClickException:  # it has just ended, or has only begun
-            continue
+            about = json.loads(client.ask("GET", "/api/v1/environment", read_timeout_s=_ABOUT_TIMEOUT_S).read())
+        except click.ClickException as error:  # it has just ended, or is suspended
+            if isinstance(error.__cause__, TimeoutError):
+                pid = path.name.partition("-")[0]
+                progress(
+                    f"the environment of process {pid} does not answer; if it is suspended, `kill -CONT {pid}` lets it "
+                    "go on"
+                )
+        else:
+            yield about, client

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import socket
 from contextlib import contextmanager, suppress
@@ -18,6 +19,9 @@ __all__ = ["EnvironmentFiles", "connect", "listening_sockets"]
 
 #: Longest socket path, in bytes, that all systems accept.
 _MAX_PATH_BYTES: Final = 100
+
+#: Maximum seconds to find out whether a process listens at a socket.
+_PROBE_S: Final = 1.0
 
 
 def _folder() -> Path:
@@ -39,19 +43,22 @@ class EnvironmentFiles:
         """
         folder = _folder()
         make_private(folder)
-        self.socket = folder / f"{os.getpid()}-{id[:8]}.sock"
+        self.socket = folder / f"{os.getpid()}-{id[:8]}-{_machine()}.sock"
         self.token = self.socket.with_suffix(".token")
 
     def listen(self) -> socket.socket:
         """Return a listening socket. Only this user can connect, because only they can enter its folder."""
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        new = self.socket.with_suffix(".new")  # nobody may find the socket before it listens, and take it for dead
         try:
-            with _address(self.socket) as address:
+            with _address(new) as address:
                 listening.bind(address)
-            self.socket.chmod(0o600)
+            new.chmod(0o600)
             listening.listen(128)
+            new.replace(self.socket)
         except BaseException:
             listening.close()
+            new.unlink(missing_ok=True)
             raise
         return listening
 
@@ -62,33 +69,40 @@ class EnvironmentFiles:
 
 
 def listening_sockets() -> list[Path]:
-    """
-    Return the sockets of environments that may run, the newest last. Deletes the files of killed processes.
-
-    To find out whether an environment runs, connect to its socket.
-    """
+    """Return the sockets of running environments, the newest last. Deletes the files of killed processes."""
     try:
         folder = _folder()
         if not is_own(folder.stat()):
             return []
-        found = sorted(folder.glob("*.sock"), key=lambda each: each.stat().st_mtime)
+        found = [(_listening_since(path), path) for path in folder.glob("*.sock")]
     except OSError:
         return []
-    return [each for each in found if _is_alive(each)]
+    return [path for _, path in sorted((since, path) for since, path in found if since is not None)]
 
 
-def _is_alive(path: Path) -> bool:
-    pid = path.name.partition("-")[0]
+def _listening_since(path: Path) -> float | None:
+    """Return the time at which the socket at *path* was made; None if no process listens there."""
     try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, ValueError):
-        with suppress(OSError):
-            path.unlink()
-            path.with_suffix(".token").unlink()
-        return False
-    except PermissionError:
-        return False
-    return True
+        made = path.stat().st_mtime
+        connect(path, _PROBE_S).close()
+    except FileNotFoundError:  # its environment has just ended
+        return None
+    except ConnectionRefusedError:
+        # Another machine that shares this folder may run the environment. Process IDs do not help: another container
+        # has its own.
+        if path.stem.endswith(f"-{_machine()}"):
+            for file in (path, path.with_suffix(".token")):
+                with suppress(OSError):
+                    file.unlink()
+        return None
+    except OSError:  # too many requests wait, for instance because the process is stopped
+        pass
+    return made
+
+
+def _machine() -> str:
+    """Return a short name of this machine or container."""
+    return hashlib.sha256(os.fsencode(socket.gethostname())).hexdigest()[:6]
 
 
 def connect(path: Path, timeout: float) -> socket.socket:
