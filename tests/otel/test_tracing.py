@@ -18,7 +18,7 @@ from sage_deploy_otel.options import OtelOptions
 from sage_deploy_server import serve
 from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.call.current import INJECTORS
-from traced_services import Back, Front
+from traced_services import Back, Front, UnreadableError
 
 TOKEN = "t" * 64
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -123,6 +123,13 @@ def test_a_method_that_raises_leaves_its_error_in_the_span(deploy, spans):
     assert (span.status.status_code, span.status.description) == (StatusCode.ERROR, "LookupError: no such thing")
     assert span.attributes["error.type"] == "LookupError"
     assert "in fail" in span.events[-1].attributes["exception.stacktrace"]
+
+
+def test_an_exception_without_text_reaches_its_caller(deploy, spans):
+    """A span changes no exception, even if the text of the exception cannot be read."""
+    with pytest.raises(UnreadableError):
+        deploy().service("back").fail_without_text()
+    assert "text cannot be read" in spans()["back.fail_without_text"].status.description
 
 
 class Gate:

@@ -12,6 +12,7 @@ from opentelemetry import context, propagate, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from sage_plugins.call.current import CARRIED, INJECTORS, request_id
+from sage_plugins.errors import text_of
 from sage_plugins.interfaces import QuietMonitor
 from sage_plugins.threads import future_of
 
@@ -137,8 +138,9 @@ def _note_failure(span: Span, error: BaseException) -> None:
     kind = type(error)
     name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     span.set_attribute("error.type", name)
-    span.record_exception(error)
-    span.set_status(Status(StatusCode.ERROR, f"{kind.__qualname__}: {error}"))
+    with suppress(Exception):  # the SDK formats the error, whose own code may raise
+        span.record_exception(error)
+    span.set_status(Status(StatusCode.ERROR, text_of(error)))
 
 
 def _count_nothing(_method: int, _outcome: int, _wait_s: float, _run_s: float) -> None:
