@@ -408,6 +408,25 @@ def test_close_does_not_wait_for_a_check_that_hangs(ward, gate):
     gate.open()
 
 
+def test_a_moment_without_threads_is_no_illness(ward, monkeypatch):
+    """If no thread can be started, that check is left out: nothing is judged, and the next one runs."""
+    service = ward(Alive, failure_threshold=1)
+    start, refused = threading.Thread.start, []
+
+    def start_or_refuse(thread):
+        if thread.name.endswith("-health") and not refused:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_or_refuse)
+    asked = len(service.answers.asked)
+    service.advance(2 * INTERVAL + TIMEOUT)
+    assert refused
+    assert service.states == ["ready"]
+    assert len(service.answers.asked) == asked + 1
+
+
 # -- lost slots --------------------------------------------------------------------------------------------------------
 
 

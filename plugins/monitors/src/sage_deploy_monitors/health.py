@@ -199,9 +199,12 @@ class _Probe:
         with self._lock:
             if self._stopped:
                 return
+            try:
+                thread.start()  # under the lock, because `stop` joins the thread
+            except RuntimeError:  # the machine has no thread to spare, which says nothing about the replica
+                return
             self._round = current
             current.timer = self._clock.call_at(self._clock.monotonic() + self._timeout, lambda: self._give_up(current))
-        thread.start()
 
     def _answer(self, current: _Round) -> None:
         """Run the checks, on their own thread."""
