@@ -135,3 +135,21 @@ def test_a_service_that_has_stopped_is_said_to_have(env, post):
     assert post("/services/desk/add", [1, 2])[0] == 200
     env.drain("desk")
     assert post("/services/desk/add", [1, 2])[0] == 503
+
+
+class UnreadableError(Exception):
+    def __str__(self):
+        raise RuntimeError("no text")
+
+
+class Unreadable:
+    def fail(self):
+        raise UnreadableError
+
+
+def test_an_error_whose_text_cannot_be_read_is_a_problem_too(env, post):
+    """An exception whose text cannot be read is answered like any other, with its class."""
+    env.register_service("unreadable", Unreadable)
+    status, problem, headers = post("/services/unreadable/fail")
+    assert (status, problem["code"], problem["detail"]) == (500, "UnreadableError", "its text cannot be read")
+    assert headers["X-Request-Id"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import threading
 import time
 from email.utils import parsedate_to_datetime
@@ -112,3 +113,43 @@ def test_the_end_of_the_server_waits_for_no_viewer(watch, server):
     server.close()
     while viewer.snapshot() is not None:
         pass
+
+
+class Odd:
+    """A service that meets a file whose name is not UTF-8."""
+
+    def __init__(self, name="file"):
+        if name != "file":
+            raise FileNotFoundError(name)
+
+    def fail(self):
+        """Say caf\udce9."""
+        self.ctx.logger.warning("no %s", "caf\udce9")
+        raise FileNotFoundError("no caf\udce9")
+
+    def items(self):
+        yield 1
+        raise FileNotFoundError("no caf\udce9")
+
+    def result(self):
+        return "caf\udce9"
+
+
+def test_text_that_is_not_utf_8_breaks_no_answer(watch, env, ask, monkeypatch):
+    """Text that UTF-8 does not have, such as the name of a file from elsewhere, is escaped in every answer."""
+    monkeypatch.setattr(logging.getLogger("sage"), "propagate", False)  # pytest cannot send such text in its reports
+    env.register_service("odd", Odd)
+    env.register_service("sick", Odd, "caf\udce9")
+    status, problem, headers = ask("POST", "/services/odd/fail")
+    assert (status, problem["code"], problem["detail"]) == (500, "FileNotFoundError", r"no caf\udce9")
+    assert headers["X-Request-Id"]
+    assert r"no caf\\udce9" in ask("POST", "/services/odd/items")[1].splitlines()[-1].decode()
+    status, problem, _ = ask("POST", "/services/odd/result")
+    assert (status, problem["code"]) == (500, "result")
+    assert ask("POST", "/services/sick/fail")[0] == 409
+    paths = ["services", "services/odd", "services/sick", "services/odd/errors", "logs", "events"]
+    answers = {path: ask("GET", f"/api/v1/{path}") for path in paths} | {"/": ask("GET", "/openapi.json")}
+    assert {path: answer[0] for path, answer in answers.items()} == dict.fromkeys(answers, 200)
+    for path in ("services/odd/errors", "logs", "events"):
+        assert r"caf\udce9" in str(answers[path][1]).replace("\\\\", "\\"), path
+    assert "caf" in str(watch().snapshot()["events"])

@@ -7,12 +7,11 @@ import random
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 from starlette.requests import ClientDisconnect
 
 from sage_deploy_server.calling.signatures import MethodSignature, call_options_of, encode
 from sage_deploy_server.web.bodies import CancelOnDisconnect, read
-from sage_deploy_server.web.problems import problem_of, response_of
+from sage_deploy_server.web.problems import problem_of, response_of, to_json
 from sage_plugins.call.current import CALL_LISTENER, carry
 from sage_plugins.errors import MethodNotFoundError
 
@@ -135,7 +134,7 @@ class Calls:
                     if not started:
                         raise
                     problem = problem_of(error)  # the status is sent already, so the stream reports it
-                    data = msgspec.json.encode({"code": problem.code, "detail": problem.detail} | problem.more)
+                    data = to_json({"code": problem.code, "detail": problem.detail} | problem.more)
                     await exchange.send_part(
                         b"event: error\ndata: %b\n\n" % data if events else b'{"error":%b}\n' % data
                     )

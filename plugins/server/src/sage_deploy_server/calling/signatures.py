@@ -128,7 +128,7 @@ def encode(result: Any, what: str) -> bytes:
     """
     try:
         return msgspec.json.encode(result)
-    except (TypeError, OverflowError, RecursionError) as error:
+    except (TypeError, OverflowError, RecursionError, UnicodeEncodeError) as error:
         detail = f"{what} returned a {type(result).__qualname__} that JSON cannot have: {error}"
         raise Problem(500, "result", detail) from None
 

@@ -9,13 +9,12 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import quote
 
-import msgspec
 from starlette.responses import Response
 from starlette.routing import Route
 
 from sage_deploy_server.calling.signatures import LONGEST_S, MethodSignature
 from sage_deploy_server.description.schemas import Schemas, body_schema
-from sage_deploy_server.web.problems import problem_of, response_of
+from sage_deploy_server.web.problems import problem_of, response_of, to_json
 from sage_plugins.errors import SageDeployError
 
 if TYPE_CHECKING:
@@ -152,7 +151,7 @@ async def _answer(describe: Callable[[Request], Any], request: Request) -> Respo
         found = await asyncio.to_thread(describe, request)
     except Exception as error:  # noqa: BLE001 - the client gets any error
         return response_of(problem_of(error), headers)
-    return Response(msgspec.json.encode(found), headers=headers, media_type="application/json")
+    return Response(to_json(found), headers=headers, media_type="application/json")
 
 
 def openapi(operations: Operations, more_paths: Mapping[str, Any]) -> dict[str, Any]:

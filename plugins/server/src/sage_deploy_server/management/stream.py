@@ -6,10 +6,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 from starlette.responses import StreamingResponse
 
-from sage_deploy_server.web.problems import Problem, response_of
+from sage_deploy_server.web.problems import Problem, response_of, to_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -79,7 +78,7 @@ class Stream:
         while self._viewers and not self._closed:
             due = max(due + _INTERVAL_S, time.monotonic())  # a steady rate, so that each second is recorded once
             data, seq = await asyncio.to_thread(self._take_snapshot, seq)
-            self._latest = message = b"id: %d\ndata: %b\n\n" % (seq, msgspec.json.encode(data, enc_hook=str))
+            self._latest = message = b"id: %d\ndata: %b\n\n" % (seq, to_json(data))
             for viewer in self._viewers:
                 if not viewer.full():
                     viewer.put_nowait(message)

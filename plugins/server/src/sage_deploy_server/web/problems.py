@@ -13,7 +13,7 @@ from sage_plugins import errors
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Problem", "json_response", "problem_of", "response_of"]
+__all__ = ["Problem", "json_response", "problem_of", "response_of", "to_json"]
 
 #: Status by class of error. The first match counts.
 _STATUS: Final = (
@@ -63,7 +63,11 @@ def problem_of(error: BaseException) -> Problem:
         if isinstance(error, kind):
             attributes = {key: value for key in _CLIENT_ATTRIBUTES if (value := getattr(error, key, None)) is not None}
             return Problem(status, name, str(error), **attributes)
-    return Problem(500, name, str(error))
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - a user's __str__ may do anything
+        text = "its text cannot be read"
+    return Problem(500, name, text)
 
 
 def response_of(problem: Problem, headers: Mapping[str, str]) -> Response:
@@ -76,7 +80,7 @@ def response_of(problem: Problem, headers: Mapping[str, str]) -> Response:
     if problem.status == 401:  # noqa: PLR2004 - unauthorized
         more["WWW-Authenticate"] = "Bearer"
     return Response(
-        msgspec.json.encode(body | problem.more),
+        to_json(body | problem.more),
         status_code=problem.status,
         headers=more,
         media_type="application/problem+json",
@@ -85,6 +89,25 @@ def response_of(problem: Problem, headers: Mapping[str, str]) -> Response:
 
 def json_response(value: object, status: int = 200, headers: Mapping[str, str] = MappingProxyType({})) -> Response:
     """Return *value* as an answer in JSON that must not be cached."""
-    return Response(
-        msgspec.json.encode(value, enc_hook=str), status, {"Cache-Control": "no-store", **headers}, "application/json"
-    )
+    return Response(to_json(value), status, {"Cache-Control": "no-store", **headers}, "application/json")
+
+
+def to_json(value: object) -> bytes:
+    r"""
+    Return *value* as JSON. Objects that JSON does not have become text.
+
+    Text may come from anywhere, and so hold halves of surrogate pairs, which UTF-8 does not have: Python reads a file
+    name that is not UTF-8 so. They are escaped, as `\udcff`.
+    """
+    try:
+        return msgspec.json.encode(value, enc_hook=str)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(_without_surrogates(msgspec.to_builtins(value, enc_hook=str)))
+
+
+def _without_surrogates(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, dict):
+        return {_without_surrogates(name): _without_surrogates(each) for name, each in value.items()}
+    return [_without_surrogates(each) for each in value] if isinstance(value, list) else value
