@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
+import threading
 from pathlib import Path
 
+import click
 import pytest
 
+from sage_deploy_server.commands.client import EnvironmentClient
 from second_terminal import PATIENCE, SAGE_DEPLOY, Terminal
 
 SERVICES = """
@@ -23,6 +27,10 @@ class Greeter:
 
     def count(self, to: int):
         yield from range(to)
+
+    def tick(self):
+        yield 1
+        threading.Event().wait(60)
 
     def break_off(self):
         yield 1
@@ -217,6 +225,50 @@ def test_what_a_killed_environment_leaves_is_no_environment(terminal):
     up.wait(PATIENCE)
     assert "no environment of yours runs" in terminal.run("status", code=1)[1]
     assert list((terminal.folder / "state" / "sage-deploy" / "environments").iterdir()) == []
+
+
+def test_a_stream_of_a_killed_environment_is_no_whole_stream(terminal):
+    """If the environment is killed, `call` shows the items of a stream that have come, and fails."""
+    up = terminal.up()
+    call = subprocess.Popen(
+        [SAGE_DEPLOY, "call", "greeter.tick"],
+        env=terminal.variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with call:
+        assert call.stdout.readline() == "1\n"
+        up.kill()
+        _, said = call.communicate(timeout=PATIENCE)
+    assert call.returncode == 1
+    assert said.startswith("Error: the environment does not answer")
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://here:99999", "ftp://here", "http://"])
+def test_an_address_that_is_none_is_refused(url):
+    """A URL that is no address of a server is bad input, and the message says what is expected."""
+    with pytest.raises(click.UsageError, match="give http://HOST:PORT"):
+        EnvironmentClient.at_url(url, None)
+
+
+def test_a_server_that_is_no_environment_is_said_to_be_none():
+    """If something else answers at a URL, the error asks whether the address is right."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        client = EnvironmentClient.at_url("{}:{}".format(*other.getsockname()), "☃\n")
+
+        def answer():
+            with other.accept()[0] as connection:
+                asked.append(connection.recv(1 << 16))
+                connection.sendall(b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 5\r\n\r\nhello")
+
+        asked = []
+        thread = threading.Thread(target=answer)
+        thread.start()
+        with pytest.raises(click.ClickException, match="is this the address of an environment"):
+            client.get("/api/v1/services")
+        thread.join(PATIENCE)
+    assert "Authorization: Bearer ☃\r\n".encode() in asked[0]
 
 
 def test_a_suspended_environment_is_named(terminal):

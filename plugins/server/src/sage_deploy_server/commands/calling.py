@@ -61,7 +61,7 @@ def call(  # noqa: PLR0913 - one parameter for each option
     )
     kind = answer.headers.get_content_type()
     if kind == "application/x-ndjson":
-        for line in answer:
+        for line in answer.lines():
             _print_item(line)
     elif kind == "application/octet-stream":
         sys.stdout.buffer.write(answer.read())
@@ -87,7 +87,7 @@ def _print_item(line: bytes) -> None:
     item = json.loads(line)
     if isinstance(item, dict) and item.keys() == {"error"}:
         raise RefusedError(500, item["error"])
-    write_result(line.decode().rstrip("\n"))
+    write_result(line.decode())
     sys.stdout.flush()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["EnvironmentClient", "RefusedError", "find_environment", "path_of", "running_environments"]
+__all__ = ["Answer", "EnvironmentClient", "RefusedError", "find_environment", "path_of", "running_environments"]
 
 #: Statuses of requests that must be changed before they can succeed.
 _BAD_INPUT: Final = frozenset({400, 404, 413, 422})
@@ -60,6 +61,64 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = connect(self._path, self.timeout or _READ_TIMEOUT_S)
 
 
+class Answer:
+    """
+    An answer of an environment. Its body is read on demand.
+
+    Attributes:
+        headers: Headers of the answer.
+    """
+
+    def __init__(self, response: http.client.HTTPResponse) -> None:
+        """Read nothing yet."""
+        self.headers = response.headers
+        self._response = response
+
+    def read(self) -> bytes:
+        """
+        Return the body.
+
+        Raises:
+            click.ClickException: The connection breaks.
+        """
+        with _connection_errors_told():
+            return self._response.read()
+
+    def lines(self) -> Iterator[bytes]:
+        """Yield the lines of the body as they come, without their ends. Raises as `read`."""
+        begun: list[bytes] = []
+        while True:
+            with _connection_errors_told():
+                part = self._response.read1()  # `readline` takes a broken connection for the end
+            if not part:
+                return
+            first, *others = part.split(b"\n")
+            begun.append(first)
+            for each in others:
+                yield b"".join(begun)
+                begun = [each]
+
+    def json(self) -> Any:
+        """
+        Return the content of the body, which is JSON.
+
+        Raises:
+            click.ClickException: The connection breaks, or no environment answered.
+        """
+        try:
+            return json.loads(self.read())
+        except ValueError:
+            raise click.ClickException("the answer is not JSON: is this the address of an environment?") from None
+
+
+@contextmanager
+def _connection_errors_told() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, http.client.HTTPException) as error:
+        raise click.ClickException(f"the environment does not answer: {_text_of(error)}") from error
+
+
 class EnvironmentClient:
     """A client of one running environment."""
 
@@ -70,9 +129,14 @@ class EnvironmentClient:
         Args:
             connection: Creates a connection with the given timeout in seconds.
             token: Token for the environment; None for none.
+
+        Raises:
+            click.UsageError: *token* has a line break.
         """
         self._connection = connection
-        self._token = token
+        self._token = None if token is None else token.strip()
+        if self._token is not None and len(self._token.splitlines()) > 1:
+            raise click.UsageError("--token: a token is one line")
 
     @classmethod
     def at_url(cls, url: str, token: str | None) -> EnvironmentClient:
@@ -82,11 +146,14 @@ class EnvironmentClient:
         Raises:
             click.UsageError: *url* is not an HTTP address.
         """
-        parts = urlsplit(url if "//" in url else f"http://{url}")
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        try:
+            parts = urlsplit(url if "//" in url else f"http://{url}")
+            host, port = parts.hostname, parts.port
+        except ValueError:  # the brackets of IPv6 or the port
+            host = None
+        if not host or parts.scheme not in {"http", "https"}:
             raise click.UsageError(f"--url {url}: give http://HOST:PORT")
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-        host, port = parts.hostname, parts.port
         return cls(lambda timeout: kind(host, port, timeout=timeout), token)
 
     @classmethod
@@ -102,9 +169,9 @@ class EnvironmentClient:
         *,
         headers: dict[str, str] | None = None,
         read_timeout_s: float = _READ_TIMEOUT_S,
-    ) -> http.client.HTTPResponse:
+    ) -> Answer:
         """
-        Send a request, and return the answer with its body unread.
+        Send a request, and return the answer with its body unread. Headers are sent in UTF-8.
 
         Raises:
             RefusedError: The answer is an error.
@@ -114,20 +181,18 @@ class EnvironmentClient:
         if self._token is not None:
             sent["Authorization"] = f"Bearer {self._token}"
         data = None if body is None else json.dumps(body).encode()
-        try:
+        with _connection_errors_told():
             connection = self._connection(read_timeout_s)
-            connection.request(method, path, data, sent)
+            connection.request(method, path, data, {name: value.encode() for name, value in sent.items()})
             answer = connection.getresponse()
             if answer.status >= 400:  # noqa: PLR2004 - errors begin here
                 raise RefusedError(answer.status, _problem(answer.read()))
-        except (OSError, http.client.HTTPException) as error:
-            raise click.ClickException(f"the environment does not answer: {_text_of(error)}") from error
-        return answer
+        return Answer(answer)
 
     def get(self, path: str, **query: Any) -> Any:
         """Return what *path* shows. Raises as `ask`."""
         asked = {name: value for name, value in query.items() if value is not None}
-        return json.loads(self.ask("GET", f"{path}?{urlencode(asked)}" if asked else path).read())
+        return self.ask("GET", f"{path}?{urlencode(asked)}" if asked else path).json()
 
     def change(self, path: str, body: Any = None, *, dry_run: bool = False, generation: str | None = None) -> Any:
         """
@@ -137,8 +202,7 @@ class EnvironmentClient:
             RefusedError: The change failed. Otherwise as `ask`.
         """
         headers = {} if generation is None else {"If-Match": generation}
-        answer = self.ask("POST", f"{path}?dry_run=1" if dry_run else path, body or {}, headers=headers)
-        done = json.loads(answer.read())
+        done = self.ask("POST", f"{path}?dry_run=1" if dry_run else path, body or {}, headers=headers).json()
         while done.get("state") == "running":
             done = self.get(f"/api/v1/operations/{done['id']}", wait=30)
         if done.get("state") == "failed":
@@ -188,7 +252,7 @@ def running_environments() -> Iterator[tuple[dict[str, Any], EnvironmentClient]]
     for path in listening_sockets():
         client = EnvironmentClient.at_socket(path)
         try:
-            about = json.loads(client.ask("GET", "/api/v1/environment", read_timeout_s=_ABOUT_TIMEOUT_S).read())
+            about = client.ask("GET", "/api/v1/environment", read_timeout_s=_ABOUT_TIMEOUT_S).json()
         except click.ClickException as error:  # it has just ended, or is suspended
             if isinstance(error.__cause__, TimeoutError):
                 pid = path.name.partition("-")[0]

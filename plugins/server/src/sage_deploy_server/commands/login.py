@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import click
@@ -53,5 +52,5 @@ def dashboard(client: EnvironmentClient, *, no_open: bool, read: bool) -> None:
 
 def _link(client: EnvironmentClient, *, read: bool) -> tuple[str, str]:
     """Request a new link. Returns the link and its access level."""
-    made = json.loads(client.ask("POST", "/api/v1/login-link", {"read": True} if read else {}).read())
+    made = client.ask("POST", "/api/v1/login-link", {"read": True} if read else {}).json()
     return made["link"], made["access"]
