@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from sage_deploy_server.commands.client import EnvironmentClient, RefusedError
 from sage_deploy_server.running.app import Application
 from sage_deploy_server.running.serving import serve
 from sage_plugins import Environment
@@ -206,3 +207,13 @@ def test_empty_token_is_refused_before_anybody_can_connect(tokens):
 def test_header_without_a_bearer_token_lets_nobody_in(ask, header):
     """An Authorization header without a bearer token is refused."""
     assert ask("GET", "/api/v1/status", token=None, Authorization=header)[0] == 401
+
+
+def test_the_line_end_of_a_tokens_file_is_no_part_of_the_token(env):
+    """White space around a token does not count: the file of a secret often ends with a line break."""
+    with serve(env, "127.0.0.1:0", token=TOKEN + "\n", read_token=f" {READ_TOKEN}\n") as server:
+        for token, access in ((TOKEN, "full"), (READ_TOKEN + "\n", "read")):
+            client = EnvironmentClient.at_url(server.url, token)
+            assert client.get("/api/v1/environment")["access"] == access
+        with pytest.raises(RefusedError, match="token"):
+            EnvironmentClient.at_url(server.url, "other").get("/api/v1/environment")

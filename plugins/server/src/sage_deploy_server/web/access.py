@@ -79,8 +79,9 @@ class AccessMiddleware:
             if given is not None and not given.strip():
                 raise ValueError(f"{name} is empty; give a secret such as secrets.token_urlsafe()")
         self._app = app
-        self._token = token.encode()
-        self._read_token = None if read_token is None else read_token.encode()
+        # Stripped as those of requests are: the file of a secret often ends with a line break.
+        self._token = token.strip().encode()
+        self._read_token = None if read_token is None else read_token.strip().encode()
         self._hosts = _LOOPBACK_HOSTS | {host.lower() for host in hosts}
         self._logins = logins or Logins()
 
