@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from sage_plugins import ServiceDeploymentConfig
 from served_desk import Inner
 
 
@@ -153,3 +154,19 @@ def test_an_error_whose_text_cannot_be_read_is_a_problem_too(env, post):
     status, problem, headers = post("/services/unreadable/fail")
     assert (status, problem["code"], problem["detail"]) == (500, "UnreadableError", "its text cannot be read")
     assert headers["X-Request-Id"]
+
+
+class Who:
+    def index(self):
+        return self.ctx.replica_index
+
+
+def test_a_key_means_the_same_replica_as_in_python(env, post):
+    """A key in `X-Key` is read as UTF-8, so it leads to the same replica as in Python."""
+    config = ServiceDeploymentConfig(replicas=8, load_balancer="consistent_hash")
+    env.register_service_with_config("who", Who, deployment_config=config)
+    for key in ("ada", *(f"\u952e{number}" for number in range(8))):
+        expected = env.service("who").with_options(key=key).index()
+        assert post("/services/who/index", **{"X-Key": key.encode()})[1] == expected
+    latin = env.service("who").with_options(key="caf\xe9").index()
+    assert post("/services/who/index", **{"X-Key": "caf\xe9".encode("latin-1")})[1] == latin

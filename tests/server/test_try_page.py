@@ -213,6 +213,16 @@ def test_a_call_shows_its_result_its_status_its_time_and_its_id(opened):
     assert _result(page) == 42
 
 
+def test_a_key_may_have_any_character(opened):
+    """A call may have a key with any character, although a header has only bytes."""
+    page = opened("add")
+    page.get_by_text("Options of the call").click()
+    _fill(page, a="40", **{"Key calls with equal keys go to the same replica": "\u952e \U0001f511"})
+    _call(page)
+    page.get_by_text("status 200").wait_for()
+    assert _result(page) == 42
+
+
 def test_a_form_has_a_field_of_the_right_kind_for_each_argument(opened):
     """The form has a field of the right kind for each argument, and sends the right values."""
     page = opened("take")

@@ -153,9 +153,17 @@ def call_options_of(headers: Mapping[str, str]) -> dict[str, Any]:
                 f"X-Timeout must be a positive number of seconds, at most {LONGEST_S:.0f}, got {timeout!r}",
             )
     if (key := headers.get("x-key")) is not None:
-        options["key"] = key
+        options["key"] = _in_utf_8(key)
     if (idempotent := headers.get("x-idempotent")) is not None:
         if idempotent not in {"true", "false"}:
             raise Problem(400, "header", f"X-Idempotent must be true or false, got {idempotent!r}")
         options["idempotent"] = idempotent == "true"
     return options
+
+
+def _in_utf_8(header: str) -> str:
+    """Read a header as UTF-8, as most clients send it, instead of Latin-1. Returns it unchanged if it is not UTF-8."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeError:
+        return header

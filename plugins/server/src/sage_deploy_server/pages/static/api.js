@@ -39,7 +39,7 @@ export async function post(path, body, headers = {}) {
 export async function call({ service, method, body, timeout, key }, { signal, onHead, onItem }) {
   const headers = { Accept: "application/x-ndjson, application/json", "Content-Type": "application/json" };
   if (timeout) headers["X-Timeout"] = timeout;
-  if (key) headers["X-Key"] = key;
+  if (key) headers["X-Key"] = String.fromCharCode(...new TextEncoder().encode(key)); // fetch takes no other characters than bytes
   const began = performance.now();
   const answer = await fetch(pathOf(service, method), { method: "POST", headers, body, signal });
   const kind = kindOf(answer.headers.get("Content-Type") ?? "");
