@@ -386,6 +386,49 @@ def test_a_screen_that_is_chosen_while_the_page_is_being_drawn_is_shown(opened, 
     page.locator("nav [aria-current=page]", has_text="Events").wait_for()
 
 
+def test_an_event_that_comes_while_older_ones_are_fetched_is_kept(opened, server, env):
+    """The page loses no event that the stream sends while the page fetches older events."""
+    page = opened().context.new_page()
+    answers = []
+    page.route("**/api/v1/events", lambda route: answers.append((route, route.fetch())))
+    with page.expect_request("**/api/v1/events"):
+        page.goto(f"{server.url}/#/events")
+    page.get_by_text("live", exact=True).wait_for()
+    while not answers:
+        page.wait_for_timeout(10)
+    env.scale("desk", 3)
+    scaled = page.locator("main .kind", has_text="scaled")
+    scaled.wait_for()
+    route, answer = answers[0]
+    route.fulfill(response=answer)
+    page.locator(".brand", has_text="shown").wait_for()  # the page has both answers
+    assert scaled.count() == 1
+
+
+def test_events_of_a_snapshot_that_a_slow_page_has_missed_are_fetched(opened, env):
+    """If the server leaves out a snapshot because the page reads too slowly, the page fetches its events."""
+    page = opened("events")
+    page.get_by_text("live", exact=True).wait_for()
+    page.locator(".brand", has_text="shown").wait_for()
+    page.evaluate(
+        """() => {
+            const source = window.sources.at(-1), take = source.onmessage;
+            window.missed = false;
+            source.onmessage = (message) => {
+                const kinds = JSON.parse(message.data).events.map((each) => each.kind);
+                if (kinds.includes("scaled") && !window.missed) window.missed = true;
+                else take(message);
+            };
+        }"""
+    )
+    env.scale("desk", 3)
+    while not page.evaluate("window.missed"):
+        page.wait_for_timeout(10)
+    env.set_load_balancer("desk", "random")
+    page.locator("main .kind", has_text="balancer changed").wait_for()
+    page.locator("main .kind", has_text="scaled").wait_for()
+
+
 def test_the_keyboard_leads_everywhere(opened):
     """Keys reach the filter, the screens and the help."""
     page = opened()

@@ -85,23 +85,28 @@ function lose() {
 function take(snapshot) {
   const isFirst = live.link !== "live";
   Object.assign(live, { link: "live", at: Date.now(), services: snapshot.services });
-  add(snapshot.events);
-  if (isFirst) catchUp();
+  if (isFirst) live.events = []; // the numbers begin again if another environment answers now
+  const hasGap = add(snapshot.events);
+  if (isFirst || hasGap) catchUp();
   tell();
 }
 
+/** Add events that are new. Return whether some before them are missing: the server leaves out snapshots for slow pages. */
 function add(events) {
   const last = live.events.at(-1)?.seq ?? 0;
   const newer = events.filter((each) => each.seq > last);
   if (newer.length) live.events = [...live.events, ...newer].slice(-MOST_EVENTS);
+  return newer.length > 0 && newer[0].seq > last + 1;
 }
 
-/** Fetch what the stream sent before this page joined. */
+/** Fetch what this page has not got from the stream. */
 async function catchUp() {
   try {
     const [about, events] = await Promise.all([get("/api/v1/environment"), get("/api/v1/events")]);
+    const meanwhile = live.events; // the stream may have sent events after this answer
     live.about = about;
     live.events = events.slice(-MOST_EVENTS);
+    add(meanwhile);
   } catch {
     lose();
   }
