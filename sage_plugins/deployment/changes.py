@@ -281,11 +281,13 @@ class Changes:
                     done.append(member)
                     self._send_user_config(member, config)
             except BaseException as error:
+                from sage_plugins.call.endings import raised_by_signal  # most services need no ending
+
                 replicas.composition = before
                 failed = done.pop() if isinstance(error, OverloadedError) else done[-1]  # it did not begin
                 for member in done:
                     self._restore_user_config(member, before.config)
-                if not isinstance(error, Exception):
+                if raised_by_signal(error):  # it is meant for this thread; `reconfigure` may raise the same
                     raise
                 msg = (
                     f"service '{self._service}' goes on with its old user_config: reconfigure() of {failed.id} "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 
 import pytest
@@ -112,3 +113,39 @@ def test_a_configuration_that_nobody_takes_is_reported(env):
     (warning,) = env.check()
     assert (warning.id, warning.key) == ("W12", "user_config")
     assert warning.message == "has no effect: Fixed has no reconfigure(user_config)"
+
+
+class Leaver(Tuned):
+    def reconfigure(self, user_config):
+        if user_config["knob"] == "leave":
+            raise SystemExit("leaving")
+        if user_config["knob"] == "signal":
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            Tuned.door.wait()
+        self.knob = user_config["knob"]
+
+
+@pytest.mark.parametrize("strategy", ["single", "async"])
+def test_a_reconfigure_that_exits_ends_nobody(env, strategy):
+    """A `reconfigure` that raises SystemExit fails like any other: `apply` says so, and the old configuration stays."""
+    apply(env, "low", Leaver, threading_strategy=strategy)
+    with pytest.raises(
+        DeployError, match=r"goes on with its old user_config: reconfigure\(\) of tuned#0 failed.*SystemExit"
+    ):
+        apply(env, "leave", Leaver, threading_strategy=strategy)
+    assert env.service("tuned").look() == "low"
+
+
+def test_a_signal_during_a_reconfigure_reaches_its_thread(env):
+    """If a signal handler raises SystemExit while `apply` waits for `reconfigure`, `apply` raises it."""
+
+    def end(_number, _frame):
+        raise SystemExit("the handler's")
+
+    apply(env, "low", Leaver)
+    before = signal.signal(signal.SIGUSR1, end)
+    try:
+        with pytest.raises(SystemExit, match="the handler's"):
+            apply(env, "signal", Leaver)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
