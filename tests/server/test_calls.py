@@ -45,7 +45,7 @@ def test_bytes_are_sent_as_they_are(post):
         ("/services/desc/add", [1, 2], 404, "did you mean 'desk'"),
         ("/services/desk/fail", None, 500, "no such thing"),
         ("/services/desk/odd", None, 500, "object"),
-        ("/elsewhere", None, 404, ""),
+        ("/elsewhere", None, 404, "there is no /elsewhere"),
     ],
 )
 def test_an_error_says_what_is_wrong(post, path, body, status, words):
