@@ -56,6 +56,14 @@ def test_an_error_says_what_is_wrong(post, path, body, status, words):
     assert "Traceback" not in json.dumps(problem)
 
 
+def test_the_services_log_has_the_traceback_of_a_failed_method(ask, post):
+    """The traceback of a method's exception is in the log of its service, under the ID of the request."""
+    post("/services/desk/fail", X_Request_Id="lost")
+    _, lines, _ = ask("GET", "/api/v1/logs?service=desk")
+    (line,) = [line for line in lines if line["request_id"] == "lost"]
+    assert (line["level"], "in fail" in line["message"]) == ("ERROR", True)
+
+
 def test_a_time_limit_of_the_client_holds(post):
     """The client's `X-Timeout` limits the call; a wrong value is refused."""
     status, problem, _ = post("/services/desk/hold", X_Timeout="0.2")
