@@ -77,10 +77,11 @@ def timeout_text(call: Call, *, started: bool, ended: bool) -> str:
     """Return the message for the caller of a call that timed out."""
     who = _name(call)
     if not started:
-        return (
-            f"{who} waited {call.expires - call.since:.4g} s in the queue and did not start; it never will. "
-            "Add threads or replicas, raise `timeout`, or call less often"
-        )
+        if call.owner.takes_calls():
+            advice = "Add threads or replicas, raise `timeout`, or call less often"
+        else:
+            advice = "No replica takes calls now: the status of the service says why"
+        return f"{who} waited {call.expires - call.since:.4g} s in the queue and did not start; it never will. {advice}"
     if ended:
         still = "it ended too late"
     elif call.method.kind in COROUTINES and call.batch is None:

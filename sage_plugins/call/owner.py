@@ -53,6 +53,10 @@ class CallOwner:
         """
         return None
 
+    def takes_calls(self) -> bool:
+        """Return whether a replica takes calls now."""
+        return True
+
     def count_failed(self, call: Call) -> None:
         """Count *call*, which ends with its method's exception, because its replica has not counted it."""
 

@@ -161,6 +161,20 @@ def test_reading_imports_nothing() -> None:
     assert all(int(count) > 0 for count in done.stdout.split())
 
 
+def test_many_threads_can_read_at_once() -> None:
+    """Reads in several threads all succeed, also if Python switches threads while it parses."""
+    code = (
+        f"import gc, sys, time; sys.path.insert(0, {str(EXAMPLE)!r})\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from stdlib_search.reader import DocReader\n"
+        "reader = DocReader()\n"
+        "gc.callbacks.append(lambda *_: time.sleep(0.0001)); gc.set_threshold(200)\n"  # switch threads in ast.parse
+        "with ThreadPoolExecutor(8) as threads: list(threads.map(reader.read, reader.modules()[:40]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_classes_import_nothing_but_the_standard_library() -> None:
     """The example needs only the standard library, so it can be copied as it is."""
     imported: set[str] = set()

@@ -108,6 +108,17 @@ def test_call_that_never_started_kills_nothing(stage):
     assert stage.is_spared()
 
 
+def test_call_that_never_started_says_whether_a_replica_takes_calls(stage):
+    """The error of a call that expires in the queue gives advice, or says that no replica takes calls."""
+    calls = [stage.call(inf), stage.call(inf), stage.call(1.0)]
+    stage.after(1.0)
+    assert "Add threads or replicas" in str(calls[2].exception(0))
+    stage.router.close_lane(stage.lane)
+    late = stage.call(1.0)
+    stage.after(1.0)
+    assert "No replica takes calls now" in str(late.exception(0))
+
+
 @pytest.mark.parametrize("kind", [MethodKind.ASYNC, MethodKind.GENERATOR, MethodKind.ASYNC_GENERATOR])
 def test_what_can_stop_gets_a_second_for_that(stage, kind):
     """Coroutines and generators have a second to stop after their deadline before the router kills their replica."""

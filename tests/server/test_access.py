@@ -150,12 +150,13 @@ def test_a_wrong_token_is_not_made_good_by_a_cookie(ask, log_in, method, path):
 
 @each_route
 def test_another_method_is_refused(ask, method, path):
-    """A method that a path does not offer gets 405."""
+    """A method that a path does not offer gets 405, with the methods that it offers."""
     offered = {param.values[0] for param in _routes() if param.values[1] == path}
     assert method in offered
     for other in {"GET", "POST", "PUT", "DELETE", "PATCH"} - offered:
         status, body, _ = ask(other, path)
         assert (status, body["code"]) == (405, "http"), other
+        assert set(body["detail"].partition(" takes ")[2].removesuffix(f", not {other}").split(", ")) & offered
 
 
 @each_route

@@ -46,7 +46,7 @@ def test_bytes_are_sent_as_they_are(post):
         ("/services/desc/add", [1, 2], 404, "did you mean 'desk'"),
         ("/services/desk/fail", None, 500, "no such thing"),
         ("/services/desk/odd", None, 500, "object"),
-        ("/elsewhere", None, 404, ""),
+        ("/elsewhere", None, 404, "there is no /elsewhere"),
     ],
 )
 def test_an_error_says_what_is_wrong(post, path, body, status, words):
@@ -55,6 +55,14 @@ def test_an_error_says_what_is_wrong(post, path, body, status, words):
     assert (found, headers["Content-Type"]) == (status, "application/problem+json")
     assert words in problem["detail"]
     assert "Traceback" not in json.dumps(problem)
+
+
+def test_the_services_log_has_the_traceback_of_a_failed_method(ask, post):
+    """The traceback of a method's exception is in the log of its service, under the ID of the request."""
+    post("/services/desk/fail", X_Request_Id="lost")
+    _, lines, _ = ask("GET", "/api/v1/logs?service=desk")
+    (line,) = [line for line in lines if line["request_id"] == "lost"]
+    assert (line["level"], "in fail" in line["message"]) == ("ERROR", True)
 
 
 def test_a_time_limit_of_the_client_holds(post):

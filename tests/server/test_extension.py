@@ -6,6 +6,7 @@ import http.client
 import os
 import socket
 import stat
+import subprocess
 
 import pytest
 
@@ -32,9 +33,9 @@ def serve(tmp_path, monkeypatch):
         sage_deploy_balancers, sage_deploy_local, sage_deploy_monitors, sage_deploy_server, sage_deploy_threading
     )
 
-    def serve(**options):
+    def serve(*, of=Desk, **options):
         env = Environment("served", registry=registry, options={"server": {"http": "127.0.0.1:0", **options}})
-        env.register_service("desk", Desk)
+        env.register_service("desk", of)
         env.deploy()
         return env
 
@@ -70,6 +71,26 @@ def test_a_token_may_be_given(serve, tmp_path, monkeypatch):
         assert [each.suffix for each in (tmp_path / "sage-deploy" / "environments").iterdir()] == [".sock"]
 
 
+@pytest.mark.parametrize(
+    ("source", "answer"),
+    [
+        ("def greet(self, name): return f'hello {name}'", b'"hello ..."'),
+        ("def double(self, number: int): return 2 * number", b"2"),
+        ("def all(self): return 'all'\n    def a(self, number): return number", b'"all"'),
+        ("def first(self, items: list[int], n=1): return items[:n]", b"[]"),
+    ],
+)
+def test_the_printed_example_is_a_call_that_works(serve, caplog, source, answer):
+    """The `curl` line that the extension logs calls the method with the fewest required arguments, and gives these."""
+    namespace = {}
+    exec(f"class Made:\n    {source}", namespace)  # noqa: S102 - the sources above
+    caplog.set_level("INFO", "sage.extension.server")
+    with serve(of=namespace["Made"]):
+        (line,) = [line for line in caplog.text.splitlines() if line.startswith("curl ")]
+        done = subprocess.run(["sh", "-c", f"{line} -s"], capture_output=True, timeout=20, check=True)  # noqa: S607 - a shell of the path
+    assert done.stdout == answer
+
+
 def test_services_run_where_no_socket_can_be_made(serve, monkeypatch, caplog):
     """If no socket can be made, services still run and a warning is logged; HTTP works only with a given token."""
     monkeypatch.setenv("XDG_STATE_HOME", "/proc/none")
@@ -84,9 +105,9 @@ def test_services_run_where_no_socket_can_be_made(serve, monkeypatch, caplog):
 
 
 def test_a_port_that_is_taken_is_said_and_nothing_is_left(serve, tmp_path):
-    """A port in use fails the deployment with that reason, and no files are left."""
+    """A port in use fails the deployment with that reason and a remedy, and no files are left."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        with pytest.raises(errors.DeployError, match="in use"):
+        with pytest.raises(errors.DeployError, match=r"port \d+ of 127.0.0.1 is in use; choose another port"):
             serve(http="{}:{}".format(*taken.getsockname()))
         assert list((tmp_path / "sage-deploy" / "environments").iterdir()) == []
 

@@ -6,6 +6,7 @@ import ast
 import re
 import sys
 import sysconfig
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 #: In the standard library, but not an API: demos, games, installers, and modules that Python will remove.
 _SKIPPED = frozenset({"antigravity", "distutils", "ensurepip", "idlelib", "lib2to3", "this", "turtledemo"})
 _TESTS = frozenset({"test", "tests"})
+
+#: Some versions of Python, such as 3.11.7, raise SystemError if two threads parse at once.
+_parsing = threading.Lock()
 
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -62,7 +66,10 @@ class DocReader:
             raise LookupError(msg)
         found: dict[str, Document] = {}
         for path in self._sources[module]:
-            for document in _documents(module, ast.parse(path.read_bytes(), path.name)):
+            source = path.read_bytes()
+            with _parsing:
+                tree = ast.parse(source, path.name)
+            for document in _documents(module, tree):
                 found.setdefault(document.name, document)
         return list(found.values())
 

@@ -69,6 +69,10 @@ class GuardedOwner(CallOwner):
     _queue: Queue
     _refused: Callable[[int, str], None]
 
+    def takes_calls(self) -> bool:
+        """Return whether a replica takes calls now."""
+        return bool(self._lanes.open)
+
     def _rebind(self) -> None:
         raise NotImplementedError
 

@@ -217,15 +217,15 @@ def _say_who_can_call(env: Environment, names: list[str], *, reached: bool) -> N
     if here and not reached:
         progress(f"only services of this process can call {', '.join(here)}")
     if beyond:
-        progress(f"services of other processes on the same cluster can call {', '.join(beyond)}, too")
+        progress(f"services in other processes can call {', '.join(beyond)}, too")
 
 
 def _second(pid: int, file: Path) -> DeployError:
     from sage_plugins.errors import DeployError
 
     return DeployError(
-        f"process {pid} runs {file} already; stop it first, have it apply changes with --watch, or start a second copy "
-        "beside it with --another"
+        f"process {pid} runs {file} already; stop it first, start it with --watch so that it applies changes of the "
+        "file, or start a second copy with --another"
     )
 
 

@@ -170,7 +170,7 @@ class _Reader:
             return True
         fix = "remove the key if there is nothing to say" if node.value is None else ""
         if key == "services":
-            fix = "write the name of each service as a key, and below it what there is to say"
+            fix = "write the name of each service as a key, and its settings below it"
         self._add("E102", _position(node), section, key, f"must be a mapping, got {_shown(node)}", fix)
         return False
 

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Calls"]
 
-_LOG: Final = logging.getLogger("sage.extension.server")
+#: Services log below this logger. A failed call is logged among its service's lines, where `sage-deploy logs` shows it.
+_SERVICES: Final = logging.getLogger("sage.service")
 
 #: Headers that continue a trace, as in W3C Trace Context and Baggage.
 _TRACE_HEADERS: Final = ("traceparent", "tracestate", "baggage")
@@ -74,7 +75,7 @@ class Calls:
         except Exception as error:  # noqa: BLE001 - the client gets any error
             problem = problem_of(error)
             if problem.status == 500:  # noqa: PLR2004 - the method's own error, whose traceback the client does not get
-                _LOG.error("%s.%s failed, request %s", service, method, request_id, exc_info=error)
+                _SERVICES.getChild(service).error("%s.%s failed", service, method, exc_info=error)
             headers = {"X-Request-Id": request_id, "Cache-Control": "no-store"}
             if timing := exchange.timing():
                 headers["Server-Timing"] = timing.decode("latin-1")

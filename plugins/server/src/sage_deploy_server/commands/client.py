@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 from contextlib import contextmanager
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -185,8 +186,11 @@ class EnvironmentClient:
             connection = self._connection(read_timeout_s)
             connection.request(method, path, data, {name: value.encode() for name, value in sent.items()})
             answer = connection.getresponse()
-            if answer.status >= 400:  # noqa: PLR2004 - errors begin here
-                raise RefusedError(answer.status, _problem(answer.read()))
+            if answer.status >= HTTPStatus.BAD_REQUEST:
+                problem = _problem(answer.read())
+                if answer.status == HTTPStatus.UNAUTHORIZED:
+                    problem["detail"] = "give the token of this environment in SAGE_DEPLOY_TOKEN or with --token"
+                raise RefusedError(answer.status, problem)
         return Answer(answer)
 
     def get(self, path: str, **query: Any) -> Any:

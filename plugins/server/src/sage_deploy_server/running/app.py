@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
 from starlette.applications import Starlette
@@ -120,6 +121,12 @@ def _route_of(calls: Calls, prefix: str) -> Route:
     return Route(f"{prefix}/{{service}}/{{method}}", calls, methods=["POST"])
 
 
-async def _problem(_: Request, error: Exception) -> Response:
+async def _problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101 - for the type checker: Starlette calls it only with these
-    return response_of(Problem(error.status_code, "http", error.detail), dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    detail = error.detail
+    if error.status_code == HTTPStatus.NOT_FOUND:
+        detail = f"there is no {request.url.path}"
+    elif "Allow" in headers:
+        detail = f"{request.url.path} takes {headers['Allow']}, not {request.method}"
+    return response_of(Problem(error.status_code, "http", detail), headers)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import os
 import socket
 import sys
 from contextlib import ExitStack, suppress
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -17,12 +18,17 @@ from sage_deploy_server.running.environment_files import EnvironmentFiles
 from sage_deploy_server.web.access import make_token
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sage_deploy_server.running.serving import Server
     from sage_plugins.interfaces.operations import Operations
 
 __all__ = ["ServerExtension", "ServerOptions"]
 
 _LOG: Final = logging.getLogger("sage.extension.server")
+
+#: Example arguments, by the name of their type.
+_EXAMPLE_VALUES: Final = {"int": 1, "float": 1.5, "bool": True, "list": [], "dict": {}}
 
 
 def _check_http(_self: ServerOptions, _attribute: attrs.Attribute[str | None], value: str | None) -> None:
@@ -126,12 +132,15 @@ class ServerExtension:
         """Log how to call the services, with a line to copy."""
         files = None if os.environ.get("SAGE_DEPLOY_TOKEN") else self._files
         token = "$SAGE_DEPLOY_TOKEN" if files is None else f"$(cat {files.token})"
+        path, arguments = _example_call(operations)
+        data = f"-d '{json.dumps(arguments)}'" if arguments else "-X POST"
         _LOG.info(
-            'services answer at %s, for instance:\ncurl -X POST -H "Authorization: Bearer %s" %s/services/%s',
+            'services answer at %s, for instance:\ncurl %s -H "Authorization: Bearer %s" %s/services/%s',
             url,
+            data,
             token,
             url,
-            _example_path(operations),
+            path,
         )
 
     @property
@@ -156,12 +165,22 @@ def _print_login_link(link: str) -> None:
         sys.stderr.flush()
 
 
-def _example_path(operations: Operations) -> str:
-    """Return the path of a method as an example, preferably of one without arguments."""
+def _example_call(operations: Operations) -> tuple[str, dict[str, Any]]:
+    """Return the path of the method that needs the fewest arguments, and examples of these arguments."""
     name = next(iter(operations.status()["services"]), None)
     if name is None:
-        return "SERVICE/METHOD"
+        return "SERVICE/METHOD", {}
     handle = operations.service(name)
-    methods = [each for each in dir(handle.aio) if not each.startswith("_")]
-    simple = [each for each in methods if not inspect.signature(getattr(handle, each)).parameters]
-    return f"{name}/{next(iter([*simple, *methods]), 'METHOD')}"
+    methods = {each: _example_arguments(getattr(handle, each)) for each in dir(handle.aio) if not each.startswith("_")}
+    method = min(methods, key=lambda each: len(methods[each]), default="METHOD")
+    return f"{name}/{method}", methods.get(method, {})
+
+
+def _example_arguments(method: Callable[..., Any]) -> dict[str, Any]:
+    """Return a value for each required argument."""
+    values = {}
+    for each in inspect.signature(method).parameters.values():
+        if each.default is each.empty and each.kind not in {each.VAR_POSITIONAL, each.VAR_KEYWORD}:
+            type_name = str(getattr(each.annotation, "__name__", each.annotation)).partition("[")[0]
+            values[each.name] = _EXAMPLE_VALUES.get(type_name, "...")
+    return values

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import socket
 import threading
 import time
@@ -73,7 +74,7 @@ class Server:
             guarded = AccessMiddleware(
                 self._application, token=token, read_token=read_token, hosts=hosts, logins=self._logins
             )
-            listening = socket.create_server(http, family=_family(http[0]))
+            listening = _listen(http)
             # The head and body of an answer are written separately. Without this, the body would wait 40 ms for the
             # head's acknowledgement.
             listening.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -167,6 +168,18 @@ def _browser_url(address: tuple[str, int], hosts: Collection[str]) -> str:
     """Return the URL for browsers. If other machines can reach the server, it has a name from *hosts*."""
     host, port = address
     return _url(host if is_loopback(host) else next(iter(hosts), "localhost"), port)
+
+
+def _listen(address: tuple[str, int]) -> socket.socket:
+    try:
+        return socket.create_server(address, family=_family(address[0]))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        host, port = address
+        raise OSError(
+            error.errno, f"port {port} of {host} is in use; choose another port, 0 for any free one"
+        ) from None
 
 
 def _family(host: str) -> socket.AddressFamily:
