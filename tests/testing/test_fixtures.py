@@ -93,7 +93,7 @@ def test_mistakes_are_told_at_once(env):
         env.override("kvv", Fake)
     with pytest.raises(TypeError, match="no public methods"):
         env.override("kv", object())
-    with pytest.raises(TypeError, match="no public methods.*give a mock a `spec`"):
+    with pytest.raises(TypeError, match=r"no public methods.*give a mock a `spec`"):
         env.override("kv", Mock())
 
 
