@@ -18,7 +18,6 @@ from sage_deploy_otel.options import OtelOptions
 from sage_deploy_server import serve
 from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_plugins.call.current import INJECTORS
-from sage_plugins.errors import ConfigError
 from traced_services import Back, Front
 
 TOKEN = "t" * 64
@@ -237,6 +236,8 @@ def test_setup_that_does_not_exist_is_named(deploy, monkeypatch, value, says):
     """A module or function in `setup` that does not exist fails the deployment with the option's name."""
     import sys
     from types import ModuleType
+
+    from sage_plugins.errors import ConfigError
 
     module = ModuleType("tracing_setup")
     module.configure, module.name = configure, "text"

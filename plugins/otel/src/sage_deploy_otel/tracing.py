@@ -12,9 +12,7 @@ from opentelemetry import context, propagate, trace
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from sage_plugins.call.current import CARRIED, INJECTORS, request_id
-from sage_plugins.errors import ConfigError
 from sage_plugins.interfaces import QuietMonitor
-from sage_plugins.texts import did_you_mean
 from sage_plugins.threads import future_of
 
 if TYPE_CHECKING:
@@ -59,6 +57,9 @@ class Tracing(QuietMonitor):
 
 def _named(setup: str) -> Callable[[], object]:
     """Return the function that `MODULE:FUNCTION` names."""
+    from sage_plugins.errors import ConfigError
+    from sage_plugins.texts import did_you_mean
+
     module, _, function = setup.partition(":")
     try:
         found = import_module(module)
