@@ -80,6 +80,8 @@ def main() -> None:
     parser.add_argument("--balancers", nargs="*", default=BALANCERS, choices=BALANCERS, metavar="ID")
     parser.add_argument("--plots", type=Path, help="folder for the pictures")
     asked = parser.parse_args()
+    if asked.plots is not None:  # first, because the simulations take minutes
+        asked.plots.mkdir(parents=True, exist_ok=True)
     print(f"p99 in ms; {_SLOTS} calls at once in a replica, {_MEAN_S * 1000:g} ms on average")
     for replicas in asked.replicas:
         size = SIZES[replicas]

@@ -99,6 +99,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[1])
     parser.add_argument("--plots", type=Path, help="folder for the pictures")
     folder = parser.parse_args().plots
+    if folder is not None:  # first, because the simulations take minutes
+        folder.mkdir(parents=True, exist_ok=True)
     charts = {"choices-limits": [timeouts(), queues()], "choices-scaling": [delays()]}
     retries()
     for name, of_file in charts.items() if folder is not None else ():

@@ -96,6 +96,8 @@ class ServiceStopper:
                 self._replicas.reach.ended()
             self._launcher.close()
         finally:
+            if not detaches:
+                self._router.drain("has stopped; deploy it again", lambda: None)
             self._replicas.monitors.close()
             self._lifecycle.end()
 

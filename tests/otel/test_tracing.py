@@ -229,3 +229,25 @@ def test_setup_names_a_module_and_a_function(value):
     """`setup` must have the form MODULE:FUNCTION."""
     with pytest.raises(ValueError, match="give MODULE:FUNCTION"):
         OtelOptions(setup=value)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ("tracing_setup:configur", "tracing_setup has no function 'configur' .did you mean 'configure'"),
+        ("tracing_setup:name", "tracing_setup has no function 'name'"),
+        ("no_such_module:configure", "cannot import 'no_such_module:configure': No module named"),
+    ],
+)
+def test_setup_that_does_not_exist_is_named(deploy, monkeypatch, value, says):
+    """A module or function in `setup` that does not exist fails the deployment with the option's name."""
+    import sys
+    from types import ModuleType
+
+    from sage_plugins.errors import ConfigError
+
+    module = ModuleType("tracing_setup")
+    module.configure, module.name = configure, "text"
+    monkeypatch.setitem(sys.modules, "tracing_setup", module)
+    with pytest.raises(ConfigError, match=rf"options\.otel\.setup: {says}"):
+        deploy(options={"otel": {"setup": value}})

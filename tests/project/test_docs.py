@@ -7,6 +7,8 @@ tests/ray/cluster.
 
 from __future__ import annotations
 
+import ast
+import doctest
 import importlib.util
 import inspect
 import re
@@ -142,6 +144,47 @@ def test_pages_run_something():
         text = path.read_text(encoding="utf-8")
         fences = re.findall(r"^[ \t]*```", text, re.MULTILINE)
         assert len(fences) == 2 * len(blocks(text)), f"{path}: a fence that is not closed, or indented"
+
+
+def names_not_in_reach(page: str) -> list[str]:
+    """Return `line: name` for each name of a page's session that only the page's files define."""
+    in_session: set[str] = set()
+    in_files: set[str] = set()
+    found = []
+    for block in blocks(page):
+        if block.kind not in {"python", "pycon"}:
+            continue
+        examples = doctest.DocTestParser().get_examples(block.text) if block.kind == "pycon" else ()
+        tree = ast.parse(block.text if block.kind == "python" else "".join(each.source for each in examples))
+        nodes = list(ast.walk(tree))
+        defined = {node.id for node in nodes if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+        defined |= {
+            node.name for node in nodes if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
+        }
+        defined |= {(node.asname or node.name).partition(".")[0] for node in nodes if isinstance(node, ast.alias)}
+        defined |= {node.arg for node in nodes if isinstance(node, ast.arg)}
+        if block.name is not None and f"`python -i {block.name}`" not in page:
+            in_files |= defined
+            continue
+        in_session |= defined
+        used = {node.id for node in nodes if isinstance(node, ast.Name)}
+        found += [f"{block.line}: {name}" for name in sorted(used & in_files - in_session)]
+    return found
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_sessions_import_what_they_use(path):
+    """A session imports the names that it uses from a page's files: a reader saves the files, and types the rest."""
+    assert names_not_in_reach(path.read_text(encoding="utf-8")) == []
+
+
+def test_a_name_that_a_session_does_not_import_is_found():
+    """A session that uses a file's name without importing it is found, unless the file starts the session."""
+    page = (
+        "```python\n# cat.py\nimport os\nclass Cat: ...\n```\n```pycon\n>>> from cat import Cat\n>>> Cat(), os\n```\n"
+    )
+    assert names_not_in_reach(page) == ["7: os"]
+    assert names_not_in_reach("Run `python -i cat.py`.\n" + page) == []
 
 
 # -- what must be mentioned ------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import pytest
 from sage.runtime import BaseService, pipeline_compiler
 
 from sage_plugins import ServiceDeploymentConfig
-from sage_plugins.errors import MethodNotFoundError
+from sage_plugins.errors import MethodNotFoundError, ServiceNotFoundError
 from sage_steps import LIFE, PATIENCE, Collect, Do, Doubler, Recorder, call, run_batch, start_stream
 
 SUPPORT = Path(__file__).parent.parent / "support"
@@ -203,11 +203,12 @@ def test_timeout_ends_a_call_in_time(sage_env, gate):
     assert run_batch(sage_env, [0], hold) == ["CallTimeoutError"]
 
 
-def test_unknown_service_is_refused_at_once(sage_env):
-    """SAGE refuses calls to an unknown service at once."""
-    sage_env.register_service("svc", Doubler)
-    with pytest.raises(RuntimeError, match="'other' is not registered"):
-        run_batch(sage_env, [1], lambda function, _: function.call_service("other"), keyed=True)
+@pytest.mark.parametrize("keyed", [False, True])
+def test_unknown_service_is_refused_with_the_nearest_name(sage_env, keyed):
+    """A call of an unknown service raises `ServiceNotFoundError` with the nearest name, in every kind of batch."""
+    sage_env.register_service("doubler", Doubler)
+    with pytest.raises(ServiceNotFoundError, match=r"no service 'doublr' in environment .*: did you mean 'doubler'"):
+        run_batch(sage_env, [1], lambda function, item: function.call_service("doublr", item), keyed=keyed)
 
 
 class SagesOwn(BaseService):

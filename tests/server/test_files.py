@@ -13,6 +13,7 @@ import pytest
 import sage_deploy_server.pages
 import sage_deploy_server.reports
 from sage_deploy_server.pages.files import LOADED, PAGE
+from sage_plugins.plugins.hook_calls import KINDS
 
 STATIC = Path(str(files(sage_deploy_server.pages) / "static"))
 TESTS = Path(__file__).parent / "vendor"
@@ -117,3 +118,10 @@ def test_every_text_of_the_page_has_its_chinese():
     known = "\n".join(path.read_text("utf-8") for path in catalogues)
     assert len(used) > 100
     assert {text for text in used if f'"{text}":' not in known and f"  {text}:" not in known} == set()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_plugin_has_its_chinese(kind):
+    """The screen of plugins has a Chinese word for each kind of plugin."""
+    known = (STATIC / "board" / "chinese.js").read_text("utf-8")
+    assert re.search(rf'^  "?{kind}"?: "', known, re.MULTILINE)

@@ -93,6 +93,25 @@ def test_mistakes_are_told_at_once(env):
         env.override("kvv", Fake)
     with pytest.raises(TypeError, match="no public methods"):
         env.override("kv", object())
+    with pytest.raises(TypeError, match=r"no public methods.*give a mock a `spec`"):
+        env.override("kv", Mock())
+
+
+def test_a_fake_class_whose_constructor_needs_arguments_is_refused_at_once(env):
+    """A class that cannot be built without arguments is refused, and the message says to give an object."""
+
+    class Stored:
+        def __init__(self, path, ctx=None):
+            self.path = path
+
+        def get(self, key):
+            return self.path + key
+
+    with pytest.raises(TypeError, match=r"Stored needs 'path'; give an object of Stored instead"):
+        env.override("kv", Stored)
+    env.override("kv", Stored("/"))
+    env.deploy()
+    assert env.service("kv").get("a") == "/a"
 
 
 PROGRAM = """

@@ -424,8 +424,8 @@ def not_served(service: str, method: str, served: Mapping[str, Any]) -> MethodNo
         from sage_plugins.texts import did_you_mean
 
         near = did_you_mean(str(method), served)
-        names = ", ".join(served) or "none"
-        why = f"did you mean {near!r}?" if near else f"its methods are {names}"
+        names = f"its methods are {', '.join(served)}" if served else "it has no public methods"
+        why = f"did you mean {near!r}?" if near else names
     msg = f"service {service!r} serves no method {method!r}: {why}"
     return MethodNotFoundError(msg, service=service, method=str(method))
 

@@ -42,19 +42,35 @@ class Tracing(QuietMonitor):
         Send the trace context with calls that leave this process, and call the function that sets up the SDK.
 
         Raises:
-            ImportError, AttributeError: The function in `setup` does not exist.
+            ConfigError: `setup` names a module or a function that does not exist.
         """
         with _LOCK:
             if _inject not in INJECTORS:
                 INJECTORS.append(_inject)
             if options.setup is not None and options.setup not in _SET_UP:
-                module, _, function = options.setup.partition(":")
-                getattr(import_module(module), function)()
+                _named(options.setup)()
                 _SET_UP.add(options.setup)
 
     def recorder(self, who: ReplicaInfo, methods: tuple[str, ...], /) -> Spans:  # noqa: ARG002 - as in Monitor
         """Return a recorder. The calling side's one does nothing, so calls that never start have no span."""
         return Spans(who)
+
+
+def _named(setup: str) -> Callable[[], object]:
+    """Return the function that `MODULE:FUNCTION` names."""
+    from sage_plugins.errors import ConfigError
+    from sage_plugins.texts import did_you_mean
+
+    module, _, function = setup.partition(":")
+    try:
+        found = import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"options.otel.setup: cannot import {setup!r}: {error}") from error
+    if not callable(getattr(found, function, None)):
+        near = did_you_mean(function, [name for name, value in vars(found).items() if callable(value)])
+        hint = f"did you mean {near!r}?" if near else "define it there, or name another one"
+        raise ConfigError(f"options.otel.setup: {module} has no function {function!r} ({hint})")
+    return getattr(found, function)  # type: ignore[no-any-return]
 
 
 class Spans:

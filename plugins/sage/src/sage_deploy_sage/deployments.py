@@ -16,7 +16,7 @@ from sage_plugins.service.callers import AsyncServiceCaller, ServiceCaller
 from sage_plugins.texts import did_you_mean
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from os import PathLike
 
     from sage_plugins import ServiceFactory, ServiceHandle
@@ -110,6 +110,11 @@ class Deployments:
                 "SAGE can call it, and there is no handle to it and no status of it"
             )
             raise ServiceNotFoundError(msg, service=name)
+
+    @property
+    def registered(self) -> Collection[str]:
+        """The names of the services that are registered in SAGE."""
+        return self._sage.service_factories.keys()  # type: ignore[no-any-return]
 
     @property
     def last(self) -> Environment:

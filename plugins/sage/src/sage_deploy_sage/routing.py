@@ -33,6 +33,10 @@ class Routes(Protocol):
         """The services that sage-deploy runs."""
 
     @property
+    def registered(self) -> Collection[str]:
+        """The services that are registered in SAGE."""
+
+    @property
     def call_service(self) -> ServiceCaller:
         """Calls those services."""
 
@@ -115,7 +119,8 @@ class CallerOfFunction:
     ) -> Any:
         """Call a service; see `ServiceCaller` for deployed services, `sage.foundation.BaseFunction` for others."""
         routes = self._routes
-        if service_name in routes.names or self._others is None:
+        # For a name that nobody registered, SAGE's error in a linear batch is about its own context.
+        if service_name in routes.names or service_name not in routes.registered or self._others is None:
             return getattr(routes, self._verb)(service_name, *args, timeout=timeout, method=method, **kwargs)
         return self._others(service_name, *args, timeout=timeout, method=method, **kwargs)
 

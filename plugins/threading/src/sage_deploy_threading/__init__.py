@@ -95,6 +95,20 @@ def _check_one_at_a_time(config: Any, _options: Any) -> Iterator[Problem]:
     yield from _no_coroutines(config)
 
 
+def _check_inline(config: Any, options: Any) -> Iterator[Problem]:
+    from sage_plugins.values import Problem
+
+    yield from _check_one_at_a_time(config, options)
+    if (config.batch_size or 1) > 1:
+        yield Problem(
+            "W15",
+            "batch_size",
+            "has no effect: under 'inline' each call runs through the batch method alone",
+            "use threading_strategy 'single', or remove it",
+            other="threading_strategy",
+        )
+
+
 def _check_multi(config: Any, _options: Any) -> Iterator[Problem]:
     from sage_plugins.values import Problem
 
@@ -234,7 +248,7 @@ def sage_register_threading_strategies() -> list[Registration]:
             "inline",
             _create_inline,
             "The caller's own thread, one call at a time",
-            check=_check_one_at_a_time,
+            check=_check_inline,
             explain=_explain_inline,
             capabilities=frozenset({"ordered", "one_at_a_time", "in_callers_thread"}),
         ),

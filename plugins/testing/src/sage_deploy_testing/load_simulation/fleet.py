@@ -221,8 +221,14 @@ class Fleet:
 
     def suffer(self, fault: Fault) -> None:
         """Start *fault*."""
-        self._tally.tell("fault", str(fault))
         places = self._places_of(fault)
+        lasts = fault.replica is None and (fault.node is not None or fault.kind is FaultKind.DROP)
+        missed = ""
+        if not places and not lasts:  # a lasting fault also hits replicas that start later
+            missed = ": no effect, " + (
+                "no replica is ready" if fault.replica is None else f"there is no replica {fault.replica}"
+            )
+        self._tally.tell("fault", f"{fault}{missed}")
         if fault.kind is FaultKind.NODE and fault.node is not None:
             self._down.add(fault.node)
         if fault.kind in {FaultKind.CRASH, FaultKind.NODE}:
@@ -231,7 +237,6 @@ class Fleet:
                 self._crash(place, cause)
         else:
             had = [(place, place.replica) for place in places if place.replica is not None]
-            lasts = fault.replica is None and (fault.node is not None or fault.kind is FaultKind.DROP)
             if lasts:
                 self._troubles.append(fault)
             for place, replica in had:

@@ -218,7 +218,7 @@ class Simulated:
 
         Raises:
             ValueError: There is no load, a method has no time or does not exist, or a fault names a node that does not
-                exist.
+                exist or begins after the load.
             RuntimeError: It has already run.
             ConfigError, PlanError, UnknownPluginError, PluginError: The service cannot be composed.
         """
@@ -241,9 +241,9 @@ class Simulated:
         named = [*(name for name in self._times if name != "*"), *(load.method for load in self._loads)]
         composition = self._compose(tuple(dict.fromkeys(named)))
         plans = {plan.name: plan for plan in composition.methods}
-        self._check(named, plans)
-        timeline = Timeline()
         seconds = max(load.seconds for load in self._loads)
+        self._check(named, plans, seconds)
+        timeline = Timeline()
         tally = Tally(timeline, seconds / _SLICES, trace=self._trace)
         balancer, observe = create_balancer(seeded(composition.balancer, self._seed), composition.where)
         router = self._router = self._make_router(composition, timeline, tally)
@@ -339,7 +339,7 @@ class Simulated:
         time = self._times.get(plan.name) or self._times.get("*") or constant(0)
         return time.drawn_by(self._random(f"time {plan.name}"))
 
-    def _check(self, named: Sequence[str], plans: dict[str, MethodPlan]) -> None:
+    def _check(self, named: Sequence[str], plans: dict[str, MethodPlan], seconds: float) -> None:
         for name in named:
             if name not in plans:
                 near = did_you_mean(name, plans)
@@ -351,6 +351,8 @@ class Simulated:
         for fault in self._faults:
             if fault.node is not None and fault.node >= self._nodes:
                 raise ValueError(f"'{fault}': there are {self._nodes} nodes, from 0 on; give `nodes`")
+            if fault.at >= seconds:
+                raise ValueError(f"'{fault}': calls come only until {seconds:g} s; let it begin earlier")
 
     def _make_sources(
         self, timeline: Timeline, router: Router, tally: Tally, plans: dict[str, MethodPlan], limit: float | None

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
+from unittest.mock import Mock, NonCallableMock
 
 from sage_plugins import Environment, ServiceDeploymentConfig
+from sage_plugins.service.constructor import init_problems
 from sage_plugins.service.factory import ServiceFactory
 
 if TYPE_CHECKING:
@@ -45,12 +47,16 @@ class SageEnvironment(Environment):
 
         Raises:
             ServiceNotFoundError: There is no such service.
-            TypeError: *fake* is an object without public methods.
+            TypeError: *fake* is an object without public methods, or a class whose constructor needs arguments.
         """
         self.service(name)
         config = self._services.catalogue.config(name)
         kept = {field: getattr(config, field) for field in _KEPT}
         options = {id: given for id, given in config.options.items() if id == config.threading_strategy}
+        problem = next(init_problems(fake, (), {}), None) if isinstance(fake, type) else None
+        if problem is not None:
+            msg = f"the fake of service {name!r}: {problem.message}; give an object of {fake.__name__} instead"
+            raise TypeError(msg)
         factory = ServiceFactory(name, fake) if isinstance(fake, type) else _Ready(name, fake)
         self._services.register(name, factory, ServiceDeploymentConfig(**kept, options=options))
 
@@ -59,7 +65,8 @@ class _Ready:
     """A factory that returns an existing instance."""
 
     def __init__(self, name: str, instance: Any) -> None:
-        public = {key: _as_of_class(instance, key) for key in dir(instance) if not key.startswith("_")}
+        of_mocks = set(dir(Mock())) if isinstance(instance, NonCallableMock) else set()  # such as `assert_called`
+        public = {key: _as_of_class(instance, key) for key in dir(instance) if key[0] != "_" and key not in of_mocks}
         methods = {key: value for key, value in public.items() if callable(value)}
         if not methods:
             msg = f"the fake of service {name!r} has no public methods: {instance!r}; give a mock a `spec`"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from sage_deploy_testing.load_simulation.results.charts import STYLE, Chart, Line
 from sage_deploy_testing.load_simulation.results.report import Latency, seconds_text
+from sage_plugins.texts import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -69,7 +70,8 @@ def page_of(report: Report) -> str:
     scaled = f", scaled by {report.autoscaler}" if report.autoscaler else ""
     summary = (
         f"{report.seconds:g} s in virtual time with seed {report.seed}; "
-        f"balancer {report.balancer or 'none: one replica serves'}{scaled}; {report.slots} calls at once in a replica"
+        f"balancer {report.balancer or 'none: one replica serves'}{scaled}; "
+        f"{counted(report.slots, 'call')} at once in a replica"
     )
     return _PAGE.format(
         policy=f"default-src 'none'; style-src 'sha256-{hashed}'; img-src data:; base-uri 'none'; form-action 'none'",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import attrs
 
 from sage_deploy_testing.load_simulation.results.tally import Durations, Series
+from sage_plugins.texts import counted
 
 if TYPE_CHECKING:
     from sage_deploy_testing.load_simulation.results.tally import Tally
@@ -253,7 +254,7 @@ class Report:
         retried = ", ".join(f"{number:,} {reason}" for reason, number in self.retries.items() if number)
         lines = [
             f"{self.service}: {self.seconds:g} s in virtual time, seed {self.seed}",
-            f"  balancer    {spread}{scaled}; {self.slots} calls at once in a replica",
+            f"  balancer    {spread}{scaled}; {counted(self.slots, 'call')} at once in a replica",
             *(f"  {name:<10}  {text}" for name, texts in self.scenario.items() for text in texts),
             f"  calls       {self.calls:,}: "
             + ", ".join(f"{number:,} {name}" for name, number in ends.items() if number or name == "answered"),

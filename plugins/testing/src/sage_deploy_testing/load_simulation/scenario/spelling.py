@@ -12,6 +12,7 @@ from sage_deploy_testing.load_simulation.scenario.faults import Fault, FaultKind
 from sage_deploy_testing.load_simulation.scenario.loads import Keys, Phase, uniform, zipf
 from sage_deploy_testing.load_simulation.scenario.times import Time, constant, exponential, lognormal, recorded
 from sage_plugins.config.units import duration
+from sage_plugins.texts import counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -23,12 +24,12 @@ LOADS: Final = (
     "'get 5/s for 60s, priority 2'"
 )
 TIMES: Final = (
-    "'get=constant(5ms)', 'get=exponential(10ms)' with the mean, 'get=lognormal(10ms, 0.8)' with the median and sigma, "
-    "'get=recorded(FILE)'; without 'get=' of all methods"
+    "'get=5ms', 'get=exponential(10ms)' with the mean, 'get=lognormal(10ms, 0.8)' with the median and sigma, "
+    "'get=recorded(FILE)'; without 'get=' for all methods"
 )
 FAULTS: Final = (
     "'crash at 20s', 'slow x10 replica 3 at 10s for 20s', 'hang replica 0 at 10s for 5s', 'node 1 at 30s for 60s', "
-    "'drop 5% at 10s for 20s'; several with ';' between"
+    "'drop 5% at 10s for 20s'; separate several by ';'"
 )
 
 _RATE: Final = r"([0-9.]+)/s"
@@ -38,6 +39,7 @@ _LOAD: Final = re.compile(
     r"(?:,\s*priority\s+(-?\d+))?"
 )
 _TIME: Final = re.compile(r"(?:([A-Za-z_]\w*)\s*=\s*)?(constant|exponential|lognormal|recorded)\s*\((.+)\)")
+_CONSTANT: Final = re.compile(r"(?:([A-Za-z_]\w*)\s*=\s*)?([0-9]\S*)")
 _FAULT: Final = re.compile(
     r"(crash|slow|hang|node|drop)(?:\s+x([0-9.]+))?(?:\s+([0-9.]+)%)?(?:\s+(\d+))?"
     r"(?:\s+(replica|node)\s+(\d+))?\s+at\s+(\S+)(?:\s+for\s+(\S+))?"
@@ -92,6 +94,9 @@ def time_of_method(text: str) -> tuple[str, Time]:
     Raises:
         ValueError: It is not a time, and the message shows the format. Or the file of a sample cannot be read.
     """
+    fixed = _CONSTANT.fullmatch(text.strip())
+    if fixed is not None:
+        return fixed[1] or "*", constant(seconds_of(fixed[2]))
     found = _TIME.fullmatch(text.strip())
     if found is None:
         raise ValueError(f"{text!r} is no time of a method. Times look so: {TIMES}")
@@ -101,7 +106,7 @@ def time_of_method(text: str) -> tuple[str, Time]:
     given = [each.strip() for each in inner.split(",")]
     wanted = 2 if kind == "lognormal" else 1
     if len(given) != wanted:
-        raise ValueError(f"{text!r}: {kind} has {wanted} values in brackets. Times look so: {TIMES}")
+        raise ValueError(f"{text!r}: {kind} has {counted(wanted, 'value')} in brackets. Times look so: {TIMES}")
     if kind == "lognormal":
         return method, lognormal(seconds_of(given[0]), _number(given[1]))
     return method, (constant if kind == "constant" else exponential)(seconds_of(given[0]))
