@@ -307,7 +307,8 @@ def test_deployment_says_of_each_late_replica_what_it_waits_for(stage, gate):
         scaling.result(20)
     assert str(caught.value) == (
         "service 'svc': svc#1, svc#3 not ready after 0.03 s; it waits for a GPU. svc#2 not ready after 0.03 s; the "
-        "constructor or a start hook still runs. Raise `startup_timeout` if it needs that long"
+        "constructor or a start hook still runs. Raise `startup_timeout` (in an update `update.progress_deadline`) if "
+        "it needs that long"
     )
     gate.open()
 
