@@ -256,6 +256,19 @@ def test_start_that_takes_too_long_has_failed(stage, gate):
     gate.open()
 
 
+def test_who_waits_until_a_service_is_healthy_waits_for_replacements(stage, gate):
+    """`wait_healthy` waits for the replacement of a dead replica, and names it if it is not ready in time."""
+    stage = stage()
+    stage.service.build = staticmethod(lambda _index: gate())
+    stage.kill("svc#0")
+    gate.wait_entered()
+    with pytest.raises(errors.DeployError, match=r"not ready after 0 s: svc#0\.1 is starting$"):
+        stage.task.wait_healthy(0)
+    gate.open()
+    stage.task.wait_healthy()
+    assert stage.ids == {"svc#0.1": "ready"}
+
+
 def test_replica_that_waits_for_something_says_so_when_it_is_late(stage, gate):
     """
     A late replica's error says what it waits for, if its target knows.
