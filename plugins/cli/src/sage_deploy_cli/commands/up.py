@@ -217,7 +217,7 @@ def _say_who_can_call(env: Environment, names: list[str], *, reached: bool) -> N
     if here and not reached:
         progress(f"only services of this process can call {', '.join(here)}")
     if beyond:
-        progress(f"services of other processes on the same cluster can call {', '.join(beyond)}, too")
+        progress(f"services of other processes on the same machine or cluster can call {', '.join(beyond)}, too")
 
 
 def _second(pid: int, file: Path) -> DeployError:
