@@ -104,17 +104,17 @@ examples: $(ENV)/.stamp-examples ## real libraries as services, what each choice
 	$(PYTEST) -m real tests/project/test_examples_real.py tests/ray/cluster/test_real_services.py
 
 .PHONY: test
-test: $(ENV)/.stamp-test ## the whole suite, less the tests marked slow, and those of `make examples`
+test: $(ENV)/.stamp-test ## all tests, except slow ones and those of `make examples`
 	$(PYTEST) $(SHARED) -m "not slow and not real"
 
 .PHONY: test-long
-test-long: $(ENV)/.stamp-test ## the whole suite with the soaks and the many seeds
+test-long: $(ENV)/.stamp-test ## all tests, with slow ones and many seeds
 	$(PYTEST) $(SHARED) -m "not real" --timeout 900
 
 # Each in its own environment, .venv-VERSION. All three have wheels of Ray.
 VERSIONS ?= 3.11 3.12 3.13
 .PHONY: test-versions
-test-versions: ## the whole suite with each supported Python that is installed
+test-versions: ## all tests with each supported Python that is installed
 	@for version in $(VERSIONS); do \
 		found=; \
 		for python in python$$version "$$HOME"/.pyenv/versions/$$version*/bin/python; do \

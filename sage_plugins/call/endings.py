@@ -86,6 +86,8 @@ def timeout_text(call: Call, *, started: bool, ended: bool) -> str:
         still = "it ended too late"
     elif call.method.kind in COROUTINES and call.batch is None:
         still = "its coroutine is cancelled"
+    elif call.owner.kills:
+        still = "the replica is killed if the method does not stop (timeout_strength is kill)"
     else:
         still = "the method may still be running and keeps its slot until it ends"
     return (

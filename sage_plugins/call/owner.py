@@ -30,6 +30,7 @@ class CallOwner:
         on_result: Called as `on_result(call, None)` when a call ends with a result, before its waiters wake; None for
             no listener.
         on_error: The same for a call that ends with an error, as `on_error(call, error)`.
+        kills: Whether a replica is killed if a method runs in it after its call's deadline.
     """
 
     suspect: Callable[[], None] = staticmethod(lambda: None)
@@ -39,6 +40,7 @@ class CallOwner:
     aside: Callable[[Callable[[], None]], None] = staticmethod(CALLBACKS.run)
     on_result: Callable[[Any, Any], None] | None = None
     on_error: Callable[[Any, Any], None] | None = None
+    kills: bool = False
 
     def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
         """Count *call* as ended and free its place; runs before its waiters are released."""

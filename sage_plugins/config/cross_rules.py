@@ -102,6 +102,13 @@ def _scale_in_order(autoscale: Mapping[str, Any] | None) -> Iterable[Problem]:
             )
 
 
+def _zero_wakes(autoscale: Mapping[str, Any] | None, queue_size: int, overload: str) -> Iterable[Problem]:
+    # With `block`, the caller waits outside the queue, and wakes the service too.
+    if autoscale is not None and autoscale.get("min") == 0 and queue_size == 0 and overload != "block":
+        message = "is 0, and so is autoscale.min: without a replica every call is refused, and none is started"
+        yield Problem("E406", "queue_size", message, "set queue_size to 1 or more", other="autoscale.min")
+
+
 def _check_in_time(health_check_timeout: float, health_check_interval: float) -> Iterable[Problem]:
     if health_check_timeout > health_check_interval:
         yield Problem(
@@ -196,6 +203,7 @@ _CROSS_RULES: Final[Sequence[tuple[Callable[..., Iterable[Problem]], tuple[str, 
     (_replicas_serve, ("replicas", "load_balancing", "failover_enabled", "autoscale", "load_balancer")),
     (_fixed_or_scaled, ("replicas", "autoscale")),
     (_scale_in_order, ("autoscale",)),
+    (_zero_wakes, ("autoscale", "queue_size", "overload")),
     (_check_in_time, ("health_check_timeout", "health_check_interval")),
     (_wait_in_time, ("queue_timeout", "timeout")),
     (_kills_in_time, ("timeout_strength", "timeout", "methods")),

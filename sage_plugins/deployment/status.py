@@ -264,6 +264,7 @@ class Instances:
     def wait_healthy(self, limit: float) -> None:
         """As `ServiceTask.wait_healthy`, for at most *limit* seconds."""
         until = self._replicas.clock.monotonic() + limit
+        self._wait_started(until, limit)
         for member in self._replicas.serving:
             for op in (ControlOp.CHECK, ControlOp.READY):
                 self._wait_passed(member, op, until)
@@ -292,6 +293,18 @@ class Instances:
     def _wake(self) -> None:
         with self._replicas.condition:
             self._replicas.condition.notify_all()
+
+    def _wait_started(self, until: float, limit: float) -> None:
+        """Wait for the replicas that start, among them replacements of dead ones."""
+        replicas = self._replicas
+        with replicas.condition:
+            while late := [member for member in replicas.members if member.is_coming and not member.up]:
+                left = until - replicas.clock.monotonic()
+                if left <= 0:
+                    why = "; ".join(f"{each.id} is {each.state}: {each.reason_line}".rstrip(": ") for each in late)
+                    msg = f"service '{replicas.name}' is not ready after {limit:g} s: {why}"
+                    raise DeployError(msg, service=replicas.name, replica=late[0].id)
+                replicas.condition.wait(min(left, _ASK_AGAIN_S))
 
     def _wait_passed(self, member: Member, op: ControlOp, until: float) -> None:
         while True:

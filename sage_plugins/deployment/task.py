@@ -228,9 +228,10 @@ class ServiceTask:
 
     def wait_healthy(self, timeout: float | None = None) -> None:
         """
-        Wait until every replica passes `check_health()` and `check_ready()`, if the class has them.
+        Wait until every replica has started and passes `check_health()` and `check_ready()`, if the class has them.
 
-        Repeats each check until it passes, whether or not a monitor runs it too.
+        Replacements of dead replicas count too. Repeats each check until it passes, whether or not a monitor runs it
+        too.
 
         Args:
             timeout: Seconds; None for the configuration's `startup_timeout`.

@@ -256,6 +256,19 @@ def test_start_that_takes_too_long_has_failed(stage, gate):
     gate.open()
 
 
+def test_who_waits_until_a_service_is_healthy_waits_for_replacements(stage, gate):
+    """`wait_healthy` waits for the replacement of a dead replica, and names it if it is not ready in time."""
+    stage = stage()
+    stage.service.build = staticmethod(lambda _index: gate())
+    stage.kill("svc#0")
+    gate.wait_entered()
+    with pytest.raises(errors.DeployError, match=r"not ready after 0 s: svc#0\.1 is starting$"):
+        stage.task.wait_healthy(0)
+    gate.open()
+    stage.task.wait_healthy()
+    assert stage.ids == {"svc#0.1": "ready"}
+
+
 def test_replica_that_waits_for_something_says_so_when_it_is_late(stage, gate):
     """
     A late replica's error says what it waits for, if its target knows.
@@ -307,7 +320,8 @@ def test_deployment_says_of_each_late_replica_what_it_waits_for(stage, gate):
         scaling.result(20)
     assert str(caught.value) == (
         "service 'svc': svc#1, svc#3 not ready after 0.03 s; it waits for a GPU. svc#2 not ready after 0.03 s; the "
-        "constructor or a start hook still runs. Raise `startup_timeout` if it needs that long"
+        "constructor or a start hook still runs. Raise `startup_timeout` (in an update `update.progress_deadline`) if "
+        "it needs that long"
     )
     gate.open()
 

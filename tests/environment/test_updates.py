@@ -197,7 +197,7 @@ def test_a_replica_counts_after_min_ready_s(env, clock, in_thread, until):
 
 @pytest.mark.parametrize("clock", [VirtualClock()], indirect=True, ids=["virtual time"])
 def test_progress_deadline_wins_over_startup_timeout(env, clock, in_thread, gate, until):
-    """During an update, `progress_deadline` applies instead of `startup_timeout`."""
+    """During an update, `progress_deadline` applies instead of `startup_timeout`, and the error names it."""
     update(env, 1, startup_timeout=1)
     env.deploy()
     update(env, 2, lambda _: gate(), startup_timeout=1, update={"progress_deadline": 500})
@@ -207,7 +207,9 @@ def test_progress_deadline_wins_over_startup_timeout(env, clock, in_thread, gate
     assert not applied.done()
     until(lambda: clock.next_at() <= clock.monotonic() + 1)
     clock.advance(1)
-    with pytest.raises(errors.DeployError, match=r"rolled back.*svc#0\.1 not ready after 500 s; the constructor"):
+    with pytest.raises(
+        errors.DeployError, match=r"rolled back.*svc#0\.1 not ready after 500 s.*`update\.progress_deadline`"
+    ):
         applied.result(20)
     gate.open()
     assert env.service("svc").which() == 1

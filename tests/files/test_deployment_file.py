@@ -441,6 +441,7 @@ BAD_BODIES = [
     ("replicas: 2\nload_balancing: false", ["3:15 E402"]),
     ("replicas: 2\nautoscale: {min: 1}", ["3:15 E404"]),
     ("autoscale:\n  min: 3\n  max: 1", ["5:12 E405"]),
+    ("overload: reject\nqueue_size: 0\nautoscale:\n  min: 0", ["4:19 E406"]),
     ("health: {health_check_interval: 1, health_check_timeout: 2}", ["3:62 E603"]),
     ("health_check_timeout: 11", ["3:27 E603"]),
     ("queue_timeout: 31", ["3:20 E605"]),

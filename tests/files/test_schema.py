@@ -44,7 +44,7 @@ EXEMPT = {
     "E105": "what the environment has",
     "E108": "how much there is, and how deep",
     **dict.fromkeys(
-        ("E302", "E303", "E304", "E402", "E404", "E405", "E410", "E411", "E503", "E603", "E604", "E605"),
+        ("E302", "E303", "E304", "E402", "E404", "E405", "E406", "E410", "E411", "E503", "E603", "E604", "E605"),
         "between fields",
     ),
 }

@@ -100,6 +100,14 @@ def test_call_for_which_nobody_waits_ends_at_its_deadline_and_its_replica_with_i
     assert "svc.get ran on after its deadline" in stage.replica.causes[0]
 
 
+def test_error_of_a_killed_call_says_that_its_replica_is_killed(stage):
+    """With `timeout_strength: kill`, the timeout error announces the end of the replica, not a method that keeps it."""
+    call = stage.call(1.0)
+    stage.after(1.0)
+    assert "the replica is killed if the method does not stop" in str(call.exception(0))
+    assert stage.is_killed()
+
+
 def test_call_that_never_started_kills_nothing(stage):
     """A call that expires in the queue kills no replica."""
     calls = [stage.call(inf), stage.call(inf), stage.call(1.0)]

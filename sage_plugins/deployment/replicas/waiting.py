@@ -26,7 +26,10 @@ __all__ = ["Readiness", "errors_of", "raised_at", "stats_of", "tell_logs"]
 _Answer = TypeVar("_Answer")
 
 #: Why a replica is not ready if no other reason is known.
-_BEING_BUILT: Final = "the constructor or a start hook still runs. Raise `startup_timeout` if it needs that long"
+_BEING_BUILT: Final = (
+    "the constructor or a start hook still runs. Raise `startup_timeout` (in an update `update.progress_deadline`) if "
+    "it needs that long"
+)
 _HOOKS_WAIT: Final = (
     "the constructor or a start hook waits for {}, which never comes if that waits for this service in turn. Use "
     "`submit` in the hook and do not wait for the result, or make the call in a method instead"

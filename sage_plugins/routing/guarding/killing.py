@@ -53,6 +53,7 @@ class Killing:
         self._timer: Timer | None = None  # guarded by _lock, as the next
         self._due = inf
         owner = parts.owner
+        owner.kills = True
         owner.on_result, owner.on_error = self._telling(owner.on_result), self._telling(owner.on_error)
 
     # -- deadlines ---------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 import ray
 
 import sage_deploy_ray.cluster.connection
+from command_line import sage_deploy
 from driver import OPTIONS, Driver
 from killing import is_gone
 from sage_deploy_ray.detached.services import DetachedServices, environment_id
@@ -309,6 +310,25 @@ def test_service_that_runs_otherwise_is_changed_only_by_who_says_so(environment,
 
 
 @pytest.mark.slow
+def test_up_takes_over_replicas_that_fill_their_node(cluster, tmp_path):
+    """`sage-deploy up` takes over detached replicas of an earlier `up`, even if their node has no room for new ones."""
+    (tmp_path / "things.py").write_text("class Thing:\n    def process(self):\n        return 'answered'\n")
+    file = tmp_path / f"up-{uuid4().hex}.yaml"
+    file.write_text(
+        f"options: {{ray: {{address: '{cluster.address}', lifetime: detached, control_timeout: 60}}}}\n"
+        "services:\n"
+        "  thing:\n"
+        "    class: things:Thing\n"
+        "    deployment: {target: remote_specific, target_nodes: [node-b1]}\n"
+        "    resources: {cpu_cores: 20}\n"  # of 32
+    )
+    for _ in range(2):
+        done = sage_deploy("up", file, "--once", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "answered" in done.stdout
+    assert "no place for new replicas of thing; those that run already are taken over" in done.stderr
+
+
 def test_process_that_stood_still_while_another_took_over_stops_nothing(driver, environment, until):
     """A process that stood still while another took over cannot change or stop the services afterwards."""
     env = environment()

@@ -119,7 +119,8 @@ def command(  # noqa: PLR0913 - one parameter for each option
     ):
         plan = env.plan() if saved is None else _planned(saved, env, another=another)
         show_plan(plan, verbose=verbose)
-        _refuse_unplaced(plan)
+        # Detached replicas of an earlier process may take the room; `deploy` takes them over, or finds no place itself.
+        _refuse_unplaced(plan, lambda name: env.task(name).reach.outlives)
         with _recorded(file, profile, env, another=another) as note:
             _serve(env, plan, file, profile, note, once=once, wait=wait, seen=seen)
 
@@ -217,7 +218,7 @@ def _say_who_can_call(env: Environment, names: list[str], *, reached: bool) -> N
     if here and not reached:
         progress(f"only services of this process can call {', '.join(here)}")
     if beyond:
-        progress(f"services in other processes can call {', '.join(beyond)}, too")
+        progress(f"services of other processes on the same machine or cluster can call {', '.join(beyond)}, too")
 
 
 def _second(pid: int, file: Path) -> DeployError:
@@ -302,12 +303,16 @@ def _recorded(file: Path, profile: str | None, env: Environment, *, another: boo
             record.close()
 
 
-def _refuse_unplaced(plan: DeploymentPlan) -> None:
-    if plan.unplaced:
+def _refuse_unplaced(plan: DeploymentPlan, may_run: Callable[[str], bool] = lambda _: False) -> None:
+    """Refuse a plan with replicas that have no place, except those of services that may run already."""
+    unplaced = [service.name for service in plan.services if any(each.where is None for each in service.replicas)]
+    if not all(map(may_run, unplaced)):
         from sage_plugins.errors import DeployError
 
         names = ", ".join(replica.id for replica in plan.unplaced)
         raise DeployError(f"there is no place for {names}; nothing was started")
+    if unplaced:
+        progress(f"no place for new replicas of {', '.join(unplaced)}; those that run already are taken over")
 
 
 def _deploy(env: Environment, names: list[str], *, wait: bool) -> None:

@@ -134,8 +134,8 @@ class Lease:
         name = self._environment.partition("/")[2]
         return (
             f"the detached services of environment {name!r} are held by {other}: only one process at a time starts, "
-            "scales and stops them. Call them from here with `Environment.service`, or end that one first; one that "
-            "has died is waited for"
+            "scales and stops them. To call them, use `Environment.service` in an environment that does not register "
+            "them. To hold them, end that process first; if it has died, this waits for its lease to expire"
         )
 
     def _ask(self, wait_s: float) -> Held:
