@@ -156,7 +156,7 @@ class Questions:
                 self._runner_failed = True
                 spec = self._execution.spec
                 logging.getLogger("sage_plugins").exception(
-                    "threading strategy '%s' from %s does not say what %s is doing; its further faults are not reported",
+                    "threading strategy '%s' from %s does not say what %s does; its further faults are not reported",
                     spec.strategy.id,
                     spec.strategy.source,
                     spec.id,

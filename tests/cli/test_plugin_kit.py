@@ -99,13 +99,23 @@ def test_check_runs_the_suite_of_a_folder_that_is_not_installed(made, tmp_path):
     folder = made("balancer", "acme-turbo")
     done = sage_deploy("plugins", "check", "acme-turbo", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 plugins, 1 IDs: all in order" in done.stdout
+    assert "1 plugin, 1 ID: all in order" in done.stdout
     assert " passed" in done.stdout
     module = folder / "acme_turbo.py"
     module.write_text(module.read_text().replace("return min(window", "return max(window"))
     done = sage_deploy("plugins", "check", "acme-turbo", cwd=tmp_path)
     assert done.returncode == 1
     assert " failed" in done.stdout
+
+
+def test_check_of_a_folder_without_the_suites_says_what_to_install(made, tmp_path):
+    """Without sage-deploy-testing, the check of a folder says in one line what to install."""
+    made("balancer", "acme-turbo")
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['sage_deploy_testing'] = None\n")
+    done = sage_deploy("plugins", "check", "acme-turbo", cwd=tmp_path, PYTHONPATH=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.endswith("Error: the suites are in sage-deploy-testing: pip install 'sage-deploy[testing]'\n")
 
 
 def test_check_says_what_breaks_the_contract_before_any_suite(made, tmp_path):

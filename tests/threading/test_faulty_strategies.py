@@ -71,4 +71,4 @@ def test_calls_are_counted_although_the_runner_cannot_say_what_it_does(deployed,
         for _ in range(2):
             assert env.get_service_status("svc")["metrics"].request_count == 3
     (record,) = caplog.records
-    assert "threading strategy 'faulty' from Plugin does not say what svc#0 is doing" in record.getMessage()
+    assert "threading strategy 'faulty' from Plugin does not say what svc#0 does" in record.getMessage()
