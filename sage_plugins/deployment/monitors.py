@@ -7,7 +7,7 @@ import threading
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from sage_plugins.host.recording import make_recorder
+from sage_plugins.host.recording import make_monitor, make_recorder, make_writer
 from sage_plugins.interfaces import SnapshotMerger
 from sage_plugins.interfaces.control import OWN_METRICS
 from sage_plugins.values import Event, ReplicaInfo
@@ -67,13 +67,17 @@ class ServiceMonitors:
         """
         self._listener = listener  # set to None when it raises
         self._service = service
-        self._monitors: tuple[tuple[Choice, Monitor], ...] = tuple((choice, choice.create()) for choice in choices)
+        self._monitors: tuple[tuple[Choice, Monitor], ...] = tuple((choice, make_monitor(choice)) for choice in choices)
         self._faulty: set[str] = set()  # guarded by _lock
         who = ReplicaInfo(service, None)
         self._recorders = {
             choice.id: make_recorder(choice, monitor, who, methods) for choice, monitor in self._monitors
         }
-        self._writers = {id: recorder.writer() for id, recorder in self._recorders.items() if recorder is not None}
+        self._writers = {
+            choice.id: make_writer(choice, recorder)
+            for choice, _ in self._monitors
+            if (recorder := self._recorders[choice.id]) is not None
+        }
         self._writing = threading.RLock()  # only one thread at a time may use a writer
         #: Called when a caller gives up a call. Replaced as a whole, under _lock.
         self._give_up_listeners: tuple[tuple[Choice, Callable[[], None]], ...] = ()

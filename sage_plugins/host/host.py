@@ -12,12 +12,12 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_plugins.config.service_config import plain
-from sage_plugins.errors import OverloadedError
+from sage_plugins.errors import DeployError, OverloadedError, text_of
 from sage_plugins.host.execution import Execution
 from sage_plugins.host.inbox import Inbox
 from sage_plugins.host.lifecycle import StartHooks, Step
 from sage_plugins.host.questions import Questions
-from sage_plugins.host.recording import make_recorder
+from sage_plugins.host.recording import make_monitor, make_recorder
 from sage_plugins.host.seat import HostSeat
 from sage_plugins.host.thread_loop import WorkerLoop
 from sage_plugins.interfaces.control import ControlOp
@@ -86,7 +86,7 @@ class Host:
         self._recorders: dict[str, Recorder] = {}
         who = ReplicaInfo(spec.service, spec.id, node)
         names = tuple(method.name for method in spec.methods)
-        factories: list[tuple[Choice, RecorderFactory]] = [(choice, choice.create()) for choice in spec.monitors]
+        factories: list[tuple[Choice, RecorderFactory]] = [(choice, make_monitor(choice)) for choice in spec.monitors]
         for choice, factory in factories:
             recorder = make_recorder(choice, factory, who, names)
             if recorder is not None:
@@ -111,8 +111,19 @@ class Host:
     # -- life --------------------------------------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Start the workers and let the first one build the instance; returns at once."""
-        runner = self._spec.strategy.create().start(self._seat)
+        """
+        Start the workers and let the first one build the instance; return at once.
+
+        Raises:
+            DeployError: The threading strategy cannot be made or started; the message names it.
+        """
+        strategy = self._spec.strategy
+        try:
+            runner = strategy.create().start(self._seat)
+        except Exception as error:
+            what = f"threading strategy '{strategy.id}' from {strategy.source} did not start"
+            msg = f"service '{self._spec.service}': {what}: {text_of(error)}"
+            raise DeployError(msg) from error
         self._runner = runner
         self.slots = runner.slots
         self.run_here = runner.run_here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import threading
 from concurrent.futures import CancelledError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from sage_plugins.clock import Clock
     from sage_plugins.host.execution import Execution
     from sage_plugins.interfaces import Recorder, Runner
+    from sage_plugins.values import RunnerStats
 
 __all__ = ["Questions"]
 
@@ -84,6 +86,7 @@ class Questions:
         self._life = life
         self._lag = _LoopLag(execution.clock)
         self._lock = threading.Lock()
+        self._runner_failed = False
         self._closed = False  # guarded by _lock, as the next
         self._waiting: set[Future[Any]] = set()  # answers of the loop for which threads wait
 
@@ -138,12 +141,27 @@ class Questions:
         recycle, latest = self._execution.spec.config.recycle, self._execution.latest()
         return {
             **({} if recycle is None else {"recycle": used(self._recorders, recycle)}),
-            "runner": None if runner is None else runner.stats(),
+            "runner": None if runner is None else self._runner_stats(runner),
             "recorders": snapshots,
             "pid": os.getpid(),
             "running": self._execution.at_work(),
             "idle": None if latest == -inf else self._execution.clock.monotonic() - latest,
         }
+
+    def _runner_stats(self, runner: Runner) -> RunnerStats | None:
+        try:
+            return runner.stats()
+        except Exception:
+            if not self._runner_failed:
+                self._runner_failed = True
+                spec = self._execution.spec
+                logging.getLogger("sage_plugins").exception(
+                    "threading strategy '%s' from %s does not say what %s does; its further faults are not reported",
+                    spec.strategy.id,
+                    spec.strategy.source,
+                    spec.id,
+                )
+            return None
 
     def counts(self) -> Mapping[str, int]:
         """Return the counts of the monitor `metrics` for this replica; empty without that monitor."""

@@ -17,7 +17,21 @@ if TYPE_CHECKING:
     from sage_plugins.interfaces import Recorder, RecorderFactory
     from sage_plugins.values import Choice, ReplicaInfo
 
-__all__ = ["make_recorder", "surrounded"]
+__all__ = ["make_monitor", "make_recorder", "make_writer", "surrounded"]
+
+
+def make_monitor(choice: Choice) -> Any:
+    """
+    Return the monitor, or its `RecorderFactory`, that *choice* creates.
+
+    Raises:
+        PluginError: It cannot be made; the message names the monitor.
+    """
+    try:
+        return choice.create()
+    except Exception as error:
+        msg = f"monitor '{choice.id}' from {choice.source} cannot be made: {text_of(error)}"
+        raise PluginError(msg) from error
 
 
 def make_recorder(
@@ -34,6 +48,20 @@ def make_recorder(
     except Exception as error:
         whom = f"the calling side of service '{who.service}'" if who.replica is None else f"replica {who.replica}"
         msg = f"monitor '{choice.id}' from {choice.source} cannot make the recorder for {whom}: {text_of(error)}"
+        raise PluginError(msg) from error
+
+
+def make_writer(choice: Choice, recorder: Recorder) -> Callable[[int, int, float, float], None]:
+    """
+    Return a `record` function of *recorder*, for the calling side.
+
+    Raises:
+        PluginError: The recorder has none; the message names the monitor.
+    """
+    try:
+        return recorder.writer()
+    except Exception as error:
+        msg = f"the recorder of monitor '{choice.id}' from {choice.source} has no writer: {text_of(error)}"
         raise PluginError(msg) from error
 
 

@@ -87,8 +87,8 @@ class ObservingBalancer(Balancer, Protocol):
         """
         Learn from a call that the balancer placed and that has ended. Not called with a single replica.
 
-        Runs in the thread that ends the call, before the caller wakes: it must not wait, or hold a lock for long. An
-        exception is a fault, as in `picker`.
+        Runs in the thread that ends the call, before the caller wakes: it must not wait, or hold a lock that is
+        not reentrant. An exception is a fault, as in `picker`.
 
         Args:
             candidate: The replica that had the call when it ended. It may differ from the chosen one, and may have

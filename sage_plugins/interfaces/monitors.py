@@ -52,7 +52,11 @@ class Recorder(Protocol):
         """
 
     def snapshot(self) -> Mapping[str, Any]:
-        """Return the counts, picklable; may be off by one call."""
+        """
+        Return the counts, picklable; may be off by one call.
+
+        A signal handler may call it while the same thread records, so use no lock, or a reentrant one.
+        """
 
     def close(self) -> None:
         """

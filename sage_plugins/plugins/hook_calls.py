@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,7 +14,7 @@ from sage_plugins.hookspecs import PROJECT
 from sage_plugins.values import API, Command, EnvironmentOptions, Registration
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from sage_plugins.errors import PluginError
     from sage_plugins.findings import Finding
@@ -69,7 +70,7 @@ class Hooks:
             raise _fault(plugin, f"does not fit the hooks of this version: {line_of(error)}") from error
         plugin.hooks = tuple(sorted(caller.name for caller in manager.get_hookcallers(module) or ()))
         plugin.unknown_hooks = tuple(sorted(manager.unknown))
-        return Offer(plugin, lambda hook: self._own(module, hook) if hook in plugin.hooks else [])
+        return Offer(plugin, lambda hook: self._own(module, hook) if hook in plugin.hooks else [[]])
 
     def _own(self, module: Any, hook: str) -> list[Any]:
         """Call only this plugin's implementations: a plugin that raises must not hide the results of others."""
@@ -139,7 +140,11 @@ class Offer:
         )
 
     def _results(self, hook: str, is_right: Callable[[Any], bool], wrong: str) -> list[Any]:
-        found = [each for results in self._call(hook) for each in results]
+        returned = self._call(hook) or [None]  # pluggy leaves out None
+        for results in returned:
+            if not isinstance(results, Iterable):
+                raise _fault(self._plugin, f"has a {hook} that returned {results!r}: it must return a list")
+        found = [each for results in returned for each in results]
         for each in found:
             if not is_right(each):
                 raise _fault(self._plugin, f"has a {hook} that returned {each!r}, {wrong}")

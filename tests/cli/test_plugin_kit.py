@@ -61,9 +61,9 @@ def test_readme_shows_a_deployment_that_names_the_plugin(kind, made, tmp_path):
     text = (folder / "README.md").read_text().partition("```yaml\n")[2].partition("```")[0]
     if kind == "extension":
         assert yaml.safe_load(text) == {"options": {"acme_turbo": {"path": "status.json"}}}
-        text += "services:\n  my_service:\n"
-    (tmp_path / "shown.yaml").write_text(f"{text.rstrip()}\n    class: echo:Echo\n")
-    (tmp_path / "echo.py").write_text("class Echo:\n    def echo(self, value):\n        return value\n")
+        text += "services:\n  my_service: {class: my_module:MyClass}\n"
+    (tmp_path / "shown.yaml").write_text(text)
+    (tmp_path / "my_module.py").write_text("class MyClass:\n    def echo(self, value):\n        return value\n")
     info = tmp_path / "acme_turbo-0.1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-turbo\nVersion: 0.1.0\n")
@@ -72,12 +72,28 @@ def test_readme_shows_a_deployment_that_names_the_plugin(kind, made, tmp_path):
     assert (done.returncode, done.stdout) == (0, "shown.yaml: 1 service, no warnings\n"), done.stderr
 
 
-@pytest.mark.parametrize("name", ["Acme", "acme_turbo", "1acme", "acme--turbo", "acme-", "a/b", "."])
+@pytest.mark.parametrize("name", ["Acme", "acme_turbo", "1acme", "acme--turbo", "acme-", "a/b"])
 def test_name_that_no_distribution_and_id_can_have_is_refused(name, tmp_path):
     """A name that cannot be both a distribution and an ID is refused, and nothing is written."""
     done = sage_deploy("init", "--plugin", "monitor", name, cwd=tmp_path)
     assert done.returncode == 2
     assert f"'{name}' cannot be the name of a plugin: use small letters, digits and hyphens" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ([], "the plugin needs a name: sage-deploy init --plugin monitor acme-monitor"),
+        (["json"], "'json' is a name of Python's own: choose another, such as acme-json"),
+        (["class"], "'class' is a name of Python's own: choose another, such as acme-class"),
+    ],
+)
+def test_missing_name_and_names_of_python_are_refused(name, message, tmp_path):
+    """Without a name, or with one of Python's own, nothing is written, and the error says what to do."""
+    done = sage_deploy("init", "--plugin", "monitor", *name, cwd=tmp_path)
+    assert done.returncode == 2
+    assert message in done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
@@ -99,13 +115,23 @@ def test_check_runs_the_suite_of_a_folder_that_is_not_installed(made, tmp_path):
     folder = made("balancer", "acme-turbo")
     done = sage_deploy("plugins", "check", "acme-turbo", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "1 plugins, 1 IDs: all in order" in done.stdout
+    assert "1 plugin, 1 ID: all in order" in done.stdout
     assert " passed" in done.stdout
     module = folder / "acme_turbo.py"
     module.write_text(module.read_text().replace("return min(window", "return max(window"))
     done = sage_deploy("plugins", "check", "acme-turbo", cwd=tmp_path)
     assert done.returncode == 1
     assert " failed" in done.stdout
+
+
+def test_check_of_a_folder_without_the_suites_says_what_to_install(made, tmp_path):
+    """Without sage-deploy-testing, the check of a folder says in one line what to install."""
+    made("balancer", "acme-turbo")
+    (tmp_path / "sitecustomize.py").write_text("import sys\nsys.modules['sage_deploy_testing'] = None\n")
+    done = sage_deploy("plugins", "check", "acme-turbo", cwd=tmp_path, PYTHONPATH=tmp_path)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert done.stderr.endswith("Error: the suites are in sage-deploy-testing: pip install 'sage-deploy[testing]'\n")
 
 
 def test_check_says_what_breaks_the_contract_before_any_suite(made, tmp_path):

@@ -183,6 +183,31 @@ def test_recorders_are_closed_with_their_replicas_and_the_service(watched):
     assert {(each.who.replica, each.closed > 0) for each in monitor.recorders} == {(None, True), ("svc#0", True)}
 
 
+class Writerless(Recorder):
+    def writer(self):
+        raise OSError("disk full")
+
+
+def unmade(_options):
+    raise OSError("disk full")
+
+
+@pytest.mark.parametrize("create", [unmade, lambda _options: Counting(Writerless)])
+def test_monitor_that_raises_before_the_start_is_named(environments, create):
+    """If a monitor, or the writer of its recorder, cannot be made, the error names the monitor."""
+
+    class Plugin:
+        @hookimpl
+        def sage_register_monitors(self):
+            return [Registration("counting", create, "Counts")]
+
+    registry = Registry.of(Plugin(), sage_deploy_local, sage_deploy_threading)
+    with environments("home", registry=registry) as env:
+        env.register_service_with_config("svc", Echo, deployment_config=ServiceDeploymentConfig(monitors=["counting"]))
+        with pytest.raises(errors.PluginError, match=r"monitor 'counting' from .*OSError: disk full"):
+            env.deploy()
+
+
 @pytest.mark.parametrize("side", ["caller", "replica"])
 def test_recorder_that_cannot_be_made_names_its_monitor(watched, side):
     """If a recorder cannot be created, the error names its monitor."""

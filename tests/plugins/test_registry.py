@@ -378,7 +378,7 @@ BROKEN = {
         def sage_register_monitors():
             return 5
         """,
-        "iterable",
+        "returned 5: it must return a list",
     ),
     "wrong argument": (
         """

@@ -397,6 +397,30 @@ def test_sound_one_passes(case):
     run(suite_of(Complete, ALL), case)
 
 
+class Sticky(Sound):
+    """A correct balancer: a session stays on the replica that its first call went to."""
+
+    def __init__(self, _options=None, _where=None):
+        self.sessions = {}
+
+    def picker(self, candidates):
+        turn = super().picker(candidates)
+
+        def pick(key, method):
+            if key is None:
+                return turn(None, method)
+            if self.sessions.get(key) not in candidates:
+                self.sessions[key] = turn(None, method)
+            return self.sessions[key]
+
+        return pick
+
+
+def test_sessions_may_stay_when_a_replica_joins():
+    """`spreads` is about calls without a key: known keys may stay when a replica joins, and new keys reach it."""
+    run(suite_of(Sticky, {"spreads"}), "test_replica_that_joined_is_chosen")
+
+
 def test_every_case_finds_something():
     """Each case for balancers fails for at least one of the faulty balancers."""
     assert {case for _, case, _ in FAULTS} >= set(CASES)

@@ -545,6 +545,33 @@ def test_sound_one_passes(case):
     run(suite_of(Sound, ALL), case)
 
 
+@pytest.mark.parametrize(
+    "case",
+    [
+        "test_recorders_are_there_as_declared",
+        "test_merge_says_what_its_parts_say",
+        "test_status_can_be_read_in_the_middle",
+    ],
+)
+def test_recorders_of_a_case_are_closed(case):
+    """A case closes each recorder that it made, so recorders may hold files."""
+    made = []
+
+    class Holding(Sound):
+        class Recorder(SoundRecorder):
+            def __init__(self, who):
+                super().__init__(who)
+                self.closed = False
+                made.append(self)
+
+            def close(self):
+                self.closed = True
+
+    run(suite_of(Holding, ALL), case)
+    assert made
+    assert all(recorder.closed for recorder in made)
+
+
 def test_every_case_finds_something():
     """Each case for monitors fails for at least one of the faulty monitors."""
     assert {case for _, case, _ in FAULTS} >= set(CASES)

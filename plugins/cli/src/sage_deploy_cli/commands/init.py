@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import keyword
 import os
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 from secrets import token_hex
 from textwrap import indent
@@ -66,6 +68,7 @@ def command(folder: Path, kind: str | None, *, force: bool) -> None:
     else:
         files = plugin_files(kind, str(folder))
         steps = [
+            'python -m pip install --upgrade "pip>=25.1"',
             "python -m pip install --editable . --group test",
             "pytest",
             f"sage-deploy plugins check {folder}",
@@ -101,8 +104,12 @@ def plugin_files(kind: str, name: str) -> dict[str, str]:
         name: Name of the distribution: lower-case letters, digits, and single hyphens between them.
 
     Raises:
-        click.UsageError: *name* is not valid.
+        click.UsageError: *name* is not valid, or would hide a module of Python.
     """
+    if name == ".":
+        raise click.UsageError(f"the plugin needs a name: sage-deploy init --plugin {kind} acme-{kind}")
+    if keyword.iskeyword(name) or name in sys.stdlib_module_names:
+        raise click.UsageError(f"{name!r} is a name of Python's own: choose another, such as acme-{name}")
     if not re.fullmatch(_PLUGIN_NAME, name):
         message = f"{name!r} cannot be the name of a plugin: use small letters, digits and hyphens, such as acme-{kind}"
         raise click.UsageError(message)
@@ -114,7 +121,9 @@ def plugin_files(kind: str, name: str) -> dict[str, str]:
     use = use.format(id=id)
     words = {
         "KIND": called,
-        "USE": use if kind == "extension" else f"services:\n  my_service:\n{indent(use, '    ')}",
+        "USE": use
+        if kind == "extension"
+        else f"services:\n  my_service:\n    class: my_module:MyClass\n{indent(use, '    ')}",
         " SUITE": "" if kind == "extension" else f" They inherit the conformance suite of every {called.lower()}.",
         _NAME: name,
         _ID: id,

@@ -88,20 +88,28 @@ def check(what: str | None, *, as_json: bool) -> None:
     from pathlib import Path
 
     if not Path(what).is_dir():
-        check_named(what)
+        _check_named(what)
         return
     import subprocess
 
     from sage_deploy_cli.machine.plugin_suites import as_if_installed
 
     with as_if_installed(Path(what).absolute()) as (name, variables):
-        program = "import sys; from sage_deploy_cli.commands.plugins import check_named; check_named(sys.argv[1])"
+        program = "from sage_deploy_cli.commands.plugins import check_named as check"
+        program += "; check(prog_name='sage-deploy plugins check')"
         again = [sys.executable, "-c", program, name]
         done = subprocess.run(again, env=variables, check=False)  # noqa: S603 - our own module, with this Python
     sys.exit(done.returncode)
 
 
+@click.command("check")
+@click.argument("name")
 def check_named(name: str) -> None:
+    """Check the installed plugins that NAME stands for, even if a folder has this name."""
+    _check_named(name)
+
+
+def _check_named(name: str) -> None:
     """Check the installed plugins that *name* stands for, including the suites. Exit if something is wrong."""
     from sage_deploy_cli.machine.plugin_suites import find_plugins, run_suites
 
@@ -116,6 +124,7 @@ def _check_installed(*, as_json: bool = False, only: Collection[str] | None = No
     import attrs
 
     from sage_deploy_cli.machine.plugin_check import check_plugins
+    from sage_plugins.texts import counted
 
     report = check_plugins(only)
     if as_json:
@@ -124,7 +133,7 @@ def _check_installed(*, as_json: bool = False, only: Collection[str] | None = No
         for finding in report.findings:
             write("\n".join(finding_lines(finding)))
         wrong = f"{len(report.findings)} to fix" if report.findings else "all in order"
-        write(f"{report.plugins} plugins, {report.registrations} IDs: {wrong}")
+        write(f"{counted(report.plugins, 'plugin')}, {counted(report.registrations, 'ID')}: {wrong}")
     if any(finding.status == "failure" for finding in report.findings):
         sys.exit(ExitCode.FAILED)
 

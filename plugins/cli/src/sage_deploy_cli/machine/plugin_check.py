@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import pickle
 from collections import defaultdict
+from traceback import extract_tb
 from typing import TYPE_CHECKING, Any, Final
 
 import attrs
@@ -14,7 +15,7 @@ from sage_deploy_cli.machine.plugin_imports import heavy_imports
 from sage_plugins import hookspecs
 from sage_plugins.config.service_config import ServiceDeploymentConfig
 from sage_plugins.config.structure import structure
-from sage_plugins.errors import line_of
+from sage_plugins.errors import SageDeployError, line_of
 from sage_plugins.findings import Finding
 from sage_plugins.plugins.discovery import DISABLED_VARIABLE, disabled_names, installed
 from sage_plugins.plugins.listing import unknown_disabled
@@ -86,7 +87,7 @@ def check_plugins(only: Collection[str] | None = None) -> PluginReport:
         for kind, id in loaded.entries():
             offers[kind, id].append(plugin)
         if wanted:
-            findings += _unknown_hooks(plugin)
+            findings += (*_unmarked_hooks(plugin), *_unknown_hooks(plugin))
             for (kind, _), entry in loaded.entries().items():
                 findings += Inspection(plugin.source, kind, entry.registration).findings()
     findings += _unknown_names()
@@ -106,10 +107,28 @@ def _load(plugin: Plugin) -> Registry | Finding:
 
 
 def _unloaded(plugin: Plugin, error: BaseException) -> Finding:
-    fix = f"install what it needs, uninstall {plugin.distribution or plugin.module}, or set {DISABLED_VARIABLE}="
-    return Finding(
-        plugin.source, "failure", f"plugin '{plugin.name}' does not load: {line_of(error)}", f"{fix}{plugin.name}"
-    )
+    correct = "install what it needs" if isinstance(error, ImportError) else "correct it"
+    fix = f"{correct}, uninstall {plugin.distribution or plugin.module}, or set {DISABLED_VARIABLE}={plugin.name}"
+    found = f"plugin '{plugin.name}' does not load: {line_of(error)}"
+    return Finding(plugin.source, "failure", found, f"{fix}{_raised_at(error)}")
+
+
+def _raised_at(error: BaseException) -> str:
+    """Return where the plugin's code raised *error*, as the end of a sentence; "" if our own code did."""
+    if isinstance(error, SageDeployError):
+        return ""
+    frames = [each for each in extract_tb(error.__traceback__) if not each.filename.startswith("<frozen")]
+    return "" if frames[-1].filename == __file__ else f"; raised at {frames[-1].filename}:{frames[-1].lineno}"
+
+
+def _unmarked_hooks(plugin: Plugin) -> Iterator[Finding]:
+    """Report functions that have the name of a hook and are none."""
+    for name in sorted(
+        {name for name in dir(plugin.load()) if name.startswith("sage_register_")} & set(dir(hookspecs))
+    ):
+        if name not in plugin.hooks:
+            found = f"plugin '{plugin.name}' has the function {name!r}, which is not marked as a hook"
+            yield Finding(plugin.source, "failure", found, "put @hookimpl before it")
 
 
 def _unknown_hooks(plugin: Plugin) -> Iterator[Finding]:
@@ -132,7 +151,7 @@ def _conflicts(offers: Mapping[tuple[str, str], Sequence[Plugin]]) -> Iterator[F
     for (kind, id), same in offers.items():
         if len(same) > 1:
             sources = " and ".join(plugin.source for plugin in same)
-            fix = f"uninstall one, or set {DISABLED_VARIABLE}={same[-1].name}"
+            fix = f"give one another ID, uninstall one, or set {DISABLED_VARIABLE}={same[-1].name}"
             yield Finding(sources, "failure", f"each of them offers {kind} '{id}'", fix)
 
 
@@ -233,7 +252,9 @@ class Inspection:
             where = [Where("service", "environment")] if self._kind == "load balancer" else []
             created = self._registration.create(settings[0], *where, *settings[1:])
         except Exception as error:  # noqa: BLE001 - the plugin's function may raise anything
-            yield self._wrong(f"create raises with default options: {line_of(error)}", "have it work without options")
+            names = ["options", *(["where"] if where else []), *(["environment"] if self._shared else [])]
+            fix = f"have create({', '.join(names)}) work with default options, or None without any{_raised_at(error)}"
+            yield self._wrong(f"create raises with default options: {line_of(error)}", fix)
             return
         wanted = interfaces_of(created, self._kind, self._registration.capabilities)
         faults = dict.fromkeys(fault for each in wanted for fault in faults_of(created, each))
@@ -247,7 +268,8 @@ class Inspection:
         try:
             results = list(getattr(self._registration, name)(config, *settings))
         except Exception as error:  # noqa: BLE001 - the plugin's function may raise anything
-            yield self._wrong(f"{name} raises on a default configuration: {line_of(error)}", f"have {name} never raise")
+            fix = f"have {name} never raise{_raised_at(error)}"
+            yield self._wrong(f"{name} raises on a default configuration: {line_of(error)}", fix)
             return
         strange = [result for result in results if not isinstance(result, wanted)]
         if strange:

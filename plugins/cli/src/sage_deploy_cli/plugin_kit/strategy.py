@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import attrs
 
 from sage_plugins import hookimpl
-from sage_plugins.values import Registration, RunnerStats
+from sage_plugins.values import Explanation, Registration, RunnerStats
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from sage_plugins.call.call import Call
     from sage_plugins.interfaces import Seat
@@ -73,6 +73,11 @@ class ExamplePluginRunner:
         return int(self._thread.is_alive())
 
 
+def explain(_config: object, _options: ExamplePluginOptions) -> Iterator[Explanation]:
+    """Say what a timeout can stop; the plan shows it."""
+    yield Explanation("its caller is released; the method keeps the replica busy until it ends", "timeout")
+
+
 @hookimpl
 def sage_register_threading_strategies() -> list[Registration]:
     """Offer the strategy."""
@@ -82,6 +87,7 @@ def sage_register_threading_strategies() -> list[Registration]:
             ExamplePlugin,
             "One thread under a name of your choice",
             options=ExamplePluginOptions,
+            explain=explain,
             capabilities=frozenset({"ordered", "one_at_a_time", "releases_at_deadline"}),
         )
     ]

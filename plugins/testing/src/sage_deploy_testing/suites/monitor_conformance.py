@@ -12,9 +12,11 @@ A monitor's own tests inherit them, and get every case that its capabilities all
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
 import pickle
+import threading
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
@@ -27,7 +29,7 @@ from sage_plugins.interfaces import MetricsExporter, ServiceWatcher, SnapshotMer
 from sage_plugins.values import Event, Outcome, ReplicaInfo
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from sage_plugins.interfaces import Monitor, Recorder
 
@@ -84,15 +86,36 @@ class MonitorConformance(watched_cases.WatchedCases):
 
     # -- recorders ---------------------------------------------------------------------------------------------------
 
-    def _recorder(self, monitor: Monitor, who: ReplicaInfo) -> Recorder:
+    @contextlib.contextmanager
+    def stage(self) -> Iterator[None]:
+        """As `ServiceConformance.stage`; then close the recorders that a case made, as the core does."""
+        self._recorders: list[Recorder] = []
+        with super().stage():
+            yield
+            # After a deadlock, closing may never end. The leak guard then reports the thread.
+            closing = threading.Thread(target=self._close_recorders, name="closing", daemon=True)
+            closing.start()
+            closing.join(self.patience)
+
+    def _close_recorders(self) -> None:
+        for recorder in self._recorders:
+            recorder.close()
+
+    def _make_recorder(self, monitor: Monitor, who: ReplicaInfo) -> Recorder | None:
         recorder = monitor.recorder(who, _METHODS)
+        if recorder is not None:
+            self._recorders.append(recorder)
+        return recorder
+
+    def _recorder(self, monitor: Monitor, who: ReplicaInfo) -> Recorder:
+        recorder = self._make_recorder(monitor, who)
         assert recorder is not None, f"it declares 'records_calls' and has no recorder for {who}"
         return recorder
 
     def test_recorders_are_there_as_declared(self) -> None:
         """A monitor has recorders, for replicas and for the calling side, exactly if it declares `records_calls`."""
         for who in (_CALLER, _replica(0)):
-            has = self.monitor().recorder(who, _METHODS) is not None
+            has = self._make_recorder(self.monitor(), who) is not None
             assert has == self.declares("records_calls")
 
     @needs("records_calls")
@@ -277,7 +300,7 @@ class MonitorConformance(watched_cases.WatchedCases):
     def test_refused_calls_never_block(self) -> None:
         """`refused` never blocks, because overload refuses thousands of calls."""
         monitor = self.monitor()
-        monitor.recorder(_CALLER, _METHODS)
+        self._make_recorder(monitor, _CALLER)
 
         def refuse() -> None:
             for turn in range(10_000):
@@ -345,7 +368,7 @@ class MonitorConformance(watched_cases.WatchedCases):
     def test_summary_changes_nothing(self) -> None:
         """A summary changes nothing: the next one is equal."""
         monitor = self.monitor()
-        recorder = monitor.recorder(_replica(0), _METHODS)
+        recorder = self._make_recorder(monitor, _replica(0))
         if recorder is not None:
             recorder.writer()(0, Outcome.OK, 0.25, 0.5)
         monitor.event(_event(1))
@@ -357,7 +380,7 @@ class MonitorConformance(watched_cases.WatchedCases):
     def test_status_can_be_read_in_the_middle(self) -> None:
         """A signal handler may read the status while the same thread records a call or an event."""
         monitor = self.monitor()
-        recorders = [each for each in (monitor.recorder(who, _METHODS) for who in (_CALLER, _replica(0))) if each]
+        recorders = [each for each in (self._make_recorder(monitor, who) for who in (_CALLER, _replica(0))) if each]
         writers = [recorder.writer() for recorder in recorders]
 
         def look() -> None:
@@ -377,7 +400,7 @@ class MonitorConformance(watched_cases.WatchedCases):
         """Two services' monitors are separate: events and calls of one do not appear in the other's summary."""
         ours, theirs = self.monitor(), self.monitor()
         before = theirs.summary([])
-        recorder = ours.recorder(_replica(0), _METHODS)
+        recorder = self._make_recorder(ours, _replica(0))
         if recorder is not None:
             recorder.writer()(0, Outcome.ERROR, 0.25, 0.5)
         ours.event(_event(1))
@@ -387,7 +410,7 @@ class MonitorConformance(watched_cases.WatchedCases):
     def test_close_is_idempotent_and_keeps_the_summary(self) -> None:
         """`close` can be called twice. The status can still be read, and late events and refused calls are accepted."""
         monitor = self.monitor()
-        monitor.recorder(_CALLER, _METHODS)
+        self._make_recorder(monitor, _CALLER)
         monitor.event(_event(1))
         before = monitor.summary([])
         monitor.close()
