@@ -42,7 +42,12 @@ class LogRecord(logging.Handler):
         """Keep a line, if it is from a service of this environment."""
         service = record.name.removeprefix(f"{LOGGER}.")
         if self._is_ours(service):
-            said = record.levelname, service, self.format(record), replica_of(record), request_of(record)
+            try:
+                message = self.format(record)
+            except Exception:  # noqa: BLE001 - wrong arguments of a line must not fail the method that logs it
+                self.handleError(record)
+                return
+            said = record.levelname, service, message, replica_of(record), request_of(record)
             with self._guard:
                 self._lines.append(LogLine(next(self._numbers), record.created, *said))
 

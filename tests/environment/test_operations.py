@@ -14,6 +14,8 @@ import sage_deploy_local
 import sage_deploy_local.target
 import sage_deploy_monitors
 import sage_deploy_threading
+from sage_deploy_cli.log_lines import log_lines
+from sage_deploy_remote.link.serving.log_lines import LogLines
 from sage_plugins import ServiceDeploymentConfig, errors, hookimpl
 from sage_plugins.interfaces import NodeView
 from sage_plugins.plugins.registry import Registry
@@ -26,6 +28,12 @@ class Echo:
     def echo(self, value):
         self.ctx.logger.warning("echo %s", value)
         return value
+
+
+class Careless:
+    def count(self, value):
+        self.ctx.logger.warning("%d of them", value)
+        return "counted"
 
 
 # -- status ------------------------------------------------------------------------------------------------------------
@@ -171,6 +179,31 @@ def test_a_line_is_kept_while_another_thread_holds_the_locks(env, in_thread):
         logged = in_thread(logging.getLogger("sage.service.one").warning, "heard")
         logged.result(5)
     assert [line.message for line in env.logs()] == ["heard"]
+
+
+@pytest.fixture(params=["the environment", "a replica's process", "the terminal"])
+def keeper(request, env):
+    """Logs are kept or shown there."""
+    if request.param == "the environment":
+        assert env.logs() == []
+        yield
+    elif request.param == "a replica's process":
+        lines = LogLines("one", "one#0")
+        lines.begin()
+        yield
+        lines.end()
+    else:
+        with log_lines("info"):
+            yield
+
+
+@pytest.mark.usefixtures("keeper")
+def test_a_line_that_cannot_be_formatted_does_not_fail_the_method_that_logs_it(env, monkeypatch):
+    """Wrong arguments of a log line fail no method, wherever lines are kept or shown, just as in plain `logging`."""
+    monkeypatch.setattr(logging, "raiseExceptions", False)  # `logging` would print the error
+    monkeypatch.setattr(logging.getLogger(), "handlers", [])  # pytest's raise
+    env.register_service("one", Careless)
+    assert env.service("one").count("many") == "counted"
 
 
 # -- extensions --------------------------------------------------------------------------------------------------------

@@ -30,10 +30,12 @@ class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         if logging.getLogger().handlers:
             return
-        if self._as_json:
-            progress(self._object(record))
+        try:
+            line = self._object(record) if self._as_json else self.format(record)
+        except Exception:  # noqa: BLE001 - wrong arguments of a line must not fail the method that logs it
+            self.handleError(record)
         else:
-            complain(self.format(record))
+            (progress if self._as_json else complain)(line)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return a line such as `14:03:22.123 warning kv#0: careful`, followed by any traceback."""

@@ -55,7 +55,11 @@ class LogLines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Keep a line, unless another replica logged it."""
         if replica_of(record) in {None, self._replica} and not is_told(record):
-            message = self.format(record)
+            try:
+                message = self.format(record)
+            except Exception:  # noqa: BLE001 - wrong arguments of a line must not fail the method that logs it
+                self.handleError(record)
+                return
             with self._guard:
                 self._lines.append(
                     RemoteLine(next(self._numbers), record.created, record.levelno, message, request_of(record))
