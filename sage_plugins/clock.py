@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
@@ -40,7 +40,7 @@ class Clock(Protocol):
 
 
 class _Alarm:
-    """An entry of the system clock's heap. A cancelled entry stays in the heap, empty, until its time."""
+    """An entry of the system clock's heap. A cancelled entry stays in the heap, empty, until `SystemClock._sweep`."""
 
     __slots__ = ("callback",)
 
@@ -61,13 +61,17 @@ class SystemClock:
 
     IDLE_S = 5.0
 
+    #: Number of entries at which the heap is swept for the first time.
+    _FEW = 1_000
+
     def __init__(self) -> None:
         self.monotonic = time.monotonic
         self._order = count()  # breaks ties in the heap, because alarms cannot be compared
         # Used directly: an exception of a signal handler inside `Condition.__enter__` would leave it locked forever.
         self._lock = threading.RLock()
         self._condition = threading.Condition(self._lock)
-        self._alarms: list[tuple[float, int, _Alarm]] = []  # _lock guards this and the next two
+        self._alarms: list[tuple[float, int, _Alarm]] = []  # _lock guards this and the next three
+        self._sweep_at = self._FEW
         self._thread: threading.Thread | None = None
         self._resting = False
 
@@ -79,7 +83,7 @@ class SystemClock:
             self._resting = False
             if self._thread is None or not self._thread.is_alive():  # a signal handler may have interrupted its start
                 self._start_thread()
-            elif self._alarms[0][2] is alarm:
+            elif self._alarms[0][2] is alarm or len(self._alarms) >= self._sweep_at:
                 self._condition.notify()
         return alarm
 
@@ -96,6 +100,8 @@ class SystemClock:
     def _run(self) -> None:
         while True:
             with self._lock:
+                if len(self._alarms) >= self._sweep_at:
+                    self._sweep()
                 while self._alarms and self._alarms[0][2].callback is None:
                     heappop(self._alarms)
                 if not self._alarms:
@@ -116,6 +122,16 @@ class SystemClock:
                 except BaseException:  # other timers must still run
                     logging.getLogger("sage_plugins").exception("a timer's callback raised")
 
+    def _sweep(self) -> None:
+        """
+        Remove cancelled entries, whose time may be far away; under the lock.
+
+        Only on the clock's thread: a signal handler could set a timer in the middle of this on the main one.
+        """
+        self._alarms = [each for each in self._alarms if each[2].callback is not None]
+        heapify(self._alarms)
+        self._sweep_at = max(self._FEW, 2 * len(self._alarms))
+
     def rest(self) -> None:
         """End the thread now if no timer is set, instead of after `IDLE_S` seconds. The next timer starts a new one."""
         with self._lock:
@@ -126,7 +142,7 @@ class SystemClock:
             self._resting = True
             self._condition.notify()
         if thread is not threading.current_thread():
-            thread.join()
+            thread.join(0.5)  # with a limit, because a signal handler may have interrupted this thread inside the lock
 
     def after_fork(self) -> None:
         """Reset in a forked child: the clock's thread does not exist there, and its lock may be held forever."""
