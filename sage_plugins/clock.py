@@ -12,12 +12,16 @@ import threading
 import time
 from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
+from math import isnan
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SYSTEM", "Clock", "SystemClock", "Timer"]
+__all__ = ["MAX_WAIT_S", "SYSTEM", "Clock", "SystemClock", "Timer", "checked_seconds"]
+
+#: Longest timeout for one wait for a lock, in seconds.
+MAX_WAIT_S: Final = threading.TIMEOUT_MAX / 2
 
 
 class Timer(Protocol):
@@ -151,6 +155,24 @@ class SystemClock:
         self._alarms = []
         self._thread = None
         self._resting = False
+
+
+def checked_seconds(given: Any, name: str, hint: str = "") -> float:
+    """
+    Return *given* as seconds to wait: at least 0, and at most `MAX_WAIT_S`, also for inf.
+
+    Args:
+        given: What the user gave.
+        name: What it is, for the message.
+        hint: Added to the message.
+
+    Raises:
+        TypeError: *given* is no number.
+    """
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or isnan(given):
+        msg = f"{name} must be a number of seconds, or None, got {given!r:.50}{hint}"
+        raise TypeError(msg)
+    return min(max(0.0, given), MAX_WAIT_S)
 
 
 #: The default clock of environments.

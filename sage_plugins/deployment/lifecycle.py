@@ -38,7 +38,8 @@ class ServiceLifecycle:
         self.state = ReplicaState.PENDING
         self.refuses_outsiders = False
         self._threads: set[threading.Thread] = set()  # guarded by condition
-        self._has_stopped = False  # guarded by condition
+        self._has_stopped = False  # guarded by condition, as the next
+        self._ends_in: threading.Thread | None = None  # the thread that stops the service
 
     @property
     def wanted(self) -> bool:
@@ -70,9 +71,15 @@ class ServiceLifecycle:
     def begin_end(self) -> bool:
         """Enter `draining`. Return False if another thread has done so. Under `condition`."""
         first = self.state is not ReplicaState.DRAINING
+        if first:
+            self.ends_here()
         self.state = ReplicaState.DRAINING
         self.condition.notify_all()
         return first
+
+    def ends_here(self) -> None:
+        """Note that this thread stops the service."""
+        self._ends_in = threading.current_thread()
 
     def end(self) -> None:
         """Enter `stopped`, wait for the service's threads, then wake `wait_stopped`."""
@@ -92,8 +99,16 @@ class ServiceLifecycle:
             return [thread for thread in self._threads if thread is not threading.current_thread()]
 
     def wait_stopped(self) -> None:
-        """Wait until the service has stopped and its threads have ended."""
+        """
+        Wait until the service has stopped and its threads have ended.
+
+        Do not wait in a thread that stops the service, or for which that waits: a signal handler or an event listener
+        in it may stop the service, too.
+        """
+        here = threading.current_thread()
         with self.condition:
+            if here is self._ends_in or here in self._threads:
+                return
             self.condition.wait_for(lambda: self._has_stopped)
 
     def in_background(self, body: Callable[[], None], what: str) -> None:

@@ -10,11 +10,13 @@ import concurrent.futures
 import dataclasses
 import inspect
 import logging
+import math
 import os
 import subprocess
 import sys
 import textwrap
 import threading
+from functools import partial
 from types import FunctionType
 
 import pytest
@@ -625,6 +627,47 @@ def test_close_of_a_service_that_drains_waits_for_its_calls_only(deploy, threade
     gate.open()
     stopping.result(PATIENCE)
     closing.result(PATIENCE)
+
+
+@pytest.mark.parametrize("seconds", ["5", math.nan, True])
+def test_drain_timeout_that_is_no_number_stops_nothing(deploy, threaded, seconds):
+    """A drain timeout that is no number raises TypeError, and the service goes on."""
+    service = deploy(threaded)
+    for stop in (service.env.close, partial(service.env.drain, service.name), service.env.task(service.name).stop):
+        with pytest.raises(TypeError, match="must be a number of seconds, or None"):
+            stop(seconds)
+    assert service.handle.echo(1) == 1
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 1e300])
+def test_drain_timeout_without_end_waits_for_the_calls(deploy, occupy, in_thread, until, seconds):
+    """A drain timeout may be infinite, or longer than Python can wait for a lock."""
+    service = deploy("single")
+    gate = occupy(service)
+    draining = in_thread(service.env.drain, service.name, seconds)
+    until(lambda: service.env.task(service.name).state == "draining")
+    closing = in_thread(service.env.close, seconds)
+    gate.open()
+    draining.result(PATIENCE)
+    closing.result(PATIENCE)
+    assert ours() == []
+
+
+def test_event_listener_may_close_while_a_service_stops(environments, in_thread):
+    """An event listener may close the environment whatever is reported, also in the thread that stops a service."""
+    heard = []
+
+    def listener(event):
+        heard.append(event.kind)
+        if event.kind in {"replica_draining", "replica_stopped"}:
+            env.close()
+
+    env = environments("test", on_event=listener)
+    env.register_service("svc", list)
+    env.deploy()
+    in_thread(env.drain, "svc").result(PATIENCE)
+    assert heard[-1] == "replica_stopped"
+    assert ours() == []
 
 
 def test_with_closes_after_an_exception(strategy, living, diary):
