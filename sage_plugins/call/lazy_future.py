@@ -142,7 +142,10 @@ class LazyFuture(Future[Any]):
             self._run(shared.listeners)
             if shared.callbacks:
                 # In another thread: callbacks may never return, and this may be a worker, the clock or another caller.
-                self.owner.aside(lambda: self._run(shared.callbacks))
+                try:
+                    self.owner.aside(lambda: self._run(shared.callbacks))
+                except RuntimeError:  # no thread can be started, and this one must go on
+                    self._run(shared.callbacks)
 
     def on_settled(self, tell: Callable[[], None]) -> None:
         """

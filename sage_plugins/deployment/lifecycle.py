@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from sage_plugins.clock import SYSTEM
 from sage_plugins.threads import start_thread
 from sage_plugins.values import ReplicaState
 
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["ServiceLifecycle", "shown_state"]
+
+#: Seconds until a background thread that the system did not allow is tried again.
+_AGAIN_S: Final = 1.0
 
 
 class ServiceLifecycle:
@@ -83,6 +87,7 @@ class ServiceLifecycle:
 
     def end(self) -> None:
         """Enter `stopped`, wait for the service's threads, then wake `wait_stopped`."""
+        self.ends_here()
         with self.condition:
             self.state = ReplicaState.STOPPED
             self.condition.notify_all()
@@ -112,7 +117,14 @@ class ServiceLifecycle:
             self.condition.wait_for(lambda: self._has_stopped)
 
     def in_background(self, body: Callable[[], None], what: str) -> None:
-        """Run *body* in a thread, which the service waits for when it stops. *what* is part of the thread's name."""
+        """
+        Run *body* in a thread, which the service waits for when it stops. *what* is part of the thread's name.
+
+        While the system allows no more threads, try again every `_AGAIN_S` seconds, until the service has stopped.
+
+        Raises:
+            RuntimeError: The interpreter is shutting down and starts no more threads.
+        """
 
         def run() -> None:
             try:
@@ -122,8 +134,19 @@ class ServiceLifecycle:
                     self._threads.discard(thread)
 
         with self.condition:
-            thread = start_thread(run, f"{self._service}-{what}")
-            self._threads.add(thread)
+            try:
+                thread = start_thread(run, f"{self._service}-{what}")
+            except RuntimeError:
+                if not threading.main_thread().is_alive():
+                    raise
+                SYSTEM.call_at(SYSTEM.monotonic() + _AGAIN_S, lambda: self._try_again(body, what))
+            else:
+                self._threads.add(thread)
+
+    def _try_again(self, body: Callable[[], None], what: str) -> None:
+        with self.condition:
+            if not self._has_stopped:
+                self.in_background(body, what)
 
     def after_fork(self) -> None:
         """In a forked child: enter `stopped`, with a new condition, because a thread that held it is not here."""
