@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import gc
 import inspect
 import logging
 import math
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import weakref
 from functools import partial
 from types import FunctionType
 
@@ -26,7 +28,7 @@ import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
 from sage_deploy_local.target import LocalTarget
-from sage_plugins import Environment, ServiceDeploymentConfig, ServiceTaskFactory, errors
+from sage_plugins import Environment, ServiceDeploymentConfig, ServiceTaskFactory, batch_of, errors
 from sage_plugins.deployment.replicas.waiting import raised_at
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins.registry import Registry
@@ -668,6 +670,38 @@ def test_event_listener_may_close_while_a_service_stops(environments, in_thread)
     in_thread(env.drain, "svc").result(PATIENCE)
     assert heard[-1] == "replica_stopped"
     assert ours() == []
+
+
+def test_replica_that_has_stopped_keeps_no_instance(deploy, strategy):
+    """The instance of a replica that has stopped is freed, though the service, its environment and handles live on."""
+    made = []
+
+    class Large:
+        def __init__(self):
+            made.append(weakref.ref(self))
+
+        def get(self, key):
+            return key
+
+        @batch_of("get")
+        def get_many(self, keys):
+            return keys
+
+        def echo(self, value):
+            return value
+
+    def number_alive():
+        gc.collect()
+        return sum(each() is not None for each in made)
+
+    service = deploy(strategy, Large, replicas=3, batch_size=2)
+    assert [service.handle.get(1), service.handle.echo(2), number_alive()] == [1, 2, 3]
+    service.env.scale(service.name, 1)
+    assert number_alive() == 1
+    service.env.restart(service.name)
+    assert (service.handle.get(1), number_alive(), made[-1]() is not None) == (1, 1, True)
+    service.env.close()
+    assert number_alive() == 0
 
 
 def test_with_closes_after_an_exception(strategy, living, diary):
