@@ -169,7 +169,7 @@ def checked_seconds(given: Any, name: str, hint: str = "") -> float:
     Raises:
         TypeError: *given* is no number.
     """
-    if isinstance(given, bool) or not isinstance(given, (int, float)) or isnan(given):
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or (isinstance(given, float) and isnan(given)):
         msg = f"{name} must be a number of seconds, or None, got {given!r:.50}{hint}"
         raise TypeError(msg)
     return min(max(0.0, given), MAX_WAIT_S)
