@@ -10,14 +10,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
+from math import isnan
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["SYSTEM", "Clock", "SystemClock", "Timer"]
+__all__ = ["MAX_WAIT_S", "SYSTEM", "Clock", "SystemClock", "Timer", "checked_seconds"]
+
+#: Longest timeout for one wait for a lock, in seconds.
+MAX_WAIT_S: Final = threading.TIMEOUT_MAX / 2
 
 
 class Timer(Protocol):
@@ -40,7 +44,7 @@ class Clock(Protocol):
 
 
 class _Alarm:
-    """An entry of the system clock's heap. A cancelled entry stays in the heap, empty, until its time."""
+    """An entry of the system clock's heap. A cancelled entry stays in the heap, empty, until `SystemClock._sweep`."""
 
     __slots__ = ("callback",)
 
@@ -61,13 +65,17 @@ class SystemClock:
 
     IDLE_S = 5.0
 
+    #: Number of entries at which the heap is swept for the first time.
+    _FEW = 1_000
+
     def __init__(self) -> None:
         self.monotonic = time.monotonic
         self._order = count()  # breaks ties in the heap, because alarms cannot be compared
         # Used directly: an exception of a signal handler inside `Condition.__enter__` would leave it locked forever.
         self._lock = threading.RLock()
         self._condition = threading.Condition(self._lock)
-        self._alarms: list[tuple[float, int, _Alarm]] = []  # _lock guards this and the next two
+        self._alarms: list[tuple[float, int, _Alarm]] = []  # _lock guards this and the next three
+        self._sweep_at = self._FEW
         self._thread: threading.Thread | None = None
         self._resting = False
 
@@ -79,7 +87,7 @@ class SystemClock:
             self._resting = False
             if self._thread is None or not self._thread.is_alive():  # a signal handler may have interrupted its start
                 self._start_thread()
-            elif self._alarms[0][2] is alarm:
+            elif self._alarms[0][2] is alarm or len(self._alarms) >= self._sweep_at:
                 self._condition.notify()
         return alarm
 
@@ -96,6 +104,8 @@ class SystemClock:
     def _run(self) -> None:
         while True:
             with self._lock:
+                if len(self._alarms) >= self._sweep_at:
+                    self._sweep()
                 while self._alarms and self._alarms[0][2].callback is None:
                     heappop(self._alarms)
                 if not self._alarms:
@@ -116,6 +126,16 @@ class SystemClock:
                 except BaseException:  # other timers must still run
                     logging.getLogger("sage_plugins").exception("a timer's callback raised")
 
+    def _sweep(self) -> None:
+        """
+        Remove cancelled entries, whose time may be far away; under the lock.
+
+        Only on the clock's thread: a signal handler could set a timer in the middle of this on the main one.
+        """
+        self._alarms = [each for each in self._alarms if each[2].callback is not None]
+        heapify(self._alarms)
+        self._sweep_at = max(self._FEW, 2 * len(self._alarms))
+
     def rest(self) -> None:
         """End the thread now if no timer is set, instead of after `IDLE_S` seconds. The next timer starts a new one."""
         with self._lock:
@@ -126,7 +146,7 @@ class SystemClock:
             self._resting = True
             self._condition.notify()
         if thread is not threading.current_thread():
-            thread.join()
+            thread.join(0.5)  # with a limit, because a signal handler may have interrupted this thread inside the lock
 
     def after_fork(self) -> None:
         """Reset in a forked child: the clock's thread does not exist there, and its lock may be held forever."""
@@ -135,6 +155,24 @@ class SystemClock:
         self._alarms = []
         self._thread = None
         self._resting = False
+
+
+def checked_seconds(given: Any, name: str, hint: str = "") -> float:
+    """
+    Return *given* as seconds to wait: at least 0, and at most `MAX_WAIT_S`, also for inf.
+
+    Args:
+        given: What the user gave.
+        name: What it is, for the message.
+        hint: Added to the message.
+
+    Raises:
+        TypeError: *given* is no number.
+    """
+    if isinstance(given, bool) or not isinstance(given, (int, float)) or (isinstance(given, float) and isnan(given)):
+        msg = f"{name} must be a number of seconds, or None, got {given!r:.50}{hint}"
+        raise TypeError(msg)
+    return min(max(0.0, given), MAX_WAIT_S)
 
 
 #: The default clock of environments.

@@ -141,7 +141,7 @@ class ThreadsAside:
             return
         try:
             self._threads.add(start_thread(self._work, self._name))
-        except RuntimeError:
+        except BaseException:  # also that of a signal handler
             self._called = False
             raise
 

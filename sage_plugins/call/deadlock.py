@@ -16,6 +16,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, TypeAlias
 
+from sage_plugins.call.event_loops import running_loop
 from sage_plugins.errors import ReentrantCallError
 from sage_plugins.values import COROUTINES, Outcome
 
@@ -47,7 +48,8 @@ def guard(call: Call, waiter: Call, *, blocks: bool = True) -> None:
         waiter: The call whose method waits.
         blocks: Whether the wait blocks the method's thread.
     """
-    if blocks and waiter.on_loop and _needs_loop(call, waiter):
+    # A coroutine may wait in a thread, as with `asyncio.to_thread`, which blocks no loop.
+    if blocks and waiter.on_loop and running_loop() is not None and _needs_loop(call, waiter):
         _refuse(
             call,
             f"the coroutine {_name(waiter)} waits for it with call() and so keeps the event loop that it needs. Use "

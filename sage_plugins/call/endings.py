@@ -40,7 +40,10 @@ def raised_by_signal(error: BaseException) -> bool:
     while entry is not None:
         frame = entry.tb_frame
         for value in frame.f_locals.values():
-            if outer is not None and (value is outer or (isinstance(value, tuple) and any(x is outer for x in value))):
+            if outer is None:
+                break
+            # `isinstance` would ask a proxy for its class, which may raise or connect to something.
+            if value is outer or (issubclass(type(value), tuple) and any(each is outer for each in value)):
                 return True
         instruction = opname[frame.f_code.co_code[entry.tb_lasti]]
         outer, entry = frame, entry.tb_next

@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
+from sage_plugins.clock import MAX_WAIT_S
 from sage_plugins.errors import CallCancelledError
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = [
     "CANCELLED",
     "FINISHED",
-    "MAX_WAIT_S",
     "WONDERS_AFTER_S",
     "LazyFuture",
     "after_fork",
@@ -33,9 +33,6 @@ __all__ = [
 # Values of `LazyFuture._over` once the future is over.
 FINISHED: Final = 1  # with a result or an exception
 CANCELLED: Final = 2
-
-#: Longest timeout for one wait for a lock, in seconds.
-MAX_WAIT_S: Final = threading.TIMEOUT_MAX / 2
 
 #: Seconds after which a waiting caller reports work that has not started as perhaps lost.
 WONDERS_AFTER_S: Final = 0.25
@@ -145,7 +142,10 @@ class LazyFuture(Future[Any]):
             self._run(shared.listeners)
             if shared.callbacks:
                 # In another thread: callbacks may never return, and this may be a worker, the clock or another caller.
-                self.owner.aside(lambda: self._run(shared.callbacks))
+                try:
+                    self.owner.aside(lambda: self._run(shared.callbacks))
+                except RuntimeError:  # no thread can be started, and this one must go on
+                    self._run(shared.callbacks)
 
     def on_settled(self, tell: Callable[[], None]) -> None:
         """

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call import deadlock
 from sage_plugins.call.current import current_call
-from sage_plugins.call.lazy_future import MAX_WAIT_S, closed_lock, open_lock
+from sage_plugins.call.lazy_future import closed_lock, open_lock
 from sage_plugins.call.stream import NOTHING
+from sage_plugins.clock import MAX_WAIT_S
 from sage_plugins.errors import ServiceStoppedError
 
 if TYPE_CHECKING:

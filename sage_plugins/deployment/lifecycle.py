@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from sage_plugins.clock import SYSTEM
 from sage_plugins.threads import start_thread
 from sage_plugins.values import ReplicaState
 
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["ServiceLifecycle", "shown_state"]
+
+#: Seconds until a background thread that the system did not allow is tried again.
+_AGAIN_S: Final = 1.0
 
 
 class ServiceLifecycle:
@@ -38,7 +42,8 @@ class ServiceLifecycle:
         self.state = ReplicaState.PENDING
         self.refuses_outsiders = False
         self._threads: set[threading.Thread] = set()  # guarded by condition
-        self._has_stopped = False  # guarded by condition
+        self._has_stopped = False  # guarded by condition, as the next
+        self._ends_in: threading.Thread | None = None  # the thread that stops the service
 
     @property
     def wanted(self) -> bool:
@@ -70,12 +75,19 @@ class ServiceLifecycle:
     def begin_end(self) -> bool:
         """Enter `draining`. Return False if another thread has done so. Under `condition`."""
         first = self.state is not ReplicaState.DRAINING
+        if first:
+            self.ends_here()
         self.state = ReplicaState.DRAINING
         self.condition.notify_all()
         return first
 
+    def ends_here(self) -> None:
+        """Note that this thread stops the service."""
+        self._ends_in = threading.current_thread()
+
     def end(self) -> None:
         """Enter `stopped`, wait for the service's threads, then wake `wait_stopped`."""
+        self.ends_here()
         with self.condition:
             self.state = ReplicaState.STOPPED
             self.condition.notify_all()
@@ -92,12 +104,27 @@ class ServiceLifecycle:
             return [thread for thread in self._threads if thread is not threading.current_thread()]
 
     def wait_stopped(self) -> None:
-        """Wait until the service has stopped and its threads have ended."""
+        """
+        Wait until the service has stopped and its threads have ended.
+
+        Do not wait in a thread that stops the service, or for which that waits: a signal handler or an event listener
+        in it may stop the service, too.
+        """
+        here = threading.current_thread()
         with self.condition:
+            if here is self._ends_in or here in self._threads:
+                return
             self.condition.wait_for(lambda: self._has_stopped)
 
     def in_background(self, body: Callable[[], None], what: str) -> None:
-        """Run *body* in a thread, which the service waits for when it stops. *what* is part of the thread's name."""
+        """
+        Run *body* in a thread, which the service waits for when it stops. *what* is part of the thread's name.
+
+        While the system allows no more threads, try again every `_AGAIN_S` seconds, until the service has stopped.
+
+        Raises:
+            RuntimeError: The interpreter is shutting down and starts no more threads.
+        """
 
         def run() -> None:
             try:
@@ -107,8 +134,19 @@ class ServiceLifecycle:
                     self._threads.discard(thread)
 
         with self.condition:
-            thread = start_thread(run, f"{self._service}-{what}")
-            self._threads.add(thread)
+            try:
+                thread = start_thread(run, f"{self._service}-{what}")
+            except RuntimeError:
+                if not threading.main_thread().is_alive():
+                    raise
+                SYSTEM.call_at(SYSTEM.monotonic() + _AGAIN_S, lambda: self._try_again(body, what))
+            else:
+                self._threads.add(thread)
+
+    def _try_again(self, body: Callable[[], None], what: str) -> None:
+        with self.condition:
+            if not self._has_stopped:
+                self.in_background(body, what)
 
     def after_fork(self) -> None:
         """In a forked child: enter `stopped`, with a new condition, because a thread that held it is not here."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from sage_plugins.clock import checked_seconds
 from sage_plugins.threads import start_thread
 from sage_plugins.values import ReplicaState
 
@@ -54,7 +55,11 @@ class ServiceStopper:
             limit: Seconds for the accepted calls.
             background: Whether to return at once, and stop in a background thread.
             detaches: Whether only this process detaches, and the replicas go on.
+
+        Raises:
+            TypeError: *limit* is no number. Nothing was stopped.
         """
+        limit = checked_seconds(limit, "the drain timeout")
         scaler = self._replicas.scaler
         if scaler is not None and not background:
             scaler.wait_awake(limit)
@@ -74,32 +79,45 @@ class ServiceStopper:
             self._drain(limit, detaches=detaches)
 
     def _drain(self, limit: float, *, detaches: bool) -> None:
-        with self._replicas.starting:  # see `ServiceTask.begin`
-            until = self._clock.monotonic() + limit
-        idle = threading.Event()
+        self._lifecycle.ends_here()
+        until = self._clock.monotonic()
         try:
-            if detaches:
-                self._replicas.reach.leave()
-            else:
-                self._replicas.reach.stopping()
-            self._router.drain("is stopping", idle.set)
-            if not self._router.lanes:  # no replica can run the waiting calls
-                self._router.end()
-            idle.wait(limit)
-            self._router.end()
-            if detaches:
-                self._stopper.detach_all()
-            else:
-                self._stopper.vacate_all(until - self._clock.monotonic())
-                self._replicas.reach.stopped()
-                self._stopper.stop_all(until - self._clock.monotonic())
-                self._replicas.reach.ended()
-            self._launcher.close()
+            with self._replicas.starting:  # see `ServiceTask.begin`
+                until = self._clock.monotonic() + limit
+            self._finish_calls(limit, detaches=detaches)
+        except BaseException:  # a signal handler raised: stop now
+            until = self._clock.monotonic()
+            raise
         finally:
-            if not detaches:
-                self._router.drain("has stopped; deploy it again", lambda: None)
-            self._replicas.monitors.close()
-            self._lifecycle.end()
+            try:
+                self._end_replicas(until, detaches=detaches)
+            finally:
+                if not detaches:
+                    self._router.drain("has stopped; deploy it again", lambda: None)
+                self._replicas.monitors.close()
+                self._lifecycle.end()
+
+    def _finish_calls(self, limit: float, *, detaches: bool) -> None:
+        if detaches:
+            self._replicas.reach.leave()
+        else:
+            self._replicas.reach.stopping()
+        idle = threading.Event()
+        self._router.drain("is stopping", idle.set)
+        if not self._router.lanes:  # no replica can run the waiting calls
+            self._router.end()
+        idle.wait(limit)
+
+    def _end_replicas(self, until: float, *, detaches: bool) -> None:
+        self._router.end()
+        if detaches:
+            self._stopper.detach_all()
+        else:
+            self._stopper.vacate_all(until - self._clock.monotonic())
+            self._replicas.reach.stopped()
+            self._stopper.stop_all(until - self._clock.monotonic())
+            self._replicas.reach.ended()
+        self._launcher.close()
 
     def close(self, limit: float, *, background: bool) -> None:
         """

@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call.current import current_call
+from sage_plugins.clock import checked_seconds
 from sage_plugins.deployment.balancing import Balancing, create_balancer
 from sage_plugins.deployment.changes import Changes
 from sage_plugins.deployment.first_calls import FirstCalls
@@ -153,7 +154,10 @@ class ServiceTask:
         Raises:
             DeployError: A replica did not become ready, and all started replicas were stopped. Raised from the
                 constructor's error.
+            TypeError: *timeout* is no number.
         """
+        if timeout is not None:
+            timeout = checked_seconds(timeout, "timeout")
         self.begin()
         try:
             self.wait_ready(timeout)

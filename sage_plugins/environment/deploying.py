@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from sage_plugins.call.current import current_call
+from sage_plugins.clock import checked_seconds
 from sage_plugins.errors import (
     ConfigError,
     DeployError,
@@ -38,9 +39,8 @@ class Deploying:
 
     def deploy(self, timeout: float | None, on_ready: Callable[[], None]) -> None:
         """As `Environment.deploy`, then call *on_ready*. If that raises, the services started here are stopped."""
-        if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, (int, float))):
-            msg = f"timeout must be seconds, or None, got {timeout!r}; `deploy` starts all services that are registered"
-            raise TypeError(msg)
+        if timeout is not None:
+            timeout = checked_seconds(timeout, "timeout", "; `deploy` starts all services that are registered")
         names = self._services.catalogue.names
         with self._services.lock:
             for name in names:
@@ -75,6 +75,8 @@ class Deploying:
 
     def adopt(self, timeout: float | None = None) -> list[str]:
         """As `Environment.adopt`."""
+        if timeout is not None:
+            timeout = checked_seconds(timeout, "timeout")
         with ExitStack() as stack:
             found: dict[str, ReplicaSpec] = {}
             keepers = self._services.keepers()
@@ -106,6 +108,8 @@ class Deploying:
 
     def apply(self, plan: Callable[[], DeploymentPlan], timeout: float | None, on_ready: Callable[[], None]) -> None:
         """As `Environment.apply`; *plan* returns the plan, *on_ready* is passed to `deploy`."""
+        if timeout is not None:
+            timeout = checked_seconds(timeout, "timeout", "; `apply` changes all services that are registered")
         if not self._applying.acquire(blocking=current_call() is None):
             msg = (
                 f"environment {self._services.name!r} is being changed by another thread; from within a service's call "

@@ -6,7 +6,7 @@ import os
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from sage_plugins.clock import SYSTEM
+from sage_plugins.clock import SYSTEM, checked_seconds
 from sage_plugins.environment.deploying import Deploying
 from sage_plugins.environment.detached import DetachedStatus
 from sage_plugins.environment.logs import Logs
@@ -333,6 +333,7 @@ class Environment(Registering, Views):
 
         Raises:
             ServiceNotFoundError: No service of that name is registered.
+            TypeError: *timeout* is no number. Nothing was stopped.
         """
         self.task(name).drain(timeout)
 
@@ -364,7 +365,12 @@ class Environment(Registering, Views):
 
         Args:
             drain_timeout: Seconds for the accepted calls of all services; None for the longest of their own.
+
+        Raises:
+            TypeError: *drain_timeout* is no number. Nothing was stopped.
         """
+        if drain_timeout is not None:
+            drain_timeout = checked_seconds(drain_timeout, "drain_timeout")
         if self._extensions is not None:
             self._extensions.close()
         self._deploying.close(drain_timeout, self._on_closed)

@@ -50,6 +50,10 @@ class Batches:
         """Answer calls of *method*, which has this *index*, with *batch_method*."""
         self._table[index] = (batch_method, binder(method))
 
+    def unbind(self, gone: Callable[..., Any]) -> None:
+        """Replace the methods by *gone*, as the instance has ended."""
+        self._table = {index: (gone, bind) for index, (_, bind) in self._table.items()}
+
     def call(self, calls: Sequence[Call], rows: Sequence[tuple[Any, ...]]) -> Any:
         """Call the batch method of *calls* with their arguments: a list for each parameter."""
         batch_method, _ = self._table[calls[0].method.index]

@@ -11,12 +11,12 @@ import threading
 from math import inf
 from operator import attrgetter, truth
 from types import CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Never, TypeAlias
 
 from sage_plugins.call.call import Call
 from sage_plugins.call.current import CURRENT
 from sage_plugins.config.nested_keys import retry_policy
-from sage_plugins.errors import RemoteError, text_of
+from sage_plugins.errors import RemoteError, ServiceStoppedError, text_of
 from sage_plugins.host.lifecycle import Step
 from sage_plugins.host.recording import surrounded
 from sage_plugins.host.thread_loop import UNRUN
@@ -136,6 +136,17 @@ class Execution:
                     self.batches = Batches(self)
                 bound = self._bound(instance, batch.name, batch.kind)
                 self.batches.bind(method.index, bound, getattr(instance, method.name))
+
+    def unbind(self) -> None:
+        """Let go of the instance, which may be large: others keep this replica longer. Calls that still come fail."""
+        self.table[:] = [self._gone] * len(self.table)
+        if self.batches is not None:
+            self.batches.unbind(self._gone)
+
+    def _gone(self, *_args: Any, **_kwargs: Any) -> Never:
+        spec = self.spec
+        msg = f"replica {spec.id} has stopped"
+        raise ServiceStoppedError(msg, service=spec.service, replica=spec.id)
 
     def _bound(self, instance: Any, name: str, kind: MethodKind) -> Callable[..., Any]:
         run = self._runnable(instance, name, kind)

@@ -230,6 +230,7 @@ class Host:
         left = runner.stop(min(max(0.0, until - self._clock.monotonic()), _STUCK_GRACE_S))
         self._unfetched = self.end_unfetched()
         self._questions.end()
+        self._execution.unbind()
         if not left:  # otherwise abandoned methods still run, and their workers may still record calls
             self._execution.close_recorders()
         return left

@@ -52,6 +52,23 @@ def outcomes(handle):
 VERBS = pytest.mark.parametrize("verb", ["call", "submit", "acall"])
 
 
+def test_error_is_told_from_a_signal_without_asking_local_variables_for_their_class(deploy):
+    """Under `inline`, a proxy among a method's variables changes nothing about the error that the method raises."""
+
+    class Proxy:
+        @property
+        def __class__(self):
+            raise RuntimeError("it is not connected")
+
+    class Service:
+        def fail(self):
+            proxy = Proxy()
+            raise KeyError(type(proxy).__name__)
+
+    call = deploy("inline", Service).handle.submit("fail")
+    assert isinstance(call.exception(PATIENCE), KeyError)
+
+
 # -- handles -----------------------------------------------------------------------------------------------------------
 
 

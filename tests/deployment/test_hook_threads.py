@@ -7,7 +7,7 @@ from contextvars import ContextVar
 
 import pytest
 
-from sage_plugins.threads import ThreadsAside
+from sage_plugins.threads import CALLBACKS, ThreadsAside
 
 PATIENCE = 20.0
 SEEN: ContextVar[str] = ContextVar("SEEN", default="nothing")
@@ -95,6 +95,46 @@ def test_thread_has_the_replicas_name_while_it_runs_a_constructor(deploy):
 
     deploy("inline", Named)
     assert names == ["svc#0-start"]
+
+
+@pytest.fixture
+def refuse_threads(monkeypatch):
+    """Returns a function that makes the start of threads with a given name raise an error."""
+    start, refused = threading.Thread.start, {}
+
+    def start_others(thread):
+        if refused.get(thread.name) is not None:
+            raise refused[thread.name]
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_others)
+    return refused.__setitem__
+
+
+def test_callback_runs_and_its_worker_goes_on_though_no_thread_can_be_started(deploy, gate, refuse_threads):
+    """If no thread can be started for callbacks, they run in the thread that ends the call, and its worker goes on."""
+    service = deploy("single")
+    called = []
+    call = service.handle.submit("run", gate)
+    call.add_done_callback(called.append)
+    gate.wait_entered()
+    CALLBACKS.rest()
+    refuse_threads("sage-deploy-callbacks", RuntimeError("can't start new thread"))
+    gate.open()
+    assert service.handle.submit("echo", 1).result(PATIENCE) == 1
+    assert called == [call]
+
+
+def test_interrupted_start_of_a_thread_does_not_keep_later_functions_from_running(refuse_threads):
+    """If a signal handler raises while a thread is being started, functions that come later still run."""
+    aside, ran = ThreadsAside("aside"), threading.Event()
+    refuse_threads("aside", KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        aside.run(str)
+    refuse_threads("aside", None)
+    aside.run(ran.set)
+    assert ran.wait(PATIENCE)
+    aside.rest()
 
 
 def test_what_no_thread_can_be_started_for_is_not_run_later(monkeypatch):

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import concurrent.futures
 import dataclasses
+import gc
 import inspect
 import logging
+import math
 import os
 import subprocess
 import sys
 import textwrap
 import threading
+import weakref
+from functools import partial
 from types import FunctionType
 
 import pytest
@@ -24,7 +28,7 @@ import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
 from sage_deploy_local.target import LocalTarget
-from sage_plugins import Environment, ServiceDeploymentConfig, ServiceTaskFactory, errors
+from sage_plugins import Environment, ServiceDeploymentConfig, ServiceTaskFactory, batch_of, errors
 from sage_plugins.deployment.replicas.waiting import raised_at
 from sage_plugins.hookspecs import hookimpl
 from sage_plugins.plugins.registry import Registry
@@ -625,6 +629,79 @@ def test_close_of_a_service_that_drains_waits_for_its_calls_only(deploy, threade
     gate.open()
     stopping.result(PATIENCE)
     closing.result(PATIENCE)
+
+
+@pytest.mark.parametrize("seconds", ["5", math.nan, True])
+def test_drain_timeout_that_is_no_number_stops_nothing(deploy, threaded, seconds):
+    """A drain timeout that is no number raises TypeError, and the service goes on."""
+    service = deploy(threaded)
+    for stop in (service.env.close, partial(service.env.drain, service.name), service.env.task(service.name).stop):
+        with pytest.raises(TypeError, match="must be a number of seconds, or None"):
+            stop(seconds)
+    assert service.handle.echo(1) == 1
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 1e300, 10**400], ids=["inf", "float", "int"])
+def test_drain_timeout_without_end_waits_for_the_calls(deploy, occupy, in_thread, until, seconds):
+    """A drain timeout may be infinite, or longer than Python can wait for a lock."""
+    service = deploy("single")
+    gate = occupy(service)
+    draining = in_thread(service.env.drain, service.name, seconds)
+    until(lambda: service.env.task(service.name).state == "draining")
+    closing = in_thread(service.env.close, seconds)
+    gate.open()
+    draining.result(PATIENCE)
+    closing.result(PATIENCE)
+    assert ours() == []
+
+
+def test_event_listener_may_close_while_a_service_stops(environments, in_thread):
+    """An event listener may close the environment whatever is reported, also in the thread that stops a service."""
+    heard = []
+
+    def listener(event):
+        heard.append(event.kind)
+        if event.kind in {"replica_draining", "replica_stopped"}:
+            env.close()
+
+    env = environments("test", on_event=listener)
+    env.register_service("svc", list)
+    env.deploy()
+    in_thread(env.drain, "svc").result(PATIENCE)
+    assert heard[-1] == "replica_stopped"
+    assert ours() == []
+
+
+def test_replica_that_has_stopped_keeps_no_instance(deploy, strategy):
+    """The instance of a replica that has stopped is freed, though the service, its environment and handles live on."""
+    made = []
+
+    class Large:
+        def __init__(self):
+            made.append(weakref.ref(self))
+
+        def get(self, key):
+            return key
+
+        @batch_of("get")
+        def get_many(self, keys):
+            return keys
+
+        def echo(self, value):
+            return value
+
+    def number_alive():
+        gc.collect()
+        return sum(each() is not None for each in made)
+
+    service = deploy(strategy, Large, replicas=3, batch_size=2)
+    assert [service.handle.get(1), service.handle.echo(2), number_alive()] == [1, 2, 3]
+    service.env.scale(service.name, 1)
+    assert number_alive() == 1
+    service.env.restart(service.name)
+    assert (service.handle.get(1), number_alive(), made[-1]() is not None) == (1, 1, True)
+    service.env.close()
+    assert number_alive() == 0
 
 
 def test_with_closes_after_an_exception(strategy, living, diary):

@@ -27,6 +27,24 @@ def test_replica_that_leaves_does_not_become_ready(member):
     assert not member.become(ReplicaState.READY, None)
 
 
+def test_background_thread_that_the_system_does_not_allow_is_started_later(monkeypatch):
+    """While the system allows no more threads, a service's background work waits. It is not dropped."""
+    monkeypatch.setattr("sage_plugins.deployment.lifecycle._AGAIN_S", 0.01)
+    start, refusals, ran = threading.Thread.start, [1, 2], threading.Event()
+
+    def start_later(thread):
+        if thread.name == "svc-work" and refusals:
+            refusals.pop()
+            msg = "can't start new thread"
+            raise RuntimeError(msg)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_later)
+    lifecycle = ServiceLifecycle("svc")
+    lifecycle.in_background(ran.set, "work")
+    assert ran.wait(20)
+
+
 def test_service_has_not_stopped_before_its_threads_have_ended():
     """A service has stopped only once its threads have ended. One of these threads may stop it."""
     lifecycle, gate, ended = ServiceLifecycle("svc"), threading.Event(), []

@@ -112,3 +112,58 @@ def test_second_signal_ends_a_drain(start):
     running.send_signal(signal.SIGTERM)
     out, err = running.communicate(timeout=PATIENCE)
     assert (running.returncode, out, err) == (0, "", "")
+
+
+#: Drains its only service, whose method ends once the second line is printed.
+DRAINING = """
+    import signal
+    import threading
+
+    import sage_deploy_local, sage_deploy_monitors, sage_deploy_threading
+    from sage_plugins import Environment
+    from sage_plugins.plugins.registry import Registry
+
+    GO_ON = threading.Event()
+
+    class Service:
+        def work(self):
+            print("running", flush=True)
+            GO_ON.wait()
+
+        def stop(self):
+            print("stop hook ran", flush=True)
+
+    class InterruptedError(BaseException):
+        pass
+
+    def handler(number, frame):
+        HANDLER
+
+    signal.signal(signal.SIGTERM, handler)
+    registry = Registry.of(sage_deploy_local, sage_deploy_monitors, sage_deploy_threading)
+    env = Environment("program", registry=registry)
+    env.register_service("svc", Service)
+    env.service("svc").submit("work")
+    try:
+        env.drain("svc", 1000)
+    except InterruptedError:
+        print("interrupted", flush=True)
+    print(env.task("svc").state, *[each.name for each in threading.enumerate() if "svc" in each.name], flush=True)
+    env.close()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
+@pytest.mark.parametrize(
+    ("handler", "printed"),
+    [
+        ("GO_ON.set(); raise InterruptedError", ["stop hook ran", "interrupted"]),
+        ("GO_ON.set(); env.close()", ["stop hook ran"]),
+    ],
+)
+def test_handler_that_interrupts_a_drain_or_closes_meanwhile_leaves_no_replica(start, handler, printed):
+    """If a signal handler raises in the middle of a drain, or closes the environment there, all replicas stop."""
+    running = start(DRAINING.replace("HANDLER", handler))
+    running.send_signal(signal.SIGTERM)
+    out, err = running.communicate(timeout=PATIENCE)
+    assert (running.returncode, err, out.splitlines()) == (0, "", [*printed, "stopped"])

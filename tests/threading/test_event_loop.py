@@ -233,6 +233,28 @@ def test_blocking_the_loop_for_a_call_that_needs_it_is_refused(deploy, way, slot
         service.handle.call("outer", way)
 
 
+@pytest.mark.parametrize("way", ["call", "result", "stream"])
+def test_waiting_in_another_thread_does_not_block_the_loop(deploy, way):
+    """A coroutine may wait for a call of its own service in a thread, since this leaves the loop free."""
+
+    class Calling:
+        async def outer(self, way):
+            handle = self.ctx.service("svc")
+            if way == "call":
+                return await asyncio.to_thread(handle.call, "inner")
+            if way == "stream":
+                return await asyncio.to_thread(lambda: next(handle.stream("items")))
+            return await asyncio.to_thread(handle.submit("inner").result)
+
+        async def inner(self):
+            return "answer"
+
+        async def items(self):
+            yield "answer"
+
+    assert deploy("async", Calling, timeout=PATIENCE).handle.call("outer", way) == "answer"
+
+
 def test_waiting_on_the_loop_for_what_a_thread_does_already_is_no_deadlock(deploy, gate):
     """Blocking the loop for a call that a thread already runs is no deadlock."""
 
