@@ -9,7 +9,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Final
 
 from sage_plugins.interfaces.operations import LogLine
-from sage_plugins.service.logs import LOGGER, replica_of, request_of
+from sage_plugins.service.logs import LOGGER, LineHandler, replica_of, request_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ __all__ = ["LogRecord"]
 _LINES: Final = 10_000
 
 
-class LogRecord(logging.Handler):
+class LogRecord(LineHandler):
     """A logging handler that keeps the last lines of services in this process. From any thread."""
 
     def __init__(self, is_ours: Callable[[str], bool]) -> None:
@@ -38,7 +38,7 @@ class LogRecord(logging.Handler):
         self._guard = threading.RLock()
         logging.getLogger(LOGGER).addHandler(self)
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def take(self, record: logging.LogRecord) -> None:
         """Keep a line, if it is from a service of this environment."""
         service = record.name.removeprefix(f"{LOGGER}.")
         if self._is_ours(service):

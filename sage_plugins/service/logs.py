@@ -8,13 +8,33 @@ from typing import Final, NamedTuple
 
 from sage_plugins.call.current import request_id
 
-__all__ = ["LOGGER", "RemoteLine", "is_told", "level_of", "replica_of", "request_of", "tell"]
+__all__ = ["LOGGER", "LineHandler", "RemoteLine", "is_told", "level_of", "replica_of", "request_of", "tell"]
 
 #: Parent of all services' loggers: `ServiceContext.logger` is `sage.service.<name>`.
 LOGGER: Final = "sage.service"
 
 #: The names of a replica's threads begin with its ID: `kv#0-main`, `kv#0.2-pool-1`.
 _REPLICA: Final = re.compile(r".+#\d+(?:\.\d+)?(?=-)")
+
+
+class LineHandler(logging.Handler):
+    """
+    A base for handlers of services' log records.
+
+    As in the handlers of `logging`, a record that cannot be formatted is reported on stderr. The method that logged it
+    continues.
+    """
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Handle *record* with `take`."""
+        try:
+            self.take(record)
+        except Exception:  # noqa: BLE001 - its arguments do not fit its format, or their code raises
+            self.handleError(record)
+
+    def take(self, record: logging.LogRecord) -> None:
+        """Handle *record*; may raise what formatting it raises."""
+        raise NotImplementedError
 
 
 class RemoteLine(NamedTuple):

@@ -25,6 +25,7 @@ TALKER = """
             self.ctx.logger.debug("a detail")
             self.ctx.logger.info("all is %s", "well")
             self.ctx.logger.warning("careful\\n\\x1b[31mwarning other#0: forged")
+            self.ctx.logger.warning("%d does not fit", "this")
             logging.getLogger("library").info("chatter")
             logging.getLogger("library").warning("old version")
 

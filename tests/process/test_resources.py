@@ -33,6 +33,9 @@ class Service:
         print(text)  # noqa: T201 - the test captures this output
         self.ctx.logger.info("%s in the log", text)
 
+    def log(self, *parts):
+        self.ctx.logger.warning(*parts)
+
 
 class Large:
     def __init__(self):
@@ -153,6 +156,16 @@ def test_what_a_replica_prints_and_logs_is_seen(env, capfd, caplog):
     svc.say("here")
     assert capfd.readouterr().out == "here\n"
     assert [(each.message, each.replica) for each in env.logs()] == [("here in the log", "svc#0")]
+
+
+@pytest.mark.parametrize("target", ["local", "process"])
+def test_log_record_that_cannot_be_formatted_ends_no_call(env, monkeypatch, capfd, target):
+    """A method that logs a record whose arguments do not fit its format continues, and stderr says what is wrong."""
+    monkeypatch.setattr(logging.getLogger("sage.service"), "propagate", False)  # pytest's own handler raises
+    assert env.logs() == []  # the first read starts the recording
+    env.register_service_with_config("svc", Service, deployment_config={"target": target})
+    env.service("svc").log("%d in the log", "text")
+    assert "Message: '%d in the log'" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from sage_deploy_cli.output import complain, progress
-from sage_plugins.service.logs import LOGGER, replica_of, request_of
+from sage_plugins.service.logs import LOGGER, LineHandler, replica_of, request_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,14 +20,15 @@ _EXTENSIONS: Final = "sage.extension"
 _MESSAGE: Final = logging.Formatter("%(message)s")
 
 
-class _Lines(logging.Handler):
+class _Lines(LineHandler):
     """Writes log lines, unless one of the user's modules has set up logging itself."""
 
     def __init__(self, *, as_json: bool) -> None:
         super().__init__()
         self._as_json = as_json
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def take(self, record: logging.LogRecord) -> None:
+        """Write *record*."""
         if logging.getLogger().handlers:
             return
         if self._as_json:

@@ -8,7 +8,7 @@ from collections import deque
 from itertools import count
 from typing import Final
 
-from sage_plugins.service.logs import LOGGER, RemoteLine, is_told, replica_of, request_of
+from sage_plugins.service.logs import LOGGER, LineHandler, RemoteLine, is_told, replica_of, request_of
 
 __all__ = ["LogLines"]
 
@@ -19,7 +19,7 @@ _ALL: Final = logging.getLogger(LOGGER)
 _LINES: Final = 1_000
 
 
-class LogLines(logging.Handler):
+class LogLines(LineHandler):
     """The last log lines of one replica. Methods may be called from any thread."""
 
     def __init__(self, service: str, replica: str) -> None:
@@ -52,7 +52,7 @@ class LogLines(logging.Handler):
         if self._sets_level:
             _ALL.setLevel(level)
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def take(self, record: logging.LogRecord) -> None:
         """Keep a line, unless another replica logged it."""
         if replica_of(record) in {None, self._replica} and not is_told(record):
             message = self.format(record)
