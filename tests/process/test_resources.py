@@ -158,6 +158,12 @@ def test_what_a_replica_prints_and_logs_is_seen(env, capfd, caplog):
     assert [(each.message, each.replica) for each in env.logs()] == [("here in the log", "svc#0")]
 
 
+def test_entries_of_the_path_that_imports_ignore_are_ignored(env, monkeypatch, tmp_path):
+    """A `Path` object in `sys.path`, which has no effect on imports, has none on replicas either."""
+    monkeypatch.setattr(sys, "path", [tmp_path, *sys.path])
+    assert register(env).take(1) == 1
+
+
 @pytest.mark.parametrize("target", ["local", "process"])
 def test_log_record_that_cannot_be_formatted_ends_no_call(env, monkeypatch, capfd, target):
     """A method that logs a record whose arguments do not fit its format continues, and stderr says what is wrong."""
