@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_remote.link.rpc_transport import failed_answer
+from sage_deploy_remote.link.sockets.inheritance import closed_in_copies
 from sage_deploy_remote.payloads.errors import unpack_error
 from sage_deploy_remote.rpc.address import hang_up
 from sage_deploy_remote.rpc.messages import join, split
@@ -107,7 +108,7 @@ class _ClientState:
     def run(self, connect: Callable[[], Connection[Any, Any]]) -> None:
         """Read until the connection ends."""
         try:
-            connection = connect()
+            connection = closed_in_copies(connect())
         except Exception as error:  # noqa: BLE001 - nobody listens there, or another program does
             self._end(error)
             return

@@ -11,6 +11,7 @@ from functools import partial
 from socket import MSG_DONTWAIT, SHUT_RDWR
 from typing import TYPE_CHECKING, Any, Final
 
+from sage_deploy_remote.link.sockets.inheritance import closed_in_copies
 from sage_deploy_remote.link.sockets.messages import MessageAssembler, allocate, join
 from sage_plugins.threads import start_thread
 
@@ -42,7 +43,7 @@ class MessageSocket:
     def __init__(self, end: socket) -> None:
         """Use *end*, which belongs to this object from now on."""
         end.settimeout(None)
-        self._end = end
+        self._end = closed_in_copies(end)
         self._poll = select.poll()
         self._poll.register(end, select.POLLIN)
         self._process = os.getpid()
