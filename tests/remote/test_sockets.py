@@ -291,3 +291,14 @@ def test_answer_that_is_held_back_leaves_when_its_bundle_is_due(ends):
     theirs.settimeout(20)
     (message,) = MessageAssembler().take(theirs.recv(2**16))
     assert pickle.loads(message[0]) == (0, [(protocol.ENDED, 1, 0.0)])  # noqa: S301 - our own
+
+
+@pytest.mark.parametrize("seconds", [30 * 86_400.0, 1e9])
+def test_wait_may_take_as_long_as_any_timeout(seconds):
+    """A wait on a connection takes every timeout that a configuration may have, although `poll` does not."""
+    here, there = socket.socketpair()
+    with there:
+        there.send(b"something")
+        end = MessageSocket(here)
+        assert end.wait(seconds)
+        end.close()

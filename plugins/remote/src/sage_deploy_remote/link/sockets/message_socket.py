@@ -29,6 +29,8 @@ _CHUNK: Final = 2**16
 _TOGETHER: Final = 2**16
 #: The most parts that one system call accepts on every system.
 _PARTS: Final = 512
+#: Longest wait of `poll`, in milliseconds, a C int; rounded down.
+_LONGEST_POLL_MS: Final = 2_000_000_000
 
 
 class MessageSocket:
@@ -133,8 +135,12 @@ class MessageSocket:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait until there is something to read or the connection has ended; return False after *seconds*."""
-        return bool(self._poll.poll(None if seconds is None else max(0.0, seconds * 1000)))
+        """
+        Wait until there is something to read or the connection has ended; return False after *seconds*.
+
+        Returns False after 20 days at the latest.
+        """
+        return bool(self._poll.poll(None if seconds is None else max(0.0, min(seconds * 1000, _LONGEST_POLL_MS))))
 
     def receive(self) -> Iterable[Message]:
         """
