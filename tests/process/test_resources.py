@@ -158,6 +158,31 @@ def test_what_a_replica_prints_and_logs_is_seen(env, capfd, caplog):
     assert [(each.message, each.replica) for each in env.logs()] == [("here in the log", "svc#0")]
 
 
+LIMITED = """
+    import resource
+    from sage_plugins import Environment, errors
+
+    class Service:
+        pass
+
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+    with Environment("limited") as env:
+        env.register_service_with_config("svc", Service, deployment_config={"target": "process", "memory_mb": 8000})
+        try:
+            env.deploy()
+        except errors.DeployError as error:
+            print(error)
+"""
+
+
+def test_memory_that_the_program_may_not_take_is_said():
+    """If a replica's process cannot be set up, the error says why: here, `ulimit -v` is below `memory_mb`."""
+    done = subprocess.run(
+        [sys.executable, "-c", dedent(LIMITED)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert "memory_mb is 8000, but this machine lets the program's processes take 4096 MiB in all" in done.stdout
+
+
 def test_entries_of_the_path_that_imports_ignore_are_ignored(env, monkeypatch, tmp_path):
     """A `Path` object in `sys.path`, which has no effect on imports, has none on replicas either."""
     monkeypatch.setattr(sys, "path", [tmp_path, *sys.path])
