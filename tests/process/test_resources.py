@@ -158,6 +158,23 @@ def test_what_a_replica_prints_and_logs_is_seen(env, capfd, caplog):
     assert [(each.message, each.replica) for each in env.logs()] == [("here in the log", "svc#0")]
 
 
+def test_call_for_which_the_stack_has_no_room_loses_nothing(env):
+    """A call near the recursion limit ends with RecursionError before it begins, so the service answers as before."""
+    svc = register(env, timeout=5.0, drain_timeout=0)
+
+    def descend(frames):
+        return descend(frames - 1) if frames else svc.take(1)
+
+    failed = 0
+    for frames in range(sys.getrecursionlimit() - 200, sys.getrecursionlimit()):  # the stack ends at each of its steps
+        try:
+            assert descend(frames) == 1
+        except RecursionError:
+            failed += 1
+    assert failed
+    assert svc.take(1) == 1
+
+
 LIMITED = """
     import resource
     from sage_plugins import Environment, errors
