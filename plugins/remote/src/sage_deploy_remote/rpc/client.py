@@ -116,17 +116,25 @@ class _ClientState:
             self._connection = connection
         if self._closed:
             hang_up(connection)
-        writer = start_thread(partial(self._write, connection), f"{self._name}-writer")
+        try:
+            writer = start_thread(partial(self._write, connection), f"{self._name}-writer")
+        except RuntimeError as error:  # the system allows no more threads
+            self._free(connection)
+            self._end(error)
+            return
         with suppress(EOFError, OSError):
             while True:
                 self._arrived(connection.recv_bytes())
         self._outgoing.put(None)
         hang_up(connection)  # the other process may have closed only one direction
         writer.join()
+        self._free(connection)
+        self._end(ConnectionResetError("the process at the other end has closed the connection, or has ended"))
+
+    def _free(self, connection: Connection[Any, Any]) -> None:
         with self._lock:
             self._connection = None
             connection.close()
-        self._end(ConnectionResetError("the process at the other end has closed the connection, or has ended"))
 
     def _arrived(self, message: bytes) -> None:
         number, body = split(message)

@@ -87,8 +87,13 @@ class MessageSocket:
             if rest is None:
                 in_time = in_time and not any(message is own for message in messages)
             elif rest:
-                start_thread(partial(self._send_rest, rest), "link-writer")  # that thread holds the lock now
-                return in_time
+                try:
+                    start_thread(partial(self._send_rest, rest), "link-writer")  # that thread holds the lock now
+                except RuntimeError:  # no more threads: half a message has left, so the connection is of no use
+                    self._broken = True
+                    self.hang_up()
+                else:
+                    return in_time
             self._send_lock.release()
         return in_time
 
