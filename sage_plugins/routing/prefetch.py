@@ -111,10 +111,9 @@ class Prefetch:
         """
         Whether *call* may be sent ahead.
 
-        If the replica does not report starts (*told*), the call must be idempotent. With priorities no call is sent
-        ahead: a later one with a higher priority could not overtake it.
+        If the replica does not report starts (*told*), the call must be idempotent.
         """
-        return (told or may_run_twice(call)) and not self._queue.ordered
+        return (told or may_run_twice(call)) and self._queue.sends_ahead
 
     def _take_oldest(self, lane: Lane, most: int, *, told: bool) -> list[Call]:
         """Take calls from the head of the lane's backlog, up to the first that may not go, to keep their order."""

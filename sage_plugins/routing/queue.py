@@ -63,6 +63,7 @@ class Queue:
         admission: Estimates which calls cannot be answered in time; None if all may wait.
         sheds: Which call ends when the queue is full: `OLDEST`, `LOWEST`, or "" for none.
         ordered: Whether calls start in the order of their priority.
+        sends_ahead: Whether calls may leave the queue before they have a slot, see `prefetch`.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - the settings of one service
@@ -95,6 +96,7 @@ class Queue:
         self.admission = Admission() if late else None
         self.sheds = sheds
         self.ordered = sheds == LOWEST
+        self.sends_ahead = not self.ordered  # a later call with a higher priority could not overtake one sent ahead
         self._refused = refused
         self._overloaded = overloaded
         self._clock = clock

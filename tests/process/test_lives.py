@@ -15,6 +15,7 @@ from textwrap import dedent
 import pytest
 
 from killing import is_gone
+from sage_plugins import Environment, errors
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -117,6 +118,32 @@ def test_nothing_is_left_when_the_program_is_killed(tmp_path):
             assert not is_gone(int(forked))
         finally:
             os.kill(int(forked), signal.SIGKILL)
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork")
+def test_death_of_a_replica_that_has_forked_is_noticed():
+    """The calls of a killed replica end at once, even if it has forked, as the workers of a data loader are."""
+
+    class Forks:
+        def fork(self):
+            forked = os.fork()
+            if not forked:
+                time.sleep(1000)
+            return os.getpid(), forked
+
+        def hold(self):
+            time.sleep(1000)
+
+    with Environment("test") as env:
+        env.register_service_with_config("svc", Forks, deployment_config={"target": "process"})
+        forks = env.service("svc").with_options(timeout=60)
+        pid, forked = forks.fork()
+        call = forks.submit("hold")
+        os.kill(pid, signal.SIGKILL)
+        with pytest.raises(errors.ReplicaDiedError):
+            call.result()
+        assert forks.fork()[0] != pid
+        assert is_gone(forked)
 
 
 INTERRUPTED = """

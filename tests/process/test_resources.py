@@ -155,6 +155,54 @@ def test_what_a_replica_prints_and_logs_is_seen(env, capfd, caplog):
     assert [(each.message, each.replica) for each in env.logs()] == [("here in the log", "svc#0")]
 
 
+def test_call_for_which_the_stack_has_no_room_loses_nothing(env):
+    """A call near the recursion limit ends with RecursionError before it begins, so the service answers as before."""
+    svc = register(env, timeout=5.0, drain_timeout=0)
+
+    def descend(frames):
+        return descend(frames - 1) if frames else svc.take(1)
+
+    failed = 0
+    for frames in range(sys.getrecursionlimit() - 200, sys.getrecursionlimit()):  # the stack ends at each of its steps
+        try:
+            assert descend(frames) == 1
+        except RecursionError:
+            failed += 1
+    assert failed
+    assert svc.take(1) == 1
+
+
+LIMITED = """
+    import resource
+    from sage_plugins import Environment, errors
+
+    class Service:
+        pass
+
+    resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
+    with Environment("limited") as env:
+        env.register_service_with_config("svc", Service, deployment_config={"target": "process", "memory_mb": 8000})
+        try:
+            env.deploy()
+        except errors.DeployError as error:
+            print(error)
+"""
+
+
+def test_memory_that_the_program_may_not_take_is_said():
+    """If a replica's process cannot be set up, the error says why: here, `ulimit -v` is below `memory_mb`."""
+    done = subprocess.run(
+        [sys.executable, "-c", dedent(LIMITED)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert "memory_mb is 8000, but this machine lets the program's processes take 4096 MiB in all" in done.stdout
+
+
+def test_entries_of_the_path_that_imports_ignore_are_ignored(env, monkeypatch, tmp_path):
+    """A `Path` object in `sys.path`, which has no effect on imports, has none on replicas either."""
+    monkeypatch.setattr(sys, "path", [tmp_path, *sys.path])
+    assert register(env).take(1) == 1
+
+
 @pytest.mark.parametrize(
     ("rule", "key", "fields"),
     [

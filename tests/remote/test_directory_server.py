@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import pickle
+import queue
+import threading
+
 import pytest
 
+from sage_deploy_process.directory import ProcessDirectory
 from sage_deploy_remote.reach.directory_server import DirectoryThread
+from sage_deploy_remote.reach.driver_directory import leave
+from sage_deploy_remote.reach.listing import Listing
+from sage_plugins.config.nested_keys import Policies
 
 PATIENCE = 20.0
 #: Longer than any test waits.
@@ -142,3 +151,38 @@ def test_who_is_no_start_hook_is_told_of_no_circle(directory):
     """Only start hooks are told of circles: a method may wait until the other service has started."""
     directory.ask(service="b", starting="a")
     assert directory.ask(service="a", wait_s=0).result(PATIENCE).circle == ()
+
+
+class OfAnotherVersion:
+    """What a process with another version of a plugin cannot read."""
+
+    def __reduce__(self):
+        return _cannot_be_read, ()
+
+
+def _cannot_be_read():
+    raise AttributeError("no such option")
+
+
+def test_follower_goes_on_after_a_listing_that_it_cannot_read(monkeypatch):
+    """A process that cannot read one listing says so once, and takes in the next one that it can read."""
+    user, told = object(), queue.SimpleQueue()
+    directory = ProcessDirectory("env", user=user)
+
+    def publish(version, balancer):
+        directory.publish(Listing("svc", 1, version, (), 1, "block", None, Policies(), balancer, None, 1))
+
+    said, lines = threading.Event(), []
+    log = logging.getLogger("sage_plugins")
+    monkeypatch.setattr(log, "warning", lambda text, error: (lines.append(text % error), said.set()))
+    directory.announce({})
+    publish(1, OfAnotherVersion())
+    access = pickle.loads(pickle.dumps(directory)).open("svc")  # noqa: S301 - our own
+    access.watch(0, told.put)
+    assert said.wait(PATIENCE)
+    publish(2, None)
+    assert told.get(timeout=PATIENCE).listing.version == 2
+    assert len(lines) == 1
+    assert "cannot be called from this process" in lines[0]
+    access.close()
+    leave(user)

@@ -346,3 +346,16 @@ def test_calls_that_wait_for_their_way_have_not_started_when_there_is_none():
     transport.receiver.lost(cause)
 
     assert events.told == ([call], [], cause)
+
+
+def test_call_that_comes_when_it_is_known_that_there_is_no_way_has_not_started():
+    """A call whose arguments took so long to pack that its replica was lost meanwhile may run elsewhere too."""
+    call, transport, events = a_call(), Deciding(), Ahead()
+    spec = SimpleNamespace(id="svc#0", index=0, service="svc")
+    events.replica = RemoteReplica(spec, None, events, SYSTEM, transport)
+    cause = ConnectionRefusedError("nobody listens")
+    transport.receiver.lost(cause)
+
+    events.replica.send(call)
+
+    assert events.told == ([call], [], cause)

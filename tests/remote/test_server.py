@@ -425,3 +425,16 @@ def test_nothing_looks_after_callers_when_nothing_is_done_for_any(deployed, cloc
     deployed.handle.echo(1)
     clock.run_all()
     assert clock.pending == 0
+
+
+def test_call_that_never_starts_does_not_run_past_its_deadline(deployed, monkeypatch):
+    """At its deadline, a call that was sent ahead and has not started is no reason to end the replica's process."""
+    passed = []
+    monkeypatch.setattr(deployed.server, "deadline_passed", lambda call: passed.append(call.method.name))
+    mailbox = deployed.server.callers.mailbox("another")
+    unit = Unit(2, (deployed.item(0, "hold"), deployed.item(1, "double", 1)))
+    deployed.server.take(mailbox, Frame("another", 0, (unit,), (), fresh=True))
+    assert ENTERED.wait(20)
+    for number in (1, 0):
+        deployed.server.take_notice(mailbox, (protocol.GIVE_UP, number, Outcome.TIMEOUT, 1.0))
+    assert passed == ["hold"]

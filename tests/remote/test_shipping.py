@@ -14,9 +14,10 @@ import subprocess
 import sys
 import threading
 import zlib
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from sqlite3 import connect
+from tempfile import TemporaryDirectory
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
@@ -276,6 +277,36 @@ def test_packages_with_modules_in_c_are_not_sent(project):
     assert len(gather()) == sources
     load("loose")
     assert len(gather()) != sources
+
+
+@contextmanager
+def unreadable(folder: Path) -> Iterator[None]:
+    """Let this user not read *folder*; root reads everything, so it becomes another user."""
+    folder.chmod(0o000)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        folder.chmod(0o700)
+
+
+def test_folder_of_a_package_that_this_user_may_not_read_is_left_out(monkeypatch):
+    """A package is sent even if it has a folder that this user may not read, such as that of a database."""
+    gather()  # reads what another user may not read
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        folder.chmod(0o755)
+        write(folder, {"bakery/__init__.py": "", "bakery/bread.py": "X = 1", "bakery/data/__init__.py": "X = 1"})
+        monkeypatch.syspath_prepend(temporary)
+        load("bakery")
+        with unreadable(folder / "bakery" / "data"):
+            names = gathered_names()
+        del sys.modules["bakery"]
+    assert {name for name in names if name.startswith("bakery")} == {"bakery", "bakery.bread"}
 
 
 def test_a_plugin_that_a_test_defines_travels(elsewhere):

@@ -6,7 +6,10 @@ import contextlib
 import pickle
 import random
 import socket
+import subprocess
+import sys
 import threading
+from textwrap import dedent
 from types import SimpleNamespace
 
 import pytest
@@ -291,3 +294,46 @@ def test_answer_that_is_held_back_leaves_when_its_bundle_is_due(ends):
     theirs.settimeout(20)
     (message,) = MessageAssembler().take(theirs.recv(2**16))
     assert pickle.loads(message[0]) == (0, [(protocol.ENDED, 1, 0.0)])  # noqa: S301 - our own
+
+
+@pytest.mark.parametrize("seconds", [30 * 86_400.0, 1e9])
+def test_wait_may_take_as_long_as_any_timeout(seconds):
+    """A wait on a connection takes every timeout that a configuration may have, although `poll` does not."""
+    here, there = socket.socketpair()
+    with there:
+        there.send(b"something")
+        end = MessageSocket(here)
+        assert end.wait(seconds)
+        end.close()
+
+
+NO_THREAD = """
+    import mmap, resource, socket, threading
+    from multiprocessing import Pipe
+    from sage_deploy_remote.link.sockets.message_socket import MessageSocket
+    from sage_deploy_remote.rpc.client import RpcClient
+
+    here, there = socket.socketpair()
+    end, large = MessageSocket(here), bytes(2**23)
+    begin, (near, far) = threading.Event(), Pipe()
+    client = RpcClient(lambda: begin.wait() and near, "client")
+    with open("/proc/self/statm") as sizes:
+        size = int(sizes.read().split()[0]) * mmap.PAGESIZE
+    threading.stack_size(2**28)
+    resource.setrlimit(resource.RLIMIT_AS, (size + 2**26, -1))
+
+    end.send(large)
+    print(end.all_accepted, end.has_unsent)
+    while there.recv(2**20):
+        pass
+    begin.set()
+    print(client.ended.exception(20))
+"""
+
+
+def test_connection_for_which_there_is_no_thread_ends():
+    """Without free threads, a connection that needs one ends, so that its users fail instead of waiting."""
+    done = subprocess.run(
+        [sys.executable, "-c", dedent(NO_THREAD)], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.stdout == "False False\ncan't start new thread\n", done.stderr

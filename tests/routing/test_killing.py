@@ -153,3 +153,13 @@ def test_calls_that_are_over_are_not_kept(stage):
     with pytest.raises(Exception, match="was stopped"):
         stage.call(1.0)
     assert not stage.router._guards._killing._open
+
+
+def test_call_waits_in_the_queue_until_it_has_a_slot(stage):
+    """No call is sent ahead: at its deadline its replica would be killed for a call that had not started."""
+    running = [stage.call(5.0), stage.call(5.0)]
+    waits = [stage.call(1.0) for _ in range(9)]
+    assert stage.lane.ahead(running[0], 10, told=True) == []
+    stage.after(1.0)
+    assert all(call.settled() and not hasattr(call, "began") for call in waits)
+    assert stage.is_spared()

@@ -52,6 +52,8 @@ class Killing:
         self._lock = threading.Lock()
         self._timer: Timer | None = None  # guarded by _lock, as the next
         self._due = inf
+        # A call that was sent ahead may not have started at its deadline. Its replica must not be killed for it.
+        parts.queue.sends_ahead = False
         owner = parts.owner
         owner.kills = True
         owner.on_result, owner.on_error = self._telling(owner.on_result), self._telling(owner.on_error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from contextvars import copy_context
 from math import inf
 from threading import get_ident
@@ -44,6 +45,11 @@ UNSET: Final[Any] = object()
 
 #: Errors that a bound handle may get because its service was deployed again, with a new router and new methods.
 REBINDING_ERRORS: Final = (ServiceStoppedError, MethodNotFoundError)
+
+#: Frames of the stack that a call to another process takes at most, with some to spare; and the depth up to which a
+#: stack certainly has them, even if as many C functions are on it.
+_FRAMES_OF_A_CALL: Final = 60
+_FEW_FRAMES: Final = 200
 
 _Made = TypeVar("_Made", bound=Call)
 
@@ -361,9 +367,35 @@ def _compose_make(  # noqa: C901 - a function for each check would cost every ca
                 made.item_timeout += _postpone(made, binding)
         return made
 
-    if caller.latest is None:
-        return make, make_stream
-    return _not_after(caller.latest, make), _not_after(caller.latest, make_stream)
+    if caller.latest is not None:
+        make, make_stream = _not_after(caller.latest, make), _not_after(caller.latest, make_stream)
+    if binding.caller_reads:
+        return _with_room(make), _with_room(make_stream)
+    return make, make_stream
+
+
+def _with_room(make: Callable[..., _Made]) -> Callable[..., _Made]:
+    """
+    Wrap *make* for a thread that then sends and reads, also for other callers: it must not stop halfway.
+
+    The call raises RecursionError before it begins, if the thread's stack has too little room left.
+    """
+
+    def made(method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Made:
+        try:
+            sys._getframe(_FEW_FRAMES)  # noqa: SLF001 - the quickest way to see that most stacks are not deep
+        except ValueError:
+            pass
+        else:
+            _descend(_FRAMES_OF_A_CALL)
+        return make(method, args, kwargs)
+
+    return made
+
+
+def _descend(frames: int) -> None:
+    if frames:
+        _descend(frames - 1)
 
 
 def _note_inner(outer: Call, made: Call) -> None:

@@ -42,7 +42,12 @@ class Settings(NamedTuple):
             os.sched_setaffinity(0, self.cores)
 
     def limit_memory(self) -> None:
-        """Limit this process's memory, on Linux. What the interpreter already uses does not count."""
+        """
+        Limit this process's memory, on Linux. What the interpreter already uses does not count.
+
+        Raises:
+            ValueError: The program itself may not take so much.
+        """
         if not self.memory or sys.platform != "linux":
             return
         import resource  # most processes do not need it
@@ -50,6 +55,13 @@ class Settings(NamedTuple):
         with open("/proc/self/statm", encoding="ascii") as sizes:  # noqa: PTH123 - pathlib is not imported here
             pages = int(sizes.read().split()[0])
         most = pages * resource.getpagesize() + self.memory
+        allowed = resource.getrlimit(resource.RLIMIT_AS)[1]
+        if allowed != resource.RLIM_INFINITY and most > allowed:
+            msg = (
+                f"memory_mb is {self.memory >> 20}, but this machine lets the program's processes take {allowed >> 20} "
+                "MiB in all. Raise that limit (ulimit -v), or lower memory_mb"
+            )
+            raise ValueError(msg)
         resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 

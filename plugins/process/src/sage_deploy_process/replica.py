@@ -50,9 +50,12 @@ def main(requests: int, calls: int, lifeline_fd: int) -> None:
         def listen(self, packed: bytes, address: Address) -> tuple[int, PackedError | None]:
             """As `start`. Other processes can connect from now on."""
             self.address = address
-            RpcServer(address, in_threads(self), self.carry_calls)
-            settings.limit_memory()
-            return self.start(packed, None)
+
+            def prepare() -> None:
+                RpcServer(address, in_threads(self), self.carry_calls)
+                settings.limit_memory()
+
+            return self.start(packed, None, prepare)
 
         def stop(self, grace: float) -> tuple[int, Mapping[str, Any] | None]:
             """As `ReplicaEndpoint.stop`. The parent kills this process afterwards, so this flushes its output."""

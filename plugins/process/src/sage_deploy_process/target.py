@@ -74,7 +74,8 @@ class ProcessTarget(DirectoryTarget):
         from sage_deploy_remote.link.replica import RemoteReplica
 
         allocation = ALLOCATIONS.take(spec, self._options)
-        settings = Settings(sys.path, list(allocation.cores), (spec.config.memory_mb or 0) * _MIB)
+        path = [each for each in sys.path if isinstance(each, str)]  # imports ignore all others, such as `Path` objects
+        settings = Settings(path, list(allocation.cores), (spec.config.memory_mb or 0) * _MIB)
         with self._lock:
             if self._dispatcher is None:
                 self._dispatcher = Dispatcher(spec.service)

@@ -169,7 +169,7 @@ class FrameSender:
 
     def _put(self, item: Any) -> None:
         self._queue.items.append(item)
-        if not self.holds_work:
+        if not self.holds_work or self._outstanding.dead is not None:  # after a loss, nobody ends the hold
             self.flush(waits=isinstance(item, Call) and item.reader_thread == threading.get_ident())
 
     def flush(self, reader: Call | None = None, *, waits: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 from uuid import uuid4
@@ -32,8 +33,8 @@ __all__ = ["RpcDirectory", "RpcServiceAccess"]
 #: Seconds after which a client that waits for a change asks again, in case the server has forgotten it.
 _ASK_AGAIN_S: Final = 60.0
 
-#: Seconds until a directory that has died is asked again.
-_DEAD_ASKED_AGAIN_S: Final = 1.0
+#: Seconds until a directory that has died, or whose answer could not be read, is asked again.
+_ASKED_AGAIN_S: Final = 1.0
 
 #: Seconds after which start hooks that wait for a service ask again.
 _STARTING_ASKS_AGAIN_S: Final = 5.0
@@ -182,6 +183,7 @@ class RpcServiceAccess:
         self._dispatcher = Dispatcher(service)
         self._request: Callable[..., Answer] | None = None  # set once the server was found
         self._follower = uuid4().hex
+        self._unreadable = False  # whether the last listing could not be read here
 
     def _ask(self, seen: int, wait_s: float, follower: str = "", starting: str = "") -> Answer | None:
         """Ask the directory, and return its future answer; None if there is no directory."""
@@ -239,16 +241,23 @@ class RpcServiceAccess:
         if asked is None:
             tell(None)
         else:
-            asked.add_done_callback(lambda done: self._dispatcher.run_slow(lambda: self._tell(done, tell)))
+            asked.add_done_callback(lambda done: self._dispatcher.run_slow(lambda: self._tell(done, seen, tell)))
 
-    def _tell(self, done: Answer, tell: Callable[[Found | None], None]) -> None:
+    def _tell(self, done: Answer, seen: int, tell: Callable[[Found | None], None]) -> None:
+        found: Found | None = None
         try:
-            answer = done.result()
+            found = self._read(done.result())
+        except CallError as error:  # a later listing may be readable again
+            if not self._unreadable:
+                logging.getLogger("sage_plugins").warning("%s", error)
+            self._unreadable = True
+            SYSTEM.call_at(SYSTEM.monotonic() + _ASKED_AGAIN_S, lambda: self.watch(seen, tell))
+            return
         except BaseException:  # noqa: BLE001 - any error means that the server is gone
             self._request = None
-            tell(None)
         else:
-            tell(self._read(answer))
+            self._unreadable = False
+        tell(found)
 
     def wake(self, seen: int) -> None:
         """As `ServiceAccess.wake`."""
@@ -307,4 +316,4 @@ def _tell_woken(done: Answer, tell: Callable[[bool], None]) -> None:
 
 def _tell_later(tell: Callable[[bool], None]) -> None:
     woken = False
-    SYSTEM.call_at(SYSTEM.monotonic() + _DEAD_ASKED_AGAIN_S, lambda: tell(woken))
+    SYSTEM.call_at(SYSTEM.monotonic() + _ASKED_AGAIN_S, lambda: tell(woken))

@@ -15,6 +15,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final
 
 from sage_deploy_remote.link.rpc_transport import failed_answer
+from sage_deploy_remote.link.sockets.inheritance import closed_in_copies
 from sage_deploy_remote.payloads.errors import unpack_error
 from sage_deploy_remote.rpc.address import hang_up
 from sage_deploy_remote.rpc.messages import join, split
@@ -107,7 +108,7 @@ class _ClientState:
     def run(self, connect: Callable[[], Connection[Any, Any]]) -> None:
         """Read until the connection ends."""
         try:
-            connection = connect()
+            connection = closed_in_copies(connect())
         except Exception as error:  # noqa: BLE001 - nobody listens there, or another program does
             self._end(error)
             return
@@ -115,17 +116,25 @@ class _ClientState:
             self._connection = connection
         if self._closed:
             hang_up(connection)
-        writer = start_thread(partial(self._write, connection), f"{self._name}-writer")
+        try:
+            writer = start_thread(partial(self._write, connection), f"{self._name}-writer")
+        except RuntimeError as error:  # the system allows no more threads
+            self._free(connection)
+            self._end(error)
+            return
         with suppress(EOFError, OSError):
             while True:
                 self._arrived(connection.recv_bytes())
         self._outgoing.put(None)
         hang_up(connection)  # the other process may have closed only one direction
         writer.join()
+        self._free(connection)
+        self._end(ConnectionResetError("the process at the other end has closed the connection, or has ended"))
+
+    def _free(self, connection: Connection[Any, Any]) -> None:
         with self._lock:
             self._connection = None
             connection.close()
-        self._end(ConnectionResetError("the process at the other end has closed the connection, or has ended"))
 
     def _arrived(self, message: bytes) -> None:
         number, body = split(message)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 import attrs
 
 from sage_deploy_remote.link.rpc_transport import failed_answer
+from sage_deploy_remote.link.sockets.inheritance import closed_in_copies
 from sage_deploy_remote.payloads.errors import pack_error
 from sage_deploy_remote.rpc.address import PROOF_WITHIN_S, as_socket, hang_up, limited, prepare
 from sage_deploy_remote.rpc.messages import HAND_OVER, join, split
@@ -78,6 +79,7 @@ def serve(
             connection ends, futures that can be cancelled are cancelled.
         hand_over: Gets the connection if it is not for requests; the connection ends when this returns.
     """
+    closed_in_copies(connection)
     sending = threading.Lock()
     waiting: set[Future[Any]] = set()  # changed by single operations, which need no lock
     over = False
@@ -149,6 +151,7 @@ class RpcServer:
         self._tunnels: dict[Connection[Any, Any], Tunnel] = {}  # of connections with TLS; guarded by _lock
         self._closing = threading.Event()
         self._listener, address = address.listen(_BACKLOG)
+        closed_in_copies(self._listener)
         self.address = attrs.evolve(address, takes_tls=certificates is not None)
         self._thread = start_thread(self._accept, "rpc-accept")
 

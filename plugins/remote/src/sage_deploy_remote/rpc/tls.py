@@ -24,6 +24,7 @@ from socket import socket, socketpair
 from termios import FIONREAD
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from sage_deploy_remote.link.sockets.inheritance import closed_in_copies
 from sage_plugins.threads import start_thread
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ class _Side:
     """One of the two connections of a tunnel; for the tunnel's thread."""
 
     def __init__(self, end: socket) -> None:
-        self.end = end
+        self.end = closed_in_copies(end)
         self.waiting = _NOTHING  # bytes that the connection has not accepted yet
         self.ended = False  # whether nothing more comes from it
         self.gone = False  # whether it accepts nothing more

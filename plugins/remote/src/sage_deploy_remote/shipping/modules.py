@@ -16,6 +16,7 @@ from contextlib import suppress
 from functools import lru_cache
 from importlib.abc import MetaPathFinder, SourceLoader
 from importlib.machinery import EXTENSION_SUFFIXES, ModuleSpec, PathFinder
+from itertools import chain
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -127,18 +128,29 @@ def _bare_parents(name: str, loaded: Mapping[str, ModuleType]) -> Iterator[str]:
 
 
 def _package(name: str, folders: Iterable[str]) -> Iterator[tuple[str, _Found]]:
-    """Yield the modules of a package and its subpackages, including C extension modules."""
-    for entry in (entry for folder in folders if Path(folder).is_dir() for entry in os.scandir(folder)):
+    """
+    Yield the modules of a package and its subpackages, including C extension modules.
+
+    Folders that this user may not read have no modules, such as those of a database.
+    """
+    for entry in chain.from_iterable(map(_entries, folders)):
         stem, _, _ = entry.name.partition(".")
         if not stem.isidentifier():
             continue
         if entry.name.endswith((".py", *EXTENSION_SUFFIXES)) and stem != "__init__":
             yield f"{name}.{stem}", _of_file(entry.path)
         elif (
-            entry.is_dir(follow_symlinks=False) and Path(entry.path, "__init__.py").is_file()
+            entry.is_dir(follow_symlinks=False) and os.path.isfile(Path(entry.path, "__init__.py"))  # noqa: PTH113 - False if it may not look
         ):  # not a link, which may lead back to a parent
             yield f"{name}.{stem}", _of_file(str(Path(entry.path, "__init__.py")), (entry.path,))
             yield from _package(f"{name}.{stem}", (entry.path,))
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        return list(os.scandir(folder))
+    except OSError:  # there is none, or this user may not read it
+        return []
 
 
 def _of_file(path: str, folders: tuple[str, ...] | None = None) -> _Found:

@@ -486,6 +486,7 @@ class CallServer(CallOwner):
         """Count a call that its caller, or a stop, ended before its method did."""
         report = report_of(call)
         report.outcome = outcome
+        report.runs_on = started
         spent = self.clock.monotonic() - call.since if report.seconds_since_made is None else report.seconds_since_made
         if started:
             self.cancel(call)

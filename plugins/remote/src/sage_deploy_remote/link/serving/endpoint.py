@@ -15,7 +15,7 @@ from sage_plugins.errors import ServiceNotFoundError
 from sage_plugins.interfaces import ControlOp
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
     from socket import socket
 
     from sage_deploy_remote.link.protocol import Frame, Notice, Response
@@ -43,13 +43,16 @@ class ReplicaEndpoint:
         self._server: ReplicaServer | None = None  # guarded by _lock, as the next
         self._stopped = False
 
-    def start(self, packed: bytes, node: str | None) -> tuple[int, PackedError | None]:
+    def start(
+        self, packed: bytes, node: str | None, prepare: Callable[[], None] | None = None
+    ) -> tuple[int, PackedError | None]:
         """
         Build the replica.
 
         Args:
             packed: The spec, from `pack_spec`.
             node: Name of this node.
+            prepare: Called first; its error counts as one of the constructor.
 
         Returns:
             The number of slots, 0 if the replica was stopped meanwhile; and the packed error of its constructor or a
@@ -57,6 +60,8 @@ class ReplicaEndpoint:
         """
         service = replica = ""
         try:
+            if prepare is not None:
+                prepare()
             spec = unpack_spec(packed)
             service, replica = spec.service, spec.id
             with self._lock:

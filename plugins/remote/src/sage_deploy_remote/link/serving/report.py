@@ -57,6 +57,7 @@ class Report:
         mailbox: Where the answer goes.
         id: The caller's number for the call.
         outcome: The outcome with which the call was given up; None if it was not.
+        runs_on: Whether its method had started then.
         caller_knows: Whether the caller knows that, because it gave up the call itself.
         seconds_since_made: Seconds since the call was made, if its caller reported them.
         unit: The unit that has the call and others; None if the call is the only one.
@@ -74,6 +75,7 @@ class Report:
         "mailbox",
         "outcome",
         "returned",
+        "runs_on",
         "seconds_since_made",
         "uncounted",
         "unit",
@@ -83,6 +85,7 @@ class Report:
         self.mailbox = mailbox
         self.id = id
         self.outcome: int | None = None
+        self.runs_on = False
         self.caller_knows = False
         self.seconds_since_made: float | None = None
         self._server = server
@@ -98,7 +101,7 @@ class Report:
         call, self._call = self._call, None
         assert call is not None  # noqa: S101 - for the type checker: a call ends once
         self._report(call)
-        if self.outcome == Outcome.TIMEOUT:
+        if self.outcome == Outcome.TIMEOUT and self.runs_on:
             self._server.deadline_passed(call)
         if self.late:  # only its slot still waits for its arguments
             self._server.late.stop_waiting(call)

@@ -11,6 +11,7 @@ from functools import partial
 from socket import MSG_DONTWAIT, SHUT_RDWR
 from typing import TYPE_CHECKING, Any, Final
 
+from sage_deploy_remote.link.sockets.inheritance import closed_in_copies
 from sage_deploy_remote.link.sockets.messages import MessageAssembler, allocate, join
 from sage_plugins.threads import start_thread
 
@@ -28,6 +29,8 @@ _CHUNK: Final = 2**16
 _TOGETHER: Final = 2**16
 #: The most parts that one system call accepts on every system.
 _PARTS: Final = 512
+#: Longest wait of `poll`, in milliseconds, a C int; rounded down.
+_LONGEST_POLL_MS: Final = 2_000_000_000
 
 
 class MessageSocket:
@@ -42,7 +45,7 @@ class MessageSocket:
     def __init__(self, end: socket) -> None:
         """Use *end*, which belongs to this object from now on."""
         end.settimeout(None)
-        self._end = end
+        self._end = closed_in_copies(end)
         self._poll = select.poll()
         self._poll.register(end, select.POLLIN)
         self._process = os.getpid()
@@ -84,8 +87,13 @@ class MessageSocket:
             if rest is None:
                 in_time = in_time and not any(message is own for message in messages)
             elif rest:
-                start_thread(partial(self._send_rest, rest), "link-writer")  # that thread holds the lock now
-                return in_time
+                try:
+                    start_thread(partial(self._send_rest, rest), "link-writer")  # that thread holds the lock now
+                except RuntimeError:  # no more threads: half a message has left, so the connection is of no use
+                    self._broken = True
+                    self.hang_up()
+                else:
+                    return in_time
             self._send_lock.release()
         return in_time
 
@@ -132,8 +140,12 @@ class MessageSocket:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def wait(self, seconds: float | None) -> bool:
-        """Wait until there is something to read or the connection has ended; return False after *seconds*."""
-        return bool(self._poll.poll(None if seconds is None else max(0.0, seconds * 1000)))
+        """
+        Wait until there is something to read or the connection has ended; return False after *seconds*.
+
+        Returns False after 20 days at the latest.
+        """
+        return bool(self._poll.poll(None if seconds is None else max(0.0, min(seconds * 1000, _LONGEST_POLL_MS))))
 
     def receive(self) -> Iterable[Message]:
         """
