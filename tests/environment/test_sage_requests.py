@@ -10,8 +10,6 @@ from sage_plugins import (
 )
 
 PATIENCE = 20.0
-
-
 SHORT = 0.03
 
 

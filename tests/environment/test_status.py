@@ -15,8 +15,6 @@ from sage_plugins import (
 )
 
 PATIENCE = 20.0
-
-
 SHORT = 0.03
 
 
