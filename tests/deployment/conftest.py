@@ -1,4 +1,4 @@
-"""Shared fixtures for tests of deployments: a class that records its life."""
+"""Shared fixtures for tests of deployments: a class that records its life, and a service with replicas to kill."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from mortal_target import Stage
 from service_threads import EARLIER
 
 
@@ -59,3 +60,11 @@ def living(diary):  # noqa: C901 - a class with every hook has many methods
             self.note("close")
 
     return Living
+
+
+@pytest.fixture
+def stage(environments, until, in_thread):
+    def make(*capabilities, **fields):
+        return Stage(environments, until, in_thread, capabilities, fields)
+
+    return make
