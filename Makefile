@@ -20,7 +20,7 @@ SHARED = --numprocesses $(PROCESSES) --dist loadgroup --max-worker-restart 0
 
 # What `make test-AREA` runs: the tests of the area, and those of others that it is likely to break, in about a minute on two
 # cores. For that it leaves out what takes longest; `make test` runs everything.
-AREA_autoscalers := tests/autoscalers tests/resilience/test_autoscaling.py tests/deployment/test_autoscaling.py
+AREA_autoscalers := tests/autoscalers tests/resilience/test_autoscaling*.py tests/deployment/test_autoscaling.py
 AREA_balancers := tests/balancers tests/service/test_keys.py
 AREA_call := tests/call tests/routing/test_method_router.py
 AREA_cli := tests/cli --ignore-glob "*/test_up*.py" --deselect tests/cli/test_plan_file.py::test_a_plan_of_thousands_of_services_can_be_executed
