@@ -140,7 +140,7 @@ lint: $(ENV)/.stamp-dev ## ruff, its formatter, mypy, pyright, the table of laye
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/basedpyright
-	$(PYTEST) --quiet tests/project/test_layers.py tests/project/test_distributions.py
+	$(PYTEST) --quiet tests/project/test_layers.py tests/project/test_layer_checker.py tests/project/test_start_imports.py tests/project/test_distributions.py
 
 .PHONY: wheels
 wheels: $(ENV)/.stamp-test ## build every wheel, and test in a fresh environment that nothing is missing from them
