@@ -1,7 +1,7 @@
 """
-The core's modules import only lower layers, and finding plugins imports little.
+The rules of imports: the core's modules import only lower layers, and plugins only what is public.
 
-The rules, for every import statement in the sources, also those inside functions:
+For every import statement in the sources, also those inside functions:
 
 - A module of the core imports modules of lower layers, or of its own layer if this makes no import cycle.
 - An import under `if TYPE_CHECKING:` does not run and may point up: an error may name the types of its values.
