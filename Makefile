@@ -20,10 +20,10 @@ SHARED = --numprocesses $(PROCESSES) --dist loadgroup --max-worker-restart 0
 
 # What `make test-AREA` runs: the tests of the area, and those of others that it is likely to break, in about a minute on two
 # cores. For that it leaves out what takes longest; `make test` runs everything.
-AREA_autoscalers := tests/autoscalers tests/resilience/test_autoscaling.py tests/deployment/test_autoscaling.py
+AREA_autoscalers := tests/autoscalers tests/resilience/test_autoscaling*.py tests/deployment/test_autoscaling.py
 AREA_balancers := tests/balancers tests/service/test_keys.py
 AREA_call := tests/call tests/routing/test_method_router.py
-AREA_cli := tests/cli --ignore tests/cli/test_up.py --deselect tests/cli/test_plan_file.py::test_a_plan_of_thousands_of_services_can_be_executed
+AREA_cli := tests/cli --ignore-glob "*/test_up*.py" --deselect tests/cli/test_plan_file.py::test_a_plan_of_thousands_of_services_can_be_executed
 AREA_compat := tests/compat tests/service/test_callers.py
 AREA_config := tests/config tests/planning
 AREA_deployment := tests/deployment
@@ -40,7 +40,7 @@ AREA_process := tests/process
 AREA_project := tests/project --ignore tests/project/test_docs.py --ignore tests/project/test_third_party.py
 AREA_ray := tests/ray --ignore tests/ray/cluster # those on a cluster take minutes: pytest tests/ray/cluster
 AREA_remote := tests/remote --ignore-glob "*/test_acme_*.py" # each of their cases starts processes
-AREA_resilience := tests/resilience tests/deployment/test_supervision.py
+AREA_resilience := tests/resilience tests/deployment/test_replacing_*.py
 AREA_routing := tests/routing
 AREA_sage := tests/sage
 AREA_server := tests/server
@@ -140,7 +140,7 @@ lint: $(ENV)/.stamp-dev ## ruff, its formatter, mypy, pyright, the table of laye
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/basedpyright
-	$(PYTEST) --quiet tests/project/test_layers.py tests/project/test_distributions.py
+	$(PYTEST) --quiet tests/project/test_layers.py tests/project/test_layer_checker.py tests/project/test_start_imports.py tests/project/test_distributions.py
 
 .PHONY: wheels
 wheels: $(ENV)/.stamp-test ## build every wheel, and test in a fresh environment that nothing is missing from them

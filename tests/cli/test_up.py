@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 from textwrap import dedent
 
 import pytest
@@ -15,17 +14,11 @@ from click.testing import CliRunner
 from command_line import PATIENCE, ROOT, SCRIPT, sage_deploy
 from sage_deploy_cli.commands import up
 from sage_deploy_cli.runs.plan_file import save_plan
-from sage_deploy_cli.signal_wait import signals_wake
 from sage_plugins import Environment
 from sage_plugins.errors import DeployError, PlanError
-from things import deployment, write_things
+from things import deployment
 
 EXAMPLE = ROOT / "examples" / "stdlib_search" / "service_deployment.yaml"
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return write_things(tmp_path)
 
 
 @pytest.mark.wheels
@@ -116,6 +109,7 @@ def test_a_job_that_looks_for_a_method_in_vain_has_failed(folder):
 
 # -- waiting -----------------------------------------------------------------------------------------------------------
 
+
 HEALTH = """
     class Slow:
         asked = 0
@@ -153,82 +147,6 @@ def test_wait_ends_with_4_and_the_reason_if_a_replica_does_not_get_well(folder):
     assert "service 'sick' replica 0 did not pass check_health() in time: RuntimeError: no disk" in done.stderr
     assert "sick#0 stopped" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-# -- watching ----------------------------------------------------------------------------------------------------------
-
-
-def test_watch_applies_a_changed_file_and_survives_a_broken_one(folder, running_up):
-    """`--watch` applies a changed file, and keeps the services running while the file is broken."""
-    file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
-    process = running_up(file, "--watch")
-    deployment(folder, "services: {keeper: {class: 'things:Keeper', timeout: 5}, new: {class: 'things:Keeper'}}\n")
-    assert "new#0 ready" in process.read_until("applied")
-    deployment(folder, "services: {keeper: {clas: 'things:Keeper'}}\n")
-    said = process.read_until("not applied; running services are unchanged")
-    assert "did you mean 'class'?" in said
-    deployment(folder, "services: {keeper: {class: 'things:Keeper', timeout: 5}}\n")
-    assert "new#0 stopped" in process.read_until("applied")
-    process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, err
-    assert "    ~ timeout: 30 -> 5" in out
-    assert "- new: runs, and is not configured any more" in out
-
-
-def test_watch_notes_what_it_has_applied(folder, running_up):
-    """`--watch` records what it has applied, so that a plan compares with what runs now."""
-    file = deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
-    process = running_up(file, "--watch")
-    deployment(folder, "services: {keeper: {class: 'things:Keeper', timeout: 5}}\n")
-    process.read_until("applied")
-    done = sage_deploy("plan", file, "--detailed-exitcode", cwd=folder)
-    assert done.returncode == 0, done.stdout
-
-
-def test_a_file_that_is_being_written_is_applied_once_it_is_whole(env, monkeypatch):
-    """
-    A file that is still being written is applied only after two checks found it unchanged.
-
-    Half a file can be valid and name half of the services.
-    """
-    looks = iter([(1,), (2,), (3,), (), (4,), (4,), (4,), (1,), (4,)])
-    applied = []
-
-    def look(file):
-        try:
-            applied.append(next(looks))
-        except StopIteration:
-            signal.raise_signal(signal.SIGTERM)
-        return applied[-1]
-
-    monkeypatch.setattr(up, "_LOOK_S", 0)
-    monkeypatch.setattr(up, "_fingerprint", look)
-    monkeypatch.setattr(up, "_apply", lambda *_: applied.append("applied"))
-    up._run(env, Path("services.yaml"), None, lambda: None, (1,))
-    assert applied == [(1,), (2,), (3,), (), (4,), (4,), "applied", (4,), (1,), (4,)]
-
-
-def test_a_signal_that_comes_before_the_wait_for_it_ends_that():
-    """A signal just before the wait begins ends the wait. Python's own waits would miss it."""
-    seen = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: seen.append(number))
-    try:
-        with signals_wake() as wait:
-            signal.raise_signal(signal.SIGTERM)
-            wait(None)
-            assert seen == [signal.SIGTERM]
-            wait(0.0)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-    assert signal.set_wakeup_fd(-1) == -1
-
-
-def test_watch_and_once_do_not_go_together(folder):
-    """`--watch` together with `--once` is refused."""
-    done = sage_deploy("up", deployment(folder, "services: {}\n"), "--watch", "--once", cwd=folder)
-    assert done.returncode == 2
-    assert "--once ends after the job" in done.stderr
 
 
 # -- beside each other -------------------------------------------------------------------------------------------------
@@ -297,173 +215,8 @@ def test_progress_tells_of_each_replica(folder):
         assert words in done.stderr.splitlines()
 
 
-# -- signals at other times --------------------------------------------------------------------------------------------
-
-STARTING = """
-    import threading
-
-    class First:
-        def stop(self):
-            print("stop hook ran", flush=True)
-
-    class Second:
-        def __init__(self):
-            threading.Event().wait(3)
-"""
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_while_services_start_stops_those_that_have_started(folder, number):
-    """A signal during the start stops the services that have started, and exits with 130, as Ctrl-C does."""
-    (folder / "starting.py").write_text(dedent(STARTING))
-    file = deployment(folder, "services: {first: {class: 'starting:First'}, second: {class: 'starting:Second'}}\n")
-    with subprocess.Popen(
-        [SCRIPT, "up", file], cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as running:
-        for line in running.stderr:
-            if "first#0 ready" in line:
-                break
-        running.send_signal(number)
-        out, err = running.communicate(timeout=PATIENCE)
-    assert running.returncode == 130, err
-    assert "stop hook ran" in out
-    assert err.endswith("interrupted\n")
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-def test_a_terminal_that_is_closed_ends_it_in_order(folder, running_up):
-    """SIGHUP from a closed terminal stops the services in order."""
-    process = running_up(deployment(folder, "services: {stopping: {class: 'things:Stopping'}}\n"))
-    process.send_signal(signal.SIGHUP)
-    out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, err
-    assert "stop hook ran" in out
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-def test_under_nohup_it_survives_its_terminal(folder):
-    """Under nohup, `up` ignores SIGHUP."""
-    file = deployment(folder, "services: {stopping: {class: 'things:Stopping'}}\n")
-    with subprocess.Popen(
-        ["/bin/sh", "-c", 'trap "" HUP; exec "$0" up "$1"', SCRIPT, file],
-        cwd=folder,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as running:
-        for line in running.stderr:
-            if "press Ctrl-C" in line:
-                break
-        running.send_signal(signal.SIGHUP)
-        running.send_signal(signal.SIGTERM)
-        out, err = running.communicate(timeout=PATIENCE)
-    assert running.returncode == 0, err
-    assert "stop hook ran" in out
-
-
-DRAINING = """
-    import signal
-    import threading
-
-    class Slow:
-        def hang(self):
-            print("hanging", flush=True)
-            threading.Event().wait()
-
-        def stop(self):
-            print("stop hook ran", flush=True)
-
-    class Caller:
-        def __init__(self, ctx):
-            self.ctx = ctx
-
-        def start_running(self):
-            self.ctx.service("slow").submit("hang")
-
-    class Listening:
-        pass
-
-    def listen(number, frame):
-        print("own handler called", flush=True)
-        raise SystemExit(7)
-
-    signal.signal(signal.SIGTERM, listen)
-"""
-
-#: Its only call never ends, and `up` would wait an hour for it.
-SLOW = """
-    services:
-      slow: {class: 'draining:Slow', performance: {timeout: 3600, drain_timeout: 3600}}
-      caller: {class: 'draining:Caller'}
-"""
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-@pytest.mark.parametrize(
-    ("first", "second"),
-    [(signal.SIGTERM, signal.SIGTERM), (signal.SIGINT, signal.SIGINT), (signal.SIGTERM, signal.SIGINT)],
-)
-def test_second_signal_does_not_wait_for_calls(folder, running_up, first, second):
-    """A second signal stops `up` without waiting for calls, with exit code 130 and no traceback."""
-    (folder / "draining.py").write_text(dedent(DRAINING).replace("signal.signal(", "print("))
-    process = running_up(deployment(folder, dedent(SLOW)))
-    process.send_signal(first)
-    for line in process.stderr:
-        if "stopping ..." in line:
-            break
-    process.send_signal(second)
-    _, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 130, err
-    assert "slow#0 stopped: 1 call still runs" in err
-    assert "Traceback" not in err
-    assert err.endswith("interrupted\n")
-
-
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no such signals")
-def test_handler_of_the_services_code_is_called_as_well(folder, running_up):
-    """A signal handler set by the services' code also runs. Its exception changes nothing: the exit code is 0."""
-    (folder / "draining.py").write_text(dedent(DRAINING))
-    process = running_up(deployment(folder, "services: {listening: {class: 'draining:Listening'}}\n"))
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=PATIENCE)
-    assert process.returncode == 0, err
-    assert out.count("own handler called") == 1
-    assert "listening#0 stopped" in err
-    assert "Traceback" not in err
-
-
-def test_what_changes_while_services_start_is_applied_once_they_run(folder):
-    """A change of the file during the start is applied afterwards, because watching begins before the file is read."""
-    (folder / "starting.py").write_text(
-        "import sys\n\nclass Waiting:\n    def __init__(self):\n        sys.stdin.readline()\n"
-    )
-    file = deployment(folder, "services: {waiting: {class: 'starting:Waiting'}}\n")
-    with subprocess.Popen(
-        [SCRIPT, "up", file, "--watch"],
-        cwd=folder,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as running:
-        for line in running.stderr:
-            if "waiting#0 starting" in line:
-                break
-        deployment(folder, "services: {keeper: {class: 'things:Keeper'}}\n")
-        running.stdin.write("\n")
-        running.stdin.flush()
-        said = []
-        for line in running.stderr:
-            said.append(line)
-            if line == "applied\n":
-                break
-        running.terminate()
-        running.communicate(timeout=PATIENCE)
-    assert "keeper#0 ready\n" in said
-
-
 # -- what --once calls -------------------------------------------------------------------------------------------------
+
 
 JOBS = """
     import functools

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from jsonschema.validators import extend
 
+from file_cases import BAD_BODIES, BAD_FILES, REQUEST, service
 from sage_deploy_files.describing.schema.document import deployment_schema
 from sage_deploy_files.reading import reader
 from sage_deploy_files.reading.nodes import read_nodes
@@ -58,7 +59,8 @@ def module(path: Path) -> Any:
     return found
 
 
-CASES = module(TESTS / "files" / "test_deployment_file.py")
+GOOD = module(TESTS / "files" / "test_deployment_file.py")
+REFUSED = module(TESTS / "files" / "test_refused_files.py")
 STRANGER = module(TESTS / "third_party" / "acme-strategies" / "acme_strategies.py")
 
 
@@ -162,11 +164,11 @@ def readable(data: bytes) -> bool:
 
 
 WRITTEN = [
-    *(CASES.service(body).encode() for body, _ in CASES.BAD_BODIES),
-    *(text for text, _ in CASES.BAD_FILES),
-    CASES.REQUEST.encode(),
-    CASES.TestLayers.FILE.encode(),
-    CASES.service(CASES.TestFileProblem.BODY).encode(),
+    *(service(body).encode() for body, _ in BAD_BODIES),
+    *(text for text, _ in BAD_FILES),
+    REQUEST.encode(),
+    GOOD.TestLayers.FILE.encode(),
+    service(REFUSED.TestFileProblem.BODY).encode(),
     *(path.read_bytes() for path in sorted(TESTS.parent.glob("examples/*/*.yaml"))),
 ]
 WRITTEN = [data for data in WRITTEN if readable(data)]

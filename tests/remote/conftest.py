@@ -1,8 +1,9 @@
-"""Fixtures of these tests: certificates, and an environment that publishes its services in a directory."""
+"""Fixtures of these tests: certificates, an environment that publishes its services in a directory, and a project."""
 
 from __future__ import annotations
 
 import shutil
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,9 +15,11 @@ import sage_deploy_local
 import sage_deploy_monitors
 import sage_deploy_threading
 from sage_plugins.plugins.registry import Registry
+from shipped_project import PROJECT, write
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from certificates import Authority
     from sage_deploy_remote.rpc.certificates import Certificates
@@ -57,3 +60,22 @@ def env(environments: Callable[..., Environment], plugin: memory_directory.Plugi
         plugin,
     )
     return environments("theirs", registry=registry)
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder of modules that this process can import. At the end they are removed from `sys.modules`."""
+    folder = write(tmp_path / "project", PROJECT)
+    before = set(sys.modules)
+    monkeypatch.syspath_prepend(folder)
+    yield folder
+    for name in set(sys.modules) - before:
+        if str(tmp_path) in str(getattr(sys.modules[name], "__spec__", "")) or name == "only_here":
+            del sys.modules[name]
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    return folder

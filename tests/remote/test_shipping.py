@@ -12,13 +12,10 @@ import pickle
 import shutil
 import subprocess
 import sys
-import threading
 import zlib
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
-from sqlite3 import connect
 from tempfile import TemporaryDirectory
-from textwrap import dedent
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,149 +23,16 @@ import pytest
 from other_process import OtherProcess
 from sage_deploy_remote.shipping import versions
 from sage_deploy_remote.shipping.modules import gather
-from sage_deploy_remote.shipping.specs import pack_spec, problems, unpack_spec
-from sage_plugins import ServiceDeploymentConfig, ServiceFactory
-from sage_plugins.errors import DeployError, RemoteError
+from sage_deploy_remote.shipping.specs import pack_spec, unpack_spec
+from sage_plugins.errors import DeployError
 from sage_plugins.plugins.registry import Registry
-from sage_plugins.values import Choice, Limits, Registration, ReplicaSpec
+from sage_plugins.values import Choice
+from shipped_project import PROJECT, load, spec_of, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import ModuleType
 
 SUPPORT = Path(__file__).parent.parent / "support"
-
-PROJECT = {
-    "shop/__init__.py": "",
-    "shop/points.py": """
-        import enum
-        from dataclasses import dataclass
-
-        @dataclass
-        class Point:
-            x: int
-
-        class Colour(enum.Enum):
-            RED = 1
-
-        class ShopError(Exception):
-            def __init__(self, text, code):
-                super().__init__(text)
-                self.code = code
-
-        MISSING = object()
-
-        def double(point):
-            return Point(point.x * 2)
-    """,
-    "shop/late.py": "WORD = 'imported while a method runs'",
-    "shop/service.py": """
-        import threading
-        from functools import lru_cache
-
-        import loose
-        from .points import Colour, Point, ShopError, double
-
-        LOCK = threading.Lock()  # cannot be pickled, and need not be
-
-        @lru_cache
-        def cached(x):
-            return Point(x)
-
-        class Shop:
-            def __init__(self, origin, made=None):
-                self.origin = origin
-                self.made = made
-
-            def check(self, point, colour, function, cls):
-                with LOCK:
-                    assert isinstance(point, Point)
-                    assert colour is Colour.RED
-                    assert function is double
-                    assert cls is ShopError
-                    assert isinstance(self.origin, Point)
-                    return [cached(point.x), colour, function, cls]
-
-            def late(self):
-                from . import late
-                return late.WORD, loose.NUMBER
-
-            def fail(self, code):
-                raise ShopError("sold out", code) from ShopError("inner", 2)
-
-            def where(self):
-                return __file__, Point.__module__
-
-            def run(self, function, *args):
-                return function(*args)
-    """,
-    "loose.py": "NUMBER = 5",
-    "spaces/inner/names.py": """
-        class Named:
-            pass
-    """,
-    "broken.py": """
-        import sys
-        if "pytest" not in sys.modules:
-            sys.exit(3)
-        class Service:
-            pass
-    """,
-    "needs.py": """
-        import sys
-        if "pytest" in sys.modules:
-            sys.modules["only_here"] = sys
-        import only_here
-        class Service:
-            pass
-    """,
-}
-
-
-def write(folder: Path, files: dict[str, str]) -> Path:
-    for name, text in files.items():
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(dedent(text), encoding="utf-8")
-    return folder
-
-
-@pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of modules that this process can import. At the end they are removed from `sys.modules`."""
-    folder = write(tmp_path / "project", PROJECT)
-    before = set(sys.modules)
-    monkeypatch.syspath_prepend(folder)
-    yield folder
-    for name in set(sys.modules) - before:
-        if str(tmp_path) in str(getattr(sys.modules[name], "__spec__", "")) or name == "only_here":
-            del sys.modules[name]
-
-
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Path:
-    folder = tmp_path / "elsewhere"
-    folder.mkdir()
-    return folder
-
-
-def load(name: str) -> ModuleType:
-    return importlib.import_module(name)
-
-
-def make_nothing(options: Any) -> Any:
-    """The `create` function of a plugin defined in a test."""
-    return options
-
-
-class Plugin:
-    source = "a test's"
-
-
-def spec_of(cls: type, *args: Any, strategy: Choice | None = None, **kwargs: Any) -> ReplicaSpec:
-    strategy = strategy or Choice(Registration("mine", make_nothing, "For tests."), None, Plugin())
-    factory = ServiceFactory("svc", cls, args, kwargs)
-    return ReplicaSpec("svc", 0, factory, strategy, Limits(1, None, 100), (), (), ServiceDeploymentConfig())
 
 
 # -- a project's classes ---------------------------------------------------------------------------------------------
@@ -362,13 +226,14 @@ def test_a_class_that_comes_home_is_left_as_it_was():
 
 # -- a script's classes ----------------------------------------------------------------------------------------------
 
+
 SCRIPT = """
     import enum
     import sys
     from dataclasses import dataclass
 
     from other_process import OtherProcess
-    from test_shipping import spec_of
+    from shipped_project import spec_of
 
     FACTOR = 2
 
@@ -455,104 +320,3 @@ def run_script(folder: Path, text: str, *arguments: Any) -> str:
 def test_a_scripts_classes_are_the_same_on_both_sides(tmp_path, elsewhere):
     """A script's classes from `__main__` are the same on both sides, although `__main__` there is another module."""
     assert run_script(tmp_path, SCRIPT, elsewhere) == "well\n"
-
-
-# -- what cannot be sent ---------------------------------------------------------------------------------------------
-
-
-class Database:
-    def __init__(self, connection: Any) -> None:
-        self.conn = connection
-
-
-class KVService:
-    def __init__(self, *names: Any, db: Any = None) -> None:
-        self.db = db
-
-
-def test_an_argument_of_the_constructor_that_cannot_be_sent_is_named_with_its_path():
-    """A constructor argument that cannot be sent is reported as E703 with its path, and what to do."""
-    with closing(connect(":memory:")) as connection:
-        spec = spec_of(KVService, "a", db=Database(connection))
-        (problem,) = problems(spec)
-        with pytest.raises(DeployError) as caught:
-            pack_spec(spec)
-
-    assert (problem.id, problem.key) == ("E703", "init.kwargs.db")
-    assert problem.message == (
-        "the constructor's argument 'db' of service 'svc' cannot be pickled: KVService.__init__(db=...).conn: "
-        "cannot pickle 'sqlite3.Connection' object"
-    )
-    assert str(caught.value) == (
-        f"replica svc#0 cannot be sent to another process: {problem.message} (build it in __init__ or setup(), which "
-        "run where the replica does)"
-    )
-    assert (caught.value.service, caught.value.replica) == ("svc", "svc#0")
-
-
-def test_every_part_that_cannot_be_sent_is_found():
-    """All parts of a spec that cannot be sent are reported at once: class, arguments and strategy options."""
-    lock = threading.Lock()
-
-    class Local:
-        kept = lock
-
-    strategy = Choice(Registration("mine", make_nothing, "For tests."), lock, Plugin())
-    spec = spec_of(Local, 1, lock, strategy=strategy)
-
-    assert [(problem.key, problem.message.partition(": ")[2]) for problem in problems(spec)] == [
-        ("class", f"{Local.__qualname__}.kept: cannot pickle '_thread.lock' object"),
-        ("init.args.1", "argument 2 of " + Local.__qualname__ + ".__init__: cannot pickle '_thread.lock' object"),
-        ("threading_strategy", "strategy.options: cannot pickle '_thread.lock' object"),
-    ]
-
-
-def test_what_can_be_sent_has_no_problems():
-    assert problems(spec_of(KVService, "a", db=None)) == []
-
-
-def test_a_foreign_factory_is_looked_at_as_a_whole():
-    """If the factory is not the standard one, the problem names the part of the factory."""
-
-    class Factory:
-        service_name = "svc"
-        service_class = dict
-
-        def __init__(self):
-            self.lock = threading.Lock()
-
-    (problem,) = problems(spec_of(dict)._replace(factory=Factory()))
-    assert problem.message.endswith("factory.lock: cannot pickle '_thread.lock' object")
-
-
-@pytest.mark.parametrize(
-    ("module", "message"),
-    [
-        ("needs", "ModuleNotFoundError: No module named 'only_here'. Install only_here on every node"),
-        ("broken", "SystemExit: 3"),
-    ],
-)
-def test_what_is_missing_on_the_other_side_is_named(project, elsewhere, module, message):
-    """If a module cannot be imported on the other side, the deployment error says what is missing."""
-    with OtherProcess(elsewhere) as other, pytest.raises(DeployError) as caught:
-        other.serve(spec_of(load(module).Service))
-    assert str(caught.value).startswith(f"replica svc#0 cannot be built here: {message}")
-
-
-def test_a_result_of_a_class_that_only_the_other_side_has_is_told_of(project, elsewhere):
-    """
-    A result whose class exists only there fails the call with ModuleNotFoundError; such an error becomes RemoteError.
-    """
-    only_there = write(elsewhere / "path", {"only_there.py": "class Thing(Exception): pass"})
-    with OtherProcess(elsewhere, only_there) as other:
-        other.serve(spec_of(load("shop.service").Shop, None))
-        with pytest.raises(ModuleNotFoundError, match="only_there"):
-            other.call("run", exec_there, "import only_there; result = only_there.Thing()")
-        with pytest.raises(RemoteError, match=r"only_there\.Thing"):
-            other.call("run", exec_there, "import only_there; raise only_there.Thing()")
-
-
-def exec_there(code: str) -> Any:
-    names: dict[str, Any] = {}
-    exec(code, names)  # noqa: S102 - written in these tests
-    return names["result"]

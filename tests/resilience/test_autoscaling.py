@@ -3,55 +3,12 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from math import ceil
-from random import Random
 
 import pytest
-from hypothesis import Phase, settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from sage_deploy_autoscalers.target_ongoing import TargetOngoing
-from sage_plugins.interfaces import Load
 from sage_plugins.resilience.autoscaling import FIRST_WAIT_S, LONGEST_WAIT_S, AutoscaleSettings, Scaler
-
-#: Seconds between two looks of the autoscaler.
-LOOK = 1.0
-
-
-def load(now, replicas, ongoing=0, queued=0, **more):
-    slots, wait, ready = more.get("slots", 1), more.get("wait", 0.0), more.get("ready")
-    ready = replicas if ready is None else ready
-    return Load(now, replicas, ready, ready * slots, ongoing, queued, wait)
-
-
-class Stage:
-    """A service in virtual time. Its replicas start and stop at once."""
-
-    def __init__(self, *, slots=1, policy=None, **autoscale):
-        self.settings = AutoscaleSettings.of(autoscale)
-        self.scaler = Scaler(self.settings, policy or TargetOngoing().decide, "it")
-        self.now, self.replicas, self.slots = 1000.0, self.settings.initial, slots
-        self.changes = []  # (when, how many, why) of each decision
-
-    def look(self, calls, *, busy_at=-1e9, wait=0.0):
-        """Look once at so many calls, carry the decision out and return it."""
-        ongoing = min(calls, self.replicas * self.slots)
-        shown = load(self.now, self.replicas, ongoing, calls - ongoing, slots=self.slots, wait=wait)
-        decision = self.scaler.look(shown, busy_at)
-        if decision is not None:
-            self.replicas = decision.replicas
-            self.changes.append((self.now - 1000.0, *decision))
-        self.now += LOOK
-        return decision
-
-    def hold(self, calls, seconds, **more):
-        """Keep so many calls for so many seconds. Return the numbers of replicas decided meanwhile."""
-        before = len(self.changes)
-        for _ in range(int(seconds / LOOK)):
-            self.look(calls, **more)
-        return [number for _, number, _ in self.changes[before:]]
-
+from scaled_service import LOOK, Stage, load
 
 # -- more and fewer ----------------------------------------------------------------------------------------------------
 
@@ -259,141 +216,6 @@ def test_start_that_failed_is_tried_again_later_and_later():
 
 
 # -- for long ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("seed", range(50))
-def test_steady_load_is_a_fixed_point(seed):
-    """Under steady load the number of replicas stays the same for an hour, whatever the settings."""
-    random = Random(seed)  # noqa: S311 - no secret
-    stage = Stage(
-        min=random.randint(1, 3),
-        initial=random.randint(3, 6),
-        max=random.randint(6, 40),
-        target_ongoing_requests=random.choice([0.3, 1, 1.7, 2, 5]),
-        upscale_delay=random.choice([0, 1, 10]),
-        downscale_delay=random.choice([0, 5, 60]),
-        look_back=random.choice([1, 10, 30]),
-        tolerance=random.choice([0, 0.1, 0.3]),
-        upscale_factor=random.choice([0.1, 0.5, 1]),
-        downscale_factor=random.choice([0.1, 0.5, 1]),
-    )
-    calls = random.randint(0, 60)
-    stage.hold(calls, 3000)
-    assert stage.hold(calls, 3600) == []
-    needed = ceil(calls / stage.settings.target_ongoing_requests - 1e-9)
-    least = min(max(needed, stage.settings.min), stage.settings.max)
-    assert least * (1 - stage.settings.tolerance) - 1 <= stage.replicas
-
-
-def test_square_wave_does_not_swing_the_replicas_within_a_delay():
-    """A load that switches every twenty seconds scales up once, and not down within `downscale_delay`."""
-    stage = Stage(max=10, target_ongoing_requests=1, upscale_delay=10, downscale_delay=100, look_back=10)
-    for _ in range(30):
-        stage.hold(8, 20)
-        stage.hold(0, 20)
-    assert len(stage.changes) <= 2
-    assert stage.replicas == 8
-
-
-class AutoscalerMachine(RuleBasedStateMachine):
-    """The bounds and delays hold under any load, changes by hand, and slow or failing starts."""
-
-    @initialize(
-        low=st.integers(0, 3),
-        more=st.integers(0, 6),
-        others=st.fixed_dictionaries(
-            {
-                "upscale_delay": st.sampled_from([0.0, 3.0, 10.0]),
-                "downscale_delay": st.sampled_from([0.0, 5.0, 30.0]),
-                "look_back": st.sampled_from([1.0, 8.0]),
-                "target_ongoing_requests": st.sampled_from([0.5, 1.0, 3.0]),
-            },
-            optional={"scale_to_zero_delay": st.sampled_from([4.0, 50.0])},
-        ),
-    )
-    def begin(self, low, more, others):
-        self.settings = AutoscaleSettings.of({"min": low, "max": max(1, low + more)} | others)
-        self.scaler = Scaler(self.settings, TargetOngoing().decide)
-        self.now, self.replicas, self.starting = 0.0, self.settings.initial, 0
-        self.calls = 0
-        self.looked_at, self.changed_at = None, None  # the number at the last look, and since when
-        self.asked = None  # a decision not yet carried out and not failed
-        self.not_before = -1.0
-
-    @rule(calls=st.integers(0, 30), seconds=st.integers(1, 15))
-    def look(self, calls, seconds):
-        for _ in range(seconds):
-            self.now += LOOK
-            self.calls = calls
-            if self.replicas != self.looked_at:
-                self.looked_at, self.changed_at = self.replicas, self.now
-            ready = self.replicas - self.starting
-            ongoing = min(calls, ready)
-            decision = self.scaler.look(load(self.now, self.replicas, ongoing, calls - ongoing, ready=ready))
-            if decision is not None:
-                self.check(decision.replicas, ongoing)
-                return
-
-    def check(self, number, ongoing):
-        low, most = self.settings.min, self.settings.max
-        assert low <= number <= most
-        assert number != self.replicas
-        assert number >= min(self.replicas, ongoing)
-        if number > self.replicas:
-            assert self.now >= self.not_before
-        if self.changed_at is not None and self.replicas:
-            waited = self.now - self.changed_at
-            if number > self.replicas:
-                assert waited >= self.settings.upscale_delay
-            elif number:
-                assert waited >= self.settings.downscale_delay
-            else:
-                assert waited >= self.settings.scale_to_zero_delay
-        if number == 0:
-            assert self.calls == 0
-        self.asked = number
-        if number < self.replicas:
-            self.done()
-
-    def done(self):
-        self.starting = max(0, min(self.starting, self.asked))
-        self.replicas, self.asked = self.asked, None
-        self.scaler.succeeded()
-        self.not_before = -1.0
-
-    @precondition(lambda self: self.asked is not None)
-    @rule(fails=st.booleans(), slowly=st.booleans())
-    def start(self, fails, slowly):
-        if fails:
-            self.scaler.failed(self.now)
-            self.not_before = self.now + FIRST_WAIT_S
-            self.asked = None
-            return
-        self.starting = self.asked - self.replicas if slowly else 0
-        self.done()
-
-    @rule()
-    def started(self):
-        self.starting = 0
-
-    @precondition(lambda self: self.settings.min != self.settings.max)
-    @rule(where=st.floats(0, 1))
-    def by_hand(self, where):
-        low, most = max(1, self.settings.min), self.settings.max
-        number = round(low + where * (most - low))
-        if number != self.replicas:
-            self.replicas, self.starting, self.asked = number, 0, None
-
-    @invariant()
-    def wanted_is_within_the_bounds(self):
-        if hasattr(self, "scaler"):
-            assert self.settings.min <= self.scaler.wanted <= self.settings.max
-
-
-AutoscalerMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=30, deadline=None, phases=[Phase.generate, Phase.shrink]
-)
-TestAutoscalerMachine = AutoscalerMachine.TestCase
 
 
 def test_the_aim_counts_exactly_when_a_service_wakes_up():

@@ -1,450 +1,58 @@
-"""Each faulty monitor below fails the conformance case that proves the rule it breaks."""
+"""Each faulty monitor fails the conformance case that proves the rule it breaks."""
 
 from __future__ import annotations
-
-import collections
-import queue
-import threading
-import time
-import weakref
 
 import pytest
 
 import sage_deploy_balancers
 import sage_deploy_local
 import sage_deploy_threading
+from misbehaving_monitors import (
+    Absent,
+    Blocking,
+    BlockingRefusals,
+    Boasting,
+    ClosesForGood,
+    ClosesOnce,
+    DeafToChanges,
+    DeafToReplicas,
+    Draining,
+    Hoarding,
+    Late,
+    Locking,
+    Narrow,
+    NeedsCalls,
+    OneForAll,
+    Repeating,
+    Reversed,
+    Rude,
+    Stationary,
+    Torn,
+)
+from miscounting_monitors import (
+    CannotAttach,
+    CannotExport,
+    CannotMerge,
+    CountsLate,
+    CountsRefused,
+    CountsTheGivenUpTwice,
+    CountsTwice,
+    FirstOnly,
+    ForgetsWhenClosed,
+    KeepsParts,
+    LosesTimeouts,
+    MergesTheLatest,
+    Mislabels,
+    Mortal,
+    OneCell,
+    SumsItsOwn,
+)
 from sage_deploy_testing.suites.monitor_conformance import MONITOR_CAPABILITIES, MonitorConformance
 from sage_deploy_testing.suites.service_conformance import ServiceConformance
 from sage_plugins.hookspecs import hookimpl
-from sage_plugins.interfaces import Family, QuietMonitor
 from sage_plugins.plugins.registry import Registry
-from sage_plugins.values import Outcome, Registration
-
-
-class SoundRecorder:
-    """One counter for each worker."""
-
-    def __init__(self, who):
-        self.who = who
-        self.counters = []
-
-    def writer(self):
-        counter = collections.Counter()
-        self.counters.append(counter)
-
-        def record(_method, outcome, _wait_s, _run_s):
-            counter[outcome] += 1
-
-        return record
-
-    def snapshot(self):
-        return dict(sum(map(collections.Counter.copy, tuple(self.counters)), collections.Counter()))
-
-    def close(self):
-        pass
-
-
-class Sound(QuietMonitor):
-    """A correct monitor: it counts calls and keeps events."""
-
-    Recorder = SoundRecorder
-
-    def __init__(self, _options=None):
-        self.latest = collections.deque(maxlen=100)
-        self.refusals = collections.Counter()
-
-    def recorder(self, who, _methods):
-        return self.Recorder(who)
-
-    def refused(self, _method, reason):
-        self.refusals[reason] += 1
-
-    def event(self, event):
-        self.latest.append({"kind": event.kind, "reason": event.reason, "replica": event.replica})
-
-    def summary(self, snapshots):
-        total = sum(map(collections.Counter, snapshots), collections.Counter())
-        return {
-            "outcomes": {Outcome.NAMES[outcome]: number for outcome, number in total.items()},
-            "latest": tuple(self.latest),
-        }
-
-    def merge(self, snapshots):
-        return dict(sum(map(collections.Counter, snapshots), collections.Counter()))
-
-    def attach(self, _service):
-        pass
-
-    def families(self, snapshots):
-        values = {(name,): number for name, number in self.summary(snapshots)["outcomes"].items()}
-        return [Family("sound_calls_total", "counter", "Calls.", ("outcome",), values)]
-
-
-# -- optional members --------------------------------------------------------------------------------------------------
-
-
-class CannotMerge(Sound):
-    """It declares `merge` but does not have it."""
-
-    merge = None
-
-
-class CannotAttach(Sound):
-    """It declares `attach` but does not have it."""
-
-    attach = None
-
-
-class CannotExport(Sound):
-    """It declares `families` but does not have it."""
-
-    families = None
-
-
-class Mislabels(Sound):
-    """The label values of its metrics do not match the declared labels."""
-
-    def families(self, snapshots):
-        return [family._replace(labels=()) for family in super().families(snapshots)]
-
-
-# -- what is counted ---------------------------------------------------------------------------------------------------
-
-
-class CountsTwice(Sound):
-    """It counts each call twice."""
-
-    class Recorder(SoundRecorder):
-        def writer(self):
-            record = super().writer()
-            return lambda *call: [record(*call), record(*call)]
-
-
-class LosesTimeouts(Sound):
-    """It does not count calls that timed out."""
-
-    class Recorder(SoundRecorder):
-        def writer(self):
-            record = super().writer()
-            return lambda method, outcome, *times: outcome == Outcome.TIMEOUT or record(method, outcome, *times)
-
-
-class CountsLate(Sound):
-    """It counts a call only when the next one ends."""
-
-    class Recorder(SoundRecorder):
-        def writer(self):
-            record, before = super().writer(), []
-
-            def late(*call):
-                if before:
-                    record(*before.pop())
-                before.append(call)
-
-            return late
-
-
-class CountsTheGivenUpTwice(Sound):
-    """It counts a call that was given up while it ran as a waiting call too."""
-
-    class Recorder(SoundRecorder):
-        def writer(self):
-            record = super().writer()
-            twice = self.who.replica is None
-            return lambda *call: [record(*call) for _ in range(2 if twice and call[3] else 1)]
-
-
-class ForgetsWhenClosed(Sound):
-    """When its recorder is closed, the counts are lost."""
-
-    class Recorder(SoundRecorder):
-        def close(self):
-            self.counters.clear()
-
-
-class FirstOnly(Sound):
-    """It reports the counts of the first replica as those of all replicas."""
-
-    def summary(self, snapshots):
-        return super().summary(snapshots[:1])
-
-
-class SumsItsOwn(Sound):
-    """It ignores the snapshots of the replicas and sums up only what its own recorders counted."""
-
-    def __init__(self, _options=None):
-        super().__init__()
-        self.recorders = []
-
-    def recorder(self, who, methods):
-        self.recorders.append(super().recorder(who, methods))
-        return self.recorders[-1]
-
-    def summary(self, _snapshots):
-        return super().summary([each.snapshot() for each in self.recorders])
-
-
-class OneCell(Sound):
-    """All workers share one counter without a lock, so updates get lost."""
-
-    class Recorder(SoundRecorder):
-        def writer(self):
-            self.counters = self.counters or [collections.Counter()]
-            (counter,) = self.counters
-
-            def record(_method, outcome, _wait_s, _run_s):
-                before = counter[outcome]
-                for _ in range(20):
-                    pass
-                counter[outcome] = before + 1
-
-            return record
-
-
-class CountsRefused(Sound):
-    """It counts a refused call as an error."""
-
-    def summary(self, snapshots):
-        return super().summary([*snapshots, {Outcome.ERROR: self.refusals.total()}])
-
-
-class Mortal(Sound):
-    """When a worker ends, its counts are lost."""
-
-    class Recorder(SoundRecorder):
-        def __init__(self, who):
-            super().__init__(who)
-            self.alive = []
-
-        def writer(self):
-            record = super().writer()
-            self.alive.append((weakref.ref(record), self.counters[-1]))
-            return record
-
-        def snapshot(self):
-            self.counters = [counter for worker, counter in self.alive if worker() is not None]
-            return super().snapshot()
-
-
-# -- counts of replicas that left --------------------------------------------------------------------------------------
-
-
-class MergesTheLatest(Sound):
-    """Merging keeps only the last snapshot."""
-
-    def merge(self, snapshots):
-        return snapshots[-1]
-
-
-class KeepsParts(Sound):
-    """Each merge adds an entry, so its memory grows without bound."""
-
-    def merge(self, snapshots):
-        merges = sum(len(snapshot) for snapshot in snapshots)
-        return {Outcome.OK: 0} | dict.fromkeys(range(-merges, 0), 0) | super().merge(snapshots)
-
-
-# -- recorders ---------------------------------------------------------------------------------------------------------
-
-
-class Absent(Sound):
-    """It declares that it records calls but has no recorder."""
-
-    def recorder(self, _who, _methods):
-        return None
-
-
-class Narrow(Sound):
-    """Its histogram ends at one hour."""
-
-    class Recorder(SoundRecorder):
-        def writer(self):
-            record = super().writer()
-
-            def narrow(method, outcome, wait_s, run_s):
-                range(60)[int((wait_s + run_s) / 60)]
-                record(method, outcome, wait_s, run_s)
-
-            return narrow
-
-
-class Stationary(Sound):
-    """Its snapshot cannot be pickled."""
-
-    class Recorder(SoundRecorder):
-        def snapshot(self):
-            return collections.defaultdict(lambda: 0, super().snapshot())
-
-
-class Torn(Sound):
-    """It takes its snapshot while workers change the data."""
-
-    class Recorder(SoundRecorder):
-        def writer(self):
-            super().writer()
-            durations = self.counters[-1]
-
-            def record(_method, outcome, wait_s, run_s):
-                durations[wait_s + run_s + outcome] = outcome
-
-            return record
-
-        def snapshot(self):
-            found = collections.Counter()
-            for counter in self.counters:
-                for duration in counter:
-                    found[counter[duration]] += 1
-            return found
-
-
-# -- events and refused calls ------------------------------------------------------------------------------------------
-
-
-class Blocking(Sound):
-    """It puts events into a bounded queue, which gets full."""
-
-    def __init__(self, _options=None):
-        super().__init__()
-        self.queue = queue.Queue(maxsize=100)
-
-    def event(self, event):
-        # The timeout lets the test's thread end.
-        self.queue.put(event, timeout=1.0)
-
-
-class BlockingRefusals(Sound):
-    """It writes each refused call down, which takes time."""
-
-    def refused(self, method, reason):
-        super().refused(method, reason)
-        time.sleep(0.001)
-
-
-class Reversed(Sound):
-    """It keeps the latest event first."""
-
-    def event(self, event):
-        self.latest.appendleft({"kind": event.kind, "reason": event.reason})
-
-
-class Repeating(Sound):
-    """It keeps each event twice."""
-
-    def event(self, event):
-        super().event(event)
-        super().event(event)
-
-
-class Hoarding(Sound):
-    """It keeps all events, without a bound."""
-
-    def __init__(self, _options=None):
-        super().__init__()
-        self.latest = collections.deque()
-
-
-class DeafToReplicas(Sound):
-    """It ignores the events of replicas."""
-
-    def event(self, event):
-        if not event.kind.startswith("replica_"):
-            super().event(event)
-
-
-class DeafToChanges(Sound):
-    """It ignores the events of the service."""
-
-    def event(self, event):
-        if event.kind.startswith("replica_"):
-            super().event(event)
-
-
-# -- summaries and the end ---------------------------------------------------------------------------------------------
-
-
-class NeedsCalls(Sound):
-    """Its summary needs at least one snapshot."""
-
-    def summary(self, snapshots):
-        first, *others = snapshots
-        return super().summary([first, *others])
-
-
-class Draining(Sound):
-    """Reading the summary removes the events."""
-
-    def summary(self, snapshots):
-        summary = super().summary(snapshots)
-        self.latest.clear()
-        return summary
-
-
-class Locking(Sound):
-    """A lock that is not reentrant guards the events. The monitor waits for it for longer than the suite does."""
-
-    def __init__(self, _options=None):
-        super().__init__()
-        self.lock = threading.Lock()
-        self.tired = False
-
-    def event(self, event):
-        with self.lock:
-            super().event(event)
-
-    def summary(self, snapshots):
-        if not self.tired and self.lock.acquire(timeout=0.6):
-            self.lock.release()
-        else:
-            self.tired = True
-        return super().summary(snapshots)
-
-
-SHARED = collections.deque(maxlen=100)
-
-
-class OneForAll(Sound):
-    """All services share one list of events."""
-
-    def __init__(self, _options=None):
-        super().__init__()
-        self.latest = SHARED
-
-
-class ClosesOnce(Sound):
-    """The second `close` raises."""
-
-    def close(self):
-        del self.latest_file
-
-    latest_file = property(lambda self: None)
-
-
-class ClosesForGood(Sound):
-    """Closing deletes its events."""
-
-    def close(self):
-        self.latest.clear()
-
-
-class Rude(Sound):
-    """It raises at each event."""
-
-    def event(self, event):
-        super().event(event)
-        raise RuntimeError("not now")
-
-
-class Late(Sound):
-    """Its summary lacks the events before the first call."""
-
-    def summary(self, snapshots):
-        summary = super().summary(snapshots)
-        return summary if summary["outcomes"] else {"outcomes": {}}
-
-
-class Boasting(Sound):
-    """It declares an unknown capability."""
-
+from sage_plugins.values import Registration
+from sound_monitor import Sound, SoundRecorder
 
 ALL = frozenset(MONITOR_CAPABILITIES)
 CALLS = {"records_calls", "counts_calls"}
