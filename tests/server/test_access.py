@@ -27,6 +27,7 @@ ELSEWHERE = (
     {"Origin": "http://evil.example"},
     {"Origin": "http://localhost.evil.example"},
     {"Origin": "null"},
+    {"Origin": "http://["},
 )
 
 #: A body that every handler refuses, so that a request that passes the checks has no effect.

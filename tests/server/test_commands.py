@@ -21,6 +21,17 @@ import threading
 
 
 class Greeter:
+    slowly = False
+
+    def stop_slowly(self):
+        Greeter.slowly = True
+        return True
+
+    def stop(self):
+        if Greeter.slowly:
+            threading.Event().wait(2)
+            self.ctx.logger.warning("slowly stopped")
+
     def greet(self, name: str, times: int = 1) -> str:
         self.ctx.logger.info("greeting %s", name)
         return f"hello {name} " * times
@@ -154,6 +165,16 @@ def test_calls_that_were_accepted_are_answered_when_the_environment_is_stopped(t
     terminal.run("down")
     assert held.communicate(timeout=PATIENCE)[0] == b'"held to the end"\n'
     assert (held.returncode, up.wait(PATIENCE)) == (0, 0)
+
+
+def test_down_waits_for_the_services_to_stop(terminal):
+    """When `down` ends, all services have stopped and their process has ended, so the same file can be run again."""
+    up = terminal.up()
+    assert terminal.run("call", "greeter.stop_slowly")[0]
+    terminal.run("down", "--yes")
+    assert up.poll() == 0
+    up.reader.join(PATIENCE)
+    assert any("slowly stopped" in line for line in up.said)
 
 
 def test_over_http_the_line_that_up_prints_works(terminal):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+import threading
 
 import pytest
 
@@ -11,6 +13,7 @@ from sage_plugins.values import ReplicaState
 from served_desk import Inner
 
 SERVICE = "/api/v1/services/desk"
+TOKEN = "t" * 64
 
 
 @pytest.fixture
@@ -51,6 +54,36 @@ def test_a_row_says_how_busy_a_service_is_and_what_is_left(ask, env):
     assert (row["inflight"], row["slots"], row["abandoned"], row["queue_capacity"]) == (1, slots, 0, 1000)
     assert (row["stripes"], row["more"]) == ([["desk#0", "ready", slots, 1, 0]], 0)
     call.cancel()
+
+
+class Held:
+    entered, door = threading.Event(), threading.Event()
+
+    def hold(self):
+        Held.entered.set()
+        Held.door.wait()
+
+
+def test_clients_that_wait_for_a_change_keep_no_other_from_an_answer(ask, env, server):
+    """However many clients wait for the end of a change, other requests are answered."""
+    env.register_service("held", Held)
+    call = env.service("held").submit("hold")
+    Held.entered.wait()
+    path = ask("POST", "/api/v1/services/held/drain", {"timeout": 60})[1]["operation"]
+    waiting = [socket.create_connection(server.address) for _ in range(50)]  # more than the server has threads
+    for each in waiting:
+        head = f"GET {path}?wait=60 HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {TOKEN}\r\n\r\n"
+        each.sendall(head.encode())
+    try:
+        assert ask("GET", path)[1]["state"] == "running"
+        assert ask("GET", "/readyz")[0] == 503
+    finally:
+        Held.door.set()
+    for each in waiting:
+        assert each.recv(1 << 16).startswith(b"HTTP/1.1 200 ")
+        each.close()
+    assert ask("GET", path)[1]["state"] == "done"
+    assert call.result() is None
 
 
 def test_a_row_says_since_when_a_service_is_as_it_is(ask, change):

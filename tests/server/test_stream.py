@@ -115,6 +115,18 @@ def test_the_end_of_the_server_waits_for_no_viewer(watch, server):
         pass
 
 
+def test_a_look_at_the_stream_without_its_body_ends(server):
+    """HEAD of the stream is answered at once, so that the next request of its connection is answered too."""
+    connection = http.client.HTTPConnection(*server.address, timeout=5)
+    connection.request("HEAD", "/api/v1/stream", headers={"Authorization": f"Bearer {TOKEN}"})
+    answer = connection.getresponse()
+    assert (answer.status, answer.headers["Content-Type"].partition(";")[0]) == (200, "text/event-stream")
+    answer.read()
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
 class Odd:
     """A service that meets a file whose name is not UTF-8."""
 

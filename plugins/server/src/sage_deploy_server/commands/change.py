@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import time
 from typing import Final
 
@@ -130,9 +131,12 @@ def down(client: EnvironmentClient, *, dry_run: bool, yes: bool) -> None:
         done(client.change("/api/v1/down", dry_run=True), f"stop {who}")
         return
     confirm(f"Stop {who}?", yes=yes)
-    client.ask("POST", "/api/v1/down", {}).read()
-    while _is_running(client, about["id"]):
-        time.sleep(_POLL_INTERVAL_S)
+    with client.process() as process:
+        client.ask("POST", "/api/v1/down", {}).read()
+        while _is_running(client, about["id"]):
+            time.sleep(_POLL_INTERVAL_S)
+        if process is not None:  # services stop after the server
+            select.select([process], [], [])
     write(f"stopped {who}")
 
 

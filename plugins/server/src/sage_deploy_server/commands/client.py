@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 from contextlib import contextmanager
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final
@@ -13,7 +14,7 @@ import click
 
 from sage_deploy_cli.exit_codes import ExitCode
 from sage_deploy_cli.output import progress
-from sage_deploy_server.running.environment_files import connect, listening_sockets
+from sage_deploy_server.running.environment_files import connect, listening_sockets, watch_peer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -161,6 +162,24 @@ class EnvironmentClient:
     def at_socket(cls, path: Path) -> EnvironmentClient:
         """Create a client of the environment that listens at *path*."""
         return cls(lambda timeout: _UnixConnection(path, timeout))
+
+    @contextmanager
+    def process(self) -> Iterator[int | None]:
+        """
+        Yield a descriptor that can be read once the environment's process has ended.
+
+        None over HTTP, or if this system cannot watch the process. Raises as `ask`.
+        """
+        with _connection_errors_told():
+            connection = self._connection(_READ_TIMEOUT_S)
+            connection.connect()
+        descriptor = watch_peer(connection.sock)
+        connection.close()
+        try:
+            yield descriptor
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
 
     def ask(
         self,

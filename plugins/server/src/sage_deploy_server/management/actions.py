@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections import OrderedDict
+from concurrent.futures import Future
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -41,7 +42,7 @@ class Action:
         error: `status`, `code` and `detail` of the failure; None if it has not failed.
         started: Seconds since the epoch.
         ended: Seconds since the epoch; None while it runs.
-        ended_event: Set when it has ended.
+        done: Has a result when the action has ended.
     """
 
     id: int
@@ -53,11 +54,11 @@ class Action:
     error: dict[str, Any] | None = None
     started: float = attrs.field(factory=time.time)
     ended: float | None = None
-    ended_event: threading.Event = attrs.field(factory=threading.Event, repr=False)
+    done: Future[None] = attrs.field(factory=Future, repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields that clients see."""
-        return attrs.asdict(self, filter=lambda field, _: field.name != "ended_event")
+        return attrs.asdict(self, filter=lambda field, _: field.name != "done")
 
 
 class Actions:
@@ -94,7 +95,7 @@ class Actions:
             else:
                 action.state = "done"
             action.ended = time.time()
-            action.ended_event.set()
+            action.done.set_result(None)
 
         threading.Thread(target=run, name=f"sage-deploy-server-{what}", daemon=True).start()
         return action

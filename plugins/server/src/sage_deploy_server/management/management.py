@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import inspect
 import json
 import os
 import signal
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import attrs
@@ -207,12 +210,20 @@ class Management:
         plan = json.loads(self._operations.plan().to_json())
         return next((each for each in plan["services"] if each["name"] == name), None)
 
-    def _action(self, request: Request) -> dict[str, Any]:
+    async def _action(self, request: Request) -> dict[str, Any]:
         id = request.path_params["id"]
         action = self._actions.find(int(id)) if id.isdecimal() else None
         if action is None:
             raise Problem(404, "operation", f"there is no operation {id!r}; the last 100 are known")
-        action.ended_event.wait(min(_number(request, "wait", 0.0), _LONGEST_WAIT_S))
+        ended, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def wake(_: object) -> None:
+            with suppress(RuntimeError):  # the server has closed meanwhile
+                loop.call_soon_threadsafe(ended.set)
+
+        action.done.add_done_callback(wake)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(ended.wait(), min(_number(request, "wait", 0.0), _LONGEST_WAIT_S))
         return action.to_dict()
 
     def _events(self, request: Request) -> list[dict[str, Any]]:
@@ -370,11 +381,16 @@ def _caller_of(request: Request) -> str:
 
 
 def _read_route(path: str, read: Callable[[Request], Any]) -> Route:
-    """Create a read-only route. It runs in a thread, because it may ask remote replicas."""
+    """
+    Create a read-only route. It runs in a thread, because it may ask remote replicas.
+
+    If *read* is a coroutine function, it runs on the loop: one that waits would keep a thread from other requests.
+    """
 
     async def answer(request: Request) -> Response:
         try:
-            return json_response(await run_in_threadpool(lambda: read(request)))
+            is_async = inspect.iscoroutinefunction(read)
+            return json_response(await (read(request) if is_async else run_in_threadpool(lambda: read(request))))
         except Exception as error:  # noqa: BLE001 - the client gets any error
             return response_of(problem_of(error), {"Cache-Control": "no-store"})
 

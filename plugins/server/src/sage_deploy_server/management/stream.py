@@ -6,7 +6,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any, Final
 
-from starlette.responses import StreamingResponse
+from starlette.responses import Response, StreamingResponse
 
 from sage_deploy_server.web.problems import Problem, response_of, to_json
 
@@ -14,9 +14,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from starlette.requests import Request
-    from starlette.responses import Response
 
 __all__ = ["Stream"]
+
+_HEADERS: Final = {"Cache-Control": "no-store"}
+_MEDIA_TYPE: Final = "text/event-stream"
 
 #: Seconds between two snapshots.
 _INTERVAL_S: Final = 1.0
@@ -50,11 +52,13 @@ class Stream:
         self._sender: asyncio.Task[None] | None = None
         self._closed = False
 
-    async def answer(self, _: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
         """Serve one viewer. Starts with the latest snapshot if others watch already."""
+        if request.method == "HEAD":  # the answer must end: the client's next request waits for that
+            return Response(headers=_HEADERS, media_type=_MEDIA_TYPE)
         if len(self._viewers) >= _MAX_VIEWERS or self._closed:
             problem = Problem(503, "stream", f"{_MAX_VIEWERS} watch already, or the server is being closed")
-            return response_of(problem, {"Cache-Control": "no-store"})
+            return response_of(problem, _HEADERS)
         viewer: asyncio.Queue[bytes | None] = asyncio.Queue(_MAX_WAITING)
         if self._latest is not None:
             viewer.put_nowait(self._latest)
@@ -62,9 +66,7 @@ class Stream:
         self._loop = asyncio.get_running_loop()
         if self._sender is None or self._sender.done():
             self._sender = self._loop.create_task(self._send_snapshots())
-        return StreamingResponse(
-            self._snapshots(viewer), headers={"Cache-Control": "no-store"}, media_type="text/event-stream"
-        )
+        return StreamingResponse(self._snapshots(viewer), headers=_HEADERS, media_type=_MEDIA_TYPE)
 
     async def _snapshots(self, viewer: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
         try:

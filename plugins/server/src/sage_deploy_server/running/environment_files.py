@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
+import struct
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Final
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["EnvironmentFiles", "connect", "listening_sockets"]
+__all__ = ["EnvironmentFiles", "connect", "listening_sockets", "watch_peer"]
 
 #: Longest socket path, in bytes, that all systems accept.
 _MAX_PATH_BYTES: Final = 100
@@ -84,8 +85,11 @@ def _listening_since(path: Path) -> float | None:
     """Return the time at which the socket at *path* was made; None if no process listens there."""
     try:
         made = path.stat().st_mtime
+    except OSError:  # its environment has just ended
+        return None
+    try:
         connect(path, _PROBE_S).close()
-    except FileNotFoundError:  # its environment has just ended
+    except FileNotFoundError:  # the same
         return None
     except ConnectionRefusedError:
         # Another machine that shares this folder may run the environment. Process IDs do not help: another container
@@ -121,6 +125,23 @@ def connect(path: Path, timeout: float) -> socket.socket:
         connection.close()
         raise
     return connection
+
+
+def watch_peer(connection: socket.socket) -> int | None:
+    """
+    Return a descriptor that can be read once the process that listens for *connection* has ended.
+
+    None if the connection is not local, the process is in a container that this process cannot see into, or this
+    system is not Linux.
+    """
+    if not (hasattr(socket, "SO_PEERCRED") and hasattr(os, "pidfd_open") and connection.family == socket.AF_UNIX):
+        return None
+    # The kernel translates the ID into one of this container.
+    pid, _, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    try:
+        return os.pidfd_open(pid)
+    except OSError:  # it has ended, or is 0: not visible here
+        return None
 
 
 @contextmanager

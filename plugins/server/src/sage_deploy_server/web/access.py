@@ -6,7 +6,6 @@ import hmac
 import os
 import secrets
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urlsplit
 
 from starlette.requests import cookie_parser
 
@@ -125,7 +124,7 @@ class AccessMiddleware:
         if site is not None:
             return site not in {b"same-origin", b"none"}
         origin = headers.get(b"origin")
-        return origin is not None and urlsplit(origin.decode("latin-1")).netloc != host
+        return origin is not None and origin.decode("latin-1").partition("://")[2] != host
 
     def _check_token(self, scope: Scope, headers: dict[bytes, bytes]) -> Access:
         scheme, _, given = headers[b"authorization"].partition(b" ")
