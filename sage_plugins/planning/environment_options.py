@@ -141,7 +141,8 @@ class GivenOptions(NamedTuple):
             return problem
         for file in reversed(self.files):
             values = file.options.get(id)
-            if values is not None and (not path or path[0] in values):
+            # A missing option (E107) has no place of its own: it belongs where the file names the plugin.
+            if values is not None and (not path or path[0] in values or problem.id == "E107"):
                 return file.placed([problem])[0]
         return problem
 

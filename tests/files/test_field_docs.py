@@ -10,6 +10,7 @@ import yaml
 
 import sage_deploy_threading
 from sage_deploy_files.describing.field_docs import explain
+from sage_deploy_files.describing.schema.options import OptionsSchemas
 from sage_deploy_files.reading import reader
 from sage_plugins import errors, hookimpl
 from sage_plugins.config.nested_keys import METHOD_FIELDS
@@ -111,6 +112,26 @@ def test_options_lists_every_plugin_that_has_some():
     paths = [key.path for key in one("options").keys]
     assert {"options.pool", "options.events", "options.consistent_hash"} <= set(paths)
     assert "options.inline" not in paths
+
+
+def test_options_of_an_extension_are_for_the_whole_file_only():
+    """The options of an extension are explained and suggested at the top of the file, not for each service."""
+
+    @attrs.frozen
+    class Options:
+        path: str = ""
+
+    class Plugin:
+        @hookimpl
+        def sage_register_extensions(self):
+            return [Registration("board", Options, "Shows all", options=Options)]
+
+    registry = Registry.of(Plugin())
+    (doc,) = explain("options.board", lambda: registry)
+    assert "services" in doc.snippet
+    assert list(doc.snippet["options"]) == ["board"]
+    assert "board" in OptionsSchemas().of_environment(registry)["properties"]
+    assert "board" not in OptionsSchemas().of_plugins(registry)["properties"]
 
 
 def test_options_that_cannot_be_read_hide_no_others():

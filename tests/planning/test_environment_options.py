@@ -251,6 +251,18 @@ def test_required_option_is_asked_for_where_the_plugin_is_named(tmp_path):
         assert shown(env)["environment.racks.address"].value == "x"
 
 
+@pytest.mark.parametrize("given", ["{}", "{port: 1}"])
+def test_missing_option_has_the_place_of_its_plugin_in_the_file(tmp_path, given):
+    """A missing required option has the place where the file names the plugin."""
+    path = tmp_path / "racked.yaml"
+    path.write_text(f"options:\n  racks: {given}\n{SERVICE}", encoding="utf-8")
+    with Environment("trial", registry=Registry.of(*FIRST_PARTY, Racks(Demanding))) as env:
+        env.register_service("kv", Keeper)
+        env.load_service_deployment_config(path)
+        places = {problem.key: problem.line for problem in env.check() if problem.id == "E107"}
+    assert places["options.racks.address"] == 2
+
+
 # -- what has no effect ------------------------------------------------------------------------------------------------
 
 

@@ -301,6 +301,7 @@ def _options_of(path: str, id: str, rest: list[str], registry: Registry) -> tupl
         found += [
             _options_doc(entry, f"Options of the {kind} '{id}' from {entry.plugin.source}", _ENTRY)
             for kind, entry in registry.find_all(id)
+            if for_file is None or kind != "extension"  # its options are for the whole file
         ]
     if not rest:
         return tuple(found)

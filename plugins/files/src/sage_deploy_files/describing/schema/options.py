@@ -73,8 +73,9 @@ class OptionsSchemas:
     def of_plugins(self, registry: Registry) -> dict[str, Any]:
         """Return the schema of a service's `options`. Options of registered plugins are checked, others are allowed."""
         found: dict[str, list[Registered]] = {}
-        for (_, id), entry in sorted(registry.entries().items()):
-            found.setdefault(id, []).append(entry)
+        for (kind, id), entry in sorted(registry.entries().items()):
+            if kind != "extension":  # its options are for the whole file
+                found.setdefault(id, []).append(entry)
         described: dict[str, dict[str, Any]] = {}
         without: list[str] = []
         for id, entries in sorted(found.items()):
