@@ -207,23 +207,26 @@ class Call(LazyFuture):
         From now on only its deadline applies, not `expires`: it has started once.
         """
         with _GIVING_UP:
-            if self.settled() or self.unstarted():
+            if self.unstarted():
                 return False
             self.expires = self.deadline
-            if self.context is None:  # the first worker has taken the caller's context
-                self.context = copy_context()
-            self._unstarted = True
-            return True
+            return self.mark_unstarted()
 
     def mark_unstarted(self) -> bool:
         """Let a call that was sent and did not start be claimed again; False if it was given up meanwhile."""
         with _GIVING_UP:
             if self.settled():
                 return False
-            if self.context is None:
+            if self.context is None:  # the first worker has taken the caller's context
                 self.context = copy_context()
+            if self.has_ended():
+                del self.ended
             self._unstarted = True
             return True
+
+    def has_ended(self) -> bool:
+        """Whether its method has ended. Tasks and threads that the method has left may still run in its context."""
+        return hasattr(self, "ended")
 
     def unstarted(self) -> bool:
         """Whether no thread has claimed the call."""

@@ -48,6 +48,8 @@ def guard(call: Call, waiter: Call, *, blocks: bool = True) -> None:
         waiter: The call whose method waits.
         blocks: Whether the wait blocks the method's thread.
     """
+    if waiter.has_ended():  # only a task or a thread that it has left waits
+        return
     # A coroutine may wait in a thread, as with `asyncio.to_thread`, which blocks no loop.
     if blocks and waiter.on_loop and running_loop() is not None and _needs_loop(call, waiter):
         _refuse(

@@ -6,14 +6,17 @@ The strategies' suite covers other deadlines.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
+from contextvars import copy_context
 
 import pytest
 
 from sage_plugins import ServiceDeploymentConfig, errors
 from sage_plugins.call.call import Call
 from sage_plugins.clock import SystemClock
+from sage_plugins.threads import future_of
 
 PATIENCE = 20.0
 #: A timeout that the tests let expire.
@@ -103,6 +106,41 @@ def test_deadline_at_the_moment_of_the_start(deploy, threaded, occupy, until):
         patient.echo()
     until(lambda: service.metrics.request_count == 3 * service.slots + 1)
     assert service.metrics.abandoned_count == 0
+
+
+@pytest.mark.parametrize("what", ["task", "thread"])
+def test_what_a_method_leaves_running_has_a_deadline_of_its_own(deploy, what):
+    """Calls of a task or a thread that a method has left running do not inherit the deadline of that method's call."""
+
+    class Leaving:
+        async def leave_task(self):
+            self.go = asyncio.Event()
+            self.left = asyncio.create_task(self.call_later())
+
+        async def call_later(self):
+            await self.go.wait()
+            return await self.ctx.service("svc").aio.echo("answer")
+
+        async def leave_thread(self):
+            self.go = threading.Event()
+            self.left = asyncio.wrap_future(future_of(self.call_then, "left", context=copy_context()))
+
+        def call_then(self):
+            self.go.wait(PATIENCE)
+            return self.ctx.service("svc").call("echo", "answer")
+
+        async def answer(self):
+            self.go.set()
+            return await self.left
+
+        def echo(self, value):
+            return value
+
+    clock = Jumping()
+    handle = deploy("async", Leaving, timeout=1000, monitors=["metrics"], env_options={"clock": clock}).handle
+    handle.call(f"leave_{what}")
+    clock.ahead = 2000.0
+    assert handle.call("answer") == "answer"
 
 
 # -- where the limit comes from ----------------------------------------------------------------------------------------

@@ -334,7 +334,8 @@ def _compose_make(  # noqa: C901 - a function for each check would cost every ca
                     raise _no_argument(service, method, each)
         now = monotonic()
         expires = deadline = now + timeout
-        outer = current()
+        around = current()
+        outer = None if around is None or around.has_ended() else around
         if outer is not None and outer.deadline < deadline:
             expires = deadline = outer.deadline
         if queue_timeout is not None and now + queue_timeout < expires:
@@ -356,7 +357,8 @@ def _compose_make(  # noqa: C901 - a function for each check would cost every ca
         from sage_plugins.call.stream import StreamCall
 
         now = monotonic()
-        outer = current()
+        around = current()
+        outer = None if around is None or around.has_ended() else around
         deadline = inf if outer is None else outer.deadline
         expires = min(now + (timeout if queue_timeout is None else min(timeout, queue_timeout)), deadline)
         fields = (router, plan, args, kwargs, options, now, deadline, expires, copy_context())
