@@ -141,6 +141,8 @@ def compose(binding: Binding, caller: Caller) -> Bound:  # noqa: C901, PLR0915 -
     if caller.options.priority and not router.minds_priority:
         raise no_effect(caller.service, caller.options.priority)
     make, make_stream = _compose_make(binding, caller)
+    if binding.caller_reads:
+        make, make_stream = _with_room(make), _with_room(make_stream)
     running_loop = quickest_running_loop()
 
     def call_here(method: str, /, *args: Any, **kwargs: Any) -> Any:
@@ -370,9 +372,7 @@ def _compose_make(  # noqa: C901 - a function for each check would cost every ca
         return made
 
     if caller.latest is not None:
-        make, make_stream = _not_after(caller.latest, make), _not_after(caller.latest, make_stream)
-    if binding.caller_reads:
-        return _with_room(make), _with_room(make_stream)
+        return _not_after(caller.latest, make), _not_after(caller.latest, make_stream)
     return make, make_stream
 
 
