@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sage_plugins.call.current import current_call
-from sage_plugins.errors import PluginError, text_of
+from sage_plugins.errors import ConfigError, PluginError, text_of
 from sage_plugins.host.thread_loop import UNRUN
 
 if TYPE_CHECKING:
@@ -25,10 +25,13 @@ def make_monitor(choice: Choice) -> Any:
     Return the monitor, or its `RecorderFactory`, that *choice* creates.
 
     Raises:
+        ConfigError: The monitor says so: its options are wrong.
         PluginError: It cannot be made; the message names the monitor.
     """
     try:
         return choice.create()
+    except ConfigError:
+        raise
     except Exception as error:
         msg = f"monitor '{choice.id}' from {choice.source} cannot be made: {text_of(error)}"
         raise PluginError(msg) from error

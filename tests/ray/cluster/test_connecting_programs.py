@@ -82,6 +82,25 @@ def test_forgotten_connection_keeps_no_process_and_does_not_hang_the_interpreter
     assert not [pid for pid in processes if session in title_of(int(pid))]
 
 
+@pytest.mark.slow
+def test_token_of_a_runtime_of_its_own_is_for_this_user_alone(in_process, tmp_path):
+    """Other users cannot read the token that Ray makes for a runtime of its own, so there is no warning about it."""
+    said = in_process(
+        """
+        import logging
+        from pathlib import Path
+        logging.basicConfig(stream=sys.stdout, format="%(levelname)s %(message)s")
+        connect().release()
+        print(oct(Path("~/.ray/auth_token").expanduser().stat().st_mode))
+        """,
+        HOME=str(tmp_path),
+        RAY_AUTH_MODE="token",
+    )
+
+    assert "can read the token" not in said
+    assert said.splitlines()[-1] == "0o100600"
+
+
 def test_joined_cluster_is_left_by_the_last_user(in_process, cluster):
     """A joined cluster is left when the last connection is released, and can be joined again."""
     said = in_process(

@@ -15,6 +15,7 @@ import os
 import socket
 import sys
 import threading
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
@@ -346,8 +347,13 @@ def _init(where: str, namespace: str) -> None:
         host, _, port = where.rpartition(":")
         # Fails at once if nobody listens. Ray would need 20 s to find out.
         socket.create_connection((host.strip("[]"), int(port)), timeout=_START_TIMEOUT_S).close()
+    token = exposure.token_file()
+    is_new = not token.exists()
     with sigterm.unchanged():
         ray.init(address=where, **options)
+    if is_new:
+        with suppress(OSError):  # Ray needed no token
+            token.chmod(0o600)  # Ray lets every user read the token that it makes
 
 
 def _shutdown() -> None:

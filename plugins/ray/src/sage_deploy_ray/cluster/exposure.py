@@ -20,6 +20,7 @@ __all__ = [
     "check_token_file",
     "check_version",
     "is_loopback",
+    "token_file",
     "version_of",
 ]
 
@@ -91,12 +92,17 @@ def check_cluster(address: str, *, token: bool, dashboard: str | None) -> Iterat
         yield Finding(_NAME, "warning", found, "start the head with --dashboard-host=127.0.0.1 and use a tunnel")
 
 
+def token_file(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where Ray reads its token from. The file may not exist."""
+    named = environment.get("RAY_AUTH_TOKEN_PATH")
+    return Path(named) if named else Path.home() / ".ray" / "auth_token"
+
+
 def check_token_file(environment: Mapping[str, str] = os.environ) -> Iterator[Finding]:
     """Check whether other users of this machine can read Ray's token."""
     if environment.get("RAY_AUTH_MODE", "token").lower() != "token" or environment.get("RAY_AUTH_TOKEN"):
         return
-    named = environment.get("RAY_AUTH_TOKEN_PATH")
-    path = Path(named) if named else Path.home() / ".ray" / "auth_token"
+    path = token_file(environment)
     try:
         mode = stat.S_IMODE(path.stat().st_mode)
     except OSError:  # a missing token is for Ray to report

@@ -17,15 +17,13 @@ export class Refused extends Error {
 }
 
 /** Fetch what a path shows. Throws `Refused` for an error, and the browser's own error if there is no answer. */
-export async function get(path) {
-  const answer = await fetch(path, { headers: { Accept: "application/json" } });
-  if (!answer.ok) throw new Refused(answer.status, await problemOf(answer));
-  return answer.json();
-}
+export const get = (path) => ask(path, { headers: { Accept: "application/json" } });
 
 /** Request a change, and return the server's answer. Throws as `get` does. */
-export async function post(path, body, headers = {}) {
-  const answer = await fetch(path, { method: "POST", headers: { "Content-Type": "application/json", ...headers }, body: JSON.stringify(body) });
+export const post = (path, body, headers = {}) => ask(path, { method: "POST", headers: { "Content-Type": "application/json", ...headers }, body: JSON.stringify(body) });
+
+async function ask(path, options) {
+  const answer = await fetch(path, options);
   if (!answer.ok) throw new Refused(answer.status, await problemOf(answer));
   return answer.json();
 }
@@ -39,7 +37,7 @@ export async function post(path, body, headers = {}) {
 export async function call({ service, method, body, timeout, key }, { signal, onHead, onItem }) {
   const headers = { Accept: "application/x-ndjson, application/json", "Content-Type": "application/json" };
   if (timeout) headers["X-Timeout"] = timeout;
-  if (key) headers["X-Key"] = String.fromCharCode(...new TextEncoder().encode(key)); // fetch takes no other characters than bytes
+  if (key) headers["X-Key"] = String.fromCharCode(...new TextEncoder().encode(key)); // fetch takes bytes only
   const began = performance.now();
   const answer = await fetch(pathOf(service, method), { method: "POST", headers, body, signal });
   const kind = kindOf(answer.headers.get("Content-Type") ?? "");

@@ -48,7 +48,6 @@ export const CHINESE = {
   unhealthy: "不健康",
   pending: "等待中",
   starting: "启动中",
-  deploying: "部署中",
   draining: "排空中",
   stopped: "已停止",
   failed: "失败",

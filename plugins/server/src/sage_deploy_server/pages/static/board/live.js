@@ -85,28 +85,27 @@ function lose() {
 function take(snapshot) {
   const isFirst = live.link !== "live";
   Object.assign(live, { link: "live", at: Date.now(), services: snapshot.services });
-  if (isFirst) live.events = []; // the numbers begin again if another environment answers now
-  const hasGap = add(snapshot.events);
-  if (isFirst || hasGap) catchUp();
+  if (isFirst) live.events = []; // another environment may answer now
+  if (add(snapshot.events) || isFirst) catchUp();
   tell();
 }
 
-/** Add events that are new. Return whether some before them are missing: the server leaves out snapshots for slow pages. */
+/** Add new events. Return whether some before them are missing: slow pages do not get every snapshot. */
 function add(events) {
   const last = live.events.at(-1)?.seq ?? 0;
   const newer = events.filter((each) => each.seq > last);
-  if (newer.length) live.events = [...live.events, ...newer].slice(-MOST_EVENTS);
-  return newer.length > 0 && newer[0].seq > last + 1;
+  live.events = [...live.events, ...newer].slice(-MOST_EVENTS);
+  return newer[0]?.seq > last + 1;
 }
 
-/** Fetch what this page has not got from the stream. */
+/** Fetch what the stream has not sent. */
 async function catchUp() {
   try {
     const [about, events] = await Promise.all([get("/api/v1/environment"), get("/api/v1/events")]);
-    const meanwhile = live.events; // the stream may have sent events after this answer
+    const newer = live.events; // may be newer than the answer
     live.about = about;
     live.events = events.slice(-MOST_EVENTS);
-    add(meanwhile);
+    add(newer);
   } catch {
     lose();
   }

@@ -38,8 +38,8 @@ function placeNow() {
 function usePlace() {
   const [place, setPlace] = useState(placeNow);
   useEffect(() => {
-    window.onhashchange = () => setPlace(placeNow());
-    window.onhashchange(); // the address may have changed since the page was drawn
+    onhashchange = () => setPlace(placeNow());
+    onhashchange(); // for an earlier change
   }, []);
   const setQuery = (more) => {
     const query = new URLSearchParams(place.query);
