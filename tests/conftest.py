@@ -19,7 +19,7 @@ from sage_plugins import Environment, ServiceDeploymentConfig
 from sage_threads import SageThreads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
 leak_guard.add_runtime(SageThreads())
@@ -35,6 +35,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the cells that only `make test-long` runs."""
     if (suites := sys.modules.get("strategies_in_turn")) is not None:  # otherwise no test here is of such a suite
         suites.mark_cells(items)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Escape captured text that UTF-8 does not have: xdist cannot send it, and would end the run."""
+    report = yield
+    report.sections = [(title, text.encode(errors="backslashreplace").decode()) for title, text in report.sections]
+    return report
 
 
 @pytest.hookimpl(optionalhook=True)  # xdist's
