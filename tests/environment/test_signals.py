@@ -117,6 +117,7 @@ def test_second_signal_ends_a_drain(start):
 #: Drains its only service, whose method ends once the second line is printed.
 DRAINING = """
     import signal
+    import sys
     import threading
 
     import sage_deploy_local, sage_deploy_monitors, sage_deploy_threading
@@ -127,6 +128,9 @@ DRAINING = """
 
     class Service:
         def work(self):
+            main = threading.main_thread().ident
+            while env.task("svc").state != "draining" or sys._current_frames()[main].f_code.co_name != "wait":
+                GO_ON.wait(0.01)  # until the drain waits for this call
             print("running", flush=True)
             GO_ON.wait()
 
