@@ -131,6 +131,7 @@ DRAINING = """
             main = threading.main_thread().ident
             while env.task("svc").state != "draining" or sys._current_frames()[main].f_code.co_name != "wait":
                 GO_ON.wait(0.01)  # until the drain waits for this call
+            GO_ON.wait(0.1)  # Python handles a signal that comes just before a wait only after it
             print("running", flush=True)
             GO_ON.wait()
 
