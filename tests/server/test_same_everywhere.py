@@ -96,7 +96,7 @@ def browser():
 def env():
     Till.door, Till.entered, Till.is_ill, Till.is_broken = threading.Event(), threading.Semaphore(0), False, False
     settings = {"threading_strategy": "pool", "thread_count": 2, "queue_size": 2, "overload": "reject"}
-    health = {"health_check_interval": 0.1, "failure_threshold": 1, "monitors": ["metrics", "health"]}
+    health = {"health_check_interval": 1.0, "failure_threshold": 1, "monitors": ["metrics", "health"]}
     with Environment("shop") as env:
         env.register_service_with_config("till", Till, deployment_config=ServiceDeploymentConfig(**settings, **health))
         env.deploy()
@@ -190,7 +190,7 @@ def processes(watched):
 def until(condition):
     """Wait until *condition* holds, such as the result of a health check."""
     while not condition():
-        time.sleep(0.01)  # a tenth of the checks' own interval
+        time.sleep(0.01)
 
 
 # -- states ------------------------------------------------------------------------------------------------------------
@@ -199,12 +199,11 @@ def until(condition):
 def test_a_service_without_a_replica_that_is_ready_is_unready_everywhere(shop, env):
     """A service without a ready replica is unready on every surface, also in /readyz, and then ready again."""
     Till.is_ill = True
-    until(lambda: env.overview()["till"]["state"] == "unready")
+    until(lambda: "till#0 returned False" in (shop.rest()[0]["why"] or ""))  # on a busy machine a check times out first
     shop.shows("unready, 0 of 1 replicas ready", shop.snapshots())
     assert env.get_service_status("till")["state"] == "unready"
     (row,) = shop.rest()
     assert (row["state"], row["ready"], row["replicas"]) == ("unready", 0, 1)
-    assert "till#0 returned False" in row["why"]
     assert shop.command("status", "-o", "json") == ([shop.rest()[0]], 4)
     assert shop.command("describe", "till", "-o", "json")[0]["state"] == "unready"
     assert json.loads(shop.text("/readyz")) == {"ready": False, "not_ready": {"till": "unready"}}
