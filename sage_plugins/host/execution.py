@@ -63,6 +63,7 @@ class Execution:
         tasks: The running calls that are coroutines.
         batch_tasks: The tasks in which batches run on the event loop.
         steps: The tasks of the life-cycle steps that run on the event loop.
+        stopping: The step that runs the stop hooks, once the replica is told to stop.
         handed: Calls and batches that the event loop has left to a thread, until a thread takes them.
         events: Receives reports of free slots.
         workers: The workers, as keys.
@@ -100,6 +101,7 @@ class Execution:
         self.tasks: set[Call] = set()
         self.batch_tasks: set[asyncio.Task[None]] = set()  # the loop keeps no strong reference to a task
         self.steps: set[asyncio.Task[None]] = set()
+        self.stopping: Step | None = None
         self.events = events
         self._recorders = recorders
         self._loop = loop
@@ -252,8 +254,15 @@ class Execution:
         on_loop = (*self.tasks.copy(), *self.batched.copy())
         return list(dict.fromkeys([*self.calls_of([*works, *self.handed.copy()]), *on_loop]))
 
-    def forget(self, worker: Worker) -> None:
-        """Forget *worker*, which has ended."""
+    def end_worker(self, worker: Worker) -> None:
+        """
+        Forget *worker*, which ends.
+
+        If it was told to end before a worker began the stop hooks, it runs them: `Inbox.take_work` may have taken their
+        step out of the inbox at this moment.
+        """
+        if self.stopping is not None and not self.on_loop:
+            self.stopping.run()
         self.workers.pop(worker, None)
         self._latest = max(self._latest, worker.ended)
 

@@ -213,7 +213,7 @@ class Host:
         with self._life:
             step = self._stopping
             if step is None:
-                step = self._stopping = Step(self._tear_down, self._loop.run)
+                step = self._stopping = self._execution.stopping = Step(self._tear_down, self._loop.run)
                 self._submit(step, "stop")
         # If no worker begins the hooks soon, all are stuck in a method or a constructor.
         if step.begun.wait(stuck - now):

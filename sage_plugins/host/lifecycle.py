@@ -67,7 +67,7 @@ class _Latch:
 
 class Step:
     """
-    One life-cycle step.
+    One life-cycle step, which runs only once.
 
     Attributes:
         begun: Set when a worker begins it.
@@ -75,7 +75,7 @@ class Step:
         error: The exception of a hook, if one raised.
     """
 
-    __slots__ = ("_hooks", "_run", "begun", "done", "error")
+    __slots__ = ("_hooks", "_run", "_unbegun", "begun", "done", "error")
 
     expires = -inf  # so that `execute` finds steps without one more check for every call
 
@@ -89,13 +89,23 @@ class Step:
         """
         self._hooks = hooks
         self._run = run
+        self._unbegun = None  # deleted by the thread that runs it
         self.begun = _Latch()
         self.done = _Latch()
         self.error: BaseException | None = None
 
+    def _begin(self) -> bool:
+        try:
+            del self._unbegun  # atomic
+        except AttributeError:
+            return False
+        self.begun.set()
+        return True
+
     def run(self) -> None:
         """Run the step in this thread."""
-        self.begun.set()
+        if not self._begin():
+            return
         try:
             hooks = self._hooks()
             try:
@@ -116,7 +126,8 @@ class Step:
 
     async def arun(self) -> None:
         """Run the step on the running loop."""
-        self.begun.set()
+        if not self._begin():
+            return
         try:
             hooks = self._hooks()
             try:

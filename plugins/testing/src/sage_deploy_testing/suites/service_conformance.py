@@ -307,3 +307,14 @@ class ServiceConformance(Conformance):
         """Return the names of the replica threads that started in this process since the case began."""
         new = frozenset(threading.enumerate()) - self._before - frozenset(self._threads)
         return sorted(thread.name for thread in new if "#" in thread.name)
+
+    def check_threads_ended(self) -> None:
+        """
+        Check that no replica thread is left.
+
+        Where calls run in the caller's thread, wait for that: hooks then run in a thread that all replicas share, which
+        has the replica's name for a moment longer.
+        """
+        if self.declares("in_callers_thread"):
+            self.until(lambda: not self.replica_threads())
+        assert self.replica_threads() == []
