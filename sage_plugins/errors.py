@@ -302,7 +302,7 @@ class InvalidKeyError(CallError, TypeError):
 
 
 class ServiceNotFoundError(CallError, LookupError):
-    """No service of that name is registered."""
+    """No such service."""
 
 
 class MethodNotFoundError(CallError, AttributeError):

@@ -89,7 +89,6 @@ class ThreadsAside:
     IDLE_S: Final = 5.0
 
     def __init__(self, name: str) -> None:
-        """Start no thread yet. *name* is the name of the threads."""
         self._name = name
         self._restart()
 

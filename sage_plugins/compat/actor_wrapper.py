@@ -136,5 +136,4 @@ class ActorWrapper:
         return True, True
 
     def __repr__(self) -> str:
-        """Show where the object is, and the object."""
         return f"ActorWrapper[{'ray_actor' if self.is_ray_actor() else 'local'}]({self._object!r})"

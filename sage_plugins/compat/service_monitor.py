@@ -36,8 +36,7 @@ class ServiceMonitor:
     """
     Shows the status of a service, and can read it periodically.
 
-    The service's own monitors check replicas and count calls, whether or not this object exists. All methods are safe
-    from any thread.
+    The service's own monitors check replicas and count calls, whether this object exists. Thread-safe.
 
     Attributes:
         task: The task of the service.
@@ -58,7 +57,7 @@ class ServiceMonitor:
 
         Args:
             task: The task of the service.
-            keep: Maximum number of readings to keep, 1 or more. The default is one hour at the default interval.
+            keep: Maximum readings to keep, 1 or more. The default is one hour at the default interval.
 
         Raises:
             ValueError: *keep* is below 1.

@@ -22,7 +22,7 @@ class ServiceLifecycle:
     """
     The state of a service, and its background threads, which it waits for when it stops.
 
-    All methods are safe from any thread. Some must be called under `condition`; they say so.
+    Thread-safe. Some must be called under `condition`; they say so.
 
     Attributes:
         condition: Guards this state and the states of the replicas, and is notified of every change.

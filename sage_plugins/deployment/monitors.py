@@ -46,7 +46,7 @@ class ServiceMonitors:
     """
     All monitors of a service, on the calling side.
 
-    An error of a monitor affects nothing else. Its first error is logged. All methods are safe from any thread.
+    An error of a monitor affects nothing else. Its first error is logged. Thread-safe.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class ServiceMonitors:
         Make the monitors.
 
         Args:
-            service: Name of the service.
+            service: Its name.
             choices: The chosen monitors.
             methods: Names of the served methods, by index.
             listener: Called with every event, in addition to the monitors.

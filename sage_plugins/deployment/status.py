@@ -226,7 +226,6 @@ class Instances:
     """Sends questions to the instances, while calls run. From any thread."""
 
     def __init__(self, replicas: ReplicaSet) -> None:
-        """Prepare; *replicas* hold the instances."""
         self._replicas = replicas
         self._timeout = replicas.composition.config.health_check_timeout
 

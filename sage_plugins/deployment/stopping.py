@@ -21,7 +21,7 @@ __all__ = ["ServiceStopper"]
 
 
 class ServiceStopper:
-    """Stops one service. All methods are safe from any thread."""
+    """Stops one service. Thread-safe."""
 
     def __init__(
         self,

@@ -49,10 +49,10 @@ class ServiceTask:
     """
     One service, deployed or not yet.
 
-    All methods are safe from any thread.
+    Thread-safe.
 
     Attributes:
-        service_name: Name of the service.
+        service_name: Its name.
         clock: Clock of the service.
         reach: How other processes call the service.
         handle: Calls the service; the first call starts the task if necessary.
@@ -234,8 +234,7 @@ class ServiceTask:
         """
         Wait until every replica has started and passes `check_health()` and `check_ready()`, if the class has them.
 
-        Replacements of dead replicas count too. Repeats each check until it passes, whether or not a monitor runs it
-        too.
+        Replacements of dead replicas count too. Repeats each check until it passes, whether a monitor runs it too.
 
         Args:
             timeout: Seconds; None for the configuration's `startup_timeout`.
@@ -341,8 +340,8 @@ class ServiceTask:
 
         More: new replicas get calls once all of them are ready. A service without a load balancer gets the default one.
         Fewer: the last replicas get no new calls, finish their calls within the configuration's `drain_timeout`, and
-        stop. A replica that has ended and is about to be replaced counts too, and is the first to go. The configuration
-        does not change, so the next deployment uses its number again. An autoscaler continues from the new number.
+        stop. A replica that has ended and will be replaced counts too, and is the first to go. The configuration does
+        not change, so the next deployment uses its number again. An autoscaler continues from the new number.
 
         Waits for a change by another thread, and until its own change is complete. Inside a service's call, it does not
         wait for replicas that leave, because one may be running that very call.
@@ -496,5 +495,4 @@ class ServiceTask:
         start_request(request, self.handle, self.clock, self.service_name)
 
     def __repr__(self) -> str:
-        """Return the name and the state, for debugging."""
         return f"<ServiceTask {self.service_name!r} {self.state}>"

@@ -40,8 +40,7 @@ class Environment(Registering, Views):
     Registers, deploys, calls and stops a set of services.
 
     Registering starts nothing. `deploy` starts all services or none. The first call of a service that is not deployed
-    yet deploys it. As a context manager, sync or async, the environment closes itself. All methods are safe from any
-    thread.
+    yet deploys it. As a context manager, sync or async, the environment closes itself. Thread-safe.
 
     Attributes:
         name: Name of the environment.
@@ -263,7 +262,7 @@ class Environment(Registering, Views):
             cls: Its class, so that type checkers and editors know the methods of the handle.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
             ServiceStoppedError: The environment is closed.
         """
         return self._services.handle(name)
@@ -300,7 +299,7 @@ class Environment(Registering, Views):
             replicas: Number of replicas, 1 or more.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
             ConfigError: *replicas* is not 1 or more, or not within the bounds of `autoscale`.
             DeployError: The service does not run, or a new replica did not become ready; the others go on as before.
         """
@@ -315,7 +314,7 @@ class Environment(Registering, Views):
             replica: ID of the replica, such as `"kv#1"`; None for all. See `ServiceTask.restart`.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
             DeployError: The service does not run or has no such replica. Or a new replica did not become ready, and the
                 old one goes on serving.
         """
@@ -332,7 +331,7 @@ class Environment(Registering, Views):
             timeout: Seconds for the accepted calls; None for the service's `drain_timeout`.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
             TypeError: *timeout* is no number. Nothing was stopped.
         """
         self.task(name).drain(timeout)
@@ -347,7 +346,7 @@ class Environment(Registering, Views):
             options: Its options; None for its options in the service's configuration.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
             UnknownPluginError: No plugin has that ID.
             PlanError, ConfigError, PluginError: The balancer refuses its options or cannot be made.
             DeployError: The service does not run.
@@ -381,7 +380,6 @@ class Environment(Registering, Views):
         forget(self)
 
     def __enter__(self) -> Self:
-        """Return the environment itself."""
         return self
 
     def __exit__(
@@ -391,7 +389,6 @@ class Environment(Registering, Views):
         self.close()
 
     async def __aenter__(self) -> Self:
-        """Return the environment itself."""
         return self
 
     async def __aexit__(
@@ -410,7 +407,6 @@ class Environment(Registering, Views):
             self._extensions.after_fork()
 
     def __repr__(self) -> str:
-        """Return the name and the number of services, for debugging."""
         return f"<Environment {self.name!r} with {counted(len(self._services.catalogue.names), 'service')}>"
 
 

@@ -80,5 +80,4 @@ def _is_hidden(path: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _fields(cls: Any) -> tuple[str, ...] | None:
-    """Return the field names of an attrs class; None for any other class."""
     return tuple(field.name for field in attrs.fields(cls)) if attrs.has(cls) else None

@@ -21,7 +21,7 @@ __all__ = ["Registering"]
 
 class Registering:
     """
-    The methods of `Environment` that register services. All methods are safe from any thread.
+    The methods of `Environment` that register services. Thread-safe.
 
     Registering a name again replaces its earlier registration. A running service does not change: `plan` shows the
     difference, and `apply` makes the change.

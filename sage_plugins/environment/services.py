@@ -54,7 +54,7 @@ NOT_RUNNING = ("pending", "stopped")
 
 class Services:
     """
-    The table of an environment's services. All methods are safe from any thread.
+    The table of an environment's services. Thread-safe.
 
     Attributes:
         name: Name of the environment.
@@ -127,7 +127,7 @@ class Services:
             composed: Its composition from the catalogue, with the warnings; None to compose it now.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
             ServiceStoppedError: The environment was closed before the task was made.
             PlanError, ConfigError, UnknownPluginError, PluginError: The service cannot be composed.
         """
@@ -303,7 +303,6 @@ class Services:
         return task is None or task.state in (*NOT_RUNNING, "starting")
 
     def _bind(self, name: str) -> Binding:
-        """Return the binding for the first call of a handle; deploy the service if necessary."""
         task = self.task(name)
         try:
             return task.bind(lambda: self.forget(task))
@@ -316,7 +315,7 @@ class Services:
         Return a handle to a service; starts nothing.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
             ServiceStoppedError: The environment is closed.
         """
         from sage_plugins.routing.handles.handle import ServiceHandle

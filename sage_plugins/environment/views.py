@@ -25,7 +25,7 @@ __all__ = ["Views"]
 
 
 class Views:
-    """The methods of `Environment` that show its services. All methods are safe from any thread."""
+    """The methods of `Environment` that show its services. Thread-safe."""
 
     name: str
     id: str
@@ -42,7 +42,7 @@ class Views:
         Return the task of a service, and compose it if there is none; starts nothing.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
             ServiceStoppedError: The environment was closed before the task was made.
             PlanError, ConfigError, UnknownPluginError, PluginError: The service cannot be composed.
         """
@@ -71,7 +71,7 @@ class Views:
             age of 0.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
         """
         return self.task(name).status()
 
@@ -198,7 +198,7 @@ class Views:
         At most 20 types, from the present replicas. Asks replicas in other processes, for at most 1 s.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
         """
         return self.task(service).status_view.errors()
 
@@ -207,7 +207,7 @@ class Views:
         Return the stacks of all threads of a replica's process, as text; also while its methods hang.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
             DeployError: It has no such replica, or the replica does not answer.
         """
         return self.task(service).instances.stacks(replica)

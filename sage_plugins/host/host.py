@@ -51,7 +51,7 @@ class Host:
     Attributes:
         put: Takes a call or batch; never blocks.
         run_here: Runs a call in the calling thread, for strategies without workers; else None.
-        slots: Maximum number of concurrent calls.
+        slots: Maximum concurrent calls.
         cancel: Cancels the coroutine of a call that was given up; never blocks.
         holds: Counts the work that the replica holds, for slot recovery.
     """

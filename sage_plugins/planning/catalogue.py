@@ -52,7 +52,6 @@ class _Said(NamedTuple):
 
     @property
     def from_file(self) -> bool:
-        """Whether the configuration comes from a file."""
         return self.given is None and self.entry is not None
 
     def placed(self, problems: Sequence[Problem]) -> list[Problem]:
@@ -64,7 +63,7 @@ class Catalogue:
     """
     The services of an environment as they are configured, whether they run or not.
 
-    All methods are safe from any thread.
+    Thread-safe.
     """
 
     def __init__(
@@ -231,12 +230,6 @@ class Catalogue:
         return self._given().values()
 
     def _checked(self, registry: Registry) -> Mapping[str, Mapping[str, Any]]:
-        """
-        Return the options for the whole environment.
-
-        Raises:
-            ConfigError: They have problems.
-        """
         given = self._given()
         if problems := given.problems(registry):
             raise _options_error(problems)

@@ -87,7 +87,7 @@ class Finder:
         Make a finder; looks up nothing yet.
 
         Args:
-            service: Name of the service.
+            service: Its name.
             config: Its configuration.
             registry: The plugins to choose from.
             environment: Options for the whole environment, by ID.
@@ -329,7 +329,7 @@ def check_config(
     Return the problems that a configuration's plugins find. Does not need the service's class.
 
     Args:
-        service: Name of the service.
+        service: Its name.
         config: Its configuration.
         registry: The plugins to choose from.
         environment: Options for the whole environment, by ID.

@@ -100,7 +100,6 @@ class _LookBack:
             looks.popleft()
 
     def means(self) -> tuple[float, float]:
-        """Return the mean number of calls and the mean wait in seconds."""
         looks = tuple(self._looks)
         end = looks[-1][0]
         total = end - max(looks[0][0], end - self._seconds)

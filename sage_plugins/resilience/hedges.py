@@ -44,7 +44,7 @@ class Delays:
     """
     The delays of the methods of one service.
 
-    Safe from any thread. If two threads report at the same time, one of the durations may be lost.
+    Thread-safe. If two threads report at the same time, one of the durations may be lost.
     """
 
     def __init__(self, delay: float | str) -> None:

@@ -101,7 +101,6 @@ class Outliers:
     """
 
     def __init__(self, policy: OutlierPolicy, now: float) -> None:
-        """Start without replicas."""
         self._policy = policy
         self._records: dict[str, CallRecord] = {}
         self._began = now  # start of this interval

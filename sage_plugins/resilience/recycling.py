@@ -59,7 +59,6 @@ class Recycling:
     """
 
     def __init__(self, policy: RecyclePolicy) -> None:
-        """Start with no replica due. *policy* has the limits."""
         self._policy = policy
         self._busy = False  # whether a replica is being replaced
         self._limit_is_too_low = False  # whether its replacement will probably reach the memory limit as fast

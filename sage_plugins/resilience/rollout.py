@@ -79,7 +79,7 @@ class ReplicaView(NamedTuple):
         id: Its ID.
         index: Its place. Hides the method `index` of `NamedTuple`, which nothing uses here.
         new: Whether it has the new version.
-        alive: Whether it starts or runs, or has ended and is about to be replaced by one of its version.
+        alive: Whether it starts or runs, or has ended and will be replaced by one of its version.
         ready: Whether it gets calls and is ready.
         has_place: Whether it has taken its place. Then one of its version replaces it when it dies.
         ended: Whether it has ended, and so holds no resources.
@@ -330,7 +330,6 @@ class Rollout:
         return Wait(self._next_time(replicas, now))
 
     def _next_time(self, replicas: Sequence[ReplicaView], now: float) -> float:
-        """Return the next time at which a replica becomes available or is late."""
         times = [self._latest(each) for each in replicas if self._is_wanted(each) and each.index in self._missing_since]
         fresh = [each for each in replicas if each.ready and each.new]
         times += [self._ready_since[each.id] + self._settings.min_ready_s for each in fresh]
@@ -342,7 +341,6 @@ class Rollout:
         return each.new is not self.back
 
     def _available(self, each: ReplicaView, now: float) -> bool:
-        """Whether it counts as available; see the module."""
         if not each.new or each.has_place:
             return each.ready
         return each.ready and now >= self._ready_since[each.id] + self._settings.min_ready_s

@@ -114,7 +114,6 @@ class _Caller:
         return self
 
     def __repr__(self) -> str:
-        """Show how the caller is used."""
         return f'<{type(self).__name__}: caller("service", ..., method="method") or caller["service"].method(...)>'
 
 
@@ -123,7 +122,7 @@ class ServiceCaller(_Caller):
     Calls services by name and waits for the answers: `call_service` of environments and contexts.
 
     `caller("kv", "k", method="get", timeout=2)` and `caller["kv"].get("k", timeout=2)` are the same call. If the call
-    fails, its error is raised with its own type; if possible, the error is a RuntimeError too. Safe from any thread.
+    fails, its error is raised with its own type; if possible, the error is a RuntimeError too. Thread-safe.
     """
 
     _verb = "call"
@@ -274,7 +273,6 @@ class ServiceMethods:
         return call
 
     def __repr__(self) -> str:
-        """Show the name of the service."""
         return f"<{type(self).__name__} of {self._name!r}>"
 
 
@@ -307,27 +305,21 @@ class _Answer(Future[Any]):
     # Wait on the call first: it watches the deadline and detects a method that waits for itself.
 
     def result(self, timeout: float | None = None) -> Any:
-        """As `Call.result`."""
         self._call.exception(timeout)
         return super().result()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """As `Call.exception`."""
         self._call.exception(timeout)
         return super().exception()
 
     def cancel(self) -> bool:
-        """As `Call.cancel`."""
         return self._call.cancel()
 
     def cancelled(self) -> bool:
-        """As `Call.cancelled`."""
         return self._call.cancelled()
 
     def running(self) -> bool:
-        """As `Call.running`."""
         return self._call.running()
 
     def done(self) -> bool:
-        """As `Call.done`."""
         return self._call.done()

@@ -78,7 +78,7 @@ class ServiceContext:
         Calls through the handle inherit the deadline of the present call.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
         """
         return self._find(name)
 
@@ -166,7 +166,7 @@ class ServiceFactory:
     Builds the instances of one service. `Environment.register_service` and its variants return it.
 
     Attributes:
-        service_name: Name of the service.
+        service_name: Its name.
         service_class: Its class.
         service_args: Positional arguments of the constructor.
         service_kwargs: Keyword arguments of the constructor.

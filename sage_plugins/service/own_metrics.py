@@ -88,11 +88,9 @@ class _Metric:
             raise ValueError(msg)
 
     def value(self) -> Any:
-        """Return the value of a series; for `Family.values`."""
         raise NotImplementedError
 
     def values(self) -> dict[tuple[str, ...], Any]:
-        """Return the values of all series, by their label values."""
         with self._lock:
             series = list(self._series.items())
         return {key: each.value() for key, each in series}
@@ -187,7 +185,6 @@ class OwnMetrics:
     """
 
     def __init__(self) -> None:
-        """Begin without metrics."""
         self._lock = threading.RLock()
         self._metrics: dict[str, _Metric] = {}
         self._names: dict[str, str] = {}  # each series name in use, and its metric

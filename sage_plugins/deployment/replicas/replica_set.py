@@ -57,7 +57,7 @@ class ReplicaSet:
     """
     The replicas of one service. Passes on their reports.
 
-    All methods are safe from any thread.
+    Thread-safe.
 
     Attributes:
         composition: The service's composition.
@@ -91,7 +91,6 @@ class ReplicaSet:
         clock: Clock,
         lifecycle: ServiceLifecycle,
     ) -> None:
-        """Make an empty set; the arguments are the attributes with these names."""
         self.composition = composition
         self.next_composition: Composition | None = None
         self.name = composition.name

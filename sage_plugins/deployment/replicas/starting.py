@@ -29,7 +29,7 @@ class NoRoomError(DeployError):
 
 
 class Launcher:
-    """Starts replicas on the service's target. All methods are safe from any thread."""
+    """Starts replicas on the service's target. Thread-safe."""
 
     def __init__(
         self,

@@ -29,7 +29,7 @@ _KINDS: Final = {
 
 class Breaking:
     """
-    The circuit breaker of one router. Safe from any thread.
+    The circuit breaker of one router. Thread-safe.
 
     Attributes:
         circuit: The state machine that decides.

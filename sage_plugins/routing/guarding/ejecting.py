@@ -30,7 +30,7 @@ _KINDS: Final = {
 
 
 class Ejecting:
-    """Watches the replicas of one router, and ejects those that fail. Safe from any thread."""
+    """Watches the replicas of one router, and ejects those that fail. Thread-safe."""
 
     _parts: Parts
     _outliers: Outliers

@@ -116,7 +116,7 @@ class _Due(NamedTuple):
 
 
 class Hedging:
-    """Gives the calls of one service second attempts. Safe from any thread."""
+    """Gives the calls of one service second attempts. Thread-safe."""
 
     def __init__(
         self,

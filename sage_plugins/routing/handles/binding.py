@@ -111,7 +111,7 @@ class Caller(NamedTuple):
     What `compose` needs to know of a handle.
 
     Attributes:
-        service: Name of the service.
+        service: Its name.
         options: For all calls of the handle.
         timeout: Seconds from call to answer for all methods; None for no limit, `UNSET` for each method's own.
         latest: `expires` and `deadline` of the call that the handle repeats; None for new calls.
@@ -401,7 +401,6 @@ def _descend(frames: int) -> None:
 
 
 def _note_inner(outer: Call, made: Call) -> None:
-    """Note that the method that answers *outer* has made the call *made*."""
     made.outer = outer
     inner = outer.inner
     if inner is None:

@@ -121,7 +121,7 @@ class ServiceHandle:
             CircuitOpenError: The circuit breaker is open.
             ServiceStoppedError: The service is draining or has stopped.
             ReplicaDiedError: The replica died while the method ran.
-            ReentrantCallError: A service method made the call, and would wait for ever.
+            ReentrantCallError: A service method made the call, and would wait forever.
             InvalidKeyError: The balancer does not accept the key.
             MethodNotFoundError: The service serves no such method.
             TypeError: The method is a generator, which needs `stream`.
@@ -341,7 +341,6 @@ class ServiceHandle:
         return again
 
     def _again(self, options: CallOptions, timeout: Any) -> ServiceHandle:
-        """Return a second handle to the same service."""
         return ServiceHandle(self._name, options=options, timeout=timeout, **self._origin._asdict())
 
     # -- the methods as attributes -----------------------------------------------------------------------------------
@@ -377,7 +376,6 @@ class ServiceHandle:
         return served_by(*self._known())
 
     def __dir__(self) -> list[str]:
-        """The handle's own methods and the served methods."""
         own = [name for name in dir(type(self)) if not name.startswith("_") or name.startswith("__")]
         return sorted({*own, *self._served()})
 
@@ -392,7 +390,6 @@ class ServiceHandle:
     # -- binding -----------------------------------------------------------------------------------------------------
 
     def _verb(self, name: str) -> Callable[..., Any]:
-        """Return the composed `call` or `submit`."""
         bound = self._compose()
         verb: Callable[..., Any] = bound.call if name == "call" else bound.submit
         return verb
@@ -466,7 +463,6 @@ class ServiceHandle:
         return moved
 
     def __repr__(self) -> str:
-        """Name of the service."""
         return f"<ServiceHandle {self._name!r}>"
 
     def __reduce__(self) -> Any:

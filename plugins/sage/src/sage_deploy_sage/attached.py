@@ -155,13 +155,11 @@ class DeployEnvironment(LocalEnvironment):
             self._deployments.close()
 
     def __enter__(self) -> Self:
-        """Return the environment itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the environment."""
         self.close()
 
     # -- what is deployed --------------------------------------------------------------------------------------------

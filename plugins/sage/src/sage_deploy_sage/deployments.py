@@ -252,7 +252,6 @@ class Deployments:
             raise ConfigError(msg)
 
     def _is_in_file(self, name: str) -> bool:
-        """Whether a loaded file has an entry for a service."""
         files = self._only_files
         try:
             files.task(name)  # an entry with a class is a service of its own

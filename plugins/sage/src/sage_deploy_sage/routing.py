@@ -86,7 +86,6 @@ class FunctionMaker:
         return getattr(self.function_class, name)
 
     def __repr__(self) -> str:
-        """Show the replaced class."""
         return f"<{type(self).__name__} of {self.function_class!r}>"
 
 
@@ -129,7 +128,6 @@ class CallerOfFunction:
         return getattr(self._routes, self._verb)[service_name]
 
     def __repr__(self) -> str:
-        """Show the verb."""
         return f"<{self._verb} of a function>"
 
 
@@ -160,7 +158,6 @@ class DeployedFactory:
         return DeployedService(self._routes, self.service_name, self.service_class)
 
     def __repr__(self) -> str:
-        """Show name and class."""
         return f"<{type(self).__name__} {self.service_name!r} {self.service_class.__qualname__}>"
 
 

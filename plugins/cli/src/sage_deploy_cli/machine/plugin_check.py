@@ -262,7 +262,6 @@ class Inspection:
             yield self._wrong(f"what it creates {fault}", "see the interface in docs/hooks.md")
 
     def _run(self, name: str, settings: Sequence[Any]) -> Iterator[Finding]:
-        """Call `check` or `explain` with a configuration that only names the ID."""
         wanted = (Problem,) if name == "check" else (str, Explanation)
         config = ServiceDeploymentConfig(**_NAMED[self._kind](self._registration.id))
         try:

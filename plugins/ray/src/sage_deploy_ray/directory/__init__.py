@@ -29,7 +29,7 @@ def revive(
 
     Args:
         version: Protocol version of the process that deploys the environment.
-        environment: ID of the environment.
+        environment: Its ID.
         options: Options that name the cluster and the namespace.
         process: ID of the deploying process; None if the services are detached.
     """

@@ -112,7 +112,7 @@ class IncomingStream:
         """
         Acknowledge the items read since the last time.
 
-        Return False if there are none. Then the producer may wait, and must not wait for ever.
+        Return False if there are none. Then the producer may wait, and must not wait forever.
         """
         with self._lock:  # producer and consumer may call this at the same time
             number = self._delivered - self._call.channel.waiting - self._acknowledged

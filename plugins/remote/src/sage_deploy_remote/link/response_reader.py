@@ -28,7 +28,7 @@ __all__ = ["ResponseReader"]
 
 class ResponseReader:
     """
-    Reads responses, one at a time, in the thread that calls. Methods may be called from any thread.
+    Reads responses, one at a time, in the thread that calls. Thread-safe.
 
     That thread may belong to another caller, or read for all callers. So it runs no user code: what is not plain data
     is unpacked in a separate thread.

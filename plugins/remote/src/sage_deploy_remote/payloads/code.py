@@ -159,7 +159,6 @@ def _skeleton(make: Callable[..., type], *arguments: Any) -> type:
 
 
 def _complete(cls: type, state: tuple[Callable[[Any, Any], Any], Any]) -> None:
-    """Give a new class its attributes."""
     if cls not in _COMPLETE:
         set_state, attributes = state
         set_state(cls, attributes)
@@ -181,7 +180,6 @@ def _function(identity: str, make: Callable[..., FunctionType], *arguments: Any)
 
 
 def _complete_function(function: FunctionType, state: tuple[Callable[[Any, Any], Any], Any]) -> None:
-    """Give a new function its globals and defaults."""
     if _OWN_FUNCTIONS.get(_FUNCTION_IDS[function]) is not function:
         set_state, attributes = state
         set_state(function, attributes)

@@ -257,7 +257,6 @@ def _text(error: BaseException) -> str:
 
 
 def _short(value: Any) -> Any:
-    """Return *value*, cut if it is a long text."""
     if not isinstance(value, (str, bytes)) or len(value) <= LONGEST_TEXT:
         return value
     if isinstance(value, str):

@@ -24,8 +24,7 @@ class Directory(Protocol):
     """
     Holds what runs in an environment: the deploying process publishes it, and other processes look it up.
 
-    A directory can be pickled; its copy in another process looks in the same place, and equals it. All methods may be
-    called from any thread.
+    A directory can be pickled; its copy in another process looks in the same place, and equals it. Thread-safe.
     """
 
     @property

@@ -55,7 +55,6 @@ class DirectoryServer:
     """
 
     def __init__(self) -> None:
-        """Make an empty directory."""
         self._known: dict[str, Payload] = {}
         self._entries: dict[tuple[str, str], _Entry] = {}
         self._changed: dict[tuple[str, str], asyncio.Event] = {}

@@ -18,7 +18,7 @@ class ReplicaSnapshot(NamedTuple):
     A replica that an earlier process started.
 
     Attributes:
-        index: Position among the service's replicas, from 0.
+        index: Position in the service, from 0.
         generation: Number of replicas that were at this position before.
         node: Name of its node.
         address: The address by which its target reaches it.

@@ -65,7 +65,6 @@ class Actions:
     """The latest actions. Each runs in its own thread, because it may wait for replicas. Thread-safe."""
 
     def __init__(self) -> None:
-        """Start without any action."""
         self._numbers = count(1)
         self._latest: OrderedDict[int, Action] = OrderedDict()  # guarded by _lock
         self._lock = threading.Lock()

@@ -30,7 +30,6 @@ class Recorder:
     """
 
     def __init__(self, operations: Operations) -> None:
-        """Prepare to record *operations*. Records nothing yet."""
         self.history = History()
         self._operations = operations
         self._sampler = Sampler()

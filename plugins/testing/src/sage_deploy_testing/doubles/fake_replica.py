@@ -372,7 +372,6 @@ class FakeReplica:
         return len(self.running)
 
     def __repr__(self) -> str:
-        """Name, slots taken, and whether it is dead."""
         return f"<FakeReplica {self.id} {self.taken}/{self.slots}{'' if self.alive else ' dead'}>"
 
 

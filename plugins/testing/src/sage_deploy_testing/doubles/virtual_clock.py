@@ -140,5 +140,4 @@ class VirtualClock:
             callback()
 
     def __repr__(self) -> str:
-        """The time and the number of pending timers."""
         return f"<VirtualClock at {self._now:g} s, {self.pending} timers>"

@@ -49,7 +49,7 @@ class ModelledReplica(LaneEvents):
         slots: The most calls at once.
         alive: Whether it has not died.
         factor: How many times as long methods take that start now.
-        hung: Whether nothing ends at the moment.
+        hung: Whether nothing ends now.
         running: The running calls and batches, with the calls of each.
     """
 
@@ -144,7 +144,6 @@ class ModelledReplica(LaneEvents):
             self._at(until, self._end, work)
 
     def _end(self, work: Any) -> None:
-        """End the methods of *work*."""
         if self.hung:
             self._held.append(work)
             return

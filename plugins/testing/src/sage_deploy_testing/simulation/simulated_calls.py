@@ -73,7 +73,6 @@ class Place:
     """
 
     def __init__(self, course: Course, lane: Lane, seniority: int = 0) -> None:
-        """Record *lane*."""
         self.lane = lane
         self.seniority = seniority
         self.follow = lane.follow

@@ -74,7 +74,7 @@ class BalancerConformance(ReplicaCases):
     capabilities that a balancer can declare. The services run on target `local`.
 
     Attributes:
-        calls: The number of calls over which shares are compared.
+        calls: Number of calls over which shares are compared.
         slack: How far a share may be from the mean, as a fraction of the mean.
     """
 

@@ -84,7 +84,6 @@ class Resources(NamedTuple):
         return cls(_threads(), frozenset(_files()), _pending_tasks(), frozenset(_children()), _elsewhere())
 
     def __sub__(self, other: Resources) -> Resources:
-        """Return what is here and not in *other*."""
         return Resources(
             self.threads - other.threads,
             self.files - other.files,

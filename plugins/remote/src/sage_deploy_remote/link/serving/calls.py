@@ -54,8 +54,7 @@ class CallServer(CallOwner):
     """
     Takes the calls of one replica, or of a router for several, whose callers exchange frames with it.
 
-    A subclass decides what runs the calls. All methods may be called from any thread. `exchange` blocks its thread
-    until there is something to say.
+    A subclass decides what runs the calls. Thread-safe. `exchange` blocks its thread until there is something to say.
 
     Attributes:
         id: ID of the replica, for errors.
@@ -84,7 +83,7 @@ class CallServer(CallOwner):
         Start without calls.
 
         Args:
-            service: Name of the service.
+            service: Its name.
             id: ID of the replica.
             node: Name of its node.
             methods: The methods by index; the last one has index -1.

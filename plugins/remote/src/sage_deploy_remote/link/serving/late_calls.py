@@ -55,7 +55,7 @@ class NoReferences:
 
 class LateCalls:
     """
-    The calls of one replica that wait for their arguments. Methods may be called from any thread.
+    The calls of one replica that wait for their arguments. Thread-safe.
 
     The thread that takes a call out of the waiting ones reports what happened to it; so this is reported once.
     """

@@ -242,7 +242,6 @@ class _Connection:
         self.mailbox: PushedReplies | None = None
 
     def read(self) -> None:
-        """As `IncomingConnection.read`."""
         for body, buffers in self._socket.receive():
             frame = self._attachments.frame_from_plain(pickle.loads(body, buffers=buffers))  # noqa: S301 - from our own process
             mailbox = self.mailbox
@@ -254,7 +253,6 @@ class _Connection:
             mailbox.take(frame)
 
     def ended(self, error: BaseException) -> None:
-        """As `IncomingConnection.ended`."""
         self._error = error
         self._has_ended.set()
 

@@ -15,7 +15,7 @@ __all__ = ["ResultPacker"]
 
 
 class ResultPacker:
-    """Packs what the methods of one replica return and raise. Methods may be called from any thread."""
+    """Packs what the methods of one replica return and raise. Thread-safe."""
 
     def __init__(self, service: str, replica: str, node: str | None, substrate: Substrate) -> None:
         """

@@ -36,7 +36,7 @@ _ENDS_WITHIN_S: Final = 1.0
 
 
 class ReplicaServer(CallServer):
-    """One replica, for callers that exchange frames with it. All methods may be called from any thread."""
+    """One replica, for callers that exchange frames with it. Thread-safe."""
 
     def __init__(
         self,

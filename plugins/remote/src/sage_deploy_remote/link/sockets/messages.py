@@ -86,7 +86,6 @@ class MessageAssembler:
     """
 
     def __init__(self) -> None:
-        """Start at the beginning of a message."""
         self._rest = b""  # incomplete beginning of a message
         self._parts: list[Any] = []  # of a large message: the pickle and its buffers
         self._empty: list[memoryview] = []  # unfilled parts of the large message, in reverse order

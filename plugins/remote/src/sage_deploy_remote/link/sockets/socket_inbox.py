@@ -211,7 +211,6 @@ class SocketInbox(Inbox):
         return method is not None and method.index in self._quick
 
     def _give_out(self) -> None:
-        """Give what was read to any free worker."""
         with suppress(IndexError):
             while True:
                 self._put_work(self._read.popleft())
