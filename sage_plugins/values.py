@@ -225,19 +225,19 @@ class Registration:
 
     Attributes:
         id: What a configuration names.
-        create: `create(options)` makes the object, from an instance of the class below, or None without one; for a load
-            balancer `create(options, where)`, with a `Where`. Must be importable by name, to be pickled. Import
-            expensive modules in its body.
+        create: `create(options)` makes the object, from an instance of the class below or None; for a load balancer
+            `create(options, where)`, with a `Where`. Must be importable by name, to be pickled. Import expensive
+            modules in its body.
         summary: One line for `plugins list` and the plan.
-        options: attrs class of the service's `options: {<id>: {...}}`, or a function that returns it; None for no
-            options. A numeric attribute with `metadata={"unit": "seconds"}` also takes texts such as `"250ms"`, one
-            with `"MiB"` texts such as `"4Gi"`.
+        options: attrs class of the service's `options: {<id>: {...}}`, or a function that returns it, or None. A
+            numeric attribute with `metadata={"unit": "seconds"}` also takes texts such as `"250ms"`, one with `"MiB"`
+            texts such as `"4Gi"`.
         check: `check(config, options)` yields problems of a configuration that names this ID; or None.
         explain: `explain(config, options)` yields lines for the plan, each a text or an `Explanation`; or None.
         capabilities: What the object can do, such as `"in_process"`. The core depends on some.
         environment_options: Options of the environment that the plugin reads, or None. With them, `create`, `check` and
             `explain` get an instance of their class as last argument.
-        api: Version of the plugin contract for which the plugin is written. Versions other than `API` are refused.
+        api: Version of the plugin contract for which the plugin is written. Other versions than `API` are refused.
     """
 
     def __init__(  # noqa: PLR0913 - what is not given has a default

@@ -239,16 +239,7 @@ UPDATE_FIELDS: Final = _keys(
 
 
 class RetryPolicy(NamedTuple):
-    """
-    When a call is retried: the field `retry`.
-
-    Attributes:
-        max_attempts: Maximum attempts of one call, including the first.
-        backoff: Maximum seconds before the second attempt.
-        budget: Retries of all calls together, as a fraction of the calls.
-        min: Retries that are allowed in addition to the budget.
-        on: Names of the exception classes after which a call is retried.
-    """
+    """The field `retry`; the attributes are its keys."""
 
     max_attempts: int = 3
     backoff: float = 0.025
@@ -265,15 +256,7 @@ class RetryPolicy(NamedTuple):
 
 
 class BreakerPolicy(NamedTuple):
-    """
-    When the circuit breaker of a service refuses calls: the field `circuit_breaker`.
-
-    Attributes:
-        failures: Failures in a row that open the circuit breaker.
-        window: Seconds within which these failures must happen.
-        open: Seconds for which it refuses calls.
-        probes: Calls that it lets through after that.
-    """
+    """The field `circuit_breaker`; the attributes are its keys."""
 
     failures: int = 5
     window: float = 10.0
@@ -282,16 +265,7 @@ class BreakerPolicy(NamedTuple):
 
 
 class OutlierPolicy(NamedTuple):
-    """
-    When a replica gets no calls because it fails or is slow: the field `outlier`.
-
-    Attributes:
-        consecutive: Timeouts in a row after which the replica gets no calls.
-        interval: Seconds over which the durations of replicas are compared.
-        base_ejection: Seconds without calls; doubles each time.
-        max_ejection: Maximum seconds without calls.
-        max_percent: Maximum share of replicas without calls at once, in percent.
-    """
+    """The field `outlier`; the attributes are its keys."""
 
     consecutive: int = 5
     interval: float = 10.0
@@ -301,14 +275,7 @@ class OutlierPolicy(NamedTuple):
 
 
 class RecyclePolicy(NamedTuple):
-    """
-    When a healthy replica is replaced by a new one: the field `recycle`.
-
-    Attributes:
-        max_calls: Maximum ended calls; None for no limit.
-        max_memory_mb: Maximum resident memory of its process in MiB; None for no limit.
-        max_age: Maximum seconds since it became ready; None for no limit.
-    """
+    """The field `recycle`; the attributes are its keys. None: no limit."""
 
     max_calls: int | None = None
     max_memory_mb: float | None = None
@@ -316,28 +283,14 @@ class RecyclePolicy(NamedTuple):
 
 
 class HedgePolicy(NamedTuple):
-    """
-    When a call gets a second attempt before the first has failed: the field `hedge`.
-
-    Attributes:
-        delay: Seconds without an answer before the second attempt, or `"p95"`.
-        max: Maximum second attempts of one call.
-    """
+    """The field `hedge`; the attributes are its keys."""
 
     delay: float | str = "p95"
     max: int = 1
 
 
 class Policies(NamedTuple):
-    """
-    All these policies of one service, except `RecyclePolicy`.
-
-    Attributes:
-        retry: When a call is retried; None for never.
-        breaker: When calls are refused; None for never.
-        outlier: When a replica gets no calls; None for never.
-        hedge: When a call gets a second attempt; None for never.
-    """
+    """All these policies of one service, except `RecyclePolicy`; None for those not set."""
 
     retry: RetryPolicy | None = None
     breaker: BreakerPolicy | None = None

@@ -60,14 +60,14 @@ class Balancer(Protocol):
 
         The core calls this for the first call, and once after each change of the candidates. The function runs in the
         caller's thread for every call: it must not lock or wait. For a key (hashable, or None) of an unsupported type,
-        it raises `errors.InvalidKeyError`, which the caller gets. After any other exception, replicas take turns until
-        the candidates change.
+        it raises `errors.InvalidKeyError` to the caller. After any other exception, replicas take turns until the
+        candidates change.
         """
 
 
 class KeyedBalancer(Balancer, Protocol):
     """
-    A balancer that takes a call's key from an argument. Its registration declares `names_key`.
+    A balancer that declares `names_key`: it takes a call's key from an argument.
 
     `with_options(key=...)` takes precedence.
     """
@@ -81,17 +81,17 @@ class KeyedBalancer(Balancer, Protocol):
 
 
 class ObservingBalancer(Balancer, Protocol):
-    """A balancer that learns from its calls. Its registration declares `observes`."""
+    """A balancer that declares `observes`: it learns from its calls."""
 
     def observe(self, candidate: Candidate, method: str, outcome: int, wait_s: float, run_s: float, /) -> None:
         """
         Learn from an ended call that the balancer placed. Not called with a single replica.
 
         Runs in the thread that ends the call, before the caller wakes: do not wait, or hold a lock that is not
-        reentrant. Exceptions have the effect as in `picker`.
+        reentrant. Exceptions as in `picker`.
 
         Args:
-            candidate: The replica that had the call at its end. May differ from the chosen one, and may have left.
+            candidate: The replica that had the call at its end; maybe not the chosen one, and maybe gone.
             method: Its name.
             outcome: One of `Outcome`.
             wait_s: Seconds from the call to the slot.

@@ -45,10 +45,10 @@ class Recorder(Protocol):
         """
         Return a function `record(method, outcome, wait_s, run_s)` for one worker.
 
-        It runs in one thread at a time, before the caller wakes, so it must be quick.
+        It runs in one thread at a time, before the caller wakes: be quick.
 
-        On the calling side, it gets the given-up calls. *wait_s* is the wait of a call that had not started; *run_s* is
-        the whole time, waiting included, of a call that had.
+        On the calling side, it gets given-up calls: *wait_s* is the wait of one that had not started, *run_s* the whole
+        time, waiting included, of one that had.
         """
 
     def snapshot(self) -> Mapping[str, Any]:
@@ -60,9 +60,9 @@ class Recorder(Protocol):
 
     def close(self) -> None:
         """
-        Release everything: the replica, or on the calling side the service, has stopped.
+        Release everything: the replica, or on the calling side the service, has stopped. Idempotent.
 
-        Idempotent. The counts stay readable. Not called in a killed process.
+        The counts stay readable. Not called in a killed process.
         """
 
 
@@ -80,7 +80,7 @@ class CallCounter(Protocol):
 
 @runtime_checkable
 class CallSurrounder(Protocol):
-    """Optional member of a recorder in the replica's process that wraps each run of a method, as for traces."""
+    """Optional member of a recorder in the replica's process that wraps each run of a method, as traces do."""
 
     def around(self, call: Call, /) -> AbstractContextManager[object]:
         """
@@ -133,7 +133,7 @@ class WatchedReplica(Protocol):
         Set the state to `unhealthy`, `unready`, or `ready` again; *reason* says why.
 
         A replica that is not ready gets no new calls while another is; its running calls go on. Does nothing for a
-        replica that starts or leaves. Safe from any thread; do not hold a lock that `Monitor.event` takes.
+        replica that starts or leaves. Thread-safe; do not hold a lock that `Monitor.event` takes.
         """
 
 
@@ -162,7 +162,7 @@ class WatchedService(Protocol):
 
     @property
     def queued(self) -> int:
-        """Calls that wait for a slot; may be off by one."""
+        """Accepted calls that wait for a slot; may be off by one."""
 
     def snapshots(self) -> Sequence[Mapping[str, Any]]:
         """
@@ -188,7 +188,7 @@ class Monitor(RecorderFactory, Protocol):
     A monitor's role on the calling side: learns what happens to a service, and adds up the counts.
 
     Here `recorder` is called once, for given-up calls. `MetricsExporter`, `ServiceWatcher` and `SnapshotMerger` add
-    optional members. Each replica's process has a `RecorderFactory`: another object, perhaps of the same class.
+    optional members. Replicas' processes have a `RecorderFactory`: another object, perhaps of the same class.
     """
 
     def refused(self, method: int, reason: str, /) -> None:
@@ -210,7 +210,7 @@ class Monitor(RecorderFactory, Protocol):
 
 @runtime_checkable
 class ServiceWatcher(Protocol):
-    """Optional member of a monitor that watches the service. The registration declares `watches_service`."""
+    """Optional member of a monitor that watches the service and declares `watches_service`."""
 
     def attach(self, service: WatchedService) -> None:
         """Begin to watch *service*. Called once, before it starts."""
@@ -219,9 +219,7 @@ class ServiceWatcher(Protocol):
 @runtime_checkable
 class SnapshotMerger(Protocol):
     """
-    Optional member of a monitor that keeps the counts of replicas that leave; without it, they are lost.
-
-    The registration declares `merges_counts`.
+    Optional member of a monitor that declares `merges_counts`; without it, counts of replicas that leave are lost.
     """
 
     def merge(self, snapshots: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -230,11 +228,7 @@ class SnapshotMerger(Protocol):
 
 @runtime_checkable
 class MetricsExporter(Protocol):
-    """
-    Optional member of a monitor that adds to `Operations.metrics`, and so to `/metrics`.
-
-    The registration declares `exports_metrics`.
-    """
+    """Optional member of a monitor that declares `exports_metrics`: adds to `Operations.metrics`, so to `/metrics`."""
 
     def families(self, snapshots: Sequence[Mapping[str, Any]]) -> Iterable[Family]:
         """

@@ -79,7 +79,12 @@ class MethodError(NamedTuple):
 
 
 class Operations(Protocol):
-    """What an `Environment` offers to code that does not own it. Thread-safe."""
+    """
+    What an `Environment` offers to code that does not own it. Thread-safe.
+
+    `service`, `scale`, `restart`, `drain`, `set_load_balancer`, `errors` and `stacks` raise ServiceNotFoundError for an
+    unknown name.
+    """
 
     @property
     def name(self) -> str:
@@ -90,13 +95,11 @@ class Operations(Protocol):
         """ID, unique across names and processes."""
 
     def status(self, service: str | None = None) -> dict[str, Any]:
-        """
-        Return all that is known about all services, or about one if it exists, as JSON values. Secrets are masked.
-        """
+        """Return all that is known about all services, or one if it exists, as JSON values. Secrets are masked."""
 
     def overview(self) -> dict[str, dict[str, Any]]:
         """
-        Return the state of all services, by name, without asking a replica; cheap enough to repeat.
+        Return the state of all services, by name, without asking a replica; cheap.
 
         Each has, as in `status`, `state`, `health`, `replaced` and `replicas` (`id`, `state`, `inflight`, `slots`,
         `abandoned`); `queue` (waiting calls) and `queue_capacity`; if it scales by load, `autoscale` (`wanted`, `min`,
@@ -112,9 +115,9 @@ class Operations(Protocol):
 
     def counts(self) -> dict[str, Families]:
         """
-        Return the part of `metrics` from monitors that count calls; cheap enough to repeat.
+        Return the part of `metrics` from monitors that count calls; cheap.
 
-        A family in which nothing was counted since the last call is the same object as before.
+        A family without new counts is the same object as at the last call.
         """
 
     def service(self, name: str) -> ServiceHandle:
@@ -122,7 +125,6 @@ class Operations(Protocol):
         Return a handle that calls a service; start nothing.
 
         Raises:
-            ServiceNotFoundError: No such service.
             ServiceStoppedError: The environment is closed.
         """
 
@@ -160,7 +162,6 @@ class Operations(Protocol):
         Set a service's number of replicas.
 
         Raises:
-            ServiceNotFoundError: No such service.
             ConfigError: *replicas* is below 1, or outside the bounds of `autoscale`.
             DeployError: The service does not run, or a new replica did not become ready.
         """
@@ -170,24 +171,17 @@ class Operations(Protocol):
         Replace one replica of a service, by ID, or all in turn.
 
         Raises:
-            ServiceNotFoundError: No such service.
             DeployError: The service does not run, has no such replica, or a new one did not become ready.
         """
 
     def drain(self, name: str, timeout: float | None = None) -> None:
-        """
-        Let a service finish accepted calls, for *timeout* seconds or its `drain_timeout`, then stop it.
-
-        Raises:
-            ServiceNotFoundError: No such service.
-        """
+        """Let a service finish accepted calls, for *timeout* seconds or its `drain_timeout`, then stop it."""
 
     def set_load_balancer(self, name: str, id: str, options: Mapping[str, Any] | None = None) -> None:
         """
         Change a running service's load balancer.
 
         Raises:
-            ServiceNotFoundError: No such service.
             UnknownPluginError: No plugin has that ID.
             PlanError, ConfigError, PluginError: The balancer refuses its options or cannot be made.
             DeployError: The service does not run.
@@ -207,11 +201,7 @@ class Operations(Protocol):
         """
 
     def events(self, after: int = 0, service: str | None = None) -> Sequence[RecordedEvent]:
-        """
-        Return events numbered above *after*, of one service or all, oldest first.
-
-        The last 1,000 are kept.
-        """
+        """Return events numbered above *after*, of one service or all, oldest first; only the last 1,000 are kept."""
 
     def logs(self, after: int = 0, service: str | None = None) -> Sequence[LogLine]:
         """
@@ -222,12 +212,9 @@ class Operations(Protocol):
 
     def errors(self, service: str) -> Sequence[MethodError]:
         """
-        Return the errors of a service's methods: the latest of each type, the most frequent type first.
+        Return the errors of a service's methods: the latest of each type, the most frequent first, at most 20.
 
-        At most 20 types. Asks replicas in other processes, for at most 1 s. Messages and tracebacks are not masked.
-
-        Raises:
-            ServiceNotFoundError: No such service.
+        Asks replicas in other processes, for at most 1 s. Messages and tracebacks are not masked.
         """
 
     def stacks(self, service: str, replica: str) -> str:
@@ -235,7 +222,6 @@ class Operations(Protocol):
         Return the stacks of all threads of a replica's process, as text, also while methods hang.
 
         Raises:
-            ServiceNotFoundError: No such service.
             DeployError: There is no such replica, or it does not answer.
         """
 
@@ -243,7 +229,7 @@ class Operations(Protocol):
         """
         Return the nodes on which replicas run or may run, as JSON values. Asks clusters.
 
-        Each has `name` (`"this process"` for replicas in this process), `state` (`"alive"`, or `"unknown"` if its
-        target does not know it), `cpu`, `gpu` and `memory` (free and total; None if unknown), `labels`, `replicas`
-        (service, ID and state) and `refused` (why replicas were not placed there).
+        Each has `name` (`"this process"` for replicas here), `state` (`"alive"`, or `"unknown"` to its target), `cpu`,
+        `gpu` and `memory` (free and total; None if unknown), `labels`, `replicas` (service, ID and state) and `refused`
+        (why replicas were not placed there).
         """

@@ -50,8 +50,8 @@ class EnvironmentView(NamedTuple):
         id: Unique ID.
         name: Name, for messages.
         known: Returns the services that it knows now, by name.
-        announced: Called with the `Reach` after each `Reach.announce`, to publish the environment's services in this
-            process at the same place, through `Reach.beside`. Not called for services that outlive this process.
+        announced: Called with the `Reach` after each `Reach.announce`, to publish the services in this process at the
+            same place, through `Reach.beside`. Not called for services that outlive this process.
     """
 
     id: str
@@ -137,18 +137,18 @@ class EarlierService(Protocol):
 
 class Reach(Protocol):
     """
-    Publishes one service to other processes; takes over or leaves replicas that outlive a process.
+    Publishes one service to other processes; takes over or leaves replicas that outlive a process. Thread-safe.
 
     The core calls `take_over`, `announce`, `ready`, then `changed` repeatedly; at the end `stopping`, `vacate`,
     `stopped` and `ended`, or `leave` if the replicas go on. For replicas in this process, the core's own `Reach` passes
-    all this on to the reaches from `beside`.
+    all this to the reaches from `beside`.
 
-    Thread-safe. Only `take_over`, `announce`, `vacate`, `awaited_by_hooks`, `wait_seen` and `wait_found` may block.
+    Only `take_over`, `announce`, `vacate`, `awaited_by_hooks`, `wait_seen` and `wait_found` may block.
     """
 
     @property
     def find_service(self) -> Callable[[str], Any] | None:
-        """Returns handles to other services, for the replicas' processes; None if the replicas are in this process."""
+        """Returns handles to other services, for the replicas' processes; None for replicas in this process."""
 
     @property
     def outlives(self) -> bool:
@@ -186,7 +186,7 @@ class Reach(Protocol):
         """Publish that the service accepts no more calls. Accepted calls go on."""
 
     def vacate(self, replicas: Sequence[Replica], limit: float) -> None:
-        """Make *replicas* refuse calls from other processes; wait at most *limit* seconds for those that they have."""
+        """Make *replicas* refuse calls from other processes; wait at most *limit* seconds for those they have."""
 
     def stopped(self) -> None:
         """Publish that no more calls will start: the replicas are about to stop. Idempotent."""
@@ -220,7 +220,7 @@ class Reach(Protocol):
         """Wait until other processes know the present state, but not for long."""
 
     def waiting_elsewhere(self) -> int:
-        """Return how many calls are known to wait in other processes; never blocks."""
+        """Return the number of calls known to wait in other processes; never blocks."""
 
     def awaited_by_hooks(self) -> Sequence[str]:
         """
@@ -234,7 +234,7 @@ class Reach(Protocol):
         """
         Return `(make, parts)` for pickling a handle to the service; None if no other process could use it.
 
-        `make(*parts, given)` makes the handle; *given* is what `with_options` set.
+        `make(*parts, given)` makes the handle; *given*: what `with_options` set.
         """
 
 
@@ -270,10 +270,10 @@ class KeptService(NamedTuple):
 
 class Keeper(Protocol):
     """
-    The kept (detached) services of one environment: their replicas outlive the processes that deploy them.
+    The kept (detached) services of one environment: their replicas outlive the deploying process.
 
-    Environments of the same name share them, across processes and over time. One at a time holds them, until it closes
-    the target that returned this object, or its process ends.
+    Environments of one name share them, across processes and over time. One at a time holds them, until its process
+    ends or it closes the target that returned this object.
     """
 
     @property
@@ -340,9 +340,9 @@ class ReachableTarget(Target, Protocol):
         """
         Return a function that returns handles to services of another process, by name; start nothing.
 
-        It must work after this target was closed. If the service cannot be called from this process, it raises
-        ServiceNotFoundError, CallError, NoReplicaError or ClusterUnavailableError. *environment* is as
-        `Keeper.environment`; *name* is for messages.
+        It must work after this target was closed. For a service that this process cannot call, it raises
+        ServiceNotFoundError, CallError, NoReplicaError or ClusterUnavailableError. *environment*: as
+        `Keeper.environment`; *name*: for messages.
         """
 
 

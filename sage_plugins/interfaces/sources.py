@@ -84,7 +84,7 @@ class ConfigReader(Protocol):
 
     def examine(self, path: str | PathLike[str], *, profile: str | None = None) -> ConfigSource:
         """
-        As `read`, but wrong content raises nothing: `problems` of the result include the errors.
+        As `read`, but wrong content raises nothing: the result's `problems` include errors.
 
-        The result leaves out the wrong parts; its `placed` adds no place to problems about them.
+        The result lacks the wrong parts; its `placed` adds no place to problems about them.
         """

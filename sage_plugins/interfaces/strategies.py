@@ -53,8 +53,8 @@ class Seat(Protocol):
     False: the worker must end. A worker is `get, execute = seat.get, seat.worker()`, `for work in iter(get, None):
     execute(work)` and `execute(None)`.
 
-    Execute work at once: after some tenths of a second, the router may treat its slot as lost, see
-    `docs/design/lost-slots.md`.
+    Execute work at once: after some tenths of a second, the router may treat its slot as lost
+    (`docs/design/lost-slots.md`).
     """
 
     end_worker: Callable[[], None]

@@ -63,7 +63,7 @@ class Replica(Protocol):
 
     send: Callable[[Work], None]
     """
-    Sends a call or a `batch.Batch`, for which the router holds a slot; never blocks.
+    Sends a call or `batch.Batch` for which the router holds a slot; never blocks.
 
     Called from any thread, including the clock's. If the replica is dead, report the work to `LifeEvents.lost` as not
     started.
@@ -74,14 +74,12 @@ class Replica(Protocol):
 
     def give_up(self, call: Call, outcome: int, spent: float, /) -> bool:
         """
-        Cancel a started coroutine that its caller has given up; never blocks.
-
-        Other methods go on and keep their slot until they end.
+        Cancel a started coroutine that its caller has given up; never blocks. Other methods go on and keep their slot.
 
         Args:
             call: The call.
-            outcome: Its `Outcome` for the caller. `Outcome.OK`: a stream's consumer wants no more items; stop the
-                generator, and end and count the call as usual.
+            outcome: Its `Outcome`. `OK`: a stream's consumer wants no more items; stop the generator, and end and count
+                the call as usual.
             spent: Seconds since the call was made.
 
         Returns:
@@ -95,16 +93,16 @@ class Replica(Protocol):
         """
         Begin to stop; return at once.
 
-        Running calls end with ServiceStoppedError; stop hooks run as soon as a worker is free. Safe from any thread,
-        repeatedly, also during `stop`.
+        Running calls end with ServiceStoppedError; stop hooks run once a worker is free. Thread-safe, also repeatedly
+        and during `stop`.
         """
 
     def stop(self, grace: float) -> int:
         """
         Wait at most *grace* seconds for the stop hooks, and end the workers, also without `begin_stop`.
 
-        Returns how many calls still run. Also releases what a replica held that died or did not start. Safe repeatedly,
-        from several threads at once. If it raises, the core logs the error and treats the replica as stopped.
+        Returns how many calls still run. Also releases what a replica held that died or did not start. Thread-safe,
+        also repeatedly. If it raises, the core logs the error and treats the replica as stopped.
         """
 
 
@@ -112,8 +110,8 @@ class ReplicaHolds(Protocol):
     """
     The optional attribute `holds` of a replica: counts its work at one moment.
 
-    With it, the router finds slots lost by exceptions between two steps of a thread, such as one from a signal handler.
-    Count work that was sent and has not ended at least once, except while one thread passes it to another.
+    With it, the router finds slots lost by exceptions between two steps of a thread, such as a signal handler's. Count
+    sent, unended work at least once, except while one thread passes it to another.
     """
 
     def counts(self) -> Sequence[Callable[[], int]]:
@@ -128,7 +126,7 @@ class ReplicaHolds(Protocol):
         Return a built-in function that returns each worker, its work (None: idle) and when that last ended.
 
         The router calls it in the same step. Work may be on its way to an idle worker, in no count. So the router
-        believes that a worker is idle only if it was idle at the previous look and has done nothing since.
+        believes that a worker is idle only if it was at the previous look, and has done nothing since.
         """
 
     def nudge(self) -> None:
@@ -200,9 +198,8 @@ class SlotEvents(Protocol):
         """
         Return at most *most* waiting calls, often none, to send with *call*. They run after it in its slot.
 
-        Only idempotent calls, unless the replica reports each call before it starts (*told*). When all have ended,
-        report `freed` or `follow` for *call*. If the replica dies, report unanswered calls that may have started as
-        *maybe*.
+        Only idempotent calls, unless the replica reports each before it starts (*told*). When all have ended, report
+        `freed` or `follow` for *call*. If the replica dies, report unanswered calls that may have started as *maybe*.
         """
 
     def returned(self, calls: Sequence[Call], /) -> None:
@@ -222,8 +219,8 @@ class LifeEvents(Protocol):
         """
         Report that the replica died. *not_started*: work that surely had not started; *maybe*: work that may have.
 
-        Report each death once, as soon as it is known, also of an idle or unready replica, but not of one told to stop.
-        The core then calls `Target.place` and `Target.start` in another thread.
+        Report each death once, at once, also of an idle or unready replica, but not of one told to stop. The core then
+        calls `Target.place` and `Target.start` in another thread.
 
         A call is *maybe* once the replica begins to unpack its arguments: that runs code, which could kill one replica
         after another.

@@ -119,10 +119,10 @@ class _Caller:
 
 class ServiceCaller(_Caller):
     """
-    Calls services by name and waits for the answers: `call_service` of environments and contexts.
+    Calls services by name and waits for the answers: `call_service` of environments and contexts. Thread-safe.
 
-    `caller("kv", "k", method="get", timeout=2)` and `caller["kv"].get("k", timeout=2)` are the same call. If the call
-    fails, its error is raised with its own type; if possible, the error is a RuntimeError too. Thread-safe.
+    `caller("kv", "k", method="get", timeout=2)` and `caller["kv"].get("k", timeout=2)` are the same call. A failed call
+    raises its error with its own type, if possible also as a RuntimeError.
     """
 
     _verb = "call"
@@ -186,18 +186,11 @@ class AsyncServiceCaller(_Caller):
         self, name: str = "", /, *args: Any, method: str | None = None, timeout: float | None = None, **kwargs: Any
     ) -> Self | Future[Any]:
         """
-        Start a call of a service.
-
-        Args:
-            name: Name of the service. A call without any argument returns the caller itself, as for `ServiceCaller`.
-            *args: Positional arguments of the method.
-            method: Name of the method; None for the first of `process`, `execute` and `call` that the service has.
-            timeout: Seconds from call to answer; None for the configured timeout.
-            **kwargs: Keyword arguments of the method.
+        Start a call of a service; the arguments are as for `ServiceCaller`.
 
         Raises:
             TypeError: No service is named.
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
             ConfigError: *timeout* is not a number of seconds.
             CallTimeoutError, OverloadedError, ServiceStoppedError, MethodNotFoundError, TypeError: As for
                 `ServiceHandle.submit`.
@@ -207,7 +200,7 @@ class AsyncServiceCaller(_Caller):
         return self._start(name, method, timeout, args, kwargs)
 
     def __getitem__(self, name: str) -> AsyncServiceMethods:
-        """Return an object with the methods of the service *name*. The service is looked up at each method call."""
+        """As `ServiceCaller.__getitem__`; the methods return futures."""
         return AsyncServiceMethods(self._start, name)
 
     def _start(
@@ -280,7 +273,7 @@ class AsyncServiceMethods(ServiceMethods):
     """As `ServiceMethods`, for `AsyncServiceCaller`: the methods return futures."""
 
     def __getattr__(self, method: str) -> Callable[..., Future[Any]]:
-        """Return the method of that name as a callable. The service is looked up when it is called."""
+        """As `ServiceMethods.__getattr__`."""
         return super().__getattr__(method)
 
 

@@ -56,7 +56,7 @@ class _Metric:
         """
         Return the series for these label values. Keep the result where every microsecond counts.
 
-        The first 100 sets of values have their own series. All later ones share the series `other`.
+        The first 100 sets of values have their own series; later ones share the series `other`.
 
         Args:
             *values: Values of all labels, in order.
@@ -176,12 +176,12 @@ class Histogram(_Metric):
 
 class OwnMetrics:
     """
-    The metrics of one replica: `ctx.metrics`. They are safe from any thread, too.
+    The metrics of one replica: `ctx.metrics`. Thread-safe, as are the metrics.
 
-    `/metrics` adds up the counters and histograms of all replicas, including replicas that have left. A gauge has one
-    series for each living replica. Names that begin with `sage_` are reserved for the environment.
+    `/metrics` adds up the counters and histograms of all replicas, including those that have left. A gauge has one
+    series for each living replica. Names that begin with `sage_` are reserved.
 
-    Asking for a metric again returns the same object. A replica has at most 100 metrics.
+    Asking for a metric again returns the same object. A replica has at most 100.
     """
 
     def __init__(self) -> None:
@@ -194,7 +194,7 @@ class OwnMetrics:
         Return a number that only grows: `counter("hits").inc()`.
 
         Args:
-            name: Name of the metric. `_total` is added if it is missing.
+            name: Name of the metric. `_total` is added if missing.
             help: What it counts, in one sentence.
             labels: Names of its labels. Give their values to the metric's method `labels`.
 

@@ -30,8 +30,8 @@ class DeployEnvironment(LocalEnvironment):
     """
     A `LocalEnvironment` of SAGE that deploys its services. `attach` turns an existing environment into one.
 
-    Everything of SAGE stays and works as before: `register_service`, the pipeline, the jobs. `submit` deploys the
-    services first. `stop` and `close` stop them.
+    Everything of SAGE stays and works as before. `submit` also deploys the services first; `stop` and `close` stop
+    them.
     """
 
     def __init__(  # noqa: PLR0913 - SAGE has four parameters
@@ -141,14 +141,14 @@ class DeployEnvironment(LocalEnvironment):
             return super().submit(autostop=autostop)
 
     def stop(self) -> None:
-        """Let SAGE stop the pipeline, then stop the services. Works without a `submit`, too."""
+        """Let SAGE stop the pipeline, then stop the services; also without a `submit`."""
         try:
             super().stop()  # type: ignore[no-untyped-call]
         finally:
             self._deployments.close()
 
     def close(self) -> None:
-        """Let SAGE close the environment, then stop the services. Works without a `submit`, too."""
+        """Let SAGE close the environment, then stop the services; also without a `submit`."""
         try:
             super().close()  # type: ignore[no-untyped-call]
         finally:
@@ -167,9 +167,9 @@ class DeployEnvironment(LocalEnvironment):
     @property
     def deployment(self) -> Environment:
         """
-        The environment of sage-deploy that runs the services. Use it for what has no method here, such as `scale`.
+        The environment of sage-deploy that runs the services, for what has no method here, such as `scale`.
 
-        `stop`, `close` and the end of a batch run end it. Afterwards this is a new one.
+        `stop`, `close` and the end of a batch run end it; then this is a new one.
 
         Raises:
             ConfigError: A deployment file can no longer be read.
@@ -244,18 +244,17 @@ def attach(
     """
     Let sage-deploy run the services of *env*, an environment of SAGE. Return the same object.
 
-    The object becomes an instance of both its class and `DeployEnvironment`. No module or class of SAGE is changed, and
-    other environments stay as they are. A second call does nothing.
+    It becomes an instance of both its class and `DeployEnvironment`. No module or class of SAGE is changed, and other
+    environments stay as they are. A second call does nothing.
 
-    Every service is deployed, including those registered with `env.register_service` before or after. If a loaded file
-    has an entry for the service, the entry applies. Otherwise the service gets one replica in this process, which runs
-    one call at a time.
+    Every service is deployed, including those registered with `env.register_service` before or after, as a loaded
+    file's entry says. Without an entry, the service gets one replica in this process, which runs one call at a time.
 
     SAGE keeps running three kinds of services itself:
 
     - those named in *leave*,
     - those with a factory that does not tell its class,
-    - those whose constructor shares an object, such as a queue, with a source of the pipeline. They wait for the
+    - those whose constructor shares an object, such as a queue, with a source of the pipeline: they wait for the
       pipeline, and only SAGE's own calls keep it moving meanwhile. This does not apply to services that are registered
       with a configuration or named in a file.
 

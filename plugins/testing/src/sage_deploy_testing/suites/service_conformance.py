@@ -29,22 +29,22 @@ __all__ = ["INNER_CALLS", "STRATEGY_CAPABILITIES", "TARGET_CAPABILITIES", "VERBS
 
 #: The capabilities that targets can declare, and what each promises.
 TARGET_CAPABILITIES: Mapping[str, str] = {
-    "in_process": "replicas are in the process that deploys them: arguments, results and errors are not copied",
-    "can_kill": "each replica has its own process, which `KillableReplica.kill` and the suite's `kill` end",
+    "in_process": "replicas are in the deploying process: arguments, results and errors are not copied",
+    "can_kill": "each replica is a process, which `KillableReplica.kill` and the suite's `kill` end",
     "reachable": "other processes can call its services, so handles can be pickled",
-    "detaches": "replicas can outlive the environment that deployed them; with the suite's options `keeping` they do",
-    "replaces_unhealthy": "an unhealthy replica is replaced; a method that hangs there ends with it",
-    "lists_nodes": "it lists its nodes, with what is free on each",
-    "reports_progress": "a replica that is not ready yet says what it waits for",
+    "detaches": "replicas can outlive the deploying environment; with the suite's options `keeping` they do",
+    "replaces_unhealthy": "an unhealthy replica is replaced; a method that hangs there ends",
+    "lists_nodes": "it lists its nodes, with what is free",
+    "reports_progress": "a replica that is not ready says what it waits for",
 }
 #: The capabilities that strategies can declare, and what each promises.
 STRATEGY_CAPABILITIES: Mapping[str, str] = {
-    "in_callers_thread": "a call runs in its caller's thread; `submit` returns when the call has ended",
-    "ordered": "the calls of one caller start in the order in which they were made",
+    "in_callers_thread": "a call runs in its caller's thread; `submit` returns at its end",
+    "ordered": "one caller's calls start in the order in which it made them",
     "one_at_a_time": "a replica runs one call at a time; if it has a thread, calls and hooks run on it",
-    "event_loop": "a replica's async hooks and coroutines run on one event loop, several coroutines at once",
-    "concurrent": "a replica runs several calls at once, and never more than `thread_count` if that is more than one",
-    "releases_at_deadline": "a caller gets its timeout at the deadline, even while the method still runs",
+    "event_loop": "a replica's async hooks and coroutines run on one event loop, several at once",
+    "concurrent": "a replica runs several calls at once, never more than a `thread_count` above one",
+    "releases_at_deadline": "a caller gets its timeout at the deadline, even while the method runs",
 }
 
 #: A target declares at least one of these if methods can call other services. Use it with `needs_any`.

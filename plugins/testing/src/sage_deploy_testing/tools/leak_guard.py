@@ -204,7 +204,7 @@ def _command(pid: int) -> str:
 
 
 class LeakGuard:
-    """Compares resources before and after each test. One per session, used only from pytest's thread."""
+    """Compares resources before and after each test. One per session, only for pytest's thread."""
 
     def __init__(self) -> None:
         self._before = Resources()
