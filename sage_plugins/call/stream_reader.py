@@ -160,13 +160,7 @@ class AsyncServiceStream(_Consumer):
         start: Callable[[], Awaitable[StreamCall]],
         again: Callable[[StreamCall, ServiceStoppedError], Awaitable[StreamCall]],
     ) -> None:
-        """
-        Read the items of the call that *start* makes.
-
-        Args:
-            start: Makes the call.
-            again: Repeats a call that ended with ServiceStoppedError, or raises that error.
-        """
+        """Read the items of the call that *start* makes. *again* is as for `ServiceStream`."""
         super().__init__()
         self._start = start
         self._again = again

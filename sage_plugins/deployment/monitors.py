@@ -56,15 +56,6 @@ class ServiceMonitors:
         methods: tuple[str, ...],
         listener: Callable[[Event], None] | None = None,
     ) -> None:
-        """
-        Make the monitors.
-
-        Args:
-            service: Its name.
-            choices: The chosen monitors.
-            methods: Names of the served methods, by index.
-            listener: Called with every event, in addition to the monitors.
-        """
         self._listener = listener  # set to None when it raises
         self._service = service
         self._monitors: tuple[tuple[Choice, Monitor], ...] = tuple((choice, make_monitor(choice)) for choice in choices)

@@ -79,13 +79,6 @@ class Step:
     expires = -inf  # so that `execute` finds steps without one more check for every call
 
     def __init__(self, hooks: Callable[[], Hooks], run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
-        """
-        Prepare a step.
-
-        Args:
-            hooks: Makes the generator that runs the hooks.
-            run: Runs a coroutine from a thread.
-        """
         self._hooks = hooks
         self._run = run
         self.begun = _Latch()

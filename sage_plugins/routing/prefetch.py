@@ -77,14 +77,6 @@ class Prefetch:
     """Takes the calls that are sent ahead out of the queue."""
 
     def __init__(self, lanes: Lanes, queue: Queue, match: Callable[[], None]) -> None:
-        """
-        Take calls of *queue*, for *lanes*.
-
-        Args:
-            lanes: The lanes that share the waiting calls.
-            queue: Where calls wait.
-            match: Gives free slots to waiting calls.
-        """
         self._lanes = lanes
         self._queue = queue
         self._match = match

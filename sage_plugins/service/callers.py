@@ -81,12 +81,7 @@ class _Caller:
     _verb: str
 
     def __init__(self, find: Callable[[str], ServiceHandle]) -> None:
-        """
-        Make a caller; looks up nothing yet.
-
-        Args:
-            find: Returns a handle to a service by name, or raises an error that says why there is none.
-        """
+        """Make a caller. *find* returns a handle to a service by name, or raises an error that says why not."""
         self._handles = _Handles(find)
 
     def _make(
@@ -213,12 +208,6 @@ class ServiceManager:
     """Both callers, with the method names of SAGE's `ctx.service_manager`."""
 
     def __init__(self, find: Callable[[str], ServiceHandle]) -> None:
-        """
-        Make the callers; looks up nothing yet.
-
-        Args:
-            find: Returns a handle to a service by name, or raises an error that says why there is none.
-        """
         self._sync = ServiceCaller(find)
         self._async = AsyncServiceCaller(find)
 

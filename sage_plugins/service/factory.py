@@ -51,14 +51,6 @@ class ServiceContext:
     """
 
     def __init__(self, name: str, replica_index: int, find: Callable[[str], Any]) -> None:
-        """
-        Make the context of one replica.
-
-        Args:
-            name: Name of the service.
-            replica_index: Position of the replica.
-            find: Returns a handle to another service by name.
-        """
         self.name = name
         self.replica_index = replica_index
         self.logger = logging.getLogger(f"sage.service.{name}")

@@ -48,17 +48,6 @@ class Recycler:
         supervisor: ReplicaSupervisor,
         changing: threading.Lock,
     ) -> None:
-        """
-        Prepare; looks at nothing.
-
-        Args:
-            policy: The limits.
-            replicas: The service's replicas.
-            launcher: Starts replicas.
-            stopper: Stops replicas.
-            supervisor: Manages running replicas.
-            changing: The lock that is held while the service is being changed.
-        """
         self._replicas = replicas
         self._launcher = launcher
         self._stopper = stopper

@@ -36,15 +36,6 @@ class Breaking:
     """
 
     def __init__(self, policy: BreakerPolicy, retry: RetryPolicy | None, parts: Parts, tell: Tell) -> None:
-        """
-        Begin closed.
-
-        Args:
-            policy: When it opens, and for how long.
-            retry: Defines which exceptions are the service's fault.
-            parts: The router's parts.
-            tell: Called for every change of state.
-        """
         self._retry = retry
         self._parts = parts
         self._tell = tell

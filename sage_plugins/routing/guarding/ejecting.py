@@ -36,13 +36,6 @@ class Ejecting:
     _outliers: Outliers
 
     def __init__(self, policy: OutlierPolicy, tell: Tell) -> None:
-        """
-        Watch nothing until `join`.
-
-        Args:
-            policy: When a replica gets no calls.
-            tell: Called for every decision.
-        """
         self._policy = policy
         self._tell = tell
         self._lock = threading.RLock()

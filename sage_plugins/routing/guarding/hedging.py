@@ -125,15 +125,6 @@ class Hedging:
         budget: Budget,
         tell: RateLimitedTell,
     ) -> None:
-        """
-        Begin without calls.
-
-        Args:
-            policy: When a call gets a second attempt.
-            parts: The router's parts.
-            budget: Decides whether one more attempt is allowed.
-            tell: Called for the decisions.
-        """
         self._parts = parts
         self._budget = budget
         self._tell = tell

@@ -45,15 +45,7 @@ class DeployEnvironment(LocalEnvironment):
         options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """
-        Create an empty environment.
-
-        Args:
-            name: Its name.
-            config: Passed to SAGE.
-            scheduler: Passed to SAGE.
-            enable_monitoring: Passed to SAGE.
-            leave: As for `attach`.
-            options: As for `attach`.
+        Create an empty environment. *leave* and *options* are as for `attach`, the others are passed to SAGE.
 
         Raises:
             TypeError: *leave* is a single name.

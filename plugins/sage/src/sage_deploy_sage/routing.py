@@ -101,14 +101,6 @@ class CallerOfFunction:
     __slots__ = ("_others", "_routes", "_verb")
 
     def __init__(self, routes: Routes, verb: str, others: Callable[..., Any] | None) -> None:
-        """
-        Call services.
-
-        Args:
-            routes: Says which services sage-deploy runs.
-            verb: The attribute of *routes* that calls them.
-            others: Calls all other services as SAGE does. None: SAGE has no such method here.
-        """
         self._routes = routes
         self._verb = verb
         self._others = others

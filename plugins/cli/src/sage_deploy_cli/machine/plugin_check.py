@@ -173,14 +173,6 @@ class Inspection:
     """Checks one registration. `findings` yields what is wrong with it."""
 
     def __init__(self, source: str, kind: str, registration: Registration) -> None:
-        """
-        Set what to check.
-
-        Args:
-            source: The distribution that made the registration, such as `"acme-gpu 1.2"`.
-            kind: The kind of plugin, such as `"target"`.
-            registration: The registration.
-        """
         self._source = source
         self._kind = kind
         self._registration = registration

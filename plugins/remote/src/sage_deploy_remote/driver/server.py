@@ -36,13 +36,6 @@ class DriverServer(CallServer):
     """
 
     def __init__(self, service: ReachableService, id: str) -> None:
-        """
-        Take the calls of *service*, as it is composed now.
-
-        Args:
-            service: The service.
-            id: Takes the place of a replica's ID in errors.
-        """
         composition = service.composition
         super().__init__(composition.name, id, None, composition.methods, service.clock)
         self._router = service.router

@@ -37,15 +37,6 @@ class IncomingStream:
         call: StreamCall,
         number: int,
     ) -> None:
-        """
-        Begin to listen to the consumer.
-
-        Args:
-            notify: Sends a notice to the replica.
-            run_quick: Runs something quick in the thread that reads responses.
-            call: The call whose answer is the stream.
-            number: The number under which it was sent.
-        """
         self.has_ended = False
         self._notify = notify
         self._run_quick = run_quick

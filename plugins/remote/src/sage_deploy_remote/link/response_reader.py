@@ -40,15 +40,6 @@ class ResponseReader:
     def __init__(
         self, events: ReplicaEvents, transport: Transport, outstanding: Outstanding, sender: FrameSender
     ) -> None:
-        """
-        Read nothing yet.
-
-        Args:
-                events: Gets notified of what happened to the work.
-                transport: Says whether it pushes responses.
-                outstanding: Records calls and units that were sent and are not over.
-                sender: Sends the work and notices that result from responses.
-        """
         self.counted_by_replica: Call | None = None
         self._events = events
         self._transport = transport

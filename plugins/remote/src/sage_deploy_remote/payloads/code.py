@@ -62,14 +62,6 @@ class DefinitionPickler(cloudpickle.Pickler):
     """Writes classes and functions that cannot be imported, with their current code."""
 
     def __init__(self, file: io.BytesIO, substrate: Substrate, buffers: Callable[[pickle.PickleBuffer], Any]) -> None:
-        """
-        Write nothing yet.
-
-        Args:
-            file: Gets the pickle.
-            substrate: Has reducers for its own objects.
-            buffers: Called with each buffer that the pickle leaves out.
-        """
         # Set before the base's `__init__`, which reads it.
         tables: list[Any] = [{CodeType: _reduce_code}, substrate.reducers, cloudpickle.Pickler.dispatch_table]
         self.dispatch_table = ChainMap(*tables)

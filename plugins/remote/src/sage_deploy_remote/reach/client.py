@@ -120,14 +120,7 @@ class ServiceClient:
     """
 
     def __init__(self, directory: Directory, environment: str, service: str) -> None:
-        """
-        Prepare; look for nothing yet.
-
-        Args:
-            directory: Directory of the service's environment.
-            environment: Name of that environment, for messages.
-            service: Its name.
-        """
+        """Prepare; look for nothing yet."""
         self._directory = directory
         self._environment = environment
         self._service = service

@@ -98,15 +98,6 @@ class Publication:
         environment: EnvironmentView,
         accepts: Callable[[EarlierService], None] | None = None,
     ) -> None:
-        """
-        Prepare; publish nothing yet.
-
-        Args:
-            target: The service's target.
-            service: The service to publish.
-            environment: The service's environment.
-            accepts: As for `ReachableTarget.reach`.
-        """
         self._target = target
         self._service = service
         self._composition = service.composition

@@ -66,18 +66,6 @@ class ModelledReplica(LaneEvents):
         draws: Sequence[Draw],
         random: Random,
     ) -> None:
-        """
-        Make a replica that is ready.
-
-        Args:
-            lane: As the attribute.
-            node: As the attribute.
-            slots: As the attribute.
-            timeline: Its clock.
-            tally: Gets the starts.
-            draws: Draws the duration of each method, by index.
-            random: Decides which answers are lost.
-        """
         super().__init__(lane)
         self.id, self.index = lane.id, lane.index
         self.node = node

@@ -112,18 +112,7 @@ class Simulated:
         settle: float,
         trace: bool,
     ) -> None:
-        """
-        Prepare; see `simulate`.
-
-        Args:
-            compose: Returns the service with at least these methods.
-            seed: As for `simulate`, like the rest.
-            nodes: The same.
-            slots: The same.
-            startup: The same.
-            settle: The same.
-            trace: The same.
-        """
+        """Prepare; the arguments are as for `simulate`."""
         self._compose = compose
         self._seed = seed
         self._nodes = nodes

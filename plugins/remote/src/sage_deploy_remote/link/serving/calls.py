@@ -79,18 +79,7 @@ class CallServer(CallOwner):
         source: ArgumentSource | None = None,
         substrate: Substrate = PLAIN,
     ) -> None:
-        """
-        Start without calls.
-
-        Args:
-            service: Its name.
-            id: ID of the replica.
-            node: Name of its node.
-            methods: The methods by index; the last one has index -1.
-            clock: For deadlines.
-            source: Resolves arguments that are references; None if no argument is one.
-            substrate: Carries results.
-        """
+        """Start without calls. The last of *methods* has index -1. *source* None: no argument is a reference."""
         self.service = service
         self.id = id
         self.node = node

@@ -64,16 +64,6 @@ class PushedReplies:
         caller: str,
         journal: Journal | None = None,
     ) -> None:
-        """
-        Send nothing yet.
-
-        Args:
-            server: Runs the calls.
-            message_socket: The connection to the caller.
-            attachments: Converts replies to plain data.
-            caller: The caller's name.
-            journal: Where the caller finds replies that were not sent; None if there is no journal.
-        """
         self.caller = caller
         self.calls: dict[int, Call] = {}
         self._server = server

@@ -46,16 +46,7 @@ class ReplicaServer(CallServer):
         source: ArgumentSource | None = None,
         substrate: Substrate = PLAIN,
     ) -> None:
-        """
-        Prepare the replica; nothing runs before `start`.
-
-        Args:
-            spec: What to run.
-            node: Name of this node, for the recorders.
-            find_service: Returns the instance's handles to other services.
-            source: Resolves arguments that are references; None if no argument is one.
-            substrate: Carries results.
-        """
+        """Prepare the replica; nothing runs before `start`. *source* None: no argument is a reference."""
         methods = (*spec.methods, CANARY)  # CANARY has index -1, as its plan says
         super().__init__(spec.service, spec.id, node, methods, SYSTEM, source=source, substrate=substrate)
         self.spec = spec
