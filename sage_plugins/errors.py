@@ -124,7 +124,7 @@ class DeployError(SageDeployError):
     A service could not be started or changed. `__cause__` is the exception of the constructor or hook, if any.
 
     Attributes:
-        service: Name of the service, if known.
+        service: The service's name, if known.
         replica: ID of the replica concerned, if any.
     """
 

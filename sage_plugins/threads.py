@@ -28,7 +28,7 @@ def start_thread(body: Callable[[], Any], name: str, *, context: Context | None 
 
     Args:
         body: The function to run.
-        name: Name of the thread.
+        name: The thread's name.
         context: The context in which it runs; None for an empty one.
 
     Raises:

@@ -283,7 +283,7 @@ class Where(NamedTuple):
 
     Attributes:
         service: Its name.
-        environment: Name of its environment; None for a task outside any.
+        environment: Its environment's name; None for a task outside any.
     """
 
     service: str
@@ -353,7 +353,7 @@ class ReplicaInfo(NamedTuple):
     Attributes:
         service: Its name.
         replica: The replica's ID, such as `"kv#0"`; None for the calling side.
-        node: Name of the node; None for this machine.
+        node: The node's name; None for this machine.
     """
 
     service: str

@@ -54,7 +54,7 @@ class ActorWrapper:
         Call a method of the object without waiting. `call_async("call_method", "get", "k")` calls the service.
 
         Raises:
-            AttributeError: There is no such method.
+            AttributeError: No such method.
         """
         method = getattr(self, method_name)
         if not callable(method):

@@ -1,4 +1,4 @@
-"""`ServiceMonitor` reads the status of one service, now or periodically."""
+"""`ServiceMonitor` reads one service's status, now or periodically."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Reading(NamedTuple):
 
     Attributes:
         at: `monotonic()` of the service's clock, in seconds.
-        metrics: The metrics of the service.
+        metrics: The service's metrics.
         health: `healthy`, `ready` (number of ready replicas) and `replicas` (their number).
     """
 

@@ -1,10 +1,10 @@
 """
 `ServiceDeploymentConfig`: the configuration of one service, and the declarations of its fields.
 
-Each field is declared once, with its group in the YAML file, its type, its range, and the part that uses it. Its
-meaning is in the docstring of the class, as in the options classes of plugins. The checks, the configuration reference,
-the JSON schema, the plan and `explain` all read this declaration through `fields`. `field_checks` checks single values,
-`nested_keys` has the keys of mappings, and `cross_rules` the rules between fields.
+Each field is declared once: its group in the YAML file, its type, its range, and the part that uses it. Its meaning is
+in the class docstring, as in plugins' options classes. The checks, the configuration reference, the JSON schema, the
+plan and `explain` read this through `fields`. `field_checks` checks single values, `nested_keys` has the keys of
+mappings, `cross_rules` the rules between fields.
 """
 
 from __future__ import annotations
@@ -344,7 +344,7 @@ def completed(values: Mapping[str, Any], bad: AbstractSet[str] = frozenset()) ->
 
     Args:
         values: The fields that were set, each valid on its own.
-        bad: Fields whose values are wrong. They are left out, and so are fields that derive from them.
+        bad: Fields with wrong values. They are left out, as are fields that derive from them.
     """
     whole = {name: info.default for name, info in _FIELDS.items() if name not in bad} | dict(values)
     for name, (follows, names) in DERIVED.items():
@@ -423,7 +423,7 @@ def group_of(name: str) -> str | None:
     Return the YAML group of a field; None if the field is at the service's own level.
 
     Raises:
-        KeyError: There is no such field.
+        KeyError: No such field.
     """
     return _FIELDS[name].group
 

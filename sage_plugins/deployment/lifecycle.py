@@ -1,4 +1,4 @@
-"""Holds the state of one service, from before its start until it has stopped."""
+"""Holds one service's state, from before its start until it has stopped."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ServiceLifecycle:
         Begin in state `pending`.
 
         Args:
-            service: Name of the service, for the names of its threads.
+            service: The service's name, for the names of its threads.
         """
         self._service = service
         self.condition = threading.Condition()

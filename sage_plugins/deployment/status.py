@@ -32,7 +32,7 @@ _STACKS_S: Final = 5.0
 
 
 class Status:
-    """The status of one service. From any thread."""
+    """One service's status. From any thread."""
 
     def __init__(self, replicas: ReplicaSet, balancing: Balancing) -> None:
         """Prepare; *replicas* are the service's replicas, *balancing* holds their balancer."""

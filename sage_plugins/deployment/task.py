@@ -50,7 +50,7 @@ class ServiceTask:
     One service, deployed or not yet. Thread-safe.
 
     Attributes:
-        service_name: Name of the service.
+        service_name: The service's name.
         clock: Clock of the service.
         reach: How other processes call the service.
         handle: Calls the service; the first call starts the task if necessary.
@@ -364,7 +364,7 @@ class ServiceTask:
         and continues in the background; the event `restart_failed` and the log then report a failure.
 
         Args:
-            replica: ID of the replica; None for all.
+            replica: The replica's ID; None for all.
 
         Raises:
             DeployError: A new replica did not become ready (raised from its constructor's error). Its old replica goes
@@ -378,7 +378,7 @@ class ServiceTask:
         Use another load balancer from now on. Waiting calls stay in the queue.
 
         Args:
-            id: ID of the balancer.
+            id: The balancer's ID.
             options: Its options; None: those in the configuration.
 
         Raises:
@@ -394,7 +394,7 @@ class ServiceTask:
 
     @property
     def name(self) -> str:
-        """Name of the service."""
+        """The service's name."""
         return self.service_name
 
     @property

@@ -43,7 +43,7 @@ class Environment(Registering, Views):
     deploys it. As a context manager, sync or async, the environment closes itself.
 
     Attributes:
-        name: Name of the environment.
+        name: The environment's name.
         id: ID, unique in all processes.
 
     Example:
@@ -172,7 +172,7 @@ class Environment(Registering, Views):
             timeout: Seconds for each service; None: its `startup_timeout`.
 
         Raises:
-            TypeError: *timeout* is not a number, such as the name of a service.
+            TypeError: *timeout* is not a number, such as a service's name.
             PlanError, ConfigError, UnknownPluginError: A service cannot be composed; nothing was started.
             DeployError: A service did not become ready, or an extension did not start. All services that this call had
                 started were stopped.
@@ -217,8 +217,8 @@ class Environment(Registering, Views):
         The plan says how each change is applied. Replicas are replaced a few at a time, as `update` says, or keep
         running if they can take the change. A change that callers would notice, such as other methods, starts a second
         service, which takes over when all its replicas are ready. No call is lost or refused: leaving replicas finish
-        accepted calls within `drain_timeout`. Services change one after the other; after a failure, the remaining ones
-        stay unchanged.
+        accepted calls within `drain_timeout`. Services change in turn; after a failure, the remaining ones stay
+        unchanged.
 
         Args:
             timeout: Seconds for a service or replica to become ready. None: `startup_timeout` of a new service,
@@ -258,7 +258,7 @@ class Environment(Registering, Views):
         an environment of this name.
 
         Args:
-            name: Name of the service.
+            name: The service's name.
             cls: Its class, for type checkers and editors.
 
         Raises:
@@ -295,7 +295,7 @@ class Environment(Registering, Views):
         A second replica gets the default load balancer if there is none. See `ServiceTask.scale`.
 
         Args:
-            name: Name of the service.
+            name: The service's name.
             replicas: 1 or more.
 
         Raises:
@@ -310,8 +310,8 @@ class Environment(Registering, Views):
         Replace one replica of a service, or all in turn. No call is refused or lost.
 
         Args:
-            name: Name of the service.
-            replica: ID of the replica, such as `"kv#1"`; None for all. See `ServiceTask.restart`.
+            name: The service's name.
+            replica: The replica's ID, such as `"kv#1"`; None for all. See `ServiceTask.restart`.
 
         Raises:
             ServiceNotFoundError: No such service.
@@ -327,7 +327,7 @@ class Environment(Registering, Views):
         Does nothing if it does not run. Returns at once inside a service's call.
 
         Args:
-            name: Name of the service.
+            name: The service's name.
             timeout: Seconds for accepted calls; None: its `drain_timeout`.
 
         Raises:
@@ -341,8 +341,8 @@ class Environment(Registering, Views):
         Use another load balancer from now on. Waiting calls stay in the queue.
 
         Args:
-            name: Name of the service.
-            id: ID of the balancer.
+            name: The service's name.
+            id: The balancer's ID.
             options: Its options; None: those in the service's configuration.
 
         Raises:

@@ -30,7 +30,7 @@ def status_of(
     Args:
         services: The environment's services.
         detached: Finds services that other processes have deployed.
-        show: Returns the status of one service.
+        show: Returns one service's status.
         only: Name of the only wanted service; None for all.
     """
     found: dict[str, Any] = {}

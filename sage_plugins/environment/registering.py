@@ -58,7 +58,7 @@ class Registering:
         This configuration wins over any file.
 
         Args:
-            service_name: Name of the service.
+            service_name: The service's name.
             service_class: Its class.
             *args: For its constructor.
             deployment_config: The configuration. A mapping is read and checked like the service's entry in a file.
@@ -87,7 +87,7 @@ class Registering:
         Register a class with one replica on each of *nodes*. Several replicas get a load balancer.
 
         Args:
-            service_name: Name of the service.
+            service_name: The service's name.
             service_class: Its class.
             *args: For its constructor.
             nodes: Names, IDs or addresses of the nodes.
@@ -119,7 +119,7 @@ class Registering:
         Register a class with *pool_size* replicas in this process. Several replicas get a load balancer.
 
         Args:
-            service_name: Name of the service.
+            service_name: The service's name.
             service_class: Its class.
             *args: For its constructor.
             pool_size: Number of replicas.

@@ -50,7 +50,7 @@ class Views:
 
     def get_service_status(self, name: str) -> dict[str, Any]:
         """
-        Return the status of a service.
+        Return a service's status.
 
         Returns:
             `service_name`, `state`, `deployment_config` (the object), `metrics` (a `ServiceMetrics`), `health`
@@ -162,7 +162,7 @@ class Views:
 
         Args:
             what: Who requests which change, for people.
-            service: Name of the service; None if it concerns all.
+            service: The service's name; None if it concerns all.
         """
         self._events.tell(Event(service or "", "change_requested", what))
 
@@ -172,7 +172,7 @@ class Views:
 
         Args:
             after: Number of the last event that the caller knows; 0 for none.
-            service: Name of the service; None for all.
+            service: The service's name; None for all.
         """
         return self._events.after(after, service)
 
@@ -185,7 +185,7 @@ class Views:
 
         Args:
             after: Number of the last line that the caller knows; 0 for none.
-            service: Name of the service; None for all.
+            service: The service's name; None for all.
         """
         return self._logs.after(after, service)
 

@@ -51,7 +51,7 @@ TakesBack: TypeAlias = "Callable[..., Callable[[], None] | None]"
 
 class Execution:
     """
-    The methods of one instance, as its workers run them.
+    One instance's methods, as its workers run them.
 
     Attributes:
         spec: The replica's specification.

@@ -36,7 +36,7 @@ __all__ = [
 
 class Recorder(Protocol):
     """
-    Counts the calls of one replica, in its process.
+    Counts one replica's calls, in its process.
 
     Another recorder, on the calling side, counts calls that callers give up.
     """
@@ -142,7 +142,7 @@ class WatchedService(Protocol):
 
     @property
     def name(self) -> str:
-        """Name of the service."""
+        """The service's name."""
 
     @property
     def config(self) -> Any:

@@ -65,7 +65,7 @@ class MethodError(NamedTuple):
             second after it.
         message: Its text.
         method: Its name.
-        request_id: ID of the request, or None.
+        request_id: The request's ID, or None.
         traceback: Its traceback, as Python prints it.
     """
 
@@ -88,7 +88,7 @@ class Operations(Protocol):
 
     @property
     def name(self) -> str:
-        """Name of the environment."""
+        """The environment's name."""
 
     @property
     def id(self) -> str:

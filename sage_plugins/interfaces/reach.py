@@ -244,7 +244,7 @@ class KeptReplica(NamedTuple):
 
     Attributes:
         id: ID, such as `"kv#0"`.
-        node: Name of its node.
+        node: Its node's name.
         slots: Maximum calls at once.
     """
 

@@ -102,7 +102,7 @@ class Strategy(Protocol):
 
 
 class Runner(Protocol):
-    """The workers of one replica."""
+    """One replica's workers."""
 
     @property
     def slots(self) -> int:

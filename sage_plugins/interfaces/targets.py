@@ -274,7 +274,7 @@ class QuietEvents(ReplicaEvents):
 
 class Target(Protocol):
     """
-    Places and starts the replicas of one service.
+    Places and starts one service's replicas.
 
     Capabilities add members: `ReachableTarget`, `DetachingTarget`, `ListingTarget`.
     """

@@ -49,7 +49,7 @@ class Plugin:
 
     @cached_property
     def distribution(self) -> str:
-        """Name of its distribution; "" if it has none. Read at the first access, because that reads a file."""
+        """Its distribution's name; "" if it has none. Read at the first access, because that reads a file."""
         return "" if self._find_distribution is None else self._find_distribution().name
 
     @cached_property

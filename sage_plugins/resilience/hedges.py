@@ -42,7 +42,7 @@ class _Method:
 
 class Delays:
     """
-    The delays of the methods of one service.
+    The delays of one service's methods.
 
     Thread-safe. If two threads report at the same time, one of the durations may be lost.
     """

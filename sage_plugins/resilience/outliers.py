@@ -94,7 +94,7 @@ class CallRecord:
 
 class Outliers:
     """
-    Watches the replicas of one service.
+    Watches one service's replicas.
 
     Not thread-safe: the caller must hold a lock, except for `succeeded`, where a lost duration does no harm. All times
     are readings of one clock, in seconds, and never go back.

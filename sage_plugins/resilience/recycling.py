@@ -53,7 +53,7 @@ class Due(NamedTuple):
 
 class Recycling:
     """
-    Decides about the replicas of one service.
+    Decides about one service's replicas.
 
     Not thread-safe: the caller must hold a lock. Times are readings of one clock, in seconds, and never go back.
     """

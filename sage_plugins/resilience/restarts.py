@@ -81,7 +81,7 @@ class _Position:
 
 class Restarts:
     """
-    Decides about the replicas of one service.
+    Decides about one service's replicas.
 
     Not thread-safe: the caller must hold a lock. All times are readings of one clock, in seconds, and never go back. An
     unknown position counts as one that has had a steady replica until now.

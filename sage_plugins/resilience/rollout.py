@@ -183,7 +183,7 @@ class Rollout:
         Report that a new replica ended before it had taken its place.
 
         Args:
-            id: ID of the replica; None if it was never started.
+            id: The replica's ID; None if it was never started.
             why: How it ended.
             died: Whether its process or node died. The version may not be the cause, so another one is started, up to
                 `MOST_DEATHS` times in a row.

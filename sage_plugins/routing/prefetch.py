@@ -1,5 +1,5 @@
 """
-Sends several waiting calls ahead to one slot of a replica in another process, which runs them one after the other.
+Sends several waiting calls ahead to one slot of a replica in another process, which runs them in turn.
 
 `docs/design/bundles.md` says why. The first call holds the slot. The others came out of the queue and hold none.
 """

@@ -1,5 +1,5 @@
 """
-The queue of one service: holds the calls that wait for a slot, and limits their number.
+One service's queue: holds the calls that wait for a slot, and limits their number.
 
 Calls wait in *backlogs*. All lanes share one; if the balancer binds calls to its choice, each lane has its own.
 `queue_size` calls may wait; each takes a token of *room*. A call without room is handled by the overload policy:

@@ -138,10 +138,10 @@ class ServiceCaller(_Caller):
         *timeout* and *method* do not reach the method; every other argument does.
 
         Args:
-            name: Name of the service. A call without any argument returns the caller itself, because SAGE's
+            name: The service's name. A call without any argument returns the caller itself, because SAGE's
                 `BaseService` of 2025 indexes the result of `ctx.call_service()`.
             *args: Positional arguments of the method.
-            method: Name of the method; None for the first of `process`, `execute` and `call` that the service has.
+            method: The method's name; None for the first of `process`, `execute` and `call` that the service has.
             timeout: Seconds from call to answer; None for the configured timeout.
             **kwargs: Keyword arguments of the method.
 
@@ -231,7 +231,7 @@ class ServiceManager:
 
 class ServiceMethods:
     """
-    The methods of one service: `caller["kv"]`.
+    One service's methods: `caller["kv"]`.
 
     All arguments except `timeout` reach the method.
     """

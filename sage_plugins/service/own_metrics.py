@@ -176,7 +176,7 @@ class Histogram(_Metric):
 
 class OwnMetrics:
     """
-    The metrics of one replica: `ctx.metrics`. Thread-safe, as are the metrics.
+    One replica's metrics: `ctx.metrics`. Thread-safe, as are the metrics.
 
     `/metrics` adds up the counters and histograms of all replicas, including those that have left. A gauge has one
     series for each living replica. Names that begin with `sage_` are reserved.
@@ -194,7 +194,7 @@ class OwnMetrics:
         Return a number that only grows: `counter("hits").inc()`.
 
         Args:
-            name: Name of the metric. `_total` is added if missing.
+            name: The metric's name. `_total` is added if missing.
             help: What it counts, in one sentence.
             labels: Names of its labels. Give their values to the metric's method `labels`.
 
@@ -219,7 +219,7 @@ class OwnMetrics:
         Return a metric that counts numbers by size: `histogram("fetch_seconds").observe(0.2)`.
 
         Args:
-            name: Name of the metric.
+            name: The metric's name.
             help: What it measures, in one sentence.
             labels: Names of its labels.
             buckets: Upper edges of the buckets, the smallest first.

@@ -55,14 +55,14 @@ class Supervision(Protocol):
 
 class ReplicaSet:
     """
-    The replicas of one service. Passes on their reports.
+    One service's replicas. Passes on their reports.
 
     Thread-safe.
 
     Attributes:
         composition: The service's composition.
         next_composition: The composition that is being rolled out; None if there is no rollout. Guarded by `condition`.
-        name: Name of the service.
+        name: The service's name.
         router: Sends the calls.
         monitors: The service's monitors.
         clock: The service's clock.

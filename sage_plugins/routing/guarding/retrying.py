@@ -56,7 +56,7 @@ class Budget:
 
 
 class Retrying:
-    """Retries the calls of one service. Thread-safe."""
+    """Retries one service's calls. Thread-safe."""
 
     def __init__(self, policy: RetryPolicy, parts: Parts, budget: Budget, tell: RateLimitedTell) -> None:
         self._policy = policy

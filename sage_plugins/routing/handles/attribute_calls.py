@@ -33,7 +33,7 @@ def find_method(
 
     Args:
         service: Its name.
-        name: Name of the method.
+        name: The method's name.
         plans: The method plans, as far as they are known.
         cls: The service's class; None if this process does not know it.
 

@@ -118,7 +118,7 @@ class Caller(NamedTuple):
         rebound: If the service was deployed again, returns the handle with which to repeat the call; else raises the
             error.
         moved: The same for a call that was refused while it waited for room.
-        blocks: Called if a call blocks a running event loop, with the name of the method.
+        blocks: Called if a call blocks a running event loop, with the method's name.
     """
 
     service: str

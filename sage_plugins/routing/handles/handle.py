@@ -78,7 +78,7 @@ class ServiceHandle:
         Make a handle.
 
         Args:
-            name: Name of the service.
+            name: The service's name.
             bind: Returns the service's binding; deploys the service if necessary.
             options: For all calls of this handle.
             timeout: Seconds from call to answer for all methods; None for no limit. Unset: the configuration's.

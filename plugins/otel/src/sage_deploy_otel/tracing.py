@@ -74,7 +74,7 @@ def _named(setup: str) -> Callable[[], object]:
 
 
 class Spans:
-    """Traces the calls of one replica, in its process; see `interfaces.CallSurrounder`."""
+    """Traces one replica's calls, in its process; see `interfaces.CallSurrounder`."""
 
     def __init__(self, who: ReplicaInfo) -> None:
         self._tracer: Tracer = trace.get_tracer("sage_deploy")

@@ -191,7 +191,7 @@ class DeployEnvironment(LocalEnvironment):
 
     def get_service_status(self, name: str) -> dict[str, Any]:
         """
-        Return the status of a service; see `Environment.get_service_status`. After a run, return its last status.
+        Return a service's status; see `Environment.get_service_status`. After a run, return its last status.
 
         Raises:
             ServiceNotFoundError: No service of this name is deployed, or SAGE runs it itself.

@@ -165,7 +165,7 @@ class Deployments:
         Register a service with a configuration. Return its factory.
 
         Args:
-            name: Name of the service.
+            name: The service's name.
             again: Registers it in an environment of sage-deploy.
 
         Raises:
@@ -284,7 +284,7 @@ class Deployments:
 
     def status(self, name: str) -> dict[str, Any]:
         """
-        Return the status of a service. It may have stopped.
+        Return a service's status. It may have stopped.
 
         Raises:
             ServiceNotFoundError: There is none of this name.

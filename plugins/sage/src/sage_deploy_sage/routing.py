@@ -137,7 +137,7 @@ class DeployedFactory:
         Args:
             original: The factory that was registered. None if only a file declares the service.
             routes: Calls the service.
-            name: Name of the service.
+            name: The service's name.
             service_class: Its class.
         """
         self.original = original

@@ -83,7 +83,7 @@ class FrameSender:
         Send nothing yet.
 
         Args:
-            service: Name of the service, for errors.
+            service: The service's name, for errors.
             events: Gets notified of what happens to the work.
             clock: For deadlines.
             transport: Carries frames to the process.

@@ -85,7 +85,7 @@ class Unit(NamedTuple):
     """
     Work that takes one slot: one call, a batch that is answered together, or a bundle.
 
-    The calls of a bundle were sent ahead. They run one after the other, and each is answered separately.
+    The calls of a bundle were sent ahead. They run in turn, and each is answered separately.
 
     Attributes:
         id: The caller's number for the unit; for a single call, the call's number.

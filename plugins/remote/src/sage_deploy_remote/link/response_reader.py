@@ -258,7 +258,7 @@ class ResponseReader:
 
 
 def _set_times(call: Call, timing: tuple[float, float] | None) -> None:
-    """Set the times of *call* on the clock of this process, from the durations that its replica measured."""
+    """Set the times of *call* on this process's clock, from the durations that its replica measured."""
     if timing is not None:
         queue_s, run_s = timing
         call.began = call.since + queue_s

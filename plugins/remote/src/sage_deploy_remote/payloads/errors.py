@@ -93,8 +93,8 @@ def pack_error(  # noqa: PLR0913 - the names are for the message
         error: The exception.
         service: Name of the service that raised it.
         method: Name of the method that raised it.
-        replica: ID of the replica, such as `"kv#0"`.
-        node: Name of its node.
+        replica: The replica's ID, such as `"kv#0"`.
+        node: Its node's name.
         substrate: Carries the packed exception.
     """
     origin = _Origin(service, method, replica, node)

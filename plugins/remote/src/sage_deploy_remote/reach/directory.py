@@ -29,7 +29,7 @@ class Directory(Protocol):
 
     @property
     def environment(self) -> str:
-        """ID of the environment."""
+        """The environment's ID."""
 
     def announce(self, known: Mapping[str, KnownService]) -> None:
         """
@@ -62,7 +62,7 @@ class Directory(Protocol):
 
     def publish(self, listing: Listing) -> None:
         """
-        Publish the state of a service; never blocks. A listing older than the known one is ignored.
+        Publish a service's state; never blocks. A listing older than the known one is ignored.
 
         A later incarnation is newer; within an incarnation, a later version is newer.
         """

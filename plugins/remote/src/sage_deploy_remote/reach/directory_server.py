@@ -73,7 +73,7 @@ class DirectoryServer:
         self, environment: str, service: str, rank: tuple[int, int], listing: Payload, *, over: bool
     ) -> None:
         """
-        Store the state of a service, unless a later one is known.
+        Store a service's state, unless a later one is known.
 
         Args:
             environment: ID of its environment.

@@ -23,9 +23,9 @@ class ListedReplica(NamedTuple):
 
     Attributes:
         service: Its name.
-        id: ID of the replica, such as `"kv#0"`.
+        id: The replica's ID, such as `"kv#0"`.
         index: Position in the service, from 0.
-        node: Name of its node.
+        node: Its node's name.
         slots: Number of calls that may run at once, of all callers together.
         address: The address by which its target's plugin reaches it from another process.
         seniority: Without a balancer, the replica with the lowest number serves, and the others stand by.
@@ -46,7 +46,7 @@ class ListedReplica(NamedTuple):
 
 class Listing(NamedTuple):
     """
-    The state of a service, as the deploying process publishes it.
+    A service's state, as the deploying process publishes it.
 
     Attributes:
         service: Its name.

@@ -73,7 +73,7 @@ class PublishingTarget(Protocol):
     def beside(
         self, service: ReachableService, environment: EnvironmentView, beside: Callable[[], Sequence[Reach]]
     ) -> Reach:
-        """As `Reach.beside`, for the services of this target."""
+        """As `Reach.beside`, for this target's services."""
 
     def keeper(self, environment: str, name: str) -> Keeper | None:
         """As `DetachingTarget.keeper`; None for a target whose replicas end with this process."""
@@ -171,7 +171,7 @@ class Publication:
 
     def _known_now(self) -> dict[str, KnownService]:
         """
-        Return the services of the environment.
+        Return the environment's services.
 
         Other processes reach those of this process through it, as long as it lives.
         """

@@ -30,7 +30,7 @@ def check_found(found: Found | None, service: str, environment: str, caller: str
     Args:
         found: What the directory knows; None if there is no directory.
         service: Its name.
-        environment: Name of its environment.
+        environment: Its environment's name.
         caller: The service whose replica asks; None if it is another program.
 
     Raises:
@@ -85,7 +85,7 @@ def seconds_left(service: str, environment: str, begun: float, startup_timeout: 
 
     Args:
         service: Its name.
-        environment: Name of its environment.
+        environment: Its environment's name.
         begun: `monotonic()` when the wait began.
         startup_timeout: Seconds that the service's replicas get to become ready.
 

@@ -87,7 +87,7 @@ class RpcDirectory:
             service: The service that is looked up, for messages.
 
         Raises:
-            ClusterUnavailableError: It is not known whether there is a server.
+            ClusterUnavailableError: It is unknown whether there is a server.
             CallError: Its answer cannot be unpacked here.
         """
         raise NotImplementedError

@@ -20,7 +20,7 @@ class ReplicaSnapshot(NamedTuple):
     Attributes:
         index: Position in the service, from 0.
         generation: Number of replicas that were at this position before.
-        node: Name of its node.
+        node: Its node's name.
         address: The address by which its target reaches it.
     """
 

@@ -40,7 +40,7 @@ _EVENTS: Final = b"text/event-stream"
 
 class Calls:
     """
-    ASGI application that calls the services of one environment, on its server's event loop.
+    ASGI application that calls one environment's services, on its server's event loop.
 
     The request's scope must have `service` and `method` in `path_params`.
     """

@@ -35,7 +35,7 @@ class Action:
     Attributes:
         id: Number of the action, counting from 1.
         what: Kind of action, such as `"scale"`.
-        service: Name of the service; None if it concerns all.
+        service: The service's name; None if it concerns all.
         by: Who asked: `"socket"`, `"token"` or `"login"`.
         details: What was requested.
         state: `"running"`, `"done"` or `"failed"`.

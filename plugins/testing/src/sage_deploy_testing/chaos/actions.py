@@ -122,7 +122,7 @@ def _kill(world: World, service: str, random: Random) -> str | None:
 
 
 def _stop(world: World, service: str, random: Random) -> str | None:
-    """Stop some processes one after the other, and continue them in another order: FoundationDB's swizzle-clog."""
+    """Stop some processes in turn, and continue them in another order: FoundationDB's swizzle-clog."""
     found = world.processes(service)
     if not found:
         return None

@@ -125,12 +125,12 @@ class History:
 
     @property
     def in_flight(self) -> int:
-        """The number of calls without an outcome."""
+        """Number of calls without an outcome."""
         return len(self._open)
 
     @property
     def calls(self) -> int:
-        """The number of calls made."""
+        """Number of calls made."""
         return self._numbers
 
     def note(self, event: str, **facts: Any) -> None:

@@ -131,7 +131,7 @@ class FakeReplica:
                 `interfaces.ReplicaEvents`.
             clock: Its clock.
             slots: Maximum calls at once.
-            id: Name of the replica.
+            id: The replica's name.
             index: Position among the service's replicas.
             script: Returns the act for a call, or for the batch whose first call it is; called just before the start.
             pick_up: Returns the seconds until a worker picks up a piece of work.
@@ -165,7 +165,7 @@ class FakeReplica:
 
     @property
     def taken(self) -> int:
-        """The number of slots that are not free."""
+        """Number of slots that are not free."""
         return len(self.inbox) + len(self.running)
 
     @property
@@ -408,7 +408,7 @@ def open_replica(
         clock: The router's clock.
         slots: The most calls at once.
         index: Position among the replicas. It is part of the ID.
-        replica: The class of the replica.
+        replica: The replica's class.
         settings: As for `FakeReplica`.
     """
     lane = router.lane(f"{router.service}#{index}", index)

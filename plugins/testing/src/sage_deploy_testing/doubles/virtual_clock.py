@@ -129,7 +129,7 @@ class VirtualClock:
 
     @property
     def pending(self) -> int:
-        """The number of timers that are set and have neither run nor been cancelled."""
+        """Number of timers that are set and have neither run nor been cancelled."""
         return sum(alarm.callback is not None for _, _, alarm in self._alarms)
 
     def _run_next(self) -> None:

@@ -43,9 +43,9 @@ class ModelledReplica(LaneEvents):
 
     Attributes:
         lane: The router's side of it.
-        id: Name of the replica.
+        id: The replica's name.
         index: Its position.
-        node: Name of its node.
+        node: Its node's name.
         slots: The most calls at once.
         alive: Whether it has not died.
         factor: How many times as long methods take that start now.

@@ -132,7 +132,7 @@ class Simulated:
         Set how long *method* takes.
 
         Args:
-            method: Name of the method, or `"*"` for all methods without their own time.
+            method: The method's name, or `"*"` for all methods without their own time.
             seconds: Seconds, `constant`, `exponential`, `lognormal` or `recorded`, or a function that takes a
                 `random.Random` and returns seconds. For a batched method, the time of one batch.
 
@@ -161,7 +161,7 @@ class Simulated:
             rate: Calls a second.
             until: Seconds from the start to the last call.
             to: Calls a second at the end, if the rate changes linearly. None for a constant rate.
-            phases: Phases, one after the other, instead of `rate`, `until` and `to`.
+            phases: Phases, in turn, instead of `rate`, `until` and `to`.
             method: Its name. None for the only method with a time.
             keys: `uniform(number)` or `zipf(number, exponent)`. None for calls without keys.
             priority: Priority of the calls, as in `with_options`.
@@ -186,7 +186,7 @@ class Simulated:
             what: The other attributes of `Fault`: `at`, `seconds`, `replica`, `node`, `factor`, `share`.
 
         Raises:
-            ValueError, TypeError: There is no such fault.
+            ValueError, TypeError: No such fault.
         """
         if isinstance(kind, Fault):
             self._faults.append(kind)

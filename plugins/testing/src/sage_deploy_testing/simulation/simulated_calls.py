@@ -92,7 +92,7 @@ class Place:
 
     @property
     def taken(self) -> int:
-        """The number of slots that are not free."""
+        """Number of slots that are not free."""
         return self.replica.taken + len(self.open)
 
     def unstarted(self) -> list[Call]:

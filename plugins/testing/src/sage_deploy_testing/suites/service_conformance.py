@@ -85,7 +85,7 @@ class Deployed:
 
     @property
     def status(self) -> dict[str, Any]:
-        """The status of the service."""
+        """The service's status."""
         return self.env.get_service_status(self.name)
 
     @property
@@ -95,23 +95,23 @@ class Deployed:
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """The number of calls by outcome. Outcomes without calls are left out."""
+        """Number of calls by outcome. Outcomes without calls are left out."""
         return {name: count for name, count in self.metrics.outcomes.items() if count}
 
     @property
     def waiting(self) -> int:
-        """The number of calls that wait for a slot."""
+        """Number of calls that wait for a slot."""
         count: int = self.metrics.queue_size
         return count
 
     @property
     def inflight(self) -> int:
-        """The number of calls that hold a slot."""
+        """Number of calls that hold a slot."""
         return sum(replica["inflight"] for replica in self.status["replicas"])
 
     @property
     def slots(self) -> int:
-        """The number of slots of all replicas: the most calls that run at once."""
+        """Number of slots of all replicas: the most calls that run at once."""
         return sum(replica["slots"] for replica in self.status["replicas"])
 
 
@@ -123,7 +123,7 @@ class ServiceConformance(Conformance):
     other than `patience`.
 
     Attributes:
-        target: The ID of the target.
+        target: The target's ID.
         strategy: The ID of the threading strategy.
         config: Fields of the configuration of every service.
         environment_options: Options of plugins for every environment, by ID.

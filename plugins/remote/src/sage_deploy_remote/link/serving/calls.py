@@ -52,13 +52,13 @@ _NO_OPTIONS: Final = CallOptions()
 
 class CallServer(CallOwner):
     """
-    Takes the calls of one replica, or of a router for several, whose callers exchange frames with it.
+    Takes one replica's calls, or of a router for several, whose callers exchange frames with it.
 
     A subclass decides what runs the calls. Thread-safe. `exchange` blocks its thread until there is something to say.
 
     Attributes:
-        id: ID of the replica, for errors.
-        node: Name of its node; None if it has none.
+        id: The replica's ID, for errors.
+        node: Its node's name; None if it has none.
         callers: The callers that have calls here.
         packer: Packs results and errors.
         late: Calls whose arguments have not arrived yet.

@@ -72,7 +72,7 @@ class LateCalls:
         Wait for nothing yet.
 
         Args:
-            service: Name of the service, for errors.
+            service: The service's name, for errors.
             clock: For deadlines.
             source: Resolves the arguments.
             arrived: Called when a call stops waiting: its arguments are there, it is over, or its deadline has passed.

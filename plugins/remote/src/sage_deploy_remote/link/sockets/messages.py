@@ -64,7 +64,7 @@ def with_separate_pickle(payload: Payload) -> Payload | tuple[PickleBuffer, Sequ
 
 def join(body: bytes, buffers: Sequence[Any] = ()) -> list[Any]:
     """
-    Return a message as the parts to send one after the other.
+    Return a message as the parts to send in turn.
 
     Args:
         body: The pickle.

@@ -62,7 +62,7 @@ class Happening:
         at: Seconds since the start.
         kind: An `EventKind`, or `fault` and `fault_over` for the simulation's faults.
         reason: The reason, with the numbers behind the decision.
-        replica: ID of the replica; None for the whole service.
+        replica: The replica's ID; None for the whole service.
     """
 
     at: float

@@ -112,7 +112,7 @@ class Load:
 
     Attributes:
         method: Its name.
-        phases: The phases, one after the other.
+        phases: The phases, in turn.
         keys: Keys of the calls; None for calls without keys.
         priority: Priority of the calls.
     """
