@@ -76,7 +76,7 @@ class KeyedBalancer(Balancer, Protocol):
     """
     Name of the method argument that is the key; None if only callers give keys.
 
-    The plan refuses a name that no served method has.
+    The plan refuses a name that is no argument of a served method.
     """
 
 

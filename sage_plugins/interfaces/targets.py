@@ -93,16 +93,16 @@ class Replica(Protocol):
         """
         Begin to stop; return at once.
 
-        Running calls end with ServiceStoppedError; stop hooks run once a worker is free. Thread-safe, also repeatedly
-        and during `stop`.
+        Running calls end with ServiceStoppedError; stop hooks run once a worker is free. May be called again, from any
+        thread, also during `stop`.
         """
 
     def stop(self, grace: float) -> int:
         """
         Wait at most *grace* seconds for the stop hooks, and end the workers, also without `begin_stop`.
 
-        Returns how many calls still run. Also releases what a replica held that died or did not start. Thread-safe,
-        also repeatedly. If it raises, the core logs the error and treats the replica as stopped.
+        Returns how many calls still run. Also releases what a replica held that died or did not start. May be called
+        again, by several threads at once. If it raises, the core logs the error and treats the replica as stopped.
         """
 
 
@@ -219,8 +219,8 @@ class LifeEvents(Protocol):
         """
         Report that the replica died. *not_started*: work that surely had not started; *maybe*: work that may have.
 
-        Report each death once, at once, also of an idle or unready replica, but not of one told to stop. The core then
-        calls `Target.place` and `Target.start` in another thread.
+        Report each death once, as soon as it is known, also of an idle or unready replica, but not of one told to stop.
+        The core then calls `Target.place` and `Target.start` in another thread.
 
         A call is *maybe* once the replica begins to unpack its arguments: that runs code, which could kill one replica
         after another.

@@ -20,8 +20,8 @@ The rules:
 * A call that is answered in a batch is in exactly one, and gets its own answer. A batch has calls of one method only,
   at most its size. It takes one slot and one place under the limit. It waits no longer than it may, and no call in it
   misses its deadline meanwhile.
-* Only calls that may run twice are sent ahead of their turn, to run in turn in one slot, in order. If that slot is
-  slow, unstarted calls go back to the queue.
+* Only calls that may run twice are sent ahead, to run in order in one slot. If that slot is slow, unstarted calls go
+  back to the queue.
 * A watched call ends at its deadline at the latest. Every done-callback runs once.
 * A drain finishes accepted calls, and reports that the service is idle exactly when it is.
 * What an exception between two steps of a thread loses, such as a slot, is found within a second. Nothing else is
