@@ -51,7 +51,7 @@ TakesBack: TypeAlias = "Callable[..., Callable[[], None] | None]"
 
 class Execution:
     """
-    The methods of one instance, as its workers run them.
+    One instance's methods, as its workers run them.
 
     Attributes:
         spec: The replica's specification.
@@ -82,16 +82,7 @@ class Execution:
         recorders: Mapping[str, Recorder],
         loop: WorkerLoop,
     ) -> None:
-        """
-        Prepare; nothing can run before `bind`.
-
-        Args:
-            spec: The replica's specification.
-            clock: For deadlines and durations.
-            events: Receives reports of free slots.
-            recorders: Count the calls, by the ID of their monitor.
-            loop: Runs coroutines in the workers' threads.
-        """
+        """Prepare; nothing can run before `bind`."""
         self.spec = spec
         self.clock = clock
         self.on_loop = False

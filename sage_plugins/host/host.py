@@ -51,7 +51,7 @@ class Host:
     Attributes:
         put: Takes a call or batch; never blocks.
         run_here: Runs a call in the calling thread, for strategies without workers; else None.
-        slots: Maximum number of concurrent calls.
+        slots: Maximum concurrent calls.
         cancel: Cancels the coroutine of a call that was given up; never blocks.
         holds: Counts the work that the replica holds, for slot recovery.
     """
@@ -69,16 +69,7 @@ class Host:
         node: str | None = None,
         inbox: Inbox | None = None,
     ) -> None:
-        """
-        Prepare the replica; nothing runs before `start`.
-
-        Args:
-            spec: What to run.
-            events: Receives the replica's reports.
-            clock: For deadlines and durations.
-            node: Name of this node, for the recorders.
-            inbox: Where work waits; by default a new one.
-        """
+        """Prepare the replica; nothing runs before `start`. *inbox*: default a new one."""
         self._unfetched: list[Work] = []  # no worker had fetched it when the replica stopped
         self._spec = spec
         self._events = events

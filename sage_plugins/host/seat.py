@@ -30,7 +30,6 @@ class HostHolds:
     """
 
     def __init__(self, inbox: Inbox, execution: Execution) -> None:
-        """Count the work that *inbox* and *execution* hold."""
         self._inbox = inbox
         self._execution = execution
         self.nudge = inbox.nudge

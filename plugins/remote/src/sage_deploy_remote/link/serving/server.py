@@ -36,7 +36,7 @@ _ENDS_WITHIN_S: Final = 1.0
 
 
 class ReplicaServer(CallServer):
-    """One replica, for callers that exchange frames with it. All methods may be called from any thread."""
+    """One replica, for callers that exchange frames with it. Thread-safe."""
 
     def __init__(
         self,
@@ -46,16 +46,7 @@ class ReplicaServer(CallServer):
         source: ArgumentSource | None = None,
         substrate: Substrate = PLAIN,
     ) -> None:
-        """
-        Prepare the replica; nothing runs before `start`.
-
-        Args:
-            spec: What to run.
-            node: Name of this node, for the recorders.
-            find_service: Returns the instance's handles to other services.
-            source: Resolves arguments that are references; None if no argument is one.
-            substrate: Carries results.
-        """
+        """Prepare the replica; nothing runs before `start`. *source* None: no argument is a reference."""
         methods = (*spec.methods, CANARY)  # CANARY has index -1, as its plan says
         super().__init__(spec.service, spec.id, node, methods, SYSTEM, source=source, substrate=substrate)
         self.spec = spec
