@@ -176,7 +176,7 @@ BREAKER_FIELDS: Final = _keys(
 
 #: The keys of `outlier`.
 OUTLIER_FIELDS: Final = _keys(
-    _count("consecutive", "Timeouts in a row after which a replica gets no calls.", 5, minimum=1),
+    _count("consecutive", "Calls in a row that died or timed out after which a replica gets no calls.", 5, minimum=1),
     _duration("interval", "Time over which replicas' durations are compared, in seconds.", 10.0, positive=True),
     _duration("base_ejection", "Time without calls, in seconds; doubles each time.", 5.0, positive=True),
     _duration("max_ejection", "Maximum time without calls, in seconds.", 300.0, positive=True),
