@@ -54,6 +54,8 @@ class Host:
         slots: Maximum concurrent calls.
         cancel: Cancels the coroutine of a call that was given up; never blocks.
         holds: Counts the work that the replica holds, for slot recovery.
+        recorder_failed: Logs a monitor's error: the first one of each monitor.
+        recorder_failed: Logs the first fault of a monitor's recorder.
     """
 
     put: Callable[[Work], None]
@@ -97,6 +99,7 @@ class Host:
         self._seat = HostSeat(spec, self._inbox, self._execution, events, self._loop)
         self._questions = Questions(self._execution, self._recorders, lambda: (self._instance, self._runner))
         self.cancel = self._execution.cancel
+        self.recorder_failed = self._execution.recorder_failed
         self.holds = self._seat.holds
 
     # -- life --------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -99,7 +100,21 @@ class ReplicaServer(CallServer):
             mailbox = self.callers.find(caller)
             if mailbox is not None:  # else it has no call here
                 self.take_notice(mailbox, notice)
-        return self._logs.after(*arg) if op is ControlOp.LOGS else self.host.control(op, arg)
+        if op is ControlOp.LOGS:
+            return self._logs.after(*arg)
+        answer = self.host.control(op, arg)
+        if op in {ControlOp.STATS, ControlOp.COUNTS}:
+            self._leave_out_unpicklable(answer if op is ControlOp.COUNTS else answer["recorders"])
+        return answer
+
+    def _leave_out_unpicklable(self, snapshots: dict[str, Any]) -> None:
+        """Leave out snapshots that cannot be pickled, or the replica would seem not to answer; log whose they are."""
+        for monitor, snapshot in list(snapshots.items()):
+            try:
+                pickle.dumps(snapshot)
+            except Exception as error:  # noqa: BLE001 - a plugin's fault must not make the whole status fail
+                self.host.recorder_failed(error, monitor)
+                del snapshots[monitor]
 
     def begin_stop(self) -> None:
         """As `Host.begin_stop`."""
