@@ -308,7 +308,10 @@ class Services:
             return task.bind(lambda: self.forget(task))
         except DeployError:
             self.forget(task)
-            raise
+            successor = self.tasks.get(name)
+            if successor is None or not successor.is_running:
+                raise
+        return self._bind(name)  # `apply` has replaced the task while it started
 
     def handle(self, name: str) -> ServiceHandle:
         """

@@ -97,6 +97,33 @@ def test_what_is_new_starts_what_is_gone_stops_and_the_rest_goes_on(env, load):
         env.service("two")
 
 
+def test_a_first_call_goes_on_with_the_version_that_replaces_one_that_still_starts(env, in_thread, until):
+    """If `apply` replaces a service that still starts for its first call, the new version answers that call."""
+    begun, goes_on = threading.Event(), threading.Event()
+
+    class Slow:
+        def __init__(self):
+            begun.set()
+            goes_on.wait(20)
+
+        def who(self):
+            return "old"
+
+    class New:
+        def who(self):
+            return "new"
+
+    env.register_service("one", Slow)
+    first = in_thread(env.service("one").call, "who")
+    assert begun.wait(20)
+    env.register_service("one", New)
+    applied = in_thread(env.apply)
+    until(lambda: env.task("one").state == "ready")
+    assert first.result(20) == "new"
+    goes_on.set()
+    applied.result(20)
+
+
 @pytest.mark.parametrize(
     ("change", "whole"),
     [("init: {kwargs: {name: other}}", False), ("init: {kwargs: {name: other}}, timeout: 5", True)],
