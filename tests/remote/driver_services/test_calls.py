@@ -125,8 +125,10 @@ def test_call_that_waits_at_home_never_starts_once_its_caller_has_given_up(env, 
     home = deploy(threading_strategy="single")
     holding = env.service("home").submit("hold", "gate")
     gate.wait()
+    late = home.with_options(timeout=0.5).submit("fail", "never")
+    until(lambda: waiting(env) == 1)
     with pytest.raises(errors.CallTimeoutError):
-        home.with_options(timeout=0.02).fail("never")
+        late.result()
     until(lambda: waiting(env) == 0)
     gate.open.set()
     holding.result()

@@ -119,7 +119,7 @@ class Probe:
         """Count how many calls are in this method at the same time."""
         self._inside.append(None)
         self._most = max(self._most, len(self._inside))
-        threading.Event().wait(0.0001)  # lets other calls in, if they can run at once
+        threading.Event().wait(0.001)  # lets other calls in, if they can run at once
         self._inside.pop()
 
     def most(self) -> int:
