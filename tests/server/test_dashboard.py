@@ -6,18 +6,17 @@ import json
 import logging
 import re
 import threading
-from pathlib import Path
 
 import pytest
 
 from chromium import Watched, chromium
 from sage_deploy_server import serve
 from sage_plugins import Environment, ServiceDeploymentConfig
+from screens import each_screen, faults_of_look
 
 pytestmark = pytest.mark.xdist_group("dashboard")  # one browser for all tests
 
 HOSTILE = "<img src=x onerror=alert(1)>'\"</script><script>alert(2)</script>"
-AXE = Path(__file__).parent / "vendor" / "axe.min.js"
 
 #: `window.hide` hides the tab. The streams that the page opens are kept in `window.sources`.
 _TAB = """
@@ -120,21 +119,13 @@ SCREENS = {
 }
 
 
-@pytest.mark.parametrize("screen", SCREENS)
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_screen_breaks_no_rule_of_accessibility_and_fits_into_360_pixels(opened, screen, scheme):
+def test_screens_break_no_rule_of_accessibility_and_fit_into_360_pixels(opened):
     """
     Each screen has no serious accessibility fault and fits 360 pixels. `opened` checks errors, policy and requests.
     """
-    page = opened(screen, color_scheme=scheme)
-    page.get_by_role("heading", name=SCREENS[screen]).first.wait_for()
-    page.get_by_text("Loading ...").wait_for(state="detached")
-    page.evaluate(AXE.read_text("utf-8"))
-    found = page.evaluate("axe.run().then((found) => found.violations)")
-    bad = [each for each in found if each["impact"] in {"serious", "critical"}]
-    assert [(each["id"], [node["html"] for node in each["nodes"]]) for each in bad] == []
-    page.set_viewport_size({"width": 360, "height": 740})
-    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    page = opened()
+    faults = {screen: faults_of_look(page) for screen in each_screen(page, SCREENS)}
+    assert {screen: found for screen, found in faults.items() if found} == {}
 
 
 #: Finds elements that reach over the edges of the screen, and chart labels cut off by the chart's edges.
@@ -149,16 +140,14 @@ const labels = [...document.querySelectorAll(".chart text")].filter((each) => is
 """
 
 
-@pytest.mark.parametrize("screen", SCREENS)
-def test_a_screen_uses_a_window_of_4k_and_is_read_from_afar(opened, screen):
+def test_screens_use_a_window_of_4k_and_are_read_from_afar(opened):
     """On a 4K window each screen uses the width, nothing is cut off, and text grows with the window."""
-    page = opened(screen, viewport={"width": 3840, "height": 2160})
-    page.get_by_role("heading", name=SCREENS[screen]).first.wait_for()
-    page.get_by_text("Loading ...").wait_for(state="detached")
-    assert page.evaluate("document.documentElement.scrollWidth") == 3840
-    assert page.locator("main").bounding_box()["width"] > 0.65 * 3840
-    assert page.evaluate("parseFloat(getComputedStyle(document.body).fontSize)") > 20
-    assert page.evaluate(_CUT) == []
+    page = opened(viewport={"width": 3840, "height": 2160})
+    for screen in each_screen(page, SCREENS):
+        assert page.evaluate("document.documentElement.scrollWidth") == 3840, screen
+        assert page.locator("main").bounding_box()["width"] > 0.65 * 3840, screen
+        assert page.evaluate("parseFloat(getComputedStyle(document.body).fontSize)") > 20
+        assert page.evaluate(_CUT) == [], screen
 
 
 # -- what it says ------------------------------------------------------------------------------------------------------
@@ -358,14 +347,14 @@ def test_a_change_of_what_has_changed_meanwhile_is_refused(opened, server):
     dialog.get_by_text("desk has changed meanwhile").wait_for()
 
 
-@pytest.mark.parametrize("screen", ["services/desk", "services/desk/desk%230", "plan"])
-def test_a_login_that_may_only_look_sees_no_actions(opened, screen):
+def test_a_login_that_may_only_look_sees_no_actions(opened):
     """A read-only login sees no actions."""
-    page = opened(screen, read_only=True)
+    page = opened(read_only=True)
     page.get_by_text("may only look", exact=True).wait_for()
-    page.get_by_role("heading", name=SCREENS[screen]).first.wait_for()
     actions = re.compile("Scale|Restart|Drain|Balancer|Apply|Read")
-    assert page.locator("main button").filter(has_text=actions).count() == 0
+    with_actions = ("services/desk", "services/desk/desk%230", "plan")
+    for screen in each_screen(page, {screen: SCREENS[screen] for screen in with_actions}):
+        assert page.locator("main button").filter(has_text=actions).count() == 0, screen
 
 
 #: Goes to another screen as soon as the bar is drawn, before the page listens for that.

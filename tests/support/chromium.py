@@ -16,8 +16,8 @@ __all__ = ["Watched", "chromium"]
 
 PATH = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
-#: The popups are two pages that each window loads for its address bar: more work than loading the page of a test. Chromium
-#: takes the last list of features, so what Playwright leaves out for requests and redirects is here again.
+#: The popups are two pages that each window loads for its address bar: more work than loading the page of a test.
+#: Chromium takes only the last list of features, so the list has Playwright's too.
 _FEATURES_OFF = [
     "WebUIOmniboxPopup",
     "WebUIOmniboxAimPopup",
