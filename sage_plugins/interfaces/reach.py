@@ -355,5 +355,6 @@ class DetachingTarget(ReachableTarget, Protocol):
         Return the kept services of an environment; starts nothing.
 
         *environment* is its ID. None if this target is configured to end its replicas with this process; if not, they
-        are `DetachableReplica`s.
+        are `DetachableReplica`s. Not called if the target has environment options and none are given: by default,
+        replicas must end with their process.
         """
