@@ -65,9 +65,11 @@ def browser():
 
 
 @pytest.fixture
-def env():
+def env(request):
+    """Two services. One checks its health only when it has started, or as often as the test's parameter says."""
     Desk.door, Desk.entered, Sick.is_ill = threading.Event(), threading.Event(), False
-    quick = {"health_check_interval": 0.2, "health_check_timeout": 0.1, "failure_threshold": 1, "success_threshold": 1}
+    interval = getattr(request, "param", 3600)
+    quick = {"health_check_interval": interval, "failure_threshold": 1, "success_threshold": 1}
     with Environment("shown") as env:
         env.register_service_with_config("desk", Desk, deployment_config=ServiceDeploymentConfig(replicas=2))
         env.register_service_with_config("sick", Sick, deployment_config=ServiceDeploymentConfig(**quick))
@@ -84,16 +86,17 @@ def server(env):
 
 @pytest.fixture
 def opened(browser, server):
-    """Open a screen in a new browser that has logged in. At the end, check that no forbidden thing has happened."""
+    """Open the first screen or another in a new browser that has logged in. At the end, check what must not happen."""
     watched = []
 
-    def opened(screen="overview", *, read_only=False, **settings):
+    def opened(screen=None, *, read_only=False, **settings):
         watched.append(Watched(browser, server.url, **settings))
         page = watched[-1].page
         page.add_init_script(_TAB)
         page.goto(server.login_link(read_only=read_only))
         page.get_by_placeholder("Find").wait_for()
-        page.goto(f"{server.url}/#/{screen}")
+        if screen is not None:
+            page.goto(f"{server.url}/#/{screen}")
         return page
 
     yield opened
@@ -153,15 +156,16 @@ def test_screens_use_a_window_of_4k_and_are_read_from_afar(opened):
 # -- what it says ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("env", [0.5], indirect=True)  # seconds between two checks
 def test_the_first_screen_says_which_service_is_ill_and_why_and_lists_it_first(opened):
     """The first screen lists an unhealthy service first, with the reason. HTML in the reason's text stays text."""
     page = opened()
     page.get_by_text("All 2 services are ready").wait_for()
     Sick.is_ill = True
     page.get_by_text("1 of 2 services not fully ready").wait_for()
-    said = page.locator(".health").inner_text()
-    assert "sick unready, 0 of 1 replicas ready" in said
-    assert f"ConnectionError: {HOSTILE}" in said
+    health = page.locator(".health")
+    health.filter(has_text=f"ConnectionError: {HOSTILE}").wait_for()  # on a busy machine a check may time out first
+    assert "sick unready, 0 of 1 replicas ready" in health.inner_text()
     assert page.locator(".services .row").first.inner_text().split()[:1] == ["unready"]
     assert page.title().startswith("▲ 1 ")
     assert page.locator("main img, main script").count() == 0
@@ -332,17 +336,13 @@ def test_a_drained_service_finishes_what_it_has_accepted_and_stops(opened, env):
     assert accepted.result(20) is None
 
 
-def test_a_change_of_what_has_changed_meanwhile_is_refused(opened, server):
+def test_a_change_of_what_has_changed_meanwhile_is_refused(opened, env):
     """A change is refused if the service has changed since the dialog was opened."""
     page = opened("services/desk")
     page.get_by_role("button", name="Restart").click()
     dialog = page.get_by_role("dialog")
     dialog.get_by_text("New replicas take the place of desk#0, desk#1.").wait_for()
-    other = opened("services/desk")
-    other.get_by_role("button", name="Scale").click()
-    other.get_by_label("Replicas").fill("1")
-    other.get_by_role("dialog").get_by_role("button", name="Scale", exact=True).click()
-    other.get_by_text("done").wait_for()
+    env.scale("desk", 1)
     dialog.get_by_role("button", name="Restart", exact=True).click()
     dialog.get_by_text("desk has changed meanwhile").wait_for()
 
@@ -419,7 +419,7 @@ def test_events_of_a_snapshot_that_a_slow_page_has_missed_are_fetched(opened, en
 
 
 def test_the_keyboard_leads_everywhere(opened):
-    """Keys reach the filter, the screens and the help."""
+    """Keys reach the filter, the screens and the help. The filter keeps the focus, though it changes the address."""
     page = opened()
     page.keyboard.press("/")
     page.keyboard.type("sick")
