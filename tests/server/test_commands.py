@@ -18,6 +18,7 @@ from second_terminal import PATIENCE, SAGE_DEPLOY, Terminal
 
 SERVICES = """
 import threading
+from pathlib import Path
 
 
 class Greeter:
@@ -54,7 +55,7 @@ class Greeter:
         return b"\\x00\\x01"
 
     def hold(self):
-        self.ctx.logger.info("held")
+        Path("held").touch()
         threading.Event().wait(2)
         return "held to the end"
 """
@@ -154,14 +155,13 @@ def test_what_runs_is_changed_from_a_second_terminal(terminal):
     assert "no environment of yours runs" in terminal.run("status", code=1)[1]
 
 
-def test_calls_that_were_accepted_are_answered_when_the_environment_is_stopped(terminal):
+def test_calls_that_were_accepted_are_answered_when_the_environment_is_stopped(terminal, until):
     """`down` waits for calls that were accepted, and their callers get the answers."""
     up = terminal.up()
     held = subprocess.Popen(
         [SAGE_DEPLOY, "call", "greeter.hold"], cwd=terminal.folder, env=terminal.variables, stdout=subprocess.PIPE
     )
-    while "held" not in terminal.run("logs")[0]:
-        pass
+    until((terminal.folder / "held").exists)
     terminal.run("down")
     assert held.communicate(timeout=PATIENCE)[0] == b'"held to the end"\n'
     assert (held.returncode, up.wait(PATIENCE)) == (0, 0)

@@ -72,6 +72,7 @@ def server(tmp_path_factory):
     Desk.door, Desk.entered = threading.Event(), threading.Event()
     # Checked only once, when ready: the test run would report the thread of a later check as left behind.
     asked = {"health_check_interval": 3600, "failure_threshold": 1}
+    pause = threading.Event()
     file = tmp_path_factory.mktemp("files") / "secret.yaml"
     file.write_text(f"services: {{secret: {{class: 'served_desk:Desk', user_config: {{api_key: {CANARY}}}}}}}\n")
     with Environment(HOSTILE) as env:
@@ -87,7 +88,7 @@ def server(tmp_path_factory):
             logging.getLogger("sage.service.desk").warning("a warning of %s", HOSTILE)
             client = EnvironmentClient.at_url(server.url, TOKEN)
             while "replica_unhealthy" not in [each["kind"] for each in client.get("/api/v1/events")]:
-                pass
+                pause.wait(0.01)
             yield server
             Desk.door.set()
             calling.join()
