@@ -218,6 +218,7 @@ BODIES = [
     ("many", [1, "2"]),
     ("many", []),
     ("many", {"first": 1}),
+    ("many", {}),
     ("nothing", {}),
     ("nothing", {"a": 1}),
     ("anything", {"value": {"a": [1]}}),
