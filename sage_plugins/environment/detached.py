@@ -27,6 +27,8 @@ def keeping_targets(registry: Registry, options: Mapping[str, Mapping[str, Any]]
     """
     Yield a target of each plugin whose replicas can outlive the process that deploys them. The caller closes it.
 
+    A plugin with environment options is left out if *options* has none of them: see `DetachingTarget.keeper`.
+
     Args:
         registry: The plugins.
         options: Options for the whole environment, by ID.
@@ -46,6 +48,8 @@ def keeping_targets(registry: Registry, options: Mapping[str, Mapping[str, Any]]
                 yield registration.create(own)
                 continue
             seen.add(shared.id)
+            if shared.id not in options:
+                continue  # making it for nothing may take long: Ray's imports Ray
             found, problems = environment_options(shared, options)
             if problems:
                 raise ConfigError("\n".join(map(str, problems)), problems=problems)

@@ -354,4 +354,6 @@ class DetachingTarget(ReachableTarget, Protocol):
         Return the kept services of the environment with the ID *environment*; start nothing.
 
         None if this target is configured to end its replicas with this process; if not, they are `DetachableReplica`s.
+        Not called if the target has environment options and none are given: by default, replicas must end with their
+        process.
         """

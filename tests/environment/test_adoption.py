@@ -7,6 +7,7 @@ import time
 from functools import cached_property
 from pathlib import Path
 
+import attrs
 import pytest
 
 import keeping_target
@@ -18,9 +19,10 @@ import sage_deploy_threading
 from sage_deploy_remote.reach import publishing
 from sage_deploy_testing.cases.adoption_cases import AdoptionCases
 from sage_deploy_testing.tools.checkpoints import Switchboard
-from sage_plugins import ServiceDeploymentConfig
+from sage_plugins import ServiceDeploymentConfig, hookimpl
 from sage_plugins.errors import CallError, ConfigError, DeployError, ServiceNotFoundError, ServiceStoppedError
 from sage_plugins.plugins.registry import Registry
+from sage_plugins.values import EnvironmentOptions, Registration
 
 
 def registry(plugin):
@@ -339,6 +341,43 @@ def test_targets_whose_replicas_end_with_them_have_nothing_to_adopt(environments
     env = environments("shop", registry=Registry.of(sage_deploy_local, sage_deploy_threading, sage_deploy_monitors))
     with pytest.raises(ConfigError, match="end with the process that deploys them"):
         env.adopt()
+
+
+@attrs.frozen
+class Options:
+    """Options of an environment."""
+
+    folder: str = ""
+
+
+class Choosy(keeping_target.Plugin):
+    """Registers `keeping` with environment options, and notes when it is made; and another target with options."""
+
+    def __init__(self):
+        super().__init__()
+        self.made = []
+
+    def create(self, _, options):
+        self.made.append(options)
+        return keeping_target.KeepingTarget(self.world)
+
+    @hookimpl
+    def sage_register_targets(self):
+        kept, other = (EnvironmentOptions(each, lambda: Options, "A folder") for each in ("kept", "other"))
+        can = frozenset({"reachable", "detaches"})
+        return [
+            Registration("keeping", self.create, "It stays", environment_options=kept, capabilities=can),
+            Registration("other", self.create, "It ends", environment_options=other),
+        ]
+
+
+def test_target_is_not_made_to_look_for_services_unless_the_environment_has_its_options(environments):
+    """A status makes a target that could keep services only if the environment has options of that target."""
+    plugin = Choosy()
+    environments("shop", registry=registry(plugin), options={"other": {"folder": "x"}}).status()
+    assert plugin.made == []
+    environments("shop", registry=registry(plugin), options={"kept": {"folder": "x"}}).status()
+    assert plugin.made == [Options("x")]
 
 
 def test_services_that_stay_do_not_find_one_that_ends_with_this_process(make, plugin):

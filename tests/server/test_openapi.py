@@ -176,64 +176,66 @@ def takes(document, schema, value):
     return validator.is_valid(value)
 
 
-@pytest.mark.parametrize(
-    ("method", "body"),
-    [
-        ("add", {"a": 1}),
-        ("add", {"a": 1, "b": -1}),
-        ("add", {"a": "1"}),
-        ("add", {"a": None}),
-        ("add", {"b": 1}),
-        ("add", {"a": 1, "c": 1}),
-        ("add", {}),
-        ("item", {"item": {"name": "pen"}}),
-        ("item", {"item": {"name": "pen", "tags": ["a"], "more": 1}}),
-        ("item", {"item": {"tags": []}}),
-        ("item", {"item": {"name": "pen", "tags": [1]}}),
-        ("item", {"item": "pen"}),
-        ("place", {"place": {"x": 1}}),
-        ("place", {"place": {"x": 1, "y": "2"}}),
-        ("place", {"place": {"y": 1}}),
-        ("place", {"place": {"x": 1}, "colour": "blue"}),
-        ("place", {"place": {"x": 1}, "colour": "green"}),
-        ("day", {"day": "2026-02-28"}),
-        ("day", {"day": "2026-02-30"}),
-        ("day", {"day": 20260228}),
-        ("size", {"data": "AAEC"}),
-        ("size", {"data": 3}),
-        ("size", {"data": "AA"}),
-        ("size", {"data": "@@=="}),
-        ("size", {"data": ""}),
-        ("maybe", {}),
-        ("maybe", {"number": None}),
-        ("maybe", {"number": 3}),
-        ("maybe", {"number": "3"}),
-        ("total", {"numbers": [1, 2]}),
-        ("total", {"numbers": []}),
-        ("total", {"numbers": [1, "2"]}),
-        ("total", {"numbers": 1}),
-        ("options", {"first": "a", "x": 1}),
-        ("options", {"first": "a", "x": "1"}),
-        ("options", {"x": 1}),
-        ("many", [1, 2, 3]),
-        ("many", [1, "2"]),
-        ("many", []),
-        ("many", {"first": 1}),
-        ("nothing", {}),
-        ("nothing", {"a": 1}),
-        ("anything", {"value": {"a": [1]}}),
-        ("anything", {"value": 1, "unknown": "x"}),
-        ("broken", {"value": 1}),
-        ("halfway", {"value": 1}),
-        ("call", {"number": 1}),
-        ("call", {"number": "1"}),
-    ],
-)
-def test_schema_takes_what_the_server_takes(server, document, method, body):
+#: Methods with bodies, valid and not.
+BODIES = [
+    ("add", {"a": 1}),
+    ("add", {"a": 1, "b": -1}),
+    ("add", {"a": "1"}),
+    ("add", {"a": None}),
+    ("add", {"b": 1}),
+    ("add", {"a": 1, "c": 1}),
+    ("add", {}),
+    ("item", {"item": {"name": "pen"}}),
+    ("item", {"item": {"name": "pen", "tags": ["a"], "more": 1}}),
+    ("item", {"item": {"tags": []}}),
+    ("item", {"item": {"name": "pen", "tags": [1]}}),
+    ("item", {"item": "pen"}),
+    ("place", {"place": {"x": 1}}),
+    ("place", {"place": {"x": 1, "y": "2"}}),
+    ("place", {"place": {"y": 1}}),
+    ("place", {"place": {"x": 1}, "colour": "blue"}),
+    ("place", {"place": {"x": 1}, "colour": "green"}),
+    ("day", {"day": "2026-02-28"}),
+    ("day", {"day": "2026-02-30"}),
+    ("day", {"day": 20260228}),
+    ("size", {"data": "AAEC"}),
+    ("size", {"data": 3}),
+    ("size", {"data": "AA"}),
+    ("size", {"data": "@@=="}),
+    ("size", {"data": ""}),
+    ("maybe", {}),
+    ("maybe", {"number": None}),
+    ("maybe", {"number": 3}),
+    ("maybe", {"number": "3"}),
+    ("total", {"numbers": [1, 2]}),
+    ("total", {"numbers": []}),
+    ("total", {"numbers": [1, "2"]}),
+    ("total", {"numbers": 1}),
+    ("options", {"first": "a", "x": 1}),
+    ("options", {"first": "a", "x": "1"}),
+    ("options", {"x": 1}),
+    ("many", [1, 2, 3]),
+    ("many", [1, "2"]),
+    ("many", []),
+    ("many", {"first": 1}),
+    ("many", {}),
+    ("nothing", {}),
+    ("nothing", {"a": 1}),
+    ("anything", {"value": {"a": [1]}}),
+    ("anything", {"value": 1, "unknown": "x"}),
+    ("broken", {"value": 1}),
+    ("halfway", {"value": 1}),
+    ("call", {"number": 1}),
+    ("call", {"number": "1"}),
+]
+
+
+def test_schema_takes_what_the_server_takes(server, document):
     """For each body, the method's schema and the server agree whether it is valid."""
-    status, answer, _ = get(server, f"/services/desk/{method}", method="POST", body=body)
-    assert status in {200, 400}, answer
-    assert takes(document, body_of(document, method), body) == (status == 200), answer
+    for method, body in BODIES:
+        status, answer, _ = get(server, f"/services/desk/{method}", method="POST", body=body)
+        assert status in {200, 400}, (method, body, answer)
+        assert takes(document, body_of(document, method), body) == (status == 200), (method, body, answer)
 
 
 @pytest.mark.parametrize(

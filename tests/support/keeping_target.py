@@ -11,6 +11,7 @@ from sage_deploy_remote.reach.snapshot import ReplicaSnapshot, ServiceSnapshot
 from sage_deploy_remote.shipping.specs import pack_spec, unpack_spec
 from sage_plugins import hookimpl
 from sage_plugins.errors import DeployError
+from sage_plugins.interfaces import KeptReplica, KeptService
 from sage_plugins.values import Registration
 
 
@@ -116,6 +117,14 @@ class Keeper:
         if self.world.holder not in {None, self.holder}:
             raise DeployError("another one has it")
         self.world.holder = self.holder
+
+    def look(self):
+        held_by = self.world.holder or ""
+        return {
+            service: KeptService(held_by, None, [KeptReplica(f"{service}#{each}", "loop", 1) for each, _ in running])
+            for service, running in self.world.running.items()
+            if service in self.world.deployed()
+        }
 
     def deployed(self):
         self.hold()

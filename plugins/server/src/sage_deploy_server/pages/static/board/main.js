@@ -83,7 +83,7 @@ function Page() {
   const [help, showHelp] = useState(false);
   const main = useRef(null);
   const screen = screenOf(place.path);
-  const here = place.path.join("/");
+  const here = place.path.join("/") || "overview"; // the key of the screen: a filter in the address must not draw it anew
   useKeys(showHelp);
   useEffect(() => scrollTo(0, 0), [here]);
 
