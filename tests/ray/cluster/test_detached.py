@@ -90,9 +90,13 @@ def kill(pid, until):
 def test_service_is_found_called_taken_over_scaled_and_stopped_by_other_processes(driver, environment, until):
     """
     Any process can find and call the service. Another one can adopt, scale and stop it once its holder has closed.
+
+    A service that no process has deployed is reported with the nearest name.
     """
     env = environment()
     assert env.service("svc").run(1) == 1
+    with pytest.raises(ServiceNotFoundError, match="did you mean 'svc'"):
+        env.service("svx").run(1)
     with pytest.raises(DeployError, match=f"are held by process {driver.pid} on "):
         env.adopt()
 
@@ -396,12 +400,3 @@ def test_environment_whose_services_end_with_it_takes_over_nothing(environment):
     """An environment with `lifetime: driver` cannot adopt services."""
     with pytest.raises(ConfigError, match="'lifetime': 'detached'"):
         environment(lifetime="driver").adopt()
-
-
-def test_unknown_service_is_looked_for_elsewhere_and_not_found(environment):
-    """A service that no process has deployed is reported with the nearest name."""
-    env = environment(registered=True)
-    env.deploy()
-    with pytest.raises(ServiceNotFoundError, match="did you mean 'svc'"):
-        environment().service("svx").run(1)
-    env.drain("svc")
