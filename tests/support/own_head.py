@@ -88,7 +88,7 @@ def _main(port: int) -> None:
         node.kill_gcs_server(check_alive=False)  # after that it is dead, and its port is free
         node.start_gcs_server()
         say()
-    cluster.shutdown()
+    cluster.remove_node(node, allow_graceful=False)  # otherwise a node waits long for a head that a test has killed
 
 
 if __name__ == "__main__":

@@ -33,6 +33,14 @@ FAST_DETECTION: Final = {
     "health_check_failure_threshold": 3,
 }
 
+#: Measurements that no test reads. They keep idle processes busy.
+_MEASURES_NOTHING: Final = {
+    "enable_metrics_collection": False,
+    "event_stats": False,
+    "memory_monitor_refresh_ms": 0,
+    "task_events_report_interval_ms": 0,
+}
+
 _PATIENCE: Final = 20.0
 _OBJECT_STORE: Final = 80 * 2**20
 _LIVING: Final = ("DEPENDENCIES_UNREADY", "PENDING_CREATION", "ALIVE", "RESTARTING")
@@ -105,12 +113,12 @@ class RayCluster:
     The head has no CPU, so that nothing is placed on it accidentally. Use it from the main thread only: Ray's nodes set
     signal handlers.
 
-    Costs, measured with Ray 2.60 on two cores: 5 s to start (head 1.7 s, each node 1.1 s, mostly waiting), 1 s to stop,
-    almost nothing while idle. An actor takes 0.3 s of CPU, 0.26 s of it for the worker's `import ray`. On a waiting
-    worker it takes 0.02 s. But Ray starts waiting workers only when a node starts (`enable_worker_prestart`), and
-    starts no new ones when actors have taken them. Starting them in advance only moves the CPU time, which does not
-    help on a machine that is busy with tests. So tests should start few actors, and share those that they do not
-    damage. An actor with its own environment variables takes twice as long.
+    Costs, measured with Ray 2.60 on two cores: 5 s and 8 s of CPU to start its 16 processes, 1 s to stop, 4 % of a core
+    while idle. An actor takes 0.5 s of CPU, 0.4 s of it for the worker's `import ray`. On a waiting worker it takes
+    0.02 s. But Ray starts waiting workers only when a node starts (`enable_worker_prestart`), and starts no new ones
+    when actors have taken them. Starting them in advance only moves the CPU time, which does not help on a machine that
+    is busy with tests. So tests should start few actors, and share those that they do not damage. An actor with its own
+    environment variables takes twice as long.
 
     Attributes:
         address: The address for `ray.init`.
@@ -140,7 +148,7 @@ class RayCluster:
                     "no_monitor": True,
                     "include_log_monitor": False,
                     "object_store_memory": _OBJECT_STORE,
-                    "_system_config": dict(detection),
+                    "_system_config": {**_MEASURES_NOTHING, **detection},
                 },
             )
             self.address: str = self.ray.address
@@ -204,7 +212,9 @@ class RayCluster:
             pause.wait(0.02)
 
     def close(self) -> None:
-        """End the cluster."""
+        """End the cluster. Idempotent."""
+        if not self._open:
+            return
         self._open = False
         ray.shutdown()
         self.ray.shutdown()
@@ -246,7 +256,8 @@ class RayCluster:
             for pid, title in node.children.items():
                 directory = any(f"{sign}{each}" in title for each in _DIRECTORIES for sign in ("ray::", ":"))
                 if title.startswith("ray::") and not directory and not title.startswith(_IDLE):
-                    yield f"worker process {pid} on {node.name}: {title}"
+                    actor, _, _ = title.partition(".")  # without the method that runs now
+                    yield f"worker process {pid} on {node.name}: {actor}"
 
 
 def title_of(pid: int) -> str:

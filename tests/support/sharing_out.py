@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 
     from xdist.workermanage import WorkerController
 
-#: The tests that share a Ray cluster, and the maximum number of processes that run them. Each starts its own cluster.
+#: The tests that share a Ray cluster, and how many of many processes run them. Each starts its own cluster.
 _ON_A_CLUSTER: Final = "tests/ray/cluster/"
-_CLUSTERS: Final = 3
+_CLUSTERS: Final = 2
 #: Tests that need a process without Ray's runtime.
 _WITHOUT_RUNTIME: Final = "tests/ray/"
 
@@ -40,16 +40,16 @@ class TogetherOrOneByOne(LoadScopeScheduling):
     The other tests go one by one, in order, to any free process. xdist's `loadgroup` promises the same. But with
     pytest 9.2, xdist 3.8 ignores the marks, and recounts all earlier tests for each test.
 
-    With four or more processes, at most three run the tests on a cluster, and they begin with these. Clusters are
-    expensive and their processes mostly wait, so other tests can use the processors meanwhile.
+    With four or more processes, two run the tests on a cluster, and they begin with these. Clusters are expensive and
+    their processes mostly wait, so other tests can use the processors meanwhile.
     """
 
     @cached_property
     def _for_clusters(self) -> frozenset[str]:
         """Names of the processes that run the tests on a cluster first. Empty: all processes run all tests in order."""
-        few = min(_CLUSTERS, len(self.nodes) // 2)
         is_mixed = len(set(map(_is_on_a_cluster, self.workqueue))) > 1
-        return frozenset(node.gateway.id for node in self.nodes[:few] if is_mixed and few > 1)
+        many = len(self.nodes) >= 2 * _CLUSTERS
+        return frozenset(node.gateway.id for node in self.nodes[:_CLUSTERS] if is_mixed and many)
 
     def _next_for(self, node: WorkerController) -> str | None:
         if not self._for_clusters:

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
+from functools import wraps
 from textwrap import dedent
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -28,7 +29,7 @@ from sage_plugins import errors
 from sage_plugins.clock import SYSTEM
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     from sage_plugins import ServiceHandle
@@ -198,6 +199,28 @@ class Travelling(ServiceConformance):
         found = [self.register(Relay, name=name, env=svc.env) for name in names]
         svc.env.deploy()
         return svc, *found
+
+
+def in_make_test(*names: str) -> Callable[[type], type]:
+    """Mark all inherited cases except *names* as slow. For cases that `make test` runs on another target."""
+
+    def mark(cls: type) -> type:
+        for name in set(dir(cls)) - set(vars(cls)) - set(names):
+            if name.startswith("test_"):
+                setattr(cls, name, pytest.mark.slow(_copy(getattr(cls, name))))
+        return cls
+
+    return mark
+
+
+def _copy(case: Callable[..., None]) -> Callable[..., None]:
+    """Return the same case for another class, with marks of its own."""
+
+    @wraps(case)
+    def run(*args: Any, **kwargs: Any) -> None:
+        case(*args, **kwargs)
+
+    return run
 
 
 class HandleCases(Travelling):

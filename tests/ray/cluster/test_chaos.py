@@ -53,13 +53,14 @@ def survive(cluster, seconds, *, nodes, **setting):
         cluster, {"many": MANY, "coroutines": COROUTINES}, seconds, kill_node=kill_node, every=0.5, **setting
     )
     assert verdict.deaths >= 1
+    assert verdict.done["node"] >= 1
     assert verdict.impossible == {}
 
 
 @pytest.mark.timeout(300)
 def test_calls_to_a_cluster_survive_accidents(cluster):
     """Calls survive failures of replicas and of a node."""
-    survive(cluster, 20, nodes=1, seed=3)
+    survive(cluster, 5, nodes=1, seed=1)  # with this seed a node is among the first
 
 
 @pytest.mark.slow

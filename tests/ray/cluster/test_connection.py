@@ -183,8 +183,9 @@ def test_released_connection_is_refused_and_says_so(connected):
 # -- clusters that cannot be used ------------------------------------------------------------------------------------
 
 
-def test_open_cluster_is_warned_of_once(cluster, caplog):
+def test_open_cluster_is_warned_of_once(cluster, caplog, monkeypatch):
     """A cluster without a token causes one warning per process, not one per connection."""
+    monkeypatch.setattr(connection, "_runtime", None)  # an earlier test may have called a service of another process
     with caplog.at_level(logging.WARNING, "sage_plugins.ray"):
         first = connect()
         connect().release()

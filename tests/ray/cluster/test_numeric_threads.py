@@ -51,16 +51,15 @@ def threads(cluster, environments, tmp_path, monkeypatch):
     ("cores", "number"),
     [(2.0, "2"), pytest.param(0.5, "1", marks=pytest.mark.slow), pytest.param(None, "1", marks=pytest.mark.slow)],
 )
-def test_library_finds_as_many_threads_as_whole_cores_are_reserved(threads, cores, number):
-    """The library finds as many threads as whole cores are reserved, at least one."""
-    assert threads(cores) == number
+def test_library_finds_as_many_threads_as_whole_cores_are_reserved(threads, cores, number, monkeypatch):
+    """
+    The library finds as many threads as whole cores are reserved, at least one.
 
-
-def test_variable_of_who_deploys_does_not_go_along(threads, monkeypatch):
-    """The deployer's own value is not passed on, because it is about another machine."""
+    The deployer's own value is not passed on, because it is about another machine.
+    """
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
 
-    assert threads(2.0) == "2"
+    assert threads(cores) == number
 
 
 def test_variable_that_a_node_was_started_with_wins(threads, cluster, monkeypatch):

@@ -9,7 +9,7 @@ from sage_deploy_ray import target as ray_target
 from sage_plugins import ServiceDeploymentConfig
 from sage_plugins.errors import DeployError
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 
 class Service:
@@ -17,7 +17,7 @@ class Service:
         return 1
 
 
-@ray.remote(num_cpus=1)
+@ray.remote(num_cpus=32)
 class Other:
     """An actor of someone else, which takes the resources that were free when the replica was placed."""
 
@@ -25,11 +25,10 @@ class Other:
         """Return once the actor runs."""
 
 
-def test_replica_for_which_nothing_is_free_any_more_says_what_it_waits_for(cluster, environments, monkeypatch):
+def test_replica_for_which_nothing_is_free_any_more_says_what_it_waits_for(environments, monkeypatch):
     """If a replica's resources are taken after it was placed, the error says what it waits for."""
-    cluster.add("node-small", cpus=1)
     env = environments("pending")
-    config = ServiceDeploymentConfig(target="remote_specific", target_nodes=["node-small"], startup_timeout=1.0)
+    config = ServiceDeploymentConfig(target="remote_specific", target_nodes=["node-b1"], startup_timeout=1.0)
     env.register_service_with_config("svc", Service, deployment_config=config)
     others = []
     start_actor = ray_target._start_actor
@@ -46,7 +45,7 @@ def test_replica_for_which_nothing_is_free_any_more_says_what_it_waits_for(clust
 
     text = str(caught.value)
     assert "svc#0 not ready after 1 s; it has no process yet, Ray calls its actor PENDING_CREATION" in text
-    assert "it reserves 1 CPU on node-small, which has 0 of 1 CPU free" in text
+    assert "it reserves 1 CPU on node-b1, which has 0 of 32 CPUs free" in text
     assert "constructor" not in text
 
 

@@ -70,10 +70,6 @@ def test_named_nodes_are_taken_in_turn(service, names):
     assert names(env) == planned == ["node-b1", "node-a2", "node-b1"]
 
 
-def test_node_can_be_named_by_its_id(service, names, cluster):
-    assert names(service("remote_specific", target_nodes=[cluster.nodes["node-a2"].id])) == ["node-a2"]
-
-
 @pytest.mark.wheels
 def test_replicas_spread_over_the_nodes_with_the_labels(service, names):
     assert sorted(names(service("cluster_group", 2, node_selector={"zone": "a"}))) == ["node-a1", "node-a2"]

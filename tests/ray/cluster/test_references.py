@@ -8,6 +8,7 @@ import gc
 import os
 import signal
 import threading
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import pytest
@@ -114,35 +115,67 @@ def _never() -> None:
 
 
 @ray.remote(num_cpus=0, concurrency_groups={"open": 2}, max_concurrency=8)
-class Valve:
-    """Makes tasks wait until it is opened."""
+class Valves:
+    """Makes tasks wait until the valve of their test is opened."""
 
     def __init__(self) -> None:
-        self._open = threading.Event()
+        self._valves: defaultdict[str, threading.Event] = defaultdict(threading.Event)
 
     @ray.method(concurrency_group="open")
-    def open(self) -> None:
-        self._open.set()
+    def open(self, test: str) -> None:
+        self._valves[test].set()
 
-    def wait(self, value: Any) -> Any:
-        self._open.wait(60)
+    def wait(self, test: str, value: Any) -> Any:
+        self._valves[test].wait(60)
         if isinstance(value, Exception):
             raise value
         return value
 
-    @ray.method(concurrency_group="open")
+
+@ray.remote(num_cpus=0)
+class Debtor:
+    """Owns an object that will never exist."""
+
     def owe(self) -> list[Any]:
-        """Return a reference to an object that will never exist and is lost with this process."""
+        """Return a reference to the object, which is lost with this process."""
         return [_never.remote()]
 
-    @ray.method(concurrency_group="open")
     def pid(self) -> int:
         return os.getpid()
 
 
+class Valve:
+    """The valve of one test."""
+
+    def __init__(self, valves: Any, test: str) -> None:
+        self._valves, self._test = valves, test
+
+    def open(self) -> None:
+        ray.get(self._valves.open.remote(self._test))
+
+    def wait(self, value: Any) -> Any:
+        """Return a reference to the result of a task that waits, and then returns or raises *value*."""
+        return self._valves.wait.remote(self._test, value)
+
+
+@pytest.fixture(scope="module")
+def _valves(_cluster_of_the_run: Any) -> Iterator[Any]:
+    actor = Valves.remote()
+    ray.get(actor.open.remote(""))  # its process runs, so that the leak guard knows to whom it belongs
+    yield actor
+    ray.kill(actor)
+
+
 @pytest.fixture
-def valve(cluster: Any) -> Iterator[Any]:
-    actor = Valve.remote()
+def valve(_valves: Any, request: pytest.FixtureRequest) -> Iterator[Valve]:
+    valve = Valve(_valves, request.node.name)
+    yield valve
+    valve.open()
+
+
+@pytest.fixture
+def debtor(cluster: Any) -> Iterator[Any]:
+    actor = Debtor.remote()
     yield actor
     ray.kill(actor)
 
@@ -208,12 +241,12 @@ class TestReferences(ServiceConformance):
             svc.handle.size(ray.put(Memory(bytes(LARGE))))
         assert svc.handle.kept_bytes(4) == b"kept"
 
-    def test_object_is_kept_until_the_call_has_ended(self, valve: Any) -> None:
+    def test_object_is_kept_until_the_call_has_ended(self, valve: Valve) -> None:
         """An object stays until the call has ended, even if the caller drops its reference after the call was made."""
         svc = self.reader()
-        call = svc.handle.submit("look", ray.put(Memory(bytearray(LARGE))), valve.wait.remote("late"))
+        call = svc.handle.submit("look", ray.put(Memory(bytearray(LARGE))), valve.wait("late"))
         gc.collect()
-        ray.get(valve.open.remote())
+        valve.open()
         assert call.result(self.patience) == ([(LARGE, True), "late"], {})
 
     def test_streams_batches_and_bundles_get_values(self) -> None:
@@ -227,40 +260,40 @@ class TestReferences(ServiceConformance):
         bundled = [svc.handle.submit("echo", number) for number in numbers]
         assert [call.result(self.patience) for call in bundled] == [*range(50)]
 
-    def test_object_that_is_not_ready_takes_one_slot(self, valve: Any) -> None:
+    def test_object_that_is_not_ready_takes_one_slot(self, valve: Valve) -> None:
         """A call that waits for an object takes one slot; the other slot answers meanwhile."""
         svc = self.reader(threading_strategy="multi", thread_count=2)
-        late = svc.handle.submit("look", valve.wait.remote(1))
+        late = svc.handle.submit("look", valve.wait(1))
         assert [svc.handle.echo(number) for number in range(5)] == [*range(5)]
         assert not late.done()
-        ray.get(valve.open.remote())
+        valve.open()
         assert late.result(self.patience) == ([1], {})
 
-    def test_deadline_passes_while_an_object_is_not_ready(self, valve: Any) -> None:
+    def test_deadline_passes_while_an_object_is_not_ready(self, valve: Valve) -> None:
         """If the deadline passes while an object is not ready, the only slot is free and the method never starts."""
         svc = self.reader()
         with pytest.raises(errors.CallTimeoutError):
-            svc.handle.with_options(timeout=self.while_running).look(valve.wait.remote(1))
+            svc.handle.with_options(timeout=self.while_running).look(valve.wait(1))
         assert svc.handle.echo(1) == 1
-        ray.get(valve.open.remote())
+        valve.open()
         assert svc.handle.count() == 0
         assert svc.outcomes == {"ok": 2, "timeout": 1}
 
-    def test_nobody_waits_on_for_what_is_wanted_no_more(self, valve: Any) -> None:
+    def test_nobody_waits_on_for_what_is_wanted_no_more(self, valve: Valve) -> None:
         """Waiting for an object stops when nobody wants it any more, so that waiting threads do not add up."""
         looks = iter([self.patience * 10])
-        assert arguments.fetch((valve.wait.remote(1),), {}, lambda: next(looks, 0.0), "svc.look") is None
+        assert arguments.fetch((valve.wait(1),), {}, lambda: next(looks, 0.0), "svc.look") is None
 
-    def test_failed_task_gives_the_caller_its_error(self, valve: Any) -> None:
+    def test_failed_task_gives_the_caller_its_error(self, valve: Valve) -> None:
         """
         If an argument's task failed, the caller gets its error with a note, and the method does not start.
 
         It does not matter whether the task has failed before the call or fails during the wait.
         """
         svc = self.reader()
-        failing = valve.wait.remote(KeyError("key"))
+        failing = valve.wait(KeyError("key"))
         call = svc.handle.submit("look", named=failing)
-        ray.get(valve.open.remote())
+        valve.open()
         for error in (call.exception(self.patience), svc.handle.submit("look", named=failing).exception(self.patience)):
             assert type(error) is KeyError
             assert error.args == ("key",)
@@ -269,23 +302,23 @@ class TestReferences(ServiceConformance):
         assert svc.handle.count() == 0
         assert svc.outcomes == {"ok": 1, "error": 2}
 
-    def test_task_that_failed_with_rays_time_out_is_not_waited_for(self, valve: Any) -> None:
+    def test_task_that_failed_with_rays_time_out_is_not_waited_for(self, valve: Valve) -> None:
         """A task that failed with GetTimeoutError is not waited for, although Ray uses that class for its own waits."""
         svc = self.reader()
-        ray.get(valve.open.remote())
-        call = svc.handle.submit("look", valve.wait.remote(ray.exceptions.GetTimeoutError("theirs")))
+        valve.open()
+        call = svc.handle.submit("look", valve.wait(ray.exceptions.GetTimeoutError("theirs")))
         assert type(call.exception(self.patience)) is ray.exceptions.GetTimeoutError
 
-    def test_lost_object_is_an_error_of_rays(self, valve: Any) -> None:
+    def test_lost_object_is_an_error_of_rays(self, debtor: Any) -> None:
         """
         A lost object fails the call with Ray's error, which names the argument. It may be lost before or during the
         call.
         """
         svc = self.reader()
-        (reference,) = ray.get(valve.owe.remote())
+        (reference,) = ray.get(debtor.owe.remote())
         call = svc.handle.submit("look", 1, reference)
         self.until(lambda: svc.inflight == 1)
-        os.kill(ray.get(valve.pid.remote()), signal.SIGKILL)
+        os.kill(ray.get(debtor.pid.remote()), signal.SIGKILL)
         for error in (call.exception(self.patience), svc.handle.submit("look", 1, reference).exception(self.patience)):
             assert type(error) is ray.exceptions.OwnerDiedError
             assert isinstance(error, ray.exceptions.ObjectLostError)
@@ -302,11 +335,11 @@ class TestReferences(ServiceConformance):
         assert other.handle.pass_on(svc.handle, "look", [memory]) == (seen, seen)
         assert other.handle.ask("svc", "look", [memory]) == seen
 
-    def test_call_that_moves_to_another_replica_takes_its_reference_along(self, valve: Any) -> None:
+    def test_call_that_moves_to_another_replica_takes_its_reference_along(self, valve: Valve) -> None:
         """If the replica that waits for an object dies, an idempotent call runs elsewhere and gets the object there."""
         svc = self.reader(failover_enabled=True, **self.several(2))
-        calls = [svc.handle.submit("echo", valve.wait.remote(Memory(bytearray(LARGE)))) for _ in range(2)]
+        calls = [svc.handle.submit("echo", valve.wait(Memory(bytearray(LARGE)))) for _ in range(2)]
         self.until(lambda: svc.inflight == 2)
         os.kill(svc.status["replicas"][0]["pid"], signal.SIGKILL)
-        ray.get(valve.open.remote())
+        valve.open()
         assert [len(call.result(self.patience).numbers) for call in calls] == [LARGE] * 2

@@ -188,7 +188,7 @@ def test_program_that_shuts_ray_down_first_is_told_so_and_no_other_ray_is_starte
     "ending",
     [
         ("", 0, ""),
-        ("raise SystemExit(7)", 7, ""),
+        pytest.param(("raise SystemExit(7)", 7, ""), marks=pytest.mark.slow),
         ("raise ValueError('of the script')", 1, "ValueError: of the script"),
     ],
     ids=["falls off its end", "exits", "raises"],

@@ -15,7 +15,17 @@ import ray
 from driver_service_cases import DriverServiceCases
 from sage_deploy_remote.shipping import versions
 from sage_plugins import errors
-from travelling import BoundCases, CallCases, ChangeCases, HandleCases, OwnerCases, Program, Relay, Travelling
+from travelling import (
+    BoundCases,
+    CallCases,
+    ChangeCases,
+    HandleCases,
+    OwnerCases,
+    Program,
+    Relay,
+    Travelling,
+    in_make_test,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +60,12 @@ class OnRay(Travelling):
         return Program(folder, self.join.format(self._address), begin)
 
 
+# `make test` runs all cases over sockets, and here those in which the directory on the cluster matters most.
+@in_make_test(
+    "test_handle_as_an_argument_calls_the_service_from_there",
+    "test_handle_in_a_file_is_used_by_another_program",
+    "test_handle_in_a_forked_child_is_refused_at_once",
+)
 class TestHandles(HandleCases, OnRay):
     def test_reference_of_another_program_is_an_argument_there(self, tmp_path: Path) -> None:
         """A reference of another program may be an argument there; the method gets its value."""
@@ -120,10 +136,16 @@ class TestBounds(BoundCases, OnRay):
     pass
 
 
+@in_make_test("test_chain_of_three_services", "test_service_that_is_not_deployed_is_waited_for")
 class TestServicesThatCall(CallCases, OnRay):
     pass
 
 
+@in_make_test(
+    "test_service_in_another_process_calls_one_of_this",
+    "test_circle_through_this_process_is_found_at_once",
+    "test_program_is_told_that_the_process_of_the_service_has_ended",
+)
 class TestDriverServices(DriverServiceCases, OnRay):
     pass
 

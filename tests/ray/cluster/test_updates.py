@@ -78,7 +78,7 @@ def test_replicas_that_are_killed_during_an_update_cost_no_call(env, board, hist
 
     def call():
         while not over.is_set():
-            assert history.call(handle, "run", 0.005, idempotent=True).exception(PATIENCE) is None
+            assert history.call(handle, "run", 0.02, idempotent=True).exception(PATIENCE) is None
 
     callers = [in_thread(call) for _ in range(4)]
     gate = board.watch()

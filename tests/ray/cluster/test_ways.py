@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 from collections import Counter
+from pathlib import Path
 
 import attrs
 import pytest
@@ -67,26 +68,12 @@ class Service:
         for number in range(count):
             yield [ray.put(number)]
 
-    def hold(self, signal_):
-        ray.get(signal_[0].told.remote())
+    def hold(self, begun):
+        Path(begun).touch()
         threading.Event().wait()
 
     def ask(self, handle, value):
         return handle.echo(value), handle._bound.binding.router.lanes[0].replica._transport.pushes
-
-
-@ray.remote(num_cpus=0, max_concurrency=2)
-class Signal:
-    """Reports that something has happened."""
-
-    def __init__(self):
-        self._told = threading.Event()
-
-    def told(self):
-        self._told.set()
-
-    def wait(self):
-        return self._told.wait(60)
 
 
 @pytest.fixture
@@ -203,8 +190,8 @@ def test_deployment_fails_if_the_files_of_the_option_are_not_there(deploy, tmp_p
 @pytest.mark.parametrize("calls", WAYS)
 def test_references_travel_whichever_way_calls_go(deploy, calls):
     """References can be sent in arguments, results, errors and stream items, whichever way calls go."""
-    handle = deploy(calls).service("svc")
-    assert handle.echo(ray.put("value")) == "value"
+    handle, reference = deploy(calls).service("svc"), ray.put("value")
+    assert {handle.echo(reference) for _ in range(10)} == {"value"}
     assert ray.get(handle.echo([ray.put("inside")])) == ["inside"]
     assert ray.get(handle.put(7)) == [7]
     with pytest.raises(LookupError) as caught:
@@ -214,16 +201,18 @@ def test_references_travel_whichever_way_calls_go(deploy, calls):
 
 
 @pytest.mark.parametrize("calls", WAYS)
-@pytest.mark.parametrize("size", [2**20, 2**25, 2**26])
-def test_buffers_of_any_size_travel_both_ways(deploy, calls, size):
+@pytest.mark.parametrize("sizes", [[2**20, 2**25], pytest.param([2**26], marks=pytest.mark.slow)], ids=str)
+def test_buffers_of_any_size_travel_both_ways(deploy, calls, sizes):
     """Buffers of any size arrive unchanged both ways. Large ones go through Ray's store, and none stays there."""
     handle = deploy(calls).service("svc")
-    sent = bytearray(size)
-    sent[0], sent[-1] = 1, 2
-    came = memoryview(handle.copy(Blob(sent)).data)
-    assert (len(came), came[0], came[-1], sum(bytes(came[: 2**16]))) == (size, 1, 2, 1)
+    for size in sizes:
+        sent = bytearray(size)
+        sent[0], sent[-1] = 1, 2
+        came = memoryview(handle.copy(Blob(sent)).data)
+        assert (len(came), came[0], came[-1], sum(bytes(came[: 2**16]))) == (size, 1, 2, 1)
 
 
+@pytest.mark.slow  # `tests/ray/test_carriers.py` has the same rule step by step
 def test_same_reference_can_be_passed_again_and_again(deploy):
     """The same reference can be passed again and again. Ray may lose one that returns during its release."""
     handle, reference = deploy("socket").service("svc"), ray.put("value")
@@ -231,13 +220,13 @@ def test_same_reference_can_be_passed_again_and_again(deploy):
 
 
 @pytest.mark.parametrize("calls", WAYS)
-def test_call_ends_with_a_killed_replica(deploy, calls):
+def test_call_ends_with_a_killed_replica(deploy, calls, tmp_path, until):
     """A call ends with its killed replica. The error says that it may have had an effect, and why the process ended."""
     env = deploy(calls)
     handle = env.service("svc")
-    pid, told = handle.pid(), Signal.remote()
-    call = handle.submit("hold", [told])
-    assert ray.get(told.wait.remote())
+    pid, begun = handle.pid(), tmp_path / "begun"
+    call = handle.submit("hold", str(begun))
+    until(begun.exists)
     os.kill(pid, signal.SIGKILL)
     with pytest.raises(errors.ReplicaDiedError, match="svc#0 is gone: its process") as caught:
         call.result(20)
