@@ -11,12 +11,14 @@ ENV := .venv
 BIN := $(ENV)/bin
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 PYTEST := $(BIN)/pytest
-# Processes that share the tests, see tests/README.md. Three times as many as processors: the tests wait for most of their
-# time, for timeouts and for other processes.
+# Processes that share the tests, see tests/README.md. Twice as many as processors, because tests also wait, for timeouts and
+# for other processes. With more, the processors have no time left and tests become slower than their time limits allow.
 # Three for what is shorter: each process has a start of its own.
 # A process that crashes ends the run: with another in its place xdist would wait for ever.
-PROCESSES ?= 6
+PROCESSES ?= 4
 SHARED = --numprocesses $(PROCESSES) --dist loadgroup --max-worker-restart 0
+# What other commands run is left out.
+QUICK := -m "not slow and not real and not docs and not built"
 
 # What `make test-AREA` runs: the tests of the area, and those of others that it is likely to break, in about a minute on two
 # cores. For that it leaves out what takes longest; `make test` runs everything.
@@ -37,7 +39,7 @@ AREA_otel := tests/otel
 AREA_planning := tests/planning tests/cli/test_plan.py
 AREA_plugins := tests/plugins tests/cli/test_plugins.py
 AREA_process := tests/process
-AREA_project := tests/project --ignore tests/project/test_docs.py --ignore tests/project/test_third_party.py
+AREA_project := tests/project
 AREA_ray := tests/ray --ignore tests/ray/cluster # those on a cluster take minutes: pytest tests/ray/cluster
 AREA_remote := tests/remote --ignore-glob "*/test_acme_*.py" # each of their cases starts processes
 AREA_resilience := tests/resilience tests/deployment/test_replacing_*.py
@@ -104,8 +106,8 @@ examples: $(ENV)/.stamp-examples ## real libraries as services, what each choice
 	$(PYTEST) -m real tests/project/test_examples_real.py tests/ray/cluster/test_real_services.py
 
 .PHONY: test
-test: $(ENV)/.stamp-test ## all tests, except slow ones and those of `make examples`
-	$(PYTEST) $(SHARED) -m "not slow and not real"
+test: $(ENV)/.stamp-test ## all tests, except slow ones and those of `make docs-examples`, `make wheels` and `make examples`
+	$(PYTEST) $(SHARED) $(QUICK)
 
 .PHONY: test-long
 test-long: $(ENV)/.stamp-test ## all tests, with slow ones and many seeds
@@ -126,9 +128,9 @@ test-versions: ## all tests with each supported Python that is installed
 	done
 
 .PHONY: $(AREAS:%=test-%)
-$(AREAS:%=test-%) wheels: PROCESSES := 3
+$(AREAS:%=test-%) wheels docs-examples: PROCESSES := 3
 $(AREAS:%=test-%): test-%: $(ENV)/.stamp-test
-	$(PYTEST) $(SHARED) -m "not slow and not real" $(AREA_$*)
+	$(PYTEST) $(SHARED) $(QUICK) $(AREA_$*)
 
 test-%: ## the quick tests of one area, in about a minute
 	@echo "make: there is no area '$*'; the areas are: $(AREAS)" >&2
@@ -143,8 +145,9 @@ lint: $(ENV)/.stamp-dev ## ruff, its formatter, mypy, pyright, the table of laye
 	$(PYTEST) --quiet tests/project/test_layers.py tests/project/test_layer_checker.py tests/project/test_start_imports.py tests/project/test_distributions.py
 
 .PHONY: wheels
-wheels: $(ENV)/.stamp-test ## build every wheel, and test in a fresh environment that nothing is missing from them
+wheels: $(ENV)/.stamp-test ## build every wheel, and test them in fresh environments, also with third-party plugins
 	$(BIN)/python tools/check_wheels.py $(SHARED)
+	$(PYTEST) -m built tests/project
 
 .PHONY: release
 release: $(ENV)/.stamp-dev ## build what a release uploads into dist/, twice, and check it; uploads nothing
@@ -154,6 +157,10 @@ release: $(ENV)/.stamp-dev ## build what a release uploads into dist/, twice, an
 docs: $(ENV)/.stamp-docs ## the documentation as HTML, in docs/_build; every warning is an error
 	$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going -b html docs docs/_build
 	@echo "docs/_build/index.html"
+
+.PHONY: docs-examples
+docs-examples: $(ENV)/.stamp-test ## run every code block of the documentation, and compare with what the page shows
+	$(PYTEST) $(SHARED) -m docs tests/project tests/ray/cluster/test_pages.py
 
 .PHONY: bench
 bench: $(ENV)/.stamp-test ## what a call costs, against its peers

@@ -28,7 +28,7 @@ class Timer(Protocol):
     """A callback that the clock will run at a set time."""
 
     def cancel(self) -> None:
-        """Do not run the callback; no effect if it has already run. Idempotent; safe from any thread."""
+        """Do not run the callback; no effect if it has already run. Idempotent; thread-safe."""
 
 
 class Clock(Protocol):

@@ -1,9 +1,9 @@
 """
 All errors that sage-deploy raises, and functions that turn exceptions into text.
 
-All errors can be pickled with their attributes, because a call may fail in another process. Each message says what
-happened, to which service, method, replica and node (as far as known), and what to do about it. If Python has a builtin
-for the cause (`TimeoutError`, `LookupError`, `AttributeError`, `ValueError`), the error is derived from it.
+All can be pickled with their attributes, because a call may fail in another process. Each message says what happened,
+to which service, method, replica and node (as far as known), and what to do. An error is derived from Python's builtin
+for the cause, if there is one (`TimeoutError`, `LookupError`, `AttributeError`, `ValueError`).
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ class ConfigError(SageDeployError, ValueError):
     A configuration is not valid.
 
     Attributes:
-        problems: All problems found, errors and warnings. Empty if there is only the message.
+        problems: All errors and warnings found. Empty if there is only the message.
     """
 
     def __init__(self, message: str, *, problems: Sequence[Problem] = ()) -> None:
@@ -111,7 +111,7 @@ class PlanError(SageDeployError):
     A deployment cannot be composed as configured; nothing was started.
 
     Attributes:
-        problems: All problems found, errors and warnings.
+        problems: All errors and warnings found.
     """
 
     def __init__(self, message: str, *, problems: Sequence[Problem] = ()) -> None:
@@ -121,11 +121,11 @@ class PlanError(SageDeployError):
 
 class DeployError(SageDeployError):
     """
-    A service could not be started or changed. Its `__cause__` is the exception of the constructor or hook, if any.
+    A service could not be started or changed. `__cause__` is the exception of the constructor or hook, if any.
 
     Attributes:
-        service: Name of the service, if known.
-        replica: ID of the replica, if the error is about one.
+        service: The service's name, if known.
+        replica: ID of the replica concerned, if any.
     """
 
     def __init__(self, message: str, *, service: str | None = None, replica: str | None = None) -> None:
@@ -145,7 +145,7 @@ class UnknownPluginError(PluginError, LookupError):
     Attributes:
         kind: Kind of plugin, such as `"target"`, `"threading strategy"`, `"load balancer"` or `"monitor"`.
         id: The requested ID.
-        problems: This error as a problem of the configuration, and all other problems of the configuration.
+        problems: This error and all others of the configuration, as problems.
     """
 
     def __init__(self, message: str, *, kind: str = "", id: str = "", problems: Sequence[Problem] = ()) -> None:
@@ -160,9 +160,7 @@ class PluginConflictError(PluginError):
     Two installed plugins offer the requested ID. The message names both and says what to do.
 
     Attributes:
-        kind: Kind of plugin, as in `UnknownPluginError`.
-        id: The requested ID.
-        problems: This error as a problem of the configuration, and all other problems of the configuration.
+        kind, id, problems: As in `UnknownPluginError`.
     """
 
     def __init__(self, message: str, *, kind: str = "", id: str = "", problems: Sequence[Problem] = ()) -> None:
@@ -205,7 +203,7 @@ class CallTimeoutError(CallError, TimeoutError):
 
     Attributes:
         stage: `"queue"`: the call has not started and never will. `"run"`: it had started. A synchronous method cannot
-            be stopped, so it may still run; it holds its slot until it ends.
+            be stopped, so it may still run, and holds its slot until it ends.
     """
 
     def __init__(self, message: str, *, stage: Literal["queue", "run"] = "queue", **where: str | None) -> None:
@@ -222,7 +220,7 @@ class OverloadedError(CallError):
     The queue is full, or the call could not be answered in time, and `overload` is not `block`. The call did not run.
 
     Attributes:
-        retry_after: Seconds after which a call is likely to be accepted; None if that is not known yet.
+        retry_after: Seconds after which a call is likely to be accepted; None if unknown.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None, **where: str | None) -> None:
@@ -239,7 +237,7 @@ class CircuitOpenError(NoReplicaError):
     The service failed too often, and its circuit breaker refuses calls for a while. The call did not run.
 
     Attributes:
-        retry_after: Seconds after which a call may be let through; None if that is not known.
+        retry_after: Seconds after which a call may be let through; None if unknown.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None, **where: str | None) -> None:
@@ -249,7 +247,7 @@ class CircuitOpenError(NoReplicaError):
 
 class ReplicaDiedError(CallError):
     """
-    The replica that had the call died. Or it gave the call up after hearing nothing from the calling process for 1 min.
+    The replica that had the call died, or gave it up after hearing nothing from the calling process for 1 min.
 
     Attributes:
         maybe_executed: False only if the call surely never started.
@@ -266,12 +264,12 @@ class ServiceStoppedError(CallError):
 
 class RemoteError(CallError):
     """
-    The method raised an exception that cannot be raised in the caller with its own type, such as `SystemExit`.
+    The method raised an exception that the caller cannot get with its own type, such as `SystemExit`.
 
     Attributes:
-        type_name: Qualified name of the original exception's class.
-        original_message: `str()` of the original exception.
-        traceback_text: The original traceback as text.
+        type_name: Qualified name of the original class.
+        original_message: `str()` of the original.
+        traceback_text: The original traceback.
     """
 
     def __init__(
@@ -298,11 +296,11 @@ class ReentrantCallError(CallError):
 
 
 class InvalidKeyError(CallError, TypeError):
-    """No replica can be chosen by the type of the call's key. The call was not accepted and did not run."""
+    """The type of the call's key cannot choose a replica. The call did not run."""
 
 
 class ServiceNotFoundError(CallError, LookupError):
-    """No service of that name is registered."""
+    """No such service."""
 
 
 class MethodNotFoundError(CallError, AttributeError):

@@ -9,9 +9,9 @@ __all__ = ["EventKind"]
 
 class EventKind(StrEnum):
     """
-    All kinds of an `Event`. Later versions may add kinds, so a monitor should ignore unknown ones.
+    All kinds of an `Event`. Later versions may add kinds, so ignore unknown ones.
 
-    The kinds about retries and hedges are sent once, then at most once a second.
+    Kinds about retries and hedges are sent once, then at most once a second.
     """
 
     REPLICA_STARTING = "replica_starting"
@@ -21,7 +21,7 @@ class EventKind(StrEnum):
     """A replica became ready, or healthy again."""
 
     REPLICA_REMARK = "replica_remark"
-    """A replica works less well than it could; the reason says in what way."""
+    """A replica works less well than it could; the reason says how."""
 
     REPLICA_UNREADY = "replica_unready"
     """A replica asks for no calls now."""
@@ -33,7 +33,7 @@ class EventKind(StrEnum):
     """A replica could not be started, or died."""
 
     REPLICA_KILLED = "replica_killed"
-    """A replica was killed because a call ran past its deadline; the reason names the method."""
+    """A replica was killed because a call overran its deadline; the reason names the method."""
 
     REPLICA_DRAINING = "replica_draining"
     """A replica gets no new calls and finishes its own."""
@@ -45,7 +45,7 @@ class EventKind(StrEnum):
     """A replica continues without this process."""
 
     REPLACEMENT_DELAYED = "replacement_delayed"
-    """A replacement starts after a backoff."""
+    """A replacement waits for its backoff."""
 
     REPLACEMENT_REFUSED = "replacement_refused"
     """The target cannot place a replacement now."""
@@ -54,13 +54,13 @@ class EventKind(StrEnum):
     """A replacement did not become ready."""
 
     RECYCLING = "recycling"
-    """A replica that reached a limit of `recycle` is being replaced; the reason has the numbers."""
+    """A replica that reached a limit of `recycle` is being replaced; the reason has numbers."""
 
     RECYCLED = "recycled"
     """A new replica took its place."""
 
     RECYCLING_FAILED = "recycling_failed"
-    """No new replica became ready; the old one goes on until a later attempt."""
+    """No new replica became ready; the old one stays until a later attempt."""
 
     CRASH_LOOP = "crash_loop"
     """A replica is not replaced any more: too many starts failed."""
@@ -69,25 +69,25 @@ class EventKind(StrEnum):
     """This process took over replicas of an earlier one."""
 
     CHANGE_REQUESTED = "change_requested"
-    """Somebody outside the process asked for a change; the reason says who, and for what."""
+    """Somebody outside the process asked for a change; the reason says who, and what."""
 
     SCALED = "scaled"
     """The number of replicas was changed."""
 
     SCALING_REFUSED = "scaling_refused"
-    """The autoscaler wants more replicas than there is room for; the number stays."""
+    """There is no room for the replicas that the autoscaler wants; the number stays."""
 
     SCALING_FAILED = "scaling_failed"
-    """The autoscaler failed, or its decision could not be carried out; the number stays."""
+    """The autoscaler failed, or its decision could not be applied; the number stays."""
 
     RESTARTED = "restarted"
-    """Every replica was replaced, or the one that the reason names."""
+    """Every replica, or the one in the reason, was replaced."""
 
     RESTART_FAILED = "restart_failed"
     """A restart failed; the old replicas go on."""
 
     RECONFIGURED = "reconfigured"
-    """The replicas took a changed `user_config` without being replaced."""
+    """The replicas took a changed `user_config` without replacement."""
 
     ROLL_STARTED = "roll_started"
     """A changed version begins to replace the running one; the reason has the limits."""
@@ -111,28 +111,28 @@ class EventKind(StrEnum):
     """A call is retried."""
 
     RETRY_REFUSED = "retry_refused"
-    """A call that could be retried is not."""
+    """A retryable call is not retried."""
 
     HEDGED = "hedged"
-    """A call without an answer gets a second attempt on another replica."""
+    """An unanswered call gets a second attempt on another replica."""
 
     HEDGE_REFUSED = "hedge_refused"
-    """A call gets no second attempt, because the budget is used up."""
+    """A call gets no second attempt: the budget is used up."""
 
     CIRCUIT_OPENED = "circuit_opened"
-    """The service failed too often: its circuit breaker refuses calls."""
+    """The service failed too often; its circuit breaker refuses calls."""
 
     CIRCUIT_HALF_OPEN = "circuit_half_open"
-    """The circuit breaker lets a few calls through, to test the service."""
+    """The circuit breaker lets a few calls through as a test."""
 
     CIRCUIT_CLOSED = "circuit_closed"
-    """The service works again: the circuit breaker lets all calls through."""
+    """The service works again; all calls go through."""
 
     REPLICA_EJECTED = "replica_ejected"
-    """A replica that fails, or is far slower than its peers, gets no calls for a while."""
+    """A failing or far slower replica gets no calls for a while."""
 
     EJECTION_PROBED = "ejection_probed"
-    """An ejected replica gets one call, to test it."""
+    """An ejected replica gets one call as a test."""
 
     EJECTION_ENDED = "ejection_ended"
     """An ejected replica works again; or all replicas get calls, because too many would get none."""

@@ -1,10 +1,9 @@
 """
 The hooks that a plugin can implement.
 
-A plugin is a module that has functions marked `@hookimpl` and is named in the entry-point group `sage_deploy`. Hooks
-return registrations, one for each ID, and registrations make the objects that do the work, see
-`sage_plugins.interfaces`. The core calls each hook once per registry, at its first use, and never while it handles a
-call.
+A plugin is a module in the entry-point group `sage_deploy` whose functions are marked `@hookimpl`. Hooks return one
+registration for each ID; registrations make the objects that do the work, see `sage_plugins.interfaces`. The core calls
+each hook once per registry, at its first use, never for a call.
 """
 
 from __future__ import annotations
@@ -32,15 +31,13 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 @hookspec
 def sage_register_targets() -> list[Registration]:  # type: ignore[empty-body]
     """
-    Offer targets, which decide where replicas run. The field `target` names one.
-
-    `create(options)` makes an `interfaces.Target`.
+    Offer targets, for the field `target`. `create(options)` makes an `interfaces.Target`.
 
     Example:
         ```python
         @hookimpl
         def sage_register_targets():
-            return [Registration("my_target", create_target, "Runs replicas on my machines")]
+            return [Registration("my_target", create_target, "Runs replicas on my machines", options=MyOptions)]
         ```
     """
 
@@ -48,23 +45,14 @@ def sage_register_targets() -> list[Registration]:  # type: ignore[empty-body]
 @hookspec
 def sage_register_threading_strategies() -> list[Registration]:  # type: ignore[empty-body]
     """
-    Offer threading strategies, which decide how a replica runs its calls. The field `threading_strategy` names one.
-
-    `create(options)` makes an `interfaces.Strategy`.
-
-    Example:
-        ```python
-        @hookimpl
-        def sage_register_threading_strategies():
-            return [Registration("my_strategy", MyStrategy, "One thread with a big stack", options=MyOptions)]
-        ```
+    Offer threading strategies, for the field `threading_strategy`. `create(options)` makes an `interfaces.Strategy`.
     """
 
 
 @hookspec
 def sage_register_load_balancers() -> list[Registration]:  # type: ignore[empty-body]
     """
-    Offer load balancers, which choose the replica for the next call. The field `load_balancer` names one.
+    Offer load balancers, for the field `load_balancer`.
 
     `create(options, where)` makes an `interfaces.Balancer`; *where* is a `Where`.
     """
@@ -73,9 +61,9 @@ def sage_register_load_balancers() -> list[Registration]:  # type: ignore[empty-
 @hookspec
 def sage_register_monitors() -> list[Registration]:  # type: ignore[empty-body]
     """
-    Offer monitors, which record what a service does. The field `monitors` names them.
+    Offer monitors, for the field `monitors`.
 
-    `create(options)` makes an `interfaces.Monitor`. In each replica's process, the core calls `create` again; there, an
+    `create(options)` makes an `interfaces.Monitor`. The core calls it again in each replica's process, where an
     `interfaces.RecorderFactory` is enough.
     """
 
@@ -87,11 +75,7 @@ def sage_register_readers() -> list[Registration]:  # type: ignore[empty-body]
 
 @hookspec
 def sage_register_autoscalers() -> list[Registration]:  # type: ignore[empty-body]
-    """
-    Offer autoscalers, which decide how many replicas a service has. The field `autoscale.policy` names one.
-
-    `create(options)` makes an `interfaces.Autoscaler`.
-    """
+    """Offer autoscalers, for the field `autoscale.policy`. `create(options)` makes an `interfaces.Autoscaler`."""
 
 
 @hookspec
@@ -99,15 +83,15 @@ def sage_register_extensions() -> list[Registration]:  # type: ignore[empty-body
     """
     Offer extensions, such as a server, which accompany an environment.
 
-    `create(options)` makes an `interfaces.Extension`, for each environment whose options have the ID:
-    `options: {my_extension: {...}}` at the top of a file, or `Environment(options={"my_extension": {...}})`.
+    `create(options)` makes an `interfaces.Extension` for each environment whose options have the ID: `options:
+    {my_extension: {...}}` at the top of a file, or `Environment(options={"my_extension": {...}})`.
     """
 
 
 @hookspec
 def sage_register_commands() -> list[Command]:  # type: ignore[empty-body]
     """
-    Offer commands of `sage-deploy`. A click command is imported only when a user runs it.
+    Offer commands of `sage-deploy`. A click command is imported only when used.
 
     Example:
         ```python
@@ -129,13 +113,6 @@ def sage_register_checks() -> list[Callable[[], Iterable[Finding]]]:  # type: ig
     """
     Offer checks of what the plugin needs on this machine, for `sage-deploy doctor`.
 
-    Each is a function without arguments that returns findings, even if all is well. It must start and change nothing,
-    and may import anything.
-
-    Example:
-        ```python
-        @hookimpl
-        def sage_register_checks():
-            return [check_driver]
-        ```
+    Each is a function without arguments that returns findings, even if all is well. It must start and change nothing;
+    it may import anything.
     """

@@ -68,7 +68,7 @@ class ServiceMetrics(MethodMetrics):
     The metrics of a service since it started, over all methods and replicas; see also `MethodMetrics`.
 
     Attributes:
-        service_name: Name of the service.
+        service_name: Its name.
         active_threads: Threads of the replicas now.
         queue_size: Calls that wait now.
         abandoned_count: Calls that hold a slot now although their callers have given up.

@@ -16,11 +16,10 @@ class Problem:
 
     Attributes:
         id: Stable ID of the rule, such as `"E301"` or `"W05"`; docs/errors.md explains each.
-        key: Path of the wrong value in the service's configuration, such as `"thread_count"` or
-            `"options.round_robin.weight"`.
+        key: Path of the wrong value in the service's configuration, such as `"options.round_robin.weight"`.
         message: What is wrong, with the wrong value; continues the key: `"must be 1 or more, got 0"`.
-        fix: What to do, as a short imperative; may be empty.
-        other: Path of a value that conflicts with this one; may be empty. A message about a file has both places.
+        fix: What to do, as an imperative; may be empty.
+        other: Path of a conflicting value; may be empty. A message about a file has both places.
     """
 
     id: str
@@ -31,7 +30,7 @@ class Problem:
 
     @property
     def severity(self) -> Literal["error", "warning"]:
-        """`"error"` for IDs that start with E, `"warning"` for W."""
+        """`"error"` for an ID with E, `"warning"` for W."""
         return "warning" if self.id.startswith("W") else "error"
 
     def __str__(self) -> str:

@@ -45,23 +45,23 @@ _live: weakref.WeakSet[LiveEnvironment] = weakref.WeakSet()  # without a lock, b
 
 
 def watch_over(environment: LiveEnvironment) -> None:
-    """Register an environment that has services now. Idempotent; safe from any thread."""
+    """Register an environment that has services now. Idempotent; thread-safe."""
     _live.add(environment)
 
 
 def find(id: str) -> LiveEnvironment | None:
-    """Return the environment with that ID, if it is in this process and has services. Safe from any thread."""
+    """Return the environment with that ID, if it is in this process and has services. Thread-safe."""
     return next((environment for environment in tuple(_live) if environment.id == id), None)
 
 
 def forget(environment: LiveEnvironment) -> None:
-    """Remove a closed environment. After the last one, end the core's idle threads. Safe from any thread."""
+    """Remove a closed environment. After the last one, end the core's idle threads. Thread-safe."""
     _live.discard(environment)
     rest()
 
 
 def rest() -> None:
-    """End the core's idle threads if no environment has services. Safe from any thread."""
+    """End the core's idle threads if no environment has services. Thread-safe."""
     if not _live:
         SYSTEM.rest()
         CALLBACKS.rest()
@@ -84,7 +84,7 @@ def _close_all() -> None:
 
 def close_first() -> None:
     """
-    Make environments close before all exit handlers that are registered so far. Safe from any thread.
+    Make environments close before all exit handlers that are registered so far. Thread-safe.
 
     Called each time replicas start. A library that a target has imported by then may shut itself down at exit, and
     stopping the replicas needs that library.

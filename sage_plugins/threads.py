@@ -28,7 +28,7 @@ def start_thread(body: Callable[[], Any], name: str, *, context: Context | None 
 
     Args:
         body: The function to run.
-        name: Name of the thread.
+        name: The thread's name.
         context: The context in which it runs; None for an empty one.
 
     Raises:
@@ -89,7 +89,6 @@ class ThreadsAside:
     IDLE_S: Final = 5.0
 
     def __init__(self, name: str) -> None:
-        """Start no thread yet. *name* is the name of the threads."""
         self._name = name
         self._restart()
 

@@ -55,26 +55,26 @@ if not TYPE_CHECKING:
 
 
 class Outcome:
-    """How a call ended. Not an enum, because its members would cost a look-up for each call."""
+    """How a call ended. Not an enum, whose members cost a look-up for each call."""
 
     OK: Final = 0
     """The method returned a result."""
     ERROR: Final = 1
     """The method raised."""
     TIMEOUT: Final = 2
-    """It timed out, in the queue or while it ran."""
+    """It timed out, waiting or running."""
     CANCELLED: Final = 3
-    """Its caller cancelled it."""
+    """The caller cancelled it."""
     DIED: Final = 4
-    """Its replica died."""
+    """The replica died."""
     STOPPED: Final = 5
     """The service stopped before it was answered."""
 
     DROPPED: Final = -1
-    """Another attempt was answered and counted; this one is not counted."""
+    """Not counted: another attempt was answered and counted."""
 
     NAMES: Final = ("ok", "error", "timeout", "cancelled", "died", "stopped")
-    """Names of the outcomes in `ServiceMetrics.outcomes`, by number."""
+    """Names in `ServiceMetrics.outcomes`, by number."""
 
 
 class MethodKind(StrEnum):
@@ -95,12 +95,12 @@ GENERATORS: Final = (MethodKind.GENERATOR, MethodKind.ASYNC_GENERATOR)
 
 class BatchPlan(NamedTuple):
     """
-    How calls of a method are answered in batches.
+    How a method's calls are answered in batches.
 
     Attributes:
-        name: Name of the batch method, which answers several calls at once.
+        name: Name of the batch method.
         kind: What it returns.
-        size: Maximum number of calls in a batch.
+        size: Maximum calls in a batch.
         wait: Seconds that an idle worker waits for more calls.
     """
 
@@ -115,13 +115,13 @@ class MethodPlan(NamedTuple):
     The settings of one served method.
 
     Attributes:
-        index: Position in the service's method table, from 0.
+        index: Position in the method table, from 0.
         name: Name in the class.
         kind: What a call returns.
         idempotent: Whether it may run twice; from `@idempotent` or `methods.<name>.idempotent`.
-        timeout: Seconds from call to answer, for a generator for each item; inf for no limit.
-        max_concurrency: Maximum number of its calls at once in a replica; None for all slots.
-        batch: How its calls are answered in batches; None for no batches.
+        timeout: Seconds from call to answer, for a generator for each item; inf: no limit.
+        max_concurrency: Maximum calls at once in a replica; None: all slots.
+        batch: None for no batches.
     """
 
     index: int  # type: ignore[assignment] # hides tuple.index, which nobody needs of it
@@ -135,12 +135,12 @@ class MethodPlan(NamedTuple):
 
 class CallOptions(NamedTuple):
     """
-    What `with_options` sets for all calls of a handle.
+    What `with_options` sets for a handle's calls.
 
     Attributes:
         key: Key for balancers that send equal keys to the same replica, or None.
         idempotent: Whether calls may run twice; None: as the method declares.
-        priority: With `overload: priority`, calls with a higher priority start first.
+        priority: With `overload: priority`, higher ones start first.
     """
 
     key: Hashable | None = None
@@ -157,7 +157,7 @@ class Timing(NamedTuple):
     How long a call waited and ran, without the way to the replica and back.
 
     Attributes:
-        queue_s: Seconds from acceptance to the start of the method.
+        queue_s: Seconds from acceptance to the method's start.
         run_s: Seconds that the method ran; None while it runs, or if its end is unknown.
     """
 
@@ -175,7 +175,7 @@ class Command(NamedTuple):
 
     Attributes:
         name: What the user types, such as `"status"`.
-        load: Imports and returns the `click.Command`, when the command is used.
+        load: Imports and returns the `click.Command`, at its use.
         summary: One line for `sage-deploy --help`.
     """
 
@@ -188,12 +188,12 @@ class EnvironmentOptions(NamedTuple):
     """
     Options for a whole environment, at the top of a file or in `Environment(options=...)`.
 
-    Registrations of a plugin with the same ID here must have equal objects.
+    A plugin's registrations with the same ID here must have equal objects.
 
     Attributes:
-        id: Key of the options under the top-level `options`, such as `"ray"`.
-        options: attrs class of the options, or a function that returns it.
-        summary: Describes the options in one line.
+        id: Key below the top-level `options`, such as `"ray"`.
+        options: Their attrs class, or a function that returns it.
+        summary: One line about them.
     """
 
     id: str
@@ -201,7 +201,7 @@ class EnvironmentOptions(NamedTuple):
     summary: str
 
     def options_class(self) -> type:
-        """Return the attrs class of the options."""
+        """Return the attrs class."""
         return self.options if isinstance(self.options, type) else self.options()
 
 
@@ -210,7 +210,7 @@ class Explanation(NamedTuple):
     A line of the plan in which a plugin explains its decision.
 
     Attributes:
-        text: The explanation, in one line.
+        text: One line.
         kind: `"decides"`: a decision. `"enforced"`: a limit that is always kept. `"advisory"`: a setting that is noted
             but not enforced. `"timeout"`: what a timeout can stop.
     """
@@ -224,20 +224,20 @@ class Registration:
     One ID that a plugin offers.
 
     Attributes:
-        id: The ID that a configuration names.
-        create: `create(options)` makes the object, from an instance of the class below, or None without one. For a load
-            balancer: `create(options, where)`, with a `Where`. Must be importable by name, to be pickled. Import
-            expensive modules in its body.
+        id: What a configuration names.
+        create: `create(options)` makes the object, from an instance of the class below or None; for a load balancer
+            `create(options, where)`, with a `Where`. Must be importable by name, to be pickled. Import expensive
+            modules in its body.
         summary: One line for `plugins list` and the plan.
-        options: attrs class of the service's `options: {<id>: {...}}`, or a function that returns it when needed; None
-            for no options. A numeric attribute with `metadata={"unit": "seconds"}` also takes texts such as `"250ms"`,
-            one with `"MiB"` texts such as `"4Gi"`.
-        check: `check(config, options)` yields the problems of a configuration that names this ID; or None.
+        options: attrs class of the service's `options: {<id>: {...}}`, or a function that returns it, or None. A
+            numeric attribute with `metadata={"unit": "seconds"}` also takes texts such as `"250ms"`, one with `"MiB"`
+            texts such as `"4Gi"`.
+        check: `check(config, options)` yields problems of a configuration that names this ID; or None.
         explain: `explain(config, options)` yields lines for the plan, each a text or an `Explanation`; or None.
-        capabilities: What the object can do, such as `"in_process"`. The core depends on some of them.
-        environment_options: Options for the whole environment that the plugin reads, or None. With them, `create`,
-            `check` and `explain` get an instance of their class as last argument.
-        api: Version of the plugin contract that the plugin is written for. Versions other than `API` are refused.
+        capabilities: What the object can do, such as `"in_process"`. The core depends on some.
+        environment_options: Options of the environment that the plugin reads, or None. With them, `create`, `check` and
+            `explain` get an instance of their class as last argument.
+        api: Version of the plugin contract for which the plugin is written. Other versions than `API` are refused.
     """
 
     def __init__(  # noqa: PLR0913 - what is not given has a default
@@ -253,7 +253,6 @@ class Registration:
         environment_options: EnvironmentOptions | None = None,
         api: int = API,
     ) -> None:
-        """Set the attributes."""
         self.id = id
         self.create = create
         self.summary = summary
@@ -265,7 +264,7 @@ class Registration:
         self.api = api
 
     def options_class(self) -> type | None:
-        """Return the attrs class of the options, or None."""
+        """Return the attrs class, or None."""
         options = self.options
         return options if options is None or isinstance(options, type) else options()
 
@@ -283,8 +282,8 @@ class Where(NamedTuple):
     The service for which a plugin's object is made.
 
     Attributes:
-        service: Name of the service.
-        environment: Name of its environment; None for a task outside any.
+        service: Its name.
+        environment: Its environment's name; None for a task outside any.
     """
 
     service: str
@@ -297,8 +296,8 @@ class Choice(NamedTuple):
 
     Attributes:
         registration: The registration.
-        options: Instance of the registration's options class, or None.
-        plugin: The plugin that it comes from.
+        options: Instance of its options class, or None.
+        plugin: Where it comes from.
         environment: Instance of the class of `environment_options`, or None.
     """
 
@@ -323,23 +322,23 @@ class Choice(NamedTuple):
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        """The last arguments of `create`, `check` and `explain`: the options, then any of the environment."""
+        """Last arguments of `create`, `check` and `explain`: the options, then any of the environment."""
         reads_more = self.registration.environment_options is not None
         return (self.options, self.environment) if reads_more else (self.options,)
 
     def create(self, *where: Where) -> Any:
-        """Return a new object of the plugin. Only a load balancer needs a `Where`."""
+        """Return a new object. Only a load balancer needs a `Where`."""
         return self.registration.create(self.options, *where, *self.settings[1:])
 
 
 class Limits(NamedTuple):
     """
-    The threads and coroutines that a strategy may use in one replica.
+    What a strategy may use in one replica.
 
     Attributes:
-        threads: Number of permanent threads, from `thread_count`.
-        max_threads: Maximum number of threads, from `thread_pool_size` or `max_thread_count`; None if neither is set.
-        max_concurrency: Maximum number of coroutines at once on an event loop.
+        threads: Permanent threads, from `thread_count`.
+        max_threads: Maximum threads, from `thread_pool_size` or `max_thread_count`; None if neither is set.
+        max_concurrency: Maximum coroutines at once on an event loop.
     """
 
     threads: int
@@ -349,12 +348,12 @@ class Limits(NamedTuple):
 
 class ReplicaInfo(NamedTuple):
     """
-    The replica, or the calling side, whose calls a recorder counts.
+    Whose calls a recorder counts.
 
     Attributes:
-        service: Name of the service.
-        replica: ID of the replica, such as `"kv#0"`; None for the calling side.
-        node: Name of the node; None for this machine.
+        service: Its name.
+        replica: The replica's ID, such as `"kv#0"`; None for the calling side.
+        node: The node's name; None for this machine.
     """
 
     service: str
@@ -364,18 +363,18 @@ class ReplicaInfo(NamedTuple):
 
 class ReplicaSpec(NamedTuple):
     """
-    What a process needs to run one replica; picklable if the service class and its arguments are.
+    What a process needs to run one replica; picklable if the class and its arguments are.
 
     Attributes:
-        service: Name of the service.
-        index: Position among the service's replicas, from 0.
+        service: Its name.
+        index: Position in the service, from 0.
         factory: `factory.create_service(ctx)` builds the instance.
         strategy: The threading strategy.
-        limits: How many threads and coroutines the strategy may use.
+        limits: Its threads and coroutines.
         methods: The served methods, ordered by index.
-        monitors: The monitors that count the calls.
+        monitors: Those that count the calls.
         config: The service's configuration.
-        generation: Number of replicas that were at this position before it.
+        generation: Number of earlier replicas at this position.
         find_service: Returns handles to other services, outside the deploying process; inside, use
             `Surroundings.service`. None if no handle can be made.
     """
@@ -393,7 +392,7 @@ class ReplicaSpec(NamedTuple):
 
     @property
     def id(self) -> str:
-        """ID, such as `"kv#0"` for the first replica of `kv` and `"kv#0.1"` for its replacement."""
+        """ID: `"kv#0"` for the first replica of `kv`, `"kv#0.1"` for its replacement."""
         return f"{self.service}#{self.index}" + (f".{self.generation}" if self.generation else "")
 
 
@@ -402,9 +401,9 @@ class Placed(NamedTuple):
     Where a target will start a replica.
 
     Attributes:
-        node: Name of the node; None for this process.
+        node: Its name; None for this process.
         reason: Why there.
-        refused: Why not on other nodes: reason by node.
+        refused: Why not elsewhere: reason by node.
     """
 
     node: str | None
@@ -414,12 +413,12 @@ class Placed(NamedTuple):
 
 class Refused(NamedTuple):
     """
-    Why a target cannot place a replica anywhere.
+    Why a target can place a replica nowhere.
 
     Attributes:
-        reason: The reason, in one sentence.
+        reason: One sentence.
         nodes: Reason by node.
-        rule: ID of the rule that refuses it, such as `"E802"`, or "".
+        rule: ID of the rule, such as `"E802"`, or "".
     """
 
     reason: str
@@ -428,7 +427,7 @@ class Refused(NamedTuple):
 
     @property
     def line(self) -> str:
-        """Rule and reason, as the plan shows them: `error E803: it needs 1 GPU, and ...`."""
+        """Rule and reason, as in the plan: `error E803: it needs 1 GPU, and ...`."""
         return f"error {self.rule}: {self.reason}" if self.rule else self.reason
 
     def __str__(self) -> str:
@@ -440,8 +439,8 @@ class ReplicaState(StrEnum):
     """
     State of a replica: pending -> starting -> ready <-> unhealthy -> draining -> stopped, or failed.
 
-    `unready` is like `unhealthy`, but nothing is wrong: the replica asks for no calls now. A replica in `crash_loop` is
-    not replaced any more: too many replacements failed to start.
+    `unready` is like `unhealthy`, but nothing is wrong: the replica asks for no calls now. `crash_loop`: not replaced
+    any more, because too many replacements failed to start.
     """
 
     PENDING = "pending"
@@ -457,7 +456,7 @@ class ReplicaState(StrEnum):
 
 class RunnerStats(NamedTuple):
     """
-    What a runner is doing now.
+    What a runner does now.
 
     Attributes:
         threads: Number of its threads.
@@ -468,13 +467,13 @@ class RunnerStats(NamedTuple):
 
 class Event(NamedTuple):
     """
-    A decision of the core or a plugin, with the reason.
+    A decision of the core or a plugin.
 
     Attributes:
-        service: Name of the service; empty for all.
-        kind: One of `event_kinds.EventKind`, as a plain string.
+        service: Its name; empty for all.
+        kind: An `event_kinds.EventKind`, as a plain string.
         reason: Why, for people.
-        replica: ID of the replica if it is about one, or None.
+        replica: ID of the replica concerned, or None.
     """
 
     service: str

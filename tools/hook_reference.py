@@ -220,12 +220,21 @@ def _markdown(doc: str) -> str:
     return "\n\n".join(parts)
 
 
+def _constant(member: Member) -> str:
+    """Return the value of a string constant that has the constant's name in lower case; else the whole signature."""
+    return member.name.lower() if member.signature == f"{member.name} = {member.name.lower()!r}" else member.signature
+
+
 def _listed(members: Sequence[Member]) -> Iterator[str]:
-    """Yield a list of the members; a table if all are documented constants."""
-    if members and all(each.constant and each.doc for each in members):
-        rows = (f"| `{each.signature}` | {' '.join(each.doc.split())} |" for each in members)
-        yield "\n".join(["| constant | meaning |", "| --- | --- |", *rows])
-        return
+    """Yield a list of the members; a table if all are documented constants, one line if none of them is documented."""
+    if members and all(each.constant for each in members):
+        if all(each.doc for each in members):
+            rows = (f"| `{_constant(each)}` | {' '.join(each.doc.split())} |" for each in members)
+            yield "\n".join(["| constant | meaning |", "| --- | --- |", *rows])
+            return
+        if not any(each.doc for each in members):
+            yield f"Constants: {', '.join(f'`{_constant(each)}`' for each in members)}."
+            return
     for member in members:
         if member.doc != _NOTHING:
             yield textwrap.indent(f"`{member.signature}`\n\n{_markdown(member.doc)}".rstrip(), "  ").replace(
@@ -240,7 +249,8 @@ def reference() -> str:
     """Return the reference as the page must have it."""
     parts = [START, _NOTE, "## The hooks"]
     for hook in hooks():
-        parts += [f"### `{hook.name}`", f"`{hook.signature}`", _markdown(hook.doc)]
+        signature = [] if hook.signature == f"{hook.name}() -> list[Registration]" else [f"`{hook.signature}`"]
+        parts += [f"### `{hook.name}`", *signature, _markdown(hook.doc)]
     for title, paths in (("## The interfaces", INTERFACES), ("## The values", VALUES)):
         parts.append(title)
         for each in (each for path in paths for each in described(path)):

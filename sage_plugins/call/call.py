@@ -60,7 +60,7 @@ class Call(LazyFuture):
     It ends at its deadline with `CallTimeoutError`, even if `result()` was called without a timeout. `cancel` stops a
     call that has not started or that runs as a coroutine. For any other running call it returns False.
 
-    All methods are safe from any thread.
+    Thread-safe.
 
     Attributes:
         owner: The router that accepted it, or another owner that is told how it goes on.

@@ -99,7 +99,7 @@ def _tell(call: Call) -> None:
 
 
 def note(call: Call, waiter: Call) -> None:
-    """As `guard` without a check: *call* is about to be routed, and may run in the waiting method's own thread."""
+    """As `guard` without a check: *call* will be routed, and may run in the waiting method's own thread."""
     _waits[_work(waiter)] = call
 
 

@@ -63,7 +63,7 @@ def warn_of_blocking(service: str, method: str | None) -> None:
     Give a `BlockingCallWarning` for the first line of code on the stack that is not sage-deploy's.
 
     Args:
-        service: Name of the service.
+        service: Its name.
         method: Name of the method that is called; None if the call waits for the service to be deployed.
     """
     frame, level = sys._getframe(1), 2  # noqa: SLF001 - `skip_file_prefixes` came with Python 3.12

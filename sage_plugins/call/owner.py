@@ -22,7 +22,7 @@ class CallOwner:
     All methods but `gave_up` do nothing here. That suits an owner whose calls have a slot before they are made.
 
     Attributes:
-        service: Name of the service, for messages.
+        service: Its name, for messages.
         clock: For deadlines and durations.
         suspect: Called when an exception has interrupted a thread, and a slot or a call may be lost.
         suspect_loss_of: Called for a call whose caller waits, if no thread has started it for some time.

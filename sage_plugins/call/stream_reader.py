@@ -49,7 +49,7 @@ class _Consumer:
             self._call.channel.wake_consumer()
 
     def __del__(self) -> None:
-        """End a stream that was dropped, so that its producer does not wait for ever."""
+        """End a stream that was dropped, so that its producer does not wait forever."""
         # Not `close`: this may run at any moment, even while this thread is inside the router.
         if self._call is not None and not self._call.over():
             self._call.channel.close()
@@ -104,11 +104,9 @@ class ServiceStream(_Consumer):
         self._begin(call)
 
     def __iter__(self) -> Self:
-        """The stream itself."""
         return self
 
     def __next__(self) -> Any:
-        """Return the next item."""
         call = self._call
         assert call is not None  # noqa: S101 - for the type checker
         since = None
@@ -141,13 +139,11 @@ class ServiceStream(_Consumer):
         return next(self)
 
     def __enter__(self) -> Self:
-        """The stream itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
         self.close()
 
 
@@ -164,23 +160,15 @@ class AsyncServiceStream(_Consumer):
         start: Callable[[], Awaitable[StreamCall]],
         again: Callable[[StreamCall, ServiceStoppedError], Awaitable[StreamCall]],
     ) -> None:
-        """
-        Read the items of the call that *start* makes.
-
-        Args:
-            start: Makes the call.
-            again: Repeats a call that ended with ServiceStoppedError, or raises that error.
-        """
+        """Read the items of the call that *start* makes. *again* is as for `ServiceStream`."""
         super().__init__()
         self._start = start
         self._again = again
 
     def __aiter__(self) -> Self:
-        """The stream itself."""
         return self
 
     async def __anext__(self) -> Any:
-        """Return the next item."""
         from sage_plugins.call.aio import wait_until, wake_up
 
         if self._closed:
@@ -220,13 +208,11 @@ class AsyncServiceStream(_Consumer):
         self.close()
 
     async def __aenter__(self) -> Self:
-        """The stream itself."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close."""
         self.close()
 
 

@@ -54,7 +54,7 @@ class ActorWrapper:
         Call a method of the object without waiting. `call_async("call_method", "get", "k")` calls the service.
 
         Raises:
-            AttributeError: There is no such method.
+            AttributeError: No such method.
         """
         method = getattr(self, method_name)
         if not callable(method):
@@ -136,5 +136,4 @@ class ActorWrapper:
         return True, True
 
     def __repr__(self) -> str:
-        """Show where the object is, and the object."""
         return f"ActorWrapper[{'ray_actor' if self.is_ray_actor() else 'local'}]({self._object!r})"

@@ -35,7 +35,7 @@ class BaseService:
 
     @property
     def name(self) -> str:
-        """Name of the service; without a context, name of the class."""
+        """The service's name; without a context, name of the class."""
         return type(self).__name__ if self.ctx is None else self.ctx.name
 
     @property

@@ -1,4 +1,4 @@
-"""`ServiceMonitor` reads the status of one service, now or periodically."""
+"""`ServiceMonitor` reads one service's status, now or periodically."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Reading(NamedTuple):
 
     Attributes:
         at: `monotonic()` of the service's clock, in seconds.
-        metrics: The metrics of the service.
+        metrics: The service's metrics.
         health: `healthy`, `ready` (number of ready replicas) and `replicas` (their number).
     """
 
@@ -36,8 +36,7 @@ class ServiceMonitor:
     """
     Shows the status of a service, and can read it periodically.
 
-    The service's own monitors check replicas and count calls, whether or not this object exists. All methods are safe
-    from any thread.
+    The service's own monitors check replicas and count calls, whether this object exists. Thread-safe.
 
     Attributes:
         task: The task of the service.
@@ -58,7 +57,7 @@ class ServiceMonitor:
 
         Args:
             task: The task of the service.
-            keep: Maximum number of readings to keep, 1 or more. The default is one hour at the default interval.
+            keep: Maximum readings to keep, 1 or more. The default is one hour at the default interval.
 
         Raises:
             ValueError: *keep* is below 1.

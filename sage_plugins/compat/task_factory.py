@@ -27,7 +27,7 @@ class ServiceTaskFactory:
 
     Attributes:
         service_factory: Builds the instances.
-        service_name: Name of the service.
+        service_name: Its name.
         deployment_config: Configuration of the service.
         remote: The argument *remote*.
     """

@@ -34,7 +34,7 @@ def name_problem(kind: str, name: object) -> Problem | None:
 
 def check_service_name(name: object) -> None:
     """
-    Check that *name* can be the name of a service.
+    Check that *name* can be a service's name.
 
     Raises:
         ConfigError: It cannot.

@@ -64,10 +64,10 @@ def _duration(name: str, doc: str, default: float | None = None, *, positive: bo
 
 #: The keys of `methods.<name>.batch`.
 BATCH_FIELDS: Final = _keys(
-    _count("size", "Maximum calls given to the batch method at once. Left out: the service's batch_size.", minimum=1),
+    _count("size", "Maximum calls in a batch. Left out: the service's batch_size.", minimum=1),
     _duration(
         "wait",
-        "Maximum wait for the batch to fill while a worker is idle, in seconds. Left out: the service's batch_wait.",
+        "Maximum wait for a batch to fill while a worker is idle, in seconds. Left out: the service's batch_wait.",
     ),
 )
 
@@ -81,7 +81,7 @@ METHOD_FIELDS: Final = _keys(
         exclusive=True,
         maximum=LONGEST,
         unit="seconds",
-        doc="Maximum time of a call of this method, in seconds; null: no limit. Left out: the service's timeout.",
+        doc="Maximum time of a call, in seconds; null: no limit. Left out: the service's timeout.",
     ),
     FieldInfo(
         name="max_concurrency",
@@ -89,19 +89,19 @@ METHOD_FIELDS: Final = _keys(
         optional=True,
         minimum=1,
         maximum=MOST,
-        doc="Maximum calls of this method that each replica runs at once; null or left out: the replica's slots.",
+        doc="Maximum calls at once per replica; null or left out: the replica's slots.",
     ),
     FieldInfo(
         name="idempotent",
         kind="boolean",
         default=False,
-        doc="Whether a call may run twice without harm, so that it may be retried after it has started.",
+        doc="Whether a call may run twice without harm; started calls may then be retried.",
     ),
     FieldInfo(
         name="batch",
         kind="batch",
         keys=BATCH_FIELDS,
-        doc="Whether calls go through the method's batch method: true, or a mapping of size and wait.",
+        doc="Whether the method's batch method answers calls: true, or a mapping of size and wait.",
     ),
 )
 
@@ -114,7 +114,7 @@ AUTOSCALE_FIELDS: Final = _keys(
         doc="ID of the autoscaler, which decides how many replicas the load needs.",
     ),
     _count("min", "Minimum replicas; 0: none while there are no calls.", 1),
-    _count("initial", "Replicas at the start. Left out: min, or 1 if min is 0.", minimum=1),
+    _count("initial", "Replicas at the start. Left out: min, but at least 1.", minimum=1),
     _count("max", "Maximum replicas.", 1, minimum=1),
     FieldInfo(
         name="target_ongoing_requests",
@@ -122,37 +122,36 @@ AUTOSCALE_FIELDS: Final = _keys(
         minimum=0,
         exclusive=True,
         maximum=float(MOST),
-        doc="Target for the average number of waiting and running calls per replica. Left out: the calls "
-        "that a replica runs at once, but at least 2.",
+        doc="Target for waiting and running calls per replica, on average. Left out: a replica's slots, at least 2.",
     ),
     _duration("target_queue_wait", "Target for the mean wait in the queue, in seconds.", positive=True),
-    _duration("upscale_delay", "How long more replicas must be needed before new ones start, in seconds.", 10.0),
+    _duration("upscale_delay", "How long more replicas must be needed before some start, in seconds.", 10.0),
     _duration("downscale_delay", "How long fewer replicas must be needed before some stop, in seconds.", 300.0),
-    _share("upscale_factor", "Fraction of the missing replicas to add in one step; at least one is added.", 1.0),
-    _share("downscale_factor", "Fraction of the surplus replicas to remove in one step; at least one is removed.", 1.0),
+    _share("upscale_factor", "Fraction of missing replicas to add per step, at least one.", 1.0),
+    _share("downscale_factor", "Fraction of surplus replicas to remove per step, at least one.", 1.0),
     _duration("look_back", "Time over which the load is averaged, in seconds.", 30.0, positive=True),
-    _share("tolerance", "Deviation from the target that changes nothing, as a fraction.", 0.1),
+    _share("tolerance", "Deviation from the target, as a fraction, that changes nothing.", 0.1),
     _duration(
         "scale_to_zero_delay",
-        "Time without calls after which the last replica stops, in seconds. Left out: downscale_delay.",
+        "Time without calls until the last replica stops, in seconds. Left out: downscale_delay.",
     ),
 )
 
 #: The keys of `retry`.
 RETRY_FIELDS: Final = _keys(
-    _count("max_attempts", "Maximum attempts of one call, the first included.", 3, minimum=1),
+    _count("max_attempts", "Maximum attempts of a call, including the first.", 3, minimum=1),
     _duration(
         "backoff",
-        "Maximum random wait before the second attempt, in seconds; doubles with each further attempt, up to 1.",
+        "Maximum random wait before the second attempt, in seconds; doubles each time, up to 1.",
         0.025,
     ),
-    _share("budget", "Retries of all calls together, as a fraction of the calls of the last 10 seconds.", 0.2),
-    _count("min", "Retries that are allowed in any 10 seconds in addition to the budget.", 3),
+    _share("budget", "Retries of all calls, as a fraction of the calls in the last 10 seconds.", 0.2),
+    _count("min", "Retries beyond the budget in any 10 seconds.", 3),
     FieldInfo(
         name="on",
         kind="strings",
         default=(),
-        doc="Exceptions of methods after which calls are retried: class names without module; subclasses count too.",
+        doc="Exceptions of methods that cause retries: class names without module; subclasses count too.",
     ),
 )
 
@@ -160,26 +159,25 @@ RETRY_FIELDS: Final = _keys(
 HEDGE_FIELDS: Final = _keys(
     _duration(
         "delay",
-        "Time without an answer after which a call gets a second attempt, in seconds; p95: the time "
-        "within which 95 % of the method's calls are answered.",
+        "Time until a second attempt, in seconds; p95: the time in which 95 % of the method's calls are answered.",
         0.0,
         positive=True,
     )._replace(default="p95", choices=("p95",)),
-    _count("max", "Maximum second attempts of one call.", 1, minimum=1)._replace(maximum=1),
+    _count("max", "Maximum second attempts of a call.", 1, minimum=1)._replace(maximum=1),
 )
 
 #: The keys of `circuit_breaker`.
 BREAKER_FIELDS: Final = _keys(
     _count("failures", "Failures in a row that open the circuit breaker.", 5, minimum=1),
-    _duration("window", "Time within which these failures must happen, in seconds.", 10.0, positive=True),
+    _duration("window", "Time in which these failures must happen, in seconds.", 10.0, positive=True),
     _duration("open", "Time during which calls are refused, in seconds.", 10.0, positive=True),
     _count("probes", "Calls that go through after that; if all succeed, the circuit breaker closes.", 1, minimum=1),
 )
 
 #: The keys of `outlier`.
 OUTLIER_FIELDS: Final = _keys(
-    _count("consecutive", "Timeouts in a row after which a replica gets no calls.", 5, minimum=1),
-    _duration("interval", "Time over which the durations of replicas are compared, in seconds.", 10.0, positive=True),
+    _count("consecutive", "Calls in a row that died or timed out after which a replica gets no calls.", 5, minimum=1),
+    _duration("interval", "Time over which replicas' durations are compared, in seconds.", 10.0, positive=True),
     _duration("base_ejection", "Time without calls, in seconds; doubles each time.", 5.0, positive=True),
     _duration("max_ejection", "Maximum time without calls, in seconds.", 300.0, positive=True),
     FieldInfo(
@@ -188,7 +186,7 @@ OUTLIER_FIELDS: Final = _keys(
         default=50.0,
         minimum=0,
         maximum=100,
-        doc="Maximum share of replicas without calls at once, in percent; if more would have to go, all get calls.",
+        doc="Maximum percentage of replicas without calls; if more would have to go, all get calls.",
     ),
 )
 
@@ -202,11 +200,11 @@ RECYCLE_FIELDS: Final = _keys(
         exclusive=True,
         maximum=float(MOST),
         unit="MiB",
-        doc="Resident memory of its process at which a replica is replaced, in MiB. Left out: no limit.",
+        doc="Resident memory of its process that replaces a replica, in MiB. Left out: no limit.",
     ),
     _duration(
         "max_age",
-        "Time after it became ready at which a replica is replaced, in seconds. Left out: no limit.",
+        "Time ready after which a replica is replaced, in seconds. Left out: no limit.",
         positive=True,
     ),
 )
@@ -215,16 +213,16 @@ RECYCLE_FIELDS: Final = _keys(
 UPDATE_FIELDS: Final = _keys(
     _count(
         "max_surge",
-        "Maximum replicas above the wanted number during an update; draining ones do not count.",
+        "Maximum replicas above the wanted number; draining ones do not count.",
         1,
     ),
-    _count("max_unavailable", "Maximum replicas below the wanted number during an update.", 0),
+    _count("max_unavailable", "Maximum replicas below the wanted number.", 0),
     _duration(
         "min_ready_s", "How long a new replica must be ready before it counts and an old one leaves, in seconds.", 0.0
     ),
     _duration(
         "progress_deadline",
-        "Maximum time until a new replica is ready, in seconds; replaces startup_timeout during an update.",
+        "Maximum time until a new replica is ready, in seconds; replaces startup_timeout.",
         600.0,
         positive=True,
     ),
@@ -241,16 +239,7 @@ UPDATE_FIELDS: Final = _keys(
 
 
 class RetryPolicy(NamedTuple):
-    """
-    When a call is retried: the field `retry`.
-
-    Attributes:
-        max_attempts: Maximum attempts of one call, including the first.
-        backoff: Maximum seconds before the second attempt.
-        budget: Retries of all calls together, as a fraction of the calls.
-        min: Retries that are allowed in addition to the budget.
-        on: Names of the exception classes after which a call is retried.
-    """
+    """The field `retry`; the attributes are its keys."""
 
     max_attempts: int = 3
     backoff: float = 0.025
@@ -267,15 +256,7 @@ class RetryPolicy(NamedTuple):
 
 
 class BreakerPolicy(NamedTuple):
-    """
-    When the circuit breaker of a service refuses calls: the field `circuit_breaker`.
-
-    Attributes:
-        failures: Failures in a row that open the circuit breaker.
-        window: Seconds within which these failures must happen.
-        open: Seconds for which it refuses calls.
-        probes: Calls that it lets through after that.
-    """
+    """The field `circuit_breaker`; the attributes are its keys."""
 
     failures: int = 5
     window: float = 10.0
@@ -284,16 +265,7 @@ class BreakerPolicy(NamedTuple):
 
 
 class OutlierPolicy(NamedTuple):
-    """
-    When a replica gets no calls because it fails or is slow: the field `outlier`.
-
-    Attributes:
-        consecutive: Timeouts in a row after which the replica gets no calls.
-        interval: Seconds over which the durations of replicas are compared.
-        base_ejection: Seconds without calls; doubles each time.
-        max_ejection: Maximum seconds without calls.
-        max_percent: Maximum share of replicas without calls at once, in percent.
-    """
+    """The field `outlier`; the attributes are its keys."""
 
     consecutive: int = 5
     interval: float = 10.0
@@ -303,14 +275,7 @@ class OutlierPolicy(NamedTuple):
 
 
 class RecyclePolicy(NamedTuple):
-    """
-    When a healthy replica is replaced by a new one: the field `recycle`.
-
-    Attributes:
-        max_calls: Maximum number of ended calls; None for no limit.
-        max_memory_mb: Maximum resident memory of its process in MiB; None for no limit.
-        max_age: Maximum seconds since it became ready; None for no limit.
-    """
+    """The field `recycle`; the attributes are its keys. None: no limit."""
 
     max_calls: int | None = None
     max_memory_mb: float | None = None
@@ -318,28 +283,14 @@ class RecyclePolicy(NamedTuple):
 
 
 class HedgePolicy(NamedTuple):
-    """
-    When a call gets a second attempt before the first has failed: the field `hedge`.
-
-    Attributes:
-        delay: Seconds without an answer before the second attempt, or `"p95"`.
-        max: Maximum number of second attempts of one call.
-    """
+    """The field `hedge`; the attributes are its keys."""
 
     delay: float | str = "p95"
     max: int = 1
 
 
 class Policies(NamedTuple):
-    """
-    All these policies of one service, except `RecyclePolicy`.
-
-    Attributes:
-        retry: When a call is retried; None for never.
-        breaker: When calls are refused; None for never.
-        outlier: When a replica gets no calls; None for never.
-        hedge: When a call gets a second attempt; None for never.
-    """
+    """All these policies of one service, except `RecyclePolicy`; None for those not set."""
 
     retry: RetryPolicy | None = None
     breaker: BreakerPolicy | None = None

@@ -1,10 +1,10 @@
 """
 `ServiceDeploymentConfig`: the configuration of one service, and the declarations of its fields.
 
-Each field is declared once, with its group in the YAML file, its type, its range, and the part that uses it. Its
-meaning is in the docstring of the class, as in the options classes of plugins. The checks, the configuration reference,
-the JSON schema, the plan and `explain` all read this declaration through `fields`. `field_checks` checks single values,
-`nested_keys` has the keys of mappings, and `cross_rules` the rules between fields.
+Each field is declared once: its group in the YAML file, its type, its range, and the part that uses it. Its meaning is
+in the class docstring, as in plugins' options classes. The checks, the configuration reference, the JSON schema, the
+plan and `explain` read this through `fields`. `field_checks` checks single values, `nested_keys` has the keys of
+mappings, `cross_rules` the rules between fields.
 """
 
 from __future__ import annotations
@@ -140,58 +140,55 @@ class ServiceDeploymentConfig:
     plugins' own checks.
 
     Attributes:
-        target: ID of the target: where replicas run, such as local, process or remote_any.
-        target_nodes: Names, IDs or addresses of nodes that may hold replicas; only for targets that support it.
-        node_selector: Labels that a node needs to hold a replica; only for targets that support it.
-        threading_strategy: ID of the threading strategy: how a replica runs its calls, such as single or pool.
-        thread_count: Threads of each replica under multi; initial threads under pool.
-        max_thread_count: Maximum threads of each replica under pool; another name for thread_pool_size.
-        thread_pool_size: Maximum threads of each replica under pool; under async, maximum helper threads for ordinary
+        target: ID of the target, such as local or process: where replicas run.
+        target_nodes: Names, IDs or addresses of nodes for replicas; only for targets that support it.
+        node_selector: Labels that a replica's node needs; only for targets that support it.
+        threading_strategy: ID of the threading strategy, such as single or pool: how a replica runs its calls.
+        thread_count: Threads per replica under multi; initial threads under pool.
+        max_thread_count: Another name for thread_pool_size.
+        thread_pool_size: Maximum threads per replica under pool; under async, maximum helper threads for ordinary
             methods.
-        max_concurrency: Maximum coroutines that each replica runs at once under async; null: thread_count if it is
-            above 1, else 100.
-        replicas: Number of replicas of the service.
-        load_balancing: Whether calls are spread over all replicas; false: only the first replica serves. Left out: true
-            if there can be several replicas or load_balancer is set.
+        max_concurrency: Maximum coroutines at once per replica under async; null: thread_count if above 1, else 100.
+        replicas: Number of replicas.
+        load_balancing: Whether all replicas get calls; false: only the first does. Left out: true if there can be
+            several replicas or load_balancer is set.
         load_balancer: ID of the load balancer; null: the target's default, least_loaded in this process.
         failover_enabled: Whether another replica takes over from one that dies: standby replicas, and retries of
             idempotent calls.
-        spread: How replicas are placed on nodes. spread: on as many nodes as possible; pack: on as few as possible.
-        max_replicas_per_node: Maximum replicas of the service on one node; null: no limit.
-        cpu_cores: CPU cores reserved for each replica; fractions are allowed; 0: none. Advisory on local.
-        memory_mb: Memory reserved for each replica, in MiB (1024 * 1024 bytes). Advisory on local.
-        gpu_count: GPUs reserved for each replica; fractions only if the target can share a GPU.
-        queue_size: Maximum waiting calls, for each service and calling process; 0: a call needs a free slot at once.
-        overload: What happens when the queue is full. block: the call waits for room until its deadline; reject: it
-            fails at once; shed_oldest: the call that has waited longest fails; priority: the call with the lowest
-            priority fails, and waiting calls start by priority.
-        timeout: Maximum time of a call from end to end, waiting included, in seconds; null: no limit.
-        timeout_strength: What happens to a running call at its deadline. cooperative: its caller is released, and an
+        spread: How replicas are placed. spread: on as many nodes as possible; pack: on as few as possible.
+        max_replicas_per_node: Maximum replicas on one node; null: no limit.
+        cpu_cores: CPU cores reserved per replica; may be a fraction; 0: none. Advisory on local.
+        memory_mb: Memory reserved per replica, in MiB (1024 * 1024 bytes). Advisory on local.
+        gpu_count: GPUs reserved per replica; fractions only if the target can share a GPU.
+        queue_size: Maximum waiting calls, per service and calling process; 0: a call needs a free slot at once.
+        overload: What a full queue does. block: the call waits for room until its deadline; reject: it fails at once;
+            shed_oldest: the call that has waited longest fails; priority: the call with the lowest priority fails, and
+            waiting calls start by priority.
+        timeout: Maximum time of a call, waiting included, in seconds; null: no limit.
+        timeout_strength: What happens to a running call at its deadline. cooperative: its caller is released, but an
             ordinary method runs on; kill: its replica is killed and replaced, on targets that support it.
-        queue_timeout: Maximum wait of a call in the queue, in seconds, at most timeout; null: as long as timeout
-            allows.
-        batch_size: Maximum calls given to a batch method at once; null or 1: no batching.
+        queue_timeout: Maximum wait in the queue, in seconds, at most timeout; null: up to timeout.
+        batch_size: Maximum calls in a batch; null or 1: no batching.
         batch_wait: Maximum wait for a batch to fill while a worker is idle, in seconds.
         startup_timeout: Maximum time until a replica is ready, in seconds.
         drain_timeout: Maximum time for a stopping replica to finish accepted calls, in seconds.
-        health_check_interval: Time from one health check to the next, in seconds.
+        health_check_interval: Time between health checks, in seconds.
         health_check_timeout: Maximum time of a health check, in seconds; at most health_check_interval. Left out: 5, or
-            health_check_interval if that is shorter.
-        failure_threshold: Failed health checks in a row after which a replica is unhealthy.
-        success_threshold: Passed health checks in a row after which an unhealthy replica is ready again.
-        enable_metrics: Whether calls are counted and timed; false removes `metrics` from the monitors.
-        monitors: IDs of the monitors that watch the service.
-        autoscale: Scales the number of replicas by load, in place of replicas: min, max, initial and more.
+            a shorter health_check_interval.
+        failure_threshold: Failed health checks in a row that make a replica unhealthy.
+        success_threshold: Passed health checks in a row that make it ready again.
+        enable_metrics: Whether calls are counted and timed; false removes the monitor `metrics`.
+        monitors: IDs of the service's monitors.
+        autoscale: Scales replicas by load, in place of replicas: min, max, initial and more.
         retry: How failed calls of idempotent methods are retried.
-        hedge: When an unanswered call of an idempotent method also runs on another replica: delay, max.
-        circuit_breaker: When calls are refused at once because the service keeps failing: failures, window, open,
-            probes.
+        hedge: When an unanswered idempotent call also runs on another replica: delay, max.
+        circuit_breaker: When a failing service refuses calls at once: failures, window, open, probes.
         outlier: When a replica that times out or is much slower than its peers gets no calls for a while; needs a load
             balancer.
-        recycle: When a healthy replica is replaced by a new one: max_calls, max_memory_mb, max_age.
-        update: How replicas are replaced after a change: max_surge, max_unavailable, min_ready_s, progress_deadline,
+        recycle: When a new replica replaces a healthy one: max_calls, max_memory_mb, max_age.
+        update: How a change replaces replicas: max_surge, max_unavailable, min_ready_s, progress_deadline,
             auto_rollback.
-        user_config: Passed to the service's reconfigure(user_config); the core does not read it.
+        user_config: Passed as it is to the service's reconfigure(user_config).
         methods: Settings of single methods: timeout, max_concurrency, idempotent, batch.
         options: Options of the service's plugins, by plugin ID; each plugin checks its own.
 
@@ -303,7 +300,7 @@ class ServiceDeploymentConfig:
 
     @property
     def most_replicas(self) -> int:
-        """Maximum number of replicas: `replicas`, or `autoscale.max`."""
+        """Maximum replicas: `replicas`, or `autoscale.max`."""
         if self.autoscale is None:
             return self.replicas
         most: int = self.autoscale.get("max", self.first_replicas)
@@ -347,7 +344,7 @@ def completed(values: Mapping[str, Any], bad: AbstractSet[str] = frozenset()) ->
 
     Args:
         values: The fields that were set, each valid on its own.
-        bad: Fields whose values are wrong. They are left out, and so are fields that derive from them.
+        bad: Fields with wrong values. They are left out, as are fields that derive from them.
     """
     whole = {name: info.default for name, info in _FIELDS.items() if name not in bad} | dict(values)
     for name, (follows, names) in DERIVED.items():
@@ -426,7 +423,7 @@ def group_of(name: str) -> str | None:
     Return the YAML group of a field; None if the field is at the service's own level.
 
     Raises:
-        KeyError: There is no such field.
+        KeyError: No such field.
     """
     return _FIELDS[name].group
 

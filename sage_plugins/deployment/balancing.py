@@ -40,7 +40,6 @@ class Balancing:
     """
 
     def __init__(self, replicas: ReplicaSet) -> None:
-        """Start with the balancer of the composition. *replicas* are the service's replicas."""
         self._replicas = replicas
         self.choice: Choice | None = replicas.composition.balancer
         self.key_of: KeyOf | None = replicas.composition.key_of

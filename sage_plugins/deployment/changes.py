@@ -52,14 +52,6 @@ class Changes:
         """
         Prepare; changes nothing.
 
-        Args:
-            replicas: The service's replicas.
-            launcher: Starts replicas.
-            stopper: Stops replicas.
-            supervisor: Manages running replicas.
-            balancing: Holds the load balancer.
-            readiness: Waits for replicas.
-
         Raises:
             PluginError: The service's autoscaler cannot be made.
         """

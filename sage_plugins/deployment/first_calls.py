@@ -23,7 +23,7 @@ class FirstCalls:
     Makes a service ready for the first call of a handle.
 
     A call from a start hook does not wait here, because the called service may need the hook's own service. Such a call
-    is queued at once and waits in the queue, where deadlocks are detected. All methods are safe from any thread.
+    is queued at once and waits in the queue, where deadlocks are detected. Thread-safe.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Holds the state of one service, from before its start until it has stopped."""
+"""Holds one service's state, from before its start until it has stopped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ServiceLifecycle:
     """
     The state of a service, and its background threads, which it waits for when it stops.
 
-    All methods are safe from any thread. Some must be called under `condition`; they say so.
+    Thread-safe. Some must be called under `condition`; they say so.
 
     Attributes:
         condition: Guards this state and the states of the replicas, and is notified of every change.
@@ -35,7 +35,7 @@ class ServiceLifecycle:
         Begin in state `pending`.
 
         Args:
-            service: Name of the service, for the names of its threads.
+            service: The service's name, for the names of its threads.
         """
         self._service = service
         self.condition = threading.Condition()

@@ -78,7 +78,6 @@ class Measuring:
     """
 
     def __init__(self, replicas: ReplicaSet) -> None:
-        """Prepare; *replicas* are the service's replicas."""
         self._replicas = replicas
         self.final: Families | None = None
         self._lock = threading.Lock()  # guards `final`

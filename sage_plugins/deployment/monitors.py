@@ -46,7 +46,7 @@ class ServiceMonitors:
     """
     All monitors of a service, on the calling side.
 
-    An error of a monitor affects nothing else. Its first error is logged. All methods are safe from any thread.
+    An error of a monitor affects nothing else. Its first error is logged. Thread-safe.
     """
 
     def __init__(
@@ -56,15 +56,6 @@ class ServiceMonitors:
         methods: tuple[str, ...],
         listener: Callable[[Event], None] | None = None,
     ) -> None:
-        """
-        Make the monitors.
-
-        Args:
-            service: Name of the service.
-            choices: The chosen monitors.
-            methods: Names of the served methods, by index.
-            listener: Called with every event, in addition to the monitors.
-        """
         self._listener = listener  # set to None when it raises
         self._service = service
         self._monitors: tuple[tuple[Choice, Monitor], ...] = tuple((choice, make_monitor(choice)) for choice in choices)

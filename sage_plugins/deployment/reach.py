@@ -175,7 +175,6 @@ class Reachable:
     """
 
     def __init__(self, replicas: ReplicaSet, balancing: Balancing) -> None:
-        """Wrap the service of *replicas*."""
         self.router = replicas.router
         self.clock = replicas.clock
         self._replicas = replicas

@@ -26,7 +26,7 @@ def start_request(request: Mapping[str, Any], handle: ServiceHandle, clock: Cloc
         request: Describes the call.
         handle: Calls the service.
         clock: Measures how long the call takes.
-        service: Name of the service, for messages.
+        service: Its name, for messages.
 
     Raises:
         ConfigError: The request has no `response_queue` with `put`, so there is nowhere to send a response.

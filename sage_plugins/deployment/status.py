@@ -32,7 +32,7 @@ _STACKS_S: Final = 5.0
 
 
 class Status:
-    """The status of one service. From any thread."""
+    """One service's status. From any thread."""
 
     def __init__(self, replicas: ReplicaSet, balancing: Balancing) -> None:
         """Prepare; *replicas* are the service's replicas, *balancing* holds their balancer."""
@@ -226,7 +226,6 @@ class Instances:
     """Sends questions to the instances, while calls run. From any thread."""
 
     def __init__(self, replicas: ReplicaSet) -> None:
-        """Prepare; *replicas* hold the instances."""
         self._replicas = replicas
         self._timeout = replicas.composition.config.health_check_timeout
 

@@ -21,7 +21,7 @@ __all__ = ["ServiceStopper"]
 
 
 class ServiceStopper:
-    """Stops one service. All methods are safe from any thread."""
+    """Stops one service. Thread-safe."""
 
     def __init__(
         self,
@@ -30,15 +30,6 @@ class ServiceStopper:
         stopper: ReplicaStopper,
         supervisor: ReplicaSupervisor,
     ) -> None:
-        """
-        Prepare; stops nothing.
-
-        Args:
-            replicas: The service's replicas.
-            launcher: Holds the target, which is closed at the end.
-            stopper: Stops replicas.
-            supervisor: Starts replacements; it is closed first.
-        """
         self._replicas = replicas
         self._router = replicas.router
         self._lifecycle = replicas.lifecycle

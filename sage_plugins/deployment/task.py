@@ -47,20 +47,18 @@ __all__ = ["ServiceTask"]
 
 class ServiceTask:
     """
-    One service, deployed or not yet.
-
-    All methods are safe from any thread.
+    One service, deployed or not yet. Thread-safe.
 
     Attributes:
-        service_name: Name of the service.
+        service_name: The service's name.
         clock: Clock of the service.
         reach: How other processes call the service.
         handle: Calls the service; the first call starts the task if necessary.
-        measuring: Returns the service's metrics.
-        status_view: Returns the service's status.
-        instances: Sends questions to the service's instances.
-        changes: Changes the service while it runs.
-        replicas: The service's replicas.
+        measuring: Returns the metrics.
+        status_view: Returns the status.
+        instances: Sends questions to the instances.
+        changes: Changes the running service.
+        replicas: The replicas.
         launcher: Starts the replicas; holds the target.
     """
 
@@ -81,8 +79,7 @@ class ServiceTask:
             find_service: Returns handles to other services, for the instances.
             clock: For deadlines.
             on_event: Called with every event, from any thread; must not block.
-            reach: `reach(get_target, service)` makes the service's `Reach`. None if other processes cannot call the
-                service.
+            reach: `reach(get_target, service)` makes the `Reach`. None if other processes cannot call the service.
         """
         self.service_name = composition.name
         self.find_service = find_service
@@ -149,10 +146,10 @@ class ServiceTask:
         Start the service and wait until every replica is ready; does nothing if it runs.
 
         Args:
-            timeout: Seconds to wait; None for the configuration's `startup_timeout`.
+            timeout: Seconds; None: the configuration's `startup_timeout`.
 
         Raises:
-            DeployError: A replica did not become ready, and all started replicas were stopped. Raised from the
+            DeployError: A replica did not become ready, and all started ones were stopped. Raised from the
                 constructor's error.
             TypeError: *timeout* is no number.
         """
@@ -172,9 +169,9 @@ class ServiceTask:
         Takes over all replicas that an earlier process has left.
 
         Raises:
-            DeployError: The target has no place for a replica, and nothing was started. Or another process has the
-                service, or it runs with other settings.
-            ClusterUnavailableError: It is not known whether the service runs.
+            DeployError: The target has no place for a replica; nothing was started. Or another process has the service,
+                or it runs with other settings.
+            ClusterUnavailableError: It is unknown whether the service runs.
         """
         with self.replicas.starting:  # stopping takes this lock too, so that it misses no replica
             if not self._lifecycle.begin():
@@ -213,10 +210,10 @@ class ServiceTask:
 
     def wait_ready(self, timeout: float | None = None) -> None:
         """
-        Wait until every replica is ready; return at once if all have been ready before.
+        Wait until every replica is ready; return at once if all have been before.
 
         Args:
-            timeout: Seconds; None for the configuration's `startup_timeout`.
+            timeout: Seconds; None: the configuration's `startup_timeout`.
 
         Raises:
             DeployError: A replica failed, or was not ready in time.
@@ -234,11 +231,10 @@ class ServiceTask:
         """
         Wait until every replica has started and passes `check_health()` and `check_ready()`, if the class has them.
 
-        Replacements of dead replicas count too. Repeats each check until it passes, whether or not a monitor runs it
-        too.
+        Replacements of dead replicas count too. Repeats each check until it passes, even if a monitor runs it too.
 
         Args:
-            timeout: Seconds; None for the configuration's `startup_timeout`.
+            timeout: Seconds; None: the configuration's `startup_timeout`.
 
         Raises:
             DeployError: A replica did not pass in time, or left; raised from the error of its last check.
@@ -247,9 +243,9 @@ class ServiceTask:
 
     def bind(self, failed: Callable[[], None] = lambda: None) -> Binding:
         """
-        Start the service for the first call of a handle, and return the binding once the replicas are ready.
+        Start the service for a handle's first call, and return the binding once the replicas are ready.
 
-        For a call from a start hook, returns at once. Calls *failed* if the service then does not become ready.
+        For a call from a start hook, returns at once; calls *failed* if the service then does not become ready.
         """
         self._first_calls.prepare(self.start_running, failed)
         return self._binding
@@ -260,22 +256,22 @@ class ServiceTask:
         """
         Accept no more calls, let accepted calls finish, run the stop hooks and end the workers.
 
-        Idempotent; does nothing before `start_running`. Returns at once inside a call of any service, because it might
-        wait for that very call. The service then stops when its calls have ended.
+        Idempotent; does nothing before `start_running`. Inside a call of any service it returns at once, because it
+        might wait for that very call; the service then stops when its calls have ended.
 
         Args:
-            drain_timeout: Seconds for the accepted calls; None for the configuration's. After that, all waiting and
-                running calls end with ServiceStoppedError. Running methods go on.
+            drain_timeout: Seconds for accepted calls; None: the configuration's. After that, waiting and running calls
+                end with ServiceStoppedError; running methods go on.
         """
         limit = self.drain_timeout if drain_timeout is None else drain_timeout
         self._service_stopper.end(limit, background=current_call() is not None)
 
     def close(self, drain_timeout: float | None = None) -> None:
         """
-        Stop as `stop` does. A task that was never started can no longer start.
+        As `stop`. A task that was never started can no longer start.
 
-        A service whose replicas outlive this process is not stopped. Calls accepted here finish, then this process
-        detaches from it.
+        A service whose replicas outlive this process is not stopped: calls accepted here finish, then this process
+        detaches.
         """
         limit = self.drain_timeout if drain_timeout is None else drain_timeout
         self._service_stopper.close(limit, background=current_call() is not None)
@@ -299,7 +295,7 @@ class ServiceTask:
         return call is not None and call.owner is self._router
 
     def cleanup(self) -> None:
-        """Stop the service if it runs, which also runs the instances' cleanup hooks. Idempotent."""
+        """Stop the service if it runs, including the instances' cleanup hooks. Idempotent."""
         self.stop()
         rest()
 
@@ -307,8 +303,7 @@ class ServiceTask:
         """
         Call `terminate()` of every instance that has it, then stop the service; logs what `terminate()` raises.
 
-        It runs while calls run, in this thread or in a thread of the replica's process. So it can tell a hanging method
-        to end.
+        It runs while calls run, in this thread or one of the replica's process, so it can tell a hanging method to end.
         """
         self.instances.terminate()
         self.stop()
@@ -339,43 +334,42 @@ class ServiceTask:
         """
         Change the number of replicas. No call is refused or lost.
 
-        More: new replicas get calls once all of them are ready. A service without a load balancer gets the default one.
-        Fewer: the last replicas get no new calls, finish their calls within the configuration's `drain_timeout`, and
-        stop. A replica that has ended and is about to be replaced counts too, and is the first to go. The configuration
-        does not change, so the next deployment uses its number again. An autoscaler continues from the new number.
+        More: new replicas get calls once all are ready. A service without a load balancer gets the default one. Fewer:
+        the last replicas get no new calls, finish theirs within `drain_timeout`, and stop. A replica that has ended and
+        will be replaced counts too, and goes first. The configuration does not change, so the next deployment uses its
+        number again. An autoscaler continues from the new number.
 
-        Waits for a change by another thread, and until its own change is complete. Inside a service's call, it does not
-        wait for replicas that leave, because one may be running that very call.
+        Waits for a change by another thread, and until its own is complete. Inside a service's call, it does not wait
+        for replicas that leave, because one may be running that call.
 
         Args:
-            replicas: Number of replicas, 1 or more.
+            replicas: 1 or more.
 
         Raises:
-            ConfigError: *replicas* is not 1 or more, or not within the bounds of `autoscale`.
-            DeployError: A new replica did not become ready (raised from its constructor's error). No replica is added,
-                and the service goes on as before. Or the service does not run. Or another thread is changing it, and
-                this is called inside a service's call.
+            ConfigError: *replicas* is below 1, or outside the bounds of `autoscale`.
+            DeployError: A new replica did not become ready (raised from its constructor's error); none is added, and
+                the service goes on. Or the service does not run. Or another thread is changing it, and this is called
+                inside a service's call.
         """
         self.changes.scale(replicas)
 
     def restart(self, replica: str | None = None) -> None:
         """
-        Replace one replica, or all of them in turn. No call is refused or lost.
+        Replace one replica, or all in turn. No call is refused or lost.
 
         The new replica starts first and gets calls once it is ready. Then the old one gets no new calls, finishes its
-        calls within the configuration's `drain_timeout`, and stops. A replica that has ended is replaced now, even
-        after a crash loop.
+        own within `drain_timeout`, and stops. A replica that has ended is replaced now, even after a crash loop.
 
-        Waits for a change by another thread, and until its own change is complete. Inside a service's call, it returns
-        at once and continues in the background; a failure is then reported by the event `restart_failed` and the log.
+        Waits for a change by another thread, and until its own is complete. Inside a service's call, it returns at once
+        and continues in the background; the event `restart_failed` and the log then report a failure.
 
         Args:
-            replica: ID of the replica; None for all.
+            replica: The replica's ID; None for all.
 
         Raises:
             DeployError: A new replica did not become ready (raised from its constructor's error). Its old replica goes
-                on serving; replacements before it stay. Or no replica has that ID, or the service does not run. Or
-                another thread is changing it, and this is called inside a service's call.
+                on; replacements before it stay. Or no replica has that ID, or the service does not run. Or another
+                thread is changing it, and this is called inside a service's call.
         """
         self.changes.restart(replica)
 
@@ -384,8 +378,8 @@ class ServiceTask:
         Use another load balancer from now on. Waiting calls stay in the queue.
 
         Args:
-            id: ID of the balancer.
-            options: Its options; None for its options in the configuration.
+            id: The balancer's ID.
+            options: Its options; None: those in the configuration.
 
         Raises:
             UnknownPluginError: No plugin has that ID.
@@ -400,7 +394,7 @@ class ServiceTask:
 
     @property
     def name(self) -> str:
-        """Name of the service."""
+        """The service's name."""
         return self.service_name
 
     @property
@@ -410,7 +404,7 @@ class ServiceTask:
 
     @property
     def logger(self) -> logging.Logger:
-        """The logger of the service, the same that its instances use."""
+        """The service's logger, the same as its instances use."""
         return logging.getLogger(f"sage.service.{self.service_name}")
 
     @property
@@ -428,13 +422,13 @@ class ServiceTask:
         """
         `pending`, `starting`, `ready`, `crash_loop`, `draining` or `stopped`.
 
-        `crash_loop` means that at least one replica is in a crash loop; the others may serve.
+        `crash_loop`: at least one replica is in a crash loop; the others may serve.
         """
         return self.replicas.state
 
     @property
     def drift(self) -> dict[str, Any]:
-        """Settings that were changed since the deployment: the number of replicas, the load balancer."""
+        """Settings changed since the deployment: the number of replicas, the load balancer."""
         return self.status_view.drift()
 
     def status(self) -> dict[str, Any]:
@@ -442,7 +436,7 @@ class ServiceTask:
         return self.status_view.as_dict()
 
     def get_statistics(self) -> dict[str, Any]:
-        """Return the status with the keys of SAGE's tasks, see `Status.statistics`; asks replicas as `status` does."""
+        """As `status`, with the keys of SAGE's tasks, see `Status.statistics`."""
         return self.status_view.statistics(type(self).__name__)
 
     # -- calling -----------------------------------------------------------------------------------------------------
@@ -453,12 +447,12 @@ class ServiceTask:
 
     def get_attribute(self, attr_name: str) -> Any:
         """
-        Return an attribute of the instance; with several replicas, that of the first.
+        Return an attribute of the (first) instance.
 
         It is read while calls run. A value from another process is a copy.
 
         Raises:
-            AttributeError: The attribute does not exist, or its name starts with an underscore.
+            AttributeError: It does not exist, or its name starts with an underscore.
             DeployError: The service does not run.
             Exception: The replica did not answer, or the value cannot be sent to this process.
         """
@@ -466,9 +460,9 @@ class ServiceTask:
 
     def set_attribute(self, attr_name: str, value: Any) -> None:
         """
-        Set an attribute of the instance of every replica. Replicas that start later do not have it.
+        Set an attribute of every instance. Replicas that start later do not have it.
 
-        It is written while calls run. Raises the same errors as `get_attribute`.
+        It is written while calls run. Raises as `get_attribute`.
         """
         self.instances.set(attr_name, value)
 
@@ -484,9 +478,9 @@ class ServiceTask:
             request: A dictionary with `method_name`, `response_queue` (anything with `put`) and, optionally,
                 `request_id`, `args`, `kwargs` and `timeout` (seconds).
 
-        The response is a dictionary with `request_id` (None if the request has none), `result`, `error` (text or None),
-        `success`, `execution_time` (seconds) and `timestamp` (seconds, wall clock). Every other error of the request is
-        in its response.
+        The response is a dictionary with `request_id` (or None), `result`, `error` (text or None), `success`,
+        `execution_time` (seconds) and `timestamp` (seconds, wall clock). All other errors of the request are in its
+        response.
 
         Raises:
             ConfigError: *request* has no `response_queue` with `put`.
@@ -496,5 +490,4 @@ class ServiceTask:
         start_request(request, self.handle, self.clock, self.service_name)
 
     def __repr__(self) -> str:
-        """Return the name and the state, for debugging."""
         return f"<ServiceTask {self.service_name!r} {self.state}>"

@@ -30,10 +30,9 @@ __all__ = ["Deploying"]
 
 
 class Deploying:
-    """Starts all services or none, applies changes one by one, and closes. All methods are safe from any thread."""
+    """Starts all services or none, applies changes one by one, and closes. Thread-safe."""
 
     def __init__(self, services: Services) -> None:
-        """Prepare; *services* are the services of the environment."""
         self._services = services
         self._applying = threading.Lock()  # held while `apply` runs
 

@@ -78,10 +78,9 @@ def check_same_settings(composition: Composition, earlier: EarlierService) -> No
 
 
 class DetachedStatus:
-    """Reads the published state of services that outlive processes. All methods are safe from any thread."""
+    """Reads the published state of services that outlive processes. Thread-safe."""
 
     def __init__(self, services: Services) -> None:
-        """Prepare; reads nothing. *services* are the services of this environment."""
         self._services = services
         self._lock = threading.Lock()
         self._keepers: Sequence[tuple[DetachingTarget, Keeper]] | None = None  # guarded by _lock, as the next two

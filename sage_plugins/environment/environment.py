@@ -37,15 +37,14 @@ _Service = TypeVar("_Service")
 
 class Environment(Registering, Views):
     """
-    Registers, deploys, calls and stops a set of services.
+    Registers, deploys, calls and stops a set of services. Thread-safe.
 
-    Registering starts nothing. `deploy` starts all services or none. The first call of a service that is not deployed
-    yet deploys it. As a context manager, sync or async, the environment closes itself. All methods are safe from any
-    thread.
+    Registering starts nothing. `deploy` starts all services or none; the first call of a service that is not deployed
+    deploys it. As a context manager, sync or async, the environment closes itself.
 
     Attributes:
-        name: Name of the environment.
-        id: Unique ID, different from those of all other environments in all processes.
+        name: The environment's name.
+        id: ID, unique in all processes.
 
     Example:
         ```python
@@ -69,12 +68,12 @@ class Environment(Registering, Views):
 
         Args:
             name: Its name, for messages. Services that outlive their process are found by it, see `adopt`.
-            registry: The plugins to choose from; by default the installed ones, discovered when first needed.
+            registry: The plugins to choose from; default: the installed ones, discovered when first needed.
             clock: For deadlines.
-            on_event: Called with every `Event` of every service, such as when a replica becomes ready. Called from any
-                thread, so it must not block. If it raises, it is not called again.
+            on_event: Called with every `Event` of every service, from any thread; must not block. If it raises, it is
+                not called again.
             options: Options of plugins for all services together, by ID, such as `{"ray": {"address": "auto"}}`. They
-                win over those of a file. They are checked when a service is planned or deployed.
+                win over a file's, and are checked when a service is planned or deployed.
 
         Raises:
             ConfigError: *options* is not a mapping of IDs to mappings.
@@ -104,13 +103,13 @@ class Environment(Registering, Views):
 
     def plan(self, running: Mapping[str, Mapping[str, Any]] | None = None, *, reread: bool = False) -> DeploymentPlan:
         """
-        Return what `deploy` and `apply` would do, which plugins decide it, and the differences from what runs.
+        Return what `deploy` and `apply` would do, which plugins decide it, and how it differs from what runs.
 
         Starts nothing.
 
         Args:
             running: Services that run in another process, by name, as `running()` returned them there.
-            reread: Whether to read the loaded files again for this plan, instead of using their loaded contents.
+            reread: Whether to read the loaded files again for this plan.
 
         Raises:
             PlanError, ConfigError, UnknownPluginError: As `deploy` would.
@@ -148,7 +147,7 @@ class Environment(Registering, Views):
         """
         Return the settings of the running services, as plain values, for `plan` in this or another process.
 
-        Secrets and constructor arguments appear only as digests.
+        Secrets and constructor arguments are digests.
         """
         from sage_plugins.config.origins import ARGUMENT
         from sage_plugins.planning.plan import comparable
@@ -167,13 +166,13 @@ class Environment(Registering, Views):
 
     def deploy(self, timeout: float | None = None) -> None:
         """
-        Start every registered service that does not run yet, and wait until all are ready. Starts all or none.
+        Start all registered services that do not run, or none; wait until all are ready.
 
         Args:
-            timeout: Seconds to wait for each service; None for each service's own `startup_timeout`.
+            timeout: Seconds for each service; None: its `startup_timeout`.
 
         Raises:
-            TypeError: *timeout* is not a number, such as the name of a service.
+            TypeError: *timeout* is not a number, such as a service's name.
             PlanError, ConfigError, UnknownPluginError: A service cannot be composed; nothing was started.
             DeployError: A service did not become ready, or an extension did not start. All services that this call had
                 started were stopped.
@@ -181,7 +180,7 @@ class Environment(Registering, Views):
         self._deploying.deploy(timeout, self._start_extensions)
 
     async def adeploy(self, timeout: float | None = None) -> None:  # noqa: ASYNC109 - as `deploy`
-        """As `deploy`, for coroutines: it runs in a separate thread and does not block the event loop."""
+        """As `deploy`, for coroutines: runs in a separate thread, without blocking the event loop."""
         from sage_plugins.call import aio
 
         await aio.in_thread(lambda: self.deploy(timeout), name=f"{self.name}-deploy")
@@ -190,24 +189,24 @@ class Environment(Registering, Views):
         """
         Take over the services that an environment of this name left running when its process ended.
 
-        They must be detached, for example by `options: {ray: {lifetime: detached}}`. This environment needs the same
-        options. The services keep their settings, whatever is configured here, and the code that they were started
-        with. Missing replicas are started. From now on this environment calls, scales, replaces and stops them. `drain`
-        stops one; `close` leaves all running. `deploy` also takes over services that are registered here, but refuses
-        those that run with other settings.
+        They must be detached, for example by `options: {ray: {lifetime: detached}}`, and this environment needs the
+        same options. They keep their settings, whatever is configured here, and their code. Missing replicas are
+        started. From now on this environment calls, scales, replaces and stops them. `drain` stops one; `close` leaves
+        all running. `deploy` also takes over services that are registered here, but refuses those that run with other
+        settings.
 
         Args:
-            timeout: Seconds to wait for replicas that must be started; None for each service's `startup_timeout`.
+            timeout: Seconds for replicas that must be started; None: each service's `startup_timeout`.
 
         Returns:
             The names of the services.
 
         Raises:
             ConfigError: This environment's services end with its process.
-            DeployError: Another living process has the services. Or a missing replica did not become ready; the
-                services then go on without this environment.
+            DeployError: Another living process has the services; or a missing replica did not become ready, and the
+                services go on without this environment.
             ClusterUnavailableError: The cluster does not say what runs.
-            PlanError, UnknownPluginError, PluginError: The plugins here do not match what the services need.
+            PlanError, UnknownPluginError, PluginError: The plugins here do not match the services.
         """
         return self._deploying.adopt(timeout)
 
@@ -215,21 +214,21 @@ class Environment(Registering, Views):
         """
         Make the running services match the configuration: start, replace and stop services.
 
-        The plan says how each change is applied. Replicas are replaced a few at a time, as `update` says, or they keep
+        The plan says how each change is applied. Replicas are replaced a few at a time, as `update` says, or keep
         running if they can take the change. A change that callers would notice, such as other methods, starts a second
-        service, which takes over when all its replicas are ready. No call is lost or refused: replicas that leave
-        finish their accepted calls within `drain_timeout`. Services are changed one after the other. After a failure,
-        the remaining services are unchanged.
+        service, which takes over when all its replicas are ready. No call is lost or refused: leaving replicas finish
+        accepted calls within `drain_timeout`. Services change in turn; after a failure, the remaining ones stay
+        unchanged.
 
         Args:
-            timeout: Seconds for a service, or a replica, to become ready. None for `startup_timeout` of a new service
-                and `update.progress_deadline` of a changed one.
+            timeout: Seconds for a service or replica to become ready. None: `startup_timeout` of a new service,
+                `update.progress_deadline` of a changed one.
 
         Raises:
-            PlanError, ConfigError, UnknownPluginError: A service cannot be composed; nothing was changed.
-            PluginError: A plugin cannot describe its choice, or where replicas would run; nothing was changed.
+            PlanError, ConfigError, UnknownPluginError: A service cannot be composed; nothing changed.
+            PluginError: A plugin cannot describe its choice, or where replicas would run; nothing changed.
             DeployError: A service did not become ready; the old one goes on. Or another thread is in `apply`, and this
-                is called inside a service's call, which that thread may be waiting for.
+                is called inside a service's call, for which that thread may wait.
         """
         self._deploying.apply(self.plan, timeout, self._start_extensions)
 
@@ -255,15 +254,15 @@ class Environment(Registering, Views):
         """
         Return a handle to a service; starts nothing.
 
-        If this environment's services outlive their process (see `adopt`), *name* may also be a service that another
-        process has deployed for an environment of this name.
+        If this environment's services outlive their process (see `adopt`), also one that another process deployed for
+        an environment of this name.
 
         Args:
-            name: Name of the service.
-            cls: Its class, so that type checkers and editors know the methods of the handle.
+            name: The service's name.
+            cls: Its class, for type checkers and editors.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
             ServiceStoppedError: The environment is closed.
         """
         return self._services.handle(name)
@@ -273,8 +272,8 @@ class Environment(Registering, Views):
         """
         Calls a service and waits: `call_service("kv", "k", method="get", timeout=5)`, or `call_service["kv"].get("k")`.
 
-        Without `method` it calls the first of `process`, `execute` and `call` that the service has. It raises the
-        errors of `ServiceHandle.call`; where possible, they are RuntimeErrors too. See `ServiceCaller`.
+        Without `method` it calls the first of `process`, `execute` and `call` that the service has. Raises the errors
+        of `ServiceHandle.call`, where possible as RuntimeErrors too. See `ServiceCaller`.
         """
         from sage_plugins.service.callers import ServiceCaller
 
@@ -293,61 +292,61 @@ class Environment(Registering, Views):
         """
         Change the number of replicas of a service. No call is refused or lost.
 
-        A service without a load balancer gets the default one when it gets a second replica. See `ServiceTask.scale`.
+        A second replica gets the default load balancer if there is none. See `ServiceTask.scale`.
 
         Args:
-            name: Name of the service.
-            replicas: Number of replicas, 1 or more.
+            name: The service's name.
+            replicas: 1 or more.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
-            ConfigError: *replicas* is not 1 or more, or not within the bounds of `autoscale`.
-            DeployError: The service does not run, or a new replica did not become ready; the others go on as before.
+            ServiceNotFoundError: No such service.
+            ConfigError: *replicas* is below 1, or outside the bounds of `autoscale`.
+            DeployError: The service does not run, or a new replica did not become ready; the others go on.
         """
         self.task(name).scale(replicas)
 
     def restart(self, name: str, replica: str | None = None) -> None:
         """
-        Replace one replica of a service, or all of them in turn. No call is refused or lost.
+        Replace one replica of a service, or all in turn. No call is refused or lost.
 
         Args:
-            name: Name of the service.
-            replica: ID of the replica, such as `"kv#1"`; None for all. See `ServiceTask.restart`.
+            name: The service's name.
+            replica: The replica's ID, such as `"kv#1"`; None for all. See `ServiceTask.restart`.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
-            DeployError: The service does not run or has no such replica. Or a new replica did not become ready, and the
-                old one goes on serving.
+            ServiceNotFoundError: No such service.
+            DeployError: The service does not run, has no such replica, or a new replica did not become ready; the old
+                one goes on.
         """
         self.task(name).restart(replica)
 
     def drain(self, name: str, timeout: float | None = None) -> None:
         """
-        Stop a service after its accepted calls have finished; it accepts no new calls. `deploy` starts it again.
+        Stop a service after its accepted calls; it accepts no new ones. `deploy` starts it again.
 
-        Does nothing for a service that does not run. Returns at once inside a service's call.
+        Does nothing if it does not run. Returns at once inside a service's call.
 
         Args:
-            name: Name of the service.
-            timeout: Seconds for the accepted calls; None for the service's `drain_timeout`.
+            name: The service's name.
+            timeout: Seconds for accepted calls; None: its `drain_timeout`.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
             TypeError: *timeout* is no number. Nothing was stopped.
         """
         self.task(name).drain(timeout)
 
     def set_load_balancer(self, name: str, id: str, options: Mapping[str, Any] | None = None) -> None:
         """
-        Use another load balancer for a service from now on. Waiting calls stay in the queue.
+        Use another load balancer from now on. Waiting calls stay in the queue.
 
         Args:
-            name: Name of the service.
-            id: ID of the balancer.
-            options: Its options; None for its options in the service's configuration.
+            name: The service's name.
+            id: The balancer's ID.
+            options: Its options; None: those in the service's configuration.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
             UnknownPluginError: No plugin has that ID.
             PlanError, ConfigError, PluginError: The balancer refuses its options or cannot be made.
             DeployError: The service does not run.
@@ -360,11 +359,11 @@ class Environment(Registering, Views):
         """
         Accept no more calls, let accepted calls finish, then stop all services, the last deployed first.
 
-        Idempotent. Accepted calls may call other services until all have finished. Inside a service's own call, it
-        returns at once and closes in the background.
+        Idempotent. Accepted calls may call other services until all have finished. Inside a service's call, it returns
+        at once and closes in the background.
 
         Args:
-            drain_timeout: Seconds for the accepted calls of all services; None for the longest of their own.
+            drain_timeout: Seconds for the accepted calls of all services; None: the longest of their own.
 
         Raises:
             TypeError: *drain_timeout* is no number. Nothing was stopped.
@@ -381,7 +380,6 @@ class Environment(Registering, Views):
         forget(self)
 
     def __enter__(self) -> Self:
-        """Return the environment itself."""
         return self
 
     def __exit__(
@@ -391,7 +389,6 @@ class Environment(Registering, Views):
         self.close()
 
     async def __aenter__(self) -> Self:
-        """Return the environment itself."""
         return self
 
     async def __aexit__(
@@ -403,14 +400,13 @@ class Environment(Registering, Views):
         await aio.in_thread(self.close, name=f"{self.name}-close")
 
     def after_fork(self) -> None:
-        """In a forked child: refuse everything that needs services, because they run in the parent."""
+        """In a forked child: refuse everything that needs services; they run in the parent."""
         self._services.after_fork()
         self._deploying.after_fork()
         if self._extensions is not None:
             self._extensions.after_fork()
 
     def __repr__(self) -> str:
-        """Return the name and the number of services, for debugging."""
         return f"<Environment {self.name!r} with {counted(len(self._services.catalogue.names), 'service')}>"
 
 

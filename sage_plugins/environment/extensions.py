@@ -20,10 +20,9 @@ __all__ = ["Extensions"]
 
 
 class Extensions:
-    """The extensions whose IDs are in the environment's options. All methods are safe from any thread."""
+    """The extensions whose IDs are in the environment's options. Thread-safe."""
 
     def __init__(self) -> None:
-        """Start without extensions."""
         self._running: dict[str, Extension] = {}  # guarded by _lock
         self._lock = threading.RLock()
 

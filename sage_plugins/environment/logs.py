@@ -13,10 +13,9 @@ __all__ = ["Logs"]
 
 
 class Logs:
-    """The log lines of one environment's services. All methods are safe from any thread."""
+    """The log lines of one environment's services. Thread-safe."""
 
     def __init__(self, services: Services) -> None:
-        """Prepare; keeps no lines of *services* yet."""
         self._services = services
         self._record: LogRecord | None = None  # guarded by Services.lock
 

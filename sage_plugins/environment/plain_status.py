@@ -30,7 +30,7 @@ def status_of(
     Args:
         services: The environment's services.
         detached: Finds services that other processes have deployed.
-        show: Returns the status of one service.
+        show: Returns one service's status.
         only: Name of the only wanted service; None for all.
     """
     found: dict[str, Any] = {}
@@ -80,5 +80,4 @@ def _is_hidden(path: str) -> bool:
 
 @lru_cache(maxsize=256)
 def _fields(cls: Any) -> tuple[str, ...] | None:
-    """Return the field names of an attrs class; None for any other class."""
     return tuple(field.name for field in attrs.fields(cls)) if attrs.has(cls) else None

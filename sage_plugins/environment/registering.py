@@ -21,9 +21,9 @@ __all__ = ["Registering"]
 
 class Registering:
     """
-    The methods of `Environment` that register services. All methods are safe from any thread.
+    The methods of `Environment` that register services. Thread-safe.
 
-    Registering a name again replaces its earlier registration. A running service does not change: `plan` shows the
+    A later registration of a name replaces the earlier one. A running service does not change: `plan` shows the
     difference, and `apply` makes the change.
     """
 
@@ -33,8 +33,7 @@ class Registering:
         """
         Register a class. The remaining arguments go to its constructor.
 
-        A loaded file can configure the service. By default, it is one replica in this process that runs one call at a
-        time.
+        A loaded file can configure the service. By default, one replica in this process runs one call at a time.
 
         Raises:
             ConfigError: The name is not valid.
@@ -59,7 +58,7 @@ class Registering:
         This configuration wins over any file.
 
         Args:
-            service_name: Name of the service.
+            service_name: The service's name.
             service_class: Its class.
             *args: For its constructor.
             deployment_config: The configuration. A mapping is read and checked like the service's entry in a file.
@@ -88,7 +87,7 @@ class Registering:
         Register a class with one replica on each of *nodes*. Several replicas get a load balancer.
 
         Args:
-            service_name: Name of the service.
+            service_name: The service's name.
             service_class: Its class.
             *args: For its constructor.
             nodes: Names, IDs or addresses of the nodes.
@@ -120,7 +119,7 @@ class Registering:
         Register a class with *pool_size* replicas in this process. Several replicas get a load balancer.
 
         Args:
-            service_name: Name of the service.
+            service_name: The service's name.
             service_class: Its class.
             *args: For its constructor.
             pool_size: Number of replicas.
@@ -145,7 +144,7 @@ class Registering:
 
         Raises:
             ConfigError: The name is not valid.
-            TypeError: The factory lacks one of these attributes.
+            TypeError: The factory lacks one of them.
         """
         check_service_name(service_name)
         missing = [
@@ -159,17 +158,17 @@ class Registering:
 
     def load_service_deployment_config(self, path: str | PathLike[str], *, profile: str | None = None) -> None:
         """
-        Read a deployment file. Its entries configure services that are registered before or after.
+        Read a deployment file. Its entries configure services registered before or after.
 
-        An entry with `class:` also registers its service. A configuration given in code wins over the file. Running
-        services do not change until `apply`. Loading a file again replaces its earlier contents.
+        An entry with `class:` also registers its service. A configuration in code wins over the file. Running services
+        do not change until `apply`. Loading a file again replaces its earlier contents.
 
         Args:
             path: The YAML file.
             profile: Which of its `profiles` to apply.
 
         Raises:
-            ConfigError: The file has problems. Lists all of them, each as `file:line:column: error E101: what (fix)`.
+            ConfigError: The file has problems. Lists all, each as `file:line:column: error E101: what (fix)`.
         """
         self._services.load(self._reader().read(path, profile=profile))
         self._services.profiles[os.fspath(path)] = profile
@@ -179,7 +178,7 @@ class Registering:
         Read all loaded files again, with the same profiles. Running services do not change until `apply`.
 
         Raises:
-            ConfigError: A file has problems; lists all of them. The earlier contents of all files stay in force.
+            ConfigError: A file has problems; lists all. The earlier contents of all files stay in force.
         """
         for source in self._read_again():
             self._services.load(source)

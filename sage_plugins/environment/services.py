@@ -1,4 +1,4 @@
-"""Holds the services of one environment: registrations, tasks of deployed services, and handles."""
+"""Holds one environment's services: registrations, tasks of deployed services, and handles."""
 
 from __future__ import annotations
 
@@ -54,11 +54,11 @@ NOT_RUNNING = ("pending", "stopped")
 
 class Services:
     """
-    The table of an environment's services. All methods are safe from any thread.
+    The table of an environment's services. Thread-safe.
 
     Attributes:
-        name: Name of the environment.
-        id: ID of the environment.
+        name: The environment's name.
+        id: The environment's ID.
         catalogue: All registrations, from code and files.
         profiles: The chosen profile of each loaded file, by path.
         tasks: The tasks of composed services, by name; guarded by `lock`, as the next two.
@@ -123,11 +123,11 @@ class Services:
         Return the task of a service, and make it if there is none; starts nothing.
 
         Args:
-            name: Name of the service.
+            name: The service's name.
             composed: Its composition from the catalogue, with the warnings; None to compose it now.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
             ServiceStoppedError: The environment was closed before the task was made.
             PlanError, ConfigError, UnknownPluginError, PluginError: The service cannot be composed.
         """
@@ -291,7 +291,7 @@ class Services:
         return parts
 
     def _class_of(self, name: str) -> type | None:
-        """Return the class of a service; None if a file names it and it was not imported yet."""
+        """Return a service's class; None if a file names it and it was not imported yet."""
         task = self.tasks.get(name)
         factory = self.catalogue.factories.get(name) if task is None else task.composition.factory
         cls = getattr(factory, "service_class", None)
@@ -303,7 +303,6 @@ class Services:
         return task is None or task.state in (*NOT_RUNNING, "starting")
 
     def _bind(self, name: str) -> Binding:
-        """Return the binding for the first call of a handle; deploy the service if necessary."""
         task = self.task(name)
         try:
             return task.bind(lambda: self.forget(task))
@@ -316,7 +315,7 @@ class Services:
         Return a handle to a service; starts nothing.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
             ServiceStoppedError: The environment is closed.
         """
         from sage_plugins.routing.handles.handle import ServiceHandle

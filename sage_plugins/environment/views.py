@@ -25,7 +25,7 @@ __all__ = ["Views"]
 
 
 class Views:
-    """The methods of `Environment` that show its services. All methods are safe from any thread."""
+    """The methods of `Environment` that show its services. Thread-safe."""
 
     name: str
     id: str
@@ -39,10 +39,10 @@ class Views:
 
     def task(self, name: str) -> ServiceTask:
         """
-        Return the task of a service, and compose it if there is none; starts nothing.
+        Return the task of a service; compose it if there is none. Starts nothing.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
             ServiceStoppedError: The environment was closed before the task was made.
             PlanError, ConfigError, UnknownPluginError, PluginError: The service cannot be composed.
         """
@@ -50,28 +50,27 @@ class Views:
 
     def get_service_status(self, name: str) -> dict[str, Any]:
         """
-        Return the status of a service.
+        Return a service's status.
 
         Returns:
             `service_name`, `state`, `deployment_config` (the object), `metrics` (a `ServiceMetrics`), `health`
-            (`healthy`, `ready`, `replicas` and, if any, `missing`: which replicas are not ready and why), `replicas` (a
-            dictionary each, see below), `replaced` (number of replicas started for one that had ended, was unhealthy or
-            was recycled), `own_metrics` (measurements by `ctx.metrics`: by name, a dictionary for each set of labels,
-            with its `value`) and `monitors` (the report of each other monitor, by its ID). A service that scales by
-            load also has `autoscale`: the number of `wanted` replicas, and the bounds `min` and `max`.
+            (`healthy`, `ready`, `replicas` and, if any, `missing`: which replicas are not ready and why), `replicas`
+            (see below), `replaced` (replicas started for one that had ended, was unhealthy or was recycled),
+            `own_metrics` (by name of the `ctx.metrics`, a dictionary for each set of labels, with its `value`),
+            `monitors` (other monitors' reports, by ID) and, if the service scales by load, `autoscale` (`wanted`
+            replicas, bounds `min` and `max`).
 
-            A replica has `id`, `state`, `node`, `inflight`, `slots`, `abandoned`, `threads`, `pid`, `stats_age`,
-            `error`, `since` (when it was started, in seconds since the epoch), `restarts` (number of earlier replicas
-            in its place), `standby` (whether it is ready but waits until the serving replica goes), `history` (its last
-            20 states, each with its time and reason), and `cpu` (busy cores) and `memory` (bytes) of its process, None
-            if they are not measured.
+            A replica is a dictionary with `id`, `state`, `node`, `inflight`, `slots`, `abandoned`, `threads`, `pid`,
+            `stats_age`, `error`, `since` (its start, in seconds since the epoch), `restarts` (earlier replicas in its
+            place), `standby` (whether it is ready but waits until the serving replica goes), `history` (its last 20
+            states, with time and reason), and `cpu` (busy cores) and `memory` (bytes) of its process, None if not
+            measured.
 
             Asks all replicas in other processes at once, for at most 1 s. If one does not answer, its last known values
-            are shown, with their age in seconds in `stats_age`; None if it has never answered. Present values have an
-            age of 0.
+            are shown, with their age in seconds in `stats_age`; None if it has never answered, 0 for present values.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
         """
         return self.task(name).status()
 
@@ -83,11 +82,10 @@ class Views:
             service: Name of the only wanted service; None for all. An unknown name gives no services.
 
         Returns:
-            `environment` (its name), its `id`, and `services`: by name the result of `get_service_status`. A service
-            that cannot be composed has the `state` `"refused"` and the `error`. A service that another process has
-            deployed for an environment of this name (see `Environment.adopt`) has only `service_name`, `state`,
-            `health`, `replicas` and `held_by`: that process, empty for none. `problem`, if present, says why such
-            services are not known.
+            `environment` (its name), its `id`, and `services`: by name the result of `get_service_status`. One that
+            cannot be composed has the `state` `"refused"` and the `error`. One that another process deployed for an
+            environment of this name (see `Environment.adopt`) has only `service_name`, `state`, `health`, `replicas`
+            and `held_by`: that process, empty for none. `problem`, if present, says why such services are not known.
         """
         from sage_plugins.environment.plain_status import plain, status_of
 
@@ -100,9 +98,9 @@ class Views:
 
         Returns:
             By name a part of `status`: `state`, `health` (`ready`, `replicas`, `missing`), `replicas` (`id`, `state`,
-            `inflight`, `slots`, `abandoned` of each) and `replaced`; also `queue` (calls that wait) and
-            `queue_capacity`. A service that scales by load also has `autoscale`. A service that cannot be composed, or
-            that another process has deployed, is the same as in `status`.
+            `inflight`, `slots`, `abandoned` of each) and `replaced`; also `queue` (waiting calls), `queue_capacity`
+            and, if the service scales by load, `autoscale`. A service that cannot be composed, or that another process
+            deployed, is as in `status`.
         """
         from sage_plugins.environment.plain_status import status_of
 
@@ -118,8 +116,8 @@ class Views:
         Counters and histograms never fall while the environment lives, even if services are replaced.
 
         Returns:
-            By name of the service its families, by their names. A service that cannot be composed has only
-            `sage_service_ready`, which is 0.
+            By service its families, by name. A service that cannot be composed has only `sage_service_ready`, which is
+            0.
         """
         from sage_plugins.deployment.measuring import not_composed
 
@@ -127,11 +125,11 @@ class Views:
 
     def counts(self) -> dict[str, Families]:
         """
-        Return the part of `metrics` that counts calls. Cheap enough to call repeatedly, as `overview`.
+        Return the part of `metrics` that counts calls. Cheap enough to call repeatedly.
 
         Returns:
-            By name of the service the families of monitors that count calls. A family is the same object as before if
-            its monitor has counted nothing since. A service that cannot be composed has none.
+            By service the families of monitors that count calls. A family is the same object as before if nothing was
+            counted since. A service that cannot be composed has none.
         """
         return self._measured(lambda measuring: measuring.counts(), dict)
 
@@ -147,13 +145,13 @@ class Views:
         return found
 
     def plugins(self) -> dict[str, Any]:
-        """Return which plugins are loaded, which failed to load and why, and which are disabled; as plain values."""
+        """Return which plugins are loaded, failed to load and why, or are disabled; as plain values."""
         from sage_plugins.plugins.listing import listing
 
         return listing(self._services.registry)
 
     def doctor(self) -> list[Finding]:
-        """Return the findings of all plugins' checks of this machine and this Python; may take seconds."""
+        """Return the findings of all plugins' checks of this machine and Python; may take seconds."""
         from sage_plugins.plugins.listing import examine
 
         return examine(self._services.registry)
@@ -163,8 +161,8 @@ class Views:
         Record an event `change_requested`, before the change is made.
 
         Args:
-            what: Who requests which change, as text for people.
-            service: Name of the service; None if it concerns all.
+            what: Who requests which change, for people.
+            service: The service's name; None if it concerns all.
         """
         self._events.tell(Event(service or "", "change_requested", what))
 
@@ -174,7 +172,7 @@ class Views:
 
         Args:
             after: Number of the last event that the caller knows; 0 for none.
-            service: Name of the service; None for all.
+            service: The service's name; None for all.
         """
         return self._events.after(after, service)
 
@@ -183,22 +181,22 @@ class Views:
         Return the last log lines of the services, at most 10,000, oldest first.
 
         Lines are kept since the first call of this method or the first start of an extension. Asks replicas in other
-        processes for their lines, for at most 1 s, and logs them in this process too.
+        processes for theirs, for at most 1 s, and logs them in this process too.
 
         Args:
             after: Number of the last line that the caller knows; 0 for none.
-            service: Name of the service; None for all.
+            service: The service's name; None for all.
         """
         return self._logs.after(after, service)
 
     def errors(self, service: str) -> list[MethodError]:
         """
-        Return the errors that the methods of a service raised: the latest of each type, the most frequent type first.
+        Return the errors of a service's methods: the latest of each type, the most frequent type first.
 
         At most 20 types, from the present replicas. Asks replicas in other processes, for at most 1 s.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
         """
         return self.task(service).status_view.errors()
 
@@ -207,22 +205,20 @@ class Views:
         Return the stacks of all threads of a replica's process, as text; also while its methods hang.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
             DeployError: It has no such replica, or the replica does not answer.
         """
         return self.task(service).instances.stacks(replica)
 
     def nodes(self) -> list[dict[str, Any]]:
         """
-        Return the nodes on which replicas of this environment run or may run, as plain values.
-
-        Asks the clusters that its services use.
+        Return the nodes on which replicas of this environment run or may run, as plain values. Asks clusters.
 
         Returns:
             For each node `name` (`"this process"` for replicas in this process), `state` (`"alive"`, or `"unknown"` if
             its target does not know it), `cpu`, `gpu` and `memory` (free and total, in cores, GPUs and bytes; None if
-            unknown), `labels`, `replicas` (service, ID and state of each) and `refused` (why replicas are not there, at
-            most 50 reasons).
+            unknown), `labels`, `replicas` (service, ID and state) and `refused` (why replicas are not there, at most 50
+            reasons).
         """
         from sage_plugins.deployment.replicas.nodes import nodes_of
         from sage_plugins.environment.services import NOT_RUNNING

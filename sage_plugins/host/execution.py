@@ -51,7 +51,7 @@ TakesBack: TypeAlias = "Callable[..., Callable[[], None] | None]"
 
 class Execution:
     """
-    The methods of one instance, as its workers run them.
+    One instance's methods, as its workers run them.
 
     Attributes:
         spec: The replica's specification.
@@ -63,6 +63,7 @@ class Execution:
         tasks: The running calls that are coroutines.
         batch_tasks: The tasks in which batches run on the event loop.
         steps: The tasks of the life-cycle steps that run on the event loop.
+        stopping: The step that runs the stop hooks, once the replica is told to stop.
         handed: Calls and batches that the event loop has left to a thread, until a thread takes them.
         events: Receives reports of free slots.
         workers: The workers, as keys.
@@ -81,16 +82,7 @@ class Execution:
         recorders: Mapping[str, Recorder],
         loop: WorkerLoop,
     ) -> None:
-        """
-        Prepare; nothing can run before `bind`.
-
-        Args:
-            spec: The replica's specification.
-            clock: For deadlines and durations.
-            events: Receives reports of free slots.
-            recorders: Count the calls, by the ID of their monitor.
-            loop: Runs coroutines in the workers' threads.
-        """
+        """Prepare; nothing can run before `bind`."""
         self.spec = spec
         self.clock = clock
         self.on_loop = False
@@ -100,6 +92,7 @@ class Execution:
         self.tasks: set[Call] = set()
         self.batch_tasks: set[asyncio.Task[None]] = set()  # the loop keeps no strong reference to a task
         self.steps: set[asyncio.Task[None]] = set()
+        self.stopping: Step | None = None
         self.events = events
         self._recorders = recorders
         self._loop = loop
@@ -252,8 +245,15 @@ class Execution:
         on_loop = (*self.tasks.copy(), *self.batched.copy())
         return list(dict.fromkeys([*self.calls_of([*works, *self.handed.copy()]), *on_loop]))
 
-    def forget(self, worker: Worker) -> None:
-        """Forget *worker*, which has ended."""
+    def end_worker(self, worker: Worker) -> None:
+        """
+        Forget *worker*, which ends.
+
+        If it was told to end before a worker began the stop hooks, it runs them: `Inbox.take_work` may have taken their
+        step out of the inbox at this moment.
+        """
+        if self.stopping is not None and not self.on_loop:
+            self.stopping.run()
         self.workers.pop(worker, None)
         self._latest = max(self._latest, worker.ended)
 

@@ -51,9 +51,11 @@ class Host:
     Attributes:
         put: Takes a call or batch; never blocks.
         run_here: Runs a call in the calling thread, for strategies without workers; else None.
-        slots: Maximum number of concurrent calls.
+        slots: Maximum concurrent calls.
         cancel: Cancels the coroutine of a call that was given up; never blocks.
         holds: Counts the work that the replica holds, for slot recovery.
+        recorder_failed: Logs a monitor's error: the first one of each monitor.
+        recorder_failed: Logs the first fault of a monitor's recorder.
     """
 
     put: Callable[[Work], None]
@@ -69,16 +71,7 @@ class Host:
         node: str | None = None,
         inbox: Inbox | None = None,
     ) -> None:
-        """
-        Prepare the replica; nothing runs before `start`.
-
-        Args:
-            spec: What to run.
-            events: Receives the replica's reports.
-            clock: For deadlines and durations.
-            node: Name of this node, for the recorders.
-            inbox: Where work waits; by default a new one.
-        """
+        """Prepare the replica; nothing runs before `start`. *inbox*: default a new one."""
         self._unfetched: list[Work] = []  # no worker had fetched it when the replica stopped
         self._spec = spec
         self._events = events
@@ -106,6 +99,7 @@ class Host:
         self._seat = HostSeat(spec, self._inbox, self._execution, events, self._loop)
         self._questions = Questions(self._execution, self._recorders, lambda: (self._instance, self._runner))
         self.cancel = self._execution.cancel
+        self.recorder_failed = self._execution.recorder_failed
         self.holds = self._seat.holds
 
     # -- life --------------------------------------------------------------------------------------------------------
@@ -213,7 +207,7 @@ class Host:
         with self._life:
             step = self._stopping
             if step is None:
-                step = self._stopping = Step(self._tear_down, self._loop.run)
+                step = self._stopping = self._execution.stopping = Step(self._tear_down, self._loop.run)
                 self._submit(step, "stop")
         # If no worker begins the hooks soon, all are stuck in a method or a constructor.
         if step.begun.wait(stuck - now):

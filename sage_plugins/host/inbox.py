@@ -21,7 +21,6 @@ class Inbox:
     """A queue of work. It can notify an event loop, or a strategy that starts threads on demand."""
 
     def __init__(self) -> None:
-        """Make an empty inbox."""
         queue: SimpleQueue[Any] = SimpleQueue()
         self.put: Callable[[Work | None], None] = queue.put
         self.get: Callable[[], Work | None] = queue.get

@@ -54,7 +54,6 @@ class _Latch:
         self._lock.release()
 
     def is_set(self) -> bool:
-        """Whether it was set."""
         return self._is_set
 
     def wait(self, limit: float) -> bool:
@@ -67,7 +66,7 @@ class _Latch:
 
 class Step:
     """
-    One life-cycle step.
+    One life-cycle step, which runs only once.
 
     Attributes:
         begun: Set when a worker begins it.
@@ -75,27 +74,30 @@ class Step:
         error: The exception of a hook, if one raised.
     """
 
-    __slots__ = ("_hooks", "_run", "begun", "done", "error")
+    __slots__ = ("_hooks", "_run", "_unbegun", "begun", "done", "error")
 
     expires = -inf  # so that `execute` finds steps without one more check for every call
 
     def __init__(self, hooks: Callable[[], Hooks], run: Callable[[Coroutine[Any, Any, Any]], Any]) -> None:
-        """
-        Prepare a step.
-
-        Args:
-            hooks: Makes the generator that runs the hooks.
-            run: Runs a coroutine from a thread.
-        """
         self._hooks = hooks
         self._run = run
+        self._unbegun = None  # deleted by the thread that runs it
         self.begun = _Latch()
         self.done = _Latch()
         self.error: BaseException | None = None
 
+    def _begin(self) -> bool:
+        try:
+            del self._unbegun  # atomic
+        except AttributeError:
+            return False
+        self.begun.set()
+        return True
+
     def run(self) -> None:
         """Run the step in this thread."""
-        self.begun.set()
+        if not self._begin():
+            return
         try:
             hooks = self._hooks()
             try:
@@ -116,7 +118,8 @@ class Step:
 
     async def arun(self) -> None:
         """Run the step on the running loop."""
-        self.begun.set()
+        if not self._begin():
+            return
         try:
             hooks = self._hooks()
             try:
@@ -147,10 +150,10 @@ class StartHooks(Call):
 
     def __init__(self, service: str, clock: Clock, lane: Any) -> None:
         """
-        Represent the hooks of a replica that is about to be built.
+        Represent the hooks of a replica that will be built.
 
         Args:
-            service: Name of the service.
+            service: Its name.
             clock: The service's clock.
             lane: The router's side of the replica; None if the router is in another process.
         """
@@ -160,7 +163,6 @@ class StartHooks(Call):
         self.lane = lane
 
     def __enter__(self) -> None:
-        """Begin the hooks, in this thread or task."""
         self._token: Token[Call | None] = CURRENT.set(self)
 
     def __exit__(self, *_: object) -> None:
@@ -187,8 +189,6 @@ def answer_canary(canary: Call) -> None:
 
 
 class _Nobody(CallOwner):
-    """The owner of canaries: counts nothing."""
-
     def gave_up(self, call: Call, outcome: int, *, started: bool) -> None:
         """Do nothing: the replica was stopped."""
 
@@ -206,7 +206,7 @@ class Canary(Call):
         Make a canary.
 
         Args:
-            service: Name of the service, for messages.
+            service: Its name, for messages.
             clock: The service's clock.
         """
         owner = _Nobody()

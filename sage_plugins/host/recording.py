@@ -83,7 +83,7 @@ def surrounded(
         run: A method as its worker calls it.
         around: Returns the context manager for a call.
         execution: Runs a coroutine that a plain method returns.
-        name: Name of the method.
+        name: The method's name.
         awaits: Whether the worker awaits the result of *run*.
     """
 

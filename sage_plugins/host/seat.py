@@ -30,7 +30,6 @@ class HostHolds:
     """
 
     def __init__(self, inbox: Inbox, execution: Execution) -> None:
-        """Count the work that *inbox* and *execution* hold."""
         self._inbox = inbox
         self._execution = execution
         self.nudge = inbox.nudge
@@ -83,9 +82,11 @@ class HostSeat:
         return compose_start(self._execution, self._events.follow, in_thread)
 
     async def steps_over(self) -> None:
-        """Wait for the life-cycle steps that have begun."""
+        """Wait for the life-cycle steps that have begun; run the stop hooks if none has begun them."""
         import asyncio
 
+        if self._execution.stopping is not None:
+            await self._execution.stopping.arun()  # as `Execution.end_worker`
         while steps := self._execution.steps:
             await asyncio.wait(steps)
 

@@ -70,7 +70,7 @@ class Worker:
         """As `interfaces.Seat.worker` says."""
         # One function, with Call.claim, claim_outcome and publish inlined: each frame would cost every call.
         if call is None:
-            self.execution.forget(self)
+            self.execution.end_worker(self)
             return False
         monotonic, follow = self.monotonic, self.follow
         try:

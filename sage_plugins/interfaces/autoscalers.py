@@ -9,20 +9,20 @@ __all__ = ["Autoscaler", "Load"]
 
 class Load(NamedTuple):
     """
-    The load of a service at one moment, and the targets that its configuration sets.
+    A service's load at one moment, and the targets from `autoscale`.
 
     Attributes:
         time_s: Seconds on a monotonic clock.
-        replicas: Replicas that the service should have now, including starting ones.
+        replicas: Wanted replicas now, including starting ones.
         ready: Replicas that take calls.
-        slots: Calls that the ready replicas can run at once.
-        ongoing: Calls that run.
-        queued: Calls that wait, including those whose callers wait for room in the queue.
-        oldest_wait_s: Seconds that the oldest of them has waited.
-        mean_calls: Calls that run or wait, averaged over `autoscale.look_back`.
+        slots: Calls that ready replicas can run at once.
+        ongoing: Running calls.
+        queued: Waiting calls, including those that wait for room in the queue.
+        oldest_wait_s: Seconds that the oldest has waited.
+        mean_calls: Running and waiting calls, averaged over `autoscale.look_back`.
         mean_wait_s: `oldest_wait_s`, averaged over `autoscale.look_back`.
-        target_ongoing_requests: From `autoscale`: target for the calls that run or wait, per replica.
-        target_queue_wait: From `autoscale`: target for the mean wait in the queue, in seconds; None if not set.
+        target_ongoing_requests: Target for the running and waiting calls per replica.
+        target_queue_wait: Target for the mean wait in the queue, in seconds; None if not set.
     """
 
     time_s: float
@@ -39,12 +39,12 @@ class Load(NamedTuple):
 
 
 class Autoscaler(Protocol):
-    """Decides how many replicas one service has. One thread at a time calls it. It may remember earlier loads."""
+    """Decides how many replicas one service has. Called by one thread at a time; may remember earlier loads."""
 
     def decide(self, load: Load) -> float:
         """
-        Return how many replicas the service needs for *load*.
+        Return how many replicas *load* needs.
 
-        The core rounds a fraction up, keeps the answer between `autoscale.min` and `autoscale.max`, applies the delays,
-        and ignores changes within the tolerance.
+        The core rounds up, keeps the answer between `autoscale.min` and `autoscale.max`, applies the delays, and
+        ignores changes within the tolerance.
         """

@@ -16,23 +16,23 @@ Picker: TypeAlias = "Callable[[Hashable | None, str], Candidate]"
 
 
 class Candidate(Protocol):
-    """A replica as balancers see it; read-only. Its numbers of calls may be off by one."""
+    """A replica as balancers see it; read-only. Numbers of calls may be off by one."""
 
     @property
     def id(self) -> str:
-        """ID, such as `"kv#0"`."""
+        """As `Replica.id`."""
 
     @property
     def index(self) -> int:
-        """Position among the service's replicas, from 0."""
+        """As `Replica.index`."""
 
     @property
     def node(self) -> str | None:
-        """Name of the node; None for this process."""
+        """As `Replica.node`."""
 
     @property
     def slots(self) -> int:
-        """Maximum number of calls at once."""
+        """As `Replica.slots`."""
 
     @property
     def inflight(self) -> int:
@@ -40,61 +40,60 @@ class Candidate(Protocol):
 
     @property
     def waiting(self) -> int:
-        """Calls that wait: for this replica with a binding balancer, for the service with any other."""
+        """Waiting calls: for this replica if the balancer is binding, else for the service."""
 
 
 class Balancer(Protocol):
-    """Chooses the replica for the next call. Each calling process has one object for each service."""
+    """Chooses the replica for the next call. Each calling process has one object per service."""
 
     binding: bool
     """
-    Whether a call with a key must wait for the chosen replica.
+    Whether a call with a key waits for the chosen replica.
 
-    If False and the chosen replica is busy, the first free replica takes the call. A call without a key never waits for
-    a certain replica.
+    If not, the first free replica takes the call when the chosen one is busy. A call without a key never waits for a
+    certain replica.
     """
 
     def picker(self, candidates: tuple[Candidate, ...]) -> Picker:
         """
         Return the function that chooses among *candidates*, which is never empty.
 
-        The core calls this for the first call, and once after each change of the candidates. The function runs for
-        every call in the caller's thread, so it must not take a lock or wait. For a key (hashable, or None) of an
-        unsupported type, it raises `errors.InvalidKeyError`, which the caller gets. Any other exception is a fault: the
-        replicas take turns until the candidates change.
+        The core calls this for the first call, and once after each change of the candidates. The function runs in the
+        caller's thread for every call: it must not lock or wait. For a key (hashable, or None) of an unsupported type,
+        it raises `errors.InvalidKeyError` to the caller. After any other exception, replicas take turns until the
+        candidates change.
         """
 
 
 class KeyedBalancer(Balancer, Protocol):
     """
-    A balancer that takes the key of a call from an argument. Its registration declares `names_key`.
+    A balancer that declares `names_key`: it takes a call's key from an argument.
 
     `with_options(key=...)` takes precedence.
     """
 
     key_argument: str | None
     """
-    Name of the method argument that is the key of a call; None if only callers give keys.
+    Name of the method argument that is the key; None if only callers give keys.
 
-    The plan refuses a name that no served method has as an argument.
+    The plan refuses a name that is no argument of a served method.
     """
 
 
 class ObservingBalancer(Balancer, Protocol):
-    """A balancer that learns from the calls that it placed. Its registration declares `observes`."""
+    """A balancer that declares `observes`: it learns from its calls."""
 
     def observe(self, candidate: Candidate, method: str, outcome: int, wait_s: float, run_s: float, /) -> None:
         """
-        Learn from a call that the balancer placed and that has ended. Not called with a single replica.
+        Learn from an ended call that the balancer placed. Not called with a single replica.
 
-        Runs in the thread that ends the call, before the caller wakes: it must not wait, or hold a lock that is
-        not reentrant. An exception is a fault, as in `picker`.
+        Runs in the thread that ends the call, before the caller wakes: do not wait, or hold a lock that is not
+        reentrant. Exceptions as in `picker`.
 
         Args:
-            candidate: The replica that had the call when it ended. It may differ from the chosen one, and may have
-                left.
-            method: Name of the method.
+            candidate: The replica that had the call at its end; maybe not the chosen one, and maybe gone.
+            method: Its name.
             outcome: One of `Outcome`.
-            wait_s: Seconds from the call until it got the slot.
+            wait_s: Seconds from the call to the slot.
             run_s: Seconds from the slot to the end, including the way to the replica and back.
         """

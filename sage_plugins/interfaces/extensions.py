@@ -14,11 +14,11 @@ class Extension(Protocol):
     """
     Accompanies an environment whose options have its ID.
 
-    `Environment.deploy` makes and starts it once the services are ready; `Environment.close` closes it before them.
+    `Environment.deploy` makes and starts it once services are ready; `Environment.close` closes it before them.
     """
 
     def start(self, operations: Operations) -> None:
-        """Start, and return when started. If this raises, `deploy` fails. Use *operations* until `close` returns."""
+        """Start, and return when started. An exception makes `deploy` fail. Use *operations* until `close` returns."""
 
     def close(self) -> None:
         """Stop and release everything. Called once, if `start` was called."""

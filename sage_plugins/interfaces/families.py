@@ -19,7 +19,7 @@ class Family(NamedTuple):
     One metric of a service.
 
     Attributes:
-        name: Name of the metric, such as `sage_requests_total`. The name of a counter ends in `_total`.
+        name: The metric's name, such as `sage_requests_total`. The name of a counter ends in `_total`.
         kind: `counter`, `gauge` or `histogram`.
         help: Meaning of the metric, in one sentence.
         labels: Names of the labels. The exporter adds `service`.

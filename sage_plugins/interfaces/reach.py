@@ -33,7 +33,7 @@ class KnownService(NamedTuple):
 
     Attributes:
         target: ID of its target.
-        reachable: Whether other processes can call it, at its own target or through `Reach.beside`.
+        reachable: Whether other processes can call it, at its target or through `Reach.beside`.
         startup_timeout: Seconds for its replicas to become ready.
     """
 
@@ -44,14 +44,14 @@ class KnownService(NamedTuple):
 
 class EnvironmentView(NamedTuple):
     """
-    The environment of a service, as its `Reach` sees it.
+    A service's environment, as its `Reach` sees it.
 
     Attributes:
-        id: Its unique ID.
-        name: Its name, for messages.
+        id: Unique ID.
+        name: Name, for messages.
         known: Returns the services that it knows now, by name.
-        announced: Called with the `Reach` after each `Reach.announce`. The environment then publishes its services in
-            this process at the same place, through `Reach.beside`. Not called for services that outlive this process.
+        announced: Called with the `Reach` after each `Reach.announce`, to publish the services in this process at the
+            same place, through `Reach.beside`. Not called for services that outlive this process.
     """
 
     id: str
@@ -61,7 +61,7 @@ class EnvironmentView(NamedTuple):
 
 
 class ReachableService(Protocol):
-    """A deployed service, as its `Reach` sees it. Safe from any thread."""
+    """A deployed service, as its `Reach` sees it. Thread-safe."""
 
     @property
     def composition(self) -> Any:
@@ -77,22 +77,22 @@ class ReachableService(Protocol):
 
     @property
     def balancer(self) -> Choice | None:
-        """Its present balancer; None if one replica serves and the others stand by."""
+        """Its balancer now; None if one replica serves and the others stand by."""
 
     @property
     def key_of(self) -> KeyOf | None:
-        """Computes a call's key from its arguments; None if its balancer names no argument."""
+        """Computes a call's key; None if its balancer names no argument."""
 
     @property
     def places(self) -> int:
-        """How many replicas it should have."""
+        """Wanted number of replicas."""
 
     @property
     def sleeps(self) -> bool:
-        """Whether it is scaled to zero replicas, for lack of calls."""
+        """Whether it is scaled to zero for lack of calls."""
 
     def wake(self) -> None:
-        """Start a replica, because another process calls the service; never blocks."""
+        """Start a replica for a call from another process; never blocks."""
 
 
 class EarlierReplica(Protocol):
@@ -100,19 +100,19 @@ class EarlierReplica(Protocol):
 
     @property
     def index(self) -> Any:
-        """Position among the service's replicas, from 0."""
+        """Position in the service, from 0."""
 
     @property
     def generation(self) -> int:
-        """Number of replicas that were at this position before it."""
+        """Number of earlier replicas at this position."""
 
 
 class EarlierService(Protocol):
-    """What an earlier process left of a service, for this process to take over."""
+    """What an earlier process left of a service, to take over."""
 
     @property
     def spec(self) -> ReplicaSpec:
-        """The spec of any of its replicas."""
+        """The spec of any replica."""
 
     @property
     def replicas(self) -> Sequence[EarlierReplica]:
@@ -120,15 +120,15 @@ class EarlierService(Protocol):
 
     @property
     def places(self) -> int:
-        """How many replicas it should have."""
+        """Wanted number of replicas."""
 
     @property
     def balancer(self) -> Choice | None:
-        """Its balancer; None for none, or if unknown."""
+        """Its balancer; None if none or unknown."""
 
     @property
     def key_of(self) -> KeyOf | None:
-        """Computes a call's key from its arguments; None for none, or if unknown."""
+        """Computes a call's key; None if none or unknown."""
 
     @property
     def version(self) -> int:
@@ -137,66 +137,65 @@ class EarlierService(Protocol):
 
 class Reach(Protocol):
     """
-    Publishes one service to other processes, and takes over or leaves replicas that outlive a process.
+    Publishes one service to other processes; takes over or leaves replicas that outlive a process. Thread-safe.
 
-    The core calls `take_over`, `announce`, `ready`, then `changed` repeatedly. At the end it calls `stopping`,
-    `vacate`, `stopped` and `ended`; or `leave`, if the replicas go on. If the replicas are in this process, the core's
-    own `Reach` passes all this on to the reaches that `beside` returned.
+    The core calls `take_over`, `announce`, `ready`, then `changed` repeatedly; at the end `stopping`, `vacate`,
+    `stopped` and `ended`, or `leave` if the replicas go on. For replicas in this process, the core's own `Reach` passes
+    all this to the reaches from `beside`.
 
-    Safe from any thread. Only `take_over`, `announce`, `vacate`, `awaited_by_hooks`, `wait_seen` and `wait_found` may
-    block.
+    Only `take_over`, `announce`, `vacate`, `awaited_by_hooks`, `wait_seen` and `wait_found` may block.
     """
 
     @property
     def find_service(self) -> Callable[[str], Any] | None:
-        """Returns handles to other services, for the replicas' processes; None if the replicas are in this process."""
+        """Returns handles to other services, for the replicas' processes; None for replicas in this process."""
 
     @property
     def outlives(self) -> bool:
-        """Whether the replicas go on when this process ends."""
+        """Whether the replicas outlive this process."""
 
     def take_over(self) -> EarlierService | None:
         """
-        Make this process the only one that deploys the service; return what an earlier one left of it, or None.
+        Make this process the service's only deployer; return what an earlier one left of it, or None.
 
         Raises:
-            DeployError: Another process holds the service, or the service runs with other settings.
-            ClusterUnavailableError: It is not known whether the service runs.
+            DeployError: Another process holds it, or it runs with other settings.
+            ClusterUnavailableError: It is unknown whether it runs.
         """
 
     def adopt(self, earlier: EarlierReplica, spec: ReplicaSpec, events: ReplicaEvents, clock: Clock) -> Replica:
-        """Connect to a replica from `take_over`, and report to *events* about it, as `Target.start` does."""
+        """Connect to a replica from `take_over`; report to *events*, as `Target.start` does."""
 
     def announce(self, after: int = 0) -> None:
         """
-        Publish which services there are. Called before a replica starts, which may look for them.
+        Publish which services there are, before a replica starts, which may look for them.
 
-        *after* is `EarlierService.version` of a service that was taken over.
+        *after*: `EarlierService.version` of a service that was taken over.
 
         Raises:
             ClusterUnavailableError: They cannot be published.
         """
 
     def ready(self) -> None:
-        """Publish that the service is ready: other processes may call it."""
+        """Publish that other processes may call the service."""
 
     def changed(self) -> None:
-        """Publish that the set of replicas, or the balancer, has changed."""
+        """Publish that the replicas or the balancer changed."""
 
     def stopping(self) -> None:
         """Publish that the service accepts no more calls. Accepted calls go on."""
 
     def vacate(self, replicas: Sequence[Replica], limit: float) -> None:
-        """Make *replicas* refuse calls from other processes; wait at most *limit* seconds for those that they have."""
+        """Make *replicas* refuse calls from other processes; wait at most *limit* seconds for those they have."""
 
     def stopped(self) -> None:
-        """Publish that the replicas are about to stop: no more calls will start. Idempotent."""
+        """Publish that no more calls will start: the replicas are about to stop. Idempotent."""
 
     def ended(self) -> None:
         """Publish nothing more: the replicas have stopped. Idempotent."""
 
     def leave(self) -> None:
-        """Stop publishing: another process is now responsible for the service. Idempotent."""
+        """Stop publishing: another process is now responsible. Idempotent."""
 
     def join(self, other: Reach) -> None:
         """
@@ -211,17 +210,17 @@ class Reach(Protocol):
 
     def beside(self, service: ReachableService, beside: Callable[[], Sequence[Reach]]) -> Reach | None:
         """
-        Return a `Reach` that publishes *service*, with replicas in this process, at `place`; starts nothing.
+        Return a `Reach` that publishes *service*, with replicas in this process, at `place`; start nothing.
 
-        None if its own service outlives the process: it publishes no other. *beside* returns all reaches that *service*
-        has got from `beside`, at any place.
+        None if its own service outlives the process. *beside* returns all reaches that *service* has got from `beside`,
+        at any place.
         """
 
     def wait_seen(self) -> None:
         """Wait until other processes know the present state, but not for long."""
 
     def waiting_elsewhere(self) -> int:
-        """Return how many calls are known to wait in other processes; never blocks."""
+        """Return the number of calls known to wait in other processes; never blocks."""
 
     def awaited_by_hooks(self) -> Sequence[str]:
         """
@@ -229,13 +228,13 @@ class Reach(Protocol):
         """
 
     def wait_found(self) -> None:
-        """Wait until other processes that look for the service find it; not for long if it cannot be published."""
+        """Wait until processes that look for the service find it; not for long if it cannot be published."""
 
     def handle_parts(self) -> tuple[Callable[..., Any], tuple[Any, ...]] | None:
         """
         Return `(make, parts)` for pickling a handle to the service; None if no other process could use it.
 
-        `make(*parts, given)` makes the handle; *given* is what `with_options` set.
+        `make(*parts, given)` makes the handle; *given*: what `with_options` set.
         """
 
 
@@ -244,9 +243,9 @@ class KeptReplica(NamedTuple):
     A replica that takes calls, as seen by a process that does not hold its service.
 
     Attributes:
-        id: ID of the replica, such as `"kv#0"`.
-        node: Name of its node.
-        slots: Maximum number of calls at once.
+        id: ID, such as `"kv#0"`.
+        node: Its node's name.
+        slots: Maximum calls at once.
     """
 
     id: str
@@ -260,7 +259,7 @@ class KeptService(NamedTuple):
 
     Attributes:
         held_by: The process that controls it, in words; empty for none.
-        places: How many replicas it should have; None if unknown.
+        places: Wanted number of replicas; None if unknown.
         replicas: The replicas that take calls.
     """
 
@@ -271,10 +270,10 @@ class KeptService(NamedTuple):
 
 class Keeper(Protocol):
     """
-    The kept (detached) services of one environment: their replicas outlive the processes that deploy them.
+    The kept (detached) services of one environment: their replicas outlive the deploying process.
 
-    Environments of the same name share them, across processes and over time. One environment at a time holds them,
-    until it closes the target that returned this object, or its process ends.
+    Environments of one name share them, across processes and over time. One at a time holds them, until its process
+    ends or it closes the target that returned this object.
     """
 
     @property
@@ -287,7 +286,7 @@ class Keeper(Protocol):
 
         Raises:
             DeployError: Another process holds the services.
-            ClusterUnavailableError: It is not known whether one does.
+            ClusterUnavailableError: It is unknown whether one does.
         """
 
     def look(self) -> Mapping[str, KeptService]:
@@ -295,12 +294,12 @@ class Keeper(Protocol):
         Return the services that were deployed and not stopped, by name. Holds and starts nothing.
 
         Raises:
-            ClusterUnavailableError: The services are not known.
+            ClusterUnavailableError: The services are unknown.
         """
 
     def deployed(self) -> Mapping[str, ReplicaSpec]:
         """
-        Hold the services, and return those that `look` returns, each with the spec of one replica.
+        Hold the services; return those of `look`, each with the spec of one replica.
 
         Raises:
             DeployError, ClusterUnavailableError: As `hold`.
@@ -308,7 +307,7 @@ class Keeper(Protocol):
 
     def snapshot(self, service: str) -> EarlierService | None:
         """
-        Hold the services, and return the present state of one, to take it over; None if nothing is left.
+        Hold the services; return the present state of one, to take it over; None if nothing is left.
 
         Ends useless replicas, such as one that was being replaced.
 
@@ -331,19 +330,19 @@ class ReachableTarget(Target, Protocol):
         accepts: Callable[[EarlierService], None] | None = None,
     ) -> Reach:
         """
-        Return the `Reach` of *service*; starts nothing.
+        Return the `Reach` of *service*; start nothing.
 
-        *accepts* is called with what an earlier process left of the service, before the take-over; `Reach.take_over`
-        raises what it raises. None: take nothing over.
+        *accepts* gets what an earlier process left of the service, before the take-over; `Reach.take_over` raises what
+        it raises. None: take nothing over.
         """
 
     def finder(self, environment: str, name: str) -> Callable[[str], Any]:
         """
-        Return a function that returns handles to services of another process, by name; starts nothing.
+        Return a function that returns handles to services of another process, by name; start nothing.
 
-        It must work after this target was closed. It raises ServiceNotFoundError, CallError, NoReplicaError or
-        ClusterUnavailableError if the service cannot be called from this process. *environment* is as
-        `Keeper.environment`; *name* is for messages.
+        It must work after this target was closed. For a service that this process cannot call, it raises
+        ServiceNotFoundError, CallError, NoReplicaError or ClusterUnavailableError. *environment*: as
+        `Keeper.environment`; *name*: for messages.
         """
 
 
@@ -352,8 +351,7 @@ class DetachingTarget(ReachableTarget, Protocol):
 
     def keeper(self, environment: str, name: str) -> Keeper | None:
         """
-        Return the kept services of an environment; starts nothing.
+        Return the kept services of the environment with the ID *environment*; start nothing.
 
-        *environment* is its ID. None if this target is configured to end its replicas with this process; if not, they
-        are `DetachableReplica`s.
+        None if this target is configured to end its replicas with this process; if not, they are `DetachableReplica`s.
         """

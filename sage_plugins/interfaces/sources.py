@@ -16,11 +16,11 @@ __all__ = ["ConfigEntry", "ConfigReader", "ConfigSource"]
 
 
 class ConfigEntry(Protocol):
-    """One service in a file. Entries with the same content are equal, wherever they are."""
+    """One service in a file. Entries with equal content are equal, wherever they are."""
 
     @property
     def class_path(self) -> str | None:
-        """The class as `"package.module:Class"`; None for a service that is registered in code."""
+        """The class as `"package.module:Class"`; None for a service registered in code."""
 
     @property
     def args(self) -> tuple[Any, ...]:
@@ -40,7 +40,7 @@ class ConfigEntry(Protocol):
         """Return what set the value at a path: `"timeout"`, `"methods.get.timeout"`, `"init.kwargs.backend"`."""
 
     def placed(self, problems: Sequence[Problem]) -> Sequence[Problem]:
-        """Return the *problems* with their places in the file, sorted by place."""
+        """Return *problems* with their places in the file, sorted by place."""
 
 
 class ConfigSource(Protocol):
@@ -48,19 +48,19 @@ class ConfigSource(Protocol):
 
     @property
     def path(self) -> str:
-        """The file, as the caller named it. A later reading of the same path replaces this one."""
+        """The file, as the caller named it. Reading the same path again replaces this."""
 
     @property
     def services(self) -> Mapping[str, ConfigEntry]:
-        """The services by name, in the order of the file."""
+        """The services by name, in file order."""
 
     @property
     def options(self) -> Mapping[str, Mapping[str, Any]]:
-        """The options of plugins for the whole environment, by ID; the plugins check them."""
+        """Options of plugins for the whole environment, by ID; the plugins check them."""
 
     @property
     def problems(self) -> Sequence[Problem]:
-        """The problems that reading found; from `read`, only warnings."""
+        """Problems found while reading; from `read`, only warnings."""
 
     def origin(self, path: str) -> Origin:
         """Return what set the value at a path such as `"options.ray.address"`."""
@@ -70,21 +70,21 @@ class ConfigSource(Protocol):
 
 
 class ConfigReader(Protocol):
-    """Reads files of one format; safe from any thread."""
+    """Reads files of one format; thread-safe."""
 
     def read(self, path: str | PathLike[str], *, profile: str | None = None) -> ConfigSource:
         """
-        Read and check a file, without importing or running anything that it names.
+        Read and check a file; import and run nothing that it names.
 
-        *profile* names a profile of the file to apply.
+        *profile*: the profile of the file to apply.
 
         Raises:
-            ConfigError: The file has problems; the error has all, with their places.
+            ConfigError: The file has problems; the error has all, with places.
         """
 
     def examine(self, path: str | PathLike[str], *, profile: str | None = None) -> ConfigSource:
         """
-        As `read`, but wrong content raises nothing: the result's `problems` include the errors.
+        As `read`, but wrong content raises nothing: the result's `problems` include errors.
 
-        The result leaves out the wrong parts; its `placed` adds no place to problems about them.
+        The result lacks the wrong parts; its `placed` adds no place to problems about them.
         """

@@ -20,7 +20,7 @@ __all__ = ["LoopSeat", "Runner", "Seat", "Strategy"]
 
 
 class Seat(Protocol):
-    """Where a strategy's workers get their work and execute it."""
+    """Where a strategy's workers get and execute work."""
 
     name: str
     """The replica's ID, such as `"kv#0"`."""
@@ -29,68 +29,64 @@ class Seat(Protocol):
     """The threads and coroutines that it may use."""
 
     get: Callable[[], Work | None]
-    """Blocks until there is work, and returns it. None: end this worker."""
+    """Waits for work and returns it; None: end this worker."""
 
     get_within: Callable[[float], Work | None]
     """As `get`, but raises `queue.Empty` after the given seconds without work."""
 
     waiting: Callable[[], int]
-    """Returns how many pieces of work no worker has taken yet; may lag."""
+    """Returns how many pieces of work wait for a worker; may lag."""
 
     when_unattended: Callable[[Sequence[object], Callable[[], None]], None]
     """
-    Registers a function that the core calls, from any thread, when work arrives while the given sequence is empty.
+    Registers a function to call, from any thread, when work arrives while the given sequence is empty.
 
-    For strategies whose threads may all end: the sequence has an item for each waiting thread, the function starts a
-    thread. Register before `Strategy.start` returns.
+    For strategies whose threads may all end: the sequence has an item for each waiting thread, the function starts one.
+    Register before `Strategy.start` returns.
     """
 
     worker: Callable[[], Callable[[Work | None], bool]]
     """
-    Returns a function `execute` for one worker. Two threads must never use the same `execute` at once.
+    Returns `execute` for one worker. Two threads must never use the same one at once.
 
-    `execute(work)` does one piece of work, then the waiting calls that get its slot. It never raises. `execute(None)`
-    returns False: the worker must end. A worker is `get, execute = seat.get, seat.worker()`, `for work in iter(get,
-    None): execute(work)` and `execute(None)`.
+    `execute(work)` does the work, then the waiting calls that get its slot; it never raises. `execute(None)` returns
+    False: the worker must end. A worker is `get, execute = seat.get, seat.worker()`, `for work in iter(get, None):
+    execute(work)` and `execute(None)`.
 
-    Execute work as soon as you get it: after some tenths of a second, the router may treat its slot as lost, see
-    `docs/design/lost-slots.md`.
+    Execute work at once: after some tenths of a second, the router may treat its slot as lost
+    (`docs/design/lost-slots.md`).
     """
 
     end_worker: Callable[[], None]
-    """Makes one `get` return None. For `Runner.stop`: call it once for each worker."""
+    """Makes one `get` return None. `Runner.stop` calls it once for each worker."""
 
     spawn: Callable[[Callable[[], None], str], Thread]
-    """Starts a daemon thread, named with the replica's ID and the given string."""
+    """Starts a daemon thread, named after the replica's ID and the given string."""
 
 
 class LoopSeat(Seat, Protocol):
-    """
-    A seat's additional members, for strategies with an event loop.
-
-    The core gives every strategy a `LoopSeat`.
-    """
+    """A seat with members for event loops. Every strategy gets one."""
 
     on_ready: Callable[[Callable[[], None]], None]
     """
-    Registers a function that the core calls, from any thread, when work arrives after `get_nowait` found none.
+    Registers a function to call, from any thread, when work arrives after `get_nowait` found none.
 
     Register once, before `Strategy.start` returns. Coroutines then run on the strategy's loop.
     """
 
     get_nowait: Callable[[], Work | None]
-    """Returns the next piece of work, or None: the function given to `on_ready` is called for the next one."""
+    """Returns work, or None; the next work then calls the function of `on_ready`."""
 
     starter: Callable[[Callable[[Work], None]], Callable[[Work], bool]]
     """
-    Returns a function `start(work)`, which starts work as a task. Call it on the running loop.
+    Returns `start(work)`, which starts work as a task. Call it on the running loop.
 
-    `start` returns False for a method that is not a coroutine: execute it in a thread, with `worker()`. The argument is
-    a function that takes such work if it gets the slot of earlier work.
+    `start` returns False if the method is not a coroutine: execute it in a thread, with `worker()`. The argument takes
+    such work if it gets the slot of earlier work.
     """
 
     steps_over: Callable[[], Awaitable[None]]
-    """Waits until the replica's running life-cycle steps have ended. Await it before the loop ends."""
+    """Waits until running life-cycle steps have ended. Await it before the loop ends."""
 
 
 class Strategy(Protocol):
@@ -100,28 +96,28 @@ class Strategy(Protocol):
         """
         Start the workers; return at once.
 
-        A strategy that uses the members of `LoopSeat` declares the capability `event_loop`. The first piece of work
-        builds the instance, so the constructor and the hooks run in the same threads as the calls.
+        Declare the capability `event_loop` to use the members of `LoopSeat`. The first work builds the instance, so the
+        constructor and the hooks run in the threads of the calls.
         """
 
 
 class Runner(Protocol):
-    """The running workers of one replica."""
+    """One replica's workers."""
 
     @property
     def slots(self) -> int:
-        """Maximum number of calls at once. The core sends no more."""
+        """Maximum calls at once. The core sends no more."""
 
     @property
     def run_here(self) -> Callable[[Call], Any] | None:
         """Runs a call in the calling thread; None for a strategy with workers."""
 
     def stats(self) -> RunnerStats:
-        """Return what the workers are doing now."""
+        """Return what the workers do now."""
 
     def stop(self, grace: float) -> int:
         """
-        End the workers; wait at most *grace* seconds for busy ones.
+        End the workers; wait at most *grace* seconds for busy ones. Idempotent.
 
-        Idempotent. Returns how many workers are still busy; each ends with its method.
+        Returns how many are still busy; each ends with its method.
         """

@@ -45,7 +45,7 @@ class Replica(Protocol):
     """
     The caller's side of one replica.
 
-    Some capabilities of its target need more members: see `KillableReplica`, `WaitingReplica`, `ReachableReplica` and
+    Capabilities of its target add members: `KillableReplica`, `WaitingReplica`, `ReachableReplica`,
     `DetachableReplica`.
     """
 
@@ -53,20 +53,20 @@ class Replica(Protocol):
     """ID, such as `"kv#0"`."""
 
     index: int
-    """Position among the service's replicas, from 0."""
+    """Position in the service, from 0."""
 
     node: str | None
-    """Name of the node; None for this process."""
+    """Its node's name; None for this process."""
 
     slots: int
-    """Maximum number of calls at once."""
+    """Maximum calls at once."""
 
     send: Callable[[Work], None]
     """
-    Sends a call, or a `batch.Batch` of several, for which the router holds a slot; never blocks.
+    Sends a call or `batch.Batch` for which the router holds a slot; never blocks.
 
-    Called from any thread, including the clock's. If the replica has died, report the work through `LifeEvents.lost` as
-    not started.
+    Called from any thread, including the clock's. If the replica is dead, report the work to `LifeEvents.lost` as not
+    started.
     """
 
     run_here: Callable[[Call], None] | None
@@ -74,38 +74,35 @@ class Replica(Protocol):
 
     def give_up(self, call: Call, outcome: int, spent: float, /) -> bool:
         """
-        Cancel a started call that its caller has given up, if it is a coroutine; never blocks.
-
-        Any other method goes on, and keeps its slot until it ends.
+        Cancel a started coroutine that its caller has given up; never blocks. Other methods go on and keep their slot.
 
         Args:
             call: The call.
-            outcome: Its `Outcome` for the caller. `Outcome.OK`: the consumer of a stream wants no more items; stop the
-                generator, and let the call end and be counted as usual.
+            outcome: Its `Outcome`. `OK`: a stream's consumer wants no more items; stop the generator, and end and count
+                the call as usual.
             spent: Seconds since the call was made.
 
         Returns:
-            Whether the replica's process counts the call. If not, the calling side does.
+            Whether the replica's process counts the call; if not, the calling side does.
         """
 
     def control(self, op: ControlOp, arg: Any = None, *, timeout: float) -> Any:
-        """Run a control operation, without a slot. Raises at once if the replica is known to be dead."""
+        """Run a control operation without a slot. Raises at once if the replica is known to be dead."""
 
     def begin_stop(self) -> None:
         """
         Begin to stop; return at once.
 
-        Running calls end with ServiceStoppedError; the stop hooks run as soon as a worker is free. May be called again,
-        from any thread, also while `stop` runs.
+        Running calls end with ServiceStoppedError; stop hooks run once a worker is free. May be called again, from any
+        thread, also during `stop`.
         """
 
     def stop(self, grace: float) -> int:
         """
-        Stop: wait at most *grace* seconds for the stop hooks, and end the workers. `begin_stop` need not come first.
+        Wait at most *grace* seconds for the stop hooks, and end the workers, also without `begin_stop`.
 
-        Returns how many calls still run. May be called again, also by several threads at once, and releases what a
-        replica held that died or did not start. If this raises, the core logs the error and treats the replica as
-        stopped.
+        Returns how many calls still run. Also releases what a replica held that died or did not start. May be called
+        again, by several threads at once. If it raises, the core logs the error and treats the replica as stopped.
         """
 
 
@@ -113,28 +110,27 @@ class ReplicaHolds(Protocol):
     """
     The optional attribute `holds` of a replica: counts its work at one moment.
 
-    With it, the router notices slots lost by exceptions between two steps of a thread, such as one from a signal
-    handler. Work that was sent and has not ended must count at least once, except while one thread passes it to
-    another.
+    With it, the router finds slots lost by exceptions between two steps of a thread, such as a signal handler's. Count
+    sent, unended work at least once, except while one thread passes it to another.
     """
 
     def counts(self) -> Sequence[Callable[[], int]]:
         """
-        Return built-in functions without arguments, whose results add up to the number of pieces of work.
+        Return built-in functions without arguments whose results add up to the number of pieces of work.
 
         The router calls all in one step of the interpreter.
         """
 
     def workers(self) -> Callable[[], Iterable[tuple[Hashable, tuple[object, float]]]]:
         """
-        Return a built-in function that returns each worker, with its work (None: it is idle) and when that last ended.
+        Return a built-in function that returns each worker, its work (None: idle) and when that last ended.
 
         The router calls it in the same step. Work may be on its way to an idle worker, in no count. So the router
-        believes that a worker is idle only if it was idle at the previous look too, and has done nothing since.
+        believes that a worker is idle only if it was at the previous look, and has done nothing since.
         """
 
     def nudge(self) -> None:
-        """Wake the workers, if an interrupted sender may not have. Safe from any thread."""
+        """Wake the workers, if an interrupted sender may not have. Thread-safe."""
 
 
 class KillableReplica(Replica, Protocol):
@@ -142,9 +138,9 @@ class KillableReplica(Replica, Protocol):
 
     def kill(self, cause: BaseException) -> bool:
         """
-        End the process at once, and report its death through `LifeEvents.lost`, with *cause*.
+        End the process at once; report its death to `LifeEvents.lost`, with *cause*.
 
-        Returns False if the process had already ended or been stopped. May block for a moment. Safe from any thread.
+        Returns False if it had already ended or been stopped. May block for a moment. Thread-safe.
         """
 
 
@@ -155,7 +151,7 @@ class WaitingReplica(Replica, Protocol):
         """
         Return, within *timeout* seconds, what the replica waits for and what to do.
 
-        The words complete "the replica is not ready: ...". "" once the instance is being built.
+        The text completes "the replica is not ready: ..."; "" once the instance is being built.
         """
 
 
@@ -164,14 +160,13 @@ class ReachableReplica(Replica, Protocol):
 
     @property
     def address(self) -> Any:
-        """The address at which other processes call the replica; picklable."""
+        """Where other processes call the replica; picklable."""
 
     def vacate(self) -> Callable[[float], None]:
         """
         Refuse further calls from other processes; return at once.
 
-        Returns:
-            A function that waits, at most the given seconds, until the calls that it has got are answered.
+        The returned function waits, at most the given seconds, for the calls already received.
         """
 
 
@@ -183,29 +178,28 @@ class DetachableReplica(ReachableReplica, Protocol):
 
 
 class SlotEvents(Protocol):
-    """Where a target reports about the slots of one replica. Safe from any thread."""
+    """Takes a target's reports about one replica's slots. Thread-safe."""
 
     freed: Callable[[Work], None]
-    """Reports that sent work has ended and its slot is free."""
+    """Reports that work has ended and its slot is free."""
 
     follow: Callable[[Work], Work | None]
-    """As `freed`, for a replica that can continue at once: returns the slot's next work, or None if it is free."""
+    """As `freed`, if the replica can continue at once: returns the slot's next work; None: the slot is free."""
 
     def refused(self, work: Work, *, stuck: bool = False) -> None:
         """
-        Report that the work has not started, because other processes use all slots of the replica.
+        Report that work has not started because other processes use all slots of the replica.
 
-        The slot stays taken until `freed(None)`. *stuck*: all slots are held by calls that made this call, directly or
-        through other calls.
+        The slot stays taken until `freed(None)`. *stuck*: calls that made this call, directly or indirectly, hold all
+        slots.
         """
 
     def ahead(self, call: Call, most: int, /, *, told: bool = False) -> Sequence[Call]:
         """
-        Return waiting calls to send together with *call*. They run after it in its slot.
+        Return at most *most* waiting calls, often none, to send with *call*. They run after it in its slot.
 
-        Returns at most *most*, often none; only idempotent calls, unless the replica reports each call before it starts
-        (*told*). When all have ended, report `freed` or `follow` for *call*. If the replica dies, report unanswered
-        calls that may have started as *maybe*.
+        Only idempotent calls, unless the replica reports each before it starts (*told*). When all have ended, report
+        `freed` or `follow` for *call*. If the replica dies, report unanswered calls that may have started as *maybe*.
         """
 
     def returned(self, calls: Sequence[Call], /) -> None:
@@ -213,23 +207,23 @@ class SlotEvents(Protocol):
 
 
 class LifeEvents(Protocol):
-    """Where a target reports about the life of one replica. Safe from any thread."""
+    """Takes a target's reports about one replica's life. Thread-safe."""
 
     def changed(self, state: ReplicaState, cause: BaseException | None = None) -> None:
-        """Report that the replica's state changed; *cause* says why for `failed` and `unhealthy`."""
+        """Report a new state; *cause* says why for `failed` and `unhealthy`."""
 
     def remark(self, text: str) -> None:
-        """Report in what way the replica works less well than it could. Monitors get the event `replica_remark`."""
+        """Report how the replica works less well than it could, as the event `replica_remark`."""
 
     def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
         """
-        Report that the replica died. *not_started* is work that surely had not started; *maybe* may have started.
+        Report that the replica died. *not_started*: work that surely had not started; *maybe*: work that may have.
 
-        Report each death once, as soon as it is known, also of an idle or unready replica, but not of one that was told
-        to stop. The core replaces the replica: another thread calls `Target.place` and `Target.start`.
+        Report each death once, as soon as it is known, also of an idle or unready replica, but not of one told to stop.
+        The core then calls `Target.place` and `Target.start` in another thread.
 
-        A call is *maybe* once the replica begins to unpack its arguments: unpacking runs code, which could kill one
-        replica after another.
+        A call is *maybe* once the replica begins to unpack its arguments: that runs code, which could kill one replica
+        after another.
         """
 
 
@@ -241,11 +235,11 @@ class Surroundings(Protocol):
 
 
 class ReplicaEvents(SlotEvents, LifeEvents, Surroundings, Protocol):
-    """What a target gets for one replica: `SlotEvents`, `LifeEvents` and `Surroundings` in one."""
+    """`SlotEvents`, `LifeEvents` and `Surroundings` of one replica, for its target."""
 
 
 class QuietEvents(ReplicaEvents):
-    """A base class, as for tests, whose members do nothing. Write at least `freed` and `follow`."""
+    """A base class whose members do nothing. Write at least `freed` and `follow`."""
 
     def refused(self, work: Work, *, stuck: bool = False) -> None:
         """Do nothing."""
@@ -280,30 +274,30 @@ class QuietEvents(ReplicaEvents):
 
 class Target(Protocol):
     """
-    Decides where replicas run, and starts them. Each service has its own object.
+    Places and starts one service's replicas.
 
-    Some capabilities need more members: see `ReachableTarget`, `DetachingTarget` and `ListingTarget`.
+    Capabilities add members: `ReachableTarget`, `DetachingTarget`, `ListingTarget`.
     """
 
     def place(self, specs: Sequence[ReplicaSpec]) -> Sequence[Placed | Refused]:
-        """Decide where each replica will run. Starts nothing."""
+        """Decide where each replica will run; start nothing."""
 
     def start(self, spec: ReplicaSpec, at: Placed, events: ReplicaEvents, clock: Clock) -> Replica:
-        """Start a replica; return at once, in state `starting`. Report `ready` or `failed` through *events*."""
+        """Start a replica; return it at once, in state `starting`. Report `ready` or `failed` to *events*."""
 
     def close(self) -> None:
-        """Release what the target holds. Called after its replicas have stopped. Idempotent."""
+        """Release everything, after the replicas have stopped. Idempotent."""
 
 
 class NodeView(NamedTuple):
     """
-    A node on which replicas may run.
+    A node for replicas. Pairs are free and total.
 
     Attributes:
         name: Its name, as in `Placed.node`.
-        cpu: Free and all cores.
-        gpu: Free and all GPUs.
-        memory: Free and all bytes.
+        cpu: Cores.
+        gpu: GPUs.
+        memory: Bytes.
         labels: Its labels.
     """
 
@@ -318,4 +312,4 @@ class ListingTarget(Target, Protocol):
     """A target that declares `lists_nodes`."""
 
     def nodes(self) -> Sequence[NodeView]:
-        """Return the nodes that are alive now. May ask a cluster. Safe from any thread."""
+        """Return the live nodes. May ask a cluster. Thread-safe."""

@@ -1,4 +1,4 @@
-"""The catalogue: all services of an environment and their configurations, from code and from files."""
+"""The catalogue: all services of an environment and their configurations, from code and files."""
 
 from __future__ import annotations
 
@@ -52,7 +52,6 @@ class _Said(NamedTuple):
 
     @property
     def from_file(self) -> bool:
-        """Whether the configuration comes from a file."""
         return self.given is None and self.entry is not None
 
     def placed(self, problems: Sequence[Problem]) -> list[Problem]:
@@ -64,7 +63,7 @@ class Catalogue:
     """
     The services of an environment as they are configured, whether they run or not.
 
-    All methods are safe from any thread.
+    Thread-safe.
     """
 
     def __init__(
@@ -75,7 +74,7 @@ class Catalogue:
 
         Args:
             options: Options of plugins for the whole environment, by ID. They take precedence over files.
-            environment_name: Name of the environment.
+            environment_name: The environment's name.
 
         Raises:
             ConfigError: *options* is not a mapping of IDs to mappings.
@@ -113,7 +112,7 @@ class Catalogue:
                 self._configs[name] = config
 
     def load(self, file: ConfigSource) -> None:
-        """Add a file. It replaces its own earlier content, and entries of the same names from other files."""
+        """Add a file. It replaces its own earlier content, and other files' entries of the same names."""
         with self._lock:
             before = self._entries
             self._files.pop(file.path, None)
@@ -143,7 +142,7 @@ class Catalogue:
             return dict(self._factories)
 
     def config(self, name: str) -> ServiceDeploymentConfig:
-        """Return a service's configuration: from code; if none, from the file loaded last; if none, the default."""
+        """Return a service's configuration: from code, else from the file loaded last, else the default."""
         return self._said(name).config
 
     def origin(self, name: str) -> Callable[[str], Origin]:
@@ -200,10 +199,10 @@ class Catalogue:
 
         Raises:
             ServiceNotFoundError: The service is not configured any more.
-            UnknownPluginError: The configuration names an ID that no plugin has.
+            UnknownPluginError: No plugin has an ID that the configuration names.
             PlanError: The service cannot be deployed.
-            ConfigError: The same for a service that is configured in a file; problems have their places. Also if the
-                options for the whole environment have problems.
+            ConfigError: The same for a service in a file; problems have their places. Also if the options for the whole
+                environment have problems.
             PluginError: A plugin breaks its contract.
         """
         composition, problems = self._compose(name, self._said(name), registry, self._checked(registry))
@@ -231,12 +230,6 @@ class Catalogue:
         return self._given().values()
 
     def _checked(self, registry: Registry) -> Mapping[str, Mapping[str, Any]]:
-        """
-        Return the options for the whole environment.
-
-        Raises:
-            ConfigError: They have problems.
-        """
         given = self._given()
         if problems := given.problems(registry):
             raise _options_error(problems)
@@ -261,7 +254,7 @@ class Catalogue:
 
     def compose_all(self, names: Iterable[str], registry: Registry) -> list[tuple[Composition, list[Problem]]]:
         """
-        Compose several services, and report the problems of all of them together.
+        Compose several services, and report the problems of all together.
 
         Raises:
             PlanError, ConfigError, PluginError: As `compose`. PlanError if several services have problems.

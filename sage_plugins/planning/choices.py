@@ -83,15 +83,6 @@ class Finder:
         registry: Registry,
         environment: Mapping[str, Mapping[str, Any]] = NO_OPTIONS,
     ) -> None:
-        """
-        Make a finder; looks up nothing yet.
-
-        Args:
-            service: Name of the service.
-            config: Its configuration.
-            registry: The plugins to choose from.
-            environment: Options for the whole environment, by ID.
-        """
         self._service = service
         self.config = config
         self._registry = registry
@@ -329,7 +320,7 @@ def check_config(
     Return the problems that a configuration's plugins find. Does not need the service's class.
 
     Args:
-        service: Name of the service.
+        service: Its name.
         config: Its configuration.
         registry: The plugins to choose from.
         environment: Options for the whole environment, by ID.

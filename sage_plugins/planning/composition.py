@@ -31,7 +31,7 @@ class Composition(NamedTuple):
     A service with every decision made. `plan` shows it, and `ServiceTask` starts it.
 
     Attributes:
-        name: Name of the service.
+        name: The service's name.
         factory: Builds its instances.
         config: Its configuration.
         target: The target.

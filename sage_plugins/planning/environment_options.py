@@ -135,7 +135,6 @@ class GivenOptions(NamedTuple):
         return notes
 
     def _placed(self, problem: Problem) -> Problem:
-        """Return the problem, with its place if the value is in a file."""
         _, id, *path = problem.key.split(".")
         if path and path[0] in self.in_code.get(id, {}):
             return problem

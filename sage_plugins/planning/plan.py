@@ -42,9 +42,9 @@ class Decision:
     One decision about a service.
 
     Attributes:
-        what: The subject. Plugins decide `"target"`, `"strategy"`, `"balancer"`, `"autoscale"` and `"monitor"`. The
-            core decides `"queue"`, `"retry"`, `"hedge"`, `"breaker"`, `"outlier"` and `"recycle"`.
-        id: The ID that the configuration names, or the default. For decisions of the core: a short text.
+        what: The subject. Plugins decide `"target"`, `"strategy"`, `"balancer"`, `"autoscale"` and `"monitor"`, the
+            core `"queue"`, `"retry"`, `"hedge"`, `"breaker"`, `"outlier"` and `"recycle"`.
+        id: The configured ID, or the default; for the core a short text.
         source: Distribution and version of the plugin; "" for the core.
         summary: What it does, in one line.
         explanation: What the plugin says about this service.
@@ -63,11 +63,11 @@ class ReplicaPlan:
     Where one replica will run.
 
     Attributes:
-        id: ID of the replica.
-        where: Name of the node, or `"this process"`; None if the target cannot place it.
-        reason: Why it is there, or why it cannot be placed.
-        refused: Why it is not on other nodes: reason by node.
-        rule: ID of the rule that refuses it, such as `"E802"`; "" if it is placed, or if no rule applies.
+        id: The replica's ID.
+        where: Name of the node, or `"this process"`; None if it cannot be placed.
+        reason: Why there, or why nowhere.
+        refused: Why not elsewhere: reason by node.
+        rule: ID of the rule that refuses it, such as `"E802"`; "" for none.
     """
 
     id: str
@@ -99,13 +99,13 @@ class ServicePlan:
     What will happen to one service.
 
     Attributes:
-        name: Name of the service.
+        name: The service's name.
         action: `"add"`: it will be started. `"change"`: it runs with different settings and will be changed. `"keep"`:
             it runs as configured. `"remove"`: it runs, is not configured any more, and will be stopped.
         service_class: Its class, as `module:name`.
-        settings: Every value of its configuration, with its origin and the part that uses it.
-        decisions: The decisions of the plugins and of the core.
-        replicas: Where each replica will run; empty for a service that will be stopped.
+        settings: Every configured value, with its origin and the part that uses it.
+        decisions: Those of the plugins and of the core.
+        replicas: Where each will run; empty for a service that will be stopped.
         timeouts: What a timeout can stop.
         methods: Names of the served methods.
         warnings: Warnings about the configuration.
@@ -131,11 +131,10 @@ class DeploymentPlan:
     """
     What `deploy` and `apply` will do. `str(plan)` is for people, `to_json` for programs.
 
-    The plan does not contain secrets or arguments of constructors, only their digests and types. Secrets are recognised
-    by their names.
+    Secrets, recognised by their names, and constructor arguments appear only as digests and types.
 
     Attributes:
-        services: The services, in the order in which they start. Services that will be stopped come last.
+        services: The services, in the order in which they start, then those that will be stopped.
         notes: Warnings about the files as a whole.
     """
 
@@ -156,7 +155,7 @@ class DeploymentPlan:
         """
         Return what will be done, by service, as plain values, without reasons and explanations.
 
-        Two plans with the same essence do the same.
+        Plans with the same essence do the same.
         """
         found: dict[str, dict[str, Any]] = {}
         for service in self.services:
@@ -172,7 +171,7 @@ class DeploymentPlan:
         return found
 
     def to_json(self) -> str:
-        """Return the plan as a JSON object. Its key `version` is the version of this format."""
+        """Return the plan as a JSON object. Its key `version` is that of the format."""
         return json.dumps({"version": VERSION, **_plain(self)}, indent=2, default=str)
 
     def text(self, *, all_settings: bool = False) -> str:
@@ -180,7 +179,7 @@ class DeploymentPlan:
         Return the plan for people, with a block for each service.
 
         Args:
-            all_settings: Whether to show settings that have their defaults, too.
+            all_settings: Whether to show settings with default values too.
         """
         return _text(self, all_settings=all_settings)
 

@@ -284,7 +284,7 @@ def _placed(specs: Sequence[ReplicaSpec], places: Sequence[Placed | Refused]) ->
     Return the plans of the replicas from the places that a target returned.
 
     Raises:
-        ValueError: The number of places differs from the number of replicas.
+        ValueError: Number of places differs from the number of replicas.
         TypeError: A place is neither Placed nor Refused.
     """
     if len(places) != len(specs):

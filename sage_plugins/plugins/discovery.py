@@ -49,7 +49,7 @@ class Plugin:
 
     @cached_property
     def distribution(self) -> str:
-        """Name of its distribution; "" if it has none. Read at the first access, because that reads a file."""
+        """Its distribution's name; "" if it has none. Read at the first access, because that reads a file."""
         return "" if self._find_distribution is None else self._find_distribution().name
 
     @cached_property
@@ -80,7 +80,6 @@ class Plugin:
         }
 
     def __repr__(self) -> str:
-        """Show name and module."""
         return f"<Plugin {self.name!r} {self.module}>"
 
 
@@ -110,7 +109,7 @@ class Failure(NamedTuple):
 
 
 def disabled_names() -> frozenset[str]:
-    """Return the names in `SAGE_DEPLOY_DISABLED_PLUGINS`, whether or not there are such plugins."""
+    """Return the names in `SAGE_DEPLOY_DISABLED_PLUGINS`, whether there are such plugins."""
     names = (name.strip() for name in os.environ.get(DISABLED_VARIABLE, "").split(","))
     return frozenset(name for name in names if name)
 

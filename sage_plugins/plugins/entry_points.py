@@ -73,7 +73,6 @@ def _text(info: str) -> str:
 
 
 def _parsed(text: str, group: str) -> Iterator[tuple[str, str]]:
-    """Yield name and value of each entry point of the group."""
     section = ""
     for line in map(str.strip, text.splitlines()):
         if line.startswith("[") and line.endswith("]"):

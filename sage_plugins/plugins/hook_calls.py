@@ -44,7 +44,6 @@ class Hooks:
     """
 
     def __init__(self) -> None:
-        """Begin without plugins."""
         self._manager = _Manager(PROJECT)
         self._manager.add_hookspecs(hookspecs)
 
@@ -80,8 +79,6 @@ class Hooks:
 
 
 class _Manager(pluggy.PluginManager):
-    """Skips hooks without a specification, and records their names."""
-
     def __init__(self, project: str) -> None:
         super().__init__(project)
         self.unknown: list[str] = []

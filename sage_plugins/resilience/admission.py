@@ -74,11 +74,10 @@ class Admission:
     """
     Judges the calls of one service that wait or are about to wait.
 
-    Safe from any thread. If two threads report at the same time, one of the durations may be lost.
+    Thread-safe. If two threads report at the same time, one of the durations may be lost.
     """
 
     def __init__(self) -> None:
-        """Start without estimates: every call is admitted."""
         self._methods: dict[int, _Estimate] = {}
         self._all: _Estimate | None = None
         self._overloaded_at: float | None = None

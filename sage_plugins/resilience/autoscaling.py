@@ -2,21 +2,21 @@
 Decides when a service gets more or fewer replicas.
 
 A state machine without threads, timers or a clock. `deployment.scaling` shows it the load periodically, and scales the
-service to the number of replicas that it returns. The rules:
+service to the returned number. The rules:
 
 * The load is averaged over `look_back`. A policy, which is a plugin, computes a number of replicas from it.
-* A number within `tolerance` of the present one changes nothing. For any other number, the distance is multiplied by
-  `upscale_factor` or `downscale_factor`. A factor below one still moves by one replica.
-* The result is limited to `min` and `max`. It is never less than the running calls need.
+* A number within `tolerance` of the present one changes nothing. For any other, the distance is multiplied by
+  `upscale_factor` or `downscale_factor`; a factor below one still moves by one replica.
+* The result is limited to `min` and `max`, and never less than the running calls need.
 * More replicas must be wanted without a break for `upscale_delay`, fewer for `downscale_delay`. A look with another
   result restarts the delay.
-* With `min: 0` the last replica stops after `scale_to_zero_delay` without calls. The next call that waits starts one at
+* With `min: 0` the last replica stops after `scale_to_zero_delay` without calls. The next waiting call starts one at
   once.
-* Every change of the number restarts all delays, even a change from elsewhere, such as `scale`.
+* Every change of the number restarts all delays, even one from elsewhere, such as `scale`.
 * A start that failed, or had no room, is tried again after 1 s, then after twice as long each time, up to 60 s.
 
-The look-back, the delays, the factors and the step to zero come from Ray Serve's autoscaling policy. The tolerance
-comes from the Kubernetes HorizontalPodAutoscaler.
+The look-back, delays, factors and step to zero come from Ray Serve's autoscaling policy, the tolerance from the
+Kubernetes HorizontalPodAutoscaler.
 """
 
 from __future__ import annotations
@@ -100,7 +100,6 @@ class _LookBack:
             looks.popleft()
 
     def means(self) -> tuple[float, float]:
-        """Return the mean number of calls and the mean wait in seconds."""
         looks = tuple(self._looks)
         end = looks[-1][0]
         total = end - max(looks[0][0], end - self._seconds)
@@ -119,8 +118,7 @@ class Scaler:
     Decides about one service. Only one thread at a time may use it.
 
     Attributes:
-        wanted: How many replicas the service should have, as last decided. It may have fewer while they start, or if
-            there is no room.
+        wanted: How many replicas the service should have. It may have fewer while they start, or without room.
     """
 
     def __init__(self, settings: AutoscaleSettings, policy: Callable[[Load], float], name: str = "policy") -> None:
@@ -156,10 +154,10 @@ class Scaler:
             busy_at: When a call last ended, as far as known.
 
         Returns:
-            The change to make now; None for no change.
+            The change to make now; None for none.
 
         Raises:
-            ValueError: The policy returned something that is no number of replicas.
+            ValueError: The policy returned no number of replicas.
             Exception: Any other error of the policy.
         """
         now, calls = load.time_s, load.ongoing + load.queued
@@ -186,12 +184,12 @@ class Scaler:
         return self._decide(now, step, f"{reason}, {lasted}")
 
     def failed(self, now: float) -> None:
-        """Report that the last decision could not be carried out; the next try waits."""
+        """Report that the last decision could not be applied; the next try waits."""
         self._wait = min(max(2 * self._wait, FIRST_WAIT_S), LONGEST_WAIT_S)
         self._not_before = now + self._wait
 
     def succeeded(self) -> None:
-        """Report that the last decision was carried out."""
+        """Report that the last decision was applied."""
         self._wait = 0.0
 
     def _notice(self, load: Load, calls: int, busy_at: float) -> None:
@@ -262,7 +260,9 @@ class Scaler:
 
     @property
     def _aim(self) -> float:
-        """Wanted calls for each replica. By default the slots of a replica, so that all its threads are used first."""
+        """
+        Wanted calls for each replica: by default its slots, so that all its threads are used first, but at least 2.
+        """
         aim = self._settings.target_ongoing_requests
         return max(2.0, self._slots) if aim is None else aim
 

@@ -67,7 +67,6 @@ class Circuit:
     """
 
     def __init__(self, policy: BreakerPolicy) -> None:
-        """Start closed."""
         self._policy = policy
         self.state = CLOSED
         self.watches = False

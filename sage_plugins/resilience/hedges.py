@@ -42,9 +42,9 @@ class _Method:
 
 class Delays:
     """
-    The delays of the methods of one service.
+    The delays of one service's methods.
 
-    Safe from any thread. If two threads report at the same time, one of the durations may be lost.
+    Thread-safe. If two threads report at the same time, one of the durations may be lost.
     """
 
     def __init__(self, delay: float | str) -> None:

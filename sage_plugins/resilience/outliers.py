@@ -4,17 +4,17 @@ Outlier ejection: decides which replicas get no calls for a while, because they 
 A state machine without a clock. `routing.guarding.ejecting` reports how calls ended at each replica, and carries out
 the decisions.
 
-* A replica is *ejected* after `consecutive` calls in a row have died or timed out there. It is also ejected if its
-  calls took more than five times the median of its peers' mean durations in one interval. Only replicas with at least
-  20 calls in the interval are compared.
+* A replica is *ejected* after `consecutive` calls in a row have died or timed out there, or if its calls took more than
+  five times the median of its peers' mean durations in one interval. Only replicas with at least 20 calls in the
+  interval are compared.
 * It is out for `base_ejection` seconds, twice as long each next time, up to `max_ejection`. Then it is *probed*: the
-  first call that ends there decides whether it is back, or out again. A replica that has been back for as long as it
-  was out starts with the shortest time again.
-* At most `max_percent` of the replicas are out. If one more would have to go, all serve (*panic*). If most replicas
+  first call that ends there decides whether it is back, or out again. Once it has been back for as long as it was out,
+  it starts with the shortest time again.
+* At most `max_percent` of the replicas are out. If one more would have to go, all serve (*panic*): if most replicas
   fail, the cause is probably elsewhere, and poor service is better than none.
 
 Five failures in a row, the comparison every 10 s, the growing time up to 300 s and the share that may be out come from
-Envoy. The one probe before a replica returns comes from Finagle.
+Envoy; the one probe comes from Finagle.
 """
 
 from __future__ import annotations
@@ -72,9 +72,9 @@ class CallRecord:
 
     Attributes:
         failures_in_row: Failures since the last success.
-        calls: Calls in this interval that ended without a failure of the replica.
+        calls: Calls in this interval without a failure of the replica.
         seconds: Their total duration.
-        until: When it may be probed, if it is out; None if it is not.
+        until: When it may be probed; None if it is not out.
         out_for: Length of its latest ejection, in seconds.
         returned_at: When it last came back.
         probes: Whether its next call decides.
@@ -94,14 +94,13 @@ class CallRecord:
 
 class Outliers:
     """
-    Watches the replicas of one service.
+    Watches one service's replicas.
 
     Not thread-safe: the caller must hold a lock, except for `succeeded`, where a lost duration does no harm. All times
     are readings of one clock, in seconds, and never go back.
     """
 
     def __init__(self, policy: OutlierPolicy, now: float) -> None:
-        """Start without replicas."""
         self._policy = policy
         self._records: dict[str, CallRecord] = {}
         self._began = now  # start of this interval
@@ -126,7 +125,7 @@ class Outliers:
         return self._began + self._policy.interval
 
     def record_of(self, replica: str) -> CallRecord:
-        """Return the record of *replica*. The caller may add a success to its `calls` and `seconds` directly."""
+        """Return the record of *replica*. The caller may add a success to `calls` and `seconds` directly."""
         return self._records[replica]
 
     def succeeded(self, replica: str, seconds: float, now: float) -> Returned | None:
@@ -170,7 +169,7 @@ class Outliers:
         return found
 
     def next_return(self) -> float | None:
-        """Return when the next replica that is out may be probed; None if none is out."""
+        """Return when the next replica may be probed; None if none is out."""
         return min((record.until for record in self._records.values() if record.until is not None), default=None)
 
     def _compare(self, now: float) -> list[Ejected | AllServe]:

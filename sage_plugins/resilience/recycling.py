@@ -53,13 +53,12 @@ class Due(NamedTuple):
 
 class Recycling:
     """
-    Decides about the replicas of one service.
+    Decides about one service's replicas.
 
     Not thread-safe: the caller must hold a lock. Times are readings of one clock, in seconds, and never go back.
     """
 
     def __init__(self, policy: RecyclePolicy) -> None:
-        """Start with no replica due. *policy* has the limits."""
         self._policy = policy
         self._busy = False  # whether a replica is being replaced
         self._limit_is_too_low = False  # whether its replacement will probably reach the memory limit as fast

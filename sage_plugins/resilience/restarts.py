@@ -4,17 +4,17 @@ Restart policy: decides when a replica that ended is started again, and when no 
 A state machine without threads, timers or a clock. `deployment.replicas.supervision` reports what happens at each
 position of a service, and carries out the decisions.
 
-* A replica that had been ready is replaced at once. If its replacements end too, each next start waits longer: 1 s,
-  then twice as long each time, up to 60 s. Each wait is reduced by a random part, at most half, so that the replicas of
-  a dead node do not all start at the same moment. No wait is shorter than the wait before it. Once a replica has been
-  ready for 60 s, its replacement starts at once again.
-* A start that fails, or ends before the replica was ready, is followed by another start after the same waits. After
-  five such starts within 60 s the position is in a *crash loop*, and nothing is started there any more.
+* A replica that had been ready is replaced at once. If replacements end too, each next start waits longer: 1 s, then
+  twice as long each time, up to 60 s. A random part, at most half, is taken off each wait, so that the replicas of a
+  dead node do not all start together; no wait is shorter than the one before. After 60 s of being ready, a replacement
+  starts at once again.
+* A start that fails, or ends before the replica was ready, is followed by another after the same waits. After five such
+  starts within 60 s the position is in a *crash loop*, and nothing is started there any more.
 * A replica that cannot be placed is tried again after the same waits, without limit, because nothing was started.
 
 Five in 60 s is like the restart intensity of Erlang's supervisors, whose guide advises five in 30 s. The wait from 1 s
-to 60 s is the back-off of Kubernetes for crashing containers (KEP-4603). The random half is the "equal jitter" of
-Amazon's Builders' Library.
+to 60 s is Kubernetes' back-off for crashing containers (KEP-4603). The random half is the "equal jitter" of Amazon's
+Builders' Library.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ class _Position:
 
 class Restarts:
     """
-    Decides about the replicas of one service.
+    Decides about one service's replicas.
 
-    Not thread-safe: the caller must hold a lock. All times are readings of one clock, in seconds, and never go back.
-    It assumes that an unknown position has had a steady replica until now.
+    Not thread-safe: the caller must hold a lock. All times are readings of one clock, in seconds, and never go back. An
+    unknown position counts as one that has had a steady replica until now.
     """
 
     def __init__(self, random: Random) -> None:
@@ -108,7 +108,7 @@ class Restarts:
         self._position(index).ready_at = now
 
     def died(self, index: int, now: float) -> Start | CrashLoop:
-        """Decide what follows a replica that had been ready, and that ended or has to be replaced."""
+        """Decide what follows a replica that had been ready, and ended or has to be replaced."""
         position = self._position(index)
         if position.ready_at is not None and now - position.ready_at >= STEADY_S:
             position.retries, position.wait = 0, 0.0
@@ -124,13 +124,13 @@ class Restarts:
         return self._again(index, position, now)
 
     def unplaced(self, index: int, now: float) -> Start | CrashLoop:
-        """Decide what follows if a replica could not be placed, and nothing was started."""
+        """Decide what follows if a replica could not be placed."""
         position = self._position(index)
         position.retries = max(position.retries, 1)
         return self._again(index, position, now)
 
     def stopped(self, index: int) -> None:
-        """Forget the history of a position that is no longer wanted, or that gets a new replica by hand."""
+        """Forget a position that is no longer wanted, or gets a new replica by hand."""
         self._positions.pop(index, None)
 
     def _position(self, index: int) -> _Position:

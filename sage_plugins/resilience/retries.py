@@ -68,7 +68,7 @@ class NoRetry(NamedTuple):
 
 class Retries:
     """
-    Decides about the calls of one service.
+    Decides about one service's calls.
 
     Not thread-safe: the caller must hold a lock, except for `called`. A call that is not counted makes the budget
     smaller, never larger. All times are readings of one clock, in seconds, and never go back.

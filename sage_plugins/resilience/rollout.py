@@ -1,20 +1,20 @@
 """
-Rolling updates: decides which replica is started or stopped next while a new version replaces the old one.
+Rolling updates: decides which replica starts or stops next while a new version replaces the old one.
 
 A state machine without threads, timers or a clock. `deployment.updating.rolling` passes it the replicas and the time,
-and carries out the step that it returns.
+and carries out the returned step.
 
-A service has *places*, one for each wanted replica. At first each place has a replica of the old version. At the end
-each place has a replica of the new version. Two rules hold in between:
+A service has *places*, one for each wanted replica, first of the old version, at the end of the new one. Two rules hold
+in between:
 
-* The number of replicas is never more than the places plus `max_surge`. Draining replicas do not count.
+* There are never more replicas than the places plus `max_surge`. Draining replicas do not count.
 * The number of available replicas is never reduced below the places minus `max_unavailable`. A new replica is available
-  once it has been ready for `min_ready_s` without a break. An old replica is available while it is ready.
+  once it has been ready for `min_ready_s` without a break; an old one while it is ready.
 
 If a new replica does not become available in time, or cannot be placed, the old version becomes the wanted one. The
-same two rules hold, so a rollback never stops the last replicas that serve.
+same rules hold, so a rollback never stops the last replicas that serve.
 
-The settings have the same meaning as those of a Kubernetes Deployment.
+The settings mean the same as those of a Kubernetes Deployment.
 """
 
 from __future__ import annotations
@@ -47,16 +47,7 @@ MOST_DEATHS: Final = 3
 
 
 class RolloutSettings(NamedTuple):
-    """
-    The settings in the field `update`.
-
-    Attributes:
-        max_surge: How many replicas may exist beyond the wanted number.
-        max_unavailable: How many replicas may be missing from the wanted number.
-        min_ready_s: Seconds for which a new replica must be ready before it counts as available.
-        progress_deadline: Seconds for a new replica to become ready.
-        auto_rollback: Whether to roll back if a new replica does not become ready.
-    """
+    """The field `update`; the attributes are its keys."""
 
     max_surge: int
     max_unavailable: int
@@ -79,10 +70,10 @@ class ReplicaView(NamedTuple):
         id: Its ID.
         index: Its place. Hides the method `index` of `NamedTuple`, which nothing uses here.
         new: Whether it has the new version.
-        alive: Whether it starts or runs, or has ended and is about to be replaced by one of its version.
+        alive: Whether it starts or runs, or has ended and will be replaced by its version.
         ready: Whether it gets calls and is ready.
-        has_place: Whether it has taken its place. Then one of its version replaces it when it dies.
-        ended: Whether it has ended, and so holds no resources.
+        has_place: Whether it has taken its place; then its version replaces it when it dies.
+        ended: Whether it has ended, so holds no resources.
         why_hopeless: Why its version is no longer started in its place; "" if it may be.
     """
 
@@ -131,14 +122,14 @@ class RollBack(NamedTuple):
 
 
 class Halt(NamedTuple):
-    """Stop the rollout, because of *why*; replicas of both versions may be left. *id* is as in `RollBack`."""
+    """Stop the rollout, because of *why*; replicas of both versions may be left. *id*: as in `RollBack`."""
 
     why: str
     id: str | None
 
 
 class Done(NamedTuple):
-    """The rollout is complete: every place has a replica of the wanted version, and no other is left."""
+    """The rollout is complete: every place has the wanted version, and no other replica is left."""
 
 
 Step: TypeAlias = Start | Promote | Stop | Wait | RollBack | Halt | Done
@@ -177,10 +168,10 @@ class Rollout:
 
     def refused(self, why: str, replicas: Sequence[ReplicaView], leaving: int) -> None:
         """
-        Report that there was no room for a replica that had to be started.
+        Report that there was no room for a replica.
 
         Args:
-            why: The reason that the target gives.
+            why: The target's reason.
             replicas: As for `step`.
             leaving: As for `step`.
         """
@@ -192,7 +183,7 @@ class Rollout:
         Report that a new replica ended before it had taken its place.
 
         Args:
-            id: ID of the replica; None if it was never started.
+            id: The replica's ID; None if it was never started.
             why: How it ended.
             died: Whether its process or node died. The version may not be the cause, so another one is started, up to
                 `MOST_DEATHS` times in a row.
@@ -330,7 +321,6 @@ class Rollout:
         return Wait(self._next_time(replicas, now))
 
     def _next_time(self, replicas: Sequence[ReplicaView], now: float) -> float:
-        """Return the next time at which a replica becomes available or is late."""
         times = [self._latest(each) for each in replicas if self._is_wanted(each) and each.index in self._missing_since]
         fresh = [each for each in replicas if each.ready and each.new]
         times += [self._ready_since[each.id] + self._settings.min_ready_s for each in fresh]
@@ -342,7 +332,6 @@ class Rollout:
         return each.new is not self.back
 
     def _available(self, each: ReplicaView, now: float) -> bool:
-        """Whether it counts as available; see the module."""
         if not each.new or each.has_place:
             return each.ready
         return each.ready and now >= self._ready_since[each.id] + self._settings.min_ready_s

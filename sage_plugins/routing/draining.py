@@ -51,7 +51,7 @@ class Closing:
         Close nothing yet.
 
         Args:
-            service: Name of the service, for messages.
+            service: Its name, for messages.
             lanes: Its replicas.
             queue: Where its calls wait.
             rebind: Makes the router compose its route again after other calls are refused; under the lanes' lock.

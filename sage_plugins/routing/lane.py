@@ -28,8 +28,6 @@ __all__ = ["Lane", "LaneEvents", "Lanes", "compose_follow", "remove"]
 
 
 class _Refused(Protocol):
-    """As `interfaces.SlotEvents.refused`."""
-
     def __call__(self, work: Work, *, stuck: bool = False) -> None: ...
 
 
@@ -161,7 +159,6 @@ class Lane:
             self.abandoned += change
 
     def __repr__(self) -> str:
-        """ID and slots taken."""
         return f"<Lane {self.id} {self.inflight}/{self.slots}>"
 
 
@@ -174,7 +171,6 @@ class LaneEvents:
     """
 
     def __init__(self, lane: Lane) -> None:
-        """Report the slots of a replica to *lane*; the subclass adds the other reports."""
         self.lane = lane
         self.freed: Callable[[Work], None] = lane.freed
         self.follow: Callable[[Work], Work | None] = lane.follow

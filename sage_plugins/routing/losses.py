@@ -57,7 +57,7 @@ class Losses:
         Begin with nothing lost.
 
         Args:
-            service: Name of the service, for messages.
+            service: Its name, for messages.
             clock: Measures how long calls took.
             lanes: Its replicas.
             queue: Where calls wait again.

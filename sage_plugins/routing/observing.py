@@ -49,7 +49,6 @@ class _Observed:
 
     @property
     def lane(self) -> Any:
-        """The lane to which it was sent."""
         return _LANE.__get__(self)
 
     @lane.setter
@@ -74,7 +73,7 @@ class _Observed:
 
 
 def observe_end(call: Call, observe: Observe) -> None:
-    """Make *call*, which is about to be sent, report its end to *observe*, which must not raise."""
+    """Make *call*, which will be sent, report its end to *observe*, which must not raise."""
     kind: Any = type(call)
     if not issubclass(kind, _Observed):
         call.__dict__["observe"] = observe

@@ -30,14 +30,7 @@ class OpenBatch:
     __slots__ = ("_clock", "_is_over", "_timer", "calls", "method", "plan", "until")
 
     def __init__(self, call: Call, clock: Clock, is_over: Callable[[OpenBatch], None]) -> None:
-        """
-        Open a batch with *call*.
-
-        Args:
-            call: The first call.
-            clock: Measures its time.
-            is_over: Called on the clock's thread, without the lock, when it must close.
-        """
+        """Open a batch with *call*. *is_over* is called on the clock's thread, without the lock, when it must close."""
         assert call.method.batch is not None  # noqa: S101 - for the type checker: only calls of such methods get here
         self.method = call.method
         self.calls = [call]

@@ -1,5 +1,5 @@
 """
-Sends several waiting calls ahead to one slot of a replica in another process, which runs them one after the other.
+Sends several waiting calls ahead to one slot of a replica in another process, which runs them in turn.
 
 `docs/design/bundles.md` says why. The first call holds the slot. The others came out of the queue and hold none.
 """
@@ -77,14 +77,6 @@ class Prefetch:
     """Takes the calls that are sent ahead out of the queue."""
 
     def __init__(self, lanes: Lanes, queue: Queue, match: Callable[[], None]) -> None:
-        """
-        Take calls of *queue*, for *lanes*.
-
-        Args:
-            lanes: The lanes that share the waiting calls.
-            queue: Where calls wait.
-            match: Gives free slots to waiting calls.
-        """
         self._lanes = lanes
         self._queue = queue
         self._match = match

@@ -1,5 +1,5 @@
 """
-The queue of one service: holds the calls that wait for a slot, and limits their number.
+One service's queue: holds the calls that wait for a slot, and limits their number.
 
 Calls wait in *backlogs*. All lanes share one; if the balancer binds calls to its choice, each lane has its own.
 `queue_size` calls may wait; each takes a token of *room*. A call without room is handled by the overload policy:
@@ -51,7 +51,7 @@ class Queue:
     then looks for a free slot.
 
     Attributes:
-        service: Name of the service.
+        service: Its name.
         size: Number of calls that may wait; parked calls do not count.
         shared: The backlog of all lanes, oldest first. Under a binding balancer, only for calls that find no open lane.
         unbound: Under a binding balancer, the waiting calls that any lane may take, oldest first. A call joins it
@@ -85,7 +85,7 @@ class Queue:
             lanes: The lanes for which calls wait.
             clock: For deadlines.
             size: Number of calls that may wait.
-            service: Name of the service, for messages.
+            service: Its name, for messages.
             overloaded: Called with the reason of the first refusal after a calm period.
             refused: As for `Router`.
             sheds: As the attribute.

@@ -87,7 +87,7 @@ class Router(GuardedOwner):
         Make a router without replicas; calls queue until there is one.
 
         Args:
-            service: Name of the service, for messages.
+            service: Its name, for messages.
             clock: For deadlines.
             queue_size: Number of calls that may wait; 0 accepts a call only if a slot is free.
             reject: If the queue is full, refuse the call. Otherwise its caller waits.

@@ -1,5 +1,5 @@
 """
-Finds the key of a call: from `with_options(key=...)`, or else from an argument of the call.
+Finds a call's key: from `with_options(key=...)`, or else from an argument of the call.
 
 A balancer names the argument in its attribute `key_argument`. The position of the argument in each method is found when
 the service is composed. So each call costs only one look-up in a tuple or a dictionary. Services without such a
@@ -119,7 +119,7 @@ def _parameters(cls: type, name: str) -> dict[str, inspect.Parameter]:
 
 
 def _read(cls: type, name: str, argument: str) -> _ReadArgument | None:
-    """Return a function that reads *argument* from the arguments of a call; None if the method does not have it."""
+    """Return a function that reads *argument* from a call's arguments; None if the method does not have it."""
     parameters = _parameters(cls, name)
     parameter = parameters.get(argument)
     named_at_will = any(each.kind is each.VAR_KEYWORD for each in parameters.values())

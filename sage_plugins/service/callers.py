@@ -81,12 +81,7 @@ class _Caller:
     _verb: str
 
     def __init__(self, find: Callable[[str], ServiceHandle]) -> None:
-        """
-        Make a caller; looks up nothing yet.
-
-        Args:
-            find: Returns a handle to a service by name, or raises an error that says why there is none.
-        """
+        """Make a caller. *find* returns a handle to a service by name, or raises an error that says why not."""
         self._handles = _Handles(find)
 
     def _make(
@@ -114,16 +109,15 @@ class _Caller:
         return self
 
     def __repr__(self) -> str:
-        """Show how the caller is used."""
         return f'<{type(self).__name__}: caller("service", ..., method="method") or caller["service"].method(...)>'
 
 
 class ServiceCaller(_Caller):
     """
-    Calls services by name and waits for the answers: `call_service` of environments and contexts.
+    Calls services by name and waits for the answers: `call_service` of environments and contexts. Thread-safe.
 
-    `caller("kv", "k", method="get", timeout=2)` and `caller["kv"].get("k", timeout=2)` are the same call. If the call
-    fails, its error is raised with its own type; if possible, the error is a RuntimeError too. Safe from any thread.
+    `caller("kv", "k", method="get", timeout=2)` and `caller["kv"].get("k", timeout=2)` are the same call. A failed call
+    raises its error with its own type, if possible also as a RuntimeError.
     """
 
     _verb = "call"
@@ -144,10 +138,10 @@ class ServiceCaller(_Caller):
         *timeout* and *method* do not reach the method; every other argument does.
 
         Args:
-            name: Name of the service. A call without any argument returns the caller itself, because SAGE's
+            name: The service's name. A call without any argument returns the caller itself, because SAGE's
                 `BaseService` of 2025 indexes the result of `ctx.call_service()`.
             *args: Positional arguments of the method.
-            method: Name of the method; None for the first of `process`, `execute` and `call` that the service has.
+            method: The method's name; None for the first of `process`, `execute` and `call` that the service has.
             timeout: Seconds from call to answer; None for the configured timeout.
             **kwargs: Keyword arguments of the method.
 
@@ -187,18 +181,11 @@ class AsyncServiceCaller(_Caller):
         self, name: str = "", /, *args: Any, method: str | None = None, timeout: float | None = None, **kwargs: Any
     ) -> Self | Future[Any]:
         """
-        Start a call of a service.
-
-        Args:
-            name: Name of the service. A call without any argument returns the caller itself, as for `ServiceCaller`.
-            *args: Positional arguments of the method.
-            method: Name of the method; None for the first of `process`, `execute` and `call` that the service has.
-            timeout: Seconds from call to answer; None for the configured timeout.
-            **kwargs: Keyword arguments of the method.
+        Start a call of a service; the arguments are as for `ServiceCaller`.
 
         Raises:
             TypeError: No service is named.
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
             ConfigError: *timeout* is not a number of seconds.
             CallTimeoutError, OverloadedError, ServiceStoppedError, MethodNotFoundError, TypeError: As for
                 `ServiceHandle.submit`.
@@ -208,7 +195,7 @@ class AsyncServiceCaller(_Caller):
         return self._start(name, method, timeout, args, kwargs)
 
     def __getitem__(self, name: str) -> AsyncServiceMethods:
-        """Return an object with the methods of the service *name*. The service is looked up at each method call."""
+        """As `ServiceCaller.__getitem__`; the methods return futures."""
         return AsyncServiceMethods(self._start, name)
 
     def _start(
@@ -221,12 +208,6 @@ class ServiceManager:
     """Both callers, with the method names of SAGE's `ctx.service_manager`."""
 
     def __init__(self, find: Callable[[str], ServiceHandle]) -> None:
-        """
-        Make the callers; looks up nothing yet.
-
-        Args:
-            find: Returns a handle to a service by name, or raises an error that says why there is none.
-        """
         self._sync = ServiceCaller(find)
         self._async = AsyncServiceCaller(find)
 
@@ -250,7 +231,7 @@ class ServiceManager:
 
 class ServiceMethods:
     """
-    The methods of one service: `caller["kv"]`.
+    One service's methods: `caller["kv"]`.
 
     All arguments except `timeout` reach the method.
     """
@@ -274,7 +255,6 @@ class ServiceMethods:
         return call
 
     def __repr__(self) -> str:
-        """Show the name of the service."""
         return f"<{type(self).__name__} of {self._name!r}>"
 
 
@@ -282,7 +262,7 @@ class AsyncServiceMethods(ServiceMethods):
     """As `ServiceMethods`, for `AsyncServiceCaller`: the methods return futures."""
 
     def __getattr__(self, method: str) -> Callable[..., Future[Any]]:
-        """Return the method of that name as a callable. The service is looked up when it is called."""
+        """As `ServiceMethods.__getattr__`."""
         return super().__getattr__(method)
 
 
@@ -307,27 +287,21 @@ class _Answer(Future[Any]):
     # Wait on the call first: it watches the deadline and detects a method that waits for itself.
 
     def result(self, timeout: float | None = None) -> Any:
-        """As `Call.result`."""
         self._call.exception(timeout)
         return super().result()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """As `Call.exception`."""
         self._call.exception(timeout)
         return super().exception()
 
     def cancel(self) -> bool:
-        """As `Call.cancel`."""
         return self._call.cancel()
 
     def cancelled(self) -> bool:
-        """As `Call.cancelled`."""
         return self._call.cancelled()
 
     def running(self) -> bool:
-        """As `Call.running`."""
         return self._call.running()
 
     def done(self) -> bool:
-        """As `Call.done`."""
         return self._call.done()

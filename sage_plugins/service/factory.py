@@ -45,20 +45,12 @@ class ServiceContext:
     What a service's instance can ask of its replica: `self.ctx`, and the constructor's parameter `ctx` if it has one.
 
     Attributes:
-        name: Name of the service.
-        replica_index: Position of this replica among the service's replicas, from 0.
+        name: The service's name.
+        replica_index: Position in the service, from 0.
         logger: Logger named `sage.service.<name>`.
     """
 
     def __init__(self, name: str, replica_index: int, find: Callable[[str], Any]) -> None:
-        """
-        Make the context of one replica.
-
-        Args:
-            name: Name of the service.
-            replica_index: Position of the replica.
-            find: Returns a handle to another service by name.
-        """
         self.name = name
         self.replica_index = replica_index
         self.logger = logging.getLogger(f"sage.service.{name}")
@@ -73,12 +65,12 @@ class ServiceContext:
 
     def service(self, name: str, cls: type | None = None) -> Any:  # noqa: ARG002 - only type checkers read it
         """
-        Return a handle to another service. *cls* only tells type checkers its methods.
+        Return a handle to another service; its calls inherit the deadline of the present call.
 
-        Calls through the handle inherit the deadline of the present call.
+        *cls* only tells type checkers its methods.
 
         Raises:
-            ServiceNotFoundError: No service of that name is registered.
+            ServiceNotFoundError: No such service.
         """
         return self._find(name)
 
@@ -112,7 +104,7 @@ class ServiceContext:
         """
         The service's own metrics, for `/metrics`: `ctx.metrics.counter("hits", "Found at once.").inc()`.
 
-        Outside an environment, for example in a test, they also count, but are shown nowhere.
+        Outside an environment, as in a test, they count but are shown nowhere.
         """
         if self._metrics is not None:
             return self._metrics()
@@ -136,20 +128,20 @@ class ServiceContext:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the caller has given up the present call. Long methods can check this and return early."""
+        """Whether the caller has given up the present call; long methods can then return early."""
         call = CURRENT.get()
         return call is not None and call.done()
 
     @property
     def request_id(self) -> str | None:
-        """ID of the request that the present call belongs to, such as an HTTP request; None if there is none."""
+        """ID of the present call's request, such as an HTTP request; None if there is none."""
         return request_id()
 
     def remaining(self) -> float | None:
         """
         Return the seconds left for the present call, at least 0; None without a deadline or outside a call.
 
-        It is 0 once nobody waits for the answer any more.
+        0 once nobody waits for the answer.
         """
         call = CURRENT.get()
         if call is None:
@@ -163,10 +155,10 @@ class ServiceContext:
 
 class ServiceFactory:
     """
-    Builds the instances of one service. `Environment.register_service` and its variants return it.
+    Builds one service's instances. `Environment.register_service` and its variants return it.
 
     Attributes:
-        service_name: Name of the service.
+        service_name: Its name.
         service_class: Its class.
         service_args: Positional arguments of the constructor.
         service_kwargs: Keyword arguments of the constructor.
@@ -200,11 +192,11 @@ class ServiceFactory:
         Build a new instance. `self.ctx` is set before its constructor runs.
 
         If the constructor's first parameter is `service_factory`, as in SAGE's own services, it gets this factory,
-        unless another argument was given for it. Such an instance also gets `service_name` and `get_statistics()`.
+        unless another argument was given for it; the instance also gets `service_name` and `get_statistics()`.
 
         Raises:
-            BaseException: Whatever the constructor raises. If it raises TypeError because of an argument that is a
-                configuration field, the error gets a note that says what to do.
+            BaseException: Whatever the constructor raises. A TypeError because of an argument that is a configuration
+                field gets a note that says what to do.
         """
         cls = self.service_class
         kwargs = self.service_kwargs
@@ -262,7 +254,7 @@ def own_factory(factory: Any) -> Any:
     Return *factory*, or a `ServiceFactory` made from it if it is SAGE's and its class takes the factory as an argument.
 
     SAGE's `create_kv_service_factory` and similar functions return such factories. Settings that they put on the
-    factory are copied, because pickling SAGE's factory would lose them.
+    factory are copied, because pickling would lose them.
     """
     if isinstance(factory, ServiceFactory):
         return factory

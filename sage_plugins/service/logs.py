@@ -19,8 +19,6 @@ _REPLICA: Final = re.compile(r".+#\d+(?:\.\d+)?(?=-)")
 
 
 class _MessageFormatter(logging.Formatter):
-    """Formats the message, with its traceback if it has one."""
-
     def format(self, record: logging.LogRecord) -> str:
         """Return the text. If the message cannot be formatted, say why: a wrong log call must not fail its method."""
         try:

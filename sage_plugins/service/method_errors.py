@@ -43,10 +43,9 @@ class _OfType:
 
 
 class MethodErrors:
-    """Counts errors by type, and keeps the text of a recent error of each type. Safe from any thread."""
+    """Counts errors by type, and keeps the text of a recent error of each type. Thread-safe."""
 
     def __init__(self) -> None:
-        """Begin without errors."""
         self._found: dict[str, _OfType] = {}  # guarded by _lock
         self._lock = threading.RLock()  # re-entrant, because a signal handler may make a call that fails
 

@@ -56,7 +56,7 @@ class _Metric:
         """
         Return the series for these label values. Keep the result where every microsecond counts.
 
-        The first 100 sets of values have their own series. All later ones share the series `other`.
+        The first 100 sets of values have their own series; later ones share the series `other`.
 
         Args:
             *values: Values of all labels, in order.
@@ -88,11 +88,9 @@ class _Metric:
             raise ValueError(msg)
 
     def value(self) -> Any:
-        """Return the value of a series; for `Family.values`."""
         raise NotImplementedError
 
     def values(self) -> dict[tuple[str, ...], Any]:
-        """Return the values of all series, by their label values."""
         with self._lock:
             series = list(self._series.items())
         return {key: each.value() for key, each in series}
@@ -178,16 +176,15 @@ class Histogram(_Metric):
 
 class OwnMetrics:
     """
-    The metrics of one replica: `ctx.metrics`. They are safe from any thread, too.
+    One replica's metrics: `ctx.metrics`. Thread-safe, as are the metrics.
 
-    `/metrics` adds up the counters and histograms of all replicas, including replicas that have left. A gauge has one
-    series for each living replica. Names that begin with `sage_` are reserved for the environment.
+    `/metrics` adds up the counters and histograms of all replicas, including those that have left. A gauge has one
+    series for each living replica. Names that begin with `sage_` are reserved.
 
-    Asking for a metric again returns the same object. A replica has at most 100 metrics.
+    Asking for a metric again returns the same object. A replica has at most 100.
     """
 
     def __init__(self) -> None:
-        """Begin without metrics."""
         self._lock = threading.RLock()
         self._metrics: dict[str, _Metric] = {}
         self._names: dict[str, str] = {}  # each series name in use, and its metric
@@ -197,7 +194,7 @@ class OwnMetrics:
         Return a number that only grows: `counter("hits").inc()`.
 
         Args:
-            name: Name of the metric. `_total` is added if it is missing.
+            name: The metric's name. `_total` is added if missing.
             help: What it counts, in one sentence.
             labels: Names of its labels. Give their values to the metric's method `labels`.
 
@@ -222,7 +219,7 @@ class OwnMetrics:
         Return a metric that counts numbers by size: `histogram("fetch_seconds").observe(0.2)`.
 
         Args:
-            name: Name of the metric.
+            name: The metric's name.
             help: What it measures, in one sentence.
             labels: Names of its labels.
             buckets: Upper edges of the buckets, the smallest first.

@@ -27,7 +27,6 @@ class CallCount:
     """A recorder that counts calls, for a replica without the monitor `metrics`."""
 
     def __init__(self) -> None:
-        """Begin at 0 calls."""
         self._counts: list[list[int]] = []
 
     def writer(self) -> Callable[[int, int, float, float], None]:

@@ -81,6 +81,7 @@ def test_with_the_monitor_the_plan_says_what_it_does(ward):
     ("answer", "why"),
     [
         (False, "check_health() failed: RuntimeError: check_health() of svc#0 returned False"),
+        (0, "check_health() failed: RuntimeError: check_health() of svc#0 returned False"),
         (ValueError("no pulse"), "check_health() failed: ValueError: no pulse"),
         (SystemExit(3), "check_health() failed: SystemExit: 3"),
     ],

@@ -55,6 +55,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 HERE = [path for path in PAGES if path.name not in {other.name for other in (*ON_A_CLUSTER, TUTORIAL)}]
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("path", HERE, ids=lambda path: str(path.relative_to(ROOT)))
 def test_blocks_of(path, folder, monkeypatch):
     """Each block of a page does what the page says."""

@@ -30,6 +30,7 @@ HEALTHY = ("acme-strategies", "acme-balancers", "acme-sockets")
 OURS = [ROOT, *sorted(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
 
 pytestmark = [
+    pytest.mark.built,
     pytest.mark.timeout(300),  # the first test builds the wheels and installs them
     pytest.mark.xdist_group("third_party"),  # one process builds and installs for all of them
 ]

@@ -36,8 +36,7 @@ class Recycler:
     Looks at the replicas of one service periodically, and replaces the one that is due.
 
     A timer of the clock starts each look. A background thread asks the replicas and replaces one, then ends. There is
-    no other look before that. The only cost for a call is that its replica counts it. All methods are safe from any
-    thread.
+    no other look before that. The only cost for a call is that its replica counts it. Thread-safe.
     """
 
     def __init__(  # noqa: PLR0913, PLR0917 - the parts of the service
@@ -49,17 +48,6 @@ class Recycler:
         supervisor: ReplicaSupervisor,
         changing: threading.Lock,
     ) -> None:
-        """
-        Prepare; looks at nothing.
-
-        Args:
-            policy: The limits.
-            replicas: The service's replicas.
-            launcher: Starts replicas.
-            stopper: Stops replicas.
-            supervisor: Manages running replicas.
-            changing: The lock that is held while the service is being changed.
-        """
         self._replicas = replicas
         self._launcher = launcher
         self._stopper = stopper

@@ -55,14 +55,14 @@ class Supervision(Protocol):
 
 class ReplicaSet:
     """
-    The replicas of one service. Passes on their reports.
+    One service's replicas. Passes on their reports.
 
-    All methods are safe from any thread.
+    Thread-safe.
 
     Attributes:
         composition: The service's composition.
         next_composition: The composition that is being rolled out; None if there is no rollout. Guarded by `condition`.
-        name: Name of the service.
+        name: The service's name.
         router: Sends the calls.
         monitors: The service's monitors.
         clock: The service's clock.
@@ -91,7 +91,6 @@ class ReplicaSet:
         clock: Clock,
         lifecycle: ServiceLifecycle,
     ) -> None:
-        """Make an empty set; the arguments are the attributes with these names."""
         self.composition = composition
         self.next_composition: Composition | None = None
         self.name = composition.name

@@ -29,7 +29,7 @@ class NoRoomError(DeployError):
 
 
 class Launcher:
-    """Starts replicas on the service's target. All methods are safe from any thread."""
+    """Starts replicas on the service's target. Thread-safe."""
 
     def __init__(
         self,
@@ -38,15 +38,6 @@ class Launcher:
         readiness: Readiness,
         find_service: Callable[[str], Any],
     ) -> None:
-        """
-        Prepare; starts nothing.
-
-        Args:
-            replicas: The service's replicas.
-            stopper: Stops replicas after a failed start.
-            readiness: Waits for replicas.
-            find_service: Returns handles to other services, for the instances.
-        """
         self._replicas = replicas
         self._stopper = stopper
         self._readiness = readiness

@@ -27,7 +27,6 @@ class ReplicaStopper:
     """Stops replicas. All methods are safe from any thread, but never call them under `ReplicaSet.condition`."""
 
     def __init__(self, replicas: ReplicaSet) -> None:
-        """Prepare; stops nothing. *replicas* are the service's replicas."""
         self._replicas = replicas
         self._clock = replicas.clock
 

@@ -50,12 +50,7 @@ class ReplicaSupervisor:
         """
         Receive all reports of *replicas* from now on.
 
-        Args:
-            replicas: The service's replicas.
-            launcher: Starts replicas.
-            stopper: Stops replicas.
-            readiness: Waits for replicas.
-            spawn: `spawn(body, what)` runs *body* in a background thread. The service waits for it when it stops.
+        *spawn(body, what)* runs *body* in a background thread, for which the service waits when it stops.
         """
         self._replicas = replicas
         self._launcher = launcher

@@ -40,7 +40,6 @@ class Readiness:
     """Waits until replicas of one service are ready. From any thread."""
 
     def __init__(self, replicas: ReplicaSet) -> None:
-        """Prepare; waits for nothing. *replicas* are the service's replicas."""
         self._replicas = replicas
         self._name = replicas.name
         self._clock = replicas.clock

@@ -51,8 +51,8 @@ class ServiceScaler:
     Looks at the load of one service periodically, and changes its number of replicas.
 
     A timer of the clock starts each look. The look runs in its own thread, because a policy or a replica may be slow.
-    There is no other look while replicas are being started. A call that finds no replica starts a look at once. All
-    methods are safe from any thread.
+    There is no other look while replicas are being started. A call that finds no replica starts a look at once.
+    Thread-safe.
     """
 
     def __init__(

@@ -323,7 +323,6 @@ class Rolling:
     # -- old replicas --------------------------------------------------------------------------------------------------
 
     def _stop_replica(self, member: Member, reason: str) -> None:
-        """Tell a replica to leave."""
         self._claims.pop(member.spec.index, None)
         self._supervisor.stop_replacing(member)
         is_candidate = member.id in self._candidates

@@ -29,22 +29,13 @@ _KINDS: Final = {
 
 class Breaking:
     """
-    The circuit breaker of one router. Safe from any thread.
+    The circuit breaker of one router. Thread-safe.
 
     Attributes:
         circuit: The state machine that decides.
     """
 
     def __init__(self, policy: BreakerPolicy, retry: RetryPolicy | None, parts: Parts, tell: Tell) -> None:
-        """
-        Begin closed.
-
-        Args:
-            policy: When it opens, and for how long.
-            retry: Defines which exceptions are the service's fault.
-            parts: The router's parts.
-            tell: Called for every change of state.
-        """
         self._retry = retry
         self._parts = parts
         self._tell = tell

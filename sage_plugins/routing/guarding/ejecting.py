@@ -30,19 +30,12 @@ _KINDS: Final = {
 
 
 class Ejecting:
-    """Watches the replicas of one router, and ejects those that fail. Safe from any thread."""
+    """Watches the replicas of one router, and ejects those that fail. Thread-safe."""
 
     _parts: Parts
     _outliers: Outliers
 
     def __init__(self, policy: OutlierPolicy, tell: Tell) -> None:
-        """
-        Watch nothing until `join`.
-
-        Args:
-            policy: When a replica gets no calls.
-            tell: Called for every decision.
-        """
         self._policy = policy
         self._tell = tell
         self._lock = threading.RLock()

@@ -116,7 +116,7 @@ class _Due(NamedTuple):
 
 
 class Hedging:
-    """Gives the calls of one service second attempts. Safe from any thread."""
+    """Gives the calls of one service second attempts. Thread-safe."""
 
     def __init__(
         self,
@@ -125,15 +125,6 @@ class Hedging:
         budget: Budget,
         tell: RateLimitedTell,
     ) -> None:
-        """
-        Begin without calls.
-
-        Args:
-            policy: When a call gets a second attempt.
-            parts: The router's parts.
-            budget: Decides whether one more attempt is allowed.
-            tell: Called for the decisions.
-        """
         self._parts = parts
         self._budget = budget
         self._tell = tell

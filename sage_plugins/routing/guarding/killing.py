@@ -34,7 +34,7 @@ class Killing:
     """
     Ends calls of one service at their deadline, even if no caller waits, and kills replicas that go on running them.
 
-    Nothing else stops a synchronous method. A killed replica counts as one that died. Safe from any thread.
+    Nothing else stops a synchronous method. A killed replica counts as one that died. Thread-safe.
     """
 
     def __init__(self, parts: Parts, tell: Tell) -> None:

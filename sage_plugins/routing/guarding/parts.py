@@ -29,7 +29,7 @@ class Parts(NamedTuple):
     The parts of a router.
 
     Attributes:
-        service: Name of the service.
+        service: Its name.
         clock: The router's clock.
         lanes: Its replicas.
         queue: Where its calls wait.
@@ -61,7 +61,6 @@ class RateLimitedTell:
     """Reports frequent decisions at most once a second for each kind, with the number of those left out."""
 
     def __init__(self, clock: Clock, tell: Tell) -> None:
-        """Report to *tell*."""
         self._clock = clock
         self._tell = tell
         self._told_at: dict[str, float] = {}

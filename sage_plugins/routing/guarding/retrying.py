@@ -56,18 +56,9 @@ class Budget:
 
 
 class Retrying:
-    """Retries the calls of one service. Safe from any thread."""
+    """Retries one service's calls. Thread-safe."""
 
     def __init__(self, policy: RetryPolicy, parts: Parts, budget: Budget, tell: RateLimitedTell) -> None:
-        """
-        Begin without failed calls.
-
-        Args:
-            policy: Which calls are retried, and when.
-            parts: The router's parts.
-            budget: The budget of the same policy.
-            tell: Called for the decisions.
-        """
         self._policy = policy
         self._parts = parts
         self._tell = tell

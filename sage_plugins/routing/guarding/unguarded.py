@@ -80,7 +80,6 @@ class GuardedOwner(CallOwner):
         raise NotImplementedError
 
     def _parts(self, refused: Callable[[int, str], None]) -> tuple[Any, ...]:
-        """Return the fields of `Parts`."""
         parts = (self.service, self.clock, self._lanes, self._queue, self._closing, self._losses)
         return (*parts, self._match, refused, self._send_elsewhere, self._rearrange, self._reroute, self)
 
@@ -107,7 +106,6 @@ class GuardedOwner(CallOwner):
             self._compose_route()
 
     def _rearrange(self, change: Callable[[], None]) -> None:
-        """Change the lanes with *change*, and compose the route again."""
         with self._lanes.lock:
             change()
             self._rebind()

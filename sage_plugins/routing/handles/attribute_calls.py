@@ -32,8 +32,8 @@ def find_method(
     Return the kind of the method *name* (None if it is not known yet) and the class that has the method.
 
     Args:
-        service: Name of the service.
-        name: Name of the method.
+        service: Its name.
+        name: The method's name.
         plans: The method plans, as far as they are known.
         cls: The service's class; None if this process does not know it.
 
@@ -140,7 +140,6 @@ class AioMethods:
     _made: dict[str, _Made]  # by name
 
     def __init__(self, handle: ServiceHandle) -> None:
-        """Call the service of *handle*."""
         object.__setattr__(self, "_handle", handle)
         object.__setattr__(self, "_made", {})
 
@@ -166,12 +165,10 @@ class AioMethods:
         raise read_only("handle.aio", name)
 
     def __dir__(self) -> list[str]:
-        """The served methods."""
         own = [name for name in dir(type(self)) if name.startswith("__")]
         return [*own, *self._handle._served()]  # noqa: SLF001 - belongs to the handle
 
     def __repr__(self) -> str:
-        """The handle."""
         return f"<{type(self).__name__} of {self._handle!r}>"
 
 
@@ -188,7 +185,6 @@ class _Either:
         return self._handle.acall(*self._call, **self._kwargs).__await__()
 
     def __aiter__(self) -> AsyncServiceStream:
-        """Make the call and iterate over its items."""
         return self._handle.astream(*self._call, **self._kwargs)
 
 

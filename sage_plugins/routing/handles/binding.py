@@ -111,14 +111,14 @@ class Caller(NamedTuple):
     What `compose` needs to know of a handle.
 
     Attributes:
-        service: Name of the service.
+        service: Its name.
         options: For all calls of the handle.
         timeout: Seconds from call to answer for all methods; None for no limit, `UNSET` for each method's own.
         latest: `expires` and `deadline` of the call that the handle repeats; None for new calls.
         rebound: If the service was deployed again, returns the handle with which to repeat the call; else raises the
             error.
         moved: The same for a call that was refused while it waited for room.
-        blocks: Called if a call blocks a running event loop, with the name of the method.
+        blocks: Called if a call blocks a running event loop, with the method's name.
     """
 
     service: str
@@ -401,7 +401,6 @@ def _descend(frames: int) -> None:
 
 
 def _note_inner(outer: Call, made: Call) -> None:
-    """Note that the method that answers *outer* has made the call *made*."""
     made.outer = outer
     inner = outer.inner
     if inner is None:

@@ -43,14 +43,14 @@ class _Origin(NamedTuple):
 
 class ServiceHandle:
     """
-    Calls one service; made by `Environment.service`.
+    Calls one service; made by `Environment.service`. Thread-safe, on any event loop.
 
-    Every served method is an attribute, unless the handle has an attribute of that name. The kind of the method decides
-    what `handle.get("k")` returns: the value (plain method), an awaitable `Call` (`async def`), an iterator (generator)
-    or an asynchronous iterator (asynchronous generator). On an event loop, use `handle.aio.get("k")`.
+    Every served method is an attribute, unless the handle has one of that name. The method's kind decides what
+    `handle.get("k")` returns: the value (plain method), an awaitable `Call` (`async def`), an iterator (generator) or
+    an asynchronous iterator (asynchronous generator). On an event loop, use `handle.aio.get("k")`.
 
-    A handle stays valid while replicas come and go. It is safe from any thread and event loop. Making a handle starts
-    nothing: the first call deploys the service if necessary.
+    A handle stays valid while replicas come and go. Making one starts nothing: the first call deploys the service if
+    necessary.
     """
 
     _name: str
@@ -78,13 +78,13 @@ class ServiceHandle:
         Make a handle.
 
         Args:
-            name: Name of the service.
+            name: The service's name.
             bind: Returns the service's binding; deploys the service if necessary.
             options: For all calls of this handle.
-            timeout: Seconds from call to answer for all methods; None for no limit. If unset, the configuration's.
+            timeout: Seconds from call to answer for all methods; None for no limit. Unset: the configuration's.
             travels: Returns what the pickled handle consists of: a function that makes a handle, and its first
-                arguments. Its last argument is a mapping of the options given to `with_options`. Raises CallError if
-                other processes cannot call the service. None if the handle cannot leave this process.
+                arguments; the last one is a mapping of the options given to `with_options`. Raises CallError if other
+                processes cannot call the service. None if the handle cannot leave this process.
             service_class: Returns the service's class, None if this process does not know it; must not wait.
             waits_to_bind: Returns whether *bind* must wait for the service to start; must not wait itself.
             methods: Returns the method plans that are known before the handle is bound; must not wait.
@@ -114,14 +114,14 @@ class ServiceHandle:
         Call *method* and wait for its result.
 
         Raises:
-            CallTimeoutError: There was no answer within the timeout, which includes the time in the queue.
+            CallTimeoutError: There was no answer within the timeout, which includes the wait in the queue.
             OverloadedError: `overload` is not `block`, and the queue is full or the call could not be answered in time.
-                Under `shed_oldest` and `priority` also if the waiting call was shed for another one.
+                Under `shed_oldest` and `priority` also if the waiting call was shed for another.
             NoReplicaError: There is no replica and will be none.
             CircuitOpenError: The circuit breaker is open.
             ServiceStoppedError: The service is draining or has stopped.
             ReplicaDiedError: The replica died while the method ran.
-            ReentrantCallError: A service method made the call, and would wait for ever.
+            ReentrantCallError: A service method made the call, and would wait forever.
             InvalidKeyError: The balancer does not accept the key.
             MethodNotFoundError: The service serves no such method.
             TypeError: The method is a generator, which needs `stream`.
@@ -145,9 +145,9 @@ class ServiceHandle:
 
     def start(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
         """
-        Like `submit`, but never wait for room: if the queue is full, the call is parked and this returns.
+        As `submit`, but never waits for room: if the queue is full, the call is parked.
 
-        Under `inline` the method runs before this returns, as with `submit`.
+        Under `inline` the method runs before this returns.
         """
         bound = self._compose()
         binding = bound.binding
@@ -170,8 +170,8 @@ class ServiceHandle:
         Return the items of a generator method, as an iterator.
 
         The generator runs in the replica, at most `stream.AHEAD` items ahead, and holds its slot until it ends. The
-        timeout limits each wait for an item; for the first item it counts from the call. `close()`, leaving a `with`
-        block or dropping the stream ends the generator.
+        timeout limits each wait for an item; for the first it counts from the call. `close()`, leaving a `with` block
+        or dropping the stream ends the generator.
 
         Raises:
             TypeError: The method is not a generator, and needs `call`.
@@ -212,9 +212,7 @@ class ServiceHandle:
         return handle._start_stream(method, args, kwargs)  # noqa: SLF001 - same class
 
     def astream(self, method: str, /, *args: Any, **kwargs: Any) -> AsyncServiceStream:
-        """
-        Like `stream`, for coroutines: return an asynchronous iterator. It makes the call when it is asked for an item.
-        """
+        """As `stream`, for coroutines: an asynchronous iterator, which makes the call when it is asked for an item."""
         from sage_plugins.call.stream_reader import AsyncServiceStream
 
         async def again(call: StreamCall, error: ServiceStoppedError) -> StreamCall:
@@ -245,11 +243,10 @@ class ServiceHandle:
 
     async def acall(self, method: str, /, *args: Any, **kwargs: Any) -> Any:
         """
-        Call *method* from a coroutine; raises what `call` raises.
+        Call *method* from a coroutine, on any running event loop; raises what `call` raises.
 
-        Works on any running event loop. If the queue is full under `overload: block`, the task waits for room.
-        Cancelling the task cancels the call: a waiting call never starts, a running coroutine is cancelled, and any
-        other running method is abandoned.
+        If the queue is full under `overload: block`, the task waits for room. Cancelling the task cancels the call: a
+        waiting call never starts, a running coroutine is cancelled, any other running method is abandoned.
         """
         from sage_plugins.call import aio
 
@@ -318,13 +315,12 @@ class ServiceHandle:
             timeout: Seconds from call to answer, None for no limit.
             key: Key for balancers that send equal keys to the same replica.
             idempotent: Whether these calls may run twice; overrides the method's declaration.
-            priority: Priority under `overload: priority`; higher ones start first. From -1,000,000 to 1,000,000,
-                default 0.
+            priority: Under `overload: priority`, higher ones start first. -1,000,000 to 1,000,000, default 0.
 
         Raises:
             ConfigError: *timeout* is not a number of seconds, or *priority* is not a whole number in its range. Also if
-                *priority* is not 0 and the service has another `overload`; if this handle has made no call yet, the
-                new handle's first call raises that.
+                *priority* is not 0 and the service has another `overload`; if this handle has made no call yet, the new
+                handle's first call raises that.
             InvalidKeyError: *key* is not hashable. A call raises it if the balancer accepts no such key.
         """
         options = CallOptions(
@@ -341,7 +337,6 @@ class ServiceHandle:
         return again
 
     def _again(self, options: CallOptions, timeout: Any) -> ServiceHandle:
-        """Return a second handle to the same service."""
         return ServiceHandle(self._name, options=options, timeout=timeout, **self._origin._asdict())
 
     # -- the methods as attributes -----------------------------------------------------------------------------------
@@ -377,7 +372,6 @@ class ServiceHandle:
         return served_by(*self._known())
 
     def __dir__(self) -> list[str]:
-        """The handle's own methods and the served methods."""
         own = [name for name in dir(type(self)) if not name.startswith("_") or name.startswith("__")]
         return sorted({*own, *self._served()})
 
@@ -392,7 +386,6 @@ class ServiceHandle:
     # -- binding -----------------------------------------------------------------------------------------------------
 
     def _verb(self, name: str) -> Callable[..., Any]:
-        """Return the composed `call` or `submit`."""
         bound = self._compose()
         verb: Callable[..., Any] = bound.call if name == "call" else bound.submit
         return verb
@@ -466,7 +459,6 @@ class ServiceHandle:
         return moved
 
     def __repr__(self) -> str:
-        """Name of the service."""
         return f"<ServiceHandle {self._name!r}>"
 
     def __reduce__(self) -> Any:

@@ -7,7 +7,7 @@ import pytest
 from documentation_pages import ON_A_CLUSTER, Page, working_folder
 from tutorial_page import Tutorial
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.docs, pytest.mark.ray, pytest.mark.timeout(180)]
 
 
 @pytest.mark.parametrize("path", ON_A_CLUSTER, ids=lambda path: path.name)

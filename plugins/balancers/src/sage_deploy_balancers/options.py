@@ -27,7 +27,7 @@ class ConsistentHashOptions:
     Options of `consistent_hash`.
 
     Attributes:
-        key: Name of the method argument that is the key of a call; null: no argument. A key given with
+        key: Name of the method argument that is a call's key; null: no argument. A key given with
             `with_options(key=...)` takes precedence.
         vnodes: Points of each replica on the ring. The replicas' shares of the key space differ by about
             1/sqrt(vnodes): 9 % with 128.

@@ -20,7 +20,7 @@ _BUCKETS: Final = len(HISTOGRAM_EDGES_S) + 1
 
 
 def calls_of(methods: Mapping[str, Cells]) -> list[Family]:
-    """Return the families for the calls of one service. *methods* has the counts of each method."""
+    """Return the families for one service's calls. *methods* has the counts of each method."""
     requests: dict[tuple[str, ...], float] = {}
     durations: dict[tuple[str, ...], tuple[float, ...]] = {}
     waits, waited_s = [0] * _BUCKETS, 0.0

@@ -202,14 +202,7 @@ class MetricsRecorder:
     """The counts of one replica, or of the calling side."""
 
     def __init__(self, who: ReplicaInfo, methods: tuple[str, ...], usage: ProcessUsage | None) -> None:
-        """
-        Start with zero counts.
-
-        Args:
-            who: The replica, or the calling side.
-            methods: Names of the methods, by index.
-            usage: Resource use of the replica's process. None for the calling side.
-        """
+        """Start with zero counts. *usage* is None for the calling side."""
         self._methods = methods
         self._who = who
         self._usage = usage

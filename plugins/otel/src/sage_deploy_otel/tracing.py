@@ -74,10 +74,9 @@ def _named(setup: str) -> Callable[[], object]:
 
 
 class Spans:
-    """Traces the calls of one replica, in its process; see `interfaces.CallSurrounder`."""
+    """Traces one replica's calls, in its process; see `interfaces.CallSurrounder`."""
 
     def __init__(self, who: ReplicaInfo) -> None:
-        """Trace the calls of the replica *who*."""
         self._tracer: Tracer = trace.get_tracer("sage_deploy")
         self._about: dict[str, str | float] = {
             "rpc.system": "sage_deploy",

@@ -53,7 +53,6 @@ class Allocations:
     """The shares of all running replicas that this process has started. Thread-safe."""
 
     def __init__(self) -> None:
-        """Start with nothing allocated."""
         self._lock = threading.Lock()
         self._held: dict[int, Allocation] = {}  # by identity; guarded by _lock
 

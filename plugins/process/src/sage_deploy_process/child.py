@@ -57,7 +57,7 @@ class Child:
 
         Args:
             module: Module that the child runs.
-            name: Name of its replica, for process lists and messages.
+            name: Its replica's name, for process lists and messages.
             descriptors: File descriptors that it inherits.
             settings: Settings that it reads from its lifeline.
             environment: Its environment variables.

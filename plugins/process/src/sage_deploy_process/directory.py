@@ -1,4 +1,4 @@
-"""The directory in which other processes find the services of an environment."""
+"""The directory in which other processes find an environment's services."""
 
 from __future__ import annotations
 

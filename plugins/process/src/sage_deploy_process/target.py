@@ -36,7 +36,6 @@ class ProcessTarget(DirectoryTarget):
     """Starts a child process for each replica of a service. Thread-safe."""
 
     def __init__(self, options: ProcessOptions) -> None:
-        """Prepare the target. Starts nothing."""
         self._options = options
         self._lock = threading.Lock()
         self._dispatcher: Dispatcher | None = None  # this and the next line: guarded by _lock

@@ -46,7 +46,6 @@ class _ReplicaTransport(SocketTransport):
         self.watch(client.ended)
 
     def request(self, method: str, *arguments: Any) -> Future[Any]:
-        """As `RpcTransport.request`."""
         return self._client.request(method, *arguments)
 
 

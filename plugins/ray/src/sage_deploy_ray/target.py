@@ -129,7 +129,7 @@ class RayTarget(DirectoryTarget):
         Prepare the target. Connects to nothing.
 
         Args:
-            target_id: ID of the target, which decides how nodes are selected.
+            target_id: The target's ID, which decides how nodes are selected.
             options: The service's options for this target.
             environment: Options that name the cluster.
         """

@@ -30,8 +30,8 @@ class DeployEnvironment(LocalEnvironment):
     """
     A `LocalEnvironment` of SAGE that deploys its services. `attach` turns an existing environment into one.
 
-    Everything of SAGE stays and works as before: `register_service`, the pipeline, the jobs. `submit` deploys the
-    services first. `stop` and `close` stop them.
+    Everything of SAGE stays and works as before. `submit` also deploys the services first; `stop` and `close` stop
+    them.
     """
 
     def __init__(  # noqa: PLR0913 - SAGE has four parameters
@@ -45,15 +45,7 @@ class DeployEnvironment(LocalEnvironment):
         options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """
-        Create an empty environment.
-
-        Args:
-            name: Its name.
-            config: Passed to SAGE.
-            scheduler: Passed to SAGE.
-            enable_monitoring: Passed to SAGE.
-            leave: As for `attach`.
-            options: As for `attach`.
+        Create an empty environment. *leave* and *options* are as for `attach`, the others are passed to SAGE.
 
         Raises:
             TypeError: *leave* is a single name.
@@ -141,27 +133,25 @@ class DeployEnvironment(LocalEnvironment):
             return super().submit(autostop=autostop)
 
     def stop(self) -> None:
-        """Let SAGE stop the pipeline, then stop the services. Works without a `submit`, too."""
+        """Let SAGE stop the pipeline, then stop the services; also without a `submit`."""
         try:
             super().stop()  # type: ignore[no-untyped-call]
         finally:
             self._deployments.close()
 
     def close(self) -> None:
-        """Let SAGE close the environment, then stop the services. Works without a `submit`, too."""
+        """Let SAGE close the environment, then stop the services; also without a `submit`."""
         try:
             super().close()  # type: ignore[no-untyped-call]
         finally:
             self._deployments.close()
 
     def __enter__(self) -> Self:
-        """Return the environment itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close the environment."""
         self.close()
 
     # -- what is deployed --------------------------------------------------------------------------------------------
@@ -169,9 +159,9 @@ class DeployEnvironment(LocalEnvironment):
     @property
     def deployment(self) -> Environment:
         """
-        The environment of sage-deploy that runs the services. Use it for what has no method here, such as `scale`.
+        The environment of sage-deploy that runs the services, for what has no method here, such as `scale`.
 
-        `stop`, `close` and the end of a batch run end it. Afterwards this is a new one.
+        `stop`, `close` and the end of a batch run end it; then this is a new one.
 
         Raises:
             ConfigError: A deployment file can no longer be read.
@@ -201,7 +191,7 @@ class DeployEnvironment(LocalEnvironment):
 
     def get_service_status(self, name: str) -> dict[str, Any]:
         """
-        Return the status of a service; see `Environment.get_service_status`. After a run, return its last status.
+        Return a service's status; see `Environment.get_service_status`. After a run, return its last status.
 
         Raises:
             ServiceNotFoundError: No service of this name is deployed, or SAGE runs it itself.
@@ -246,18 +236,17 @@ def attach(
     """
     Let sage-deploy run the services of *env*, an environment of SAGE. Return the same object.
 
-    The object becomes an instance of both its class and `DeployEnvironment`. No module or class of SAGE is changed, and
-    other environments stay as they are. A second call does nothing.
+    It becomes an instance of both its class and `DeployEnvironment`. No module or class of SAGE is changed, and other
+    environments stay as they are. A second call does nothing.
 
-    Every service is deployed, including those registered with `env.register_service` before or after. If a loaded file
-    has an entry for the service, the entry applies. Otherwise the service gets one replica in this process, which runs
-    one call at a time.
+    Every service is deployed, including those registered with `env.register_service` before or after, as a loaded
+    file's entry says. Without an entry, the service gets one replica in this process, which runs one call at a time.
 
     SAGE keeps running three kinds of services itself:
 
     - those named in *leave*,
     - those with a factory that does not tell its class,
-    - those whose constructor shares an object, such as a queue, with a source of the pipeline. They wait for the
+    - those whose constructor shares an object, such as a queue, with a source of the pipeline: they wait for the
       pipeline, and only SAGE's own calls keep it moving meanwhile. This does not apply to services that are registered
       with a configuration or named in a file.
 

@@ -41,8 +41,8 @@ class Deployments:
     """
     The services that sage-deploy runs for one environment of SAGE.
 
-    An `Environment` of sage-deploy does the work. It cannot be used after it was closed, but an environment of SAGE can
-    be filled and submitted again. Then a new `Environment` is created, with everything registered again.
+    An `Environment` of sage-deploy does the work. After it was closed, a new one is created with everything registered
+    again, because an environment of SAGE can be filled and submitted again.
 
     Attributes:
         names: The services of the last deployment that sage-deploy runs.
@@ -118,7 +118,7 @@ class Deployments:
 
     @property
     def last(self) -> Environment:
-        """The current environment of sage-deploy. It may be closed: its counts can still be read."""
+        """The current environment of sage-deploy. If closed, its counts can still be read."""
         with self._lock:
             return self._current
 
@@ -165,7 +165,7 @@ class Deployments:
         Register a service with a configuration. Return its factory.
 
         Args:
-            name: Name of the service.
+            name: The service's name.
             again: Registers it in an environment of sage-deploy.
 
         Raises:
@@ -252,7 +252,6 @@ class Deployments:
             raise ConfigError(msg)
 
     def _is_in_file(self, name: str) -> bool:
-        """Whether a loaded file has an entry for a service."""
         files = self._only_files
         try:
             files.task(name)  # an entry with a class is a service of its own
@@ -285,7 +284,7 @@ class Deployments:
 
     def status(self, name: str) -> dict[str, Any]:
         """
-        Return the status of a service. It may have stopped.
+        Return a service's status. It may have stopped.
 
         Raises:
             ServiceNotFoundError: There is none of this name.
@@ -324,8 +323,8 @@ class Deployments:
         """
         Wrap a `submit`: deploy the services and route the pipeline's calls to them before SAGE begins.
 
-        A batch run has ended when `submit` returns. The services that it started end with it; earlier ones keep
-        running. A stream keeps running after `submit`, and its services run until `close`.
+        A batch run ends when `submit` returns, and the services that it started end with it; earlier ones keep running.
+        A stream keeps running after `submit`, and its services run until `close`.
 
         Args:
             batch: Whether `submit` returns after everything has run.

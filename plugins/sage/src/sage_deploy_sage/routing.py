@@ -86,7 +86,6 @@ class FunctionMaker:
         return getattr(self.function_class, name)
 
     def __repr__(self) -> str:
-        """Show the replaced class."""
         return f"<{type(self).__name__} of {self.function_class!r}>"
 
 
@@ -102,14 +101,6 @@ class CallerOfFunction:
     __slots__ = ("_others", "_routes", "_verb")
 
     def __init__(self, routes: Routes, verb: str, others: Callable[..., Any] | None) -> None:
-        """
-        Call services.
-
-        Args:
-            routes: Says which services sage-deploy runs.
-            verb: The attribute of *routes* that calls them.
-            others: Calls all other services as SAGE does. None: SAGE has no such method here.
-        """
         self._routes = routes
         self._verb = verb
         self._others = others
@@ -129,7 +120,6 @@ class CallerOfFunction:
         return getattr(self._routes, self._verb)[service_name]
 
     def __repr__(self) -> str:
-        """Show the verb."""
         return f"<{self._verb} of a function>"
 
 
@@ -147,7 +137,7 @@ class DeployedFactory:
         Args:
             original: The factory that was registered. None if only a file declares the service.
             routes: Calls the service.
-            name: Name of the service.
+            name: The service's name.
             service_class: Its class.
         """
         self.original = original
@@ -160,7 +150,6 @@ class DeployedFactory:
         return DeployedService(self._routes, self.service_name, self.service_class)
 
     def __repr__(self) -> str:
-        """Show name and class."""
         return f"<{type(self).__name__} {self.service_name!r} {self.service_class.__qualname__}>"
 
 

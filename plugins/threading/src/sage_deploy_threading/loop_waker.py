@@ -43,7 +43,7 @@ class LoopWaker:
             self._receiver = None
 
     def wake(self) -> None:
-        """Call the function soon. Safe from any thread. No effect after the loop has ended."""
+        """Call the function soon. Thread-safe. No effect after the loop has ended."""
         try:
             if self._receiver is None:
                 self._loop.call_soon_threadsafe(self._woken)

@@ -56,7 +56,6 @@ class Single:
     """Starts one worker, for services that are not thread-safe."""
 
     def __init__(self, options: ThreadOptions) -> None:
-        """Use the service's *options*."""
         self._options = options
 
     def start(self, seat: Seat) -> _PoolRunner:
@@ -68,7 +67,6 @@ class Multi:
     """Starts exactly `thread_count` workers."""
 
     def __init__(self, options: ThreadOptions) -> None:
-        """Use the service's *options*."""
         self._options = options
 
     def start(self, seat: Seat) -> _PoolRunner:
@@ -81,7 +79,6 @@ class Pool:
     """Starts `thread_count` workers, and more under load, up to `thread_pool_size`."""
 
     def __init__(self, options: PoolOptions) -> None:
-        """Use the service's *options*."""
         self._options = options
 
     def start(self, seat: Seat) -> _PoolRunner:

@@ -47,7 +47,7 @@ class Workers:
         Args:
             seat: The seat whose work they run.
             first: Number of threads at the start.
-            most: Maximum number of threads under load.
+            most: Maximum threads under load.
             idle_timeout: Seconds without work after which a thread ends. None: never.
             name: Part of the threads' names.
             queue: Where they fetch work. Its producer calls `grow`. Default: the seat's inbox.

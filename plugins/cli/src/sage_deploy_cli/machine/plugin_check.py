@@ -173,14 +173,6 @@ class Inspection:
     """Checks one registration. `findings` yields what is wrong with it."""
 
     def __init__(self, source: str, kind: str, registration: Registration) -> None:
-        """
-        Set what to check.
-
-        Args:
-            source: The distribution that made the registration, such as `"acme-gpu 1.2"`.
-            kind: The kind of plugin, such as `"target"`.
-            registration: The registration.
-        """
         self._source = source
         self._kind = kind
         self._registration = registration
@@ -262,7 +254,6 @@ class Inspection:
             yield self._wrong(f"what it creates {fault}", "see the interface in docs/hooks.md")
 
     def _run(self, name: str, settings: Sequence[Any]) -> Iterator[Finding]:
-        """Call `check` or `explain` with a configuration that only names the ID."""
         wanted = (Problem,) if name == "check" else (str, Explanation)
         config = ServiceDeploymentConfig(**_NAMED[self._kind](self._registration.id))
         try:

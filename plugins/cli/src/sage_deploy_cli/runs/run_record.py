@@ -173,7 +173,6 @@ def _open_lock(place: Path, more: int = 0) -> int:
 
 
 def _run(content: object) -> Run | None:
-    """Convert a record, or return None if it has another shape."""
     if not isinstance(content, dict) or content.get("version") != _VERSION:
         return None
     pid, file, profile, services = (content.get(name) for name in ("pid", "file", "profile", "services"))

@@ -45,7 +45,7 @@ class ServiceEntry:
     Entries are equal if their settings are equal; places do not matter.
 
     Attributes:
-        name: Name of the service.
+        name: The service's name.
         values: The configuration fields that the file sets, by flat name. The others have their defaults.
         class_path: The service's class as `"package.module:Class"`, or None.
         args: Positional arguments of the class's constructor.

@@ -50,7 +50,7 @@ class Layer:
 
     Attributes:
         source: The kind of part of the file.
-        profile: Name of its profile, or "".
+        profile: Its profile's name, or "".
         values: The fields that it sets, by name, and `class` and `init`.
         places: Place of each value, by path.
         bad: Fields, `class` and `init` that it sets wrongly; `values` lacks them. A path such as `methods.get` or

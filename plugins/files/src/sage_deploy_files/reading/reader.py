@@ -448,7 +448,7 @@ def _meant(name: str, group: str | None, own: Sequence[str], *, suggest: bool) -
 
 
 def _names_method(problem: Problem, value: Any) -> bool:
-    """Whether a problem of the mapping `methods` is about the name of a method, which is a key."""
+    """Whether a problem of the mapping `methods` is about a method's name, which is a key."""
     name = problem.key.removeprefix("methods.")
     return problem.id == "E103" and name != problem.key and isinstance(value, Mapping) and name in value
 

@@ -55,7 +55,7 @@ def fetch(
         args: Positional arguments.
         kwargs: Keyword arguments.
         remaining: Returns the seconds for which the values are still wanted, inf for no limit. Called repeatedly.
-        method: Name of the method, for the note on an error.
+        method: The method's name, for the note on an error.
 
     Returns:
         None if the values are no longer wanted.

@@ -45,7 +45,6 @@ class CallerCarrier:
     large: float = _LARGE
 
     def __init__(self, transport: RpcTransport) -> None:
-        """Use the actor that *transport* leads to."""
         self._transport = transport
 
     def send(self, caller: str, references: Sequence[Any]) -> str:
@@ -88,7 +87,6 @@ class ActorCarrier:
     large: float = _LARGE
 
     def __init__(self) -> None:
-        """Start empty."""
         self._condition = threading.Condition()
         self._pending: dict[str, Sequence[Any]] = {}  # by mark; this and all below: guarded by _condition
         self._in_use: dict[str, Sequence[Any]] = {}  # by mark, of calls that still run

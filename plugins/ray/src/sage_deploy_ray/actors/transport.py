@@ -71,7 +71,7 @@ class RayTransport(SocketTransport):
 
         Args:
             make_actor: Returns the actor's handle, and starts the actor if it does not run.
-            node: Name of the node, for messages about the replica.
+            node: The node's name, for messages about the replica.
             options: Decide how calls are sent.
             dispatcher: Provides the threads that read responses.
             on_gone: Called when the actor is gone. Its argument is true if the actor is only unreachable.

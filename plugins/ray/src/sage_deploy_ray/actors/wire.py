@@ -51,7 +51,6 @@ def read_response(wire: Wire) -> Response:
 
 
 def _refers(reply: Reply) -> bool:
-    """Whether *reply* may contain references."""
     kind = reply[0]
     if kind in {protocol.DONE, protocol.ITEM}:
         return bool(reply[2][2])

@@ -1,11 +1,11 @@
 """
-The connection of this process to a Ray cluster. All services of all environments share it.
+The connection of this process to a Ray cluster, shared by all services of all environments.
 
-Ray allows one cluster per process. Each user takes a `Connection`, and the last release ends what the first one began.
-A Ray that was there before is used and never ended here: the program called `ray.init`, or this process is a worker.
+Ray allows one cluster per process. Each user takes a `Connection`; the last release ends what the first began. A Ray
+that was there before (the program called `ray.init`, or this process is a worker) is used and never ended here.
 
-Every wait here has a limit. Ray's own calls may block for a minute or forever, above all when the head is gone. Ray
-would also end this process after a minute without the head, unless a variable set beforehand allows more time.
+Every wait here has a limit: Ray's own calls may block for a minute or forever, above all when the head is gone. Ray
+would also end this process after a minute without the head, unless a variable set beforehand allows more.
 """
 
 from __future__ import annotations
@@ -75,8 +75,8 @@ class Connection:
 
     Attributes:
         address: Where the head listens, as `host:port`.
-        namespace: Ray's namespace for the actor names of this user. Pass it with every name, because the connection
-            itself has the namespace of its first user.
+        namespace: Ray's namespace for this user's actor names. Pass it with every name: the connection itself has the
+            namespace of its first user.
         control_timeout: Timeout for answers of the cluster, in seconds.
         owned: Whether Ray was started here, and ends with the last connection.
     """
@@ -143,8 +143,8 @@ class Connection:
         """
         Release the share. Idempotent, thread-safe, and safe while the interpreter exits.
 
-        If Ray was started here, the last release ends it, with every actor that is not detached. That takes 1 s, or 8 s
-        if the head is gone.
+        The last release ends a Ray that was started here, with every actor that is not detached, in 1 s, or 8 s if the
+        head is gone.
         """
         global _runtime  # noqa: PLW0603 - Ray has one connection per process
         with _lock:
@@ -176,18 +176,16 @@ def connect(
     warn: bool = True,
 ) -> Connection:
     """
-    Take a share in this process's connection. Connects if there is no connection yet. Thread-safe.
-
-    The process's handling of SIGTERM is not changed.
+    Take a share in this process's connection; connect if there is none. Thread-safe. Leaves SIGTERM's handling alone.
 
     Args:
         address: Address of the cluster: `host:port`, `auto` for the one on this machine, or `local` for a private
-            runtime. None uses an existing connection, else the variable `RAY_ADDRESS`, else a private runtime.
+            runtime. None: an existing connection, else the variable `RAY_ADDRESS`, else a private runtime.
         namespace: Ray's namespace for the names of actors.
-        control_timeout: Timeout for connecting and for answers of the cluster, in seconds. Starting a private runtime
-            may take up to 60 s.
+        control_timeout: Timeout for connecting and for answers, in seconds. Starting a private runtime may take up to
+            60 s.
         auth: `token` or `disabled` sets the variable `RAY_AUTH_MODE` of this process; `inherit` leaves it alone.
-        warn: Whether to log security warnings about the cluster. Callers that do not deploy set it to False.
+        warn: Whether to log security warnings about the cluster. False for callers that do not deploy.
 
     Returns:
         A share that must be released.

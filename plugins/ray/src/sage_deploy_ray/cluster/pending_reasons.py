@@ -37,7 +37,7 @@ def why_waiting(state: str, name: str, node: Node | None, need: Resources) -> st
 
     Args:
         state: The actor's state, in Ray's words.
-        name: Name of its node.
+        name: Its node's name.
         node: That node; None if it is no longer alive.
         need: Resources that the replica reserves there.
     """

@@ -25,7 +25,7 @@ class RuntimeThread:
         Prepare the thread. Begins nothing yet.
 
         Args:
-            name: Name of the thread.
+            name: The thread's name.
             begin: Begins it. Blocks until it has begun.
             end: Ends it. Blocks until it has ended.
         """

@@ -44,7 +44,7 @@ class Lease:
 
         Args:
             client: Talks to the registry.
-            environment: ID of the environment.
+            environment: Its ID.
             holder: Unique ID of this holder.
             control_timeout: Longest wait for the registry's answer, in seconds.
         """

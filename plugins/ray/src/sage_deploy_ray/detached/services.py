@@ -58,8 +58,8 @@ class _NamedReplica(NamedTuple):
     A running replica, as its name describes it.
 
     Attributes:
-        name: Name of its actor.
-        service: Name of its service.
+        name: Its actor's name.
+        service: Its service's name.
         deployment: ID of the service's deployment that it belongs to.
         index: Position among the service's replicas.
         generation: How many replicas held this position before it.
@@ -80,7 +80,7 @@ class _DescribedReplica(NamedTuple):
         named: What its name says.
         actor: Handle of its actor.
         spec: What it was made from, as packed by `pack_spec`. None if it does not answer or was never told.
-        node: Name of its node.
+        node: Its node's name.
         node_id: ID of its node.
     """
 
@@ -112,7 +112,7 @@ class DetachedServices:
             connect: Returns this process's connection.
             options: Options that name the cluster and the namespace.
             holder: Unique ID of the environment in this process.
-            name: Name of the environment. Other processes may use the same name.
+            name: The environment's name. Other processes may use the same name.
         """
         self.environment = environment_id(name)
         self._connect = connect

@@ -1,5 +1,5 @@
 """
-Lets other processes on the cluster find the services of an environment.
+Lets other processes on the cluster find an environment's services.
 
 `ray_directory` publishes and looks up services in an actor, which `directory_client` starts and restarts.
 `directory_actor` serves one deploying process, `registry_actor` all detached services. Modules here import `actors`,
@@ -29,7 +29,7 @@ def revive(
 
     Args:
         version: Protocol version of the process that deploys the environment.
-        environment: ID of the environment.
+        environment: Its ID.
         options: Options that name the cluster and the namespace.
         process: ID of the deploying process; None if the services are detached.
     """

@@ -64,7 +64,7 @@ class RayDirectory(RpcDirectory):
         Prepare the directory. Connects to nothing.
 
         Args:
-            environment: ID of the environment.
+            environment: Its ID.
             options: Options that name the cluster and the namespace.
             process: ID of the deploying process; None if the services are detached.
             connect: Returns the deploying process's connection; None in other processes.

@@ -62,7 +62,6 @@ class HolderStore:
     """
 
     def __init__(self, namespace: str) -> None:
-        """Prepare the store. Reads nothing yet."""
         self._key = f"{REGISTRY}/{namespace}".encode()
 
     def load(self) -> dict[str, tuple[str, str]]:
@@ -118,7 +117,7 @@ class RegistryActor(DirectoryActor):
         Take an environment, or renew its lease. Nobody else may start or stop its replicas while it is held.
 
         Args:
-            environment: ID of the environment.
+            environment: Its ID.
             holder: ID of the caller.
             text: Describes the caller, for others.
             wait_s: Seconds to wait for another holder that may have died. The wait ends when that holder renews.

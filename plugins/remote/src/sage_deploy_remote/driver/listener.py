@@ -41,11 +41,10 @@ class DriverListener:
     """
     A Unix socket for callers on this machine, and a TCP port for others if the directory has such callers.
 
-    It opens for the first service, and closes after the last. Methods may be called from any thread.
+    It opens for the first service, and closes after the last. Thread-safe.
     """
 
     def __init__(self, directory: Directory) -> None:
-        """Listen nowhere yet; *directory* says which callers there are."""
         self._directory = directory
         self._lock = threading.Lock()
         self._servers: dict[bytes, CallServer] = {}  # by key; guarded by _lock, as the next two

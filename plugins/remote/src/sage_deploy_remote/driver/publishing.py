@@ -42,15 +42,6 @@ class DriverPublication(Publication):
         environment: EnvironmentView,
         beside: Callable[[], Sequence[Reach]],
     ) -> None:
-        """
-        Prepare; publish nothing yet.
-
-        Args:
-            target: The other service's target, which has the directory.
-            service: The service to publish.
-            environment: The environment of both.
-            beside: Returns the reaches of the same service in all directories.
-        """
         super().__init__(target, service, environment)
         self._beside = beside
         self._listener: DriverListener | None = None  # guarded by _lock, as the next two; None until needed

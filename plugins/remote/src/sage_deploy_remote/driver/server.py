@@ -28,7 +28,7 @@ __all__ = ["DriverServer"]
 
 class DriverServer(CallServer):
     """
-    Serves callers in other processes in place of replicas. All methods may be called from any thread.
+    Serves callers in other processes in place of replicas. Thread-safe.
 
     For each of their calls, it makes a second call for the service's router, which queues it with all others, runs it
     and counts it. The two calls share their times, the channel of a stream, and the chain of waiting calls. So a
@@ -36,13 +36,6 @@ class DriverServer(CallServer):
     """
 
     def __init__(self, service: ReachableService, id: str) -> None:
-        """
-        Take the calls of *service*, as it is composed now.
-
-        Args:
-            service: The service.
-            id: Takes the place of a replica's ID in errors.
-        """
         composition = service.composition
         super().__init__(composition.name, id, None, composition.methods, service.clock)
         self._router = service.router
@@ -152,7 +145,7 @@ class DriverServer(CallServer):
             self.put(following)
 
     def caller_waits(self, call: Call) -> None:
-        """As `CallServer.caller_waits`: now the method that runs for `waiter` waits too, possibly for ever."""
+        """As `CallServer.caller_waits`: now the method that runs for `waiter` waits too, possibly forever."""
         call.waits = True  # first: if the call was not passed on yet, `_pass_on` checks this
         local_call, waiter = self._local_calls.get(call, (None, None))
         if local_call is not None and waiter is not None:

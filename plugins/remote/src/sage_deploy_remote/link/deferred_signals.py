@@ -68,7 +68,6 @@ class DeferredSignals:
         self._handlers: list[tuple[int, Any]] = []
 
     def __enter__(self) -> Self:
-        """Begin to defer handlers."""
         if not DeferredSignals._entered and get_ident() == _main[0]:
             try:
                 DeferredSignals._entered = self._defers_here = True

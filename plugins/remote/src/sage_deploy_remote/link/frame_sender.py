@@ -56,7 +56,7 @@ _POLL: Final = object()
 
 class FrameSender:
     """
-    Sends frames to a replica, one at a time, in the thread that calls. Methods may be called from any thread.
+    Sends frames to a replica, one at a time, in the thread that calls. Thread-safe.
 
     Work that arrives while a thread makes a frame or reads a response leaves together in the next frame.
 
@@ -83,7 +83,7 @@ class FrameSender:
         Send nothing yet.
 
         Args:
-            service: Name of the service, for errors.
+            service: The service's name, for errors.
             events: Gets notified of what happens to the work.
             clock: For deadlines.
             transport: Carries frames to the process.

@@ -37,15 +37,6 @@ class IncomingStream:
         call: StreamCall,
         number: int,
     ) -> None:
-        """
-        Begin to listen to the consumer.
-
-        Args:
-            notify: Sends a notice to the replica.
-            run_quick: Runs something quick in the thread that reads responses.
-            call: The call whose answer is the stream.
-            number: The number under which it was sent.
-        """
         self.has_ended = False
         self._notify = notify
         self._run_quick = run_quick
@@ -112,7 +103,7 @@ class IncomingStream:
         """
         Acknowledge the items read since the last time.
 
-        Return False if there are none. Then the producer may wait, and must not wait for ever.
+        Return False if there are none. Then the producer may wait, and must not wait forever.
         """
         with self._lock:  # producer and consumer may call this at the same time
             number = self._delivered - self._call.channel.waiting - self._acknowledged

@@ -107,7 +107,7 @@ class Outstanding:
         return self.dead is not None
 
     def add(self, number: int, call: Call) -> None:
-        """Record that *call* is about to be sent as *number*."""
+        """Record that *call* will be sent as *number*."""
         self.calls[number] = call
         self._number_of[call] = number
 

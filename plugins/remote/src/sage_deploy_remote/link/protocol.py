@@ -2,21 +2,21 @@
 Frames and responses: the plain tuples that travel between a caller and a replica's process.
 
 The caller sends *frames* with calls and notices. Each frame is one exchange: a *response* answers it as soon as there
-is something to say. A response has the replies that are ready, to calls of this frame or of earlier ones.
+is something to say, with the replies that are ready, to calls of this frame or of earlier ones.
 
 A caller keeps one exchange open while it has calls in a replica. When another frame arrives, the replica answers the
 earlier exchange at once. So a single call takes one exchange, and concurrent calls share exchanges. What the replica
-says after a frame has arrived never travels with the response to an earlier frame. So a caller that waits for the
+says after a frame has arrived never travels with the response to an earlier frame, so a caller that waits for the
 response to its own frame misses nothing.
 
 The replica ends an exchange that has waited long with an empty response, and a living caller sends another. A caller
-that has work in a replica but keeps no exchange open for a minute counts as gone: it may have been killed in the middle
-of a stream. The replica gives up its calls. If that caller was only suspended or cut off, it gets this as
-the answer to each of its calls when it comes back. So nothing runs twice.
+that has work in a replica but no exchange open for a minute counts as gone, perhaps killed in the middle of a stream,
+and the replica gives up its calls. If it was only suspended or cut off, each of its calls gets this answer when it
+comes back, so nothing runs twice.
 
-A replica forgets callers that were silent for long and for which it runs nothing; most of them are gone. A silent but
-living caller loses nothing: its next frame is *fresh*, and a fresh frame may begin at any number. A suspended caller
-that still expected something is told that it was forgotten.
+A replica forgets callers that were silent for long and for which it runs nothing. A silent but living caller loses
+nothing: its next frame is *fresh*, and may begin at any number. A suspended caller that still expected something is
+told that it was forgotten.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ class CallItem(NamedTuple):
     Attributes:
         id: The caller's number for the call; each item of a batch has its own.
         method: Index of the method.
-        payload: The arguments, as `packing.pack_arguments` returns them.
+        payload: The arguments, from `packing.pack_arguments`.
         waited: Seconds since the call was made.
         remaining: Seconds until its deadline, inf for none. A duration, because clocks of two machines differ.
         streams: Whether the answer is a stream of items.
-        chain: Slots held until the call is answered, by the calls from within which it was made. Each is the caller and
-            the unit as that replica knows them.
-        carried: Short texts by name that travel with the call and with the calls that its method makes; None for none.
-        waits: Whether the calling method waits for the call. If it begins to wait later, a notice says so.
+        chain: Slots held until the call is answered, by the calls from within which it was made: pairs of the caller
+            and the unit as that replica knows them.
+        carried: Short texts by name that travel with the call and with the calls of its method; None for none.
+        waits: Whether the calling method waits for the call. A notice says so if it begins later.
         options: The items of `values.CallOptions` where a router takes the call; None for the defaults.
     """
 
@@ -85,7 +85,7 @@ class Unit(NamedTuple):
     """
     Work that takes one slot: one call, a batch that is answered together, or a bundle.
 
-    A bundle has calls that were sent ahead. They run one after the other, and each is answered separately.
+    The calls of a bundle were sent ahead. They run in turn, and each is answered separately.
 
     Attributes:
         id: The caller's number for the unit; for a single call, the call's number.
@@ -123,7 +123,7 @@ class Frame(NamedTuple):
     What a caller sends in one exchange.
 
     Attributes:
-        caller: Identifies the sender; one for each process and replica.
+        caller: Identifies the sender, for each process and replica.
         number: Counts from 0 for each caller; the replica takes frames in this order.
         units: Work to do.
         notices: Notices about earlier work or about `units`.
@@ -176,8 +176,10 @@ ITEM: Final = 2
 GAVE_UP: Final = 3
 """`(GAVE_UP, call, error, outcome)`: the replica ended the call and counted it. Its method may still run."""
 ENDED: Final = 4
-"""`(ENDED, unit, seconds)`: the unit's slot is free, and its calls ran for so long one after the other. Not sent if the
-answer to the unit's only call says it."""
+"""
+`(ENDED, unit, seconds)`: the unit's slot is free; its calls ran for so long in sequence. Not sent if the answer to the
+unit's only call says it.
+"""
 REFUSED: Final = 5
 """
 `(REFUSED, unit, stuck)`: the unit did not start, because callers in other processes use all slots. *stuck*: calls of
@@ -186,12 +188,9 @@ its own chain hold every slot, so none becomes free before it is answered.
 ROOM: Final = 6
 """`(ROOM, number)`: this many refused units may be sent again."""
 STARTING: Final = 8
-"""
-`(STARTING, call)`: a call of a unit with `reports_starts` is about to start. Calls without this reply have not
-started.
-"""
+"""`(STARTING, call)`: a call of a unit with `reports_starts` starts next. Calls without this reply have not started."""
 RETURNED: Final = 7
-"""`(RETURNED, unit, calls)`: calls of a bundle come back before they start, because the calls before them take long."""
+"""`(RETURNED, unit, calls)`: calls of a bundle come back unstarted, because the calls before them take long."""
 
 
 class Response(NamedTuple):
@@ -200,7 +199,7 @@ class Response(NamedTuple):
 
     Attributes:
         number: Counts from 0 for each caller. Responses may overtake each other, and are read in this order.
-        replies: The replies that are ready; may be empty.
+        replies: Those that are ready; may be empty.
     """
 
     number: int

@@ -44,16 +44,7 @@ class RemoteReplica:
         clock: Clock,
         transport: Transport,
     ) -> None:
-        """
-        Start the replica; returns at once.
-
-        Args:
-                spec: What to run, or the listed replica that runs already.
-                node: Name of the node where it runs.
-                events: Gets notified of its state and of what happens to its work.
-                clock: For deadlines.
-                transport: Connects to its process.
-        """
+        """Start the replica; returns at once. *spec* may be a listed replica that runs already."""
         self.id = spec.id
         self.index = spec.index
         self.node = node

@@ -28,7 +28,7 @@ __all__ = ["ResponseReader"]
 
 class ResponseReader:
     """
-    Reads responses, one at a time, in the thread that calls. Methods may be called from any thread.
+    Reads responses, one at a time, in the thread that calls. Thread-safe.
 
     That thread may belong to another caller, or read for all callers. So it runs no user code: what is not plain data
     is unpacked in a separate thread.
@@ -40,15 +40,6 @@ class ResponseReader:
     def __init__(
         self, events: ReplicaEvents, transport: Transport, outstanding: Outstanding, sender: FrameSender
     ) -> None:
-        """
-        Read nothing yet.
-
-        Args:
-                events: Gets notified of what happened to the work.
-                transport: Says whether it pushes responses.
-                outstanding: Records calls and units that were sent and are not over.
-                sender: Sends the work and notices that result from responses.
-        """
         self.counted_by_replica: Call | None = None
         self._events = events
         self._transport = transport
@@ -267,7 +258,7 @@ class ResponseReader:
 
 
 def _set_times(call: Call, timing: tuple[float, float] | None) -> None:
-    """Set the times of *call* on the clock of this process, from the durations that its replica measured."""
+    """Set the times of *call* on this process's clock, from the durations that its replica measured."""
     if timing is not None:
         queue_s, run_s = timing
         call.began = call.since + queue_s

@@ -136,7 +136,6 @@ class RpcTransport:
     routes = False
 
     def __init__(self, dispatcher: Dispatcher) -> None:
-        """Prepare; *dispatcher* has the threads that read what arrives."""
         self.run_quick = dispatcher.run_quick
         self._end_expected = False  # whether this side ends the process, so that its end is no loss
 

@@ -1,11 +1,11 @@
 """
 The interface that a substrate implements to carry calls to replicas in other processes: `Transport`.
 
-A substrate starts processes and moves bytes between them: a cluster framework, sockets, pipes. Its target makes one
-transport for each replica and gives it to `replica.RemoteReplica`, which does the rest on the caller's side.
+A substrate, such as a cluster framework, sockets or pipes, starts processes and moves bytes between them. Its target
+makes one transport for each replica and gives it to `replica.RemoteReplica`, which does the rest on the caller's side.
 
-In the replica's process, the substrate makes a `serving.server.ReplicaServer` from what `shipping` has packed. It calls
-the server's methods for the transport's requests, and sends back what they return. `rpc_transport.RpcTransport` and
+In the replica's process, the substrate makes a `serving.server.ReplicaServer` from what `shipping` has packed, calls
+its methods for the transport's requests, and sends back what they return. `rpc_transport.RpcTransport` and
 `serving.endpoint.ReplicaEndpoint` do most of this for a substrate that can call a method in another process.
 """
 
@@ -35,8 +35,8 @@ class Exchange(Protocol):
         """
         Wait for the response in this thread, and pass it to `Receiver.arrived` here.
 
-        This is the thread of *call*'s caller: reading the response here avoids waking another thread. After *seconds*,
-        or when an exception such as KeyboardInterrupt ends the wait, do what `read_elsewhere` does.
+        This is the thread of *call*'s caller: reading here avoids waking another thread. After *seconds*, or when an
+        exception such as KeyboardInterrupt ends the wait, do what `read_elsewhere` does.
 
         Args:
             call: The call whose caller waits; pass it to `Receiver.arrived`.
@@ -62,34 +62,33 @@ class Stopped(NamedTuple):
 
 class Transport(Protocol):
     """
-    The connection to one replica's process.
+    The connection to one replica's process. Thread-safe.
 
-    All methods may be called from any thread, also concurrently. What the process sends goes to the `Receiver` given
-    to `start`, in any thread.
+    What the process sends goes to the `Receiver` given to `start`, in any thread.
 
-    A frame must arrive once or not at all, and so must its response. Frames and responses may arrive in any order: both
-    are numbered. If the process dies, call `Receiver.lost`, whether or not a frame is on its way.
+    A frame must arrive once or not at all, and so must its response; in any order, because both are numbered. If the
+    process dies, call `Receiver.lost`, whether a frame is on its way or not.
     """
 
     substrate: Substrate
     """
-    The objects that the transport carries itself, outside the pickles; `payloads.substrate.PLAIN` for none.
+    The objects that the transport carries itself, outside the pickles, as third parts of the payloads.
 
-    They are the third parts of the payloads in a frame and in a response.
+    `payloads.substrate.PLAIN` for none.
     """
 
     address: Any
     """
     The address by which other processes of the deployment reach the replica; available from `start` on.
 
-    It is pickled and given to the target's directory. None if only this process reaches the replica.
+    It is pickled, for the target's directory. None if only this process reaches the replica.
     """
 
     pushes: bool
     """
     Whether the replica sends responses as soon as it has something to say.
 
-    If false, each response answers one frame, and the caller sends frames as long as it expects something. May become
+    If not, each response answers one frame, and the caller sends frames as long as it expects something. May become
     true before a call is sent.
     """
 
@@ -97,7 +96,7 @@ class Transport(Protocol):
     """
     Whether everything that the replica has said arrives, even if its process is killed at that moment.
 
-    If true, it is known of each call whether it has started. Only for transports with `pushes`.
+    If so, it is known of each call whether it has started. Only for transports with `pushes`.
     """
 
     routes: bool
@@ -107,9 +106,9 @@ class Transport(Protocol):
         """
         Start the process and build the replica in it; return at once.
 
-        In the process, rebuild the spec that `shipping.specs.pack_spec` packed, make a `ReplicaServer` of it, and call
-        its `start`. Pass the result to `Receiver.started`, unless it is 0: then the replica was stopped meanwhile. Pass
-        an error to `Receiver.failed`. If the process cannot be started, call `Receiver.lost`.
+        In the process, rebuild the spec from `shipping.specs.pack_spec`, make a `ReplicaServer` of it, and call its
+        `start`. Pass the result to `Receiver.started`, unless it is 0: then the replica was stopped meanwhile. Pass an
+        error to `Receiver.failed`. If the process cannot be started, call `Receiver.lost`.
 
         Args:
             spec: The `ReplicaSpec` to run; for a replica that runs already, its `ListedReplica`.
@@ -128,8 +127,9 @@ class Transport(Protocol):
         """
         Send *frame*; never blocks.
 
-        In the process, `ReplicaServer.exchange` takes the frame in a separate thread: it waits until there is something
-        to say. If the frame cannot be sent, call `Receiver.lost` from the exchange's `wait` or `read_elsewhere`.
+        In the process, `ReplicaServer.exchange` takes the frame in a separate thread, because it waits until there is
+        something to say. If the frame cannot be sent, call `Receiver.lost` from the exchange's `wait` or
+        `read_elsewhere`.
         """
 
     def control(self, op: ControlOp, arg: Any, notices: Collection[tuple[str, Notice]], timeout: float) -> Any:
@@ -152,8 +152,7 @@ class Transport(Protocol):
         """
         Stop the replica from taking calls, with `ReplicaServer.vacate` there; return at once.
 
-        Returns:
-            A function that waits for the replica's remaining calls, for at most the given seconds.
+        The returned function waits for the replica's remaining calls, at most the given seconds.
         """
 
     def ask_to_stop(self) -> None:
@@ -179,7 +178,7 @@ class Transport(Protocol):
 
 
 class Receiver(Protocol):
-    """Gets what a transport reports; `RemoteReplica` is one. Each method may be called from any thread."""
+    """Gets what a transport reports, such as `RemoteReplica`. Thread-safe."""
 
     @property
     def awaited(self) -> int:

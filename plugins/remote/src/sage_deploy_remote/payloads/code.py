@@ -62,14 +62,6 @@ class DefinitionPickler(cloudpickle.Pickler):
     """Writes classes and functions that cannot be imported, with their current code."""
 
     def __init__(self, file: io.BytesIO, substrate: Substrate, buffers: Callable[[pickle.PickleBuffer], Any]) -> None:
-        """
-        Write nothing yet.
-
-        Args:
-            file: Gets the pickle.
-            substrate: Has reducers for its own objects.
-            buffers: Called with each buffer that the pickle leaves out.
-        """
         # Set before the base's `__init__`, which reads it.
         tables: list[Any] = [{CodeType: _reduce_code}, substrate.reducers, cloudpickle.Pickler.dispatch_table]
         self.dispatch_table = ChainMap(*tables)
@@ -159,7 +151,6 @@ def _skeleton(make: Callable[..., type], *arguments: Any) -> type:
 
 
 def _complete(cls: type, state: tuple[Callable[[Any, Any], Any], Any]) -> None:
-    """Give a new class its attributes."""
     if cls not in _COMPLETE:
         set_state, attributes = state
         set_state(cls, attributes)
@@ -181,7 +172,6 @@ def _function(identity: str, make: Callable[..., FunctionType], *arguments: Any)
 
 
 def _complete_function(function: FunctionType, state: tuple[Callable[[Any, Any], Any], Any]) -> None:
-    """Give a new function its globals and defaults."""
     if _OWN_FUNCTIONS.get(_FUNCTION_IDS[function]) is not function:
         set_state, attributes = state
         set_state(function, attributes)

@@ -93,8 +93,8 @@ def pack_error(  # noqa: PLR0913 - the names are for the message
         error: The exception.
         service: Name of the service that raised it.
         method: Name of the method that raised it.
-        replica: ID of the replica, such as `"kv#0"`.
-        node: Name of its node.
+        replica: The replica's ID, such as `"kv#0"`.
+        node: Its node's name.
         substrate: Carries the packed exception.
     """
     origin = _Origin(service, method, replica, node)
@@ -257,7 +257,6 @@ def _text(error: BaseException) -> str:
 
 
 def _short(value: Any) -> Any:
-    """Return *value*, cut if it is a long text."""
     if not isinstance(value, (str, bytes)) or len(value) <= LONGEST_TEXT:
         return value
     if isinstance(value, str):

@@ -94,7 +94,6 @@ class _Unpickler(pickle.Unpickler):
         self._references = references
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the class or function of that name."""
         if name == _left_out_reference.__name__ and module == __name__:
             return self._references.__getitem__
         return super().find_class(module, name)

@@ -226,12 +226,10 @@ class _Kind(NamedTuple):
     parts: int
 
     def number(self, parts: int) -> str:
-        """Return the amount without its unit, such as `"0.5"`."""
         # Rounded down, so that a node that lacks one byte does not seem to have enough.
         return f"{parts * _PARTS // self.parts / _PARTS:.4f}".rstrip("0").rstrip(".")
 
     def words(self, parts: int) -> str:
-        """Return the amount with its unit, such as `"4 CPUs"`."""
         return f"{self.number(parts)} {self.unit if parts == self.parts else self.unit_many}"
 
 

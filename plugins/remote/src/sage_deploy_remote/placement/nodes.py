@@ -36,7 +36,7 @@ class Node(NamedTuple):
     Attributes:
         id: Its ID, which no other node ever has.
         name: Its name, which other live nodes may share; Ray's default is the IP address.
-        hostname: Name of its machine; several nodes may run on one.
+        hostname: Its machine's name; several nodes may run on one.
         address: IP address of its machine.
         labels: Its labels.
         total: All its resources.

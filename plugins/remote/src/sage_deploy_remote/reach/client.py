@@ -58,7 +58,7 @@ def client_for(directory: Directory, environment: str, service: str) -> ServiceC
     Args:
         directory: Directory of the service's environment.
         environment: Name of that environment, for messages.
-        service: Name of the service.
+        service: Its name.
     """
     with _lock:
         client = _clients.get((directory, service))
@@ -74,7 +74,7 @@ def revive(directory: Directory, environment: str, service: str, given: Mapping[
     Args:
         directory: Directory of the service's environment.
         environment: Name of that environment.
-        service: Name of the service.
+        service: Its name.
         given: The arguments of `with_options`.
     """
     own = find(directory.environment)
@@ -100,7 +100,6 @@ class _Attached(LaneEvents):
         logging.getLogger("sage_plugins").info("service '%s' as called from here: %s", self.listed.service, text)
 
     def lost(self, not_started: Sequence[Work], maybe: Sequence[Work], cause: BaseException) -> None:
-        """As `LifeEvents.lost`."""
         self.router.lost(self.lane, not_started, maybe, cause)
         self._client.lost(self.router, cause)
 
@@ -114,21 +113,14 @@ class ServiceClient:
     A service that another process has deployed, as this process reaches it.
 
     The directory tells it at once when replicas change. Without a directory, it continues with the replicas that it
-    knows. All methods may be called from any thread.
+    knows. Thread-safe.
 
     Attributes:
         handle: Calls the service; all other handles of this process are made from it.
     """
 
     def __init__(self, directory: Directory, environment: str, service: str) -> None:
-        """
-        Prepare; look for nothing yet.
-
-        Args:
-            directory: Directory of the service's environment.
-            environment: Name of that environment, for messages.
-            service: Name of the service.
-        """
+        """Prepare; look for nothing yet."""
         self._directory = directory
         self._environment = environment
         self._service = service
@@ -245,7 +237,6 @@ class ServiceClient:
     # -- following the service ---------------------------------------------------------------------------------------
 
     def _watch_directory(self) -> None:
-        """Ask the directory for the next change."""
         self._access.watch(self._seen_version, _NewsListener(self))
 
     def on_news(self, found: Found | None) -> None:
@@ -393,7 +384,6 @@ class ServiceClient:
                 router.end()
 
     def _attach_later(self) -> None:
-        """Schedule `attach_again`."""
         wait = self._attach_again_after
         self._attach_again_after = min(2 * wait, _LOOK_AGAIN_S[1])
         due = SYSTEM.monotonic() + wait

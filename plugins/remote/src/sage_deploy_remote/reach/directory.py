@@ -22,15 +22,14 @@ __all__ = ["Directory", "ServiceAccess"]
 
 class Directory(Protocol):
     """
-    Holds what runs in an environment: the deploying process publishes it, and other processes look it up.
+    Holds what runs in an environment: the deploying process publishes it, others look it up. Thread-safe.
 
-    A directory can be pickled; its copy in another process looks in the same place, and equals it. All methods may be
-    called from any thread.
+    A directory can be pickled; its copy in another process looks in the same place, and equals it.
     """
 
     @property
     def environment(self) -> str:
-        """ID of the environment."""
+        """The environment's ID."""
 
     def announce(self, known: Mapping[str, KnownService]) -> None:
         """
@@ -41,11 +40,11 @@ class Directory(Protocol):
         """
 
     def repeat(self, known: Mapping[str, KnownService]) -> bool:
-        """Announce again, after an earlier `announce`; never blocks. Return False if there is no server."""
+        """Announce again; never blocks. Return False if there is no server."""
 
     def host(self) -> str | None:
         """
-        Return the address of this machine for callers on others, once something was announced.
+        Return the address of this machine for callers on others, after an announcement.
 
         None if all callers are on this machine, or if this process may not listen for others.
         """
@@ -63,7 +62,7 @@ class Directory(Protocol):
 
     def publish(self, listing: Listing) -> None:
         """
-        Publish the state of a service; never blocks. A listing older than the known one is ignored.
+        Publish a service's state; never blocks. A listing older than the known one is ignored.
 
         A later incarnation is newer; within an incarnation, a later version is newer.
         """
@@ -109,10 +108,10 @@ class ServiceAccess(Protocol):
         """
         Return what is known of the service. Wait at most *timeout* seconds for another version than *seen*.
 
-        Do not wait if the service itself waits for *starting*.
+        Does not wait if the service itself waits for *starting*.
 
         Args:
-            seen: The version that is known; 0 for none.
+            seen: The known version; 0 for none.
             timeout: Longest wait in seconds.
             starting: The service whose start hooks wait for this one; empty if none do.
 
@@ -128,7 +127,7 @@ class ServiceAccess(Protocol):
         """
         Call *tell* once when there is another version than *seen*, or after a while; never blocks.
 
-        This also reports that this process has taken in *seen*. *tell* runs in a thread that reads no responses. It
+        This also reports that this process has taken in *seen*. *tell* runs in a thread that reads no responses, and
         gets None if there is no directory.
         """
 

@@ -55,7 +55,6 @@ class DirectoryServer:
     """
 
     def __init__(self) -> None:
-        """Make an empty directory."""
         self._known: dict[str, Payload] = {}
         self._entries: dict[tuple[str, str], _Entry] = {}
         self._changed: dict[tuple[str, str], asyncio.Event] = {}
@@ -74,7 +73,7 @@ class DirectoryServer:
         self, environment: str, service: str, rank: tuple[int, int], listing: Payload, *, over: bool
     ) -> None:
         """
-        Store the state of a service, unless a later one is known.
+        Store a service's state, unless a later one is known.
 
         Args:
             environment: ID of its environment.

@@ -30,7 +30,6 @@ class _Running:
         self._server = RpcServer(address, self.thread.request)
 
     def close(self) -> None:
-        """Stop answering, and end the thread."""
         self._server.close()
         self.thread.close()
 
@@ -62,7 +61,7 @@ class DriverDirectory(RpcDirectory):
         Prepare; connects to nothing.
 
         Args:
-            environment: ID of the environment.
+            environment: Its ID.
             address: Address of the server, for other processes; None in the deploying process.
             user: The target that publishes here, for `leave`; None in other processes.
         """

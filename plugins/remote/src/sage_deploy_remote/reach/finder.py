@@ -17,7 +17,7 @@ __all__ = ["ServiceFinder"]
 
 class ServiceFinder:
     """
-    Gives handles to the services of one environment, in any process; it can be pickled.
+    Gives handles to one environment's services, in any process; it can be pickled.
 
     It keeps the clients of found services as long as it lives. May be used from any thread.
     """
@@ -36,7 +36,7 @@ class ServiceFinder:
             directory: Directory of the environment.
             environment: Its name.
             caller: The service whose replica will ask, for messages; None if it is another program.
-            known: The services of the environment, as far as known. The directory is asked only about services that are
+            known: The environment's services, as far as known. The directory is asked only about services that are
                 missing here or not reachable: the caller may be an event loop, which stands still until the answer
                 comes.
         """

@@ -22,10 +22,10 @@ class ListedReplica(NamedTuple):
     A replica that takes calls.
 
     Attributes:
-        service: Name of the service.
-        id: ID of the replica, such as `"kv#0"`.
-        index: Position among the service's replicas, from 0.
-        node: Name of its node.
+        service: Its name.
+        id: The replica's ID, such as `"kv#0"`.
+        index: Position in the service, from 0.
+        node: Its node's name.
         slots: Number of calls that may run at once, of all callers together.
         address: The address by which its target's plugin reaches it from another process.
         seniority: Without a balancer, the replica with the lowest number serves, and the others stand by.
@@ -46,10 +46,10 @@ class ListedReplica(NamedTuple):
 
 class Listing(NamedTuple):
     """
-    The state of a service, as the deploying process publishes it.
+    A service's state, as the deploying process publishes it.
 
     Attributes:
-        service: Name of the service.
+        service: Its name.
         incarnation: Number of this deployment of the service; a later one has a higher number.
         version: Higher than in every earlier listing of the service.
         methods: The served methods, ordered by index.

@@ -73,7 +73,7 @@ class PublishingTarget(Protocol):
     def beside(
         self, service: ReachableService, environment: EnvironmentView, beside: Callable[[], Sequence[Reach]]
     ) -> Reach:
-        """As `Reach.beside`, for the services of this target."""
+        """As `Reach.beside`, for this target's services."""
 
     def keeper(self, environment: str, name: str) -> Keeper | None:
         """As `DetachingTarget.keeper`; None for a target whose replicas end with this process."""
@@ -98,15 +98,6 @@ class Publication:
         environment: EnvironmentView,
         accepts: Callable[[EarlierService], None] | None = None,
     ) -> None:
-        """
-        Prepare; publish nothing yet.
-
-        Args:
-            target: The service's target.
-            service: The service to publish.
-            environment: The service's environment.
-            accepts: As for `ReachableTarget.reach`.
-        """
         self._target = target
         self._service = service
         self._composition = service.composition
@@ -180,7 +171,7 @@ class Publication:
 
     def _known_now(self) -> dict[str, KnownService]:
         """
-        Return the services of the environment.
+        Return the environment's services.
 
         Other processes reach those of this process through it, as long as it lives.
         """

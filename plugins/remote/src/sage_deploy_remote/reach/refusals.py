@@ -29,8 +29,8 @@ def check_found(found: Found | None, service: str, environment: str, caller: str
 
     Args:
         found: What the directory knows; None if there is no directory.
-        service: Name of the service.
-        environment: Name of its environment.
+        service: Its name.
+        environment: Its environment's name.
         caller: The service whose replica asks; None if it is another program.
 
     Raises:
@@ -84,8 +84,8 @@ def seconds_left(service: str, environment: str, begun: float, startup_timeout: 
     Return how many seconds a call may still wait until the service is deployed.
 
     Args:
-        service: Name of the service.
-        environment: Name of its environment.
+        service: Its name.
+        environment: Its environment's name.
         begun: `monotonic()` when the wait began.
         startup_timeout: Seconds that the service's replicas get to become ready.
 

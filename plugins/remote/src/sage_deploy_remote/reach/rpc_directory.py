@@ -48,7 +48,7 @@ class RpcDirectory:
     `transport` for other processes. It can be pickled.
 
     Attributes:
-        environment: ID of the environment.
+        environment: Its ID.
         substrate: Carries listings.
         answers_within_s: Seconds that the server gets to answer.
     """
@@ -57,7 +57,6 @@ class RpcDirectory:
     answers_within_s: float = 10.0
 
     def __init__(self, environment: str) -> None:
-        """Prepare; connects to nothing."""
         self.environment = environment
 
     # -- for subclasses ----------------------------------------------------------------------------------------------
@@ -88,7 +87,7 @@ class RpcDirectory:
             service: The service that is looked up, for messages.
 
         Raises:
-            ClusterUnavailableError: It is not known whether there is a server.
+            ClusterUnavailableError: It is unknown whether there is a server.
             CallError: Its answer cannot be unpacked here.
         """
         raise NotImplementedError
@@ -163,11 +162,9 @@ class RpcDirectory:
         return RpcServiceAccess(self, service)
 
     def __eq__(self, other: object) -> bool:
-        """Whether both are of the same environment."""
         return isinstance(other, type(self)) and other.environment == self.environment
 
     def __hash__(self) -> int:
-        """Hash the environment."""
         return hash(self.environment)
 
 

@@ -18,9 +18,9 @@ class ReplicaSnapshot(NamedTuple):
     A replica that an earlier process started.
 
     Attributes:
-        index: Position among the service's replicas, from 0.
+        index: Position in the service, from 0.
         generation: Number of replicas that were at this position before.
-        node: Name of its node.
+        node: Its node's name.
         address: The address by which its target reaches it.
     """
 

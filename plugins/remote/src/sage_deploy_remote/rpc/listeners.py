@@ -42,7 +42,7 @@ class Listeners:
     """
     Listening sockets of one replica or of the driver: a Unix socket for its machine, a TCP port for others.
 
-    Each is opened when the first caller asks for it. Methods may be called from any thread.
+    Each is opened when the first caller asks for it. Thread-safe.
     """
 
     def __init__(

@@ -112,7 +112,6 @@ class _Side:
         return (POLLIN if reads else 0) | (POLLOUT if self.waiting else 0)
 
     def give(self, data: bytes) -> None:
-        """Send *data* after the waiting bytes."""
         self.waiting = memoryview(bytes(self.waiting) + data) if self.waiting else memoryview(data)
         self.send()
 
@@ -217,7 +216,6 @@ class _Pump:
                 raise ConnectionResetError(msg)
 
     def _flush(self) -> None:
-        """Send what TLS has produced."""
         if self._outgoing.pending:
             self._outer.give(self._outgoing.read())
 
@@ -278,7 +276,6 @@ class _Pump:
         self._encrypts = False
 
     def _decrypt(self) -> None:
-        """Give the user the other side's bytes."""
         self._incoming.write(self._outer.read())
         parts: list[bytes] = []
         try:

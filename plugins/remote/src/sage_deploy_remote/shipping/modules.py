@@ -261,7 +261,6 @@ class _Finder(MetaPathFinder):
 
 
 def _root(path: str | None, folders: Sequence[str] | None) -> Path:
-    """Return the folder on the path that has a package or module."""
     return Path(next(iter(folders or ()), path or "")).parent
 
 
@@ -273,7 +272,6 @@ class _Loader(SourceLoader):
         self._text = text
 
     def get_filename(self, fullname: str) -> str:  # noqa: ARG002 - a SourceLoader has one module
-        """Return the path of the source."""
         return self._path
 
     def get_data(self, path: str | bytes) -> bytes:

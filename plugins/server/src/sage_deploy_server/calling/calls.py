@@ -40,7 +40,7 @@ _EVENTS: Final = b"text/event-stream"
 
 class Calls:
     """
-    ASGI application that calls the services of one environment, on its server's event loop.
+    ASGI application that calls one environment's services, on its server's event loop.
 
     The request's scope must have `service` and `method` in `path_params`.
     """
@@ -174,7 +174,6 @@ class _HttpExchange:
         self._call: Call | None = None
 
     def note_call(self, call: Call) -> None:
-        """Note that *call* answers the request."""
         self._call = call
 
     def timing(self) -> bytes:
@@ -186,7 +185,6 @@ class _HttpExchange:
         return queue if run is None else b"%b, run;dur=%.3f" % (queue, run * 1e3)
 
     async def start(self, media_type: bytes, *more: tuple[bytes, bytes]) -> None:
-        """Send the head of a successful answer."""
         headers = [
             (b"x-request-id", self._request_id.encode("latin-1")),
             (b"cache-control", b"no-store"),
@@ -198,7 +196,6 @@ class _HttpExchange:
         await self.send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def answer(self, body: bytes, media_type: bytes) -> None:
-        """Send a whole successful answer."""
         await self.start(media_type, (b"content-length", b"%d" % len(body)))
         await self.send({"type": "http.response.body", "body": body})
 

@@ -66,7 +66,7 @@ class MethodSignature:
 
     def bind(self, body: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """
-        Convert *body* to the arguments of a call. An object names them, an array orders them, None means no arguments.
+        Convert *body* to a call's arguments. An object names them, an array orders them, None means no arguments.
 
         Raises:
             Problem: 400, with the argument that does not fit and what is expected.

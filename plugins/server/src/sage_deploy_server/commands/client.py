@@ -42,7 +42,6 @@ class RefusedError(click.ClickException):
     """
 
     def __init__(self, status: int, problem: dict[str, Any]) -> None:
-        """Create the error from the answer."""
         super().__init__(f"{problem.get('code', status)}: {problem.get('detail', 'no reason given')}")
         self.status = status
         self.problem = problem
@@ -59,7 +58,6 @@ class _UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        """Connect to the socket instead of a host."""
         self.sock = connect(self._path, self.timeout or _READ_TIMEOUT_S)
 
 
@@ -72,7 +70,6 @@ class Answer:
     """
 
     def __init__(self, response: http.client.HTTPResponse) -> None:
-        """Read nothing yet."""
         self.headers = response.headers
         self._response = response
 
@@ -234,7 +231,6 @@ class EnvironmentClient:
 
 
 def _text_of(error: BaseException) -> str:
-    """Return the error's text, or its class if there is none."""
     return str(error) or type(error).__name__
 
 

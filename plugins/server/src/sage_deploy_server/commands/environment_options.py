@@ -28,7 +28,6 @@ class _CompletedName(click.ParamType):  # type: ignore[type-arg] # only the late
         param: click.Parameter,  # noqa: ARG002 - click's interface
         incomplete: str,
     ) -> list[Any]:
-        """Return the names that start with *incomplete*."""
         from click.shell_completion import CompletionItem
 
         try:

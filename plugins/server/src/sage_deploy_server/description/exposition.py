@@ -46,7 +46,6 @@ class Exposition:
     """Writes metrics as text. Reuses the templates of its previous text. Thread-safe."""
 
     def __init__(self) -> None:
-        """Start without templates."""
         self._templates: dict[tuple[str | None, str], _Templates] = {}  # by service and family; replaced, never changed
 
     def text(self, families: Iterable[tuple[str | None, Family]], *, is_open: bool) -> str:

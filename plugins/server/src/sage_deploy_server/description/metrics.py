@@ -38,7 +38,6 @@ class Metrics:
     """Answers scrapes. Computes nothing between them."""
 
     def __init__(self, operations: Operations) -> None:
-        """Export the metrics of the services of *operations*."""
         self._operations = operations
         self._exposition = Exposition()
 

@@ -252,6 +252,5 @@ def _service(operations: Operations, name: str, status: Mapping[str, Any]) -> _S
 
 
 def _text(documented: Any) -> str:
-    """Return the docstring without indentation."""
     text = getattr(documented, "__doc__", None)
     return inspect.cleandoc(text) if isinstance(text, str) else ""

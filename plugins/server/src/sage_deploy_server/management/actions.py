@@ -35,7 +35,7 @@ class Action:
     Attributes:
         id: Number of the action, counting from 1.
         what: Kind of action, such as `"scale"`.
-        service: Name of the service; None if it concerns all.
+        service: The service's name; None if it concerns all.
         by: Who asked: `"socket"`, `"token"` or `"login"`.
         details: What was requested.
         state: `"running"`, `"done"` or `"failed"`.
@@ -65,7 +65,6 @@ class Actions:
     """The latest actions. Each runs in its own thread, because it may wait for replicas. Thread-safe."""
 
     def __init__(self) -> None:
-        """Start without any action."""
         self._numbers = count(1)
         self._latest: OrderedDict[int, Action] = OrderedDict()  # guarded by _lock
         self._lock = threading.Lock()

@@ -72,15 +72,6 @@ class Management:
     """The routes of the management API. Thread-safe."""
 
     def __init__(self, operations: Operations, *, max_body: int, logins: Logins, recorder: Recorder) -> None:
-        """
-        Create the routes.
-
-        Args:
-            operations: The environment.
-            max_body: Size limit of a request's body, in bytes.
-            logins: Creates login links for browsers.
-            recorder: Provides the recorded metrics.
-        """
         self._operations = operations
         self._recorder = recorder
         self._rows = Rows(operations, recorder)

@@ -49,7 +49,6 @@ class Rows:
     """The row of each service, and its generation. Thread-safe."""
 
     def __init__(self, operations: Operations, recorder: Recorder) -> None:
-        """Show the services of *operations*, with the rates from *recorder*."""
         self._operations = operations
         self._recorder = recorder
         self._lock = threading.Lock()  # guards all fields below

@@ -1,4 +1,4 @@
-"""Records the metrics of an environment: on request, and once a minute."""
+"""Records an environment's metrics: on request, and once a minute."""
 
 from __future__ import annotations
 
@@ -23,14 +23,13 @@ _INTERVAL_S: Final = 60.0
 
 class Recorder:
     """
-    Records the metrics of an environment. Thread-safe.
+    Records an environment's metrics. Thread-safe.
 
     Attributes:
         history: The recorded values.
     """
 
     def __init__(self, operations: Operations) -> None:
-        """Prepare to record *operations*. Records nothing yet."""
         self.history = History()
         self._operations = operations
         self._sampler = Sampler()

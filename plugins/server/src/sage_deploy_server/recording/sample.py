@@ -48,7 +48,7 @@ class Sample(NamedTuple):
         call_counts: Counts of its calls. The same object as in the previous sample if no call has ended since.
         queue: Calls that wait.
         inflight: Calls that hold a slot.
-        slots: Maximum number of calls that the replicas run at once.
+        slots: Maximum calls that the replicas run at once.
         abandoned: Calls that hold a slot although their caller has given up.
     """
 
@@ -69,7 +69,6 @@ class Sampler:
     """Takes samples of services. Not thread-safe."""
 
     def __init__(self) -> None:
-        """Start without earlier samples."""
         self._read: dict[
             str, tuple[Family | None, Family | None, float, CallCounts]
         ] = {}  # by service: the families read, and the result
@@ -123,7 +122,6 @@ def _count_calls(requests: Family | None, durations: Family | None, rejected: fl
 
 
 def _sums(rows: Collection[Sequence[float]]) -> Sequence[float]:
-    """Return the sum of each column."""
     return list(map(sum, zip(*rows, strict=True))) if len(rows) > 1 else next(iter(rows), ())
 
 

@@ -104,7 +104,7 @@ class Application:
 
 def asgi(operations: Operations, *, max_body: int = MAX_BODY) -> Starlette:
     """
-    Return an ASGI application that calls the services of an environment. Mount it into your application.
+    Return an ASGI application that calls an environment's services. Mount it into your application.
 
     `POST /SERVICE/METHOD` below the mount path calls a method. It checks no token: everyone who reaches it can call, so
     put your own checks in front.

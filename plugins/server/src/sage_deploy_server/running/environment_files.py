@@ -37,7 +37,7 @@ class EnvironmentFiles:
         Create the folder, which only the user can enter.
 
         Args:
-            id: ID of the environment.
+            id: The environment's ID.
 
         Raises:
             OSError: The folder cannot be created.

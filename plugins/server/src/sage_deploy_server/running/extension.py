@@ -67,7 +67,6 @@ class ServerExtension:
     """Serves one environment; see `interfaces.Extension`."""
 
     def __init__(self, options: ServerOptions) -> None:
-        """Create the extension. It listens nowhere yet."""
         self._options = options
         self._server: Server | None = None
         self._files: EnvironmentFiles | None = None

@@ -215,11 +215,9 @@ class _Uvicorn(uvicorn.Server):
         self._ended = asyncio.Event()
 
     async def main_loop(self) -> None:
-        """Wait for the end."""
         await self._ended.wait()
 
     def end(self) -> None:
-        """End the server. Must run on its event loop."""
         self.should_exit = True
         self._ended.set()
 

@@ -116,7 +116,6 @@ class CancelOnDisconnect:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool:
-        """Stop watching."""
         self._timer.cancel()
         if self._check is not None:
             self._check.cancel()

@@ -46,7 +46,6 @@ class Problem(Exception):  # noqa: N818 - it is a problem of the client's reques
     """
 
     def __init__(self, status: int, code: str, detail: str, **more: Any) -> None:
-        """Create an answer with *status*."""
         super().__init__(detail)
         self.status = status
         self.code = code

@@ -98,7 +98,7 @@ class ChangeCases(LoadedCases):
                     wait(5)
 
     def test_changes_from_many_threads_take_turns(self) -> None:
-        """Changes from many threads run one after the other: none is refused, and the last one decides."""
+        """Changes from many threads run in turn: none is refused, and the last one decides."""
         service = self.deploy()
         changes = ["1", "2", "3", "restart", *self.balancers()[:2]]
 

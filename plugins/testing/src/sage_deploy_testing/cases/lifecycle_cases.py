@@ -147,7 +147,7 @@ class HookCases(ServiceConformance):
         task.stop()
         assert task.state == "stopped"
         assert _steps(diary) == [*_START, "method", *_STOP]
-        assert self.replica_threads() == []
+        self.check_threads_ended()
 
     def test_async_with(self) -> None:
         """`async with` deploys without blocking the event loop, and closes at the end."""
@@ -163,7 +163,7 @@ class HookCases(ServiceConformance):
         env = asyncio.run(main())
         assert _steps(diary) == [*_START, "method", *_STOP]
         assert env.get_service_status("svc")["state"] == "stopped"
-        assert self.replica_threads() == []
+        self.check_threads_ended()
 
     def test_service_is_deployed_anew_after_close(self) -> None:
         """A closed environment leaves nothing behind for a new environment with the same services."""
@@ -189,7 +189,7 @@ class FailedStartCases(ServiceConformance):
         assert (caught.value.service, caught.value.replica) == ("svc", "svc#0")
         until = _START.index(step) + 1
         assert _steps(diary) == _START[:until] + (_STOP if step != "init" else [])
-        assert self.replica_threads() == []
+        self.check_threads_ended()
 
     @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, asyncio.CancelledError])
     def test_constructor_that_exits_fails_the_deployment(self, kind: type[BaseException]) -> None:
@@ -209,7 +209,7 @@ class FailedStartCases(ServiceConformance):
             service.env.deploy()
         steps = _steps(diary)
         assert steps.count("init") == steps.count("cleanup")
-        assert self.replica_threads() == []
+        self.check_threads_ended()
 
     @pytest.mark.parametrize("how", ["call", "deploy"])
     def test_failed_start_can_be_tried_again(self, how: str) -> None:
@@ -221,7 +221,7 @@ class FailedStartCases(ServiceConformance):
             start = service.env.deploy if how == "deploy" else service.handle.method
             with pytest.raises(errors.DeployError, match="first time"):
                 start()
-            assert self.replica_threads() == []
+            self.check_threads_ended()
             start()
             assert service.handle.method() == "second time"
 
@@ -314,7 +314,7 @@ class CloseCases(ServiceConformance):
         occupied.open()
         closing.result(self.patience)
         assert [each.result(self.patience) for each in waiting] == [0, 1, 2]
-        assert self.replica_threads() == []
+        self.check_threads_ended()
 
     def is_refused(self, service: Deployed) -> bool:
         """Return whether a new call is refused. The first moment of `close` cannot be seen from outside."""
@@ -352,7 +352,7 @@ class CloseCases(ServiceConformance):
         if not self.declares("in_callers_thread"):
             assert self.replica_threads()
         service.env.close()
-        assert self.replica_threads() == []
+        self.check_threads_ended()
         assert service.metrics.active_threads == 0
 
     @unless("in_callers_thread")

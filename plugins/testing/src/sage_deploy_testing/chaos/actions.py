@@ -122,7 +122,7 @@ def _kill(world: World, service: str, random: Random) -> str | None:
 
 
 def _stop(world: World, service: str, random: Random) -> str | None:
-    """Stop some processes one after the other, and continue them in another order: FoundationDB's swizzle-clog."""
+    """Stop some processes in turn, and continue them in another order: FoundationDB's swizzle-clog."""
     found = world.processes(service)
     if not found:
         return None
@@ -155,8 +155,6 @@ def _kill_node(world: World, _service: str, random: Random) -> str | None:
 
 
 def _calls(method: str, *arguments: Any, **options: Any) -> Callable[[World, str, Random], str]:
-    """Make one to five calls of a method."""
-
     def do(world: World, service: str, random: Random) -> str:
         numbers = [world.load.submit(service, method, *arguments, **options)[0] for _ in range(random.randint(1, 5))]
         return f"calls {numbers[0]} to {numbers[-1]}"

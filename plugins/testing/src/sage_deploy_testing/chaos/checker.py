@@ -62,7 +62,7 @@ class Violation(NamedTuple):
     Attributes:
         rule: One of `RULES`.
         text: What happened.
-        service: Name of the service, or empty if it is about none.
+        service: The service's name, or empty if it is about none.
         call: Number of the call, if it is about one.
     """
 

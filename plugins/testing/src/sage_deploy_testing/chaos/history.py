@@ -67,8 +67,8 @@ class Service(NamedTuple):
     Attributes:
         target: ID of its target.
         strategy: ID of its threading strategy.
-        replicas: The number of replicas.
-        slots: The number of slots of each replica; 0 if it changes.
+        replicas: Number of replicas.
+        slots: Number of slots of each replica; 0 if it changes.
         attempts: How often an idempotent call may run.
         batch: How many calls may share a slot.
     """
@@ -104,7 +104,7 @@ def _may_have_run(error: BaseException, *, coroutine: bool) -> bool:
 
 class History:
     """
-    Collects events. Safe from any thread.
+    Collects events. Thread-safe.
 
     Attributes:
         events: All events so far, in the order in which they were noted.
@@ -125,12 +125,12 @@ class History:
 
     @property
     def in_flight(self) -> int:
-        """The number of calls without an outcome."""
+        """Number of calls without an outcome."""
         return len(self._open)
 
     @property
     def calls(self) -> int:
-        """The number of calls made."""
+        """Number of calls made."""
         return self._numbers
 
     def note(self, event: str, **facts: Any) -> None:
@@ -140,7 +140,7 @@ class History:
     def invoke(
         self, service: str, method: str, *, idempotent: bool, within: float | None, coroutine: bool = False
     ) -> int:
-        """Note that a call is about to be made, and return its number."""
+        """Note that a call will be made, and return its number."""
         with self._lock:
             number, self._numbers = self._numbers, self._numbers + 1
             self._open[number] = coroutine

@@ -53,8 +53,8 @@ class Load:
     """
     Calls services at a rate until it is stopped. Every call and its outcome goes to the history.
 
-    `rate` calls a second are due, whether or not earlier calls have ended. Calls that are due while `most` are in
-    flight are skipped and counted.
+    `rate` calls a second are due, whether earlier calls have ended. Calls that are due while `most` are in flight are
+    skipped and counted.
     """
 
     def __init__(  # noqa: PLR0913 - what it consists of

@@ -38,14 +38,6 @@ class Nemesis:
     """
 
     def __init__(self, history: History, world: World, setting: Setting) -> None:
-        """
-        Prepare the threads, and note which actions cannot be done to which service.
-
-        Args:
-            history: Gets the actions.
-            world: What they work on.
-            setting: The actions to choose from, the seed, and the times between actions.
-        """
         self._history = history
         self._world = world
         self._killed: dict[str, float] = {}

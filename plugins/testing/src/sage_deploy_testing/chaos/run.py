@@ -229,7 +229,6 @@ class _Run:
             self._history.note("interrupted")
 
     def _restore(self) -> None:
-        """Apply the original configuration again."""
         for name, config in self._configs.items():
             self._register(name, config)
         try:

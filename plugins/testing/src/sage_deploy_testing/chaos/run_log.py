@@ -51,7 +51,7 @@ class Up(NamedTuple):
     A replica was built.
 
     Attributes:
-        service: Name of the service.
+        service: Its name.
         position: Position of the replica among those of its service.
         pid: Its process ID.
         started: When that process started, as `started_at` returns it.

@@ -36,16 +36,16 @@ class Verdict(NamedTuple):
         seconds: How long accidents happened.
         interrupted: Whether it was ended early.
         violations: The broken rules.
-        calls: The number of calls made.
-        outcomes: The number of calls by outcome.
-        skipped: The number of calls that were not made because too many were in flight.
+        calls: Number of calls made.
+        outcomes: Number of calls by outcome.
+        skipped: Number of calls that were not made because too many were in flight.
         done: How often each action was done.
         refused: How often each action ended with an error.
         why_refused: The last of these errors, by action.
         pairs: Each pair of actions that was due at the same time; its `missed` has those that did not happen.
         impossible: Why an action could not be done, by action and service.
-        deaths: The number of replicas that ended.
-        twice: The number of idempotent calls that ran more than once, as they may.
+        deaths: Number of replicas that ended.
+        twice: Number of idempotent calls that ran more than once, as they may.
         back: Seconds from the last accident until each service was back.
         unchecked: What was not checked.
     """

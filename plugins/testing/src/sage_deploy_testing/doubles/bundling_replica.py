@@ -24,7 +24,7 @@ PATIENCE_S: Final = 3 / 16
 
 class BundlingReplica(FakeReplica):
     """
-    Asks for waiting calls when it starts a call, and runs them one after the other in the same slot.
+    Asks for waiting calls when it starts a call, and runs them in turn in the same slot.
 
     It claims these calls at once, because the router cannot know whether they have started. Calls that have not started
     after `PATIENCE_S` go back.

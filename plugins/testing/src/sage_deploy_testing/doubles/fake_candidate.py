@@ -15,10 +15,10 @@ class FakeCandidate:
     Attributes:
         id: Its ID, for example `"kv#0"`.
         index: Position among the service's replicas.
-        node: Name of the node, or None.
+        node: The node's name, or None.
         slots: The most calls at once.
-        inflight: The number of calls that hold a slot.
-        waiting: The number of calls that wait for a slot of it.
+        inflight: Number of calls that hold a slot.
+        waiting: Number of calls that wait for a slot of it.
     """
 
     id: str

@@ -91,12 +91,12 @@ class FakeReplica:
     """
     An `interfaces.Replica` whose methods take virtual time and end as a script says. For one thread.
 
-    It keeps the promises of a host to the router. It claims a call when the call starts. A call past its deadline never
+    It keeps a host's promises to the router. It claims a call when the call starts. A call past its deadline never
     starts. The slot is free before the caller learns the outcome, which it learns once. All calls of a batch are
-    claimed together, and each gets its own answer. An answer is `("answer", args)`.
+    claimed together, and each gets its own answer: `("answer", args)`.
 
-    A piece of work is always in exactly one of `inbox` and `running`, from `send` to its end. So whenever the replica
-    dies, it reports all its work.
+    From `send` to its end, a piece of work is in exactly one of `inbox` and `running`. So whenever the replica dies, it
+    reports all its work.
 
     Attributes:
         send: Take work. A worker picks it up when the clock moves. A dead replica reports the work as lost.
@@ -104,7 +104,7 @@ class FakeReplica:
         alive: Whether it has not died.
         inbox: Work that no worker has picked up.
         running: Work whose methods run, also if its callers gave up, with the timer of its end.
-        started: For each running call or batch, the calls that were started.
+        started: For each running call or batch, the started calls.
         starting: The work that is being started. Its method does not run yet.
     """
 
@@ -130,15 +130,15 @@ class FakeReplica:
             events: Receives freed slots and the death, through `follow(work)` and `lost(...)` of
                 `interfaces.ReplicaEvents`.
             clock: Its clock.
-            slots: The most calls at once.
-            id: Name of the replica.
+            slots: Maximum calls at once.
+            id: The replica's name.
             index: Position among the service's replicas.
-            script: Returns the act for a call, or for the batch whose first call it is. Called just before the start.
-            pick_up: Returns the seconds until a worker picks up work. Called for each piece of work.
-            record: `record(method, outcome, wait_s, run_s)`, called for calls that end here.
-            started: Called when a call's method starts.
-            executed: Called when a call's method has its effect.
-            in_callers_thread: Whether it has no workers, as under the strategy `inline`.
+            script: Returns the act for a call, or for the batch whose first call it is; called just before the start.
+            pick_up: Returns the seconds until a worker picks up a piece of work.
+            record: `record(method, outcome, wait_s, run_s)`, for calls that end here.
+            started: Called when a method starts.
+            executed: Called when a method has its effect.
+            in_callers_thread: Whether it has no workers, as under `inline`.
         """
         self.id = id
         self.index = index
@@ -165,7 +165,7 @@ class FakeReplica:
 
     @property
     def taken(self) -> int:
-        """The number of slots that are not free."""
+        """Number of slots that are not free."""
         return len(self.inbox) + len(self.running)
 
     @property
@@ -372,7 +372,6 @@ class FakeReplica:
         return len(self.running)
 
     def __repr__(self) -> str:
-        """Name, slots taken, and whether it is dead."""
         return f"<FakeReplica {self.id} {self.taken}/{self.slots}{'' if self.alive else ' dead'}>"
 
 
@@ -409,7 +408,7 @@ def open_replica(
         clock: The router's clock.
         slots: The most calls at once.
         index: Position among the replicas. It is part of the ID.
-        replica: The class of the replica.
+        replica: The replica's class.
         settings: As for `FakeReplica`.
     """
     lane = router.lane(f"{router.service}#{index}", index)

@@ -129,7 +129,7 @@ class VirtualClock:
 
     @property
     def pending(self) -> int:
-        """The number of timers that are set and have neither run nor been cancelled."""
+        """Number of timers that are set and have neither run nor been cancelled."""
         return sum(alarm.callback is not None for _, _, alarm in self._alarms)
 
     def _run_next(self) -> None:
@@ -140,5 +140,4 @@ class VirtualClock:
             callback()
 
     def __repr__(self) -> str:
-        """The time and the number of pending timers."""
         return f"<VirtualClock at {self._now:g} s, {self.pending} timers>"

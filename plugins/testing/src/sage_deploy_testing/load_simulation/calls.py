@@ -41,7 +41,7 @@ def call_class(tally: Tally) -> type[Call]:
 
 
 class CallSource:
-    """Makes the calls of one load, one after the other."""
+    """Makes the calls of one load, in turn."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - what a call is made of
         self,

@@ -77,7 +77,7 @@ class Fleet:
             router: Gets the replicas.
             tally: Gets all events.
             slots: The most calls at once in a replica.
-            nodes: The number of nodes.
+            nodes: Number of nodes.
             startup: Draws the start time of a replica.
             draws: Draws the duration of each method, by index.
             restarts: Decides about restarts.

@@ -43,13 +43,13 @@ class ModelledReplica(LaneEvents):
 
     Attributes:
         lane: The router's side of it.
-        id: Name of the replica.
+        id: The replica's name.
         index: Its position.
-        node: Name of its node.
+        node: Its node's name.
         slots: The most calls at once.
         alive: Whether it has not died.
         factor: How many times as long methods take that start now.
-        hung: Whether nothing ends at the moment.
+        hung: Whether nothing ends now.
         running: The running calls and batches, with the calls of each.
     """
 
@@ -66,18 +66,6 @@ class ModelledReplica(LaneEvents):
         draws: Sequence[Draw],
         random: Random,
     ) -> None:
-        """
-        Make a replica that is ready.
-
-        Args:
-            lane: As the attribute.
-            node: As the attribute.
-            slots: As the attribute.
-            timeline: Its clock.
-            tally: Gets the starts.
-            draws: Draws the duration of each method, by index.
-            random: Decides which answers are lost.
-        """
         super().__init__(lane)
         self.id, self.index = lane.id, lane.index
         self.node = node
@@ -144,7 +132,6 @@ class ModelledReplica(LaneEvents):
             self._at(until, self._end, work)
 
     def _end(self, work: Any) -> None:
-        """End the methods of *work*."""
         if self.hung:
             self._held.append(work)
             return

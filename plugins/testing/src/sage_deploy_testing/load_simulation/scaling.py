@@ -74,7 +74,7 @@ class Scaling:
 
     @property
     def wanted(self) -> int:
-        """The number of replicas that the service should have."""
+        """Number of replicas that the service should have."""
         return self._scaler.wanted
 
     def start(self) -> None:

@@ -77,8 +77,8 @@ def simulate(  # noqa: PLR0913 - all but the first have a default
         service: Its name. Needed to choose one from a file with several services.
         service_class: Its class, which declares its methods and the arguments that are keys. It is not instantiated. By
             default, the service has the methods that `time` and the configuration name.
-        nodes: The number of nodes. Each replica goes to the node with the fewest.
-        slots: The number of calls that one replica runs at once. None for the value of the strategy and its limits.
+        nodes: Number of nodes. Each replica goes to the node with the fewest.
+        slots: Number of calls that one replica runs at once. None for the value of the strategy and its limits.
         startup: Start time of a replica, in seconds or as a distribution. The first replicas are ready at once.
         settle: Seconds that calls have to end after the last call.
         trace: Whether the report has a line for each call that arrives, starts or ends.
@@ -112,18 +112,7 @@ class Simulated:
         settle: float,
         trace: bool,
     ) -> None:
-        """
-        Prepare; see `simulate`.
-
-        Args:
-            compose: Returns the service with at least these methods.
-            seed: As for `simulate`, like the rest.
-            nodes: The same.
-            slots: The same.
-            startup: The same.
-            settle: The same.
-            trace: The same.
-        """
+        """Prepare; the arguments are as for `simulate`."""
         self._compose = compose
         self._seed = seed
         self._nodes = nodes
@@ -143,7 +132,7 @@ class Simulated:
         Set how long *method* takes.
 
         Args:
-            method: Name of the method, or `"*"` for all methods without their own time.
+            method: The method's name, or `"*"` for all methods without their own time.
             seconds: Seconds, `constant`, `exponential`, `lognormal` or `recorded`, or a function that takes a
                 `random.Random` and returns seconds. For a batched method, the time of one batch.
 
@@ -172,8 +161,8 @@ class Simulated:
             rate: Calls a second.
             until: Seconds from the start to the last call.
             to: Calls a second at the end, if the rate changes linearly. None for a constant rate.
-            phases: Phases, one after the other, instead of `rate`, `until` and `to`.
-            method: Name of the method. None for the only method with a time.
+            phases: Phases, in turn, instead of `rate`, `until` and `to`.
+            method: Its name. None for the only method with a time.
             keys: `uniform(number)` or `zipf(number, exponent)`. None for calls without keys.
             priority: Priority of the calls, as in `with_options`.
 
@@ -197,7 +186,7 @@ class Simulated:
             what: The other attributes of `Fault`: `at`, `seconds`, `replica`, `node`, `factor`, `share`.
 
         Raises:
-            ValueError, TypeError: There is no such fault.
+            ValueError, TypeError: No such fault.
         """
         if isinstance(kind, Fault):
             self._faults.append(kind)
@@ -357,7 +346,6 @@ class Simulated:
     def _make_sources(
         self, timeline: Timeline, router: Router, tally: Tally, plans: dict[str, MethodPlan], limit: float | None
     ) -> None:
-        """Start the calls of all loads."""
         kind = call_class(tally)
         waiting = {load.method: Waiting(timeline) for load in self._loads}
         for number, load in enumerate(self._loads):
@@ -375,13 +363,11 @@ class Simulated:
             ).start()
 
     def __enter__(self) -> Self:
-        """Return the simulation itself."""
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release the simulated service."""
         self._compose = _over
         if self._router is not None:
             self._router.end()

@@ -16,8 +16,6 @@ __all__ = ["Timeline"]
 
 
 class _Alarm:
-    """A timer of `call_at`."""
-
     __slots__ = ("callback",)
 
     def __init__(self, callback: Callable[[], None]) -> None:
@@ -44,7 +42,6 @@ class Timeline:
     """
 
     def __init__(self) -> None:
-        """Start at 0."""
         self.now = 0.0
         self.monotonic: Callable[[], float] = lambda: self.now
         self._events: list[tuple[float, int, Callable[[Any], object], Any]] = []

@@ -22,7 +22,6 @@ class Waiting:
     """
 
     def __init__(self, timeline: Timeline) -> None:
-        """Start without calls. *timeline* has the timer."""
         self._timeline = timeline
         self._calls: deque[Call] = deque()
         self._is_set = False

@@ -19,15 +19,15 @@ class Report:
     What happened in a simulation. Tests use it to check that something did happen.
 
     Attributes:
-        calls: The number of calls made.
-        refused: The number of calls that were not accepted.
-        outcomes: The number of ended calls by `Outcome`.
-        started: The number of methods that were started.
+        calls: Number of calls made.
+        refused: Number of calls that were not accepted.
+        outcomes: Number of ended calls by `Outcome`.
+        started: Number of methods that were started.
         batches: For each number of started calls, the number of batches that had so many.
-        sent_ahead: The number of calls that were sent ahead of their turn, with another call.
-        returned: The number of these calls that came back.
-        behaviours: The number of times that replicas were told each behaviour.
-        steps: The number of steps by name.
+        sent_ahead: Number of calls that were sent ahead of their turn, with another call.
+        returned: Number of these calls that came back.
+        behaviours: Number of times that replicas were told each behaviour.
+        steps: Number of steps by name.
     """
 
     calls: int

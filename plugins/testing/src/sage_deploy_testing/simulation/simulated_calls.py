@@ -73,7 +73,6 @@ class Place:
     """
 
     def __init__(self, course: Course, lane: Lane, seniority: int = 0) -> None:
-        """Record *lane*."""
         self.lane = lane
         self.seniority = seniority
         self.follow = lane.follow
@@ -93,7 +92,7 @@ class Place:
 
     @property
     def taken(self) -> int:
-        """The number of slots that are not free."""
+        """Number of slots that are not free."""
         return self.replica.taken + len(self.open)
 
     def unstarted(self) -> list[Call]:

@@ -8,23 +8,23 @@ and the last steps. The same seed gives the same events in every process.
 
 The rules:
 
-* An accepted call has exactly one outcome, and is counted once, before its callers learn of it. A refused call has
+* An accepted call has exactly one outcome, and is counted once, before its callers learn of it; a refused call has
   none.
-* A call is started once. An idempotent call is started twice if its replica died and the service retries. Nothing
-  starts after its time to start is over.
+* A call is started once; twice if it is idempotent, its replica died and the service retries. Nothing starts after its
+  time to start is over.
 * At most `queue_size` calls wait. No call is refused or blocked while there is room, and none waits while a slot is
   free.
 * No replica gets more calls than it has slots. With one slot, calls start in the order in which they came.
-* A call of a method with a limit also waits for that limit, and the calls of each method start in order. No replica
-  runs more calls of a method at once than its limit.
-* A call that is answered in a batch is in exactly one batch, and gets its own answer. A batch has calls of one method
-  only, and at most its size. It takes one slot and one place under the limit. It waits no longer than it may, and no
-  call in it misses its deadline meanwhile.
-* Only calls that may run twice are sent ahead of their turn, to run one after the other in one slot. They start in
-  order. If that slot is slow, calls that have not started go back to the queue.
-* A call that is watched ends at its deadline at the latest. Every done-callback runs once.
+* A call of a method with a limit also waits for that limit, and each method's calls start in order. No replica runs
+  more calls of a method at once than its limit.
+* A call that is answered in a batch is in exactly one, and gets its own answer. A batch has calls of one method only,
+  at most its size. It takes one slot and one place under the limit. It waits no longer than it may, and no call in it
+  misses its deadline meanwhile.
+* Only calls that may run twice are sent ahead, to run in order in one slot. If that slot is slow, unstarted calls go
+  back to the queue.
+* A watched call ends at its deadline at the latest. Every done-callback runs once.
 * A drain finishes accepted calls, and reports that the service is idle exactly when it is.
-* What an exception between two steps of a thread loses, for example a slot, is found within a second. Nothing else is
+* What an exception between two steps of a thread loses, such as a slot, is found within a second. Nothing else is
   reported as lost.
 * At the end nothing is left: no waiting call, no used room, no used slot, no timer.
 

@@ -292,7 +292,7 @@ class Course:
         )
 
     def ending(self, call: SimulatedCall, result: Any, error: BaseException | None) -> None:
-        """Check the outcome of *call*, which is about to be published."""
+        """Check the outcome of *call*, which will be published."""
         call.ends += 1
         if call.ends > 1:
             raise BrokenRuleError(f"call {call.number} has a second outcome: {error!r}")
@@ -449,7 +449,6 @@ class Course:
                 raise BrokenRuleError(f"call {call.number} is watched and goes on though its time is over")
 
     def _check_nothing_left(self) -> None:
-        """Check the rules that hold at the end."""
         router = self._router
         if self._live:
             raise BrokenRuleError(f"no outcome: {self._name(self._live)}")

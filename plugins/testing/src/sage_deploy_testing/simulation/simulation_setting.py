@@ -123,9 +123,9 @@ class Setting:
         reject: Whether a full queue refuses a call. If not, the call blocks.
         retry_lost: Whether idempotent calls are started again when their replica dies.
         balancer: Name of the balancer.
-        slots: The number of slots of each replica.
+        slots: Number of slots of each replica.
         in_callers_thread: Whether calls run in their callers' threads, as under `inline`.
-        steps: The number of steps before the end.
+        steps: Number of steps before the end.
         dies: Probability that a call's replica dies with it.
         methods: The service's methods: one that may run twice, and one that may not.
     """

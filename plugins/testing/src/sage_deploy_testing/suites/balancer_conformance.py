@@ -41,8 +41,8 @@ __all__ = ["BALANCER_CAPABILITIES", "BalancerConformance"]
 BALANCER_CAPABILITIES: Final[Mapping[str, str]] = {
     "spreads": "calls without a key are spread evenly over replicas with equal load",
     "avoids_load": "a call without a key never goes to a replica that has more calls than each of the others",
-    "binds_keys": "calls with equal keys go to the same replica, from every process, while none is overloaded",
-    "names_key": "it has `key_argument`: the name of the methods' argument that is a call's key, or None",
+    "binds_keys": "equal keys go to the same replica, from every process, while none is overloaded",
+    "names_key": "it has `key_argument`: the name of the argument that is the key, or None",
     "observes": "it has `observe`, which gets the end of each call that it placed",
 }
 
@@ -74,7 +74,7 @@ class BalancerConformance(ReplicaCases):
     capabilities that a balancer can declare. The services run on target `local`.
 
     Attributes:
-        calls: The number of calls over which shares are compared.
+        calls: Number of calls over which shares are compared.
         slack: How far a share may be from the mean, as a fraction of the mean.
     """
 

@@ -16,12 +16,12 @@ __all__ = ["MONITOR_CAPABILITIES", "MonitorSuite"]
 
 #: The capabilities that monitors can declare, and what each promises.
 MONITOR_CAPABILITIES: Final[Mapping[str, str]] = {
-    "records_calls": "it has a recorder for each replica and for the calling side",
-    "counts_calls": "its summary has `outcomes`: each accepted call that ended, once, by the name of its outcome",
-    "merges_counts": "it has `merge`: what the replicas have counted stays when they leave",
+    "records_calls": "it has a recorder for each replica and the calling side",
+    "counts_calls": "its summary has `outcomes`: each accepted call that ended, once, by outcome",
+    "merges_counts": "it has `merge`: counts stay when replicas leave",
     "exports_metrics": "it has `families`: numbers for `/metrics`",
     "watches_service": "it has `attach`: it looks at the service and its replicas by itself",
-    "keeps_events": "its summary has `latest`: the latest events, the oldest first, each with `kind` and `reason`",
+    "keeps_events": "its summary has `latest`: the latest events, oldest first, each with `kind` and `reason`",
     "checks_health": "it asks replicas `check_health()` and `check_ready()`, and marks them by their answers",
 }
 

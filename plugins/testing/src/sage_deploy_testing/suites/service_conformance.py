@@ -29,22 +29,22 @@ __all__ = ["INNER_CALLS", "STRATEGY_CAPABILITIES", "TARGET_CAPABILITIES", "VERBS
 
 #: The capabilities that targets can declare, and what each promises.
 TARGET_CAPABILITIES: Mapping[str, str] = {
-    "in_process": "replicas are in the process that deploys them: arguments, results and errors are not copied",
-    "can_kill": "each replica has its own process, which `KillableReplica.kill` and the suite's `kill` end",
+    "in_process": "replicas are in the deploying process: arguments, results and errors are not copied",
+    "can_kill": "each replica is a process, which `KillableReplica.kill` and the suite's `kill` end",
     "reachable": "other processes can call its services, so handles can be pickled",
-    "detaches": "replicas can outlive the environment that deployed them; with the suite's options `keeping` they do",
-    "replaces_unhealthy": "an unhealthy replica is replaced; a method that hangs there ends with it",
-    "lists_nodes": "it lists its nodes, with what is free on each",
-    "reports_progress": "a replica that is not ready yet says what it waits for",
+    "detaches": "replicas can outlive the deploying environment; with the suite's options `keeping` they do",
+    "replaces_unhealthy": "an unhealthy replica is replaced; a method that hangs there ends",
+    "lists_nodes": "it lists its nodes, with what is free",
+    "reports_progress": "a replica that is not ready says what it waits for",
 }
 #: The capabilities that strategies can declare, and what each promises.
 STRATEGY_CAPABILITIES: Mapping[str, str] = {
-    "in_callers_thread": "a call runs in its caller's thread; `submit` returns when the call has ended",
-    "ordered": "the calls of one caller start in the order in which they were made",
+    "in_callers_thread": "a call runs in its caller's thread; `submit` returns at its end",
+    "ordered": "one caller's calls start in the order in which it made them",
     "one_at_a_time": "a replica runs one call at a time; if it has a thread, calls and hooks run on it",
-    "event_loop": "a replica's async hooks and coroutines run on one event loop, several coroutines at once",
-    "concurrent": "a replica runs several calls at once, and never more than `thread_count` if that is more than one",
-    "releases_at_deadline": "a caller gets its timeout at the deadline, even while the method still runs",
+    "event_loop": "a replica's async hooks and coroutines run on one event loop, several at once",
+    "concurrent": "a replica runs several calls at once, never more than a `thread_count` above one",
+    "releases_at_deadline": "a caller gets its timeout at the deadline, even while the method runs",
 }
 
 #: A target declares at least one of these if methods can call other services. Use it with `needs_any`.
@@ -85,7 +85,7 @@ class Deployed:
 
     @property
     def status(self) -> dict[str, Any]:
-        """The status of the service."""
+        """The service's status."""
         return self.env.get_service_status(self.name)
 
     @property
@@ -95,23 +95,23 @@ class Deployed:
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """The number of calls by outcome. Outcomes without calls are left out."""
+        """Number of calls by outcome. Outcomes without calls are left out."""
         return {name: count for name, count in self.metrics.outcomes.items() if count}
 
     @property
     def waiting(self) -> int:
-        """The number of calls that wait for a slot."""
+        """Number of calls that wait for a slot."""
         count: int = self.metrics.queue_size
         return count
 
     @property
     def inflight(self) -> int:
-        """The number of calls that hold a slot."""
+        """Number of calls that hold a slot."""
         return sum(replica["inflight"] for replica in self.status["replicas"])
 
     @property
     def slots(self) -> int:
-        """The number of slots of all replicas: the most calls that run at once."""
+        """Number of slots of all replicas: the most calls that run at once."""
         return sum(replica["slots"] for replica in self.status["replicas"])
 
 
@@ -123,7 +123,7 @@ class ServiceConformance(Conformance):
     other than `patience`.
 
     Attributes:
-        target: The ID of the target.
+        target: The target's ID.
         strategy: The ID of the threading strategy.
         config: Fields of the configuration of every service.
         environment_options: Options of plugins for every environment, by ID.
@@ -311,3 +311,14 @@ class ServiceConformance(Conformance):
         """Return the names of the replica threads that started in this process since the case began."""
         new = frozenset(threading.enumerate()) - self._before - frozenset(self._threads)
         return sorted(thread.name for thread in new if "#" in thread.name)
+
+    def check_threads_ended(self) -> None:
+        """
+        Check that no replica thread is left.
+
+        Where calls run in the caller's thread, wait for that: hooks then run in a thread that all replicas share, which
+        has the replica's name for a moment longer.
+        """
+        if self.declares("in_callers_thread"):
+            self.until(lambda: not self.replica_threads())
+        assert self.replica_threads() == []

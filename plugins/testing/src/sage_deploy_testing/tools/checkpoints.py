@@ -31,7 +31,7 @@ class Checkpoint(NamedTuple):
 
     Attributes:
         port: The port of the switchboard.
-        number: The number of the checkpoint on that switchboard.
+        number: Number of the checkpoint on that switchboard.
         patience: Seconds until `reach` gives up waiting.
     """
 
@@ -41,7 +41,7 @@ class Checkpoint(NamedTuple):
 
     def reach(self, value: Any = None) -> None:
         """
-        Report *value*, which JSON must be able to represent, and wait until the test lets go. Safe from any thread.
+        Report *value*, which JSON must be able to represent, and wait until the test lets go. Thread-safe.
 
         Raises:
             TimeoutError: The test did not let go within `patience`. Most likely it waits for this very thread.
@@ -65,7 +65,7 @@ class Checkpoint(NamedTuple):
 
 class Watch:
     """
-    The test's side of one checkpoint, made by `Switchboard.watch`. Safe from any thread.
+    The test's side of one checkpoint, made by `Switchboard.watch`. Thread-safe.
 
     Attributes:
         checkpoint: Give it to the service.

@@ -34,7 +34,7 @@ class SageEnvironment(Environment):
 
     def override(self, name: str, fake: Any) -> None:
         """
-        Make *fake* answer the calls of a service, from the next `deploy` or `apply` on.
+        Make *fake* answer a service's calls, from the next `deploy` or `apply` on.
 
         The fake runs in this process, as one replica. It keeps the service's threads, timeouts and queue limits. The
         rest of the service's configuration does not apply: its place, its constructor's arguments and its `methods`. So
@@ -46,7 +46,7 @@ class SageEnvironment(Environment):
                 `Mock(spec=KV)`.
 
         Raises:
-            ServiceNotFoundError: There is no such service.
+            ServiceNotFoundError: No such service.
             TypeError: *fake* is an object without public methods, or a class whose constructor needs arguments.
         """
         self.service(name)

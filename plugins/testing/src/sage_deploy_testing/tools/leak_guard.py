@@ -87,7 +87,6 @@ class Resources(NamedTuple):
         return cls(_threads(), frozenset(_files()), _pending_tasks(), frozenset(_children()), _elsewhere())
 
     def __sub__(self, other: Resources) -> Resources:
-        """Return what is here and not in *other*."""
         return Resources(
             self.threads - other.threads,
             self.files - other.files,
@@ -208,7 +207,7 @@ def _command(pid: int) -> str:
 
 
 class LeakGuard:
-    """Compares resources before and after each test. One per session, used only from pytest's thread."""
+    """Compares resources before and after each test. One per session, only for pytest's thread."""
 
     def __init__(self) -> None:
         self._before = Resources()

@@ -88,7 +88,7 @@ class _Server(Protocol):
 
 class Callers:
     """
-    The callers of one replica. Methods may be called from any thread.
+    The callers of one replica. Thread-safe.
 
     A caller that sends exchanges counts as gone after a long silence, and a caller with a connection when that ends.
     """
@@ -167,7 +167,7 @@ class Callers:
         """
         Make callers show that they live, and give up the calls of those that are gone.
 
-        Otherwise a stream whose consumer was killed would keep its slot and a thread for ever.
+        Otherwise a stream whose consumer was killed would keep its slot and a thread forever.
         """
         before = self._server.clock.monotonic() - GONE_AFTER_S
         why = f"which has heard nothing of this process for {GONE_AFTER_S:g} s"

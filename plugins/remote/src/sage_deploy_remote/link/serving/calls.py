@@ -52,14 +52,13 @@ _NO_OPTIONS: Final = CallOptions()
 
 class CallServer(CallOwner):
     """
-    Takes the calls of one replica, or of a router for several, whose callers exchange frames with it.
+    Takes one replica's calls, or of a router for several, whose callers exchange frames with it.
 
-    A subclass decides what runs the calls. All methods may be called from any thread. `exchange` blocks its thread
-    until there is something to say.
+    A subclass decides what runs the calls. Thread-safe. `exchange` blocks its thread until there is something to say.
 
     Attributes:
-        id: ID of the replica, for errors.
-        node: Name of its node; None if it has none.
+        id: The replica's ID, for errors.
+        node: Its node's name; None if it has none.
         callers: The callers that have calls here.
         packer: Packs results and errors.
         late: Calls whose arguments have not arrived yet.
@@ -80,18 +79,7 @@ class CallServer(CallOwner):
         source: ArgumentSource | None = None,
         substrate: Substrate = PLAIN,
     ) -> None:
-        """
-        Start without calls.
-
-        Args:
-            service: Name of the service.
-            id: ID of the replica.
-            node: Name of its node.
-            methods: The methods by index; the last one has index -1.
-            clock: For deadlines.
-            source: Resolves arguments that are references; None if no argument is one.
-            substrate: Carries results.
-        """
+        """Start without calls. The last of *methods* has index -1. *source* None: no argument is a reference."""
         self.service = service
         self.id = id
         self.node = node

@@ -109,7 +109,7 @@ class ReplicaEndpoint:
         with self._lock:  # a server that does not exist by now will not be built
             self._stopped = True
             server = self._server
-        return (0, None) if server is None else (server.stop(grace), server.host.control(ControlOp.STATS))
+        return (0, None) if server is None else (server.stop(grace), server.control(ControlOp.STATS, None, ()))
 
     def _packed(
         self, error: BaseException, method: str, service: str = "", replica: str = "", node: str | None = None

@@ -55,7 +55,7 @@ class NoReferences:
 
 class LateCalls:
     """
-    The calls of one replica that wait for their arguments. Methods may be called from any thread.
+    The calls of one replica that wait for their arguments. Thread-safe.
 
     The thread that takes a call out of the waiting ones reports what happened to it; so this is reported once.
     """
@@ -72,7 +72,7 @@ class LateCalls:
         Wait for nothing yet.
 
         Args:
-            service: Name of the service, for errors.
+            service: The service's name, for errors.
             clock: For deadlines.
             source: Resolves the arguments.
             arrived: Called when a call stops waiting: its arguments are there, it is over, or its deadline has passed.

@@ -20,10 +20,9 @@ _LINES: Final = 1_000
 
 
 class LogLines(logging.Handler):
-    """The last log lines of one replica. Methods may be called from any thread."""
+    """The last log lines of one replica. Thread-safe."""
 
     def __init__(self, service: str, replica: str) -> None:
-        """Keep no lines yet."""
         super().__init__()
         self.setFormatter(MESSAGE)
         self._replica = replica

@@ -32,7 +32,7 @@ _OVERTAKEN_WITHIN_S: Final = 30.0
 
 class Bundle(Protocol):
     """
-    Calls of one caller that run one after the other.
+    Calls of one caller that run in turn.
 
     Attributes:
         due: `monotonic()` after which calls that have not started go back.

@@ -64,16 +64,6 @@ class PushedReplies:
         caller: str,
         journal: Journal | None = None,
     ) -> None:
-        """
-        Send nothing yet.
-
-        Args:
-            server: Runs the calls.
-            message_socket: The connection to the caller.
-            attachments: Converts replies to plain data.
-            caller: The caller's name.
-            journal: Where the caller finds replies that were not sent; None if there is no journal.
-        """
         self.caller = caller
         self.calls: dict[int, Call] = {}
         self._server = server
@@ -242,7 +232,6 @@ class _Connection:
         self.mailbox: PushedReplies | None = None
 
     def read(self) -> None:
-        """As `IncomingConnection.read`."""
         for body, buffers in self._socket.receive():
             frame = self._attachments.frame_from_plain(pickle.loads(body, buffers=buffers))  # noqa: S301 - from our own process
             mailbox = self.mailbox
@@ -254,7 +243,6 @@ class _Connection:
             mailbox.take(frame)
 
     def ended(self, error: BaseException) -> None:
-        """As `IncomingConnection.ended`."""
         self._error = error
         self._has_ended.set()
 

@@ -15,18 +15,9 @@ __all__ = ["ResultPacker"]
 
 
 class ResultPacker:
-    """Packs what the methods of one replica return and raise. Methods may be called from any thread."""
+    """Packs what the methods of one replica return and raise. Thread-safe."""
 
     def __init__(self, service: str, replica: str, node: str | None, substrate: Substrate) -> None:
-        """
-        Prepare.
-
-        Args:
-            service: Name of the service, for errors.
-            replica: ID of the replica, for errors.
-            node: Name of its node, for errors.
-            substrate: Carries the packed values.
-        """
         self._whose = {"service": service, "replica": replica, "node": node, "substrate": substrate}
 
     def pack_error(self, error: BaseException, method: str) -> Any:

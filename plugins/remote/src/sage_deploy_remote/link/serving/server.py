@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -36,7 +37,7 @@ _ENDS_WITHIN_S: Final = 1.0
 
 
 class ReplicaServer(CallServer):
-    """One replica, for callers that exchange frames with it. All methods may be called from any thread."""
+    """One replica, for callers that exchange frames with it. Thread-safe."""
 
     def __init__(
         self,
@@ -46,16 +47,7 @@ class ReplicaServer(CallServer):
         source: ArgumentSource | None = None,
         substrate: Substrate = PLAIN,
     ) -> None:
-        """
-        Prepare the replica; nothing runs before `start`.
-
-        Args:
-            spec: What to run.
-            node: Name of this node, for the recorders.
-            find_service: Returns the instance's handles to other services.
-            source: Resolves arguments that are references; None if no argument is one.
-            substrate: Carries results.
-        """
+        """Prepare the replica; nothing runs before `start`. *source* None: no argument is a reference."""
         methods = (*spec.methods, CANARY)  # CANARY has index -1, as its plan says
         super().__init__(spec.service, spec.id, node, methods, SYSTEM, source=source, substrate=substrate)
         self.spec = spec
@@ -108,7 +100,21 @@ class ReplicaServer(CallServer):
             mailbox = self.callers.find(caller)
             if mailbox is not None:  # else it has no call here
                 self.take_notice(mailbox, notice)
-        return self._logs.after(*arg) if op is ControlOp.LOGS else self.host.control(op, arg)
+        if op is ControlOp.LOGS:
+            return self._logs.after(*arg)
+        answer = self.host.control(op, arg)
+        if op in {ControlOp.STATS, ControlOp.COUNTS}:
+            self._leave_out_unpicklable(answer if op is ControlOp.COUNTS else answer["recorders"])
+        return answer
+
+    def _leave_out_unpicklable(self, snapshots: dict[str, Any]) -> None:
+        """Leave out snapshots that cannot be pickled, or the replica would seem not to answer; log whose they are."""
+        for monitor, snapshot in list(snapshots.items()):
+            try:
+                pickle.dumps(snapshot)
+            except Exception as error:  # noqa: BLE001 - a plugin's fault must not make the whole status fail
+                self.host.recorder_failed(error, monitor)
+                del snapshots[monitor]
 
     def begin_stop(self) -> None:
         """As `Host.begin_stop`."""

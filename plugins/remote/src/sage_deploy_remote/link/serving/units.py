@@ -33,7 +33,7 @@ _LINGER_S: Final = 0.0005
 
 class CallGroup:
     """
-    The calls of a unit that are answered together, or that run one after the other.
+    The calls of a unit that are answered together, or that run in turn.
 
     Reports that the unit has ended when its slot is free and all its calls are answered, whichever comes last.
 
@@ -126,7 +126,7 @@ class CallGroup:
 
 class BatchUnit(CallGroup):
     """
-    The calls of a batch. Calls whose arguments are late run after the others, with all that have arrived by then.
+    A batch's calls. Calls whose arguments are late run after the others, with all that have arrived by then.
 
     Attributes:
         present: Calls that can run.

@@ -28,7 +28,7 @@ _ERRORS: Final = frozenset({protocol.FAILED, protocol.GAVE_UP})
 
 class Carrier(Protocol):
     """
-    Carries references and buffers from one end of a connection to the other. Methods may be called from any thread.
+    Carries references and buffers from one end of a connection to the other. Thread-safe.
 
     Attributes:
         large: Buffers of a value go by the carrier if they have at least this many bytes in total.

@@ -47,7 +47,7 @@ class ConnectionReader:
 
         Args:
             message_socket: The connection to read.
-            name: Name of the thread.
+            name: The thread's name.
             arrived: Called by the leader for each message, with the call for which it waits; None for the channel's
                 thread.
             ended: Called once, with the reason why no more messages come.

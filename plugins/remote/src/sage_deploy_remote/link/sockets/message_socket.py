@@ -184,7 +184,6 @@ class MessageSocket:
 
 
 def _copied(part: Any) -> memoryview:
-    """Return the bytes of *part* as they are now, even if its owner changes them later."""
     view = memoryview(part)
     if isinstance(view.obj, bytes):
         return view

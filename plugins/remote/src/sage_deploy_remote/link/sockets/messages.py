@@ -64,7 +64,7 @@ def with_separate_pickle(payload: Payload) -> Payload | tuple[PickleBuffer, Sequ
 
 def join(body: bytes, buffers: Sequence[Any] = ()) -> list[Any]:
     """
-    Return a message as the parts to send one after the other.
+    Return a message as the parts to send in turn.
 
     Args:
         body: The pickle.
@@ -86,7 +86,6 @@ class MessageAssembler:
     """
 
     def __init__(self) -> None:
-        """Start at the beginning of a message."""
         self._rest = b""  # incomplete beginning of a message
         self._parts: list[Any] = []  # of a large message: the pickle and its buffers
         self._empty: list[memoryview] = []  # unfilled parts of the large message, in reverse order

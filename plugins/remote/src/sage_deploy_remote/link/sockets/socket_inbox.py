@@ -48,9 +48,9 @@ class SocketInbox(Inbox):
     An inbox whose work comes over connections. One thread at a time reads them.
 
     An idle worker reads, and runs what it has read itself. While methods are quick, nobody reads in the meantime, and
-    calls that came together run one after the other. Before a call that may take long, the worker gives the other calls
-    to other workers, and the standby thread reads. That thread also checks whether a quick call takes long after all.
-    It leaves the reading to the workers again when it has read only quick calls.
+    calls that came together run in turn. Before a call that may take long, the worker gives the other calls to other
+    workers, and the standby thread reads. That thread also checks whether a quick call takes long after all. It leaves
+    the reading to the workers again when it has read only quick calls.
     """
 
     def __init__(self, quick: Collection[int]) -> None:
@@ -211,7 +211,6 @@ class SocketInbox(Inbox):
         return method is not None and method.index in self._quick
 
     def _give_out(self) -> None:
-        """Give what was read to any free worker."""
         with suppress(IndexError):
             while True:
                 self._put_work(self._read.popleft())

@@ -50,7 +50,7 @@ class SocketTransport(RpcTransport):
 
         Args:
             end: This side of the connection; at the other side is `serving.pushing.carry_calls`.
-            replica: ID of the replica.
+            replica: The replica's ID.
             carrier: Carries references; None if there are none.
             exact: As `Transport.exact`; take it from `Address.exact` of the connection's address.
         """

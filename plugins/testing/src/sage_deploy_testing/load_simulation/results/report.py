@@ -62,7 +62,7 @@ class Happening:
         at: Seconds since the start.
         kind: An `EventKind`, or `fault` and `fault_over` for the simulation's faults.
         reason: The reason, with the numbers behind the decision.
-        replica: ID of the replica; None for the whole service.
+        replica: The replica's ID; None for the whole service.
     """
 
     at: float
@@ -79,7 +79,7 @@ class Report:
     `calls` is the sum of `ok`, `errors`, `timeouts`, `died`, `rejected`, `stopped` and `unfinished`.
 
     Attributes:
-        service: Name of the service.
+        service: Its name.
         balancer: ID of its load balancer; None without one.
         autoscaler: ID of its autoscaler; None without one.
         seed: Seed of the simulation.
@@ -87,7 +87,7 @@ class Report:
         ended_at: Seconds from the start to the last event.
         slots: The most calls at once in a replica.
         scenario: Loads, times and faults, as the command line spells them.
-        calls: The number of calls made.
+        calls: Number of calls made.
         ok: Calls that were answered.
         errors: Calls that ended with another error than those below.
         timeouts: Calls that ended at their deadline.
@@ -104,7 +104,7 @@ class Report:
         replicas: Replicas that took calls: at the start, at most, and when the last call arrived.
         series: The numbers over time.
         events: Faults and decisions, at most 10,000.
-        event_counts: The number of events by kind.
+        event_counts: Number of events by kind.
         digest: A hash of the events. The same events give the same hash.
         traced: The lines of the trace; None without a trace.
     """

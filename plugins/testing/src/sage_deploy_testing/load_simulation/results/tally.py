@@ -65,7 +65,6 @@ class Durations:
     __slots__ = ("counts", "longest", "total")
 
     def __init__(self) -> None:
-        """Start empty."""
         self.counts = [0] * _BUCKETS
         self.total = 0.0
         self.longest = 0.0
@@ -77,7 +76,6 @@ class Durations:
         self.longest = max(self.longest, seconds)
 
     def __len__(self) -> int:
-        """Return the number of durations."""
         return sum(self.counts)
 
     @property
@@ -122,7 +120,6 @@ class Moment:
     __slots__ = ("calls", "failed", "latency", "ok", "queued", "ready", "running", "wanted")
 
     def __init__(self) -> None:
-        """Start empty."""
         self.calls = self.ok = self.failed = 0
         self.latency = Durations()
         self.ready = self.wanted = self.queued = self.running = 0
@@ -138,7 +135,6 @@ class Series:
     """
 
     def __init__(self, step: float) -> None:
-        """Start with the first slice."""
         self.step = step
         self.moments = [Moment()]
 
@@ -154,25 +150,24 @@ class Tally:
     Counts the calls by outcome, and records the events.
 
     Attributes:
-        calls: The number of calls made.
-        open: The number of these that have not ended.
-        outcomes: The number of calls that ended with an error, by outcome. Answered calls are in `latency`.
-        refused: The number of calls that were not accepted, by reason.
+        calls: Number of calls made.
+        open: Number of these that have not ended.
+        outcomes: Number of calls that ended with an error, by outcome. Answered calls are in `latency`.
+        refused: Number of calls that were not accepted, by reason.
         latency: Seconds from call to answer, for answered calls.
         wait: Seconds from call to start of the method, for answered calls.
         starts: How often a method was started.
-        first_replicas: The number of replicas at the start.
+        first_replicas: Number of replicas at the start.
         latest: When the last call ended.
         series: The same numbers over time.
         trace: A line for each event; None without a trace.
         events: Faults and decisions: seconds, kind, reason, replica. At most `MOST_EVENTS`.
-        kinds: The number of events by kind.
+        kinds: Number of events by kind.
     """
 
     MOST_EVENTS: Final = 10_000
 
     def __init__(self, timeline: Timeline, step: float, *, trace: bool) -> None:
-        """Start empty."""
         self._timeline = timeline
         self.calls = self.open = self.starts = self.first_replicas = 0
         self.outcomes: Counter[str] = Counter()
@@ -188,7 +183,7 @@ class Tally:
         self._kept = array("d")
 
     def made(self, call: Any) -> None:
-        """Count a call that is about to be routed, and give it its number."""
+        """Count a call that will be routed, and give it its number."""
         self.calls += 1
         self.open += 1
         call.number = self.calls

@@ -33,7 +33,7 @@ class Fault:
     Attributes:
         kind: One of `FaultKind`, or its text.
         at: Seconds since the start.
-        seconds: Duration in seconds; inf for ever. A crash has no duration.
+        seconds: Duration in seconds; inf forever. A crash has no duration.
         replica: Position of the replica. None for the replicas of `node`. If both are None: a random replica, or for
             `drop` all.
         node: Number of the node whose replicas have the fault. None for `replica`.

@@ -60,12 +60,10 @@ class Keys:
     """
 
     def __init__(self, text: str, drawn_by: Callable[[Random], Callable[[], int]]) -> None:
-        """Set the attributes."""
         self.text = text
         self.drawn_by = drawn_by
 
     def __repr__(self) -> str:
-        """The spelling on the command line."""
         return self.text
 
 
@@ -85,7 +83,7 @@ def zipf(number: int, exponent: float = 1.0) -> Keys:
     Return *number* keys, the first one most likely. The n-th has a probability proportional to `1 / n ** exponent`.
 
     Args:
-        number: The number of keys.
+        number: Number of keys.
         exponent: 0 makes all equally likely. 1 is Zipf's law, as observed for words and for entries of caches.
     """
     _check_number(number)
@@ -113,8 +111,8 @@ class Load:
     Calls of one method from independent callers: a Poisson process, whatever the service does with the calls.
 
     Attributes:
-        method: Name of the method.
-        phases: The phases, one after the other.
+        method: Its name.
+        phases: The phases, in turn.
         keys: Keys of the calls; None for calls without keys.
         priority: Priority of the calls.
     """

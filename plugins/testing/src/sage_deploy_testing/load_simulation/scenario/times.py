@@ -28,13 +28,11 @@ class Time:
     __slots__ = ("drawn_by", "mean", "text")
 
     def __init__(self, text: str, drawn_by: Callable[[Random], Draw], mean: float = float("nan")) -> None:
-        """Set the attributes."""
         self.text = text
         self.drawn_by = drawn_by
         self.mean = mean
 
     def __repr__(self) -> str:
-        """The spelling on the command line."""
         return self.text
 
 
