@@ -112,13 +112,13 @@ def test_check_runs_the_suite_of_a_folder_that_is_not_installed(made, tmp_path):
     """
     The check works on a folder that is not installed, also from its parent, where folder and distribution share a name.
     """
-    folder = made("balancer", "acme-turbo")
+    folder = made("monitor", "acme-turbo")
     done = sage_deploy("plugins", "check", "acme-turbo", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "1 plugin, 1 ID: all in order" in done.stdout
     assert " passed" in done.stdout
     module = folder / "acme_turbo.py"
-    module.write_text(module.read_text().replace("return min(window", "return max(window"))
+    module.write_text(module.read_text().replace("total.update(each)", "total = Counter(each)"))
     done = sage_deploy("plugins", "check", "acme-turbo", cwd=tmp_path)
     assert done.returncode == 1
     assert " failed" in done.stdout
@@ -147,10 +147,9 @@ def test_check_says_what_breaks_the_contract_before_any_suite(made, tmp_path):
 
 def test_check_of_an_id_runs_its_suite_alone(tmp_path):
     """Checking an ID runs the suite for that ID only."""
-    done = sage_deploy("plugins", "check", "random", cwd=tmp_path)
+    done = sage_deploy("plugins", "check", "health", cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    alone = sage_deploy("plugins", "check", "target_ongoing", cwd=tmp_path)
-    assert "7 passed" in alone.stdout
+    assert "13 passed" in done.stdout
 
 
 def test_check_without_a_suite_says_so(made, tmp_path):

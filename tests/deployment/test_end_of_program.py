@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import textwrap
 
 import pytest
@@ -16,48 +15,51 @@ PROGRAM = """
     import asyncio, contextlib, threading
     from sage_plugins import Environment, ServiceDeploymentConfig, errors
 
-    entered = threading.Event()
-
     class Service:
+        def __init__(self, strategy, entered):
+            self.strategy, self.entered = strategy, entered
+
         def hang(self):
-            entered.set()
+            self.entered.set()
             threading.Event().wait()
 
         async def ahang(self):
-            entered.set()
+            self.entered.set()
             await asyncio.Event().wait()
 
         def fine(self):
             return "fine"
 
         def cleanup(self):
-            print("cleanup", flush=True)
+            print("cleanup", self.strategy, flush=True)
+
+    def end(strategy, handle, entered):
+        def quietly(method="hang"):
+            with contextlib.suppress(errors.ServiceStoppedError):
+                handle.call(method)
+
+        def hang(method):
+            if strategy == "inline":
+                threading.Thread(target=quietly, args=(method,), daemon=True).start()
+            else:
+                handle.submit(method)
+            entered.wait()
+
+        async def give_up(method):
+            task = asyncio.ensure_future(handle.acall(method))
+            await asyncio.to_thread(entered.wait)
+            task.cancel()
+            await asyncio.wait([task])
+
+        print(handle.fine(), flush=True)
+        {ending}
 
     env = Environment("test")
-    env.register_service_with_config(
-        "svc", Service, deployment_config=ServiceDeploymentConfig(threading_strategy={strategy!r}, timeout={timeout})
-    )
-    handle = env.service("svc")
-    print(handle.fine(), flush=True)
-
-    def quietly(method="hang"):
-        with contextlib.suppress(errors.ServiceStoppedError):
-            handle.call(method)
-
-    def hang(method):
-        if {strategy!r} == "inline":
-            threading.Thread(target=quietly, args=(method,), daemon=True).start()
-        else:
-            handle.submit(method)
-        entered.wait()
-
-    async def give_up(method):
-        task = asyncio.ensure_future(handle.acall(method))
-        await asyncio.to_thread(entered.wait)
-        task.cancel()
-        await asyncio.wait([task])
-
-    {ending}
+    for strategy in {strategies!r}:
+        entered = threading.Event()
+        config = ServiceDeploymentConfig(threading_strategy=strategy, timeout=1000.0)
+        env.register_service_with_config(strategy, Service, strategy, entered, deployment_config=config)
+        end(strategy, env.service(strategy), entered)
     print("end", flush=True)
 """
 
@@ -71,41 +73,34 @@ ENDINGS = {
 }
 
 
-@pytest.fixture(scope="module")
-def ends(tmp_path_factory):
-    """Runs each program, all at once, and maps (strategy, ending) to (exit code, output, errors)."""
-    folder = tmp_path_factory.mktemp("ends")
-    programs = {}
-    for strategy in ENDING_STRATEGIES:
-        for ending, source in ENDINGS.items():
-            path = folder / f"{strategy}_{ending.replace(' ', '_')}.py"
-            text = textwrap.dedent(PROGRAM).format(strategy=strategy, ending=source, timeout=1000.0)
-            path.write_text(text, encoding="utf-8")
-            command = [sys.executable, "-W", "error", str(path)]
-            programs[strategy, ending] = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-            )
-    results = {}
-    for key, program in programs.items():
-        try:
-            out, err = program.communicate(timeout=30)
-        except subprocess.TimeoutExpired:
-            program.kill()
-            out, err = program.communicate()
-            err += "\n(did not end)"
-        results[key] = program.returncode, out.splitlines(), err
-    return results
+def exits(program, ending, strategies):
+    """Run a program that never calls `close` to its end. Return the lines that it prints."""
+    command = program(PROGRAM.format(ending=ENDINGS[ending], strategies=strategies))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_interpreter_exits_without_close(program, ending):
+    """Without `close` the interpreter still exits, even while methods hang under each strategy."""
+    out = exits(program, ending, ENDING_STRATEGIES)
+    before = [*["fine"] * len(ENDING_STRATEGIES), "end"]
+    assert out[: len(before)] == before
+    if ending == "idle":
+        stopped = {f"cleanup {strategy}" for strategy in ENDING_STRATEGIES}
+        assert set(out[len(before) :]) == stopped, "the services were stopped"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ENDING_STRATEGIES)
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_interpreter_exits_without_close(ends, strategy, ending):
-    """Without `close` the interpreter still exits, even while a method hangs."""
-    code, out, err = ends[strategy, ending]
-    assert (code, err) == (0, "")
+def test_interpreter_with_one_service_exits_without_close(program, strategy, ending):
+    """It also exits with one such service alone."""
+    out = exits(program, ending, (strategy,))
     assert out[:2] == ["fine", "end"]
     if ending == "idle":
-        assert out == ["fine", "end", "cleanup"], "the service was stopped"
+        assert out[2:] == [f"cleanup {strategy}"], "the service was stopped"
 
 
 NEEDED_AT_EXIT = """

@@ -18,7 +18,7 @@ from local_machine.service import PATIENCE
 from local_machine.setting import STRATEGIES, UNIT_S, Setting
 
 SHORT = settings(
-    max_examples=30,
+    max_examples=12,
     stateful_step_count=60,
     phases=[Phase.generate],  # no shrinking: each try would wait for the machine's timeouts
     report_multiple_bugs=False,

@@ -19,7 +19,7 @@ WORK_S = 1 / 128
 SLOTS = 2
 FULL_LOAD = SLOTS / WORK_S
 TIMEOUT_S = 10 * WORK_S
-SECONDS = 1
+SECONDS = 0.5
 METHOD = MethodPlan(0, "work", MethodKind.SYNC, idempotent=False, timeout=TIMEOUT_S)
 
 

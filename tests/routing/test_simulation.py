@@ -1,11 +1,12 @@
 """
-The router in virtual time: a thousand random courses of events, one for each seed, keep all its rules.
+The router in virtual time: random courses of events, one for each seed, keep all its rules.
 
 To repeat a seed that failed:
 
     SAGE_SIM_SEED=123 pytest tests/routing/test_simulation.py
 
 For a seed of the simulation with limits use SAGE_SIM_LIMITED_SEED.
+`make test` runs 300 seeds, `make test-long` a thousand.
 `SAGE_SIM_SEEDS=100000 pytest tests/routing/test_simulation.py` runs more seeds.
 """
 
@@ -23,9 +24,11 @@ from sage_plugins.routing.method_limits import MethodRouter
 from sage_plugins.values import Outcome
 
 CHUNK = 50
+QUICK = 300
 SEEDS = int(os.environ.get("SAGE_SIM_SEEDS", "1000"))
 ONE_SEED = os.environ.get("SAGE_SIM_SEED")
 ONE_LIMITED_SEED = os.environ.get("SAGE_SIM_LIMITED_SEED")
+CHUNKS = [pytest.param(first, marks=pytest.mark.slow if first >= QUICK else []) for first in range(0, SEEDS, CHUNK)]
 LIMITED = {"router": MethodRouter, "limits": True}
 BUNDLED = {"replica": BundlingReplica}
 
@@ -56,13 +59,13 @@ elif ONE_LIMITED_SEED is not None:
 
 else:
 
-    @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+    @pytest.mark.parametrize("first", CHUNKS)
     def test_seeds_keep_the_rules(first):
         """Whatever callers and replicas do, the router keeps the rules of `simulation_rules`."""
         for seed in range(first, min(first + CHUNK, SEEDS)):
             play(seed)
 
-    @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+    @pytest.mark.parametrize("first", CHUNKS)
     def test_seeds_with_limits_and_batches_keep_the_rules(first):
         """The rules hold when methods have concurrency limits or are answered in batches."""
         for seed in range(first, min(first + CHUNK, SEEDS)):
@@ -74,7 +77,7 @@ else:
         for seed in range(first, min(first + CHUNK, SEEDS // 4)):
             play(seed, router=MethodRouter)
 
-    @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+    @pytest.mark.parametrize("first", CHUNKS)
     def test_seeds_with_calls_sent_ahead_keep_the_rules(first):
         """The rules hold when replicas in other processes are sent calls ahead."""
         for seed in range(first, min(first + CHUNK, SEEDS)):

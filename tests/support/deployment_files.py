@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from unittest import mock
 
-from sage_deploy_files import dump, read
+from sage_deploy_files import FileProblem, dump, read
 from sage_deploy_files.reading.nodes import MAX_BYTES, MAX_NODES, MAX_SCALAR
 from sage_plugins import Environment
 from sage_plugins.errors import ConfigError, PlanError, UnknownPluginError
@@ -198,6 +198,20 @@ def refusal(name: str) -> ConfigError | PlanError | UnknownPluginError | None:
     finally:
         env.close()
     return None
+
+
+def check_refusal(name: str, expected: str) -> None:
+    """Check that a file of the current directory is refused with the expected message, and what each problem says."""
+    error = refusal(name)
+    assert str(error) == expected, f"{name} is answered: {error}"
+    assert error is not None
+    errors = [problem for problem in error.problems if problem.severity == "error"]
+    assert errors[0].id == name.partition("-")[0], "the file's name begins with the rule of its first error"
+    assert len(error.problems) <= MAX_NODES, "no more problems than keys and values"
+    for problem in error.problems:
+        assert isinstance(problem, FileProblem)
+        assert str(problem).isprintable()
+        assert str(problem).startswith(f"{name}:{problem.line}:{problem.column}: ")
 
 
 def outcome(name: str) -> str:

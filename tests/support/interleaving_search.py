@@ -99,16 +99,20 @@ class Switch:
         sys.settrace(self._traced_before)
         limit_seconds(0)
 
-    def _trace(self, frame, event, _):
+    def _trace(self, frame, _event, _argument):
         if frame.f_code.co_filename not in self.FILES:
             return None
-        frame.f_trace = self._trace  # set it first: without it, Python 3.13 reports no steps
+        frame.f_trace = self._step  # set it first: without it, Python 3.13 reports no steps
         frame.f_trace_opcodes, frame.f_trace_lines = True, False
-        if event == "opcode" and not self.reached:
+        return self._step
+
+    def _step(self, frame, event, _):
+        if event == "opcode":
             self._steps_left -= 1
             if not self._steps_left:
+                sys.settrace(None)  # the steps after this one do not count
                 self._switch(frame)
-        return self._trace
+        return self._step
 
     def _switch(self, frame):
         self.reached = True

@@ -232,7 +232,9 @@ class RayCluster:
         Python created every socket of ours, so sockets of Ray's C++ code can be recognised. For epolls and events this
         is not known, but they are useless without a socket. Ray keeps some of all these after its shutdown.
         """
-        made_by_python = {found.fileno() for found in gc.get_objects() if isinstance(found, socket.socket)}
+        made_by_python = set()
+        if any(target.startswith("socket:") for _, target in new.files):  # else nobody needs it, and it takes long
+            made_by_python = {found.fileno() for found in gc.get_objects() if isinstance(found, socket.socket)}
         return Resources(
             threads=frozenset(thread for thread in new.threads if thread.name in _THREADS),
             files=frozenset(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+
 import pytest
 
 import sage_deploy_threading
@@ -66,3 +69,16 @@ def test_inner_calls_need_a_target_whose_replicas_reach_others(case):
     assert unsupported == "declared unsupported: 'elsewhere' declares neither 'in_process' nor 'reachable'"
     for capability in ("in_process", "reachable"):
         assert suite_of(capability).unsupported(getattr(TargetConformance, case)) is None
+
+
+def test_no_service_outlives_its_case():
+    """After a case, the suite keeps no environment: pytest keeps the suite's object until the end of the run."""
+
+    class Suite(StrategyConformance):
+        plugin_id = "single"
+
+    suite = Suite()
+    with suite.stage():
+        env = weakref.ref(suite.environment())
+    gc.collect()
+    assert env() is None

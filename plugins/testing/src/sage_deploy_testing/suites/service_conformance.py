@@ -182,6 +182,10 @@ class ServiceConformance(Conformance):
                 for env in reversed(self._environments):
                     env.close(drain_timeout=0)
                 self._join_threads()  # joins threads that continue only when their service ends
+                # pytest keeps this object until the end of the run, and it would keep every service.
+                self._environments.clear()
+                self._threads.clear()
+                self._before = frozenset()
         if losses and not self.may_lose:
             pytest.fail("\n".join(losses), pytrace=False)
 
