@@ -116,10 +116,10 @@ def test_where_there_is_no_room_for_two_the_old_one_goes_first(stage, until):
 def test_service_that_sleeps_has_nothing_to_recycle(stage, until):
     """At zero replicas nothing is recycled, and a replica started by a call gets its full age."""
     zero = {"min": 0, "max": 1, "scale_to_zero_delay": 5.0, "downscale_delay": 0.0, "upscale_delay": 0.0}
-    svc = stage(autoscale=zero | {"look_back": 1.0}, recycle={"max_age": 50.0})
+    svc = stage(autoscale=zero | {"look_back": 1.0}, recycle={"max_age": 1e5})
     assert svc.handle.echo(1) == 1
     until(lambda: svc.after() == [])
-    svc.clock.advance(200.0)
+    svc.clock.advance(4e5)
     assert svc.told("recycling") == []
     call = svc.handle.submit("echo", 2)
     until(lambda: call.done() or svc.after(0.1) is None)  # `after` lets time pass
@@ -132,6 +132,7 @@ def test_close_while_a_fresh_replica_starts_ends_both(stage, until, in_thread):
     svc.cls.gate = threading.Event()
     until(lambda: svc.after() and svc.cls.built == 2)
     closing = in_thread(svc.env.close)
+    until(lambda: svc.env.get_service_status("svc")["state"] != "ready")
     svc.cls.gate.set()
     closing.result(20)
     assert {each["state"] for each in svc.env.get_service_status("svc")["replicas"]} == {"stopped"}
