@@ -44,7 +44,7 @@ function usePlace() {
   const setQuery = (more) => {
     const query = new URLSearchParams(place.query);
     Object.entries(more).forEach(([name, value]) => (value ? query.set(name, value) : query.delete(name)));
-    const path = location.hash.split("?")[0] || "#/overview";
+    const path = location.hash.split("?")[0] || "#/"; // the same screen: another one would be drawn anew, without the focus
     history.replaceState(null, "", query.size ? `${path}?${query}` : path);
     setPlace(placeNow());
   };
@@ -83,7 +83,7 @@ function Page() {
   const [help, showHelp] = useState(false);
   const main = useRef(null);
   const screen = screenOf(place.path);
-  const here = place.path.join("/") || "overview"; // the key of the screen: a filter in the address must not draw it anew
+  const here = place.path.join("/");
   useKeys(showHelp);
   useEffect(() => scrollTo(0, 0), [here]);
 
