@@ -308,10 +308,11 @@ def queued(in_thread: Callable[..., Future[Any]]) -> Callable[..., Future[Any]]:
 def _until(condition: Callable[[], Any]) -> None:
     """Poll a condition. Only this function polls: a thread that begins to wait cannot report it."""
     deadline = time.monotonic() + PATIENCE
-    pause = threading.Event()
+    pause, seconds = threading.Event(), 0.001
     while not condition():
         assert time.monotonic() < deadline, "did not come true"
-        pause.wait(0.001)
+        pause.wait(seconds)
+        seconds = min(1.5 * seconds, 0.02)  # each look takes processor time from what it waits for
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -95,7 +95,7 @@ def test_calls_in_this_process_survive_accidents():
 
 def test_calls_to_child_processes_survive_accidents():
     """Calls to child processes end correctly although the processes are killed and suspended."""
-    check_in_children(20, seed=1)
+    check_in_children(12, seed=1)
 
 
 @pytest.mark.slow
