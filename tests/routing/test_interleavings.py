@@ -13,8 +13,8 @@ This test tries every such moment, one by one, in a single thread:
 `Turnstile`s replace the locks. If the second operation would have to wait for a lock that the first holds, the step is
 skipped: a second thread could not run there either.
 
-The riskiest pairs of operations always run. `make test-long` runs all pairs in both orders in every setting. A failure names
-setting, operations and step. To repeat it:
+The riskiest pairs of operations always run. `make test-long` runs all pairs, in both orders, in every setting. A
+failure names setting, operations and step. To repeat it:
 
     SAGE_INTERLEAVING="one slot: route / answer / 17" pytest tests/routing/test_interleavings.py
 """
