@@ -194,23 +194,24 @@ def test_unknown_hooks_are_found_with_a_guess(tmp_path):
     }
 
 
-@pytest.mark.parametrize(
-    ("code", "found", "fix"),
-    [
-        ("def sage_register_targets():\n    return []\n", "which is not marked as a hook", "put @hookimpl before it"),
-        ("@hookimpl\ndef sage_register_targets():\n    pass\n", "returned None: it must return a list", "correct it"),
-        ("@hookimpl\ndef sage_register_targets():\n    return 7\n", "returned 7: it must return a list", "correct it"),
-        ("\n\nraise OSError('no licence')\n", "OSError: no licence", "acme_empty.py:4"),
-    ],
-)
-def test_plugin_that_offers_nothing_by_mistake_is_found(tmp_path, code, found, fix):
+NOTHING_OFFERED = [
+    ("def sage_register_targets():\n    return []\n", "which is not marked as a hook", "put @hookimpl before it"),
+    ("@hookimpl\ndef sage_register_targets():\n    pass\n", "returned None: it must return a list", "correct it"),
+    ("@hookimpl\ndef sage_register_targets():\n    return 7\n", "returned 7: it must return a list", "correct it"),
+    ("\n\nraise OSError('no licence')\n", "OSError: no licence", "acme_empty3.py:4"),
+]
+
+
+def test_plugins_that_offer_nothing_by_mistake_are_found(tmp_path):
     """A plugin without marked hooks, or whose hook returns no list or raises, is reported with what to correct."""
-    add(tmp_path, "acme-empty", f"from sage_plugins import hookimpl\n{code}")
+    for number, (code, _, _) in enumerate(NOTHING_OFFERED):
+        add(tmp_path, f"acme-empty{number}", f"from sage_plugins import hookimpl\n{code}")
     done = sage_deploy("plugins", "check", "--json", cwd=tmp_path, PYTHONPATH=tmp_path)
     assert done.returncode == 1
-    (finding,) = json.loads(done.stdout)["findings"]
-    assert found in finding["found"]
-    assert fix in finding["fix"]
+    findings = sorted(json.loads(done.stdout)["findings"], key=lambda finding: finding["name"])
+    for finding, (_, found, fix) in zip(findings, NOTHING_OFFERED, strict=True):
+        assert found in finding["found"]
+        assert fix in finding["fix"]
 
 
 def test_objects_without_the_members_of_their_interface_are_found():

@@ -95,7 +95,7 @@ def test_calls_in_this_process_survive_accidents():
 
 def test_calls_to_child_processes_survive_accidents():
     """Calls to child processes end correctly although the processes are killed and suspended."""
-    check_in_children(20, seed=1)
+    check_in_children(12, seed=1)
 
 
 @pytest.mark.slow
@@ -216,7 +216,7 @@ class Broken(LocalTarget):
             send, numbers = replica.send, iter(range(10**9))
 
             def lose(work):
-                if work.options.idempotent and next(numbers) % 10 == 9 and work.claim() and work.claim_outcome():
+                if work.options.idempotent and next(numbers) % 2 == 1 and work.claim() and work.claim_outcome():
                     events.freed(work)  # and nobody publishes the outcome
                 else:
                     send(work)

@@ -148,7 +148,7 @@ def run(pytester, monkeypatch):
     """Run the program as a separate project, in which pytest finds the plugin by its entry point alone."""
     monkeypatch.delenv("PYTEST_ADDOPTS", raising=False)
     pytester.makepyfile(dedent(PROGRAM))
-    return lambda *options: pytester.runpytest_subprocess("-p", "no:cacheprovider", *options)
+    return lambda *options: pytester.runpytest_subprocess("-p", "no:cacheprovider", "-p", "no:schemathesis", *options)
 
 
 def test_the_environment_is_closed_and_what_is_left_behind_fails_the_test(run):

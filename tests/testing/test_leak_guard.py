@@ -128,11 +128,12 @@ CLEAN = """
 """
 
 
+PLUGINS = ("-p", "sage_deploy_testing.tools.leak_guard", "-p", "no:cacheprovider", "-p", "no:schemathesis")
+
+
 def run(pytester: pytest.Pytester, source: str) -> pytest.RunResult:
     pytester.makepyfile(test_inner=source)
-    return pytester.runpytest_subprocess(
-        "-p", "sage_deploy_testing.tools.leak_guard", "-p", "no:cacheprovider", "-v", "-ra"
-    )
+    return pytester.runpytest_subprocess(*PLUGINS, "-v", "-ra")
 
 
 @needs_proc
@@ -166,7 +167,9 @@ def test_clean_tests_pass(pytester):
 @pytest.mark.parametrize("arguments", ["", "('why',)", "('', prefix='kv#')", "(prefix='kv#')", "('why', names='kv#')"])
 def test_exception_needs_a_reason_and_a_prefix(pytester, arguments):
     """A `leaves_threads` marker without a reason or without a prefix stops the run."""
-    result = run(pytester, f"import pytest\n@pytest.mark.leaves_threads{arguments}\ndef test_it(): pass\n")
+    source = f"import pytest\n@pytest.mark.leaves_threads{arguments}\ndef test_it(): pass\n"
+    pytester.makepyfile(test_inner=source)
+    result = pytester.runpytest_inprocess(*PLUGINS)  # collects and leaves nothing
 
     assert result.ret == pytest.ExitCode.USAGE_ERROR
     result.stderr.fnmatch_lines(["*test_it: leaves_threads takes one reason and the prefix*"])

@@ -97,7 +97,7 @@ class LocalMachine(RuleBasedStateMachine):
     def settle(self):
         """Wait until the services are in the state of their models."""
         until = time.monotonic() + self.patience
-        pause = threading.Event()
+        pause, seconds = threading.Event(), 0.0002
         while True:
             never, not_yet = [], []
             for deployment in self.deployments:
@@ -107,7 +107,8 @@ class LocalMachine(RuleBasedStateMachine):
                 self.fail("\n".join([*never, *not_yet]))
             if not not_yet:
                 return
-            pause.wait(0.0002)
+            pause.wait(seconds)
+            seconds = min(2 * seconds, 0.02)  # each look takes processor time from the service
 
     # -- deploying
 
