@@ -8,10 +8,6 @@ from sage_deploy_testing.suites.monitor_conformance import MonitorConformance
 class TestMetrics(MonitorConformance):
     plugin_id = "metrics"
 
-    def lasting(self, summary):
-        """Return the summary without values of the present moment."""
-        return {name: value for name, value in summary.items() if name not in {"cpu_usage", "memory_usage"}}
-
 
 class TestEvents(MonitorConformance):
     plugin_id = "events"
