@@ -205,8 +205,9 @@ def in_make_test(*names: str) -> Callable[[type], type]:
     """Mark all inherited cases except *names* as slow. For cases that `make test` runs on another target."""
 
     def mark(cls: type) -> type:
-        for name in set(dir(cls)) - set(vars(cls)) - set(names):
-            if name.startswith("test_"):
+        own = set(vars(cls))
+        for name in dir(cls):  # sorted: all test processes must collect the cases in the same order
+            if name.startswith("test_") and name not in own | {*names}:
                 setattr(cls, name, pytest.mark.slow(_copy(getattr(cls, name))))
         return cls
 
