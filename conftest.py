@@ -36,9 +36,9 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
-@pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
-    """Do the same after each file: its imports and reports stay too."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    """Do the same after each file: its imports and reports stay too. Not before the leak guard has looked."""
     result = yield
     if nextitem is not None and nextitem.path != item.path:
         gc.collect()

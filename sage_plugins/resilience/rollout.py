@@ -245,14 +245,14 @@ class Rollout:
                 self._missing_since.setdefault(index, now)
 
     def _look_for_failure(self, replicas: Sequence[ReplicaView], now: float) -> None:
-        others = {each.index for each in replicas if not self._is_wanted(each)}
+        others = [each for each in replicas if not self._is_wanted(each)]
         for each in replicas:
             if not self._is_wanted(each):
                 continue
             if each.why_hopeless and not self.back:  # the old version may already have been in a crash loop
                 self.fail(each.why_hopeless, each.id)
             elif each.index in self._missing_since and now >= self._latest(each):
-                if self.back and each.has_place and each.index not in others:
+                if self.back and each.has_place and not others:
                     continue  # it was there before the rollout, and the supervisor manages it
                 self.fail(f"not ready after {self._settings.progress_deadline:g} s", each.id)
 

@@ -259,6 +259,19 @@ def test_a_rollback_does_not_wait_for_ever_for_an_old_replica_that_ended():
     assert "new1" in model.views
 
 
+def test_a_rollback_ends_though_an_old_replica_of_another_place_never_serves_again():
+    """If a rollback needs a new replica because an old one of another place never serves again, it gives up."""
+    model = Model(2, settings_of())
+    model.step()
+    model.change("new1", ready=True)
+    model.change("old1", ready=False)
+    model.rollout.fail("the new version is bad")
+    model.run_until(RollBack)
+    model.settle(stuck=True)
+    assert isinstance(model.outcome, Halt)
+    assert set(model.views) == {"old0", "old1", "new1"}
+
+
 def test_settings_have_the_defaults_of_the_field():
     """The settings' defaults are those of the configuration's field."""
     assert RolloutSettings.of(None) == RolloutSettings(1, 0, 0.0, 600.0, auto_rollback=True)
