@@ -113,6 +113,11 @@ test: $(ENV)/.stamp-test ## all tests, except slow ones and those of `make docs-
 test-long: $(ENV)/.stamp-test ## all tests, with slow ones and many seeds
 	$(PYTEST) $(SHARED) -m "not real" --timeout 900
 
+SEED ?= 1
+.PHONY: test-late
+test-late: $(ENV)/.stamp-test ## the same as `make test`, while threads begin late at random; SEED=2 chooses others
+	LATE_THREADS=$(SEED) $(PYTEST) $(SHARED) $(QUICK)
+
 # Each in its own environment, .venv-VERSION. All three have wheels of Ray.
 VERSIONS ?= 3.11 3.12 3.13
 .PHONY: test-versions

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 pytest.register_assert_rewrite("sage_deploy_testing")
 
 pytest_plugins = ["pytester", "sage_deploy_testing.tools.leak_guard"]
+if "LATE_THREADS" in os.environ:
+    pytest_plugins.append("late_threads")
 
 
 @pytest.hookimpl(wrapper=True)

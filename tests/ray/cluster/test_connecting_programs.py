@@ -228,13 +228,13 @@ REFUSED = """
 
 def test_address_without_a_cluster_is_refused(in_process):
     """An address without a cluster is refused with the reason."""
-    addresses = ["127.0.0.1:1", "nonsense", "ray://127.0.0.1:10001"]
+    addresses = ["nonsense", "ray://127.0.0.1:10001", "127.0.0.1:1"]  # the last one: Ray may go on trying it
     said = in_process(textwrap.dedent(REFUSED) + f"for each in {addresses}: refused(each)")
 
-    closed, nonsense, client = said.splitlines()
-    assert "no Ray cluster can be reached at 127.0.0.1:1: ConnectionRefusedError" in closed
+    nonsense, client, closed = said.splitlines()
     assert "'nonsense' is no address of a Ray cluster" in nonsense
     assert "is an address of Ray Client" in client
+    assert "no Ray cluster can be reached at 127.0.0.1:1: ConnectionRefusedError" in closed
 
 
 def test_other_versions_are_refused(in_process, cluster):
