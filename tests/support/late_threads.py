@@ -30,7 +30,7 @@ _SWITCH_S: Final = (0.0001, 0.001, 0.005, 0.03)
 
 def pytest_configure() -> None:
     """Start threads late in this test process, with the seed in `LATE_THREADS`."""
-    random = Random(f"{os.environ['LATE_THREADS']} {os.environ.get('PYTEST_XDIST_WORKER', '')}")
+    random = Random(f"{os.environ['LATE_THREADS']} {os.environ.get('PYTEST_XDIST_WORKER', '')}")  # noqa: S311 - no secret
     threading.Thread.start = starting_late(random)  # type: ignore[method-assign]
     sys.setswitchinterval(random.choice(_SWITCH_S))
 

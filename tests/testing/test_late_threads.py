@@ -10,7 +10,7 @@ from late_threads import starting_late
 
 def test_some_threads_begin_late_and_all_run(monkeypatch):
     """Some threads have not begun when `start` returns, and each runs once."""
-    monkeypatch.setattr(threading.Thread, "start", starting_late(Random("some")))
+    monkeypatch.setattr(threading.Thread, "start", starting_late(Random("some")))  # noqa: S311 - no secret
     ran, late = [], 0
     for number in range(40):
         thread = threading.Thread(target=ran.append, args=(number,))
