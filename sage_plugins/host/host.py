@@ -54,7 +54,6 @@ class Host:
         slots: Maximum concurrent calls.
         cancel: Cancels the coroutine of a call that was given up; never blocks.
         holds: Counts the work that the replica holds, for slot recovery.
-        recorder_failed: Logs a monitor's error: the first one of each monitor.
         recorder_failed: Logs the first fault of a monitor's recorder.
     """
 

@@ -200,7 +200,7 @@ class Questions:
             import asyncio
 
             outcome = asyncio.run(outcome)
-        if outcome is not None and outcome == False:  # noqa: E712 - also `numpy.False_`
+        if outcome == False:  # noqa: E712 - also `numpy.False_`
             msg = f"{hook}() of {self._execution.spec.id} returned False"
             raise RuntimeError(msg)
         return True

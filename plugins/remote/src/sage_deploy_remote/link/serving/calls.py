@@ -52,7 +52,7 @@ _NO_OPTIONS: Final = CallOptions()
 
 class CallServer(CallOwner):
     """
-    Takes one replica's calls, or of a router for several, whose callers exchange frames with it.
+    Takes the calls of one replica, or of a router for several, whose callers exchange frames with it.
 
     A subclass decides what runs the calls. Thread-safe. `exchange` blocks its thread until there is something to say.
 
